@@ -1,0 +1,30 @@
+"""The two kinds of failure a user meets, and the exit code that belongs to each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DdimxError(Exception):
+    """Something went wrong while doing what was asked; the message says what, where and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(DdimxError):
+    """The command line or the configuration is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
+    """Build the error for a name that is none of the allowed ones."""
+    names = sorted(known)
+    return UsageError(f"unknown {what} '{word}'{nearest(word, names)} Allowed: {', '.join(names)}.")
