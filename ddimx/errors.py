@@ -19,9 +19,9 @@ class UsageError(DdimxError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest known word, or an empty string."""
+    """Return ``"; did you mean 'x'?"`` for the closest known word, or a full stop."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:

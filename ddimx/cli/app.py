@@ -1,0 +1,53 @@
+"""The ``ddimx`` command: its verbs, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import __version__
+from ..errors import DdimxError
+from . import train
+
+app = typer.Typer(
+    name="ddimx",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ddimx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Denoising diffusion implicit models for images and 3D shapes."""
+
+
+def run() -> NoReturn:
+    """Run the command line and exit: 0 done, 2 wrong usage, 1 failed, 130 interrupted."""
+    try:
+        app()
+    except DdimxError as error:
+        if os.environ.get("DDIMX_DEBUG") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,29 @@
+"""Options that several verbs share, so that they are spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="NAME|FILE", help="A shipped configuration or a .yml."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: training.batch_size=64."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="Folder to write to (default: a new run)."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="64-bit seed of all noise.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", metavar="auto|fp32|bf16|fp16", help="Precision of the network.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]

@@ -1,0 +1,66 @@
+"""``ddimx train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def train(
+    config: options.Config = None,
+    settings: options.Settings = None,
+    out: options.Out = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="last|RUN|FILE", help="Go on with a run from its newest checkpoint."),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Start from these weights instead of random ones."),
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model.
+
+    Ctrl-C or SIGTERM finishes the step, writes a checkpoint and ends; --resume goes on from
+    there and ends with the same weights as a run that was never stopped.
+
+    Examples:
+
+      ddimx prepare emoji && ddimx train --config emoji
+
+      ddimx train --resume last
+
+      ddimx train -c emoji --init my.safetensors --set optim.lr=1e-4
+    """
+    from ..config_file import load_config
+    from ..progress import Progress
+    from ..signals import polite_stop
+    from ..train.run import TrainRequest, train as run
+
+    chosen = load_config(config) if config is not None else None
+    label = Path(config).stem if config is not None else "model"
+    request = TrainRequest(
+        label=label,
+        config=chosen,
+        overrides=tuple(settings or ()),
+        out=out,
+        seed=seed,
+        device=device,
+        resume=resume,
+        init=init,
+        command=" ".join(["ddimx", *sys.argv[1:]]),
+    )
+    with Progress(quiet=quiet) as progress, polite_stop() as stop:
+        result = run(request, stop, progress)
+        if not result.finished:
+            progress.say(f"stopped at step {result.step}; go on: ddimx train --resume {result.folder}")
+            raise typer.Exit(stop.exit_code)
+        progress.say(f"{result.folder}: {result.step} steps done")

@@ -1,0 +1,219 @@
+"""The schema of a configuration: the original's six sections, validated.
+
+Every key that ermongroup/ddim's YAML files use is accepted with its meaning; keys of our own have
+defaults that leave the original's behaviour as it was. A combination that cannot work is an error
+here, before anything is built. Reading files and ``--set`` live in :mod:`ddimx.config_file`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Prediction = Literal["epsilon", "x0", "v"]
+BetaSchedule = Literal[
+    "linear", "quad", "const", "jsd", "sigmoid", "cosine", "scaled-linear", "scaled_linear"
+]
+Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
+
+
+class Section(BaseModel):
+    """One section of a configuration: unknown keys are errors, values cannot change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Which images, and how bytes become the network's numbers."""
+
+    dataset: str
+    image_size: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    root: str | None = None
+    category: str | None = None
+    logit_transform: bool = False
+    uniform_dequantization: bool = False
+    gaussian_dequantization: bool = False
+    rescaled: bool = True
+    random_flip: bool = False
+    num_workers: int = Field(default=4, ge=0)
+    # "family": variants of one motif (skin tones, say) share one place in an epoch.
+    balance: Literal["none", "family"] = "none"
+    train_split: str = "train"
+    test_split: str = "test"
+    return_mask: bool = False
+    max_depth: int | None = Field(default=None, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _one_range(self) -> DataConfig:
+        if self.rescaled and self.logit_transform:
+            raise ValueError("rescaled and logit_transform exclude each other")
+        if self.uniform_dequantization and self.gaussian_dequantization:
+            raise ValueError("choose one of uniform_dequantization and gaussian_dequantization")
+        return self
+
+
+class ModelConfig(Section):
+    """The network. ``name`` chooses the factory; the other keys are the UNet's or the octree's."""
+
+    name: str = "unet"
+    type: Literal["simple"] = "simple"
+    in_channels: int = Field(default=3, ge=1)
+    out_ch: int = Field(default=3, ge=1)
+    ch: int = Field(default=128, ge=2)
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = Field(default=2, ge=1)
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    var_type: Literal["fixedlarge", "fixedsmall"] = "fixedlarge"
+    ema: bool = True
+    ema_rate: float = Field(default=0.9999, gt=0.0, lt=1.0)
+    resamp_with_conv: bool = True
+    # Ours: the UNet sees patch_size x patch_size pixels as channels of one position.
+    patch_size: int = Field(default=1, ge=1)
+    norm_groups: int = Field(default=32, ge=1)
+    # Ours: class names in the order of their labels; empty means unconditional.
+    classes: tuple[str, ...] = ()
+    # The octree model's keys, as the seed project names them.
+    vocab_size: int | None = Field(default=None, ge=2)
+    hidden_dim: int | None = Field(default=None, ge=1)
+    num_layers: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1)
+
+    @field_validator("ch_mult")
+    @classmethod
+    def _some_levels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1:
+            raise ValueError("needs at least one multiplier, each 1 or more")
+        return value
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ModelConfig:
+        widths = sorted({self.ch * m for m in self.ch_mult})
+        bad = [w for w in widths if w % self.norm_groups]
+        if self.name == "unet" and bad:
+            raise ValueError(
+                f"widths {bad} (ch * ch_mult) are not divisible by norm_groups={self.norm_groups}"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes holds a name twice")
+        return self
+
+
+class DiffusionConfig(Section):
+    """The forward process and what the network predicts."""
+
+    beta_schedule: BetaSchedule = "linear"
+    beta_start: float = Field(default=1e-4, gt=0.0, lt=1.0)
+    beta_end: float = Field(default=0.02, gt=0.0, lt=1.0)
+    num_diffusion_timesteps: int = Field(default=1000, ge=1)
+    prediction: Prediction = "epsilon"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DiffusionConfig:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
+        return self
+
+
+class TrainingConfig(Section):
+    """The training loop."""
+
+    batch_size: int = Field(default=128, ge=1)
+    n_epochs: int = Field(default=10000, ge=1)
+    n_iters: int = Field(default=5_000_000, ge=1)
+    snapshot_freq: int = Field(default=5000, ge=1)
+    validation_freq: int = Field(default=2000, ge=1)
+    keep_checkpoints: int = Field(default=3, ge=1)
+    antithetic: bool = True
+    # Share of examples trained without their class, so that guidance has its second prediction.
+    class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
+
+
+class SamplingConfig(Section):
+    """Defaults of ``ddimx sample`` for this model; the command line overrides each of them."""
+
+    batch_size: int = Field(default=64, ge=1)
+    last_only: bool = True
+    steps: int | None = Field(default=None, ge=1)
+    eta: float | None = Field(default=None, ge=0.0, le=1.0)
+    solver: str | None = None
+    spacing: Spacing | None = None
+    guidance: float | None = None
+
+
+class OptimConfig(Section):
+    """The optimizer and its learning rate."""
+
+    optimizer: Literal["Adam", "AdamW"] = "Adam"
+    lr: float = Field(default=2e-4, gt=0.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    eps: float = Field(default=1e-8, gt=0.0)
+    amsgrad: bool = False
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    grad_clip: float | None = Field(default=None, gt=0.0)
+    # Ours: the rate rises linearly over the first steps and falls linearly to 0 over the last.
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+
+    def learning_rate(self, step: int, n_iters: int) -> float:
+        """Return the learning rate of step ``step`` (from 0) of ``n_iters``."""
+        rise = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        fall = min(1.0, (n_iters - step) / self.decay_steps) if self.decay_steps else 1.0
+        return self.lr * min(rise, max(fall, 0.0))
+
+
+class Config(Section):
+    """A whole configuration."""
+
+    data: DataConfig
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    training: TrainingConfig
+    sampling: SamplingConfig
+    optim: OptimConfig
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        if self.model.name == "unet":
+            self._check_unet()
+        return self
+
+    def _check_unet(self) -> None:
+        data, model = self.data, self.model
+        for key in ("in_channels", "out_ch"):
+            if getattr(model, key) != data.channels:
+                raise ValueError(
+                    f"model.{key} is {getattr(model, key)} but data.channels is {data.channels}"
+                )
+        halvings = 2 ** (len(model.ch_mult) - 1) * model.patch_size
+        if data.image_size % halvings:
+            raise ValueError(
+                f"data.image_size {data.image_size} is not divisible by {halvings} "
+                f"(patch_size {model.patch_size}, {len(model.ch_mult)} levels of model.ch_mult)"
+            )
+        sizes = self.resolutions
+        strange = [r for r in model.attn_resolutions if r not in sizes]
+        if strange:
+            raise ValueError(
+                f"model.attn_resolutions {strange} never occur; the UNet's are {list(sizes)}"
+            )
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Feature map sizes of the UNet's levels, finest first."""
+        finest = self.data.image_size // self.model.patch_size
+        return tuple(finest // 2**i for i in range(len(self.model.ch_mult)))
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return (self.data.channels, self.data.image_size, self.data.image_size)
+
+    @property
+    def sample_numel(self) -> int:
+        """Number of elements of one image."""
+        return math.prod(self.sample_shape)

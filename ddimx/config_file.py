@@ -1,0 +1,124 @@
+"""Finding, reading and overriding configurations; every error names file, key and a suggestion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .config import Config
+from .errors import UsageError, nearest
+
+_LINK_HINT = (
+    "the package's 'configs' link is a text file: this checkout was made without symbolic links; "
+    "run 'git config core.symlinks true' and check out again"
+)
+
+
+def shipped_configs() -> list[str]:
+    """Return the names of the configurations that come with the package."""
+    folder = resources.files("ddimx") / "configs"
+    if not folder.is_dir():
+        raise UsageError(_LINK_HINT)
+    return sorted(p.name[:-4] for p in folder.iterdir() if p.name.endswith(".yml"))
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration by shipped name or path and apply ``section.key=value`` overrides.
+
+    Raises:
+        UsageError: no such file, not YAML, unknown key, wrong type or an impossible combination.
+    """
+    label, text = _read(source)
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{label}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{label}: expected sections such as 'data:' and 'model:'")
+    return validate(_override(tree, overrides), label)
+
+
+def validate(tree: Mapping[str, Any], label: str) -> Config:
+    """Build a :class:`Config` from nested mappings; ``label`` names their origin in errors."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {_describe(e)}" for e in error.errors()]
+        raise UsageError(f"{label}: invalid configuration\n" + "\n".join(lines)) from None
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Return ``config`` with ``section.key=value`` overrides applied and validated again."""
+    tree = json.loads(config.model_dump_json(exclude_unset=True))
+    return validate(_override(tree, overrides), "--set") if overrides else config
+
+
+def dump_yaml(config: Config) -> str:
+    """Return the configuration as YAML text, without keys left at their defaults."""
+    tree = json.loads(config.model_dump_json(exclude_unset=True))
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    path = Path(source)
+    if path.suffix in {".yml", ".yaml"} or path.is_file():
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read config {path}: {error}") from None
+    name = str(source)
+    known = shipped_configs()
+    if name not in known:
+        raise UsageError(
+            f"unknown config '{name}'{nearest(name, known)} "
+            f"Give a .yml file or one of: {', '.join(known)}."
+        )
+    return f"configs/{name}.yml", (
+        resources.files("ddimx") / "configs" / f"{name}.yml"
+    ).read_text(encoding="utf-8")
+
+
+def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (sign and dot and section and name):
+            raise UsageError(f"--set {item}: write section.key=value, as training.batch_size=64")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        # YAML 1.1 reads 2e-5 as a word; pydantic turns numeric words into numbers.
+        tree.setdefault(section, {})
+        tree[section] = {**tree[section], name: value}
+    return tree
+
+
+def _describe(error: Any) -> str:
+    """One line for one of pydantic's errors: key, what is wrong, allowed values, nearest key."""
+    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(error["loc"][:-1])
+        return (
+            f"{where}: unknown key{nearest(str(error['loc'][-1]), known)} "
+            f"Allowed: {', '.join(sorted(known))}."
+        )
+    message = error["msg"].removeprefix("Value error, ")
+    given = f" (given: {error['input']!r})" if error["type"] not in {"missing", "value_error"} else ""
+    return f"{where}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _keys_at(location: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Data sets, their order in training, and the way from bytes to the network's range."""

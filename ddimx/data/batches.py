@@ -1,0 +1,75 @@
+"""Training batches by global position, prepared one step ahead in a thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import DataConfig
+from ..noise import Noise, Stream
+from .order import Order
+from .sources import ImageSource, Integers
+from .transform import to_network
+
+Batch = dict[str, Tensor]
+
+
+class Batches:
+    """Batches of a source as a function of the step; ``waited`` is the time spent for want of one."""
+
+    def __init__(
+        self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
+    ) -> None:
+        """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
+        families = source.families if data.balance == "family" else None
+        self.order = Order(noise, len(source), families)
+        self.waited = 0.0
+        self._source, self._data, self._noise, self._size = source, data, noise, batch_size
+
+    def steps(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, Batch]]:
+        """Yield (step, positions int64 [B], batch) for the steps in [start, stop)."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            ahead = pool.submit(self.batch, start)
+            for step in range(start, stop):
+                begun = time.perf_counter()
+                positions, batch = ahead.result()
+                self.waited += time.perf_counter() - begun
+                if step + 1 < stop:
+                    ahead = pool.submit(self.batch, step + 1)
+                yield step, positions, batch
+
+    def batch(self, step: int) -> tuple[Tensor, Batch]:
+        """Build the batch of one step: positions int64 [B], ``x`` [B, C, H, W], ``label`` [B]."""
+        positions = np.arange(step * self._size, (step + 1) * self._size, dtype=np.int64)
+        where = torch.from_numpy(positions)
+        return where, self.examples(self.order.indices(positions), where, step)
+
+    def examples(self, indices: Integers, positions: Tensor, step: int) -> Batch:
+        """Read and transform the examples at these indices of the source."""
+        pixels = torch.from_numpy(self._source.images(indices))
+        if self._data.random_flip:
+            pixels = self._flipped(pixels, positions, step)
+        x = to_network(pixels, self._data, self._dequantize(pixels, positions, step))
+        batch = {"x": x.contiguous(memory_format=torch.channels_last)}
+        if self._source.labels is not None:
+            batch["label"] = torch.from_numpy(self._source.labels[indices])
+        return batch
+
+    def _flipped(self, pixels: Tensor, positions: Tensor, step: int) -> Tensor:
+        chance = self._noise.uniform(positions, (1, 1, 1), row=step, stream=Stream.TRAIN_FLIP)
+        return torch.where(chance <= 0.5, pixels.flip(2), pixels)
+
+    def _dequantize(self, pixels: Tensor, positions: Tensor, step: int) -> Tensor | None:
+        _, height, width, channels = pixels.shape
+        shape = (channels, height, width)
+        stream = Stream.TRAIN_DEQUANTIZE
+        if self._data.uniform_dequantization:
+            return self._noise.uniform(positions, shape, row=step, stream=stream)
+        if self._data.gaussian_dequantization:
+            return self._noise.normal(positions, shape, row=step, stream=stream)
+        return None

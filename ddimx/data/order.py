@@ -1,0 +1,61 @@
+"""The order in which training sees its examples: a function of (seed, position), nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..noise import Noise, Stream
+from .sources import Integers
+
+_SHUFFLE, _VARIANT = 0, 1  # rows of the stream: the epoch's permutation, the choice of a variant
+
+
+class Order:
+    """Map global example positions (0, 1, 2, ...) to indices of a data set.
+
+    Every epoch is a permutation, drawn by sorting Philox words, so that it is the same on every
+    platform. With ``families``, an epoch visits every family once, by one variant chosen at
+    random: a motif with thirty skin tones then weighs no more than a motif with one form.
+    """
+
+    def __init__(self, noise: Noise, size: int, families: Integers | None = None) -> None:
+        """Lay out epochs over ``size`` examples, or over ``families`` (int64 [size])."""
+        self._noise = noise
+        self._members: list[Integers] | None = None
+        if families is not None:
+            by_family = np.argsort(families, kind="stable")
+            _, starts = np.unique(families[by_family], return_index=True)
+            self._members = np.split(by_family.astype(np.int64), starts[1:])
+        self.epoch_size = size if self._members is None else len(self._members)
+        self._cache: tuple[int, Integers] | None = None
+
+    def indices(self, positions: Integers) -> Integers:
+        """Return the data set's indices at these positions: int64, same shape."""
+        return np.array([self._index(int(p)) for p in positions], dtype=np.int64)
+
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, self.epoch_size)
+        return int(self._epoch(epoch)[place])
+
+    def _epoch(self, epoch: int) -> Integers:
+        if self._cache is None or self._cache[0] != epoch:
+            self._cache = (epoch, self._draw(epoch))
+        return self._cache[1]
+
+    def _draw(self, epoch: int) -> Integers:
+        shuffled: Integers = np.argsort(self._words(epoch, _SHUFFLE), kind="stable")
+        if self._members is None:
+            return shuffled
+        sizes = np.array([len(m) for m in self._members], dtype=np.int64)
+        variant = (self._words(epoch, _VARIANT) * sizes) >> 32
+        chosen = np.array([m[v] for m, v in zip(self._members, variant, strict=True)])
+        return chosen[shuffled].astype(np.int64)
+
+    def _words(self, epoch: int, row: int) -> Integers:
+        sample = torch.tensor([epoch], dtype=torch.int64)
+        words = self._noise.integers(
+            sample, (self.epoch_size,), 2**32, row=row, stream=Stream.TRAIN_ORDER
+        )
+        drawn: Integers = words[0].numpy()
+        return drawn

@@ -1,0 +1,98 @@
+"""Choosing where and in which precision to compute, with the reason in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .errors import UsageError
+
+DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The network's dtype and why it was chosen; the sampler's state is float32 always."""
+
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The dtype as the command line spells it."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: an unknown device, or one that this machine lacks.
+    """
+    if name == "auto":
+        return torch.device(next(n for n in ("cuda", "mps", "cpu") if _present(n)))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device '{name}'. Allowed: auto, cpu, cuda, cuda:N, mps.") from None
+    if not _present(device.type) or (device.type == "cuda" and _beyond(device)):
+        raise UsageError(f"device '{name}' is not available here")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Return the precision called ``name`` on a device; "auto" takes bf16 where it is fast.
+
+    Raises:
+        UsageError: an unknown name, or one the device cannot compute in.
+    """
+    if name == "auto":
+        return _automatic(device)
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype '{name}'. Allowed: auto, {', '.join(DTYPES)}.")
+    return Precision(DTYPES[name], "asked for")
+
+
+def forbid_tf32() -> None:
+    """Make float32 mean float32 in matrix products and convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _automatic(device: torch.device) -> Precision:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(torch.bfloat16, "this GPU computes bf16 natively")
+        return Precision(torch.float16, "this GPU has no native bf16")
+    if device.type == "cpu" and cpu_has_bf16():
+        return Precision(torch.bfloat16, "this CPU has bf16 instructions (AVX512_BF16 or AMX)")
+    return Precision(torch.float32, f"no fast bf16 on this {device.type.upper()}")
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU multiplies bf16 in hardware; emulated bf16 is far slower than fp32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(
+        capabilities.get("avx512_bf16")
+        or capabilities.get("amx_bf16")
+        or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
+
+
+def _present(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    if kind == "mps":
+        return torch.backends.mps.is_available()
+    return kind == "cpu"
+
+
+def _beyond(device: torch.device) -> bool:
+    return device.index is not None and device.index >= torch.cuda.device_count()

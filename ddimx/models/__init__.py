@@ -1,0 +1,1 @@
+"""Networks, the wrapper that gives them a parametrisation, and the processes that train them."""

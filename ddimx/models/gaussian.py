@@ -1,0 +1,84 @@
+"""The Gaussian process: what is added to an image in training, and what the network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config, Prediction
+from ..noise import Stream
+from ..schedule import Schedule
+from .process import Draws
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """DDPM's forward process (arXiv 2006.11239) for any beta schedule and parametrisation."""
+
+    schedule: Schedule
+    prediction: Prediction
+    shape: tuple[int, ...]
+    num_classes: int = 0
+    class_dropout: float = 0.0
+    antithetic: bool = True
+
+    @classmethod
+    def from_config(cls, config: Config) -> GaussianProcess:
+        """Build the process that a configuration describes."""
+        return cls(
+            schedule=Schedule.from_config(config.diffusion),
+            prediction=config.diffusion.prediction,
+            shape=config.sample_shape,
+            num_classes=len(config.model.classes),
+            class_dropout=config.training.class_dropout,
+            antithetic=config.training.antithetic,
+        )
+
+    def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
+        """Return the squared error of the prediction, averaged over elements: float32 [B].
+
+        ``batch`` holds ``x`` float32 [B, C, H, W] and, for a conditional model, ``label``
+        int64 [B].
+        """
+        x0 = batch["x"]
+        t = self.timesteps(draws)
+        alpha_bar = self._alpha_bar(t, x0)
+        noise = draws.noise.normal(
+            draws.positions, self.shape, row=draws.step, stream=Stream.TRAIN_NOISE, device=x0.device
+        )
+        signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        noisy = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+        out = network(noisy, t.to(x0.device, torch.float32), self._labels(batch, draws))
+        targets = {"epsilon": noise, "x0": x0, "v": signal * noise - sigma * x0}
+        error = out.to(torch.float32) - targets[self.prediction]
+        return error.square().flatten(1).mean(dim=1)
+
+    def timesteps(self, draws: Draws) -> Tensor:
+        """Draw int64 [B] in 0..T-1; with ``antithetic`` the two halves of a batch pair t, T-1-t."""
+        total = self.schedule.num_timesteps
+        positions, mirrored = draws.positions, None
+        if self.antithetic:
+            half = (draws.batch_size + 1) // 2
+            place = positions % draws.batch_size
+            mirrored = place >= half
+            positions = positions - place + place % half
+        t = draws.noise.integers(
+            positions, (), high=total, row=draws.step, stream=Stream.TRAIN_TIMESTEP
+        )
+        return t if mirrored is None else torch.where(mirrored, total - 1 - t, t)
+
+    def _alpha_bar(self, t: Tensor, like: Tensor) -> Tensor:
+        table = torch.from_numpy(self.schedule.alpha_bars[1:])
+        values = table[t].to(like.device, torch.float32)
+        return values.view(-1, *(1 for _ in self.shape))
+
+    def _labels(self, batch: Mapping[str, Tensor], draws: Draws) -> Tensor | None:
+        if not self.num_classes:
+            return None
+        chance = draws.noise.uniform(
+            draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS
+        ).to(batch["label"].device)
+        return torch.where(chance < self.class_dropout, self.num_classes, batch["label"])

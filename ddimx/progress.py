@@ -1,0 +1,85 @@
+"""Progress on stderr: a bar for a person at a terminal, now and then a line for a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """One bar with count, speed, remaining time and a note. ``quiet`` shows nothing at all."""
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._done, self._total, self._what = 0, 0, ""
+        self._begun = self._last_line = 0.0
+        self._first = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        """Begin counting ``total`` items of which ``done`` are there already."""
+        self.stop()
+        self._what, self._total, self._done, self._first = what, total, done, done
+        self._begun = self._last_line = time.monotonic()
+        if self.console.is_terminal and not self.console.quiet:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+            self._bar.start()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count ``count`` more items; ``note`` stands beside the bar."""
+        self._done += count
+        now = time.monotonic()
+        rate = (self._done - self._first) / max(now - self._begun, 1e-9)
+        note = f"{rate:.2f} it/s  {note}".rstrip()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (self._total - self._done) / max(rate, 1e-9)
+            self.say(f"{self._what} {self._done}/{self._total}  {note}  {left:.0f} s left")
+
+    def say(self, text: str) -> None:
+        """Print one line of plain text above the bar."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Take the bar down, leaving its last state on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = None
+        sys.stderr.flush()

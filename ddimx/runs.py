@@ -1,0 +1,53 @@
+"""Run folders: numbered, never reused, found again by ``--resume last``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .errors import DdimxError
+
+ROOT = Path("runs")
+_NAME = re.compile(r"^(\d{4,})-([a-z]+)(-.*)?$")
+
+
+def fresh_run(verb: str, label: str, root: Path = ROOT) -> Path:
+    """Create and return ``root/NNNN-verb-label`` with the next free number.
+
+    Raises:
+        DdimxError: the folder cannot be created.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.") or "run"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = max((int(m[1]) for m in _matches(root)), default=0)
+        while True:
+            number += 1
+            folder = root / f"{number:04d}-{verb}-{slug}"
+            if any(root.glob(f"{number:04d}-*")):
+                continue
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another process took the number meanwhile
+                continue
+            return folder
+    except OSError as error:
+        raise DdimxError(f"cannot create a run folder in {root}: {error.strerror}") from None
+
+
+def last_run(verb: str, root: Path = ROOT) -> Path:
+    """Return the newest run folder of a verb.
+
+    Raises:
+        DdimxError: there is none.
+    """
+    found = [(int(m[1]), root / m[0]) for m in _matches(root) if m[2] == verb]
+    if not found:
+        raise DdimxError(f"no '{verb}' run in {root.resolve()} to resume")
+    return max(found)[1]
+
+
+def _matches(root: Path) -> list[re.Match[str]]:
+    if not root.is_dir():
+        return []
+    return [m for p in root.iterdir() if p.is_dir() and (m := _NAME.match(p.name))]

@@ -1,0 +1,49 @@
+"""Stopping politely: the first Ctrl-C or SIGTERM asks, the second Ctrl-C insists."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether somebody asked the process to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells report it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal if self.signal is not None else 0
+
+
+@contextmanager
+def polite_stop() -> Iterator[Stop]:
+    """Yield a :class:`Stop` that the first SIGINT or SIGTERM sets; restore handlers at the end.
+
+    A second SIGINT raises KeyboardInterrupt where the program stands. Off the main thread, where
+    Python allows no handlers, nothing is installed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

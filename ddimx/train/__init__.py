@@ -1,0 +1,1 @@
+"""Training: one loop for every process, checkpoints that are whole or absent."""

@@ -1,0 +1,157 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..data.batches import Batches
+from ..data.sources import ImageSource
+from ..errors import DdimxError
+from ..models.process import Draws, Process
+from ..noise import Noise
+from ..signals import Stop
+from .report import Reporter
+from .state import TrainState, save_checkpoint
+
+VALIDATION_EXAMPLES = 512
+
+
+@dataclass
+class Trainer:
+    """One training run: ``run`` goes on from ``state.step`` to the configured number of steps."""
+
+    config: Config
+    state: TrainState
+    process: Process
+    source: ImageSource
+    held_out: ImageSource
+    folder: Path
+    noise: Noise
+    device: torch.device
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, stop: Stop, report: Reporter) -> bool:
+        """Train until done (True) or asked to stop (False); either way a checkpoint is written.
+
+        Raises:
+            DdimxError: the loss is not finite; the last good checkpoint stays.
+        """
+        training = self.config.training
+        batches = Batches(self.source, self.config.data, self.noise, training.batch_size)
+        total = min(
+            training.n_iters,
+            math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
+        )
+        begun, before = time.perf_counter(), self.state.seconds
+        report.start(self.state.step, total)
+        for step, positions, batch in batches.steps(self.state.step, total):
+            loss, norm = self.step(step, positions, batch, total)
+            self.state.seconds = before + time.perf_counter() - begun
+            report.step(self.state, loss, norm, batches.waited)
+            done = self.state.step
+            if done % training.validation_freq == 0 or done == total:
+                report.validation(self.state, self.validate())
+            if done % training.snapshot_freq == 0 or done == total or stop:
+                self.save()
+                report.saved(self.state)
+            if stop:
+                return False
+        return True
+
+    def step(
+        self, step: int, positions: Tensor, batch: Mapping[str, Tensor], total: int
+    ) -> tuple[float, float]:
+        """Do one optimizer step and return the loss and the gradient's norm before clipping."""
+        network, optimizer, config = self.state.network, self.state.optimizer, self.config
+        draws = Draws(self.noise, positions, step, config.training.batch_size)
+        network.train()
+        set_dropout_key(network, (self.noise, positions, step))
+        with self._autocast():
+            losses = self.process.loss(network, self._moved(batch), draws)
+        loss = losses.mean()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DdimxError(
+                f"the loss is {value} at step {step}; training stopped, the last good checkpoint "
+                f"is in {self.folder}. Lower optim.lr, or set optim.grad_clip."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip = config.optim.grad_clip
+        norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf).item()
+        for group in optimizer.param_groups:
+            group["lr"] = config.optim.learning_rate(step, total)
+        optimizer.step()
+        self.state.step = step + 1
+        if config.model.ema:
+            self.state.update_ema(config.model.ema_rate)
+        return value, norm
+
+    def validate(self) -> dict[str, float]:
+        """Return the averaged weights' loss on as many training as held-out examples.
+
+        Both are measured with the same draws, at the same times, without dropout, so that their
+        ratio shows memorisation and nothing else.
+        """
+        network = self.state.network
+        kept = {n: v.clone() for n, v in network.state_dict().items()}
+        network.load_state_dict(self.state.ema if self.config.model.ema else kept)
+        network.eval()
+        try:
+            count = min(VALIDATION_EXAMPLES, len(self.held_out) or VALIDATION_EXAMPLES)
+            parts = {"train": self.source, "held_out": self.held_out}
+            return {name: self._loss(part, count) for name, part in parts.items() if len(part)}
+        finally:
+            network.load_state_dict(kept)
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present state."""
+        return save_checkpoint(
+            self.folder / "checkpoints",
+            self.state,
+            self.config,
+            {**self.info, "seed": self.noise.seed},
+            self.config.training.keep_checkpoints,
+        )
+
+    @torch.no_grad()
+    def _loss(self, source: ImageSource, count: int) -> float:
+        size = self.config.training.batch_size
+        batches = Batches(source, self.config.data, Noise(VALIDATION_SEED), size)
+        losses = []
+        for step in range(math.ceil(count / size)):
+            positions, batch = batches.batch(step)
+            draws = Draws(Noise(VALIDATION_SEED), positions, step, size)
+            with self._autocast():
+                losses.append(self.process.loss(self.state.network, self._moved(batch), draws))
+        return torch.cat(losses)[:count].mean().item()
+
+    def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.device.type != "cuda":
+            return nullcontext()
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+
+
+VALIDATION_SEED = 0
+
+
+def set_dropout_key(network: nn.Module, key: tuple[Noise, Tensor, int]) -> None:
+    """Give a network's keyed dropout layers the address of this step's draws."""
+    for module in network.modules():
+        if hasattr(module, "key") and hasattr(module, "rate"):
+            module.key = key

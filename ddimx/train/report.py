@@ -1,0 +1,87 @@
+"""What a person sees of a training run: a progress line, TensorBoard curves, one log in text."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..progress import Progress
+from .state import TrainState
+
+
+class Reporter(Protocol):
+    """Receives what happens in a training run."""
+
+    def start(self, step: int, total: int) -> None: ...
+    def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None: ...
+    def validation(self, state: TrainState, losses: dict[str, float]) -> None: ...
+    def saved(self, state: TrainState) -> None: ...
+
+
+class FolderReporter:
+    """Progress on stderr, curves in ``<folder>/tensorboard``, lines in ``<folder>/log.jsonl``."""
+
+    EVERY = 50  # steps between two lines of the log
+
+    def __init__(self, folder: Path, progress: Progress, batch_size: int) -> None:
+        """Report on the run in ``folder``; TensorBoard is used if it is installed."""
+        self._folder, self._progress, self._batch_size = folder, progress, batch_size
+        self._writer = _summary_writer(folder / "tensorboard")
+        self._losses: list[float] = []
+        self._since = (time.perf_counter(), 0)
+
+    def start(self, step: int, total: int) -> None:
+        """Open the progress bar at ``step`` of ``total``."""
+        self._progress.start("training", total, step)
+        self._since = (time.perf_counter(), step)
+
+    def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
+        """Note one step; every ``EVERY`` steps write the mean since the last line."""
+        self._losses.append(loss)
+        self._progress.advance(1, f"loss {sum(self._losses[-100:]) / len(self._losses[-100:]):.4f}")
+        if state.step % self.EVERY:
+            return
+        now, (then, step) = time.perf_counter(), self._since
+        rate = (state.step - step) / max(now - then, 1e-9)
+        values = {
+            "loss": sum(self._losses) / len(self._losses),
+            "grad_norm": norm,
+            "images_per_second": rate * self._batch_size,
+            "data_wait_seconds": waited,
+        }
+        self._losses, self._since = self._losses[-100:], (now, state.step)
+        self._write(state, values)
+
+    def validation(self, state: TrainState, losses: dict[str, float]) -> None:
+        """Note the averaged weights' loss on training and held-out examples."""
+        self._write(state, {f"validation_{name}": value for name, value in losses.items()})
+        text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self._progress.say(f"step {state.step}: averaged weights' loss: {text}")
+
+    def saved(self, state: TrainState) -> None:
+        """Note that a checkpoint is on disk."""
+        self._progress.say(f"step {state.step}: checkpoint written")
+
+    def close(self) -> None:
+        """Close bar and curves."""
+        self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, state: TrainState, values: dict[str, float]) -> None:
+        line = {"step": state.step, "seconds": round(state.seconds, 1), **values}
+        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name.replace("_", "/", 1), value, state.step)
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder)  # type: ignore[no-untyped-call]

@@ -1,0 +1,126 @@
+"""What training carries from step to step, and its form on disk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config, OptimConfig
+from ..errors import DdimxError
+from ..weights.native import Header, read_header, read_tensors, save
+from ..weights.shapes import load_into
+
+_NAME = re.compile(r"^checkpoint-(\d{8,})\.safetensors$")
+
+
+@dataclass
+class TrainState:
+    """Network, its average, optimizer and position; ``step`` counts finished steps."""
+
+    network: nn.Module
+    ema: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def fresh(cls, network: nn.Module, config: Config) -> TrainState:
+        """Start from the network's present weights; without ``model.ema`` no average is kept."""
+        weights = network.state_dict() if config.model.ema else {}
+        ema = {n: p.detach().clone() for n, p in weights.items()}
+        return cls(network, ema, build_optimizer(network, config.optim))
+
+    @torch.no_grad()
+    def update_ema(self, rate: float) -> None:
+        """Move the average towards the weights, faster during the first steps.
+
+        Without that a short run's average would still hold its random start.
+        """
+        rate = min(rate, (1 + self.step) / (10 + self.step))
+        names = list(self.ema)
+        current = self.network.state_dict()
+        torch._foreach_lerp_(
+            [self.ema[n] for n in names], [current[n] for n in names], 1.0 - rate
+        )
+
+
+def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """Return Adam or AdamW as the configuration says; its rate is set before every step."""
+    kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+    parameters = list(network.parameters())
+    fused = all(p.is_cuda for p in parameters)
+    return kinds[optim.optimizer](
+        parameters,
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        amsgrad=optim.amsgrad,
+        fused=fused,
+    )
+
+
+def save_checkpoint(
+    folder: Path, state: TrainState, config: Config, info: dict[str, Any], keep: int
+) -> Path:
+    """Write ``checkpoint-<step>.safetensors`` and remove all but the newest ``keep``."""
+    tensors = {f"model.{n}": p for n, p in state.network.state_dict().items()}
+    tensors |= {f"ema.{n}": p for n, p in state.ema.items()}
+    tensors |= _optimizer_tensors(state)
+    path = folder / f"checkpoint-{state.step:08d}.safetensors"
+    position = {"step": state.step, "seconds": round(state.seconds, 1)}
+    save(path, tensors, Header("checkpoint", config, {**info, **position}))
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest step first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+def restore(path: Path, state: TrainState) -> dict[str, Any]:
+    """Load a checkpoint into ``state`` and return the ``info`` it was saved with.
+
+    Raises:
+        DdimxError: not a checkpoint, damaged, or of another architecture.
+    """
+    header = read_header(path)
+    if header.kind != "checkpoint":
+        raise DdimxError(f"{path}: a model, not a checkpoint; start from it with --init")
+    load_into(state.network, read_tensors(path, "model."), str(path))
+    for name, value in read_tensors(path, "ema.").items():
+        state.ema[name].copy_(value)
+    _restore_optimizer(state, read_tensors(path, "optim."))
+    state.step = int(header.info["step"])
+    state.seconds = float(header.info.get("seconds", 0.0))
+    return header.info
+
+
+def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
+    named = {p: n for n, p in state.network.named_parameters()}
+    return {
+        f"optim.{key}.{named[p]}": value
+        for p, values in state.optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(state.network.named_parameters())
+    for full, value in tensors.items():
+        key, _, name = full.partition(".")
+        parameter = parameters[name]
+        # Adam keeps its step counter on the CPU unless it is fused.
+        on_device = key != "step" or parameter.is_cuda
+        state.optimizer.state[parameter][key] = value.to(parameter.device) if on_device else value

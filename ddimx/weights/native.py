@@ -1,0 +1,116 @@
+"""The package's own file: safetensors with the configuration and the history in its header.
+
+Two kinds share the format. A *model* holds the network's tensors under their own names. A
+*checkpoint* holds what training needs to go on, under the prefixes ``model.``, ``ema.`` and
+``optim.``; as a model it is read through one of the first two. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..config import Config
+from ..config_file import validate
+from ..errors import DdimxError
+from ..files import whole_file
+
+SCHEMA = 1
+Which = Literal["ema", "raw"]
+PREFIX: dict[Which, str] = {"ema": "ema.", "raw": "model."}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    ``kind`` is "model" or "checkpoint"; ``info`` is free JSON: for a model how it was trained,
+    for a checkpoint the position of the run.
+    """
+
+    kind: str
+    config: Config
+    info: dict[str, Any]
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write tensors and header, whole or not at all."""
+    metadata = {
+        "format": "pt",
+        "ddimx.schema": str(SCHEMA),
+        "ddimx.kind": header.kind,
+        "ddimx.config": header.config.model_dump_json(exclude_unset=True),
+        "ddimx.info": json.dumps(header.info, ensure_ascii=False, sort_keys=True),
+    }
+    with whole_file(path) as part:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata)
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's header without its tensors.
+
+    Raises:
+        DdimxError: not a safetensors file, truncated, or not written by this package.
+    """
+    with _open(path) as file:
+        return _parse(path, file.metadata() or {})
+
+
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors whose names start with ``prefix``, on the CPU, under the rest of the name."""
+    with _open(path) as file:
+        return {
+            name[len(prefix) :]: file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 - not a mapping
+            if name.startswith(prefix)
+        }
+
+
+def read_model(path: Path, which: Which = "ema") -> tuple[Header, dict[str, Tensor]]:
+    """Read a model file, or a checkpoint's averaged (``ema``) or last (``raw``) weights.
+
+    Raises:
+        DdimxError: as :func:`read_header`, or a checkpoint without the weights asked for.
+    """
+    header = read_header(path)
+    prefix = PREFIX[which] if header.kind == "checkpoint" else ""
+    tensors = read_tensors(path, prefix)
+    if not tensors:
+        raise DdimxError(f"{path}: holds no {which} weights")
+    return header, tensors
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise DdimxError(f"no weights file {path}")
+    try:
+        return safe_open(os.fspath(path), framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DdimxError(
+            f"{path}: not a readable safetensors file, perhaps truncated ({error})"
+        ) from None
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
+    schema = metadata.get("ddimx.schema")
+    if schema is None:
+        raise DdimxError(f"{path}: a safetensors file, but without this package's header")
+    if not schema.isdigit() or int(schema) > SCHEMA:
+        raise DdimxError(
+            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; "
+            "update ddimx"
+        )
+    try:
+        config = json.loads(metadata["ddimx.config"])
+        info = json.loads(metadata.get("ddimx.info", "{}"))
+    except (KeyError, ValueError) as error:
+        raise DdimxError(f"{path}: its header is damaged ({error})") from None
+    return Header(metadata.get("ddimx.kind", "model"), validate(config, str(path)), info)
