@@ -149,7 +149,7 @@ def _write_member(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) 
     info.create_system = 3
     info.external_attr = 0o644 << 16
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
     archive.writestr(info, buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
 
 
@@ -166,10 +166,8 @@ class _Font:
             self.bitmaps: dict[str, bytes] = _bitmaps(self._font)
             self.characters: dict[int, str] = dict(self._font.getBestCmap() or {})
             self.ligatures = _ligatures(self._font)
-        except Exception as error:
+        except Exception as error:  # fontTools raises whatever a broken table leads to
             self._font.close()
-            if isinstance(error, DdimxError):
-                raise
             raise DdimxError(f"{path} is damaged: {error}") from error
         if not self.bitmaps:
             self._font.close()
