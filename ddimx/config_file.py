@@ -79,9 +79,9 @@ def _read(source: str | Path) -> tuple[str, str]:
             f"unknown config '{name}'{nearest(name, known)} "
             f"Give a .yml file or one of: {', '.join(known)}."
         )
-    return f"configs/{name}.yml", (
-        resources.files("ddimx") / "configs" / f"{name}.yml"
-    ).read_text(encoding="utf-8")
+    return f"configs/{name}.yml", (resources.files("ddimx") / "configs" / f"{name}.yml").read_text(
+        encoding="utf-8"
+    )
 
 
 def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +110,9 @@ def _describe(error: Any) -> str:
             f"Allowed: {', '.join(sorted(known))}."
         )
     message = error["msg"].removeprefix("Value error, ")
-    given = f" (given: {error['input']!r})" if error["type"] not in {"missing", "value_error"} else ""
+    given = (
+        f" (given: {error['input']!r})" if error["type"] not in {"missing", "value_error"} else ""
+    )
     return f"{where}: {message[0].lower()}{message[1:]}{given}"
 
 

@@ -41,7 +41,9 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"unknown device '{name}'. Allowed: auto, cpu, cuda, cuda:N, mps.") from None
+        raise UsageError(
+            f"unknown device '{name}'. Allowed: auto, cpu, cuda, cuda:N, mps."
+        ) from None
     if not _present(device.type) or (device.type == "cuda" and _beyond(device)):
         raise UsageError(f"device '{name}' is not available here")
     return device

@@ -43,7 +43,7 @@ def train(
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..train.run import TrainRequest, train as run
+    from ..training.run import TrainRequest, train as run
 
     chosen = load_config(config) if config is not None else None
     label = Path(config).stem if config is not None else "model"
@@ -61,6 +61,8 @@ def train(
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         result = run(request, stop, progress)
         if not result.finished:
-            progress.say(f"stopped at step {result.step}; go on: ddimx train --resume {result.folder}")
+            progress.say(
+                f"stopped at step {result.step}; go on: ddimx train --resume {result.folder}"
+            )
             raise typer.Exit(stop.exit_code)
         progress.say(f"{result.folder}: {result.step} steps done")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..config import Config, Prediction
-from ..noise import Stream
+from ..noise import Noise, Stream
+from ..plan import Plan
 from ..schedule import Schedule
+from ..solvers.executor import Draw, Known, Step, execute
+from ..solvers.registry import SolverChoice, make_plan
+from ..timesteps import Times
+from .denoiser import Denoiser
 from .process import Draws
 
 
@@ -55,6 +60,34 @@ class GaussianProcess:
         targets = {"epsilon": noise, "x0": x0, "v": signal * noise - sigma * x0}
         error = out.to(torch.float32) - targets[self.prediction]
         return error.square().flatten(1).mean(dim=1)
+
+    def plan(self, choice: SolverChoice, times: Times) -> Plan:
+        """Return the solver's plan over ascending ``times``."""
+        return make_plan(choice, self.schedule, times, self.prediction)
+
+    def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
+        """Draw x_T of the given sample indices, float32 [B, C, H, W]."""
+        x = noise.normal(samples, self.shape, stream=Stream.INIT, device=device)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def sample(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        start: Tensor,
+        draw: Draw,
+        *,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        known: Known | None = None,
+    ) -> Iterator[Step]:
+        """Run ``plan`` from ``start`` [B, ...] and yield after every row.
+
+        ``labels`` int64 [B] are for conditional models; ``num_classes`` means no class.
+        """
+        null = self.num_classes if self.num_classes else None
+        denoiser = Denoiser(network, labels=labels, null_label=null, guidance=guidance)
+        return execute(plan, denoiser, start, draw, guidance=guidance, known=known)
 
     def timesteps(self, draws: Draws) -> Tensor:
         """Draw int64 [B] in 0..T-1; with ``antithetic`` the two halves of a batch pair t, T-1-t."""

@@ -6,13 +6,19 @@ sampling run call nothing else, so that a token model needs neither a second loo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..noise import Noise
+from ..plan import Plan
+from ..schedule import Schedule
+from ..solvers.executor import Draw, Step
+from ..solvers.registry import SolverChoice
+from ..timesteps import Times
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,44 @@ class Draws:
 
 
 class Process(Protocol):
-    """A forward process with its training loss."""
+    """A forward process: its training loss, its plans and the way from noise to samples."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 for an unconditional model."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """The forward process's noise levels."""
+        ...
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
         """Return the loss of every example, float32 [B]."""
+        ...
+
+    def plan(self, choice: SolverChoice, times: Times) -> Plan:
+        """Return a solver's plan over ascending times."""
+        ...
+
+    def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
+        """Draw the starting state of the given sample indices."""
+        ...
+
+    def sample(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        start: Tensor,
+        draw: Draw,
+        *,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Iterator[Step]:
+        """Run a plan and yield after every row; the last step's ``y`` is the result."""
         ...

@@ -162,9 +162,7 @@ class UNet(nn.Module):
             skips.append(width)
         return _Level(blocks, self._attention(width, count, attends))
 
-    def _up(
-        self, entering: int, skips: list[int], width: int, count: int, attends: bool
-    ) -> _Level:
+    def _up(self, entering: int, skips: list[int], width: int, count: int, attends: bool) -> _Level:
         blocks = []
         for _ in range(count + 1):
             blocks.append(self._block(entering + skips.pop(), width))

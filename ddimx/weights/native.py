@@ -105,8 +105,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
         raise DdimxError(f"{path}: a safetensors file, but without this package's header")
     if not schema.isdigit() or int(schema) > SCHEMA:
         raise DdimxError(
-            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; "
-            "update ddimx"
+            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; update ddimx"
         )
     try:
         config = json.loads(metadata["ddimx.config"])

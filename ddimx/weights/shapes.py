@@ -26,7 +26,9 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], label: str) -> 
         *_listed("of another shape", _misshapen(own, tensors)),
     ]
     if problems:
-        raise DdimxError(f"{label}: the weights do not fit the configuration: {'; '.join(problems)}")
+        raise DdimxError(
+            f"{label}: the weights do not fit the configuration: {'; '.join(problems)}"
+        )
     broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise DdimxError(f"{label}: values that are not finite in {', '.join(broken[:_SHOWN])}")

@@ -44,9 +44,7 @@ class TrainState:
         rate = min(rate, (1 + self.step) / (10 + self.step))
         names = list(self.ema)
         current = self.network.state_dict()
-        torch._foreach_lerp_(
-            [self.ema[n] for n in names], [current[n] for n in names], 1.0 - rate
-        )
+        torch._foreach_lerp_([self.ema[n] for n in names], [current[n] for n in names], 1.0 - rate)
 
 
 def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:

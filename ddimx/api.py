@@ -1,0 +1,59 @@
+"""The package in Python: the same code that the command line calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .sampling.batch import finish_batch, run_batch
+from .sampling.settings import Asked, resolve
+from .solvers.executor import Step
+from .weights.model import Model, load_model
+
+__all__ = ["Model", "Step", "load_model", "sample", "stream"]
+
+
+def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **options: Any) -> Tensor:
+    """Draw ``count`` samples and return them, float32 [count, C, H, W] in the network's range.
+
+    Args:
+        model: from :func:`load_model`.
+        count: how many; they are the sample indices ``start_index`` to ``start_index + count - 1``
+            of ``seed``, the same whatever the batch size.
+        start: x_T to start from, [count, C, H, W], instead of noise drawn from the seed.
+        **options: the fields of :class:`ddimx.sampling.settings.Asked`: ``steps``, ``eta``,
+            ``solver``, ``spacing``, ``timesteps``, ``clip``, ``guidance``, ``category``, ``seed``,
+            ``start_index``, ``batch_size``, ``invariant``.
+
+    Raises:
+        UsageError: an option out of range.
+    """
+    settings = resolve(Asked(count=count, **options), model)
+    results = []
+    for first in range(0, count, settings.batch_size):
+        indices = settings.indices[first : first + settings.batch_size]
+        given = None if start is None else start[first : first + len(indices)]
+        chooser = None if given is None else _chooser(given, indices)
+        results.append(finish_batch(model, settings, indices, start=chooser))
+    return torch.cat(results)
+
+
+def stream(
+    model: Model, *, count: int = 1, start: Tensor | None = None, **options: Any
+) -> Iterator[Step]:
+    """Draw ``count`` samples together and yield a :class:`Step` after every row of the plan.
+
+    A step holds the state ``x`` and the prediction of clean data ``x0``; the last step's ``y`` is
+    the result. Options as for :func:`sample`. Memory does not grow with the number of steps.
+    """
+    settings = resolve(Asked(count=count, **options), model)
+    chooser = None if start is None else _chooser(start, settings.indices)
+    return run_batch(model, settings, settings.indices, chooser)
+
+
+def _chooser(states: Tensor, indices: Sequence[int]) -> Any:
+    place = {index: i for i, index in enumerate(indices)}
+    return lambda wanted: states[[place[i] for i in wanted]]

@@ -1,0 +1,53 @@
+"""The one wrapper between solvers and networks: precision, conditioning and guidance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..solvers.executor import Raw
+
+
+class Denoiser:
+    """Call a network at (y, t) in its own dtype, for given classes, twice under guidance."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        labels: Tensor | None = None,
+        null_label: int | None = None,
+        guidance: float = 1.0,
+    ) -> None:
+        """Wrap ``network``.
+
+        Args:
+            labels: int64 [B] classes, or None for a model without (or without class).
+            null_label: the label that stands for "no class"; needed for guidance.
+            guidance: g in ``uncond + g (cond - uncond)``; 1 is off and costs nothing.
+
+        Raises:
+            UsageError: guidance without classes to guide towards.
+        """
+        if guidance != 1.0 and (labels is None or null_label is None):
+            raise UsageError("guidance needs a class-conditional model and a category")
+        self._network = network
+        self._labels = labels
+        self._null = null_label
+        self.guidance = guidance
+        self._dtype = next(network.parameters()).dtype
+
+    def __call__(self, y: Tensor, t: Tensor) -> Raw:
+        """Evaluate at y [B, ...] and t [B]; the raw outputs keep the network's dtype."""
+        y = y.to(self._dtype)
+        if y.dim() == 4:
+            y = y.contiguous(memory_format=torch.channels_last)
+        if self._labels is None:
+            return Raw(self._network(y, t), None)
+        if self.guidance == 1.0:
+            return Raw(self._network(y, t, self._labels), None)
+        null = torch.full_like(self._labels, self._null or 0)
+        both = self._network(torch.cat([y, y]), torch.cat([t, t]), torch.cat([self._labels, null]))
+        out, uncond = both.chunk(2)
+        return Raw(out, uncond)

@@ -1,0 +1,1 @@
+"""What a sampling run does: settings, batches, files and the record of it all."""

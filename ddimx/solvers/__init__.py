@@ -1,0 +1,1 @@
+"""Solvers: pure functions from a schedule and times to a plan."""

@@ -1,0 +1,84 @@
+"""One row of a plan in plain PyTorch: the ground truth for every faster implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..philox import reference as philox
+from .types import Extras, Stepped
+
+# Columns of the table: the scalars in this order, then b_0.. and q_0.. of the plan's depth.
+SCALARS = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
+
+
+def update(
+    table: Tensor,
+    row: Tensor,
+    x: Tensor,
+    y: Tensor,
+    out: Tensor | None,
+    history: Sequence[Tensor],
+    extras: Extras,
+) -> Stepped:
+    """Apply row ``row`` of ``table``; arguments as :func:`ddimx.kernels.update.update`."""
+    values = table.index_select(0, row.reshape(1))[0].to(x.dtype)
+    k = dict(zip(SCALARS, values.unbind()[: len(SCALARS)], strict=True))
+    depth = (len(values) - len(SCALARS)) // 2
+    b, q = values[len(SCALARS) :].split(depth)
+    moved = k["a"] * x
+    x0 = current = None
+    predictions: list[Tensor] = []
+    if out is not None:
+        x0, epsilon = _predictions(k, y, out, extras)
+        current = x0 if extras.history_is_x0 else epsilon
+        predictions = [current, *history][:depth]
+        moved = moved + k["w"] * x0 + _weighted(b, predictions)
+    if extras.step_stream is not None or extras.z is not None:
+        moved = moved + k["c"] * _step_noise(x, row, extras)
+    if extras.known is not None:
+        moved = _with_known(k, moved, row, extras)
+    point = k["p"] * moved + _weighted(q, predictions) if predictions else k["p"] * moved
+    return Stepped(moved, point, x0, current)
+
+
+def _predictions(
+    k: dict[str, Tensor], y: Tensor, out: Tensor, extras: Extras
+) -> tuple[Tensor, Tensor]:
+    out = out.to(y.dtype)
+    if extras.uncond is not None and extras.guidance is not None:
+        uncond = extras.uncond.to(y.dtype)
+        out = uncond + extras.guidance.to(y.dtype) * (out - uncond)
+    x0 = k["r"] * y + k["s"] * out
+    if extras.clip is not None:
+        x0 = x0.clamp(-extras.clip, extras.clip)
+    return x0, k["u"] * y + k["v"] * out
+
+
+def _weighted(weights: Tensor, predictions: Sequence[Tensor]) -> Tensor:
+    terms = [weight * m for weight, m in zip(weights.unbind(), predictions, strict=False)]
+    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+
+def _step_noise(x: Tensor, row: Tensor, extras: Extras) -> Tensor:
+    if extras.z is not None:
+        return extras.z.to(x.dtype)
+    assert extras.step_stream is not None
+    return _normal(x, row, extras, extras.step_stream)
+
+
+def _with_known(k: dict[str, Tensor], moved: Tensor, row: Tensor, extras: Extras) -> Tensor:
+    assert extras.known is not None and extras.mask is not None
+    assert extras.known_stream is not None
+    noise = _normal(moved, row, extras, extras.known_stream)
+    known = k["known_signal"] * extras.known + k["known_sigma"] * noise
+    return extras.mask * known + (1 - extras.mask) * moved
+
+
+def _normal(like: Tensor, row: Tensor, extras: Extras, stream: int) -> Tensor:
+    assert extras.seed is not None and extras.samples is not None
+    numel = like[0].numel()
+    flat = philox.normal(extras.seed, extras.samples, row, stream, numel, dtype=like.dtype)
+    return flat.view(like.shape)
