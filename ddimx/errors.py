@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class DdimxError(Exception):
-    """Something went wrong while doing what was asked; the message says what, where and what to do."""
+    """Something failed while doing what was asked: the message says what, where, what to do."""
 
     exit_code = 1
 

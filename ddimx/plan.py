@@ -9,7 +9,7 @@ With ``x`` the state, ``y`` the point where the network is evaluated, ``out`` it
     y'  = p x' + sum_j q_j m_j
 
 A row whose ``t`` is NaN calls no network and uses neither x0 nor m. The state goes from the time
-``t_from`` to ``t_to``; the network's ``t`` may differ from both. The result of a run is the last y'.
+``t_from`` to ``t_to``; the network's ``t`` may differ from both. A run's result is the last y'.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Plan:
     @property
     def depth(self) -> int:
         """How many predictions, the current one included, a row may use."""
-        return self.b.shape[1]
+        return int(self.b.shape[1])
 
     @property
     def nfe(self) -> int:

@@ -25,7 +25,8 @@ def _cosine(start: float, end: float, steps: int) -> Array:
     """Improved DDPM's cosine schedule (arXiv 2102.09672, equation 17), betas at most 0.999."""
     t = np.arange(steps + 1, dtype=np.float64) / steps
     alpha_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    betas: Array = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    return betas
 
 
 def _sigmoid(start: float, end: float, steps: int) -> Array:
@@ -109,7 +110,7 @@ class Schedule:
         """
         time = np.asarray(t, dtype=np.float64)
         if not ((time >= CLEAN) & (time <= self.num_timesteps - 1)).all():
-            raise ValueError(f"t must lie in [-1, {self.num_timesteps - 1}], got {t}")
+            raise ValueError(f"t must lie in [-1, {self.num_timesteps - 1}], got {time.tolist()}")
         table = self.alpha_bars
         low = np.minimum(np.floor(time).astype(np.int64), self.num_timesteps - 2) + 1
         share = time + 1 - low
@@ -118,4 +119,5 @@ class Schedule:
             curved = start ** (1 - share) * end**share
         value = np.where(end > 0, curved, start * (1 - share))
         # At integer times the table itself, free of the rounding of powers.
-        return np.where(share == 0, start, np.where(share == 1, end, value))
+        exact: Array = np.where(share == 0, start, np.where(share == 1, end, value))
+        return exact

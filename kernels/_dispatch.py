@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import torch
@@ -31,7 +31,7 @@ def choose(op: str, impl: Impl, available: Sequence[Impl], device: torch.device)
     raise RuntimeError(f"{op}: impl '{impl}' cannot run here ({reason}); what can: reference")
 
 
-@lru_cache(maxsize=None)
+@cache
 def reason_for(op: str, available: tuple[Impl, ...], device_type: str) -> tuple[Impl, str]:
     """Return what "auto" means for an operation on a kind of device, with the reason in words."""
     if "triton" not in available:

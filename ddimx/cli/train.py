@@ -43,7 +43,8 @@ def train(
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..training.run import TrainRequest, train as run
+    from ..training.run import TrainRequest
+    from ..training.run import train as run
 
     chosen = load_config(config) if config is not None else None
     label = Path(config).stem if config is not None else "model"

@@ -20,7 +20,7 @@ Batch = dict[str, Tensor]
 
 
 class Batches:
-    """Batches of a source as a function of the step; ``waited`` is the time spent for want of one."""
+    """Batches as a function of the step; ``waited`` is the time spent for want of one."""
 
     def __init__(
         self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int

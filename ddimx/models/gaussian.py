@@ -59,7 +59,8 @@ class GaussianProcess:
         out = network(noisy, t.to(x0.device, torch.float32), self._labels(batch, draws))
         targets = {"epsilon": noise, "x0": x0, "v": signal * noise - sigma * x0}
         error = out.to(torch.float32) - targets[self.prediction]
-        return error.square().flatten(1).mean(dim=1)
+        losses: Tensor = error.square().flatten(1).mean(dim=1)
+        return losses
 
     def plan(self, choice: SolverChoice, times: Times) -> Plan:
         """Return the solver's plan over ascending ``times``."""

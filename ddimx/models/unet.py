@@ -7,13 +7,22 @@ network and unfolded after it) and class conditioning (an embedding added to the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from .layers import AttnBlock, Downsample, KeyedDropout, ResnetBlock, Upsample, timestep_embedding
+from .layers import (
+    NORM_EPS,
+    AttnBlock,
+    Downsample,
+    KeyedDropout,
+    ResnetBlock,
+    Upsample,
+    timestep_embedding,
+)
 
 
 class _Level(nn.Module):
@@ -27,8 +36,37 @@ class _Level(nn.Module):
         self.upsample: Upsample | None = None
 
     def step(self, j: int, h: Tensor, temb: Tensor) -> Tensor:
+        """Apply block j, and its attention where the level has one."""
         h = self.block[j](h, temb)
         return self.attn[j](h) if len(self.attn) else h
+
+
+class _Middle(nn.Module):
+    """Block, attention, block at the coarsest resolution."""
+
+    def __init__(self, block_1: ResnetBlock, attn_1: AttnBlock, block_2: ResnetBlock) -> None:
+        super().__init__()
+        self.block_1, self.attn_1, self.block_2 = block_1, attn_1, block_2
+
+    def forward(self, h: Tensor, temb: Tensor) -> Tensor:
+        out: Tensor = self.block_2(self.attn_1(self.block_1(h, temb)), temb)
+        return out
+
+
+class _TimeMlp(nn.Module):
+    """Two dense layers after the sinusoidal embedding: [B, ch] -> [B, 4 ch]."""
+
+    def __init__(self, ch: int) -> None:
+        super().__init__()
+        self.dense = nn.ModuleList([nn.Linear(ch, 4 * ch), nn.Linear(4 * ch, 4 * ch)])
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        out: Tensor = self.dense[1](F.silu(self.dense[0](embedding)))
+        return out
+
+
+def _levels(modules: nn.ModuleList) -> list[_Level]:
+    return [m for m in modules if isinstance(m, _Level)]
 
 
 class UNet(nn.Module):
@@ -55,8 +93,7 @@ class UNet(nn.Module):
         self.ch = ch
         self.num_classes = num_classes
         self._groups, self._dropout, self._layers = norm_groups, dropout, 0
-        self.temb = nn.Module()
-        self.temb.dense = nn.ModuleList([nn.Linear(ch, 4 * ch), nn.Linear(4 * ch, 4 * ch)])
+        self.temb = _TimeMlp(ch)
         # The last row stands for "no class": guidance's unconditional prediction.
         self.class_embedding = nn.Embedding(num_classes + 1, 4 * ch) if num_classes else None
 
@@ -67,15 +104,14 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         skips = [ch]
         for i, width in enumerate(widths):
-            self.down.append(self._down(skips, width, num_res_blocks, attends[i]))
+            level = self._down(skips, width, num_res_blocks, attends[i])
             if i < len(widths) - 1:
-                self.down[i].downsample = Downsample(width, resamp_with_conv)
+                level.downsample = Downsample(width, resamp_with_conv)
                 skips.append(width)
+            self.down.append(level)
 
-        self.mid = nn.Module()
-        self.mid.block_1 = self._block(widths[-1], widths[-1])
-        self.mid.attn_1 = AttnBlock(widths[-1], groups=norm_groups)
-        self.mid.block_2 = self._block(widths[-1], widths[-1])
+        first, last = self._block(widths[-1], widths[-1]), self._block(widths[-1], widths[-1])
+        self.mid = _Middle(first, AttnBlock(widths[-1], groups=norm_groups), last)
 
         self.up = nn.ModuleList()
         entering = widths[-1]
@@ -86,7 +122,7 @@ class UNet(nn.Module):
             self.up.insert(0, level)
             entering = widths[i]
 
-        self.norm_out = nn.GroupNorm(norm_groups, widths[0], eps=1e-6)
+        self.norm_out = nn.GroupNorm(norm_groups, widths[0], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(widths[0], out_ch * patch_size**2, 3, padding=1)
 
     @classmethod
@@ -119,13 +155,13 @@ class UNet(nn.Module):
         temb = self._embed(x, t, labels)
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))
         skips = [h]
-        for level in self.down:
+        for level in _levels(self.down):
             for j in range(len(level.block)):
                 skips.append(h := level.step(j, h, temb))
             if level.downsample is not None:
                 skips.append(h := level.downsample(h))
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h, temb)), temb)
-        for level in reversed(self.up):
+        h = self.mid(h, temb)
+        for level in reversed(_levels(self.up)):
             for j in range(len(level.block)):
                 h = level.step(j, torch.cat([h, skips.pop()], dim=1), temb)
             if level.upsample is not None:
@@ -133,13 +169,12 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch_size)
 
     def _embed(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        temb = timestep_embedding(t, self.ch).to(self.temb.dense[0].weight.dtype)
-        temb = self.temb.dense[1](F.silu(self.temb.dense[0](temb)))
+        temb: Tensor = self.temb(timestep_embedding(t, self.ch).to(self.conv_in.weight.dtype))
         if self.class_embedding is None:
             return temb
         if labels is None:
             labels = torch.full((x.shape[0],), self.num_classes, device=x.device)
-        return temb + self.class_embedding(labels)
+        return temb + cast(Tensor, self.class_embedding(labels))
 
     def _block(self, c_in: int, c_out: int) -> ResnetBlock:
         self._layers += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from ..noise import Noise, Stream
 from ..plan import Plan
 from ..solvers.ddpm import Variance
 from ..solvers.registry import SolverChoice
-from ..timesteps import explicit, spaced
+from ..timesteps import Times, explicit, spaced
 from ..weights.model import Model
 
 DEFAULT_STEPS = 50
 DEFAULT_COUNT = 16
 
+T = TypeVar("T")
 Clip = float | Literal["none"] | None
 
 
@@ -110,10 +111,11 @@ def make_sampling_plan(asked: Asked, model: Model) -> tuple[Plan, tuple[str, ...
     if asked.timesteps is not None:
         if asked.steps is not None or asked.spacing is not None:
             raise UsageError("--timesteps lists the times; leave --steps and --spacing out")
-        times, notes = explicit(asked.timesteps, total), ()
+        notes: tuple[str, ...] = ()
+        times = explicit(asked.timesteps, total)
     else:
         steps = _first(asked.steps, defaults.steps, DEFAULT_STEPS)
-        spacing = _first(asked.spacing, defaults.spacing, "ddim")
+        spacing: str = _first(asked.spacing, defaults.spacing, "ddim")
         times = spaced(spacing, total, steps)
         notes = _remarks(spacing, steps, times)
     eta = asked.eta if asked.eta is not None or solver != "ddim" else defaults.eta
@@ -143,7 +145,7 @@ def labels_for(settings: Settings, model: Model, samples: Sequence[int]) -> Tens
     return settings.noise.integers(index, (), len(classes), stream=Stream.CATEGORY)
 
 
-def _remarks(spacing: str, steps: int, times: np.ndarray) -> tuple[str, ...]:
+def _remarks(spacing: str, steps: int, times: Times) -> tuple[str, ...]:
     notes = []
     if len(times) != steps:
         notes.append(f"spacing '{spacing}' with {steps} steps visits {len(times)} timesteps")
@@ -170,5 +172,6 @@ def _checked_category(category: str | None, model: Model) -> str | None:
     return category
 
 
-def _first(*values):  # type: ignore[no-untyped-def]
+def _first(*values: T | None) -> T:
+    """Return the first value that is set; the last one is our default and always is."""
     return next(v for v in values if v is not None)

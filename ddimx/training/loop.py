@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +17,7 @@ from ..config import Config
 from ..data.batches import Batches
 from ..data.sources import ImageSource
 from ..errors import DdimxError
+from ..models.layers import KeyedDropout
 from ..models.process import Draws, Process
 from ..noise import Noise
 from ..signals import Stop
@@ -26,6 +25,7 @@ from .report import Reporter
 from .state import TrainState, save_checkpoint
 
 VALIDATION_EXAMPLES = 512
+VALIDATION_SEED = 0
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Trainer:
                 f"is in {self.folder}. Lower optim.lr, or set optim.grad_clip."
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         clip = config.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf).item()
         for group in optimizer.param_groups:
@@ -147,11 +147,8 @@ class Trainer:
         return torch.autocast("cuda", dtype=torch.bfloat16)
 
 
-VALIDATION_SEED = 0
-
-
 def set_dropout_key(network: nn.Module, key: tuple[Noise, Tensor, int]) -> None:
     """Give a network's keyed dropout layers the address of this step's draws."""
     for module in network.modules():
-        if hasattr(module, "key") and hasattr(module, "rate"):
+        if isinstance(module, KeyedDropout):
             module.key = key

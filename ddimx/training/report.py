@@ -14,10 +14,21 @@ from .state import TrainState
 class Reporter(Protocol):
     """Receives what happens in a training run."""
 
-    def start(self, step: int, total: int) -> None: ...
-    def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None: ...
-    def validation(self, state: TrainState, losses: dict[str, float]) -> None: ...
-    def saved(self, state: TrainState) -> None: ...
+    def start(self, step: int, total: int) -> None:
+        """Training begins at ``step`` of ``total``."""
+        ...
+
+    def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
+        """One step is done; ``waited`` is the time spent waiting for data so far, in seconds."""
+        ...
+
+    def validation(self, state: TrainState, losses: dict[str, float]) -> None:
+        """The averaged weights were measured."""
+        ...
+
+    def saved(self, state: TrainState) -> None:
+        """A checkpoint is on disk."""
+        ...
 
 
 class FolderReporter:
@@ -84,4 +95,4 @@ def _summary_writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder)

@@ -52,7 +52,7 @@ def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optim
     kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
     parameters = list(network.parameters())
     fused = all(p.is_cuda for p in parameters)
-    return kinds[optim.optimizer](
+    optimizer: torch.optim.Optimizer = kinds[optim.optimizer](
         parameters,
         lr=optim.lr,
         betas=(optim.beta1, optim.beta2),
@@ -61,6 +61,7 @@ def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optim
         amsgrad=optim.amsgrad,
         fused=fused,
     )
+    return optimizer
 
 
 def save_checkpoint(
@@ -105,11 +106,10 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
 
 
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    named = {p: n for n, p in state.network.named_parameters()}
     return {
-        f"optim.{key}.{named[p]}": value
-        for p, values in state.optimizer.state.items()
-        for key, value in values.items()
+        f"optim.{key}.{name}": value
+        for name, parameter in state.network.named_parameters()
+        for key, value in state.optimizer.state[parameter].items()
         if isinstance(value, Tensor)
     }
 

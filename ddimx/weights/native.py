@@ -65,7 +65,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read the tensors whose names start with ``prefix``, on the CPU, under the rest of the name."""
+    """Read the tensors whose names start with ``prefix``, on the CPU, named without it."""
     with _open(path) as file:
         return {
             name[len(prefix) :]: file.get_tensor(name)

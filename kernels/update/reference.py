@@ -27,7 +27,7 @@ def update(
     values = table.index_select(0, row.reshape(1))[0].to(x.dtype)
     k = dict(zip(SCALARS, values.unbind()[: len(SCALARS)], strict=True))
     depth = (len(values) - len(SCALARS)) // 2
-    b, q = values[len(SCALARS) :].split(depth)
+    b, q = torch.split(values[len(SCALARS) :], depth)
     moved = k["a"] * x
     x0 = current = None
     predictions: list[Tensor] = []
@@ -70,7 +70,8 @@ def _step_noise(x: Tensor, row: Tensor, extras: Extras) -> Tensor:
 
 
 def _with_known(k: dict[str, Tensor], moved: Tensor, row: Tensor, extras: Extras) -> Tensor:
-    assert extras.known is not None and extras.mask is not None
+    assert extras.known is not None
+    assert extras.mask is not None
     assert extras.known_stream is not None
     noise = _normal(moved, row, extras, extras.known_stream)
     known = k["known_signal"] * extras.known + k["known_sigma"] * noise
@@ -78,7 +79,8 @@ def _with_known(k: dict[str, Tensor], moved: Tensor, row: Tensor, extras: Extras
 
 
 def _normal(like: Tensor, row: Tensor, extras: Extras, stream: int) -> Tensor:
-    assert extras.seed is not None and extras.samples is not None
+    assert extras.seed is not None
+    assert extras.samples is not None
     numel = like[0].numel()
     flat = philox.normal(extras.seed, extras.samples, row, stream, numel, dtype=like.dtype)
     return flat.view(like.shape)
