@@ -22,7 +22,9 @@ Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
 class Section(BaseModel):
     """One section of a configuration: unknown keys are errors, values cannot change afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class DataConfig(Section):
@@ -52,6 +54,11 @@ class DataConfig(Section):
             raise ValueError("rescaled and logit_transform exclude each other")
         if self.uniform_dequantization and self.gaussian_dequantization:
             raise ValueError("choose one of uniform_dequantization and gaussian_dequantization")
+        if self.logit_transform and self.gaussian_dequantization:
+            raise ValueError(
+                "logit_transform and gaussian_dequantization exclude each other: the noise leaves "
+                "[0, 1], where the logit has no value"
+            )
         return self
 
 

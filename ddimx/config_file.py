@@ -95,8 +95,9 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             value = text
         # YAML 1.1 reads 2e-5 as a word; pydantic turns numeric words into numbers.
-        tree.setdefault(section, {})
-        tree[section] = {**tree[section], name: value}
+        present = {} if tree.get(section) is None else tree[section]
+        if isinstance(present, dict):  # what else a file may hold there, validation refuses
+            tree[section] = {**present, name: value}
     return tree
 
 

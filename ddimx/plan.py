@@ -125,6 +125,7 @@ class Plan:
             "prediction": self.prediction,
             "history": self.history,
             "clip": self.clip,
+            "notes": list(self.notes),
             "nfe": self.nfe,
             "t": [None if np.isnan(t) else t for t in self.t.tolist()],
         }

@@ -23,14 +23,8 @@ def fresh_run(verb: str, label: str, root: Path = ROOT) -> Path:
         number = max((int(m[1]) for m in _matches(root)), default=0)
         while True:
             number += 1
-            folder = root / f"{number:04d}-{verb}-{slug}"
-            if any(root.glob(f"{number:04d}-*")):
-                continue
-            try:
-                folder.mkdir()
-            except FileExistsError:  # another process took the number meanwhile
-                continue
-            return folder
+            if (folder := _claimed(root, number, f"{verb}-{slug}")) is not None:
+                return folder
     except OSError as error:
         raise DdimxError(f"cannot create a run folder in {root}: {error.strerror}") from None
 
@@ -45,6 +39,25 @@ def last_run(verb: str, root: Path = ROOT) -> Path:
     if not found:
         raise DdimxError(f"no '{verb}' run in {root.resolve()} to resume")
     return max(found)[1]
+
+
+def _claimed(root: Path, number: int, rest: str) -> Path | None:
+    """Create the folder of a number, or return None where another run has the number.
+
+    Two names of one number can both be created, so a hidden folder guards the number meanwhile.
+    """
+    claim, folder = root / f".{number:04d}", root / f"{number:04d}-{rest}"
+    try:
+        claim.mkdir()
+    except FileExistsError:
+        return None
+    try:
+        if any(root.glob(f"{number:04d}-*")):
+            return None
+        folder.mkdir()
+        return folder
+    finally:
+        claim.rmdir()
 
 
 def _matches(root: Path) -> list[re.Match[str]]:

@@ -24,12 +24,15 @@ def _leading(total: int, steps: int) -> Times:
 
 def _linspace(total: int, steps: int) -> Times:
     """S times from T - 1 down to 0, both included, rounded; S = 1 is T - 1 alone."""
-    return np.linspace(total - 1, 0, steps).round()[::-1].copy()
+    # Counted upwards, as diffusers does: counted downwards, some halves round the other way.
+    times: Times = np.linspace(0 if steps > 1 else total - 1, total - 1, steps).round()
+    return times
 
 
 def _trailing(total: int, steps: int) -> Times:
     """S times counted down from T - 1 in strides of T / S (arXiv 2305.08891, table 2)."""
-    return (np.arange(total, 0, -total / steps).round() - 1)[:steps][::-1].copy()
+    times: Times = np.arange(total, 0, -total / steps).round() - 1
+    return times[:steps][::-1].copy()
 
 
 def _quad(total: int, steps: int) -> Times:

@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import DdimxError
-from . import train
+from . import prepare, sample, train
 
 app = typer.Typer(
     name="ddimx",
@@ -20,6 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.add_typer(prepare.app, name="prepare")
 
 
 def _version(wanted: bool) -> None:

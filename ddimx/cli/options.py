@@ -27,3 +27,16 @@ Dtype = Annotated[
     str, typer.Option("--dtype", metavar="auto|fp32|bf16|fp16", help="Precision of the network.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME|FILE|RUN", help="A shipped model (default: emoji) or a file."
+    ),
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Number of steps (default: 50).")]
+Count = Annotated[int | None, typer.Option("--count", "-n", help="How many samples (default: 16).")]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", help="Classifier-free guidance weight; 1 is off (default)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

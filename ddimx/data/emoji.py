@@ -1,12 +1,16 @@
-"""A training set of small colour images: the emoji of a bitmap font such as Noto Color Emoji."""
+"""A training set of small colour images: the emoji of a bitmap font such as Noto Color Emoji.
+
+The split goes by family, not by picture, so where training mirrors its images one held-out emoji
+leaks: "two o'clock" is nearly the mirror image of "ten o'clock", which is trained on.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import struct
+import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +18,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ddimx.data.emoji_names import (
-    GROUPS,
-    Entry,
-    Namer,
-    Sequence,
-    bare,
-    family_key,
-    read_emoji_test,
-    text_of,
-)
+from ddimx.data.emoji_font import Font, choose, draw
+from ddimx.data.emoji_names import GROUPS, Entry, Sequence, family_key, read_emoji_test, text_of
 from ddimx.errors import DdimxError
-from ddimx.files import sha256_file, whole_file
+from ddimx.files import write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["GROUPS", "EmojiSet", "extract", "find_emoji_test", "find_font", "save"]
+__all__ = [
+    "GROUPS",
+    "EmojiSet",
+    "contact_sheet",
+    "extract",
+    "find_emoji_test",
+    "find_font",
+    "npz_bytes",
+    "save",
+    "split",
+]
 
 _FONTS = (
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",  # Debian, Ubuntu
@@ -44,14 +50,8 @@ _EMOJI_TESTS = (
     "/usr/share/unicode/emoji/emoji-test.txt",  # Debian, Fedora, Arch
     "/usr/share/unicode/emoji-test.txt",
 )
-_LIGATURE, _EXTENSION = 4, 7  # GSUB lookup types
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
-
-# Only these end a joined sequence, so a font's ligature that begins with one is the reversed copy
-# which it holds for right-to-left text.
-_TRAILERS = frozenset(
-    {0x27A1, 0x2640, 0x2642, 0x2194, 0x2195, 0x1F4A5, 0x1F525, 0x1F7E9, 0x1F7EB, 0x1F9D2}
-)
+_GAP, _MARGIN = 6, 72  # pixels of a contact sheet: between images, and for the groups' names
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def find_emoji_test(path: Path | None) -> Path:
 
 def _find(path: Path | None, places: tuple[str, ...], what: str, hint: str) -> Path:
     if path is not None:
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file raises where a name is too long
             return path
         raise DdimxError(f"{what}: no such file: {path}; {hint}")
     for place in places:
@@ -118,7 +118,7 @@ def extract(
             f"got size={size}, holdout={holdout}, seed={seed}"
         )
     version, entries = read_emoji_test(emoji_test)
-    with _Font(font) as opened:
+    with Font(font) as opened:
         chosen = choose(opened.bitmaps.keys(), opened.characters, opened.ligatures, entries)
         if not chosen:
             raise DdimxError(f"{font} draws none of the emoji listed in {emoji_test}")
@@ -128,19 +128,26 @@ def extract(
 
 
 def save(data: EmojiSet, path: Path) -> None:
-    """Write the set as one compressed .npz, the same bytes for the same set.
+    """Write ``npz_bytes`` to a file, whole or not at all; OSError if it cannot be written."""
+    write_bytes(path, npz_bytes(data))
+
+
+def npz_bytes(data: EmojiSet) -> bytes:
+    """Return the set as one compressed .npz, the same bytes for the same set.
 
     Holds the arrays of ``EmojiSet``, ``groups`` (9,) str and ``source``, a JSON string; nothing
-    is pickled. Raises OSError if the file cannot be written.
+    is pickled.
     """
     arrays: dict[str, npt.NDArray[Any]] = {
         field.name: getattr(data, field.name) for field in fields(data) if field.name != "source"
     }
     arrays["groups"] = np.array(GROUPS)
     arrays["source"] = np.array(json.dumps(data.source, sort_keys=True, ensure_ascii=False))
-    with whole_file(path) as part, zipfile.ZipFile(part, "w") as archive:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
             _write_member(archive, f"{name}.npy", array)
+    return stream.getvalue()
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> None:
@@ -153,182 +160,39 @@ def _write_member(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) 
     archive.writestr(info, buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
 
 
-# --- the font -----------------------------------------------------------------------------------
+def contact_sheet(data: EmojiSet, *, per_group: int = 12, scale: int = 3) -> Image.Image:
+    """Return a picture to look at: a row of enlarged emoji for each group that has any.
 
-
-class _Font:
-    """An open font: PNG bitmaps by glyph name, characters by code point, ligatures by stage."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._font = _open_font(path)
-        try:
-            self.bitmaps: dict[str, bytes] = _bitmaps(self._font)
-            self.characters: dict[int, str] = dict(self._font.getBestCmap() or {})
-            self.ligatures = _ligatures(self._font)
-        except Exception as error:  # fontTools raises whatever a broken table leads to
-            self._font.close()
-            raise DdimxError(f"{path} is damaged: {error}") from error
-        if not self.bitmaps:
-            self._font.close()
-            raise DdimxError(
-                f"{path} has no PNG bitmaps (tables CBDT and CBLC); the bitmap build of Noto Color "
-                "Emoji has them (package fonts-noto-color-emoji), the COLRv1 build has not"
-            )
-
-    def __enter__(self) -> _Font:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._font.close()
-
-    def source(self) -> dict[str, str]:
-        """Say which font this is, without the path, which would differ between machines."""
-        names = self._font.get("name")
-        texts = [names.getDebugName(number) if names else None for number in (5, 13, 0)]
-        version, licence, copyright_ = (text or "unknown" for text in texts)
-        return {
-            "font": self.path.name,
-            "font_version": version,
-            "font_sha256": sha256_file(self.path),
-            "licence": f"{licence} ({copyright_})",
-        }
-
-
-def _open_font(path: Path) -> Any:
-    try:
-        from fontTools.ttLib import TTFont, TTLibError
-    except ImportError as error:
-        raise DdimxError(
-            'reading emoji from a font needs fontTools: pip install "ddimx[train]"'
-        ) from error
-    try:
-        return TTFont(path, lazy=True)
-    except (TTLibError, OSError, struct.error, AssertionError, ValueError) as error:
-        raise DdimxError(f"cannot read the font {path}: {error}") from error
-
-
-def _bitmaps(font: Any) -> dict[str, bytes]:
-    """Return the PNG of each glyph, from the strike with the largest pixels."""
-    if "CBDT" not in font or "CBLC" not in font:
-        return {}
-    sizes = [strike.bitmapSizeTable.ppemY for strike in font["CBLC"].strikes]
-    if not sizes:
-        return {}
-    glyphs = font["CBDT"].strikeData[sizes.index(max(sizes))]
-    pictures = {name: getattr(glyph, "imageData", b"") for name, glyph in glyphs.items()}
-    return {name: png for name, png in pictures.items() if png[:4] == b"\x89PNG"}
-
-
-Glyphs = tuple[str, ...]
-Ligatures = list[dict[Glyphs, str]]  # one stage after the other, as a shaper would apply them
-
-
-def _ligatures(font: Any) -> Ligatures:
-    """Return what each ligature lookup of the font joins.
-
-    Contextual lookups are left out: this kind of font uses them for flags it does not know.
+    They are spread evenly over the group's families, of which each shows its first member.
     """
-    if "GSUB" not in font or not font["GSUB"].table.LookupList:
-        return []
-    stages = [_stage(lookup) for lookup in font["GSUB"].table.LookupList.Lookup]
-    return [stage for stage in stages if stage]
+    from PIL import Image, ImageDraw
+
+    rows = _rows(data, per_group)
+    step = data.images.shape[1] * scale + _GAP
+    sheet = Image.new("RGB", (_MARGIN + per_group * step, _GAP + len(rows) * step), "lightgray")
+    pen = ImageDraw.Draw(sheet)
+    for top, (group, members) in zip(range(_GAP, sheet.height, step), rows, strict=True):
+        pen.text((_GAP, top + (step - _GAP) // 2), group, "black", anchor="lm")
+        for left, member in zip(range(_MARGIN, sheet.width, step), members, strict=False):
+            large = data.images[member].repeat(scale, axis=0).repeat(scale, axis=1)
+            sheet.paste(Image.fromarray(large), (left, top))
+    return sheet
 
 
-def _stage(lookup: Any) -> dict[Glyphs, str]:
-    """Return the ligatures of one lookup; of two with the same parts the first counts."""
-    found: dict[Glyphs, str] = {}
-    for table in lookup.SubTable:
-        real = table.ExtSubTable if table.LookupType == _EXTENSION else table
-        if real.LookupType != _LIGATURE:
-            continue
-        for first, ligatures in real.ligatures.items():
-            for ligature in ligatures:
-                found.setdefault((first, *ligature.Component), ligature.LigGlyph)
-    return found
-
-
-# --- which glyph is which emoji -----------------------------------------------------------------
-
-
-def resolve(codepoints: Sequence, characters: dict[int, str], ligatures: Ligatures) -> str | None:
-    """Return the one glyph that draws the sequence, or None if it needs several.
-
-    Tried as it is and without variation selectors, which many fonts leave out of ligatures.
-    """
-    for points in (codepoints, bare(codepoints)):
-        glyphs = tuple(characters.get(point, "") for point in points)
-        if all(glyphs):
-            joined = _shape(glyphs, ligatures)
-            if len(joined) == 1:
-                return joined[0]
-    return None
-
-
-def _shape(glyphs: Glyphs, ligatures: Ligatures) -> Glyphs:
-    """Apply the stages in turn, again and again until nothing changes."""
-    before: Glyphs = ()
-    while before != glyphs and len(glyphs) > 1:
-        before = glyphs
-        for stage in ligatures:
-            glyphs = _join(glyphs, stage)
-    return glyphs
-
-
-def _join(glyphs: Glyphs, stage: dict[Glyphs, str]) -> Glyphs:
-    """Replace, from the left, the longest run that the stage joins; then go on behind it."""
-    joined: list[str] = []
-    at = 0
-    while at < len(glyphs):
-        ends = range(len(glyphs), at + 1, -1)
-        end = next((end for end in ends if glyphs[at:end] in stage), at + 1)
-        joined.append(stage.get(glyphs[at:end], glyphs[at]))
-        at = end
-    return tuple(joined)
-
-
-def choose(
-    bitmaps: Any, characters: dict[int, str], ligatures: Ligatures, entries: list[Entry]
-) -> list[tuple[str, Entry]]:
-    """Pair each glyph that has a bitmap with the first emoji that it draws.
-
-    Listed emoji come first, in the order of the list; then ligatures of the font which the list
-    does not have, as far as their name and group are clear.
-    """
-    chosen: dict[str, Entry] = {}
-    for entry in entries:
-        glyph = resolve(entry.codepoints, characters, ligatures)
-        if glyph in bitmaps and glyph is not None:
-            chosen.setdefault(glyph, entry)
-    namer = Namer(entries)
-    for glyph, codepoints in _spellings(characters, ligatures):
-        extra = namer.name(codepoints) if glyph in bitmaps and glyph not in chosen else None
-        if extra is not None:
-            chosen[glyph] = extra
-    return list(chosen.items())
-
-
-def _spellings(characters: dict[int, str], ligatures: Ligatures) -> Iterator[tuple[str, Sequence]]:
-    """Yield ligature glyphs with their code points, in the order of the code points."""
-    points: dict[str, int] = {}
-    for point, glyph in sorted(characters.items()):
-        points.setdefault(glyph, point)
-    found = {
-        (tuple(points[part] for part in parts), glyph)
-        for stage in ligatures
-        for parts, glyph in stage.items()
-        if all(part in points for part in parts)
-    }
-    for codepoints, glyph in sorted(found):
-        if codepoints[0] not in _TRAILERS:
-            yield glyph, codepoints
-
-
-# --- images -------------------------------------------------------------------------------------
+def _rows(data: EmojiSet, per_group: int) -> list[tuple[str, list[int]]]:
+    """Return for each group with emoji its name and the numbers of those to show."""
+    rows: list[tuple[str, list[int]]] = []
+    first = np.unique(data.families, return_index=True)[1]
+    for group, name in enumerate(GROUPS):
+        own = first[data.labels[first] == group]
+        if len(own):
+            at = np.linspace(0, len(own) - 1, min(per_group, len(own))).round().astype(np.int64)
+            rows.append((name, own[at].tolist()))
+    return rows
 
 
 def _draw_all(
-    font: _Font, glyphs: list[str], size: int, progress: Callable[[int, int], None] | None
+    font: Font, glyphs: list[str], size: int, progress: Callable[[int, int], None] | None
 ) -> npt.NDArray[np.uint8]:
     """Return (N, size, size, 3) uint8, one image a glyph."""
     images = np.empty((len(glyphs), size, size, 3), np.uint8)
@@ -340,30 +204,6 @@ def _draw_all(
         if progress is not None:
             progress(index + 1, len(glyphs))
     return images
-
-
-def draw(png: bytes, size: int) -> npt.NDArray[np.uint8]:
-    """Return a PNG as (size, size, 3) uint8 on a white square, its proportions kept."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as picture:
-        square = _on_white(picture.convert("RGBA"))
-    small = square.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(small, np.uint8)
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """Return an RGB square with the picture in its middle.
-
-    Blended before it is made smaller: averaging colours of transparent pixels leaves dark rims.
-    """
-    from PIL import Image
-
-    side = max(picture.size)
-    corner = ((side - picture.width) // 2, (side - picture.height) // 2)
-    square = Image.new("RGBA", (side, side), "white")
-    square.alpha_composite(picture, corner)
-    return square.convert("RGB")
 
 
 # --- families and the split ---------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,21 @@ from torch import Tensor, nn
 from ..config import Config
 from ..data.batches import Batches
 from ..data.sources import ImageSource
+from ..data.transform import to_bytes
 from ..errors import DdimxError
 from ..models.layers import KeyedDropout
 from ..models.process import Draws, Process
 from ..noise import Noise
+from ..sampling.grid import write_grid
 from ..signals import Stop
+from ..solvers.executor import Draw
+from ..solvers.registry import SolverChoice
+from ..timesteps import spaced
 from .report import Reporter
 from .state import TrainState, save_checkpoint
 
 VALIDATION_EXAMPLES = 512
+GRID_SAMPLES, GRID_STEPS = 16, 20
 VALIDATION_SEED = 0
 
 
@@ -66,6 +72,8 @@ class Trainer:
             if done % training.snapshot_freq == 0 or done == total or stop:
                 self.save()
                 report.saved(self.state)
+                if not stop:
+                    self.draw_grid()
             if stop:
                 return False
         return True
@@ -105,16 +113,28 @@ class Trainer:
         Both are measured with the same draws, at the same times, without dropout, so that their
         ratio shows memorisation and nothing else.
         """
-        network = self.state.network
-        kept = {n: v.clone() for n, v in network.state_dict().items()}
-        network.load_state_dict(self.state.ema if self.config.model.ema else kept)
-        network.eval()
-        try:
-            count = min(VALIDATION_EXAMPLES, len(self.held_out) or VALIDATION_EXAMPLES)
-            parts = {"train": self.source, "held_out": self.held_out}
+        count = min(VALIDATION_EXAMPLES, len(self.held_out) or VALIDATION_EXAMPLES)
+        parts = {"train": self.source, "held_out": self.held_out}
+        with self._averaged():
             return {name: self._loss(part, count) for name, part in parts.items() if len(part)}
-        finally:
-            network.load_state_dict(kept)
+
+    @torch.no_grad()
+    def draw_grid(self) -> Path:
+        """Write a grid of samples from the averaged weights, always the same noise."""
+        schedule, noise = self.process.schedule, Noise(VALIDATION_SEED)
+        times = spaced("trailing", schedule.num_timesteps, min(GRID_STEPS, schedule.num_timesteps))
+        plan = self.process.plan(SolverChoice("ddim"), times)
+        samples = torch.arange(GRID_SAMPLES)
+        labels = None
+        if self.process.num_classes:
+            labels = (samples % self.process.num_classes).to(self.device)
+        start = self.process.prior(noise, samples, self.device)
+        draw = Draw(noise, samples.to(self.device))
+        with self._averaged(), self._autocast():
+            *_, last = self.process.sample(self.state.network, plan, start, draw, labels=labels)
+        path = self.folder / "samples" / f"step-{self.state.step:08d}.png"
+        write_grid(path, to_bytes(last.y.cpu(), self.config.data).numpy())
+        return path
 
     def save(self) -> Path:
         """Write a checkpoint of the present state."""
@@ -125,6 +145,19 @@ class Trainer:
             {**self.info, "seed": self.noise.seed},
             self.config.training.keep_checkpoints,
         )
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the network for a while, in evaluation mode."""
+        network = self.state.network
+        kept = {n: v.clone() for n, v in network.state_dict().items()}
+        if self.config.model.ema:
+            network.load_state_dict(self.state.ema)
+        network.eval()
+        try:
+            yield
+        finally:
+            network.load_state_dict(kept)
 
     @torch.no_grad()
     def _loss(self, source: ImageSource, count: int) -> float:

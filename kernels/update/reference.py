@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -59,7 +60,8 @@ def _predictions(
 
 def _weighted(weights: Tensor, predictions: Sequence[Tensor]) -> Tensor:
     terms = [weight * m for weight, m in zip(weights.unbind(), predictions, strict=False)]
-    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+    # Added one by one: a reduction's order, and so its last bits, may depend on the batch.
+    return reduce(torch.add, terms)
 
 
 def _step_noise(x: Tensor, row: Tensor, extras: Extras) -> Tensor:

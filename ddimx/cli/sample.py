@@ -1,0 +1,254 @@
+"""``ddimx sample``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from . import options
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..sampling.run import SampleRequest
+
+# What --resume takes from the manifest unless the command line says otherwise.
+REMEMBERED = (
+    "model",
+    "steps",
+    "eta",
+    "solver",
+    "variance",
+    "spacing",
+    "timesteps",
+    "clip",
+    "guidance",
+    "category",
+    "seed",
+    "start_index",
+    "count",
+    "batch_size",
+    "invariant",
+    "kind",
+    "dtype",
+    "weights",
+    "init_noise",
+)
+
+
+def sample(
+    model: options.Model = None,
+    steps: options.Steps = None,
+    count: options.Count = None,
+    category: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Class to draw (default: a mix; 'none': no class)."),
+    ] = None,
+    guidance: options.Guidance = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="64-bit seed of all noise (default: 0).")
+    ] = None,
+    start_index: Annotated[
+        int | None,
+        typer.Option(min=0, help="First sample index: --start-index 7 -n 1 makes image 7 again."),
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(metavar="ddim|ddpm", help="Update rule (default: ddim).")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="ddim's noise: 0 deterministic (default), 1 as DDPM.")
+    ] = None,
+    variance: Annotated[
+        str | None, typer.Option(metavar="large|small", help="ddpm's variance.")
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ddim|leading|linspace|trailing|quad",
+            help="Which timesteps to visit (default: the model's, else ddim).",
+        ),
+    ] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(metavar="T,T,...", help="The timesteps themselves: 999,749,499.")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="none|V", help="Bound of the predicted x0 (ddpm: 1, ddim: none)."),
+    ] = None,
+    init_noise: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="Start from these x_T, (N, C, H, W).")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="png|webp|npz|npy|adm",
+            help="Files to write: images, or one array (npy: float32, unclamped).",
+        ),
+    ] = None,
+    out: options.Out = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="last|DIR", help="Go on with an interrupted run, with its options."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another run in --out.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples computed together; does not change the noise.")
+    ] = None,
+    invariant: Annotated[
+        bool | None,
+        typer.Option("--invariant", help="Bit-identical files whatever the batch size; slower."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="ema|raw", help="Which weights of a checkpoint (default: ema)."),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="auto|fp32|bf16|fp16", help="Precision of the network."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the plan's table and end.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, evaluations, memory, time and end.")
+    ] = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw samples from a model into a run folder.
+
+    Image i depends on the seed and on i alone: not on the batch size, the device or where a run
+    was interrupted. The same command into the same --out goes on where it stopped.
+
+    Examples:
+
+      ddimx sample --steps 50
+
+      ddimx sample --category flags --guidance 2 -n 64
+
+      ddimx sample --solver ddpm --steps 1000 --seed 3 --out runs/ddpm
+
+      ddimx sample --explain --steps 10 --spacing quad
+    """
+    given = {name: value for name, value in locals().items() if name in REMEMBERED}
+    from ..progress import Progress
+    from ..signals import polite_stop
+    from .output import print_json
+
+    asked, folder = _asked(given, resume, out)
+    with Progress(quiet=quiet) as progress:
+        request = _request(asked, folder, overwrite, device)
+        for note in request.settings.notes:
+            progress.say(f"note: {note}")
+        if explain or dry_run:
+            _preview(request, costs_too=dry_run, as_json=json_output)
+            return
+        with polite_stop() as stop:
+            from ..sampling.run import run
+
+            record, where = run(request, stop, progress)
+        if json_output:
+            print_json({"folder": str(where), **record})
+        if stop:
+            progress.say(f"interrupted; go on: ddimx sample --resume {where}")
+            raise typer.Exit(stop.exit_code)
+        _summary(progress, record, where)
+
+
+def _asked(
+    given: dict[str, Any], resume: str | None, out: Path | None
+) -> tuple[dict[str, Any], Path | None]:
+    """Return the options and the folder; --resume fills in what the interrupted run was given."""
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+    if resume is None:
+        return plain, out
+    if out is not None:
+        raise UsageError("--resume names the folder already; leave --out away")
+    from ..runs import last_run
+    from ..sampling import manifest
+
+    folder = last_run("sample") if resume == "last" else Path(resume)
+    before = manifest.read(folder)
+    if before is None:
+        raise UsageError(f"--resume {resume}: no sampling run in {folder}")
+    return {**before["asked"], **plain}, folder
+
+
+def _request(
+    asked: dict[str, Any], out: Path | None, overwrite: bool, device: str
+) -> SampleRequest:
+    from ..sampling.run import SampleRequest, load_init_noise
+    from ..sampling.settings import Asked, resolve
+    from ..sampling.sinks import FORMATS
+    from ..weights.model import load_model
+    from .parse import clip_value, one_of, times
+
+    kind = one_of("format", asked.get("kind", "png"), FORMATS)
+    which = one_of("weights", asked.get("weights", "ema"), ("ema", "raw"))
+    model = load_model(
+        asked.get("model", "emoji"),
+        device=device,
+        dtype=asked.get("dtype", "auto"),
+        weights="raw" if which == "raw" else "ema",
+    )
+    path = Path(asked["init_noise"]) if "init_noise" in asked else None
+    states = None if path is None else load_init_noise(path, model.process.shape)
+    own = {"model", "kind", "dtype", "weights", "init_noise", "timesteps", "clip"}
+    settings = resolve(
+        Asked(
+            **{k: v for k, v in asked.items() if k not in own},
+            timesteps=times(asked.get("timesteps")),
+            clip=clip_value(asked.get("clip")),
+        ),
+        model,
+        available=None if states is None else len(states),
+    )
+    return SampleRequest(
+        model=model,
+        settings=settings,
+        kind=kind,
+        out=out,
+        overwrite=overwrite,
+        init_noise=path,
+        command=" ".join(["ddimx", *sys.argv[1:]]),
+        asked=asked,
+    )
+
+
+def _preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    from ..sampling.explain import costs, plan_table
+    from .output import print_json
+
+    plan = request.settings.plan
+    spent = costs(request.model, request.settings) if costs_too else None
+    if as_json:
+        print_json({"plan": plan.to_json(), **({"costs": spent} if spent else {})})
+        return
+    console = Console()
+    console.print(plan_table(plan))
+    if spent is not None:
+        console.print(
+            f"{spent['count']} samples in batches of {spent['batch_size']}: "
+            f"{spent['forward_passes_per_sample']} forward passes each, about "
+            f"{spent['memory_bytes'] / 1e6:,.0f} MB and {spent['estimated_seconds']:g} s on "
+            f"{request.model.device}, {request.model.precision.name}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _summary(progress: Progress, record: dict[str, Any], where: Path) -> None:
+    each = record["forward_passes_per_sample"]
+    progress.say(
+        f"{where}: {record['count']} samples, {each} forward passes each, "
+        f"{record['seconds']:.1f} s; see {where / 'grid.png'}"
+    )

@@ -1,0 +1,84 @@
+"""Plans and costs in words and tables, before anything is computed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from ..plan import Plan
+from ..weights.model import Model
+from .batch import run_batch
+from .memory import bytes_per_sample, weight_bytes
+from .settings import Settings
+
+TIMED_BATCH = 4
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return the plan's rows as a table; columns that are constant and idle are left out."""
+    table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
+    names = ["t", "t_to", *(n for n in "rsuvawcp" if _speaks(getattr(plan, n), n))]
+    columns = {name: getattr(plan, name) for name in names}
+    for label, values in (("b", plan.b), ("q", plan.q)):
+        for j in range(plan.depth):
+            if (values[:, j] != 0).any():
+                columns[f"{label}{j}"] = values[:, j]
+    table.add_column("row", justify="right")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in range(len(plan)):
+        table.add_row(str(row), *(_number(values[row]) for values in columns.values()))
+    return table
+
+
+def costs(model: Model, settings: Settings) -> dict[str, Any]:
+    """Return the cost of a run: evaluations, memory and an estimate of the time.
+
+    The time is that of one row on a small batch, measured now, times rows and samples; a warm-up
+    comes first. On a machine that is busy it is rough.
+    """
+    each = bytes_per_sample(model, settings.guidance)
+    passes = 2 if settings.guidance != 1.0 else 1
+    seconds = _seconds_per_row(model, settings) * len(settings.plan) * settings.count
+    return {
+        "nfe": settings.plan.nfe,
+        "forward_passes_per_sample": settings.plan.nfe * passes,
+        "count": settings.count,
+        "batch_size": settings.batch_size,
+        "memory_bytes": weight_bytes(model) + each * settings.batch_size,
+        "estimated_seconds": round(seconds, 2),
+    }
+
+
+def _seconds_per_row(model: Model, settings: Settings) -> float:
+    """Return the time of one row for one sample."""
+    samples = settings.indices[: min(TIMED_BATCH, settings.batch_size)]
+    steps = run_batch(model, settings, samples)
+    next(steps)
+    begun, rows = time.perf_counter(), 0
+    for _, step in zip(range(2), steps, strict=False):
+        step.y.sum().item()  # waits for the device
+        rows += 1
+    if not rows:  # a plan of one row: its warm-up is all there is to time
+        begun, rows = time.perf_counter(), 1
+        next(run_batch(model, settings, samples)).y.sum().item()
+    return (time.perf_counter() - begun) / rows / len(samples)
+
+
+def _speaks(values: np.ndarray[Any, Any], name: str) -> bool:
+    idle = 1.0 if name == "p" else 0.0
+    return bool((values != idle).any())
+
+
+def _number(value: float) -> str:
+    if np.isnan(value):
+        return "-"
+    return f"{value:g}" if value == round(value) else f"{value:.6f}"
+
+
+def describe_device(model: Model) -> str:
+    """Return device and precision with the reason, for one line of output."""
+    return f"{model.device}, {model.precision.name} ({model.precision.reason})"

@@ -1,0 +1,263 @@
+"""What ``ddimx sample`` does: batches into a run folder, resumable, recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import DdimxError, UsageError
+from ..files import sha256_file, write_json
+from ..progress import Progress
+from ..runs import fresh_run
+from ..signals import Stop
+from ..solvers.executor import Step
+from ..weights.model import Model
+from . import manifest
+from .batch import Start, finish_batch
+from .grid import MOST, write_grid
+from .memory import check_fits
+from .settings import Settings, labels_for
+from .sinks import ARRAY_FORMATS, Sink, open_sink
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRequest:
+    """A resolved sampling run and where it goes; ``asked`` is kept for ``--resume``."""
+
+    model: Model
+    settings: Settings
+    kind: str = "png"
+    out: Path | None = None
+    overwrite: bool = False
+    init_noise: Path | None = None
+    command: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
+
+
+class _Stopped(Exception):
+    """Somebody asked to stop in the middle of a batch."""
+
+
+def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[dict[str, Any], Path]:
+    """Write the samples that are missing and return the manifest with its folder.
+
+    The manifest's ``status`` is "complete", or "interrupted" if ``stop`` was set; then the same
+    request goes on where this one ended.
+
+    Raises:
+        UsageError: the folder holds something else, or the batch does not fit into memory.
+        DdimxError: the folder cannot be written.
+    """
+    start = None if request.init_noise is None else _Start(request.init_noise, request.settings)
+    check_fits(request.model, request.settings)
+    folder, before = _folder(request, start)
+    sink = open_sink(request.kind, folder, request.model.config.data, request.model.classes)
+    try:
+        job = _Job(request, folder, sink, start, before)
+        return job.run(stop, progress), folder
+    except OSError as error:
+        raise DdimxError(
+            f"cannot write to {folder}: {error.strerror or error}; what was written is valid, "
+            "the same command goes on from there"
+        ) from None
+
+
+def load_init_noise(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Read starting states, float32 [N, *shape] (memory-mapped).
+
+    Raises:
+        UsageError: not a ``.npy`` of that shape, or with values that are not finite.
+    """
+    try:
+        states = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"--init-noise {path}: not a readable .npy ({error})") from None
+    if not isinstance(states, np.ndarray) or states.shape[1:] != shape or not len(states):
+        found = getattr(states, "shape", "an archive")
+        expected = ", ".join(str(n) for n in shape)
+        raise UsageError(f"--init-noise {path}: shape {found}, expected (N, {expected})")
+    if states.dtype.kind != "f":
+        raise UsageError(f"--init-noise {path}: dtype {states.dtype}, expected floating point")
+    if not all(np.isfinite(state).all() for state in states):
+        raise UsageError(f"--init-noise {path}: holds values that are not finite")
+    return states
+
+
+class _Start:
+    """Starting states from a file: the i-th belongs to the run's i-th sample."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.sha256 = sha256_file(path)
+        self._states = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._first = settings.start_index
+
+    def __call__(self, samples: Sequence[int]) -> Tensor:
+        chosen = [i - self._first for i in samples]
+        return torch.from_numpy(np.array(self._states[chosen], dtype=np.float32))
+
+
+class _Job:
+    """One run in one folder."""
+
+    def __init__(
+        self,
+        request: SampleRequest,
+        folder: Path,
+        sink: Sink,
+        start: _Start | None,
+        before: dict[str, Any] | None,
+    ) -> None:
+        self._request, self._folder, self._sink = request, folder, sink
+        self._start: Start | None = start
+        self._complete = before is not None and before["status"] == "complete"
+        settings = request.settings
+        self._batch_size = settings.batch_size
+        self._record = {
+            "status": "running",
+            "count": settings.count,
+            **manifest.describe(request.model, settings, request.command),
+            "identity": manifest.identity(
+                request.model, settings, request.kind, start.sha256 if start else None
+            ),
+            "asked": request.asked,
+            "batch_size": settings.batch_size,
+            "network_calls": 0,
+            "seconds": 0.0,
+        }
+        if before is not None:
+            for key in ("network_calls", "seconds"):
+                self._record[key] = before.get(key, 0)
+
+    def run(self, stop: Stop, progress: Progress) -> dict[str, Any]:
+        settings = self._request.settings
+        pending = self._pending()
+        already = settings.count - len(pending)
+        if already:
+            progress.say(f"{self._folder}: {already} of {settings.count} samples are there already")
+        self._write("running")
+        begun, before = time.perf_counter(), self._record["seconds"]
+        calls = self._count_calls()
+        try:
+            self._sample(pending, stop, progress)
+        except (_Stopped, KeyboardInterrupt):
+            stop.signal = stop.signal or 2
+        finally:
+            calls.remove()
+            progress.stop()
+            self._record["seconds"] = round(before + time.perf_counter() - begun, 3)
+        if stop:
+            return self._write("interrupted")
+        self._record["files"] = self._sink.finish(settings.indices)
+        shown = settings.indices[:MOST]
+        write_grid(self._folder / "grid.png", self._sink.pixels(shown))
+        return self._write("complete")
+
+    def _pending(self) -> list[int]:
+        if self._complete and self._request.kind in ARRAY_FORMATS:
+            return []
+        done = self._sink.done()
+        return [i for i in self._request.settings.indices if i not in done]
+
+    def _sample(self, pending: list[int], stop: Stop, progress: Progress) -> None:
+        model, settings = self._request.model, self._request.settings
+        rows = len(settings.plan)
+        progress.start("sampling", len(pending) * rows)
+
+        def after_row(_: Step, samples: int) -> None:
+            progress.advance(samples)
+            if stop:
+                raise _Stopped
+
+        while pending:
+            if stop:
+                raise _Stopped
+            batch = pending[: self._batch_size]
+            try:
+                samples = finish_batch(
+                    model, settings, batch, start=self._start, after_row=after_row
+                )
+            except torch.cuda.OutOfMemoryError:
+                self._halve(progress)
+                continue
+            self._sink.write(batch, samples, labels_for(settings, model, batch))
+            pending = pending[len(batch) :]
+
+    def _halve(self, progress: Progress) -> None:
+        """Go on with half the batch after the device ran out of memory, and record it."""
+        if self._batch_size == 1:
+            raise DdimxError("not even one sample fits into the device's memory")
+        torch.cuda.empty_cache()
+        self._batch_size = (self._batch_size + 1) // 2
+        self._record["batch_size"] = self._batch_size
+        progress.say(f"out of memory; going on with batches of {self._batch_size}")
+
+    def _count_calls(self) -> Any:
+        def count(*_: Any) -> None:
+            self._record["network_calls"] += 1
+
+        return self._request.model.network.register_forward_hook(count)
+
+    def _write(self, status: str) -> dict[str, Any]:
+        self._record["status"] = status
+        write_json(self._folder / manifest.NAME, self._record)
+        return self._record
+
+
+def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[str, Any] | None]:
+    """Return the run's folder, and its manifest where the run was begun before."""
+    if request.out is None:
+        return fresh_run("sample", request.model.name), None
+    folder = request.out
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file")
+    before = manifest.read(folder) if folder.is_dir() else None
+    if request.overwrite:
+        _clear(folder, before)
+        before = None
+    elif before is not None:
+        now = manifest.identity(
+            request.model, request.settings, request.kind, start.sha256 if start else None
+        )
+        manifest.check_same(folder, before, now, request.settings.count)
+        _check_extension(request, folder, before)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DdimxError(f"cannot create {folder}: {error.strerror}") from None
+    return folder, before
+
+
+def _check_extension(request: SampleRequest, folder: Path, before: dict[str, Any]) -> None:
+    """A finished array is one file: it cannot grow."""
+    if request.kind not in ARRAY_FORMATS or before["status"] != "complete":
+        return
+    if request.settings.count != before["count"]:
+        raise UsageError(
+            f"{folder} holds a finished file of {before['count']} samples; "
+            "choose another --out or --overwrite"
+        )
+
+
+def _clear(folder: Path, before: dict[str, Any] | None) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    if before is None:
+        return
+    names = [*before.get("files", []), "grid.png", manifest.NAME]
+    indices = range(
+        before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
+    )
+    names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
+    for name in {Path(n).name for n in names}:
+        (folder / name).unlink(missing_ok=True)
+    for part in (folder / "parts").glob("*"):
+        part.unlink()

@@ -1,0 +1,178 @@
+"""Where samples go: one image file each, or one array for all. Every file is whole or absent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..config import DataConfig
+from ..data.transform import to_bytes
+from ..errors import unknown
+from ..files import whole_file
+
+IMAGE_FORMATS = ("png", "webp")
+ARRAY_FORMATS = ("npz", "npy", "adm")
+FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
+
+
+class Sink(Protocol):
+    """Takes samples by index, and knows which it has."""
+
+    def done(self) -> set[int]:
+        """Return the indices that are on disk."""
+        ...
+
+    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
+        """Store samples, float32 [B, C, H, W] in the network's range."""
+        ...
+
+    def finish(self, indices: range) -> list[str]:
+        """Bring the run's files into their final form and return their names."""
+        ...
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Return finished samples as uint8 [B, H, W, C]."""
+        ...
+
+
+def open_sink(kind: str, folder: Path, data: DataConfig, classes: Sequence[str]) -> Sink:
+    """Return the sink for a ``--format``.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    if kind in IMAGE_FORMATS:
+        return ImageSink(folder, data, kind)
+    if kind in ARRAY_FORMATS:
+        return ArraySink(folder, data, kind, classes)
+    raise unknown("format", kind, FORMATS)
+
+
+class ImageSink:
+    """One file for every sample, named by its index: ``000007.png``."""
+
+    def __init__(self, folder: Path, data: DataConfig, suffix: str) -> None:
+        self._folder, self._data, self._suffix = folder, data, suffix
+        self._name = re.compile(rf"^(\d{{6,}})\.{suffix}$")
+
+    def done(self) -> set[int]:
+        """Return the indices whose files exist; files are written whole."""
+        if not self._folder.is_dir():
+            return set()
+        return {int(m[1]) for p in self._folder.iterdir() if (m := self._name.match(p.name))}
+
+    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
+        """Encode and write one file for every sample."""
+        for index, picture in zip(indices, to_bytes(samples, self._data).numpy(), strict=True):
+            with whole_file(self._path(index)) as part:
+                as_image(picture).save(part, format=self._suffix.upper(), lossless=True)
+
+    def finish(self, indices: range) -> list[str]:
+        """Return the files' names; they are final already."""
+        return [self._path(i).name for i in indices]
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Read images back, uint8 [B, H, W, C]."""
+        pictures = [np.asarray(Image.open(self._path(i))) for i in indices]
+        return np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:06d}.{self._suffix}"
+
+
+class ArraySink:
+    """One array file for all samples, collected batch by batch in a folder of parts.
+
+    ``npy``: float32 [N, C, H, W] in the network's range, not clamped. ``npz``: ``images`` uint8
+    [N, H, W, C] with ``labels`` and ``groups``, which ``ddimx train`` reads. ``adm``: ``arr_0``
+    (and ``arr_1``, the labels) as guided-diffusion's evaluator reads them.
+    """
+
+    def __init__(self, folder: Path, data: DataConfig, kind: str, classes: Sequence[str]) -> None:
+        self._parts, self._data, self._kind = folder / "parts", data, kind
+        self._classes = tuple(classes)
+        self._final = folder / f"samples.{'npy' if kind == 'npy' else 'npz'}"
+
+    def done(self) -> set[int]:
+        """Return the indices in the parts; a finished file is known to the manifest."""
+        if not self._parts.is_dir():
+            return set()
+        return {i for part in self._parts.glob("*.npz") for i in _loaded(part)["indices"].tolist()}
+
+    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
+        """Write one part."""
+        values = samples if self._kind == "npy" else to_bytes(samples, self._data)
+        with whole_file(self._parts / f"{indices[0]:08d}-{len(indices)}.npz") as part:
+            with part.open("wb") as stream:
+                np.savez(
+                    stream,
+                    indices=np.array(list(indices), dtype=np.int64),
+                    values=values.numpy(),
+                    labels=np.empty(0, np.int64) if labels is None else labels.cpu().numpy(),
+                )
+
+    def finish(self, indices: range) -> list[str]:
+        """Join the parts in the order of the indices; the parts go when the file is whole."""
+        if self._parts.is_dir():
+            with whole_file(self._final) as part:
+                self._join(indices, part)
+            shutil.rmtree(self._parts)
+        return [self._final.name]
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Return the first samples of the finished file as uint8 [B, H, W, C]."""
+        if self._kind == "npy":
+            values = np.load(self._final, mmap_mode="r")[: len(indices)]
+            return to_bytes(torch.from_numpy(np.array(values)), self._data).numpy()
+        pixels: npt.NDArray[np.uint8]
+        pixels = _loaded(self._final)["images" if self._kind == "npz" else "arr_0"]
+        return pixels[: len(indices)]
+
+    def _join(self, indices: range, path: Path) -> None:
+        parts = sorted(self._parts.glob("*.npz"))
+        first = _loaded(parts[0])
+        shape = (len(indices), *first["values"].shape[1:])
+        scratch = self._parts / "joined.npy"
+        joined = np.lib.format.open_memmap(scratch, "w+", first["values"].dtype, shape)
+        labels = np.zeros(len(indices) if len(first["labels"]) else 0, dtype=np.int64)
+        for part in parts:
+            arrays = _loaded(part)
+            wanted = [i in indices for i in arrays["indices"].tolist()]
+            where = arrays["indices"][wanted] - indices.start
+            joined[where] = arrays["values"][wanted]
+            if len(labels):
+                labels[where] = arrays["labels"][wanted]
+        joined.flush()
+        if self._kind == "npy":
+            del joined
+            shutil.move(scratch, path)
+            return
+        with path.open("wb") as stream:
+            np.savez(stream, **self._named(joined, labels))
+
+    def _named(self, images: Any, labels: Any) -> dict[str, Any]:
+        if self._kind == "adm":
+            return {"arr_0": images, **({"arr_1": labels} if len(labels) else {})}
+        named = {"images": images}
+        if len(labels) and labels.max() < len(self._classes):
+            named |= {"labels": labels, "groups": np.array(self._classes)}
+        return named
+
+
+def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return pixels [H, W, 1 or 3] as an image, grey or RGB."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

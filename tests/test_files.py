@@ -1,0 +1,132 @@
+"""Files are whole or absent, also when the writer fails, is killed or is overtaken."""
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from ddimx.files import sha256_file, whole_file, write_bytes, write_json
+from tests.conftest import cli_environment
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "er" / "a.bin"
+    with whole_file(path) as part:
+        part.write_bytes(b"half")
+        assert part.parent == path.parent  # one file system, so that the rename is atomic
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert names(path.parent) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_an_exception_leaves_no_trace(tmp_path, error, old):
+    path = tmp_path / "a.bin"
+    if old is not None:
+        path.write_bytes(old)
+
+    def fail():
+        with whole_file(path) as part:
+            part.write_bytes(b"ha")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert names(tmp_path) == ([] if old is None else ["a.bin"])
+    assert old is None or path.read_bytes() == old
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from ddimx.files import whole_file
+with whole_file(Path(sys.argv[1])) as part:
+    part.write_bytes(b"ha")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_killed_writer_leaves_no_half_file(tmp_path, old):
+    path = tmp_path / "a.bin"
+    if old is not None:
+        path.write_bytes(old)
+    command = [sys.executable, "-c", KILLED, path]
+    done = subprocess.run(command, env=cli_environment(), check=False)
+    assert done.returncode == 9
+    assert path.exists() == (old is not None)
+    assert old is None or path.read_bytes() == old
+    # What is left bears a name that no reader looks for and git ignores; the next write works.
+    left = set(names(tmp_path)) - {"a.bin"}
+    assert all(n.startswith(".a.bin.") and n.endswith(".part") for n in left)
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_overwriting_replaces_the_file_and_does_not_write_into_it(tmp_path):
+    path, link = tmp_path / "a.bin", tmp_path / "link.bin"
+    write_bytes(path, b"old")
+    os.link(path, link)
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert link.read_bytes() == b"old"
+
+
+def test_two_writers_at_once_do_not_mix(tmp_path):
+    path = tmp_path / "a.bin"
+    with whole_file(path) as first, whole_file(path) as second:
+        assert first != second
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"  # the outer one ended last
+    assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_an_ordinary_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "a.bin", b"x")
+        (tmp_path / "ordinary").touch()
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("a.bin", "ordinary")}
+    assert modes == {0o666 & ~mask}
+
+
+def test_the_part_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    path, events = tmp_path / "a.bin", []
+    monkeypatch.setattr(os, "fsync", lambda _: events.append(path.exists()))
+    write_bytes(path, b"x")
+    assert events == [False, True]
+
+
+def test_json(tmp_path):
+    path = tmp_path / "a.json"
+    value = {"name": "Ä", "list": [1, 2.5, None]}
+    write_json(path, value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+    assert "Ä" in path.read_text(encoding="utf-8")
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            write_json(path, {"x": bad})
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 2**20, 2**20 + 1])
+def test_sha256(tmp_path, size):
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    (tmp_path / "a.bin").write_bytes(data)
+    assert sha256_file(tmp_path / "a.bin") == hashlib.sha256(data).hexdigest()
