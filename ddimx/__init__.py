@@ -22,5 +22,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
+        from .errors import check_links
+
+        check_links()
         return getattr(import_module(".api", __name__), name)
     raise AttributeError(f"module 'ddimx' has no attribute '{name}'")

@@ -12,19 +12,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .config import Config
-from .errors import UsageError, nearest
-
-_LINK_HINT = (
-    "the package's 'configs' link is a text file: this checkout was made without symbolic links; "
-    "run 'git config core.symlinks true' and check out again"
-)
+from .errors import UsageError, check_links, nearest
 
 
 def shipped_configs() -> list[str]:
     """Return the names of the configurations that come with the package."""
+    check_links()
     folder = resources.files("ddimx") / "configs"
-    if not folder.is_dir():
-        raise UsageError(_LINK_HINT)
     return sorted(p.name[:-4] for p in folder.iterdir() if p.name.endswith(".yml"))
 
 

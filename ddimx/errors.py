@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class DdimxError(Exception):
@@ -28,3 +29,17 @@ def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
     """Build the error for a name that is none of the allowed ones."""
     names = sorted(known)
     return UsageError(f"unknown {what} '{word}'{nearest(word, names)} Allowed: {', '.join(names)}.")
+
+
+def check_links() -> None:
+    """Refuse a checkout that was made without symbolic links, where git writes text files.
+
+    Raises:
+        UsageError: the package's ``kernels`` or ``configs`` is such a file.
+    """
+    for link in ("kernels", "configs"):
+        if (Path(__file__).parent / link).is_file():
+            raise UsageError(
+                f"the package's '{link}' link is a text file: this checkout was made without "
+                "symbolic links; run 'git config core.symlinks true' and check out again"
+            )

@@ -8,6 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class Interrupted(SystemExit):
+    """Ctrl-C where nothing needs finishing: the process ends with exit code 130.
+
+    A SystemExit, because command line libraries turn KeyboardInterrupt into an exit code of 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(INTERRUPTED)
+
+
+def exit_on_interrupt() -> None:
+    """Make Ctrl-C raise :class:`Interrupted` from now on; ``finally`` blocks still run."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGINT, leave)
+
 
 class Stop:
     """Whether somebody asked the process to stop, and by which signal."""
@@ -28,7 +49,7 @@ class Stop:
 def polite_stop() -> Iterator[Stop]:
     """Yield a :class:`Stop` that the first SIGINT or SIGTERM sets; restore handlers at the end.
 
-    A second SIGINT raises KeyboardInterrupt where the program stands. Off the main thread, where
+    A second SIGINT raises :class:`Interrupted` where the program stands. Off the main thread, where
     Python allows no handlers, nothing is installed.
     """
     stop = Stop()
@@ -38,7 +59,7 @@ def polite_stop() -> Iterator[Stop]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         if stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted
         stop.signal = number
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

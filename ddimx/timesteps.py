@@ -31,8 +31,8 @@ def _linspace(total: int, steps: int) -> Times:
 
 def _trailing(total: int, steps: int) -> Times:
     """S times counted down from T - 1 in strides of T / S (arXiv 2305.08891, table 2)."""
-    times: Times = np.arange(total, 0, -total / steps).round() - 1
-    return times[:steps][::-1].copy()
+    times: Times = (np.arange(total, 0, -total / steps).round() - 1)[:steps][::-1].copy()
+    return times
 
 
 def _quad(total: int, steps: int) -> Times:

@@ -67,7 +67,7 @@ from pathlib import Path
 from ddimx.runs import fresh_run
 sys.stdin.readline()
 for _ in range(20):
-    print(fresh_run("train", sys.argv[1], Path("."))) 
+    print(fresh_run("train", sys.argv[1], Path(".")))
 """
 
 

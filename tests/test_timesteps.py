@@ -71,9 +71,9 @@ def test_linspace_is_diffusers(total):
 @pytest.mark.parametrize("total", TOTALS)
 def test_leading_is_diffusers(total):
     for steps in range(1, total + 1):
-        assert np.array_equal(
-            spaced("leading", total, steps), diffusers_leading(total, steps)
-        ), steps
+        assert np.array_equal(spaced("leading", total, steps), diffusers_leading(total, steps)), (
+            steps
+        )
 
 
 @pytest.mark.parametrize("total", TOTALS)

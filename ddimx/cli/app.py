@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from ..errors import DdimxError
-from . import prepare, sample, train
+from ..errors import DdimxError, check_links
+from . import convert, info, prepare, sample, train
 
 app = typer.Typer(
     name="ddimx",
@@ -19,9 +19,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
+app.command("convert")(convert.convert)
+app.command("info")(info.info)
 
 
 def _version(wanted: bool) -> None:
@@ -42,14 +44,15 @@ def top(
 
 def run() -> NoReturn:
     """Run the command line and exit: 0 done, 2 wrong usage, 1 failed, 130 interrupted."""
+    from ..signals import exit_on_interrupt
+
+    exit_on_interrupt()
     try:
+        check_links()
         app()
     except DdimxError as error:
         if os.environ.get("DDIMX_DEBUG") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     sys.exit(0)

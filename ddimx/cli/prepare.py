@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +121,7 @@ def _check_targets(out: Path, preview: Path | None) -> None:
         raise UsageError(f"--preview and --out are the same file: {out}")
 
 
-def _counter(progress: Progress) -> Any:
+def _counter(progress: Progress) -> Callable[[int, int], None]:
     """Return what ``extract`` calls after each image; the bar begins with the first."""
 
     def count(done: int, total: int) -> None:

@@ -13,6 +13,8 @@ from ..errors import DdimxError
 from .sources import Bytes, Integers
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# What Pillow raises for broken files, and for such as claim an absurd size.
+UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
 
 
@@ -62,8 +64,8 @@ class FolderSource:
         path = self._root / self._names[index]
         try:
             with Image.open(path) as image:
-                return square(image.convert("RGB"), self._size)
-        except (OSError, ValueError) as error:
+                return square(_rgb(image), self._size)
+        except UNREADABLE as error:
             raise DdimxError(f"{path}: cannot be decoded ({error})") from None
 
 
@@ -79,3 +81,10 @@ def square(image: Image.Image, size: int) -> Bytes:
     left, top = (width - side) // 2, (height - side) // 2
     cropped = image.crop((left, top, left + side, top + side))
     return np.asarray(cropped.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip them at 255
+        high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
+        image = Image.fromarray(high.astype(np.uint8))
+    return image.convert("RGB")

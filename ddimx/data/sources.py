@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,16 +54,20 @@ class NpzSource:
         images = arrays.get("images", arrays.get("arr_0"))
         if images is None or images.ndim != 4 or images.dtype != np.uint8:
             raise DdimxError(f"{path}: needs an array 'images', uint8 [N, H, W, C]")
-        chosen = _split(arrays.get("held_out"), len(images), held_out)
+        chosen = _split(arrays, len(images), held_out, path)
         self._images: Bytes = images[chosen]
         self.labels = _companion(arrays, "labels", len(images), chosen, path)
         self.families = _companion(arrays, "families", len(images), chosen, path)
-        self.names = arrays["names"][chosen] if "names" in arrays else None
         self.classes = tuple(str(g) for g in arrays["groups"]) if "groups" in arrays else ()
         self.fingerprint = sha256_file(path)
 
     def __len__(self) -> int:
         return len(self._images)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of every image."""
+        return self._images.shape[1:]
 
     def images(self, indices: Integers) -> Bytes:
         """Return uint8 [len(indices), H, W, C]."""
@@ -85,29 +91,43 @@ def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
     if data.root is None:
         raise UsageError(f"data.root must name the {kind.lower()} to train on")
     root = Path(data.root).expanduser()
+    size = data.image_size
     if kind == "FOLDER":
         from .folder import FolderSource
 
-        return FolderSource(root, size=data.image_size, held_out=held_out, workers=data.num_workers)
+        folder = FolderSource(root, size=size, held_out=held_out, workers=data.num_workers)
+        _check_fit(config, folder, root, (size, size, 3), ())
+        return folder
     source = NpzSource(root, held_out=held_out)
-    _check_shape(config, source, root)
+    _check_fit(config, source, root, source.image_shape, source.classes)
     return source
 
 
-def _check_shape(config: Config, source: NpzSource, root: Path) -> None:
-    if not len(source):
-        return
-    shape = source.images(np.zeros(1, dtype=np.int64)).shape[1:]
+def _check_fit(
+    config: Config,
+    source: ImageSource,
+    root: Path,
+    shape: tuple[int, ...],
+    groups: tuple[str, ...],
+) -> None:
+    """Refuse a data set that the configuration cannot be trained on; ``groups`` may be empty."""
     channels, height, width = config.sample_shape
     if shape != (height, width, channels):
         raise UsageError(
             f"{root}: images are {shape[0]}x{shape[1]}x{shape[2]} but the configuration says "
             f"{height}x{width}x{channels} (data.image_size, data.channels)"
         )
-    if config.model.classes and source.labels is None:
-        raise UsageError(f"{root}: model.classes are set but the file has no labels")
-    if config.model.classes and source.classes and source.classes != config.model.classes:
-        raise UsageError(f"{root}: its groups {source.classes} are not model.classes")
+    if config.data.balance == "family" and source.families is None:
+        raise UsageError(f"{root}: data.balance is 'family' but there are no families")
+    classes = config.model.classes
+    if classes and source.labels is None:
+        raise UsageError(f"{root}: model.classes are set but there are no labels")
+    if classes and groups and groups != classes:
+        raise UsageError(f"{root}: its groups {groups} are not model.classes")
+    if classes and source.labels is not None:
+        strange = np.setdiff1d(source.labels, np.arange(len(classes)))
+        if len(strange):
+            raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -116,18 +136,22 @@ def _read_npz(path: Path) -> dict[str, Any]:
             f"no data file {path}. For the emoji run 'ddimx prepare emoji'; "
             "for your own images set data.root."
         )
+    damaged = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not an archive of arrays")
+        with archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except damaged as error:
         raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None
 
 
-def _split(mark: Any, count: int, held_out: bool) -> Integers:
-    if mark is None:
+def _split(arrays: dict[str, Any], count: int, held_out: bool, path: Path) -> Integers:
+    if "held_out" not in arrays:
         return np.arange(0 if held_out else count, dtype=np.int64)
-    wanted = np.asarray(mark, dtype=bool) == held_out
-    return np.flatnonzero(wanted).astype(np.int64)
+    mark = _checked(arrays, "held_out", count, "b", path)
+    return np.flatnonzero(mark == held_out).astype(np.int64)
 
 
 def _companion(
@@ -135,7 +159,16 @@ def _companion(
 ) -> Integers | None:
     if key not in arrays:
         return None
-    if arrays[key].shape != (count,):
-        raise DdimxError(f"{path}: '{key}' has shape {arrays[key].shape}, expected ({count},)")
-    picked: Integers = arrays[key][chosen].astype(np.int64)
+    picked: Integers = _checked(arrays, key, count, "iu", path)[chosen].astype(np.int64)
     return picked
+
+
+def _checked(arrays: dict[str, Any], key: str, count: int, kinds: str, path: Path) -> Any:
+    """Return the array, which must be [count] and of one of these kinds ("b" bool, "iu" int)."""
+    array = arrays[key]
+    if array.shape != (count,) or array.dtype.kind not in kinds:
+        what = "bool" if kinds == "b" else "integers"
+        raise DdimxError(
+            f"{path}: '{key}' is {array.dtype} {list(array.shape)}, expected {what} [{count}]"
+        )
+    return array

@@ -98,7 +98,8 @@ def check_fits(model: Model, settings: Settings) -> None:
     each = bytes_per_sample(model, settings.guidance)
     most = int(free * SHARE) // each
     if settings.batch_size > most:
+        needed = settings.batch_size * each
         raise UsageError(
-            f"a batch of {settings.batch_size} needs about {settings.batch_size * each / 1e9:.1f} GB"
-            f", {free / 1e9:.1f} GB are free: use --batch-size {max(most, 1)} or less"
+            f"a batch of {settings.batch_size} needs about {needed / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free: use --batch-size {max(most, 1)} or less"
         )

@@ -17,7 +17,7 @@ from ..errors import DdimxError, UsageError
 from ..files import sha256_file, write_json
 from ..progress import Progress
 from ..runs import fresh_run
-from ..signals import Stop
+from ..signals import Interrupted, Stop
 from ..solvers.executor import Step
 from ..weights.model import Model
 from . import manifest
@@ -147,7 +147,7 @@ class _Job:
         calls = self._count_calls()
         try:
             self._sample(pending, stop, progress)
-        except (_Stopped, KeyboardInterrupt):
+        except (_Stopped, Interrupted):
             stop.signal = stop.signal or 2
         finally:
             calls.remove()

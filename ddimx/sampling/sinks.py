@@ -111,14 +111,14 @@ class ArraySink:
     def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
         """Write one part."""
         values = samples if self._kind == "npy" else to_bytes(samples, self._data)
-        with whole_file(self._parts / f"{indices[0]:08d}-{len(indices)}.npz") as part:
-            with part.open("wb") as stream:
-                np.savez(
-                    stream,
-                    indices=np.array(list(indices), dtype=np.int64),
-                    values=values.numpy(),
-                    labels=np.empty(0, np.int64) if labels is None else labels.cpu().numpy(),
-                )
+        path = self._parts / f"{indices[0]:08d}-{len(indices)}.npz"
+        with whole_file(path) as part, part.open("wb") as stream:
+            np.savez(
+                stream,
+                indices=np.array(list(indices), dtype=np.int64),
+                values=values.numpy(),
+                labels=np.empty(0, np.int64) if labels is None else labels.cpu().numpy(),
+            )
 
     def finish(self, indices: range) -> list[str]:
         """Join the parts in the order of the indices; the parts go when the file is whole."""

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_emoji_font import add_bitmaps, plain_font, png, save_tiny_font
-from test_emoji_names import EMOJI_TEST
 
 from ddimx.data import emoji
 from ddimx.data.emoji import (
@@ -23,6 +21,8 @@ from ddimx.data.emoji import (
     save,
 )
 from ddimx.errors import DdimxError
+from tests.data.test_emoji_font import add_bitmaps, plain_font, png, save_tiny_font
+from tests.data.test_emoji_names import EMOJI_TEST
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""What this installation is and can do, as plain values."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .device import choose_device, choose_precision
+from .kernels import update
+from .kernels._dispatch import reason_for
+from .weights.model import find_model, shipped_models
+from .weights.native import read_header
+
+PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
+# Every operation and what implements it; a new kernel folder adds itself here.
+OPERATIONS = {"update": update.IMPLEMENTATIONS}
+SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
+
+
+def about() -> dict[str, Any]:
+    """Return versions, devices, kernels, cache folder and models."""
+    device = choose_device()
+    precision = choose_precision("auto", device)
+    return {
+        "versions": {"ddimx": __version__, "python": platform.python_version(), **_packages()},
+        "devices": {
+            "default": str(device),
+            "cuda": _cuda(),
+            "mps": "available" if torch.backends.mps.is_available() else "not available",
+            "cpu threads": torch.get_num_threads(),
+            "dtype auto": f"{precision.name}: {precision.reason}",
+        },
+        "kernels": {
+            name: "{} ({})".format(*reason_for(name, available, device.type))
+            for name, available in OPERATIONS.items()
+        },
+        "cache": str(cache_folder()),
+        "models": about_models(),
+    }
+
+
+def about_models() -> dict[str, Any]:
+    """Return each shipped model's size and history from its own header."""
+    found: dict[str, Any] = {}
+    for name in shipped_models():
+        path = find_model(name)
+        header = read_header(path)
+        found[name] = {
+            "network": header.config.model.name,
+            "sample": "x".join(str(n) for n in header.config.sample_shape),
+            "classes": ", ".join(header.config.model.classes) or "none",
+            "megabytes": round(path.stat().st_size / 1e6, 1),
+            **{key: header.info[key] for key in SHOWN if key in header.info},
+        }
+    return found
+
+
+def cache_folder() -> Path:
+    """Return where downloads are kept: ``DDIMX_CACHE``, else below XDG's cache folder."""
+    if "DDIMX_CACHE" in os.environ:
+        return Path(os.environ["DDIMX_CACHE"]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "ddimx"
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        return "not available"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names)

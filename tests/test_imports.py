@@ -1,0 +1,196 @@
+"""Imports run downwards only, and nothing heavy is imported before it is needed."""
+
+import ast
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ddimx
+from ddimx.cli.app import app
+from tests.conftest import ROOT, cli_environment
+
+# From the bottom up (DESIGN section 2). A module may import from its own layer and those below.
+LAYERS = [
+    {"kernels"},
+    {"errors", "files"},
+    {"config", "config_file", "device", "noise", "plan", "progress", "runs", "schedule"}
+    | {"signals", "timesteps"},
+    {"solvers"},
+    {"models"},
+    {"data", "weights"},
+    {"sampling", "training"},
+    {"api", "about"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def imports_of(path: Path, module: list[str], is_package: bool) -> set[str]:
+    """The parts of ddimx (as "errors" or "models") that a file imports, wherever it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = module[: len(module) + is_package - node.level] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            names = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        found |= {name[1] for name in names if name[0] == "ddimx" and len(name) > 1}
+    return {part for part in found if not part.startswith("__")}
+
+
+def own_files() -> list[tuple[Path, list[str]]]:
+    files = [(path, path.relative_to(ROOT)) for path in (ROOT / "ddimx").rglob("*.py")]
+    files += [(p, "ddimx" / p.relative_to(ROOT)) for p in (ROOT / "kernels").rglob("*.py")]
+    unique = {name: path for path, name in files}  # some Pythons follow the link, some do not
+    return [(path, list(name.with_suffix("").parts)) for name, path in unique.items()]
+
+
+def test_imports_run_downwards():
+    files = own_files()
+    assert {name[1] for _, name in files} == LEVEL.keys()  # what is new belongs into the table
+    wrong = []
+    for path, name in files:
+        is_package = name[-1] == "__init__"
+        for imported in imports_of(path, name[:-1] if is_package else name, is_package):
+            if LEVEL[imported] > LEVEL[name[1]]:
+                wrong.append(f"{path.relative_to(ROOT)} imports ddimx.{imported}")
+    assert not wrong
+
+
+def test_the_check_of_imports_sees_every_form(tmp_path):
+    path = tmp_path / "m.py"
+    path.write_text(
+        "import ddimx.config, torch\n"
+        "from ddimx import files\n"
+        "from ddimx.noise import Noise\n"
+        "from .. import __version__, errors\n"
+        "from ..solvers.ddim import ddim\n"
+        "from . import unet\n"
+        "def f():\n"
+        "    from ..cli import app\n"
+    )
+    module = ["ddimx", "models", "m"]
+    expected = {"config", "files", "noise", "errors", "solvers", "models", "cli"}
+    assert imports_of(path, module, is_package=False) == expected
+    path.write_text("from . import a\nfrom .b import c\nfrom .._dispatch import d\n")
+    assert imports_of(path, ["ddimx", "kernels", "update"], is_package=True) == {"kernels"}
+
+
+def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env=cli_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+HEAVY = {"torch", "numpy", "triton", "safetensors", "PIL", "ddimx.config", "tensorboard"}
+AFTER_HELP = """
+import sys
+from ddimx.cli.app import app
+try:
+    app([*sys.argv[1:], "--help"])
+except SystemExit as end:
+    assert not end.code, end.code
+print("MODULES", *sys.modules)
+"""
+
+
+def verbs() -> list[list[str]]:
+    """Every verb that is registered, those of nested commands included, and none at all."""
+
+    def walk(typer_app, before):
+        yield before
+        for command in typer_app.registered_commands:
+            yield [*before, command.name or command.callback.__name__]
+        for group in typer_app.registered_groups:
+            yield from walk(group.typer_instance, [*before, group.name])
+
+    return list(walk(app, []))
+
+
+def test_the_list_of_verbs_is_not_empty():
+    assert [] in verbs()
+    assert ["train"] in verbs()
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=lambda verb: " ".join(["ddimx", *verb]))
+def test_help_imports_nothing_heavy(verb):
+    done = python(AFTER_HELP, *verb)
+    assert done.returncode == 0, done.stderr
+    help_text, _, modules = done.stdout.rpartition("MODULES ")
+    assert "Usage:" in help_text
+    assert not HEAVY & set(modules.split())
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, ddimx; ddimx.__version__; print(*sys.modules)"
+    done = python(code)
+    assert not HEAVY & set(done.stdout.split())
+    assert "ddimx" in done.stdout.split()
+
+
+def test_the_packages_names_are_there_when_asked_for():
+    for name in ddimx.__all__:
+        assert getattr(ddimx, name) is not None
+    with pytest.raises(AttributeError, match="module 'ddimx' has no attribute 'absent'"):
+        _ = ddimx.absent
+
+
+def test_kernels_cannot_be_imported_under_a_second_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    with pytest.raises(ImportError, match=r"import this package as 'ddimx\.kernels', not as 'ker"):
+        importlib.import_module("kernels")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the checkout whose links can be broken."""
+    for name in ("ddimx", "kernels", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__", "pretrained")
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=ignored)
+    return tmp_path
+
+
+def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=cli_environment() | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("link", ["configs", "kernels"])
+def test_a_checkout_without_symbolic_links_says_so(checkout, link):
+    (checkout / "ddimx" / link).unlink()
+    (checkout / "ddimx" / link).write_text(f"../{link}")  # what git writes there
+    done = ran(checkout, "-m", "ddimx", "train", "--config", "emoji")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"'{link}' link is a text file" in last
+    assert "git config core.symlinks true" in last
+
+
+def test_the_same_in_python(checkout):
+    (checkout / "ddimx" / "kernels").unlink()
+    (checkout / "ddimx" / "kernels").write_text("../kernels")
+    done = ran(checkout, "-c", "import ddimx; ddimx.sample")
+    last = done.stderr.strip().splitlines()[-1]
+    assert "'kernels' link is a text file" in last
