@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import DdimxError, check_links
-from . import convert, info, prepare, sample, train
+from . import convert, evaluate, info, prepare, sample, train
 
 app = typer.Typer(
     name="ddimx",
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("sample")(sample.sample)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
+app.add_typer(evaluate.app, name="evaluate")
 app.command("convert")(convert.convert)
 app.command("info")(info.info)
 
