@@ -149,6 +149,7 @@ class SamplingConfig(Section):
     solver: str | None = None
     spacing: Spacing | None = None
     guidance: float | None = None
+    clip: float | None = Field(default=None, gt=0.0)
 
 
 class OptimConfig(Section):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -60,6 +62,24 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype '{name}'. Allowed: auto, {', '.join(DTYPES)}.")
     return Precision(DTYPES[name], "asked for")
+
+
+def describe(device: torch.device) -> str:
+    """Return a device's kind and name: "cuda (NVIDIA H200)", "cpu (AMD EPYC, 2 threads)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({_cpu_name()}, {torch.get_num_threads()} threads)"
+    return device.type
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def forbid_tf32() -> None:

@@ -52,8 +52,16 @@ def run() -> NoReturn:
         check_links()
         app()
     except DdimxError as error:
-        if os.environ.get("DDIMX_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 - a fault of ours is one line too, not a traceback
+        name = type(error).__name__
+        _fail(f"{name}: {error}\nThis is a fault of ddimx; DDIMX_DEBUG=1 shows where.", 1)
     sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Print one message and exit; under DDIMX_DEBUG=1 raise what is being handled instead."""
+    if os.environ.get("DDIMX_DEBUG") == "1":
+        raise  # noqa: PLE0704 - called from an except block only
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

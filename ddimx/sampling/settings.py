@@ -123,8 +123,9 @@ def make_sampling_plan(asked: Asked, model: Model) -> tuple[Plan, tuple[str, ...
     if solver == "ddpm" and variance is None:
         variance = "small" if model.config.model.var_type == "fixedsmall" else "large"
     plan = model.process.plan(SolverChoice(solver, eta, variance), times)
-    if asked.clip is not None:
-        plan = plan.with_clip(None if asked.clip == "none" else float(asked.clip))
+    clip = asked.clip if asked.clip is not None or solver != "ddim" else defaults.clip
+    if clip is not None:
+        plan = plan.with_clip(None if clip == "none" else float(clip))
     return plan, notes
 
 

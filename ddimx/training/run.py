@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from .. import __version__
 from ..config import Config
 from ..config_file import dump_yaml, override
 from ..data.sources import open_source
-from ..device import choose_device
+from ..device import choose_device, describe
 from ..errors import UsageError
 from ..files import write_bytes
 from ..models.factory import build
@@ -127,14 +126,11 @@ def _own_folder(folder: Path, checkpoint: Path | None) -> Path:
 
 
 def _info(request: TrainRequest, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    where = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
     return {
         "command": request.command,
         "init": request.init.name if request.init is not None else None,
         "data_sha256": fingerprint,
-        "device": f"{device.type} ({where})",
+        "device": describe(device),
         "ddimx": __version__,
         "torch": torch.__version__,
     }
