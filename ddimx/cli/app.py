@@ -62,6 +62,6 @@ def run() -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     """Print one message and exit; under DDIMX_DEBUG=1 raise what is being handled instead."""
     if os.environ.get("DDIMX_DEBUG") == "1":
-        raise  # noqa: PLE0704 - called from an except block only
+        raise  # called from an except block only
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

@@ -56,6 +56,8 @@ def _network_class(name: str) -> Any:
 
 def _imported(name: str) -> Any:
     module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise UsageError(f"model.name '{name}': write package.module:Class")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

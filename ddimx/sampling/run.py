@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DdimxError, UsageError
-from ..files import sha256_file, write_json
+from ..files import sha256_file, sweep, write_json
 from ..progress import Progress
 from ..runs import fresh_run
 from ..signals import Interrupted, Stop
@@ -227,6 +227,7 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
             request.model, request.settings, request.kind, start.sha256 if start else None
         )
         manifest.check_same(folder, before, now, request.settings.count)
+        sweep(folder)
         _check_extension(request, folder, before)
     elif folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no run; choose another --out")

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from ddimx.noise import Noise, Stream
 from ddimx.plan import SCALARS, Plan
@@ -264,7 +264,7 @@ def test_a_sample_does_not_depend_on_its_company(depth):
             assert torch.equal(run(indices), whole[:, indices]), name
 
 
-class Census(TorchDispatchMode):
+class Census(TorchFunctionMode):
     """Counts the tensors of one shape that are alive, at every operation."""
 
     def __init__(self, shape):
@@ -273,7 +273,7 @@ class Census(TorchDispatchMode):
         self.alive = {}
         self.most = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.shape == self.shape:
             key = id(result)

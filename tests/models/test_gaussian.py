@@ -1,0 +1,245 @@
+"""The Gaussian process: its loss against the formulas, and draws that belong to the example."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ddimx.config_file import override
+from ddimx.models.gaussian import GaussianProcess
+from ddimx.models.process import Draws
+from ddimx.noise import Noise, Stream
+from ddimx.schedule import Schedule
+from ddimx.solvers.executor import Draw
+from ddimx.solvers.registry import SolverChoice
+from ddimx.timesteps import spaced
+
+SHAPE = (3, 4, 4)
+BETAS = np.linspace(1e-4, 0.02, 1000)
+
+
+def process(**changes):
+    options = {"schedule": Schedule(BETAS), "prediction": "epsilon", "shape": SHAPE}
+    return GaussianProcess(**{**options, **changes})
+
+
+def draws(first=0, last=8, *, step=3, seed=0, batch_size=8):
+    return Draws(Noise(seed), torch.arange(first, last), step, batch_size)
+
+
+def images(count=8):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, *SHAPE, generator=generator).clamp(-1, 1)
+
+
+class Spy(nn.Module):
+    """A network that keeps what it is given and answers with a fixed function of it."""
+
+    def forward(self, x, t, labels=None):
+        self.x, self.t, self.labels = x, t, labels
+        return torch.sin(3 * x) + t.view(-1, 1, 1, 1) / 1000
+
+
+# --- the loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_the_loss_is_the_formula(prediction):
+    model, spy, x0, at = process(prediction=prediction), Spy(), images(), draws()
+    losses = model.loss(spy, {"x": x0}, at)
+    t = model.timesteps(at)
+    signal = np.sqrt(np.cumprod(1 - BETAS))[t.numpy()].reshape(-1, 1, 1, 1)
+    sigma = np.sqrt(1 - signal**2)
+    data = x0.double().numpy()
+    noise = at.noise.normal(at.positions, SHAPE, row=at.step, stream=Stream.TRAIN_NOISE)
+    noise = noise.double().numpy()
+    noisy = signal * data + sigma * noise
+    target = {"epsilon": noise, "x0": data, "v": signal * noise - sigma * data}[prediction]
+    out = np.sin(3 * noisy) + t.numpy().reshape(-1, 1, 1, 1) / 1000
+    assert torch.equal(spy.t, t.float())
+    assert spy.labels is None
+    assert np.allclose(spy.x.numpy(), noisy, rtol=0.0, atol=1e-5)
+    assert losses.dtype == torch.float32
+    assert np.allclose(losses.numpy(), ((out - target) ** 2).mean(axis=(1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_the_right_answer_has_no_loss(prediction):
+    """With one known image the network can tell the noise from what it sees."""
+    x0 = images(1).expand(8, *SHAPE)
+    alpha_bar = torch.from_numpy(np.cumprod(1 - BETAS))
+
+    def oracle(x, t, labels):
+        a = alpha_bar[t.long()].view(-1, 1, 1, 1)
+        noise = (x.double() - a.sqrt() * x0) / (1 - a).sqrt()
+        answers = {"epsilon": noise, "x0": x0, "v": a.sqrt() * noise - (1 - a).sqrt() * x0}
+        return answers[prediction]
+
+    losses = process(prediction=prediction).loss(oracle, {"x": x0}, draws())
+    assert losses.max() < 1e-6
+
+
+def test_low_precision_output_is_compared_in_float32():
+    class Half(Spy):
+        def forward(self, x, t, labels=None):
+            return super().forward(x, t).to(torch.bfloat16)
+
+    exact = process().loss(Spy(), {"x": images()}, draws())
+    half = process().loss(Half(), {"x": images()}, draws())
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, exact, rtol=0.02)
+
+
+def test_gradients_reach_the_network():
+    layer = nn.Conv2d(3, 3, 1)
+    losses = process().loss(lambda x, t, labels: layer(x), {"x": images()}, draws())
+    losses.mean().backward()
+    assert layer.weight.grad.abs().min() > 0
+
+
+# --- draws ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_an_examples_loss_does_not_depend_on_its_company(prediction):
+    model = process(prediction=prediction, num_classes=5, class_dropout=0.5)
+    x0, labels = images(), torch.arange(8) % 5
+    spies = Spy(), Spy()
+    whole = model.loss(spies[0], {"x": x0, "label": labels}, draws())
+    for part in (slice(0, 3), slice(3, 8), slice(5, 6)):
+        at = Draws(Noise(0), torch.arange(8)[part], 3, 8)
+        alone = model.loss(spies[1], {"x": x0[part], "label": labels[part]}, at)
+        assert torch.allclose(alone, whole[part], rtol=1e-6)
+        assert torch.equal(spies[1].x, spies[0].x[part])
+        assert torch.equal(spies[1].t, spies[0].t[part])
+        assert torch.equal(spies[1].labels, spies[0].labels[part])
+
+
+def test_seed_step_and_position_change_the_draws():
+    base = Spy()
+    process().loss(base, {"x": images()}, draws())
+    for other in (draws(seed=1), draws(step=4), draws(8, 16)):
+        spy = Spy()
+        process().loss(spy, {"x": images()}, other)
+        assert not torch.equal(spy.t, base.t)
+        assert not torch.equal(spy.x, base.x)
+
+
+@pytest.mark.parametrize("first", [0, 8, 800])
+def test_antithetic_pairs(first):
+    t = process().timesteps(draws(first, first + 8))
+    assert t.dtype == torch.int64
+    assert torch.equal(t[:4] + t[4:], torch.full((4,), 999))
+    assert len(set(t.tolist())) == 8
+
+
+def test_antithetic_pairs_over_ranks():
+    whole = process().timesteps(draws(16, 24))
+    ranks = [process().timesteps(Draws(Noise(0), torch.arange(16, 24)[r::4], 3, 8)) for r in (0, 1)]
+    assert torch.equal(ranks[0], whole[0::4])
+    assert torch.equal(ranks[1], whole[1::4])
+    halves = [process().timesteps(draws(a, a + 4)) for a in (16, 20)]
+    assert torch.equal(torch.cat(halves), whole)
+    assert torch.equal(halves[0] + halves[1], torch.full((4,), 999))
+
+
+def test_an_odd_batch_has_one_without_a_partner():
+    t = process().timesteps(draws(0, 7, batch_size=7))
+    assert torch.equal(t[:3] + t[4:], torch.full((3,), 999))
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_timesteps_are_uniform(antithetic):
+    model = process(schedule=Schedule(np.full(10, 0.1)), antithetic=antithetic)
+    t = torch.cat([model.timesteps(draws(0, 1000, step=s, batch_size=1000)) for s in range(10)])
+    counts = torch.bincount(t, minlength=10)
+    assert len(counts) == 10
+    assert (counts - 1000).abs().max() < 150  # standard deviation 30, 42 in pairs
+    if antithetic:
+        assert torch.equal(counts, counts.flip(0))
+    else:
+        assert not torch.equal(counts, counts.flip(0))
+
+
+def labels_seen(*, class_dropout, step=0, count=1000):
+    model = process(num_classes=2, class_dropout=class_dropout, shape=(1, 1, 1))
+    spy = Spy()
+    at = draws(0, count, step=step, batch_size=count)
+    model.loss(spy, {"x": torch.zeros(count, 1, 1, 1), "label": torch.arange(count) % 2}, at)
+    return spy.labels
+
+
+def test_classes_are_dropped_at_their_rate():
+    given = torch.arange(1000) % 2
+    assert torch.equal(labels_seen(class_dropout=0.0), given)
+    seen = labels_seen(class_dropout=0.3)
+    dropped = seen == 2
+    assert abs(dropped.float().mean() - 0.3) < 0.06  # four standard deviations
+    assert torch.equal(seen[~dropped], given[~dropped])
+    assert not torch.equal(seen, labels_seen(class_dropout=0.3, step=1))
+    assert torch.equal(seen, labels_seen(class_dropout=0.3))
+    assert (labels_seen(class_dropout=1.0) == 2).all()
+
+
+def test_an_unconditional_model_is_given_no_label():
+    spy = Spy()
+    process().loss(spy, {"x": images(), "label": torch.arange(8)}, draws())
+    assert spy.labels is None
+
+
+# --- from the configuration; sampling -------------------------------------------------------------
+
+
+def test_from_config(tiny_config):
+    items = ["training.class_dropout=0.25", "training.antithetic=false"]
+    model = GaussianProcess.from_config(override(tiny_config, items))
+    assert model.prediction == "v"
+    assert model.shape == (3, 8, 8)
+    assert model.num_classes == 2
+    assert model.class_dropout == 0.25
+    assert model.antithetic is False
+    assert model.schedule.num_timesteps == 1000
+    linear = override(tiny_config, ["diffusion.beta_schedule=linear", "model.classes=[]"])
+    model = GaussianProcess.from_config(linear)
+    assert np.allclose(model.schedule.betas, BETAS)
+    assert model.num_classes == 0
+
+
+def test_the_prior_belongs_to_the_sample():
+    x = process().prior(Noise(1), torch.tensor([5, 9]), torch.device("cpu"))
+    expected = Noise(1).normal([5, 9], SHAPE, stream=Stream.INIT)
+    assert torch.equal(x, expected)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+class Classes(nn.Module):
+    """A network whose answer is a different function of y for every label."""
+
+    def __init__(self, guidance=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.guidance = guidance
+
+    def answer(self, y, labels):
+        return torch.cos(y * (1 + labels.view(-1, 1, 1, 1)))
+
+    def forward(self, y, t, labels=None):
+        if self.guidance is None:
+            return self.answer(y, labels)
+        uncond = self.answer(y, torch.full((len(y),), 3))
+        return uncond + self.guidance * (self.answer(y, torch.arange(len(y))) - uncond)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
+def test_guidance_is_the_extrapolation_from_no_class(guidance):
+    conditional, plain = process(num_classes=3), process()
+    plan = conditional.plan(SolverChoice("ddim", eta=0.5), spaced("ddim", 1000, 5))
+    start = conditional.prior(Noise(0), torch.arange(2), torch.device("cpu")).double()
+    draw = Draw(Noise(0), torch.arange(2))
+    *_, guided = conditional.sample(
+        Classes(), plan, start, draw, labels=torch.arange(2), guidance=guidance
+    )
+    *_, expected = plain.sample(Classes(guidance), plan, start, draw)
+    assert torch.allclose(guided.y, expected.y, rtol=0.0, atol=1e-8)
+    *_, other = plain.sample(Classes(guidance + 0.1), plan, start, draw)
+    assert not torch.allclose(other.y, expected.y, rtol=0.0, atol=1e-3)
