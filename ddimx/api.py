@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import UsageError
 from .sampling.batch import finish_batch, run_batch
 from .sampling.settings import Asked, resolve
 from .solvers.executor import Step
@@ -29,9 +30,10 @@ def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **opti
             ``start_index``, ``batch_size``, ``invariant``.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option out of range, or ``start`` of another shape.
     """
     settings = resolve(Asked(count=count, **options), model)
+    _check_start(start, (count, *model.process.shape))
     results = []
     for first in range(0, count, settings.batch_size):
         indices = settings.indices[first : first + settings.batch_size]
@@ -50,8 +52,14 @@ def stream(
     the result. Options as for :func:`sample`. Memory does not grow with the number of steps.
     """
     settings = resolve(Asked(count=count, **options), model)
+    _check_start(start, (count, *model.process.shape))
     chooser = None if start is None else _chooser(start, settings.indices)
     return run_batch(model, settings, settings.indices, chooser)
+
+
+def _check_start(start: Tensor | None, shape: tuple[int, ...]) -> None:
+    if start is not None and start.shape != shape:
+        raise UsageError(f"start has shape {tuple(start.shape)}, expected {shape}")
 
 
 def _chooser(states: Tensor, indices: Sequence[int]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -37,11 +38,14 @@ def clip_value(text: str | None) -> float | Literal["none"] | None:
     """Parse ``--clip none|V``.
 
     Raises:
-        UsageError: neither "none" nor a number.
+        UsageError: neither "none" nor a finite number.
     """
     if text is None or text == "none":
         return "none" if text == "none" else None
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UsageError(f"--clip {text}: give a number or 'none'") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--clip {text}: give a number or 'none'")
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -156,8 +157,9 @@ def sample(
             record, where = run(request, stop, progress)
         if json_output:
             print_json({"folder": str(where), **record})
-        if stop:
-            progress.say(f"interrupted; go on: ddimx sample --resume {where}")
+        if record["status"] == "interrupted":
+            resumed = shlex.join(["ddimx", "sample", "--resume", str(where)])
+            progress.say(f"interrupted; go on: {resumed}")
             raise typer.Exit(stop.exit_code)
         _summary(progress, record, where)
 
@@ -217,7 +219,7 @@ def _request(
         out=out,
         overwrite=overwrite,
         init_noise=path,
-        command=" ".join(["ddimx", *sys.argv[1:]]),
+        command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
 
@@ -233,8 +235,11 @@ def _preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
     if as_json:
         print_json({"plan": plan.to_json(), **({"costs": spent} if spent else {})})
         return
-    console = Console()
-    console.print(plan_table(plan))
+    console, table = Console(), plan_table(plan)
+    # As wide as it is: a table that is fitted to 80 columns loses its digits.
+    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
     if spent is not None:
         console.print(
             f"{spent['count']} samples in batches of {spent['batch_size']}: "

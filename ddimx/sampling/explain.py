@@ -11,7 +11,7 @@ from rich.table import Table
 from ..plan import Plan
 from ..weights.model import Model
 from .batch import run_batch
-from .memory import bytes_per_sample, weight_bytes
+from .memory import bytes_per_sample, together, weight_bytes
 from .settings import Settings
 
 TIMED_BATCH = 4
@@ -48,7 +48,7 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
         "forward_passes_per_sample": settings.plan.nfe * passes,
         "count": settings.count,
         "batch_size": settings.batch_size,
-        "memory_bytes": weight_bytes(model) + each * settings.batch_size,
+        "memory_bytes": weight_bytes(model) + each * together(settings),
         "estimated_seconds": round(seconds, 2),
     }
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..errors import UsageError
 from ..models.factory import build
 from ..weights.model import Model
+from .batch import MICRO_BATCH
 from .settings import Settings
 
 # State, prediction, x0, noise and their temporaries in float32, and Philox's int64 words.
@@ -86,6 +87,11 @@ def free_bytes(device: torch.device) -> int | None:
     return kilobytes.get("MemAvailable", 0) * 1024 or None
 
 
+def together(settings: Settings) -> int:
+    """Return how many samples the network sees at once."""
+    return MICRO_BATCH if settings.invariant else settings.batch_size
+
+
 def check_fits(model: Model, settings: Settings) -> None:
     """Refuse a batch that will not fit into a CPU's memory, where overcommitting would kill us.
 
@@ -97,9 +103,11 @@ def check_fits(model: Model, settings: Settings) -> None:
         return
     each = bytes_per_sample(model, settings.guidance)
     most = int(free * SHARE) // each
-    if settings.batch_size > most:
-        needed = settings.batch_size * each
+    batch = together(settings)
+    if batch > most:
+        smaller = f"use --batch-size {max(most, 1)} or less"
+        remedy = "leave --invariant out" if settings.invariant else smaller
         raise UsageError(
-            f"a batch of {settings.batch_size} needs about {needed / 1e9:.1f} GB and "
-            f"{free / 1e9:.1f} GB are free: use --batch-size {max(most, 1)} or less"
+            f"a batch of {batch} needs about {batch * each / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free: {remedy}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,13 @@ from ..progress import Progress
 from ..runs import fresh_run
 from ..signals import Interrupted, Stop
 from ..solvers.executor import Step
-from ..weights.model import Model
+from ..weights.model import SUFFIX, Model
 from . import manifest
-from .batch import Start, finish_batch
+from .batch import MICRO_BATCH, Start, finish_batch
 from .grid import MOST, write_grid
 from .memory import check_fits
 from .settings import Settings, labels_for
-from .sinks import ARRAY_FORMATS, Sink, open_sink
+from .sinks import ARRAY_FORMATS, Sink, open_sink, remove_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ def load_init_noise(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float3
     """
     try:
         states = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"--init-noise {path}: not a readable .npy ({error})") from None
     if not isinstance(states, np.ndarray) or states.shape[1:] != shape or not len(states):
         found = getattr(states, "shape", "an archive")
@@ -117,7 +118,12 @@ class _Job:
     ) -> None:
         self._request, self._folder, self._sink = request, folder, sink
         self._start: Start | None = start
-        self._complete = before is not None and before["status"] == "complete"
+        self._begun = before is not None
+        self._complete = (
+            before is not None
+            and before["status"] == "complete"
+            and all((folder / name).is_file() for name in before["files"])
+        )
         settings = request.settings
         self._batch_size = settings.batch_size
         self._record = {
@@ -161,10 +167,13 @@ class _Job:
         return self._write("complete")
 
     def _pending(self) -> list[int]:
+        indices = self._request.settings.indices
+        if not self._begun:  # whatever bears our names here is not of this run
+            return list(indices)
         if self._complete and self._request.kind in ARRAY_FORMATS:
             return []
         done = self._sink.done()
-        return [i for i in self._request.settings.indices if i not in done]
+        return [i for i in indices if i not in done]
 
     def _sample(self, pending: list[int], stop: Stop, progress: Progress) -> None:
         model, settings = self._request.model, self._request.settings
@@ -192,6 +201,11 @@ class _Job:
 
     def _halve(self, progress: Progress) -> None:
         """Go on with half the batch after the device ran out of memory, and record it."""
+        if self._request.settings.invariant:
+            raise DdimxError(
+                f"the {MICRO_BATCH} samples that --invariant computes together do not fit into "
+                "the device's memory"
+            )
         if self._batch_size == 1:
             raise DdimxError("not even one sample fits into the device's memory")
         torch.cuda.empty_cache()
@@ -214,7 +228,8 @@ class _Job:
 def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[str, Any] | None]:
     """Return the run's folder, and its manifest where the run was begun before."""
     if request.out is None:
-        return fresh_run("sample", request.model.name), None
+        label = Path(request.model.name).name.removesuffix(SUFFIX)
+        return fresh_run("sample", label), None
     folder = request.out
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file")
@@ -251,6 +266,7 @@ def _check_extension(request: SampleRequest, folder: Path, before: dict[str, Any
 
 def _clear(folder: Path, before: dict[str, Any] | None) -> None:
     """Remove what an earlier run wrote, and nothing else."""
+    remove_parts(folder)
     if before is None:
         return
     names = [*before.get("files", []), "grid.png", manifest.NAME]
@@ -260,5 +276,3 @@ def _clear(folder: Path, before: dict[str, Any] | None) -> None:
     names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
     for name in {Path(n).name for n in names}:
         (folder / name).unlink(missing_ok=True)
-    for part in (folder / "parts").glob("*"):
-        part.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from torch import Tensor
 from ..config import DataConfig
 from ..data.transform import to_bytes
 from ..errors import unknown
-from ..files import whole_file
+from ..files import sweep, whole_file
 
 IMAGE_FORMATS = ("png", "webp")
 ARRAY_FORMATS = ("npz", "npy", "adm")
 FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
+PARTS, JOINED = "parts", "joined.npy"
+_PART = re.compile(r"^\d{8,}-\d+\.npz$")
 
 
 class Sink(Protocol):
@@ -98,20 +101,18 @@ class ArraySink:
     """
 
     def __init__(self, folder: Path, data: DataConfig, kind: str, classes: Sequence[str]) -> None:
-        self._parts, self._data, self._kind = folder / "parts", data, kind
+        self._folder, self._data, self._kind = folder, data, kind
         self._classes = tuple(classes)
         self._final = folder / f"samples.{'npy' if kind == 'npy' else 'npz'}"
 
     def done(self) -> set[int]:
         """Return the indices in the parts; a finished file is known to the manifest."""
-        if not self._parts.is_dir():
-            return set()
-        return {i for part in self._parts.glob("*.npz") for i in _loaded(part)["indices"].tolist()}
+        return {i for part in _parts(self._folder) for i in _loaded(part)["indices"].tolist()}
 
     def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
         """Write one part."""
         values = samples if self._kind == "npy" else to_bytes(samples, self._data)
-        path = self._parts / f"{indices[0]:08d}-{len(indices)}.npz"
+        path = self._folder / PARTS / f"{indices[0]:08d}-{len(indices)}.npz"
         with whole_file(path) as part, part.open("wb") as stream:
             np.savez(
                 stream,
@@ -122,10 +123,10 @@ class ArraySink:
 
     def finish(self, indices: range) -> list[str]:
         """Join the parts in the order of the indices; the parts go when the file is whole."""
-        if self._parts.is_dir():
-            with whole_file(self._final) as part:
-                self._join(indices, part)
-            shutil.rmtree(self._parts)
+        if parts := _parts(self._folder):
+            with whole_file(self._final) as target:
+                self._join(indices, parts, target)
+            remove_parts(self._folder)
         return [self._final.name]
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
@@ -137,11 +138,10 @@ class ArraySink:
         pixels = _loaded(self._final)["images" if self._kind == "npz" else "arr_0"]
         return pixels[: len(indices)]
 
-    def _join(self, indices: range, path: Path) -> None:
-        parts = sorted(self._parts.glob("*.npz"))
+    def _join(self, indices: range, parts: Sequence[Path], path: Path) -> None:
         first = _loaded(parts[0])
         shape = (len(indices), *first["values"].shape[1:])
-        scratch = self._parts / "joined.npy"
+        scratch = self._folder / PARTS / JOINED
         joined = np.lib.format.open_memmap(scratch, "w+", first["values"].dtype, shape)
         labels = np.zeros(len(indices) if len(first["labels"]) else 0, dtype=np.int64)
         for part in parts:
@@ -168,9 +168,23 @@ class ArraySink:
         return named
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the parts of an array, and their folder unless it holds something else."""
+    for path in (*_parts(folder), folder / PARTS / JOINED):
+        path.unlink(missing_ok=True)
+    sweep(folder / PARTS)
+    with contextlib.suppress(OSError):
+        (folder / PARTS).rmdir()
+
+
 def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     """Return pixels [H, W, 1 or 3] as an image, grey or RGB."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the parts of an array that was begun, in the order of their first index."""
+    return sorted(path for path in (folder / PARTS).glob("*.npz") if _PART.match(path.name))
 
 
 def _loaded(path: Path) -> dict[str, Any]:

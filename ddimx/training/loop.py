@@ -27,7 +27,7 @@ from ..solvers.executor import Draw
 from ..solvers.registry import SolverChoice
 from ..timesteps import spaced
 from .report import Reporter
-from .state import TrainState, save_checkpoint
+from .state import CHECKPOINTS, TrainState, checkpoints, save_checkpoint
 
 VALIDATION_EXAMPLES = 512
 GRID_SAMPLES, GRID_STEPS = 16, 20
@@ -52,7 +52,7 @@ class Trainer:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.
 
         Raises:
-            DdimxError: the loss is not finite; the last good checkpoint stays.
+            DdimxError: loss or gradient are not finite; the last good checkpoint stays.
         """
         training = self.config.training
         batches = Batches(self.source, self.config.data, self.noise, training.batch_size)
@@ -90,15 +90,12 @@ class Trainer:
             losses = self.process.loss(network, self._moved(batch), draws)
         loss = losses.mean()
         value = loss.item()
-        if not math.isfinite(value):
-            raise DdimxError(
-                f"the loss is {value} at step {step}; training stopped, the last good checkpoint "
-                f"is in {self.folder}. Lower optim.lr, or set optim.grad_clip."
-            )
+        self._check_finite("loss", value, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         clip = config.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf).item()
+        self._check_finite("gradient", norm, step)
         for group in optimizer.param_groups:
             group["lr"] = config.optim.learning_rate(step, total)
         optimizer.step()
@@ -139,7 +136,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the present state."""
         return save_checkpoint(
-            self.folder / "checkpoints",
+            self.folder / CHECKPOINTS,
             self.state,
             self.config,
             {**self.info, "seed": self.noise.seed},
@@ -170,6 +167,17 @@ class Trainer:
             with self._autocast():
                 losses.append(self.process.loss(self.state.network, self._moved(batch), draws))
         return torch.cat(losses)[:count].mean().item()
+
+    def _check_finite(self, what: str, value: float, step: int) -> None:
+        """Stop before a step that would spoil the weights, and with them the next checkpoint."""
+        if math.isfinite(value):
+            return
+        kept = checkpoints(self.folder / CHECKPOINTS)
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        raise DdimxError(
+            f"the {what} is {value} at step {step}; training stopped, {last}. "
+            "Lower optim.lr, or set optim.grad_clip."
+        )
 
     def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

@@ -24,7 +24,7 @@ from ..weights.native import read_header, read_model
 from ..weights.shapes import load_into
 from .loop import Trainer
 from .report import FolderReporter
-from .state import TrainState, checkpoints, restore
+from .state import CHECKPOINTS, TrainState, checkpoints, restore
 
 
 @dataclass(frozen=True)
@@ -104,23 +104,25 @@ def _checkpoint(resume: str) -> Path:
     path = last_run("train") if resume == "last" else Path(resume)
     if path.is_file():
         return path
-    found = checkpoints(path / "checkpoints") or checkpoints(path)
+    found = checkpoints(path / CHECKPOINTS) or checkpoints(path)
     if not found:
         raise UsageError(f"--resume {resume}: no checkpoint in {path}")
     return found[-1]
 
 
 def _folder(request: TrainRequest, checkpoint: Path | None) -> Path:
-    if request.out is not None:
-        return _own_folder(request.out, checkpoint)
-    if checkpoint is not None:
-        return checkpoint.parent.parent
-    return fresh_run("train", request.label)
-
-
-def _own_folder(folder: Path, checkpoint: Path | None) -> Path:
-    if checkpoint is None and checkpoints(folder / "checkpoints"):
-        raise UsageError(f"{folder} holds a training run; go on with --resume {folder}")
+    """Return the run's folder, in which no other checkpoint may be newer than the one given."""
+    folder = request.out
+    if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
+        folder = checkpoint.parent.parent
+    if folder is None:
+        return fresh_run("train", request.label)
+    there = checkpoints(folder / CHECKPOINTS)
+    if there and (checkpoint is None or there[-1].resolve() != checkpoint.resolve()):
+        raise UsageError(
+            f"{folder} holds a training run up to {there[-1].name}; go on with --resume {folder}, "
+            "or name another folder with --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -15,6 +15,7 @@ from ..errors import DdimxError
 from ..weights.native import Header, read_header, read_tensors, save
 from ..weights.shapes import load_into
 
+CHECKPOINTS = "checkpoints"  # their folder inside a run's
 _NAME = re.compile(r"^checkpoint-(\d{8,})\.safetensors$")
 
 
@@ -97,8 +98,10 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     if header.kind != "checkpoint":
         raise DdimxError(f"{path}: a model, not a checkpoint; start from it with --init")
     load_into(state.network, read_tensors(path, "model."), str(path))
-    for name, value in read_tensors(path, "ema.").items():
-        state.ema[name].copy_(value)
+    # A run that kept no average until now begins one at its present weights.
+    average = read_tensors(path, "ema.") or state.network.state_dict()
+    for name, value in state.ema.items():
+        value.copy_(average[name])
     _restore_optimizer(state, read_tensors(path, "optim."))
     state.step = int(header.info["step"])
     state.seconds = float(header.info.get("seconds", 0.0))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..device import DTYPES
-from ..errors import UsageError
+from ..errors import DdimxError, UsageError
 from .model import find_model
 from .native import Header, Which, read_model, save
 
@@ -31,7 +32,7 @@ def publish(
     Raises:
         UsageError: the target exists or has another suffix, a malformed note, or weights that do
             not fit into the dtype's range.
-        DdimxError: a source that cannot be read.
+        DdimxError: a source that cannot be read, a target that cannot be written.
     """
     if target.suffix != ".safetensors":
         raise UsageError(f"{target}: a model file ends in .safetensors")
@@ -43,7 +44,11 @@ def publish(
         raise UsageError(f"{source}: some weights exceed the range of {dtype}; use bf16 or fp32")
     taken = weights if header.kind == "checkpoint" else header.info.get("weights", weights)
     info = {**_history(header), **_parsed(notes), "weights": taken, "dtype": dtype}
-    save(target, stored, Header("model", header.config, info))
+    try:
+        save(target, stored, Header("model", header.config, info))
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DdimxError(f"cannot write {target}: {reason}") from None
     return target.stat().st_size
 
 

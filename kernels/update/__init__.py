@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .._dispatch import Impl, choose
@@ -58,13 +59,7 @@ def _check(
     width = table.shape[-1] - len(reference.SCALARS)
     if table.dim() != 2 or width < 2 or width % 2:
         raise ValueError(f"table has shape {tuple(table.shape)}, expected [rows, 10 + 2 depth]")
-    same = {"y": y, "out": out, "uncond": extras.uncond, "z": extras.z, "known": extras.known}
-    same |= {f"history[{i}]": m for i, m in enumerate(history)}
-    for name, value in same.items():
-        if value is not None and value.shape != x.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, the state {tuple(x.shape)}")
-        if value is not None and value.device != x.device:
-            raise ValueError(f"{name} is on {value.device}, the state on {x.device}")
+    _check_tensors(x, y, out, history, extras)
     if (extras.uncond is None) != (extras.guidance is None):
         raise ValueError("guidance needs both the unconditional output and the weight")
     keyed = extras.step_stream is not None or extras.known_stream is not None
@@ -74,3 +69,20 @@ def _check(
         raise ValueError(f"{len(extras.samples)} sample indices for a batch of {len(x)}")
     if extras.known is not None and (extras.mask is None or extras.known_stream is None):
         raise ValueError("known pixels need a mask and a noise stream")
+
+
+def _check_tensors(
+    x: Tensor, y: Tensor, out: Tensor | None, history: Sequence[Tensor], extras: Extras
+) -> None:
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x has dtype {x.dtype}, expected float32 or float64")
+    states = {"y": y, **{f"history[{i}]": m for i, m in enumerate(history)}}
+    for name, state in states.items():
+        if state.dtype != x.dtype:
+            raise ValueError(f"{name} has dtype {state.dtype}, the state {x.dtype}")
+    others = {"out": out, "uncond": extras.uncond, "z": extras.z, "known": extras.known}
+    for name, value in {**states, **others}.items():
+        if value is not None and value.shape != x.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, the state {tuple(x.shape)}")
+        if value is not None and value.device != x.device:
+            raise ValueError(f"{name} is on {value.device}, the state on {x.device}")

@@ -76,8 +76,9 @@ def _with_known(k: dict[str, Tensor], moved: Tensor, row: Tensor, extras: Extras
     assert extras.mask is not None
     assert extras.known_stream is not None
     noise = _normal(moved, row, extras, extras.known_stream)
-    known = k["known_signal"] * extras.known + k["known_sigma"] * noise
-    return extras.mask * known + (1 - extras.mask) * moved
+    known = k["known_signal"] * extras.known.to(moved.dtype) + k["known_sigma"] * noise
+    mask = extras.mask.to(moved.dtype)
+    return mask * known + (1 - mask) * moved
 
 
 def _normal(like: Tensor, row: Tensor, extras: Extras, stream: int) -> Tensor:

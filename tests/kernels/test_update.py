@@ -15,7 +15,7 @@ NAMES = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
 STEP, KNOWN = int(Stream.STEP), int(Stream.KNOWN)
 COEFFICIENT = st.floats(-3, 3, allow_subnormal=False)
 FEATURES = ("network", "guidance", "clip", "history_is_x0", "step", "z", "known")
-MACHINE = torch.finfo(torch.float64).eps
+GOOD = {"seed": torch.tensor(0), "samples": torch.arange(2)}
 
 
 def signed(seed):
@@ -53,7 +53,8 @@ class Case:
         if has["clip"]:
             values["clip"] = self.clip
         if has["guidance"] and has["network"]:
-            values |= {"uncond": self.tensor("uncond"), "guidance": torch.tensor(self.guidance)}
+            weight = torch.tensor(self.guidance, dtype=torch.float64)
+            values |= {"uncond": self.tensor("uncond"), "guidance": weight}
         if has["step"] or has["known"]:
             values |= {"seed": signed(self.seed), "samples": torch.tensor(self.samples)}
         if has["step"]:
@@ -108,7 +109,7 @@ class Case:
 
 @st.composite
 def cases(draw):
-    depth, rows = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    depth, rows = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     shape = draw(st.sampled_from([(1,), (3,), (2, 3), (1, 2, 5)]))
     count = draw(st.integers(1, 3))
     size = rows * (10 + 2 * depth)
@@ -134,7 +135,7 @@ def cases(draw):
 
 
 @given(case=cases())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_update_is_its_formulas(case):
     for ours, exact in zip(case.update(), case.in_numpy(), strict=True):
         assert (ours is None) == (exact is None)
@@ -144,7 +145,7 @@ def test_update_is_its_formulas(case):
 
 
 @given(case=cases())
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_float32_stays_float32(case):
     for name in ("out", "uncond", "z", "known", "mask"):
         case.arrays[name] = case.arrays[name].astype(np.float32)
@@ -182,6 +183,16 @@ def test_a_low_precision_output_is_read_as_it_is(dtype):
     assert same(ours, update(table, row, x, y, low.double(), history, wide))
 
 
+def test_known_pixels_of_any_dtype_leave_the_states_alone():
+    table, row, x, y, out, history = plain(torch.float32)
+    known, mask = y.double(), x > 0
+    extras = Extras(known=known, mask=mask, known_stream=KNOWN, **GOOD)
+    fitting = dataclasses.replace(extras, known=y, mask=mask.float())
+    ours = update(table, row, x, y, out, history, extras)
+    assert all(part.dtype == torch.float32 for part in ours)
+    assert same(ours, update(table, row, x, y, out, history, fitting))
+
+
 def test_strides_do_not_matter():
     table, row, x, y, out, history = plain()
     expected = update(table, row, x, y, out, history)
@@ -191,7 +202,9 @@ def test_strides_do_not_matter():
     for other in (last, every, turned):
         assert not other.is_contiguous()
         assert same(update(table, row, x, y, other, history), expected)
-        assert same(update(table, row, other, y, out, history), update(table, row, out, y, out, history))
+        assert same(
+            update(table, row, other, y, out, history), update(table, row, out, y, out, history)
+        )
 
 
 def test_noise_does_not_depend_on_the_layout_of_the_state():
@@ -242,7 +255,6 @@ def test_a_short_history_is_what_there_is():
     assert same(update(table, row, x, y, out, []), update(table, row, x, y, out, zeros))
 
 
-GOOD = {"seed": torch.tensor(0), "samples": torch.arange(2)}
 ODD = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
 FITS = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
 AWAY = FITS.to("meta")

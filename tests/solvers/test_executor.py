@@ -239,15 +239,14 @@ def test_the_state_keeps_its_dtype():
 SPLITS = {
     "ones": [[i] for i in range(7)],
     "threes": [[0, 1, 2], [3, 4, 5], [6]],
-    "mixed": [[4, 1, 6, 0], [3, 5, 2]],
-    "reversed": [[6, 5, 4, 3, 2, 1, 0]],
+    "permuted": [[4, 1, 6, 0], [5, 3, 2]],
 }
 FIRST = 40  # the start index
 
 
-@pytest.mark.parametrize("depth", [1, 3, 6])
+@pytest.mark.parametrize("depth", [1, 6])
 def test_a_sample_does_not_depend_on_its_company(depth):
-    plan = handmade(rows=depth + 2, depth=depth, clip=0.8)
+    plan = handmade(rows=depth + 1, depth=depth, silent=(1,), clip=0.8)
     pixels, mask = start(7, 9), (start(7, 8) > 0).double()
 
     def run(indices):
@@ -290,9 +289,8 @@ def most_alive(steps, depth):
     x = torch.zeros(2, 7, 11, dtype=torch.float64)
     draw = Draw(Noise(0), torch.arange(2), lambda row: torch.ones(x.shape, dtype=torch.float64))
     with Census(x.shape) as census:
-        for step in execute(plan, lambda y, t: Raw(0.1 * y, None), x, draw):
-            assert 1 <= len(census.alive) <= census.most
-    assert step.row == steps - 1
+        rows = [step.row for step in execute(plan, lambda y, t: Raw(0.1 * y, None), x, draw)]
+    assert rows == list(range(steps))
     return census.most
 
 

@@ -1,0 +1,1 @@
+"""Every hot path against its peers: ``python -m benchmarks``, from the checkout."""

@@ -1,0 +1,93 @@
+"""What a figure was measured on: without it, a figure means nothing a month later."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ddimx
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def describe(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return date, command, commit, versions, device, threads and load average."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
+        "commit": _commit(),
+        "versions": _versions(),
+        "device": device_name(device),
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load_average": load_average(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the processor that computes, with the number of threads for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpu_name() if device.type == "cpu" else device.type
+    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name
+
+
+def slug(name: str) -> str:
+    """Return a device's name as a file's: lower case, words joined by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
+
+
+def load_average() -> list[float] | None:
+    """Return the load over 1, 5 and 15 minutes, None on systems that have no such thing."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {
+        "ddimx": ddimx.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    try:
+        found["triton"] = version("triton")
+    except PackageNotFoundError:
+        found["triton"] = "not installed"
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _cpu_name() -> str:
+    """Return the CPU's name; ``platform.processor`` is empty on most Linux systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit that is checked out, marked where the work tree differs from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None

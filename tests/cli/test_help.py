@@ -1,0 +1,104 @@
+"""Help, version, completion, and words that are no command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ddimx
+from tests.conftest import cli_environment
+from tests.sampling import invoke
+
+SHOWN = {
+    "sample": [
+        "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed", "--start-index",
+        "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip", "--init-noise",
+        "--format", "--out", "--resume", "--overwrite", "--batch-size", "--invariant", "--weights",
+        "--device", "--dtype", "--explain", "--dry-run", "--json", "--quiet",
+    ],
+    "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
+    "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--overwrite", "--quiet"],
+    "info": ["--models", "--json"],
+    "prepare": ["emoji"],
+    "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", SHOWN)
+def test_every_verb_explains_itself_with_an_example(verb):
+    done = invoke(*verb.split(), "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"{verb} [OPTIONS]" in done.out
+    assert f"  ddimx {verb}" in done.out  # an example
+    words = {word.strip(",") for word in done.out.split()}
+    assert [option for option in SHOWN[verb] if option not in words] == []
+    assert invoke(*verb.split(), "-h").out == done.out
+
+
+def test_the_program_lists_its_verbs():
+    done = invoke("--help")
+    assert (done.code, done.err) == (0, "")
+    listed = {line.split()[0] for line in done.out.partition("Commands:")[2].splitlines() if line}
+    assert {verb.split()[0] for verb in SHOWN} <= listed
+    alone = invoke()
+    assert alone.out + alone.err == done.out  # `ddimx` alone is a question, not an error
+    assert alone.code in (0, 2)  # as click has it: 2 since 8.2
+
+
+def test_version():
+    done = invoke("--version")
+    assert (done.code, done.out, done.err) == (0, f"ddimx {ddimx.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["sampl"], "No such command 'sampl'"),
+        (["sample", "--stepz", "3"], "No such option: --stepz"),
+        (["sample", "extra"], "unexpected extra argument"),
+        (["sample", "--steps"], "requires an argument"),
+        (["sample", "--steps", "many"], "Invalid value for '--steps'"),
+        (["sample", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["sample", "--start-index", "-1"], "Invalid value for '--start-index'"),
+        (["convert", "only-one"], "Missing argument 'DST'"),
+        (["info", "--modles"], "--models"),
+        (["--verbose"], "No such option: --verbose"),
+    ],
+)
+def test_what_is_no_command_or_option_is_named(args, message):
+    done = invoke(*args)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_completion():
+    """As a shell calls the program: for the script, and then for the words that may follow."""
+    code = "import sys; sys.argv[0] = 'ddimx'; from ddimx.__main__ import main; main()"
+
+    def run(*args, **variables):
+        return subprocess.run(
+            [sys.executable, "-c", code, *args],
+            env=cli_environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    # Otherwise Typer looks at the processes above this one to learn which shell it is.
+    shown = run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert shown.returncode == 0, shown.stderr
+    assert "_DDIMX_COMPLETE=complete_bash" in shown.stdout
+    words = run(_DDIMX_COMPLETE="complete_bash", COMP_WORDS="ddimx sample --st", COMP_CWORD="2")
+    assert words.stdout.split() == ["--steps", "--start-index"]
+
+
+def test_the_module_runs_as_a_program(run_cli):
+    done = run_cli("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ddimx {ddimx.__version__}\n", "")
+    done = run_cli("sampl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean 'sample'?" in done.stderr

@@ -1,0 +1,93 @@
+"""``ddimx info``."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import pytest
+import torch
+
+import ddimx
+from ddimx.about import cache_folder
+from ddimx.weights.native import Header, read_tensors, save
+from tests.sampling import invoke
+
+
+@pytest.fixture
+def shipped(monkeypatch, tmp_path, tiny_model, tiny_config):
+    """A package that comes with one model, whatever this checkout has."""
+    path = tmp_path / "small.safetensors"
+    info = {"images_seen": 1234, "hours": 0.5, "device": "cpu (x)", "licence": "OFL", "step": 3}
+    save(path, read_tensors(tiny_model), Header("model", tiny_config, info))
+    monkeypatch.setattr("ddimx.about.shipped_models", lambda: ["small"])
+    monkeypatch.setattr("ddimx.about.find_model", {"small": path}.__getitem__)
+    return path
+
+
+def test_versions_devices_kernels_cache_and_models(shipped, monkeypatch):
+    monkeypatch.setenv("DDIMX_CACHE", "/somewhere/else")
+    done = invoke("info", "--json")
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)
+    assert facts.keys() == {"versions", "devices", "kernels", "cache", "models"}
+    assert facts["versions"]["ddimx"] == ddimx.__version__
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["python"] == platform.python_version()
+    assert facts["devices"]["default"] in ("cpu", "cuda", "mps")
+    assert (facts["devices"]["cuda"] == "not available") == (not torch.cuda.is_available())
+    assert facts["devices"]["dtype auto"].split(":")[0] in ("fp32", "bf16", "fp16")
+    name, _, reason = facts["kernels"]["update"].partition(" ")
+    assert name in ("triton", "reference")
+    assert len(reason) > len("()")
+    assert facts["cache"] == "/somewhere/else"
+    assert list(facts["models"]) == ["small"]
+
+
+def test_the_same_for_people(shipped):
+    done = invoke("info")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    titles = [line for line in lines if not line.startswith(" ")]
+    assert titles == ["versions", "devices", "kernels", "cache", "models"]
+    assert f"  ddimx: {ddimx.__version__}" in lines
+    assert "  small" in lines
+    assert "    images_seen: 1234" in lines
+
+
+def test_models_says_how_each_was_trained(shipped):
+    facts = json.loads(invoke("info", "--models", "--json").out)
+    assert facts == {
+        "models": {
+            "small": {
+                "network": "unet",
+                "sample": "3x8x8",
+                "classes": "round, square",
+                "megabytes": round(shipped.stat().st_size / 1e6, 1),
+                "images_seen": 1234,
+                "hours": 0.5,
+                "device": "cpu (x)",
+                "licence": "OFL",
+            }
+        }
+    }
+    text = invoke("info", "--models").out.splitlines()
+    assert text[:2] == ["models", "  small"]
+    assert "    licence: OFL" in text
+
+
+def test_without_models_it_says_so(monkeypatch):
+    monkeypatch.setattr("ddimx.about.shipped_models", list)
+    assert invoke("info", "--models").out == "models\n  (none)\n"
+    assert json.loads(invoke("info", "--models", "--json").out) == {"models": {}}
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("DDIMX_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "ddimx"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "ddimx"
+    monkeypatch.setenv("DDIMX_CACHE", "~/mine")
+    assert cache_folder() == tmp_path / "home" / "mine"

@@ -1,0 +1,236 @@
+"""The benchmarks' statistics on known answers, and one small run of each suite."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import sample, update
+from benchmarks.__main__ import main, save
+from benchmarks.machine import slug
+from benchmarks.runner import (
+    Absent,
+    Contender,
+    Ratio,
+    compare,
+    measure,
+    paired_ratio,
+    summary,
+    unsteady,
+)
+from ddimx.errors import DdimxError
+from tests.conftest import ROOT, cli_environment
+
+CPU = torch.device("cpu")
+
+
+def test_summary_of_known_numbers():
+    # Between the sorted values 1..5 the 20th and 80th percentile lie 0.8 and 3.2 steps from 1.
+    found = summary(np.array([5.0, 1.0, 4.0, 2.0, 3.0]))
+    assert (found.median, found.rounds) == (3.0, 5)
+    assert found.p20 == pytest.approx(1.8)
+    assert found.p80 == pytest.approx(4.2)
+
+
+def test_ratio_that_is_exactly_two():
+    seconds = np.array([1.0, 8.0, 2.0, 4.0, 0.5])  # the machine drifts, the ratio does not
+    assert paired_ratio(2 * seconds, seconds) == Ratio(2.0, 2.0, 2.0)
+    assert paired_ratio(seconds, 2 * seconds) == Ratio(0.5, 0.5, 0.5)
+    assert str(paired_ratio(2 * seconds, seconds)) == "2x [2, 2]"
+
+
+def test_identical_samples_are_no_difference():
+    seconds = np.linspace(1.0, 2.0, 20)
+    ratio = paired_ratio(seconds, seconds)
+    assert not ratio.decided
+    assert str(ratio) == "no difference"
+
+
+def test_interval_covers_the_true_ratio():
+    """A 95% interval misses in about one of twenty experiments, and is no wider than it must be."""
+    rng = np.random.default_rng(1)
+    missed, widths = 0, []
+    for _ in range(200):
+        other = rng.lognormal(0.0, 0.1, 40)
+        ratio = paired_ratio(1.5 * rng.lognormal(0.0, 0.1, 40), other)
+        missed += not ratio.low <= 1.5 <= ratio.high
+        widths.append(ratio.high - ratio.low)
+    assert 1 <= missed <= 24
+    # The standard error of a median of 40 is 1.25 sd / sqrt(40); the interval spans 3.92 of them.
+    assert np.mean(widths) == pytest.approx(3.92 * 1.25 * 1.5 * 0.1 * 2**0.5 / 40**0.5, rel=0.25)
+
+
+def test_pairs_need_the_same_rounds():
+    with pytest.raises(ValueError, match="3 rounds of the baseline for 2"):
+        paired_ratio(np.ones(3), np.ones(2))
+
+
+def test_every_round_calls_every_peer_in_changing_order():
+    calls = []
+    peers = [Contender(name, lambda name=name: calls.append(name)) for name in "abc"]
+    found = measure(peers, 8, shortest=0.0)
+    rounds = ["".join(calls[i : i + 3]) for i in range(6, len(calls), 3)]  # after two warm-ups
+    assert len(rounds) == 8
+    assert {"".join(sorted(r)) for r in rounds} == {"abc"}
+    assert len(set(rounds)) > 2
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 8, "b": 8, "c": 8}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Replace the clock by one that the peers set, and return the function that moves it."""
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.runner.time.perf_counter", lambda: now[0])
+
+    def move(seconds):
+        now[0] += seconds
+
+    return move
+
+
+def test_a_short_call_is_repeated_and_divided(clock):
+    calls = []
+    peer = Contender("a", lambda: (calls.append(1), clock(0.25)))
+    assert measure([peer], 1, shortest=1.0)["a"].tolist() == [0.25]
+    assert len(calls) == 2 + 4  # two warm-ups, then as many as fill the second
+
+
+def test_a_table(clock):
+    peers = [
+        Contender("slow", lambda: clock(1.0), useful_bytes=10**9),
+        Contender("fast", lambda: clock(0.25), useful_bytes=10**9, facts={"compile_s": 3.0}),
+        Absent("away", "no such device"),
+        Contender("copy", lambda: clock(0.5), useful_bytes=2 * 10**9, yardstick=True),
+    ]
+    table = compare("a table", peers, 3, notes=["a note"])
+    assert json.loads(json.dumps(table, allow_nan=False)) == table
+    slow = {"rounds": 3, "median_ms": 1000.0, "p20_ms": 1000.0, "p80_ms": 1000.0}
+    fast = {"rounds": 3, "median_ms": 250.0, "p20_ms": 250.0, "p80_ms": 250.0}
+    copy = {"rounds": 3, "median_ms": 500.0, "p20_ms": 500.0, "p80_ms": 500.0}
+    four = {"median": 4.0, "low": 4.0, "high": 4.0}
+    assert table == {
+        "title": "a table",
+        "baseline": "slow",
+        "notes": ["a note"],
+        "rows": [
+            {"name": "slow", **slow, "gb_per_s": 1.0},
+            {"name": "fast", **fast, "times_as_fast": four, "verdict": "4x [4, 4]"}
+            | {"gb_per_s": 4.0, "compile_s": 3.0},
+            {"name": "away", "absent": "no such device"},
+            {"name": "copy", **copy, "gb_per_s": 4.0},
+        ],
+    }
+
+
+def record(p80_ms=10.0, rounds=10, title="t"):
+    row = {"name": "eager", "rounds": rounds, "median_ms": 10.0, "p20_ms": 10.0, "p80_ms": p80_ms}
+    table = {"title": title, "baseline": "eager", "notes": [], "rows": [row]}
+    return {"schema": 1, "machine": {"device": "Big GPU (SXM)"}, "tables": [table]}
+
+
+def test_unsteady_baseline():
+    assert unsteady(record(13.0)["tables"][0]) is None
+    assert "is 1.31, above 1.3" in unsteady(record(13.1)["tables"][0])
+
+
+def test_save_keeps_the_other_suites(tmp_path):
+    path = save({"update": record(title="old"), "sample": record()}, tmp_path)
+    assert path == tmp_path / "big-gpu-sxm.json"
+    save({"update": record(title="new")}, tmp_path)
+    assert json.loads(path.read_text()) == {"update": record(title="new"), "sample": record()}
+
+
+@pytest.mark.parametrize("bad", [record(20.0), record(rounds=9)])
+def test_save_refuses_figures_that_mean_nothing(bad, tmp_path):
+    with pytest.raises(DdimxError, match="not saved"):
+        save({"update": record(), "sample": bad}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_slug():
+    assert slug("AMD EPYC 9654, 2 threads") == "amd-epyc-9654-2-threads"
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_both_update_steps_agree(eta):
+    """With the same noise they are the same function; ``check`` sees one that is not."""
+    levels = update.Levels(eta)
+    x, out, z = torch.randn(3, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    update.check(levels, x, out)
+    quiet = update.Levels(0.0).direction, levels.direction
+    expected = update.eager_step(update.Levels(0.0))(x, out)
+    expected = expected + (quiet[1] - quiet[0]) * out + levels.sigma * z
+    torch.testing.assert_close(update.our_step(levels, x, z)(x, out), expected)
+
+
+def test_check_sees_a_wrong_step(monkeypatch):
+    monkeypatch.setattr(update, "eager_step", lambda levels: lambda x, out: x)
+    x, out = torch.randn(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError, match="differ without noise"):
+        update.check(update.Levels(0.0), x, out)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_layout_is_what_the_row_says(layout, tiny_model):
+    model = sample.load_variant(sample.Variant("fp32", layout), str(tiny_model), CPU)
+    seen = []
+    model.network.mid.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    sample.ddimx.sample(model, count=2, steps=1)
+    assert seen[0].is_contiguous() == (layout == "NCHW")
+
+
+def test_sample_suite(tiny_model):
+    (table,) = sample.run(CPU, 2, model=str(tiny_model), steps=3, batches=(2,))
+    rows = {row["name"]: row for row in table["rows"]}
+    assert list(rows) == ["fp32 NCHW", "fp32 NHWC", "bf16 NCHW", "bf16 NHWC"]
+    for row in rows.values():
+        if "absent" in row:
+            assert row["name"].startswith("bf16")
+            assert row["absent"]
+            continue
+        assert row["network_calls"] == 3
+        assert row["ms_per_call"] == pytest.approx(row["median_ms"] / 3)
+        assert row["images_per_s"] == pytest.approx(2000 / row["median_ms"])
+        assert row["rms_difference"] < (1e-5 if row["name"].startswith("fp32") else 0.1)
+
+
+def run_benchmarks(*words):
+    environment = cli_environment()
+    environment.pop("TRITON_INTERPRET", None)
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_command(tmp_path):
+    words = ["update", "--device", "cpu", "--rounds", "2", "--shape", "2,3,8,8", "--no-compile"]
+    words += ["--json", "--save", "--results", os.fspath(tmp_path)]
+    done = run_benchmarks(*words)
+    records = json.loads(done.stdout)
+    about = records["update"]["machine"]
+    assert about["command"] == " ".join(["python -m benchmarks", *words])
+    assert about["versions"]["torch"] == torch.__version__
+    assert len(records["update"]["tables"]) == 2  # without and with noise
+    assert "ddimx update" in done.stderr
+    # Two rounds prove nothing, so that they are shown but not recorded.
+    assert done.returncode == 1
+    assert "2 rounds, 10 are needed" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_use_of_the_command(capsys):
+    assert main(["update", "--device", "abacus"]) == 2
+    assert "unknown device 'abacus'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main(["update", "--rounds", "0"])
+    assert end.value.code == 2

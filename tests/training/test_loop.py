@@ -1,0 +1,370 @@
+"""The training loop: the same weights however often it is stopped, and no step into NaN."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ddimx.config_file import override
+from ddimx.data.sources import open_source
+from ddimx.errors import DdimxError
+from ddimx.models.factory import build
+from ddimx.models.layers import KeyedDropout
+from ddimx.noise import Noise
+from ddimx.progress import Progress
+from ddimx.signals import Stop
+from ddimx.training import report as reporting
+from ddimx.training.loop import Trainer, set_dropout_key
+from ddimx.training.report import FolderReporter
+from ddimx.training.state import TrainState, checkpoints, restore
+from ddimx.weights.native import read_header, read_tensors
+
+
+class Notes:
+    """A reporter that keeps what it is told, and can ask for a stop after a step."""
+
+    def __init__(self, stop=None, after=None):
+        self.losses, self.norms, self.validations, self.saves = [], [], [], []
+        self._stop, self._after = stop, after
+
+    def start(self, step, total):
+        self.begun = (step, total)
+
+    def step(self, state, loss, norm, waited):
+        assert waited >= 0.0
+        self.losses.append(loss)
+        self.norms.append(norm)
+        if state.step == self._after:
+            self._stop.signal = 15
+
+    def validation(self, state, losses):
+        self.validations.append((state.step, losses))
+
+    def saved(self, state):
+        self.saves.append(state.step)
+
+
+@pytest.fixture
+def trainer(tiny_config, formula_weights, tmp_path):
+    """Return a function that makes a trainer with fixed weights in a folder of the test."""
+
+    def make(name="run", items=(), process=None):
+        config = override(tiny_config, items)
+        network, own = build(config)
+        return Trainer(
+            config=config,
+            state=TrainState.fresh(formula_weights(network), config),
+            process=process or own,
+            source=open_source(config),
+            held_out=open_source(config, held_out=True),
+            folder=tmp_path / name,
+            noise=Noise(0),
+            device=torch.device("cpu"),
+        )
+
+    return make
+
+
+def finish(trainer, stop=None, after=None):
+    stop = stop or Stop()
+    notes = Notes(stop, after)
+    notes.finished = trainer.run(stop, notes)
+    return notes
+
+
+def newest(trainer):
+    return checkpoints(trainer.folder / "checkpoints")[-1]
+
+
+def same_tensors(one, other):
+    a, b = read_tensors(one), read_tensors(other)
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_a_resumed_run_ends_with_the_same_bits(trainer, cut):
+    whole = trainer("whole")
+    assert finish(whole).finished
+    first = trainer("first")
+    notes = finish(first, after=cut)
+    assert not notes.finished
+    assert first.state.step == cut
+    second = trainer("second")
+    restore(newest(first), second.state)
+    resumed = finish(second)
+    assert resumed.finished
+    assert resumed.begun == (cut, 6)
+    assert len(resumed.losses) == 6 - cut
+    assert same_tensors(newest(whole), newest(second)) == []
+    kinds = {name.split(".")[0] for name in read_tensors(newest(whole))}
+    assert kinds == {"model", "ema", "optim"}
+
+
+def test_another_seed_is_another_run(trainer):
+    one, other = trainer("one"), trainer("other")
+    other.noise = Noise(1)
+    finish(one)
+    finish(other)
+    assert same_tensors(newest(one), newest(other))
+
+
+def test_a_finished_run_has_nothing_to_do(trainer):
+    run = trainer()
+    finish(run)
+    before = newest(run).read_bytes()
+    again = finish(run)
+    assert again.finished
+    assert again.losses == []
+    assert newest(run).read_bytes() == before
+
+
+def test_a_stop_writes_the_checkpoint_of_its_step(trainer):
+    run = trainer()
+    notes = finish(run, after=2)
+    assert notes.saves == [2]
+    assert newest(run).name == "checkpoint-00000002.safetensors"
+    assert read_header(newest(run)).info["step"] == 2
+
+
+def test_snapshots_validations_and_what_is_kept(trainer):
+    items = ["training.n_iters=7", "training.snapshot_freq=2", "training.validation_freq=3"]
+    run = trainer(items=[*items, "training.keep_checkpoints=2"])
+    notes = finish(run)
+    assert notes.begun == (0, 7)
+    assert notes.saves == [2, 4, 6, 7]
+    assert [step for step, _ in notes.validations] == [3, 6, 7]
+    names = [p.name for p in checkpoints(run.folder / "checkpoints")]
+    assert names == ["checkpoint-00000006.safetensors", "checkpoint-00000007.safetensors"]
+    grids = sorted(p.name for p in (run.folder / "samples").iterdir())
+    assert grids == [f"step-{step:08d}.png" for step in (2, 4, 6, 7)]
+    assert read_header(newest(run)).info["seed"] == 0
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 4), (2, 7), (100, 9)])
+def test_epochs_limit_the_run_too(trainer, epochs, steps):
+    # 14 training examples in 13 families: an epoch is 13 positions
+    items = [f"training.n_epochs={epochs}", "training.n_iters=9"]
+    run = trainer(items=items)
+    assert len(np.unique(run.source.families)) == 12
+    assert finish(run).begun == (0, math.ceil(min(epochs * 12 / 4, 9)) if epochs else steps)
+
+
+# --- one step -------------------------------------------------------------------------------------
+
+# Weights by formula, seed 0; recorded once. A change here changes every training run.
+LOSSES = []
+
+
+def test_recorded_losses(trainer):
+    assert finish(trainer()).losses[:5] == pytest.approx(LOSSES, rel=1e-4)
+
+
+def test_the_learning_rate_follows_its_schedule(trainer):
+    run = trainer(items=["optim.lr=0.01", "optim.warmup_steps=2", "optim.decay_steps=3"])
+    rates = []
+    step = run.state.optimizer.step
+    run.state.optimizer.step = lambda: (
+        rates.append(run.state.optimizer.param_groups[0]["lr"]),
+        step(),
+    )
+    finish(run)
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.01 * 2 / 3, 0.01 / 3])
+
+
+@pytest.mark.parametrize("clip", ["null", "0.01"])
+def test_gradients_are_clipped_and_their_norm_is_reported(trainer, clip):
+    run = trainer(items=[f"optim.grad_clip={clip}", "training.n_iters=1"])
+    seen = []
+    step = run.state.optimizer.step
+    run.state.optimizer.step = lambda: (seen.append(norm_of(run.state.network)), step())
+    (reported,) = finish(run).norms
+    assert reported > 0.1
+    assert seen == [pytest.approx(reported if clip == "null" else 0.01, rel=1e-3)]
+
+
+def norm_of(network):
+    return math.sqrt(sum(p.grad.square().sum().item() for p in network.parameters()))
+
+
+def test_dropout_gets_the_address_of_the_step(trainer):
+    run = trainer()
+    layers = [m for m in run.state.network.modules() if isinstance(m, KeyedDropout)]
+    assert layers
+    finish(run)
+    for layer in layers:
+        noise, positions, step = layer.key
+        assert (noise, step) == (Noise(0), 5)
+        assert positions.tolist() == [20, 21, 22, 23]
+    set_dropout_key(run.state.network, (Noise(3), torch.arange(2), 9))
+    assert {layer.key[2] for layer in layers} == {9}
+
+
+# --- losing the finite numbers --------------------------------------------------------------------
+
+
+class Spoilt:
+    """A process that goes wrong at one step; everything else is the real one's."""
+
+    def __init__(self, inner, step, how):
+        self._inner, self._step, self._how = inner, step, how
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def loss(self, network, batch, draws):
+        losses = self._inner.loss(network, batch, draws)
+        return self._how(losses) if draws.step == self._step else losses
+
+
+SPOILT = {
+    "loss nan": lambda losses: losses * math.nan,
+    "loss inf": lambda losses: losses + math.inf,
+    # A finite loss whose gradient is not: after the step, all weights would be NaN.
+    "gradient nan": lambda losses: losses + (losses * 0).sqrt(),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_training_stops_before_it_is_spoilt(trainer, case):
+    what, value = case.split()
+    items = ["training.snapshot_freq=1", "training.keep_checkpoints=1", "training.n_iters=9"]
+    run = trainer(items=items)
+    run.process = Spoilt(run.process, 4, SPOILT[case])
+    with pytest.raises(DdimxError) as error:
+        finish(run)
+    assert f"the {what} is {value} at step 4" in str(error.value)
+    assert f"the last good checkpoint is {newest(run)}" in str(error.value)
+    assert newest(run).name == "checkpoint-00000004.safetensors"
+    assert all(value.isfinite().all() for value in read_tensors(newest(run)).values())
+
+
+def test_a_run_that_is_spoilt_at_once_says_that_nothing_was_saved(trainer):
+    run = trainer()
+    run.process = Spoilt(run.process, 0, SPOILT["loss nan"])
+    with pytest.raises(DdimxError, match="at step 0; training stopped, there is no checkpoint yet"):
+        finish(run)
+    assert not checkpoints(run.folder / "checkpoints")
+
+
+def test_a_rate_that_is_far_too_high(trainer):
+    run = trainer(items=["optim.lr=1e30", "optim.weight_decay=0", "optim.grad_clip=null"])
+    with pytest.raises(DdimxError, match=r"the (loss|gradient) is (nan|inf) at step [12]"):
+        finish(run)
+
+
+# --- validation and grids -------------------------------------------------------------------------
+
+
+def snapshot(run):
+    state = run.state
+    tensors = [*state.network.state_dict().values(), *state.ema.values()]
+    for parameter in state.network.parameters():
+        tensors += list(state.optimizer.state[parameter].values())
+    return [t.clone() for t in tensors], state.step, torch.get_rng_state()
+
+
+@pytest.mark.parametrize("what", ["validate", "draw_grid"])
+def test_looking_changes_nothing(trainer, what):
+    run = trainer()
+    finish(run)
+    (before, step, generator), result = snapshot(run), getattr(run, what)()
+    assert result
+    after, step_after, generator_after = snapshot(run)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert step == step_after
+    assert torch.equal(generator, generator_after)
+
+
+def test_how_often_one_looks_does_not_change_the_result(trainer):
+    often = trainer("often", ["training.validation_freq=1", "training.snapshot_freq=1"])
+    seldom = trainer("seldom", ["training.validation_freq=6", "training.snapshot_freq=6"])
+    finish(often)
+    finish(seldom)
+    assert same_tensors(newest(often), newest(seldom)) == []
+
+
+def test_validation_measures_the_average_without_dropout(trainer):
+    run = trainer(items=["model.dropout=0.9"])
+    first = run.validate()
+    assert set(first) == {"train", "held_out"}
+    assert first == run.validate()
+    with torch.no_grad():  # the raw weights do not enter
+        for parameter in run.state.network.parameters():
+            parameter.mul_(1.5)
+    assert run.validate() == first
+    for value in run.state.ema.values():
+        value.mul_(1.5)
+    assert run.validate() != first
+
+
+def test_validation_without_an_average_measures_the_weights(trainer):
+    run = trainer(items=["model.ema=false"])
+    with_average = trainer().validate()
+    assert run.validate() == with_average
+    with torch.no_grad():
+        next(run.state.network.parameters()).mul_(1.5)
+    assert run.validate() != with_average
+
+
+def test_both_parts_are_measured_with_the_same_draws(trainer):
+    run = trainer()
+    run.held_out = run.source
+    losses = run.validate()
+    assert losses["train"] == losses["held_out"]
+
+
+def test_a_data_set_without_a_held_out_part(trainer):
+    run = trainer()
+    run.held_out = open_source_part(run, 0)
+    losses = run.validate()
+    assert set(losses) == {"train"}
+
+
+def open_source_part(run, count):
+    """The first ``count`` examples of a run's source."""
+    part = open_source(run.config)
+    part._images, part.labels = part._images[:count], part.labels[:count]
+    part.families = part.families[:count]
+    return part
+
+
+# --- learning; the log ----------------------------------------------------------------------------
+
+
+def test_eight_images_are_learnt(trainer):
+    items = ["model.dropout=0", "training.class_dropout=0", "training.batch_size=8"]
+    items += [
+        "data.balance=none",
+        "data.random_flip=false",
+        "training.n_iters=150",
+        "optim.lr=0.01",
+    ]
+    items += ["training.snapshot_freq=1000", "training.validation_freq=1000", "model.ch=16"]
+    run = trainer(items=items)
+    run.source = open_source_part(run, 8)
+    losses = finish(run).losses
+    assert len(losses) == 150
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_the_log_of_a_run(trainer, monkeypatch):
+    monkeypatch.setattr(reporting, "_summary_writer", lambda folder: None)
+    monkeypatch.setattr(FolderReporter, "EVERY", 2)
+    run = trainer()
+    run.folder.mkdir()
+    report = FolderReporter(run.folder, Progress(quiet=True), 4)
+    run.run(Stop(), report)
+    report.close()
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "validation_train" in line] == [3, 6]
+    first = next(line for line in lines if "loss" in line)
+    assert first["loss"] == pytest.approx(np.mean(LOSSES[:2]), rel=1e-4)
+    assert first["images_per_second"] > 0
+    assert {"grad_norm", "data_wait_seconds", "seconds"} <= first.keys()

@@ -1,0 +1,190 @@
+"""What training carries along: the average, the optimizer, and checkpoints of it all."""
+
+import pytest
+import torch
+from torch import nn
+
+from ddimx.config import OptimConfig
+from ddimx.config_file import override
+from ddimx.errors import DdimxError
+from ddimx.models.factory import build
+from ddimx.training.state import (
+    TrainState,
+    build_optimizer,
+    checkpoints,
+    restore,
+    save_checkpoint,
+)
+from ddimx.weights.native import Header, read_header, read_tensors, save
+
+
+@pytest.fixture
+def state(tiny_config, formula_weights):
+    """A state after two steps with made-up gradients."""
+    state = TrainState.fresh(formula_weights(build(tiny_config)[0]), tiny_config)
+    train(state, 2)
+    return state
+
+
+def train(state, steps):
+    for _ in range(steps):
+        for i, parameter in enumerate(state.network.parameters()):
+            parameter.grad = torch.sin(parameter.detach() * (i + state.step + 1))
+        state.optimizer.step()
+        state.step += 1
+        state.seconds += 0.5
+        state.update_ema(0.9)
+
+
+def everything(state):
+    """All tensors of a state by name."""
+    optimizer = {
+        f"optim.{name}.{key}": value
+        for name, parameter in state.network.named_parameters()
+        for key, value in state.optimizer.state[parameter].items()
+    }
+    model = {f"model.{n}": v for n, v in state.network.state_dict().items()}
+    return model | {f"ema.{n}": v for n, v in state.ema.items()} | optimizer
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+# --- the average ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "rate", "expected"),
+    [(0, 0.9999, 1 / 10), (1, 0.9999, 2 / 11), (90, 0.9999, 91 / 100), (90, 0.5, 0.5)],
+)
+def test_the_average_moves_by_its_rate(step, rate, expected):
+    layer = nn.Linear(2, 2)
+    weights = {n: v.clone() for n, v in layer.state_dict().items()}
+    old = {n: torch.full_like(v, 7.0) for n, v in weights.items()}
+    state = TrainState(layer, {n: v.clone() for n, v in old.items()}, None, step)
+    state.update_ema(rate)
+    for name, value in state.ema.items():
+        mixed = expected * old[name] + (1 - expected) * weights[name]
+        assert torch.allclose(value, mixed, rtol=1e-6)
+        assert torch.equal(layer.state_dict()[name], weights[name])
+
+
+def test_a_fresh_average_is_a_copy_of_the_weights(tiny_config):
+    network, _ = build(tiny_config)
+    state = TrainState.fresh(network, tiny_config)
+    assert same(state.ema, network.state_dict())
+    with torch.no_grad():
+        next(network.parameters()).add_(1.0)
+    assert not same(state.ema, network.state_dict())
+    assert TrainState.fresh(network, override(tiny_config, ["model.ema=false"])).ema == {}
+
+
+# --- the optimizer --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_three_steps_are_the_formula(kind, amsgrad):
+    optim = OptimConfig(
+        optimizer=kind, lr=0.1, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.3, amsgrad=amsgrad
+    )
+    layer = nn.Linear(1, 1, bias=False).double()
+    w = layer.weight.item()
+    m = v = top = 0.0
+    optimizer = build_optimizer(layer, optim)
+    for t, gradient in enumerate([2.0, -0.1, 0.3], start=1):
+        layer.weight.grad = torch.tensor([[gradient]]).double()
+        optimizer.step()
+        if kind == "AdamW":
+            w -= 0.1 * 0.3 * w
+        else:
+            gradient += 0.3 * w
+        m, v = 0.8 * m + 0.2 * gradient, 0.9 * v + 0.1 * gradient**2
+        top = max(top, v)
+        second = (top if amsgrad else v) / (1 - 0.9**t)
+        w -= 0.1 * m / (1 - 0.8**t) / (second**0.5 + 1e-3)
+        assert layer.weight.item() == pytest.approx(w, rel=1e-7)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_restores_everything(tiny_config, formula_weights, state, tmp_path):
+    path = save_checkpoint(tmp_path, state, tiny_config, {"seed": 5, "note": "Ä"}, keep=3)
+    assert path == tmp_path / "checkpoint-00000002.safetensors"
+    other = TrainState.fresh(build(tiny_config)[0], tiny_config)
+    assert not same(everything(other), everything(state))
+    info = restore(path, other)
+    assert info == {"seed": 5, "note": "Ä", "step": 2, "seconds": 1.0}
+    assert (other.step, other.seconds) == (2, 1.0)
+    assert same(everything(other), everything(state))
+    train(state, 2)
+    train(other, 2)
+    assert same(everything(other), everything(state))
+
+
+def test_a_checkpoint_describes_itself(tiny_config, state, tmp_path):
+    path = save_checkpoint(tmp_path, state, tiny_config, {}, keep=3)
+    header = read_header(path)
+    assert (header.kind, header.config) == ("checkpoint", tiny_config)
+    assert same(read_tensors(path), everything(state))
+
+
+def test_the_newest_are_kept(tiny_config, state, tmp_path):
+    (tmp_path / "checkpoint-1.safetensors").touch()
+    (tmp_path / "notes.txt").touch()
+    for step in (8, 9, 10, 123456789):
+        state.step = step
+        save_checkpoint(tmp_path, state, tiny_config, {}, keep=2)
+    names = ["checkpoint-00000010.safetensors", "checkpoint-123456789.safetensors"]
+    assert [p.name for p in checkpoints(tmp_path)] == names
+    others = {"checkpoint-1.safetensors", "notes.txt"}
+    assert {p.name for p in tmp_path.iterdir()} == {*names, *others}
+    assert checkpoints(tmp_path / "absent") == []
+
+
+def test_saving_the_same_step_again_replaces_it(tiny_config, state, tmp_path):
+    for _ in range(2):
+        save_checkpoint(tmp_path, state, tiny_config, {}, keep=1)
+    assert len(checkpoints(tmp_path)) == 1
+
+
+def test_without_an_average(tiny_config, state, tmp_path):
+    plain = override(tiny_config, ["model.ema=false"])
+    bare = TrainState.fresh(state.network, plain)
+    train(bare, 1)
+    path = save_checkpoint(tmp_path, bare, plain, {}, keep=3)
+    assert not read_tensors(path, "ema.")
+    # An average that begins with the resumed run begins at the resumed weights.
+    resumed = TrainState.fresh(build(tiny_config)[0], tiny_config)
+    restore(path, resumed)
+    assert same(resumed.ema, bare.network.state_dict())
+    # And one that is no longer wanted is left out.
+    path = save_checkpoint(tmp_path, state, tiny_config, {}, keep=3)
+    without = TrainState.fresh(build(plain)[0], plain)
+    restore(path, without)
+    assert without.ema == {}
+    assert same(without.network.state_dict(), state.network.state_dict())
+
+
+def test_a_model_is_no_checkpoint(tiny_config, tiny_model):
+    state = TrainState.fresh(build(tiny_config)[0], tiny_config)
+    with pytest.raises(DdimxError, match="a model, not a checkpoint; start from it with --init"):
+        restore(tiny_model, state)
+
+
+def test_a_checkpoint_of_another_network(tiny_config, state, tmp_path):
+    path = save_checkpoint(tmp_path, state, tiny_config, {}, keep=3)
+    wider = override(tiny_config, ["model.ch=12"])
+    with pytest.raises(DdimxError, match="do not fit the configuration: of another shape"):
+        restore(path, TrainState.fresh(build(wider)[0], wider))
+
+
+def test_a_spoilt_checkpoint(tiny_config, state, tmp_path):
+    tensors = everything(state)
+    tensors["model.conv_in.bias"] = torch.full((8,), torch.nan)
+    path = tmp_path / "checkpoint-00000001.safetensors"
+    save(path, tensors, Header("checkpoint", tiny_config, {"step": 1}))
+    with pytest.raises(DdimxError, match=r"not finite in conv_in\.bias"):
+        restore(path, TrainState.fresh(build(tiny_config)[0], tiny_config))
