@@ -43,7 +43,10 @@ def test_an_average_becomes_a_small_model_that_knows_its_history(run, tmp_path, 
     )  # fmt: skip
     assert (done.code, done.out) == (0, "")
     target = tmp_path / "small.safetensors"
-    assert done.err == f"small.safetensors: {target.stat().st_size / 1e6:.1f} MB, ema weights in fp16\n"
+    assert (
+        done.err
+        == f"small.safetensors: {target.stat().st_size / 1e6:.1f} MB, ema weights in fp16\n"
+    )
     stored = read_tensors(target)
     assert stored.keys() == state.ema.keys()
     for name, value in state.ema.items():

@@ -13,8 +13,8 @@ from tests.sampling import invoke
 
 SHOWN = {
     "sample": [
-        "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed", "--start-index",
-        "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip", "--init-noise",
+        "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed",
+        "--start-index", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip", "--init-noise",
         "--format", "--out", "--resume", "--overwrite", "--batch-size", "--invariant", "--weights",
         "--device", "--dtype", "--explain", "--dry-run", "--json", "--quiet",
     ],

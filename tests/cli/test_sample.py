@@ -78,7 +78,9 @@ def test_a_process_prints_one_json_document_and_talks_on_stderr(run_cli, tiny_mo
     assert told["command"].endswith("--steps 2 -n 2 --out 'a b' --json")  # can be pasted
 
     sampled(tiny_model, "--steps", 2, "-n", 2, "--out", "here")
-    assert abs(pictures(tmp_path / "a b", range(2)) - pictures(tmp_path / "here", range(2))).max() < 2
+    assert (
+        abs(pictures(tmp_path / "a b", range(2)) - pictures(tmp_path / "here", range(2))).max() < 2
+    )
 
 
 def test_quiet_is_silent_and_leaves_json_alone(tiny_model, tmp_path):
