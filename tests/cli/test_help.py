@@ -14,9 +14,10 @@ from tests.sampling import invoke
 SHOWN = {
     "sample": [
         "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed",
-        "--start-index", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip", "--init-noise",
-        "--format", "--out", "--resume", "--overwrite", "--batch-size", "--invariant", "--weights",
-        "--device", "--dtype", "--explain", "--dry-run", "--json", "--quiet",
+        "--start-index", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip",
+        "--init-noise", "--format", "--out", "--resume", "--overwrite", "--batch-size",
+        "--invariant", "--weights", "--device", "--dtype", "--explain", "--dry-run", "--json",
+        "--quiet",
     ],
     "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
     "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--overwrite", "--quiet"],
