@@ -23,6 +23,10 @@ def convert(
         list[str] | None,
         typer.Option(metavar="KEY=TEXT", help="Add to the header: licence='OFL 1.1'."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Sampling defaults: sampling.eta=1."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -45,6 +49,7 @@ def convert(
             dtype=dtype,
             weights="raw" if weights == "raw" else "ema",
             notes=note or [],
+            settings=settings or [],
             overwrite=overwrite,
         )
         progress.say(f"{target}: {size / 1e6:.1f} MB, {weights} weights in {dtype}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from ..config_file import override
 from ..device import DTYPES
 from ..errors import DdimxError, UsageError
 from .model import find_model
@@ -22,12 +23,14 @@ def publish(
     dtype: str = "fp32",
     weights: Which = "ema",
     notes: Sequence[str] = (),
+    settings: Sequence[str] = (),
     overwrite: bool = False,
 ) -> int:
     """Write one set of a checkpoint's weights as a model and return the file's size in bytes.
 
     The header keeps the configuration and the history (command, data, device, images seen,
-    hours); ``notes`` are "key=text" pairs added to it.
+    hours); ``notes`` are "key=text" pairs added to it, ``settings`` are overrides of the
+    configuration's sampling section, the defaults that the model brings along.
 
     Raises:
         UsageError: the target exists or has another suffix, a malformed note, or weights that do
@@ -39,13 +42,17 @@ def publish(
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; --overwrite replaces it")
     header, tensors = read_model(find_model(source), weights)
+    other = [item for item in settings if not item.startswith("sampling.")]
+    if other:
+        raise UsageError(f"--set {other[0]}: only sampling.* can change without training again")
+    config = override(header.config, settings)
     stored = {name: value.to(DTYPES[dtype]) for name, value in tensors.items()}
     if not all(torch.isfinite(value).all() for value in stored.values()):
         raise UsageError(f"{source}: some weights exceed the range of {dtype}; use bf16 or fp32")
     taken = weights if header.kind == "checkpoint" else header.info.get("weights", weights)
     info = {**_history(header), **_parsed(notes), "weights": taken, "dtype": dtype}
     try:
-        save(target, stored, Header("model", header.config, info))
+        save(target, stored, Header("model", config, info))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DdimxError(f"cannot write {target}: {reason}") from None

@@ -138,3 +138,13 @@ def test_weights_beyond_fp16_are_refused(run, tmp_path, tiny_config):
     assert "exceed the range of fp16; use bf16 or fp32" in done.err
     assert invoke("convert", "big.safetensors", "m.safetensors", "--dtype", "bf16").code == 0
     assert names_in(tmp_path) == ["big.safetensors", "m.safetensors", "runs"]
+
+
+def test_sampling_defaults_can_be_given_along(tiny_model, tmp_path):
+    target = tmp_path / "with.safetensors"
+    done = invoke("convert", tiny_model, target, "--set", "sampling.eta=0.5", "-q")
+    assert done.code == 0, done.err
+    assert read_header(target).config.sampling.eta == 0.5
+    refused = invoke("convert", tiny_model, tmp_path / "x.safetensors", "--set", "model.ch=16")
+    assert refused.code == 2
+    assert "only sampling.* can change" in refused.err
