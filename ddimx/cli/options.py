@@ -33,10 +33,14 @@ Model = Annotated[
         "--model", "-m", metavar="NAME|FILE|RUN", help="A shipped model (default: emoji) or a file."
     ),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", help="Number of steps (default: 50).")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Number of steps (default: the model's, else 50).")
+]
 Count = Annotated[int | None, typer.Option("--count", "-n", help="How many samples (default: 16).")]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", help="Classifier-free guidance weight; 1 is off (default)."),
+    typer.Option(
+        "--guidance", help="Classifier-free guidance; 1 is off (default: the model's, else 1)."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

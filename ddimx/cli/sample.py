@@ -57,10 +57,12 @@ def sample(
         typer.Option(min=0, help="First sample index: --start-index 7 -n 1 makes image 7 again."),
     ] = None,
     solver: Annotated[
-        str | None, typer.Option(metavar="ddim|ddpm", help="Update rule (default: ddim).")
+        str | None,
+        typer.Option(metavar="ddim|ddpm", help="Update rule (default: the model's, else ddim)."),
     ] = None,
     eta: Annotated[
-        float | None, typer.Option(help="ddim's noise: 0 deterministic (default), 1 as DDPM.")
+        float | None,
+        typer.Option(help="ddim's noise: 0 none, 1 as DDPM (default: the model's, else 0)."),
     ] = None,
     variance: Annotated[
         str | None, typer.Option(metavar="large|small", help="ddpm's variance.")
