@@ -23,7 +23,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"sampling", "training"},
-    {"api", "about"},
+    {"api", "about", "evaluation"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -1,72 +1,104 @@
-"""Stopping: the first signal asks, the second Ctrl-C insists, handlers come back."""
+"""The first signal asks, the second Ctrl-C insists, and handlers are put back."""
 
-import os
 import signal
 import threading
 
 import pytest
 
-from ddimx.signals import Interrupted, exit_on_interrupt, polite_stop
+from ddimx.signals import Interrupted, Stop, exit_on_interrupt, polite_stop
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
-def handlers():
-    """Put the test runner's own handlers back afterwards."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield before
+def _handlers_as_before():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def send(number):
-    os.kill(os.getpid(), number)
+def test_a_stop_begins_unset():
+    stop = Stop()
+    assert not stop
+    assert (stop.signal, stop.exit_code) == (None, 0)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_only_asks(number, code):
+def test_the_first_signal_asks(number, code):
     with polite_stop() as stop:
-        assert not stop
-        send(number)
+        signal.raise_signal(number)
         assert stop
-        assert stop.exit_code == code
+        assert (stop.signal, stop.exit_code) == (number, code)
 
 
-def test_the_second_ctrl_c_ends_it():
-    with polite_stop():
-        send(signal.SIGINT)
-        with pytest.raises(Interrupted) as end:
-            send(signal.SIGINT)
-    assert end.value.code == 130
-
-
-def test_a_second_sigterm_is_as_patient_as_the_first():
+def test_the_second_ctrl_c_insists():
     with polite_stop() as stop:
-        send(signal.SIGTERM)
-        send(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted) as caught:
+            signal.raise_signal(signal.SIGINT)
+    assert caught.value.code == 130
+    assert stop.exit_code == 130
+
+
+def test_ctrl_c_insists_after_sigterm_too_but_sigterm_only_asks():
+    with polite_stop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stop.exit_code == 143
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
 
 
-def test_handlers_are_restored_after_an_error(handlers):
-    with pytest.raises(ZeroDivisionError), polite_stop():
-        raise ZeroDivisionError
-    assert {n: signal.getsignal(n) for n in handlers} == handlers
+@pytest.mark.parametrize("error", [None, RuntimeError, Interrupted])
+def test_the_handlers_are_restored(error):
+    def mine(_number, _frame):
+        raise AssertionError
+
+    for number in SIGNALS:
+        signal.signal(number, mine)
+    raised = None
+    try:
+        with polite_stop():
+            assert all(signal.getsignal(number) is not mine for number in SIGNALS)
+            if error is not None:
+                raise error
+    except (RuntimeError, Interrupted) as caught:
+        raised = type(caught)
+    assert raised is error
+    assert all(signal.getsignal(number) is mine for number in SIGNALS)
 
 
-def test_ctrl_c_outside_of_work_exits_with_130():
-    exit_on_interrupt()
-    with pytest.raises(SystemExit) as end:
-        send(signal.SIGINT)
-    assert end.value.code == 130
-
-
-def test_off_the_main_thread_nothing_is_installed(handlers):
+def test_off_the_main_thread_nothing_is_installed():
+    before = [signal.getsignal(number) for number in SIGNALS]
     seen = []
 
     def work():
         with polite_stop() as stop:
-            seen.append((bool(stop), signal.getsignal(signal.SIGINT)))
+            seen.append((bool(stop), [signal.getsignal(number) for number in SIGNALS]))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [(False, handlers[signal.SIGINT])]
+    assert seen == [(False, before)]
+
+
+def test_where_nothing_needs_finishing_ctrl_c_ends_the_process():
+    exit_on_interrupt()
+    cleaned = []
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(SystemExit) as caught:
+        work()
+    assert caught.value.code == 130
+    assert cleaned == [True]
+    with polite_stop() as stop:  # and within, it asks first
+        signal.raise_signal(signal.SIGINT)
+    assert stop.exit_code == 130
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)

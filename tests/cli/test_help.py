@@ -20,7 +20,7 @@ SHOWN = {
         "--quiet",
     ],
     "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
-    "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--overwrite", "--quiet"],
+    "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
     "info": ["--models", "--json"],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],

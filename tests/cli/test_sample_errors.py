@@ -84,7 +84,7 @@ WRONG = [
     (["--timesteps", "5,5"], "timesteps must fall (or rise) strictly, without repeats"),
     (["--timesteps", "9,1,5"], "timesteps must fall (or rise) strictly, without repeats"),
     (["--timesteps", "1000,5"], "timestep 1000 lies outside 0..999"),
-    (["--timesteps=-1"], "timestep -1 lies outside 0..999"),
+    (["--timesteps", -1], "timestep -1 lies outside 0..999"),
     (["--timesteps", "nan"], "timestep nan lies outside 0..999"),
     (["--clip", 0], "clip must be positive, got 0.0"),
     (["--clip", -1], "clip must be positive, got -1.0"),
@@ -99,7 +99,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("args", "message"), WRONG, ids=lambda v: " ".join(map(str, v))[:40])
+@pytest.mark.parametrize(
+    ("args", "message"), WRONG, ids=[" ".join(map(str, args)) for args, _ in WRONG]
+)
 def test_a_wrong_option_is_named_and_nothing_is_written(tiny_model, tmp_path, args, message):
     refused(sample(tiny_model, *args), message)
     assert names_in(tmp_path) == []
@@ -293,8 +295,9 @@ def test_out_of_memory_on_the_device_halves_the_batch(tiny_model, tmp_path, monk
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return finish_batch(model, settings, samples, **rest)
 
-    monkeypatch.setattr("ddimx.sampling.run.finish_batch", limited)
-    done = sampled(tiny_model, "-n", 7, "--batch-size", 6, "--out", "a")
+    with monkeypatch.context() as patch:
+        patch.setattr("ddimx.sampling.run.finish_batch", limited)
+        done = sampled(tiny_model, "-n", 7, "--batch-size", 6, "--out", "a")
     assert tried == [[*range(6)], [0, 1, 2], [0, 1], [2, 3], [4, 5], [6]]
     assert done.err.splitlines()[:2] == [
         "out of memory; going on with batches of 3",
@@ -302,8 +305,7 @@ def test_out_of_memory_on_the_device_halves_the_batch(tiny_model, tmp_path, monk
     ]
     assert manifest_of(tmp_path / "a")["batch_size"] == 2
     assert manifest_of(tmp_path / "a")["status"] == "complete"
-    monkeypatch.undo()
-    sampled(tiny_model, "-n", 7, "--batch-size", 7, "--out", tmp_path / "b")
+    sampled(tiny_model, "-n", 7, "--batch-size", 7, "--out", "b")
     assert abs(pictures(tmp_path / "a", range(7)) - pictures(tmp_path / "b", range(7))).max() <= 1
 
 

@@ -1,10 +1,13 @@
-"""Defaults, checks and the classes of a sampling run."""
+"""From options to settings: defaults of the model, then ours, all checked."""
+
+import dataclasses
 
 import pytest
 
 from ddimx.config_file import override
 from ddimx.errors import UsageError
-from ddimx.sampling.settings import Asked, labels_for, resolve
+from ddimx.noise import Noise, Stream
+from ddimx.sampling.settings import DEFAULT_COUNT, Asked, labels_for, resolve
 from ddimx.weights.model import load_model
 
 
@@ -13,80 +16,127 @@ def model(tiny_model):
     return load_model(tiny_model, device="cpu", dtype="fp32")
 
 
-def with_sampling(model, *items):
-    """The model with other defaults in its configuration's sampling section."""
-    from dataclasses import replace
-
-    return replace(model, config=override(model.config, [f"sampling.{i}" for i in items]))
+def configured(model, *overrides):
+    """The model as if its file said so."""
+    return dataclasses.replace(model, config=override(model.config, overrides))
 
 
-def test_the_models_defaults_come_before_ours(model):
-    ours = resolve(Asked(), with_sampling(model))
-    assert (len(ours.plan), ours.count, ours.batch_size, ours.guidance) == (50, 16, 4, 1.0)
-    theirs = ("steps=7", "guidance=2.5", "eta=0.5", "clip=1.5", "batch_size=3")
-    settings = resolve(Asked(), with_sampling(model, *theirs))
-    assert (len(settings.plan), settings.guidance, settings.batch_size) == (7, 2.5, 3)
-    assert (settings.plan.label, settings.plan.clip) == ("ddim, eta 0.5", 1.5)
+def test_our_defaults(model):
+    settings = resolve(Asked(), configured(model, "sampling.spacing=null"))
+    assert settings.plan.label == "ddim, eta 0"
+    assert settings.plan.clip is None
+    assert settings.plan.t.tolist() == [float(t) for t in range(980, -1, -20)]  # 50, "ddim"
+    assert (settings.count, settings.batch_size) == (DEFAULT_COUNT, 4) == (16, 4)
+    assert (settings.guidance, settings.category, settings.invariant) == (1.0, None, False)
+    assert settings.noise == Noise(0)
+    assert settings.indices == range(16)
+    assert settings.notes == ()
 
 
-def test_what_is_asked_comes_before_the_models_defaults(model):
-    other = with_sampling(model, "steps=7", "guidance=2.5", "eta=0.5", "clip=1.5")
-    settings = resolve(Asked(steps=3, guidance=1.0, eta=0.0, clip="none", count=2), other)
-    assert (len(settings.plan), settings.guidance, settings.count) == (3, 1.0, 2)
-    assert (settings.plan.label, settings.plan.clip) == ("ddim, eta 0", None)
+def test_the_models_defaults_come_before_ours_and_options_before_both(model):
+    keys = ("steps=10", "eta=0.5", "spacing=quad", "guidance=2", "clip=0.75", "batch_size=7")
+    own = configured(model, *(f"sampling.{key}" for key in keys))
+    settings = resolve(Asked(), own)
+    assert settings.plan.label == "ddim, eta 0.5"
+    assert (len(settings.plan), settings.plan.clip) == (10, 0.75)
+    assert settings.plan.t[0] == 800  # of 1000, as the paper's quad has it
+    assert (settings.guidance, settings.batch_size) == (2.0, 7)
+    asked = Asked(
+        steps=5, eta=0.0, spacing="trailing", guidance=1.0, clip="none", batch_size=3, count=5,
+        seed=8, start_index=2,
+    )  # fmt: skip
+    settings = resolve(asked, own)
+    assert settings.plan.label == "ddim, eta 0"
+    assert settings.plan.t.tolist() == [999, 799, 599, 399, 199]
+    assert settings.plan.clip is None
+    assert (settings.guidance, settings.batch_size) == (1.0, 3)
+    assert settings.noise == Noise(8)
+    assert settings.indices == range(2, 7)
 
 
-def test_a_default_of_ddim_is_not_forced_on_ddpm(model):
-    settings = resolve(Asked(solver="ddpm", steps=3), with_sampling(model, "eta=0.5", "clip=2"))
-    assert (settings.plan.label, settings.plan.clip) == ("ddpm, large variance", 1.0)
+def test_defaults_of_one_solver_are_not_taken_for_the_other(model):
+    own = configured(model, "sampling.solver=ddpm", "sampling.eta=0.5", "sampling.clip=0.5")
+    settings = resolve(Asked(steps=4), own)
+    assert settings.plan.label == "ddpm, large variance"
+    assert settings.plan.clip == 1.0
+    assert resolve(Asked(steps=4, solver="ddim"), own).plan.label == "ddim, eta 0.5"
 
 
-def test_var_type_chooses_ddpms_variance(model):
-    from dataclasses import replace
-
-    small = replace(model, config=override(model.config, ["model.var_type=fixedsmall"]))
-    assert resolve(Asked(solver="ddpm", steps=3), small).plan.label == "ddpm, small variance"
-
-
-def test_an_unusual_number_of_timesteps_is_remarked(model):
-    settings = resolve(Asked(steps=7, spacing="ddim"), model)
-    assert len(settings.plan) == 8
-    assert settings.notes == ("spacing 'ddim' with 7 steps visits 8 timesteps",)
-    assert "try --spacing trailing" in resolve(Asked(steps=1, spacing="ddim"), model).notes[0]
+def test_the_variance_is_the_models(model):
+    small = configured(model, "model.var_type=fixedsmall")
+    assert resolve(Asked(solver="ddpm"), small).plan.label == "ddpm, small variance"
+    asked = Asked(solver="ddpm", variance="large")
+    assert resolve(asked, small).plan.label == "ddpm, large variance"
 
 
-def test_without_a_category_every_index_has_its_own_class(model):
-    settings = resolve(Asked(count=200), model)
-    labels = labels_for(settings, model, settings.indices).tolist()
-    assert 60 < sum(labels) < 140
-    assert labels_for(settings, model, [17, 5]).tolist() == [labels[17], labels[5]]
+def test_explicit_times_leave_the_models_steps_and_spacing_out(model):
+    own = configured(model, "sampling.steps=10")
+    settings = resolve(Asked(timesteps=[3, 700.5]), own)
+    assert settings.plan.t.tolist() == [700.5, 3.0]
+    for other in ({"steps": 2}, {"spacing": "quad"}):
+        with pytest.raises(UsageError, match="leave --steps and --spacing out"):
+            resolve(Asked(timesteps=[3], **other), own)
+
+
+def test_a_batch_is_never_larger_than_the_run(model):
+    assert resolve(Asked(count=3), model).batch_size == 3
+    assert resolve(Asked(count=3, batch_size=100), model).batch_size == 3
+
+
+def test_given_states_are_the_default_count_and_its_limit(model):
+    assert resolve(Asked(), model, available=5).count == 5
+    assert resolve(Asked(count=2), model, available=5).count == 2
+    with pytest.raises(UsageError, match="count 6 exceeds the 5 states"):
+        resolve(Asked(count=6), model, available=5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [
+        ({"steps": 50}, None),
+        ({"steps": 30}, "spacing 'ddim' with 30 steps visits 31 timesteps"),
+        ({"steps": 30, "spacing": "leading"}, None),
+        ({"steps": 400, "spacing": "quad"}, "spacing 'quad' with 400 steps visits 350 timesteps"),
+        ({"steps": 1}, "spacing 'ddim' with 1 step starts at t=0; try --spacing trailing"),
+        ({"steps": 1, "spacing": "trailing"}, None),
+    ],
+)
+def test_what_a_person_should_see_is_noted(model, asked, note):
+    settings = resolve(Asked(**{"spacing": "ddim", **asked}), model)
+    assert settings.notes == (() if note is None else (note,))
+
+
+@pytest.mark.parametrize("asked", [{"start_index": -1}, {"start_index": 2**32 - 15}])
+def test_indices_fit_into_their_32_bits(model, asked):
+    with pytest.raises(UsageError, match=r"sample indices must lie in 0\.\.2\^32-1"):
+        resolve(Asked(**asked), model)
+    assert resolve(Asked(start_index=2**32 - 16), model).indices[-1] == 2**32 - 1
+
+
+# --- classes ------------------------------------------------------------------------------------
+
+
+def test_every_sample_draws_its_class_from_seed_and_index(model):
+    settings = resolve(Asked(seed=5, count=200), model)
+    labels = labels_for(settings, model, settings.indices)
+    drawn = Noise(5).integers(range(200), (), 2, stream=Stream.CATEGORY)
+    assert labels.tolist() == drawn.tolist()
+    assert 60 < labels.sum() < 140  # of 200, both occur about as often
+    apart = [labels_for(settings, model, [i]).item() for i in (7, 3, 150)]
+    assert apart == [labels[7], labels[3], labels[150]]
+    other = resolve(Asked(seed=6, count=200), model)
+    assert labels_for(other, model, other.indices).tolist() != labels.tolist()
 
 
 @pytest.mark.parametrize(("category", "label"), [("round", 0), ("square", 1), ("none", 2)])
-def test_a_category_is_the_class_of_all(model, category, label):
+def test_a_category_is_everyones(model, category, label):
     settings = resolve(Asked(category=category), model)
     assert labels_for(settings, model, range(3)).tolist() == [label] * 3
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"count": 0}, "count must be at least 1"),
-        ({"batch_size": 0}, "batch-size must be at least 1"),
-        ({"start_index": 2**32 - 1, "count": 2}, "sample indices"),
-        ({"category": "rond"}, "did you mean 'round'"),
-        ({"steps": 1001}, "steps must lie in 1..1000"),
-        ({"timesteps": [5, 1], "steps": 2}, "leave --steps and --spacing out"),
-        ({"guidance": float("nan")}, "finite"),
-        ({"seed": 2**64}, "seed"),
-    ],
-)
-def test_what_cannot_be_is_refused(model, asked, message):
-    with pytest.raises(UsageError, match=message):
-        resolve(Asked(**asked), model)
-
-
-def test_given_states_limit_and_default_the_count(model):
-    assert resolve(Asked(), model, available=5).count == 5
-    with pytest.raises(UsageError, match="exceeds the 5 states"):
-        resolve(Asked(count=6), model, available=5)
+def test_a_model_without_classes_has_no_labels(model):
+    plain = configured(model, "model.classes=[]")
+    assert labels_for(resolve(Asked(), plain), plain, range(3)) is None
+    for asked in (Asked(category="none"), Asked(guidance=0.0)):
+        with pytest.raises(UsageError, match=r"has no(ne| classes)"):
+            resolve(asked, plain)

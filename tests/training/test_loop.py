@@ -15,6 +15,7 @@ from ddimx.models.layers import KeyedDropout
 from ddimx.noise import Noise
 from ddimx.progress import Progress
 from ddimx.signals import Stop
+from ddimx.training import loop
 from ddimx.training import report as reporting
 from ddimx.training.loop import Trainer, set_dropout_key
 from ddimx.training.report import FolderReporter
@@ -47,8 +48,9 @@ class Notes:
 
 
 @pytest.fixture
-def trainer(tiny_config, formula_weights, tmp_path):
+def trainer(tiny_config, formula_weights, tmp_path, monkeypatch):
     """Return a function that makes a trainer with fixed weights in a folder of the test."""
+    monkeypatch.setattr(loop, "GRID_STEPS", 2)  # pictures are not what takes the time here
 
     def make(name="run", items=(), process=None):
         config = override(tiny_config, items)
@@ -146,19 +148,19 @@ def test_snapshots_validations_and_what_is_kept(trainer):
     assert read_header(newest(run)).info["seed"] == 0
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(1, 4), (2, 7), (100, 9)])
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 6), (100, 7)])
 def test_epochs_limit_the_run_too(trainer, epochs, steps):
-    # 14 training examples in 13 families: an epoch is 13 positions
-    items = [f"training.n_epochs={epochs}", "training.n_iters=9"]
-    run = trainer(items=items)
-    assert len(np.unique(run.source.families)) == 12
-    assert finish(run).begun == (0, math.ceil(min(epochs * 12 / 4, 9)) if epochs else steps)
+    run = trainer(items=[f"training.n_epochs={epochs}", "training.n_iters=7"])
+    assert len(np.unique(run.source.families)) == 12  # what an epoch visits, 4 in a step
+    notes = finish(run)
+    assert notes.begun == (0, steps)
+    assert len(notes.losses) == steps
 
 
 # --- one step -------------------------------------------------------------------------------------
 
 # Weights by formula, seed 0; recorded once. A change here changes every training run.
-LOSSES = []
+LOSSES = [1.266286, 1.035817, 1.121096, 0.934344, 1.064746]
 
 
 def test_recorded_losses(trainer):
@@ -338,18 +340,14 @@ def open_source_part(run, count):
 
 
 def test_eight_images_are_learnt(trainer):
-    items = ["model.dropout=0", "training.class_dropout=0", "training.batch_size=8"]
-    items += [
-        "data.balance=none",
-        "data.random_flip=false",
-        "training.n_iters=150",
-        "optim.lr=0.01",
-    ]
-    items += ["training.snapshot_freq=1000", "training.validation_freq=1000", "model.ch=16"]
+    items = ["model.dropout=0", "training.batch_size=8", "data.balance=none", "optim.lr=0.003"]
+    items += ["model.patch_size=1", "model.ch=16", "model.attn_resolutions=[]"]
+    items += ["training.n_iters=70", "diffusion.prediction=epsilon"]
+    items += ["training.snapshot_freq=1000", "training.validation_freq=1000"]
     run = trainer(items=items)
     run.source = open_source_part(run, 8)
     losses = finish(run).losses
-    assert len(losses) == 150
+    assert len(losses) == 70
     assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:5])
 
 

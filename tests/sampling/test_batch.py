@@ -1,0 +1,93 @@
+"""One batch: the same numbers for a sample, whatever stands beside it."""
+
+import pytest
+import torch
+
+from ddimx.noise import Noise
+from ddimx.sampling.batch import MICRO_BATCH, finish_batch, run_batch
+from ddimx.sampling.settings import Asked, resolve
+from ddimx.weights.model import load_model
+from tests.sampling import counted_calls
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return load_model(tiny_model, device="cpu", dtype="fp32")
+
+
+def noise_of(model, settings, samples, monkeypatch):
+    """What a batch starts from and adds, with the network's part removed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(model.network, "forward", lambda y, *_: torch.zeros_like(y))
+        start = model.process.prior(settings.noise, torch.tensor(samples), model.device)
+        *_, last = run_batch(model, settings, samples)
+    return start, last.y
+
+
+def test_all_noise_is_bit_identical_for_any_split(model, monkeypatch):
+    settings = resolve(Asked(steps=4, eta=1.0, seed=11, count=16, batch_size=16), model)
+    start, end = noise_of(model, settings, list(range(16)), monkeypatch)
+    assert torch.equal(start, Noise(11).normal(range(16), model.process.shape))
+    assert not torch.allclose(start, end)
+    for split in ([[7]], [[0], [1, 2, 3], list(range(4, 16))], [[15, 2, 9]]):
+        for samples in split:
+            part_start, part_end = noise_of(model, settings, samples, monkeypatch)
+            assert torch.equal(part_start, start[samples])
+            assert torch.equal(part_end, end[samples])
+
+
+def test_invariant_bits_do_not_depend_on_the_company(model):
+    settings = resolve(Asked(steps=3, eta=1.0, invariant=True, guidance=2.0), model)
+    together = finish_batch(model, settings, range(MICRO_BATCH + 3))
+    assert together.shape == (MICRO_BATCH + 3, 3, 8, 8)
+    for samples in ([10], [10, 0], [4, 10, 0]):
+        assert torch.equal(finish_batch(model, settings, samples), together[samples])
+
+
+def test_invariant_runs_batches_of_one_size(model):
+    settings = resolve(Asked(steps=2, invariant=True), model)
+    with counted_calls() as calls:
+        finish_batch(model, settings, range(MICRO_BATCH + 1))
+    assert calls == [MICRO_BATCH] * 4
+    settings = resolve(Asked(steps=2), model)
+    with counted_calls() as calls:
+        finish_batch(model, settings, range(MICRO_BATCH + 1))
+    assert calls == [MICRO_BATCH + 1] * 2
+
+
+@pytest.mark.parametrize(("invariant", "seen"), [(False, [9, 9]), (True, [8, 8, 1, 1])])
+def test_an_observer_sees_every_row_and_how_many_samples_it_is_of(model, invariant, seen):
+    settings = resolve(Asked(steps=2, invariant=invariant), model)
+    rows = []
+    result = finish_batch(
+        model, settings, range(9), after_row=lambda step, count: rows.append((step.row, count))
+    )
+    assert [count for _, count in rows] == seen
+    assert [row for row, _ in rows] == [0, 1] * (len(seen) // 2)
+    assert (result.dtype, result.device.type) == (torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_the_start_may_come_from_elsewhere(model, invariant):
+    settings = resolve(Asked(steps=2, invariant=invariant, category="round"), model)
+    drawn = finish_batch(model, settings, [3, 4])
+    asked = []
+
+    def start(samples):
+        asked.append(list(samples))
+        return Noise(0).normal(samples, model.process.shape, dtype=torch.float64)
+
+    assert torch.equal(finish_batch(model, settings, [3, 4], start=start), drawn)
+    assert asked == [[3, 4, *[4] * (MICRO_BATCH - 2)]] if invariant else [[3, 4]]
+
+
+def test_an_error_of_an_observer_ends_the_batch(model):
+    settings = resolve(Asked(steps=5), model)
+
+    def stop(step, _):
+        if step.row == 1:
+            raise InterruptedError
+
+    with counted_calls() as calls, pytest.raises(InterruptedError):
+        finish_batch(model, settings, [0], after_row=stop)
+    assert len(calls) == 2
