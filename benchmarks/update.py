@@ -127,8 +127,10 @@ def our_step(levels: Levels, like: Tensor, z: Tensor | None = None) -> Step:
         samples=torch.arange(len(like), device=like.device),
         step_stream=STEP_STREAM if levels.sigma and z is None else None,
         z=z,
+        same_point=True,
+        want_x0=False,
     )
-    return lambda x, out: update(table, row, x, x, out, (), extras).y
+    return lambda x, out: update(table, row, x, x, out, None, extras).y
 
 
 def check(levels: Levels, x: Tensor, out: Tensor) -> None:

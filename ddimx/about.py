@@ -13,13 +13,12 @@ import torch
 from . import __version__
 from .device import choose_device, choose_precision
 from .kernels import update
-from .kernels._dispatch import reason_for
 from .weights.model import find_model, shipped_models
 from .weights.native import read_header
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
-# Every operation and what implements it; a new kernel folder adds itself here.
-OPERATIONS = {"update": update.IMPLEMENTATIONS}
+# What "auto" runs of every operation on a device, and why; a new kernel folder adds itself here.
+OPERATIONS = {"update": update.preference}
 SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
 
 
@@ -37,8 +36,7 @@ def about() -> dict[str, Any]:
             "dtype auto": f"{precision.name}: {precision.reason}",
         },
         "kernels": {
-            name: "{} ({})".format(*reason_for(name, available, device.type))
-            for name, available in OPERATIONS.items()
+            name: "{} ({})".format(*preference(device)) for name, preference in OPERATIONS.items()
         },
         "cache": str(cache_folder()),
         "models": about_models(),

@@ -99,12 +99,20 @@ class Plan:
         return bool((self.c != 0).any())
 
     def table(self) -> Array:
-        """Return the rows as one array, float64 [rows, len(SCALARS) + 2 depth].
+        """Return the rows as one array, float64 [rows, len(SCALARS) + 1 + 2 depth].
 
-        The columns are ``SCALARS`` followed by b_0..b_{depth-1} and q_0..q_{depth-1}.
+        The columns are ``SCALARS``, the number of network calls in earlier rows, and then
+        b_0..b_{depth-1} and q_0..q_{depth-1}.
         """
         columns = [getattr(self, name)[:, None] for name in SCALARS]
-        return np.concatenate([*columns, self.b, self.q], axis=1)
+        calling = np.isfinite(self.t)
+        calls = (calling.cumsum() - calling)[:, None]
+        return np.concatenate([*columns, calls, self.b, self.q], axis=1)
+
+    def keeps_point(self) -> npt.NDArray[np.bool_]:
+        """Return for every row whether its y' is its x', bool [rows]."""
+        kept: npt.NDArray[np.bool_] = (self.p == 1) & (self.q == 0).all(axis=1)
+        return kept
 
     def with_clip(self, clip: float | None) -> Plan:
         """Return the plan with x0 clipped to [-clip, clip], or not at all.

@@ -3,42 +3,98 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
-from functools import cache
-from typing import Literal
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, get_args
 
 import torch
 
-Impl = Literal["auto", "triton", "reference"]
+Impl = Literal["auto", "triton", "sdpa", "reference"]
 
 log = logging.getLogger("ddimx.kernels")
 
+# Facts about this process, looked up once: a choice is also made while torch.compile traces.
+TRITON_INSTALLED = find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-def choose(op: str, impl: Impl, available: Sequence[Impl], device: torch.device) -> Impl:
+
+@dataclass(frozen=True)
+class Option:
+    """One implementation of an operation; a list of them is in the order of preference.
+
+    Attributes:
+        impl: its name.
+        why: why "auto" takes it, in words.
+        refusal: why it cannot run on what was given, None if it can.
+        automatic: whether "auto" may take it.
+    """
+
+    impl: Impl
+    why: str
+    refusal: str | None = None
+    automatic: bool = True
+
+
+def triton_option(device: torch.device, refusal: str | None = None) -> Option:
+    """Return Triton's place among the options for a device.
+
+    Kernels run on CUDA (and ROCm, which PyTorch calls cuda too), and anywhere in the interpreter,
+    which "auto" never takes: it is for tests and thousands of times slower.
+
+    Args:
+        refusal: what the operation itself cannot do in Triton, None if nothing.
+    """
+    refusal = refusal or triton_refusal(device)
+    return Option("triton", f"a {device.type} device", refusal, device.type == "cuda")
+
+
+def triton_refusal(device: torch.device) -> str | None:
+    """Return why Triton kernels cannot run on a device, or None."""
+    if not TRITON_INSTALLED:
+        return "Triton is not installed"
+    if device.type != "cuda" and not INTERPRETED:
+        return f"Triton kernels do not run on {device.type}"
+    return None
+
+
+def choose(op: str, impl: Impl, options: Sequence[Option]) -> Impl:
     """Return the implementation to run; an explicit wish is met or refused, never replaced.
 
     Raises:
         ValueError: an unknown name.
         RuntimeError: an implementation that this operation, device or machine does not offer.
     """
-    if impl not in ("auto", "triton", "reference"):
-        raise ValueError(f"impl '{impl}' is none of auto, triton, reference")
-    chosen, reason = reason_for(op, tuple(available), device.type)
-    if impl in ("auto", chosen):
+    if impl not in get_args(Impl):
+        raise ValueError(f"impl '{impl}' is none of {', '.join(get_args(Impl))}")
+    if impl == "auto":
+        chosen, reason = preferred(options)
+        if not torch.compiler.is_compiling():
+            _log_once(op, chosen, reason)
         return chosen
-    if impl == "reference":
-        return "reference"
-    raise RuntimeError(f"{op}: impl '{impl}' cannot run here ({reason}); what can: reference")
+    refusals = {option.impl: option.refusal for option in options}
+    if impl not in refusals or refusals[impl] is not None:
+        reason = refusals.get(impl) or "there is none of this operation"
+        able = ", ".join(name for name, refusal in refusals.items() if refusal is None)
+        raise RuntimeError(f"{op}: impl '{impl}' cannot run here ({reason}); what can: {able}")
+    return impl
 
 
-@cache
-def reason_for(op: str, available: tuple[Impl, ...], device_type: str) -> tuple[Impl, str]:
-    """Return what "auto" means for an operation on a kind of device, with the reason in words."""
-    if "triton" not in available:
-        chosen: tuple[Impl, str] = ("reference", "no Triton kernel for this operation yet")
-    elif device_type != "cuda":
-        chosen = ("reference", f"Triton kernels do not run on {device_type}")
-    else:
-        chosen = ("triton", "a CUDA device")
-    log.info("%s on %s: %s, %s", op, device_type, *chosen)
-    return chosen
+def preferred(options: Sequence[Option]) -> tuple[Impl, str]:
+    """Return what "auto" means, and why: the choice's reason and what spoke against the others."""
+    against: list[str] = []
+    for option in options:
+        if option.automatic and option.refusal is None:
+            return option.impl, "; ".join([*against, option.why] if option.why else against)
+        against.append(option.refusal or f"{option.impl} is in the interpreter here")
+    raise ValueError("no implementation is left")
+
+
+_logged: set[tuple[str, ...]] = set()
+
+
+def _log_once(*choice: str) -> None:
+    if choice not in _logged:
+        _logged.add(choice)
+        log.info("%s: %s (%s)", *choice)

@@ -200,12 +200,18 @@ def handmade(rows=3, depth=2, **changes):
 def test_the_table_holds_the_columns_in_order():
     plan = handmade()
     table = plan.table()
-    assert table.shape == (3, len(SCALARS) + 4)
+    assert table.shape == (3, len(SCALARS) + 1 + 4)
     assert SCALARS == ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
     for i, name in enumerate(SCALARS):
         assert np.array_equal(table[:, i], getattr(plan, name))
-    assert np.array_equal(table[:, 10:12], plan.b)
-    assert np.array_equal(table[:, 12:], plan.q)
+    assert table[:, 10].tolist() == [0, 1, 1]  # the network calls before each row
+    assert np.array_equal(table[:, 11:13], plan.b)
+    assert np.array_equal(table[:, 13:], plan.q)
+
+
+def test_a_point_is_kept_where_p_is_one_and_q_is_zero():
+    p, q = np.array([1.0, 1.0, 0.5]), np.array([[0.0, 0.0], [0.0, 0.1], [0.0, 0.0]])
+    assert handmade(p=p, q=q).keeps_point().tolist() == [True, False, False]
 
 
 def test_counts():

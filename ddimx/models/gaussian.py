@@ -68,8 +68,7 @@ class GaussianProcess:
 
     def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
         """Draw x_T of the given sample indices, float32 [B, C, H, W]."""
-        x = noise.normal(samples, self.shape, stream=Stream.INIT, device=device)
-        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return noise.normal(samples, self.shape, stream=Stream.INIT, device=device)
 
     def sample(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -65,13 +65,6 @@ class Known:
     mask: Tensor
 
 
-@dataclass
-class _Run:
-    x: Tensor
-    y: Tensor
-    history: list[Tensor] = field(default_factory=list)
-
-
 @torch.no_grad()
 def execute(
     plan: Plan,
@@ -85,7 +78,8 @@ def execute(
     """Run a plan from the state ``x`` and yield after every row; the last ``y`` is the result.
 
     Nothing is kept but the state and as many predictions as the plan's depth needs, so that
-    memory does not grow with the number of rows.
+    memory does not grow with the number of rows. Each row is one fused launch where there is a
+    kernel (:mod:`ddimx.kernels.update`).
 
     Args:
         plan: the table to run.
@@ -96,25 +90,20 @@ def execute(
         known: pixels to keep, for inpainting.
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
+    history = x.new_zeros(plan.depth - 1, *x.shape) if plan.depth > 1 else None
     extras = _constant_extras(plan, draw, known, x.device)
     weight = torch.tensor(guidance, dtype=x.dtype, device=x.device)
-    run = _Run(x, x)
+    ordinal = torch.tensor(0, device=x.device)
+    keeps = plan.keeps_point()
+    y = x
     for row in range(len(plan)):
         t = float(plan.t[row])
-        raw = None if math.isnan(t) else evaluate(run.y, _times(t, x))
-        stepped = update(
-            table,
-            torch.tensor(row, device=x.device),
-            run.x,
-            run.y,
-            None if raw is None else raw.out,
-            run.history,
-            _row_extras(extras, raw, weight, draw, row),
-        )
-        run.x, run.y = stepped.x, stepped.y
-        if stepped.m0 is not None:
-            run.history = [stepped.m0, *run.history][: plan.depth - 1]
-        yield Step(row, t, float(plan.t_to[row]), stepped.x, stepped.y, stepped.x0)
+        raw = None if math.isnan(t) else evaluate(y, _times(t, x))
+        out = None if raw is None else raw.out
+        row_extras = _row_extras(extras, raw, weight, draw, row, bool(keeps[row]))
+        x, y, x0 = update(table, ordinal, x, y, out, history, row_extras)
+        ordinal.add_(1)
+        yield Step(row, t, float(plan.t_to[row]), x, y, x0)
 
 
 def _times(t: float, x: Tensor) -> Tensor:
@@ -139,9 +128,14 @@ def _constant_extras(
 
 
 def _row_extras(
-    constant: dict[str, object], raw: Raw | None, weight: Tensor, draw: Draw, row: int
+    constant: dict[str, object],
+    raw: Raw | None,
+    weight: Tensor,
+    draw: Draw,
+    row: int,
+    same_point: bool,
 ) -> Extras:
-    values = dict(constant)
+    values = {**constant, "same_point": same_point}
     if raw is not None and raw.uncond is not None:
         values |= {"uncond": raw.uncond, "guidance": weight}
     if draw.z is not None:

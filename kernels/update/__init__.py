@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, choose
-from . import reference
+from .._dispatch import Impl, preferred
+from .check import check
+from .op import options, update_op, wanted
 from .types import Extras, Stepped
 
-__all__ = ["Extras", "Stepped", "update"]
-
-IMPLEMENTATIONS: tuple[Impl, ...] = ("reference",)
+__all__ = ["Extras", "Stepped", "preference", "update"]
 
 
 def update(
@@ -22,67 +19,63 @@ def update(
     x: Tensor,
     y: Tensor,
     out: Tensor | None,
-    history: Sequence[Tensor] = (),
+    history: Tensor | None = None,
     extras: Extras = Extras(),  # noqa: B008 - frozen
     *,
     impl: Impl = "auto",
 ) -> Stepped:
     """Apply one row of a plan (the formulas are in :mod:`ddimx.plan`).
 
+    Everything that changes from row to row is a tensor on the state's device, so that a captured
+    graph can be replayed for the next row after adding 1 to ``row``.
+
     Args:
-        table: [rows, 10 + 2 depth], the plan's coefficients, in the state's dtype or wider.
+        table: float [rows, 11 + 2 depth], the plan's coefficients
+            (:meth:`ddimx.plan.Plan.table`).
         row: 0-d int64, which row; also the row ordinal of the noise.
-        x, y: [B, ...] float32 or float64, the state and the point the network was evaluated at.
+        x, y: [B, ...] float32 (the reference takes float64 too), the state and the point the
+            network was evaluated at; they may be one tensor.
         out: the network's raw output, of any floating dtype and any strides, or None for a row
             that calls no network.
-        history: earlier predictions, newest first, each [B, ...] in the state's dtype.
-        extras: guidance, clip, noise and known pixels.
+        history: earlier predictions [depth - 1, B, ...] in the state's dtype, contiguous, zero
+            before the first row; None at depth 1. A row that calls the network puts its own
+            prediction over the oldest one, **in place**.
+        extras: guidance, clip, noise, known pixels, and which results are wanted.
         impl: "auto", "triton" or "reference".
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, or extras that lack a companion.
+        ValueError: shapes, dtypes or devices that do not fit, extras that lack a companion, or a
+            row outside the table where the host can know it (on an accelerator such a row gives
+            NaN).
         RuntimeError: an implementation that was asked for and is not there.
     """
-    _check(table, x, y, out, history, extras)
-    choose("update", impl, IMPLEMENTATIONS, x.device)
-    return reference.update(table, row, x, y, out, history, extras)
+    check(table, row, x, y, out, history, extras)
+    moved, point, x0 = update_op(
+        table,
+        row,
+        x,
+        y,
+        out,
+        history,
+        extras.uncond,
+        extras.guidance,
+        extras.seed,
+        extras.samples,
+        extras.z,
+        extras.known,
+        extras.mask,
+        extras.clip,
+        extras.step_stream,
+        extras.known_stream,
+        extras.history_is_x0,
+        extras.same_point,
+        extras.want_x0,
+        impl,
+    )
+    has_point, has_x0 = wanted(out is not None, extras.same_point, extras.want_x0)
+    return Stepped(moved, point if has_point else moved, x0 if has_x0 else None)
 
 
-def _check(
-    table: Tensor,
-    x: Tensor,
-    y: Tensor,
-    out: Tensor | None,
-    history: Sequence[Tensor],
-    extras: Extras,
-) -> None:
-    width = table.shape[-1] - len(reference.SCALARS)
-    if table.dim() != 2 or width < 2 or width % 2:
-        raise ValueError(f"table has shape {tuple(table.shape)}, expected [rows, 10 + 2 depth]")
-    _check_tensors(x, y, out, history, extras)
-    if (extras.uncond is None) != (extras.guidance is None):
-        raise ValueError("guidance needs both the unconditional output and the weight")
-    keyed = extras.step_stream is not None or extras.known_stream is not None
-    if keyed and (extras.seed is None or extras.samples is None):
-        raise ValueError("drawing noise needs a seed and the sample indices")
-    if extras.samples is not None and extras.samples.shape != x.shape[:1]:
-        raise ValueError(f"{len(extras.samples)} sample indices for a batch of {len(x)}")
-    if extras.known is not None and (extras.mask is None or extras.known_stream is None):
-        raise ValueError("known pixels need a mask and a noise stream")
-
-
-def _check_tensors(
-    x: Tensor, y: Tensor, out: Tensor | None, history: Sequence[Tensor], extras: Extras
-) -> None:
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x has dtype {x.dtype}, expected float32 or float64")
-    states = {"y": y, **{f"history[{i}]": m for i, m in enumerate(history)}}
-    for name, state in states.items():
-        if state.dtype != x.dtype:
-            raise ValueError(f"{name} has dtype {state.dtype}, the state {x.dtype}")
-    others = {"out": out, "uncond": extras.uncond, "z": extras.z, "known": extras.known}
-    for name, value in {**states, **others}.items():
-        if value is not None and value.shape != x.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, the state {tuple(x.shape)}")
-        if value is not None and value.device != x.device:
-            raise ValueError(f"{name} is on {value.device}, the state on {x.device}")
+def preference(device: torch.device) -> tuple[Impl, str]:
+    """Return what ``impl="auto"`` runs for a float32 state on a device, and why."""
+    return preferred(options(device, torch.float32))

@@ -12,7 +12,8 @@ from ..philox import reference as philox
 from .types import Extras, Stepped
 
 # Columns of the table: the scalars in this order, then b_0.. and q_0.. of the plan's depth.
-SCALARS = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
+# "calls" counts the network calls of earlier rows; it tells which slots of the history are whose.
+SCALARS = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma", "calls")
 
 
 def update(
@@ -21,28 +22,29 @@ def update(
     x: Tensor,
     y: Tensor,
     out: Tensor | None,
-    history: Sequence[Tensor],
+    history: Tensor | None,
     extras: Extras,
 ) -> Stepped:
     """Apply row ``row`` of ``table``; arguments as :func:`ddimx.kernels.update.update`."""
-    values = table.index_select(0, row.reshape(1))[0].to(x.dtype)
-    k = dict(zip(SCALARS, values.unbind()[: len(SCALARS)], strict=True))
-    depth = (len(values) - len(SCALARS)) // 2
-    b, q = torch.split(values[len(SCALARS) :], depth)
+    values = table.index_select(0, row.reshape(1))[0]
+    k = dict(zip(SCALARS, values.to(x.dtype).unbind()[: len(SCALARS)], strict=True))
+    b, q = values[len(SCALARS) :].to(x.dtype).chunk(2)
     moved = k["a"] * x
-    x0 = current = None
+    x0 = None
     predictions: list[Tensor] = []
     if out is not None:
         x0, epsilon = _predictions(k, y, out, extras)
         current = x0 if extras.history_is_x0 else epsilon
-        predictions = [current, *history][:depth]
+        predictions = [current, *_remembered(history, values[SCALARS.index("calls")], current)]
         moved = moved + k["w"] * x0 + _weighted(b, predictions)
     if extras.step_stream is not None or extras.z is not None:
         moved = moved + k["c"] * _step_noise(x, row, extras)
     if extras.known is not None:
         moved = _with_known(k, moved, row, extras)
+    if extras.same_point:
+        return Stepped(moved, moved, x0)
     point = k["p"] * moved + _weighted(q, predictions) if predictions else k["p"] * moved
-    return Stepped(moved, point, x0, current)
+    return Stepped(moved, point, x0)
 
 
 def _predictions(
@@ -58,8 +60,19 @@ def _predictions(
     return x0, k["u"] * y + k["v"] * out
 
 
+def _remembered(history: Tensor | None, calls: Tensor, current: Tensor) -> tuple[Tensor, ...]:
+    """Return the earlier predictions, newest first, and put the current one over the oldest."""
+    if history is None:
+        return ()
+    slot = calls.to(torch.int64) % len(history)
+    back = torch.arange(1, len(history) + 1, device=history.device)
+    earlier = history.index_select(0, (slot - back) % len(history))
+    history.index_copy_(0, slot.reshape(1), current.unsqueeze(0))
+    return earlier.unbind()
+
+
 def _weighted(weights: Tensor, predictions: Sequence[Tensor]) -> Tensor:
-    terms = [weight * m for weight, m in zip(weights.unbind(), predictions, strict=False)]
+    terms = [weight * m for weight, m in zip(weights.unbind(), predictions, strict=True)]
     # Added one by one: a reduction's order, and so its last bits, may depend on the batch.
     return reduce(torch.add, terms)
 

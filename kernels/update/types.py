@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 class Stepped(NamedTuple):
-    """The result of one row: all tensors in the state's shape and dtype.
+    """The result of one row: all tensors in the state's shape and dtype, contiguous.
 
-    ``x0`` and ``m0`` (this row's prediction, for later rows) are None if no network was called.
+    ``y`` is ``x`` itself where the row keeps the point (``Extras.same_point``); ``x0`` is None if
+    no network was called or nobody wants it (``Extras.want_x0``).
     """
 
     x: Tensor
     y: Tensor
     x0: Tensor | None
-    m0: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Extras:
 
     Attributes:
         history_is_x0: predictions kept for later rows are x0 instead of epsilon.
+        same_point: the caller knows that p = 1 and q = 0 in this row, so that y' is x'.
+        want_x0: return the row's prediction of clean data.
         clip: bound of x0, or None.
         uncond, guidance: the unconditional raw output and a 0-d weight g; the row then uses
             ``uncond + g (out - uncond)``.
@@ -38,6 +40,8 @@ class Extras:
     """
 
     history_is_x0: bool = False
+    same_point: bool = False
+    want_x0: bool = True
     clip: float | None = None
     uncond: Tensor | None = None
     guidance: Tensor | None = None

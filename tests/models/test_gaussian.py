@@ -209,7 +209,7 @@ def test_the_prior_belongs_to_the_sample():
     x = process().prior(Noise(1), torch.tensor([5, 9]), torch.device("cpu"))
     expected = Noise(1).normal([5, 9], SHAPE, stream=Stream.INIT)
     assert torch.equal(x, expected)
-    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert x.is_contiguous()
 
 
 class Classes(nn.Module):

@@ -1,0 +1,149 @@
+"""The host's side of the update kernel: addresses, compile-time switches, the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernel import update_kernel
+from .layout import Strides, addressable, inner_size, is_flat
+from .reference import SCALARS
+from .types import Extras, Stepped
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch in full: what runs is what the compile-only tests compile.
+
+    Attributes:
+        arguments: the kernel's run-time arguments by name.
+        constants: its compile-time arguments by name.
+        grid: number of programs.
+        warps: warps per program.
+        results: x', y' (x' itself if it is the same) and x0 if it is written.
+    """
+
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
+    grid: int
+    warps: int
+    results: Stepped
+
+
+def update(
+    table: Tensor,
+    row: Tensor,
+    x: Tensor,
+    y: Tensor,
+    out: Tensor | None,
+    history: Tensor | None,
+    extras: Extras,
+) -> Stepped:
+    """Launch the kernel; arguments and results as those of the reference."""
+    launch = prepare(table, row, x, y, out, history, extras)
+    start(launch)
+    return launch.results
+
+
+def start(launch: Launch) -> None:
+    """Run a launch."""
+    if launch.grid:
+        grid, constants = (launch.grid,), launch.constants
+        update_kernel[grid](**launch.arguments, **constants, num_warps=launch.warps)
+
+
+def prepare(
+    table: Tensor,
+    row: Tensor,
+    x: Tensor,
+    y: Tensor,
+    out: Tensor | None,
+    history: Tensor | None,
+    extras: Extras,
+) -> Launch:
+    """Return the launch for checked arguments (also on meta tensors: nothing is read)."""
+    same_input = y is x
+    x = x.contiguous()
+    y = x if same_input else y.contiguous()
+    want_x0 = extras.want_x0 and out is not None
+    x_to = torch.empty_like(x)
+    y_to = x_to if extras.same_point else torch.empty_like(x)
+    x0_to = torch.empty_like(x) if want_x0 else None
+    numel = x[0].numel() if len(x) else 0
+    block, warps = tile(numel)
+    blocks = -(-numel // block)
+    inner, outputs = _outputs(x, out, extras)
+    arguments = {
+        "x_to": x_to,
+        "y_to": y_to,
+        "x0_to": x_to if x0_to is None else x0_to,
+        "history": x_to if history is None else history,
+        "x": x,
+        "y": y,
+        "z": x if extras.z is None else extras.z.contiguous(),
+        "known": x if extras.known is None else extras.known.contiguous(),
+        "table": table.contiguous(),
+        "row": row,
+        "guidance": table if extras.guidance is None else extras.guidance,
+        "seed": row if extras.seed is None else extras.seed,
+        "samples": row if extras.samples is None else extras.samples.contiguous(),
+        "clip": extras.clip or 0.0,
+        "rows": len(table),
+        "numel": numel,
+        "blocks": blocks,
+        "slot_size": x.numel(),
+        "inner_size": inner,
+        **outputs.arguments,
+    }
+    constants = {
+        "HAS_OUT": out is not None,
+        "OUT_FLAT": outputs.flat,
+        "INNER_BY_4": inner % 4 == 0,
+        "GUIDED": out is not None and extras.uncond is not None,
+        "CLIPPED": extras.clip is not None,
+        "HISTORY_IS_X0": extras.history_is_x0,
+        "DEPTH": (table.shape[1] - len(SCALARS)) // 2,
+        "STEP_STREAM": -1 if extras.step_stream is None else extras.step_stream,
+        "HAS_Z": extras.z is not None,
+        "HAS_KNOWN": extras.known is not None,
+        "KNOWN_STREAM": -1 if extras.known_stream is None else extras.known_stream,
+        "SAME_Y_IN": same_input,
+        "SAME_Y_OUT": extras.same_point,
+        "WANT_X0": want_x0,
+        "BLOCK": block,
+    }
+    results = Stepped(x_to, y_to, x0_to)
+    return Launch(arguments, constants, len(x) * blocks, warps, results)
+
+
+def tile(numel: int) -> tuple[int, int]:
+    """Return (BLOCK, warps) for samples of ``numel`` elements: 8 elements per thread.
+
+    The batch does not enter, nor is anything measured at run time.
+    """
+    block = min(1024, max(256, 1 << (numel - 1).bit_length()))
+    return block, block // 256
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    arguments: dict[str, Any]
+    flat: bool
+
+
+def _outputs(x: Tensor, out: Tensor | None, extras: Extras) -> tuple[int, _Outputs]:
+    """Return the inner size and how the network's outputs and the mask are addressed."""
+    inner, channels = inner_size(x), x.shape[1]
+    mask = None if extras.mask is None else extras.mask.expand(x.shape)
+    arguments: dict[str, Any] = {}
+    flat = True
+    for name, value in (("out", out), ("uncond", extras.uncond), ("mask", mask)):
+        value, strides = (x, Strides(0, 0, 0)) if value is None else addressable(value)
+        arguments[name] = value
+        arguments |= {f"{name}_{k}": stride for k, stride in strides._asdict().items()}
+        if name != "mask" and value is not x:
+            flat = flat and is_flat(strides, channels, inner)
+    return inner, _Outputs(arguments, flat)
