@@ -1,4 +1,4 @@
-"""``python -m benchmarks sample|update|all``."""
+"""``python -m benchmarks sample|update|all``, and ``readme`` to show what was saved."""
 
 from __future__ import annotations
 
@@ -13,34 +13,27 @@ import torch
 
 from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
-from ddimx.files import write_json
+from ddimx.files import write_bytes, write_json
 
 from . import machine, sample, update
 from .runner import unsteady
+from .show import readme_section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
+README = RESULTS.parent.parent / "README.md"
 SUITES = ("update", "sample")
 SCHEMA = 1
 FEWEST = 10  # rounds below which a 95% interval means little
-
-COLUMNS = {
-    "median_ms": "median ms",
-    "p20_ms": "p20",
-    "p80_ms": "p80",
-    "verdict": "times as fast",
-    "gb_per_s": "GB/s",
-    "share_of_copy": "of copy",
-    "images_per_s": "images/s",
-    "ms_per_call": "ms/call",
-    "rms_difference": "rms diff.",
-    "compile_s": "compile s",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and (with --save) record; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = _parser().parse_args(words)
+    if asked.suite == "readme":
+        section = readme_section(asked.results)
+        write_bytes(README, with_section(README.read_text(encoding="utf-8"), section).encode())
+        return 0
     try:
         records = _measure(asked, words)
         out = sys.stderr if asked.json else sys.stdout
@@ -73,18 +66,9 @@ def save(records: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def text(record: dict[str, Any]) -> str:
-    """Return a record as tables for people."""
-    about = record["machine"]
-    lines = [f"{about['device']}, torch {about['versions']['torch']}, load {about['load_average']}"]
-    for table in record["tables"]:
-        lines += ["", table["title"], *_aligned(table), *(f"  {note}" for note in table["notes"])]
-    return "\n".join(lines) + "\n"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", choices=(*SUITES, "all"))
+    parser.add_argument("suite", choices=(*SUITES, "all", "readme"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or mps")
     parser.add_argument("--rounds", type=_positive, help="default: 30 of update, 10 of sample")
     parser.add_argument("--json", action="store_true", help="JSON on stdout, tables on stderr")
@@ -95,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--steps", type=_positive, default=sample.STEPS)
     group = parser.add_argument_group("update")
     group.add_argument("--shape", type=_shape, action="append", default=[], metavar="B,C,H,W")
-    group.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser
 
 
@@ -112,10 +96,10 @@ def _measure(asked: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _run(suite: str, asked: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    compiled = not asked.no_compile
     if suite == "update":
-        compiled = not asked.no_compile
         return update.run(device, asked.rounds, shapes=asked.shape, compiled=compiled)
-    return sample.run(device, asked.rounds, model=asked.model, steps=asked.steps)
+    return sample.run(device, asked.rounds, model=asked.model, steps=asked.steps, compiled=compiled)
 
 
 def _unfit(record: dict[str, Any]) -> list[str]:
@@ -127,28 +111,6 @@ def _unfit(record: dict[str, Any]) -> list[str]:
         elif (reason := unsteady(table)) is not None:
             reasons.append(reason)
     return reasons
-
-
-def _aligned(table: dict[str, Any]) -> list[str]:
-    shown = [key for key in COLUMNS if any(key in row for row in table["rows"])]
-    cells = [["", *(COLUMNS[key] for key in shown)]]
-    for row in table["rows"]:
-        if "absent" not in row:
-            cells.append([row["name"], *(_cell(row, key, table) for key in shown)])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in cells
-    ]
-    absent = [f"  {r['name']}: absent, {r['absent']}" for r in table["rows"] if "absent" in r]
-    return [*lines, *absent]
-
-
-def _cell(row: dict[str, Any], key: str, table: dict[str, Any]) -> str:
-    if key == "verdict" and row["name"] == table["baseline"]:
-        return "baseline"
-    value = row.get(key, "")
-    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def _positive(word: str) -> int:

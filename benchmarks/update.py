@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddimx.kernels.update import Extras, update
+from ddimx.kernels.update import Extras, preference, update
 from ddimx.kernels.update.reference import SCALARS
 
+from .device import graphed, launches, waiter
 from .runner import Absent, Contender, compare
 
 ROUNDS = 30
@@ -81,12 +82,17 @@ def _table(
     check(levels, x, out)
     target = torch.empty_like(x)
     moved = FLOATS_MOVED * x.nbytes
+    calls = {"eager": lambda: step(x, out), "ddimx update": lambda: ours(x, out)}
     peers: list[Contender | Absent] = [
-        Contender("eager", lambda: step(x, out), moved),
-        _compiled(step, x, out, moved) if compiled else Absent("torch.compile", "--no-compile"),
-        Contender("ddimx update", lambda: ours(x, out), moved),
-        Contender("copy", lambda: target.copy_(x), 2 * x.nbytes, yardstick=True),
+        Contender(name, call, moved, launches(call, device)) for name, call in calls.items()
     ]
+    peers.insert(
+        1, _compiled(step, x, out, moved) if compiled else Absent("torch.compile", "--no-compile")
+    )
+    if device.type == "cuda":
+        peers += [Contender(f"{n}, graph", graphed(c, device), moved) for n, c in calls.items()]
+    copy = Contender("copy", lambda: target.copy_(x), 2 * x.nbytes, yardstick=True)
+    peers.append(copy)
     noise = "with noise" if levels.sigma else "without noise"
     title = f"update, {'x'.join(str(n) for n in shape)} float32, {noise}"
     notes = [
@@ -94,6 +100,7 @@ def _table(
         "eager and torch.compile draw randn_like, ddimx noise that is keyed to the sample",
     ]
     notes = notes if levels.sigma else notes[:1]
+    notes.append(f"ddimx update runs as: {': '.join(preference(device))}")
     return _with_shares(compare(title, peers, rounds, wait=waiter(device), notes=notes))
 
 
@@ -150,15 +157,6 @@ def check(levels: Levels, x: Tensor, out: Tensor) -> None:
     error = 6 / math.sqrt(z.numel())
     if abs(z.mean()) > error or abs(z.var() - 1) > error * math.sqrt(2):
         raise RuntimeError(f"the noise has mean {z.mean():.3g} and variance {z.var():.3g}")
-
-
-def waiter(device: torch.device) -> Callable[[], object]:
-    """Return what blocks until the device has finished."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    if device.type == "mps":
-        return torch.mps.synchronize
-    return lambda: None
 
 
 def _row(levels: Levels) -> Tensor:

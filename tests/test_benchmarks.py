@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import sample, update
+from benchmarks import sample, show, update
 from benchmarks.__main__ import main, save
 from benchmarks.machine import slug
 from benchmarks.runner import (
@@ -151,6 +151,44 @@ def test_save_refuses_figures_that_mean_nothing(bad, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_readme_shows_what_is_recorded():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = show.readme_section(ROOT / "benchmarks" / "results")
+    assert section in text, "run python -m benchmarks readme"
+    assert show.with_section(text, section) == text
+
+
+def test_a_record_as_markdown():
+    shown = {"update": record()}
+    shown["update"]["machine"] |= {
+        "command": "python -m benchmarks update",
+        "date": "2026-01-02T03:04:05+00:00",
+        "commit": "abc",
+        "versions": {"torch": "2"},
+    }
+    shown["update"]["tables"][0]["rows"] += [
+        {"name": "ours", "median_ms": 5.0, "verdict": "2x [1.9, 2.1]", "launches": 1},
+        {"name": "away", "absent": "no such device"},
+    ]
+    assert show.markdown(shown).splitlines() == [
+        "`python -m benchmarks update` on Big GPU (SXM), 2026-01-02, commit abc, torch 2:",
+        "",
+        "| t | median ms | times as fast | launches |",
+        "|---|---:|---:|---:|",
+        "| eager | 10 | baseline |  |",
+        "| ours | 5 | 2x [1.9, 2.1] | 1 |",
+        "| away | absent: no such device |  |  |",
+    ]
+
+
+def test_the_section_is_replaced_and_the_rest_left_alone():
+    old = f"a\n{show.BEGIN}\nold\n{show.END}\nz\n"
+    new = f"{show.BEGIN}\nnew\n{show.END}\n"
+    assert show.with_section(old, new) == f"a\n{new}z\n"
+    with pytest.raises(ValueError, match="the README lacks the lines"):
+        show.with_section("no markers", new)
+
+
 def test_slug():
     assert slug("AMD EPYC 9654, 2 threads") == "amd-epyc-9654-2-threads"
 
@@ -178,24 +216,38 @@ def test_check_sees_a_wrong_step(monkeypatch):
 def test_layout_is_what_the_row_says(layout, tiny_model):
     model = sample.load_variant(sample.Variant("fp32", layout), str(tiny_model), CPU)
     seen = []
-    model.network.mid.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    middle = model.network.network.mid
+    middle.register_forward_hook(lambda _m, _i, out: seen.append(out))
     sample.ddimx.sample(model, count=2, steps=1)
     assert seen[0].is_contiguous() == (layout == "NCHW")
 
 
 def test_sample_suite(tiny_model):
-    (table,) = sample.run(CPU, 2, model=str(tiny_model), steps=3, batches=(2,))
+    path = str(tiny_model)
+    (table,) = sample.run(CPU, 2, model=path, steps=3, batches=(2,), compiled=False)
     rows = {row["name"]: row for row in table["rows"]}
-    assert list(rows) == ["fp32 NCHW", "fp32 NHWC", "bf16 NCHW", "bf16 NHWC"]
+    assert list(rows) == ["eager loop fp32 NCHW", *(v.name for v in sample.VARIANTS)]
+    assert rows["ddimx fp32 NHWC, compiled"]["absent"] == "--no-compile"
     for row in rows.values():
         if "absent" in row:
-            assert row["name"].startswith("bf16")
             assert row["absent"]
             continue
         assert row["network_calls"] == 3
         assert row["ms_per_call"] == pytest.approx(row["median_ms"] / 3)
         assert row["images_per_s"] == pytest.approx(2000 / row["median_ms"])
-        assert row["rms_difference"] < (1e-5 if row["name"].startswith("fp32") else 0.1)
+        assert row["rms_difference"] < (1e-5 if " fp32 " in row["name"] else 0.1)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_the_eager_loop_is_ddim(prediction):
+    """From each parametrisation the same x0 and epsilon."""
+    x0, epsilon = torch.randn(2, 4, 3, dtype=torch.float64)
+    signal, sigma = 0.8, 0.6
+    x = signal * x0 + sigma * epsilon
+    outs = {"epsilon": epsilon, "x0": x0, "v": signal * epsilon - sigma * x0}
+    found = getattr(sample, f"_from_{prediction}")(x, outs[prediction], signal, sigma)
+    for ours, exact in zip(found, (x0, epsilon), strict=True):
+        torch.testing.assert_close(ours, exact)
 
 
 def run_benchmarks(*words):

@@ -1,0 +1,111 @@
+"""Records as tables: for a terminal, and as the README's section, which is made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "median_ms": "median ms",
+    "p20_ms": "p20",
+    "p80_ms": "p80",
+    "verdict": "times as fast",
+    "gb_per_s": "GB/s",
+    "share_of_copy": "of copy",
+    "tflop_per_s": "TFLOP/s",
+    "images_per_s": "images/s",
+    "ms_per_call": "ms/call",
+    "rms_difference": "rms diff.",
+    "launches": "launches",
+    "compile_s": "compile s",
+}
+BEGIN, END = "<!-- figures: python -m benchmarks readme -->", "<!-- end of figures -->"
+
+Record = dict[str, Any]
+
+
+def text(record: Record) -> str:
+    """Return a suite's record as aligned tables for people."""
+    about = record["machine"]
+    lines = [f"{about['device']}, torch {about['versions']['torch']}, load {about['load_average']}"]
+    for table in record["tables"]:
+        lines += ["", table["title"], *_aligned(table), *(f"  {note}" for note in table["notes"])]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(records: dict[str, Record]) -> str:
+    """Return all suites of one device as Markdown: every row, wins and losses alike."""
+    lines = []
+    for name, record in records.items():
+        about = record["machine"]
+        versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+        lines += [
+            f"`{about['command']}` on {about['device']}, {about['date'][:10]}, commit "
+            f"{about['commit']}, {versions}:",
+            "",
+        ]
+        for table in record["tables"]:
+            lines += [*_markdown_table(name, table), ""]
+    return "\n".join(lines)
+
+
+def readme_section(folder: Path) -> str:
+    """Return what stands between the README's markers, from every file of the results folder."""
+    files = sorted(folder.glob("*.json"))
+    parts = [markdown(json.loads(path.read_text(encoding="utf-8"))) for path in files]
+    return f"{BEGIN}\n\n" + "\n".join(parts) + f"{END}\n"
+
+
+def with_section(readme: str, section: str) -> str:
+    """Return the README's text with its section replaced.
+
+    Raises:
+        ValueError: a README without the two markers.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(f"{END}\n")
+    if not begin or not end:
+        raise ValueError(f"the README lacks the lines '{BEGIN}' and '{END}'")
+    return before + section + after
+
+
+def _shown(table: dict[str, Any]) -> list[str]:
+    return [key for key in COLUMNS if any(key in row for row in table["rows"])]
+
+
+def _aligned(table: dict[str, Any]) -> list[str]:
+    shown = _shown(table)
+    cells = [["", *(COLUMNS[key] for key in shown)]]
+    for row in table["rows"]:
+        if "absent" not in row:
+            cells.append([row["name"], *(_cell(row, key, table) for key in shown)])
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = [
+        "  " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in cells
+    ]
+    absent = [f"  {r['name']}: absent, {r['absent']}" for r in table["rows"] if "absent" in r]
+    return [*lines, *absent]
+
+
+def _markdown_table(suite: str, table: dict[str, Any]) -> list[str]:
+    shown = [key for key in _shown(table) if key not in ("p20_ms", "p80_ms", "compile_s")]
+    lines = [
+        f"| {table['title']} | " + " | ".join(COLUMNS[key] for key in shown) + " |",
+        "|---|" + "---:|" * len(shown),
+    ]
+    for row in table["rows"]:
+        if "absent" in row:
+            cells = [f"absent: {row['absent']}", *[""] * (len(shown) - 1)]
+        else:
+            cells = [_cell(row, key, table) for key in shown]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(row: dict[str, Any], key: str, table: dict[str, Any]) -> str:
+    if key == "verdict" and row["name"] == table["baseline"]:
+        return "baseline"
+    value = row.get(key, "")
+    return value if isinstance(value, str) else f"{value:.3g}"
