@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.attention import attention
 from ..noise import Noise, dropout_stream
 
 NORM_EPS = 1e-6
@@ -123,10 +124,10 @@ class AttnBlock(nn.Module):
         """x [B, C, H, W] -> the same shape."""
         h = self.norm(x)
         q, k, v = (self._tokens(layer(h)) for layer in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v)  # [B, 1, H W, C]
-        out: Tensor = x + self.proj_out(mixed.squeeze(1).transpose(1, 2).reshape(x.shape))
+        mixed = attention(q, k, v)  # [B, H W, C], which is NHWC
+        out: Tensor = x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
         return out
 
     @staticmethod
     def _tokens(x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2).unsqueeze(1)
+        return x.flatten(2).transpose(1, 2)

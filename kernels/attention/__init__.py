@@ -1,0 +1,89 @@
+"""Single-head attention: softmax(scale q k^T) v for the UNet's wide heads."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._dispatch import Impl, choose, preferred
+from . import reference
+from .check import check
+from .op import attention_op, options
+
+__all__ = ["Backward", "attention", "preference"]
+
+Backward = Literal["auto", "triton", "torch"]
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    impl: Impl = "auto",
+    backward: Backward = "auto",
+) -> Tensor:
+    """Return softmax(scale q k^T) v, [B, N, D] in the dtype of the inputs.
+
+    Args:
+        q: [B, N, D], one of float32, float16, bfloat16, float64, of any strides: the tokens of a
+            feature map, ``x.flatten(2).transpose(1, 2)``, are read where they lie.
+        k, v: [B, M, D] in q's dtype on q's device; M >= 1 need not be N. Several heads are folded
+            into B by the caller.
+        scale: factor of the scores, by default D^-1/2.
+        impl: "auto", "triton" (not float64), "sdpa" (PyTorch's scaled_dot_product_attention) or
+            "reference". Up to 256 columns "auto" takes PyTorch's, on a GPU Triton's above.
+        backward: what differentiates the Triton kernel: "triton" its own kernels, "torch" matrix
+            products of PyTorch. "auto" is "torch" until a GPU has been measured. The other
+            implementations are differentiated by PyTorch and take only "auto" and "torch".
+
+    The output is contiguous, so that ``out.transpose(1, 2).reshape(B, D, H, W)`` is a view: a
+    feature map in channels_last. Under autocast the inputs are cast as PyTorch casts its own
+    attention's. "triton" cannot be differentiated twice; the attempt raises RuntimeError.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, no keys, no columns.
+        RuntimeError: an implementation that was asked for and cannot run.
+    """
+    check(q, k, v)
+    q, k, v = _autocast(q, k, v)
+    chosen = choose("attention", impl, options(q.device, q.dtype, q.shape[-1]))
+    fused = _fused(backward, chosen)
+    if chosen == "sdpa":
+        return _sdpa(q, k, v, scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if chosen == "reference":
+        return reference.attention(q, k, v, scale)[0].contiguous()
+    out: Tensor = attention_op(q, k, v, scale, fused)[0]
+    return out
+
+
+def preference(device: torch.device) -> tuple[Impl, str]:
+    """Return what ``impl="auto"`` runs for the UNet's 256 columns in bfloat16, and why."""
+    return preferred(options(device, torch.bfloat16, 256))
+
+
+def _fused(backward: Backward, chosen: Impl) -> bool:
+    if backward not in get_args(Backward):
+        raise ValueError(f"backward '{backward}' is none of {', '.join(get_args(Backward))}")
+    if backward == "triton" and chosen != "triton":
+        raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{chosen}'")
+    return backward == "triton"
+
+
+def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    kind = q.device.type
+    if q.dtype == torch.float64 or kind == "meta" or not torch.is_autocast_enabled(kind):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(kind)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    # One head of four dimensions: with three, PyTorch does not take its fused kernels.
+    q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1).contiguous()

@@ -1,0 +1,123 @@
+"""Attention as an operator of PyTorch: opaque to tracing, differentiable once.
+
+A CUDA device runs the Triton kernels, the CPU the reference (under ``TRITON_INTERPRET=1`` the
+kernels in Triton's interpreter, where they can compute the dtype).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._dispatch import Option, triton_option, triton_refusal
+from . import launch, reference
+
+WIDEST_OF_SDPA = 256  # above it PyTorch's flash and cuDNN backends refuse
+
+
+def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Option]:
+    """Return the implementations for inputs of this kind, in the order of preference."""
+    triton = triton_option(device, kernel_refusal(device, dtype))
+    sdpa = Option("sdpa", f"PyTorch's own attention for D = {d}")
+    plain = Option("reference", "plain PyTorch")
+    return [sdpa, triton, plain] if d <= WIDEST_OF_SDPA else [triton, sdpa, plain]
+
+
+def kernel_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why the Triton kernels cannot run on tensors of this kind, or None."""
+    if dtype == torch.float64:
+        return "the kernels' products are float32 at most, not torch.float64"
+    if device.type != "cuda" and dtype == torch.bfloat16:
+        return "Triton's interpreter computes torch.bfloat16 wrongly"
+    return triton_refusal(device)
+
+
+@torch.library.custom_op("ddimx::attention", mutates_args=())
+def attention_op(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, fused_backward: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the output [B, N, D], contiguous, and the logsumexp [B, N] of the scores.
+
+    The arguments have been checked by :func:`ddimx.kernels.attention.attention`.
+    ``fused_backward`` is for the gradient: Triton's kernels instead of PyTorch's products.
+    """
+    if kernel_refusal(q.device, q.dtype) is not None:
+        out, lse = reference.attention(q, k, v, scale)
+        return out.contiguous(), lse
+    out, lse = _results(q)
+    if out.numel():
+        arch = launch.architecture(q.device)
+        launch.forward(q, k, v, out, lse, scale, arch)()
+    return out, lse
+
+
+@attention_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, fused_backward: bool) -> tuple[Tensor, Tensor]:
+    return _results(q)
+
+
+def _results(q: Tensor) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=wide)
+
+
+@torch.library.custom_op("ddimx::attention_backward", mutates_args=())
+def backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v, contiguous.
+
+    It has no gradient of its own, so that a second derivative is refused and not wrong.
+    """
+    if not fused or kernel_refusal(q.device, q.dtype) is not None:
+        d_q, d_k, d_v = reference.gradients(grad, q, k, v, scale)
+        return d_q.contiguous(), d_k.contiguous(), d_v.contiguous()
+    results = _gradients(q, k, v)
+    if not q.numel():  # keys that nobody asked
+        return results[0], results[1].zero_(), results[2].zero_()
+    delta = (grad.float() * out.float()).sum(dim=-1)
+    arch = launch.architecture(q.device)
+    for step in launch.backward(grad, q, k, v, lse, delta, results, scale, arch):
+        step()
+    return results
+
+
+@backward_op.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(q, k, v)
+
+
+def _gradients(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, ctx.scale, ctx.fused = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(q, k, v, *output)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, out, lse = ctx.saved_tensors
+    return *backward_op(grad, q, k, v, out, lse, ctx.scale, ctx.fused), None, None
+
+
+attention_op.register_autograd(_differentiate, setup_context=_keep)
