@@ -1,0 +1,243 @@
+"""Single-head attention of the UNet: ``ddimx.kernels.attention`` against every way PyTorch has.
+
+Operations counted, for TFLOP/s: 4 B N^2 D forward (two products), 2.5 times as many backward (five
+products), whatever a peer computes twice. Inputs are the tokens of channels_last feature maps,
+[B, N, D] contiguous, bfloat16 on a GPU and float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddimx.config_file import load_config
+from ddimx.kernels.attention import Backward, attention, reference
+from ddimx.models.factory import build
+
+from .runner import Absent, Contender, compare
+from .update import waiter
+
+ROUNDS = 20
+BACKENDS = {
+    "SDPA math": SDPBackend.MATH,
+    "SDPA flash": SDPBackend.FLASH_ATTENTION,
+    "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
+}
+# Batch, tokens, columns: the UNet's heads at 16x16, and one at 32x32.
+SHAPES = {
+    "cpu": ((8, 256, 256), (4, 256, 512)),
+    "cuda": ((512, 256, 256), (256, 256, 512), (1, 256, 512), (64, 1024, 256), (64, 1024, 512)),
+}
+# What a peer's largest error may be, in units of the materialised one's: sums in another order.
+WORSE = 4.0
+REFUSALS = (RuntimeError, OSError, ValueError)  # what PyTorch, its compiler and Triton raise
+
+Way = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs [B, N, D] of one table, and whether it differentiates."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad: Tensor
+    backward: bool
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of one call."""
+        b, n, d = self.q.shape
+        return 4.0 * b * n * n * d * (3.5 if self.backward else 1.0)
+
+    def run(self, way: Way) -> tuple[Tensor, ...]:
+        """Return the output, and the gradients if there are any."""
+        if not self.backward:
+            with torch.no_grad():
+                return (way(self.q, self.k, self.v),)
+        leaves = [t.detach().requires_grad_() for t in (self.q, self.k, self.v)]
+        out = way(*leaves)
+        return out, *torch.autograd.grad(out, leaves, self.grad)
+
+    def first(self, count: int) -> Problem:
+        """Return the problem of the first samples in float64 on the CPU."""
+        parts = [t[:count].cpu().double() for t in (self.q, self.k, self.v, self.grad)]
+        return Problem(parts[0], parts[1], parts[2], parts[3], self.backward)
+
+
+def run(
+    device: torch.device,
+    rounds: int | None = None,
+    *,
+    shapes: Sequence[tuple[int, ...]] = (),
+    compiled: bool = True,
+) -> list[dict[str, Any]]:
+    """Return two tables for every shape (B, N, D): forward, and forward with backward."""
+    chosen = shapes or SHAPES.get(device.type, SHAPES["cpu"])
+    share = f"attention is {unet_share():.1%} of the FLOPs of cifar10's UNet"
+    return [
+        _table(problem(device, shape, backward), rounds or ROUNDS, compiled, share)
+        for shape in chosen
+        for backward in (False, True)
+    ]
+
+
+def problem(device: torch.device, shape: Sequence[int], backward: bool) -> Problem:
+    """Return normal inputs, the same on every device."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(*shape, generator=generator).to(device, dtype) for _ in range(4)]
+    return Problem(parts[0], parts[1], parts[2], parts[3], backward)
+
+
+def unet_share(config: str = "cifar10") -> float:
+    """Return attention's part of a shipped network's FLOPs, counted on tensors without memory.
+
+    There PyTorch's attention is two batched products, of which the network has no others.
+    """
+    with torch.device("meta"):
+        network, _ = build(load_config(config))
+        x = torch.empty(1, *load_config(config).sample_shape)
+        t = torch.zeros(1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(x, t)
+    counts = counter.get_flop_counts()["Global"]
+    return float(counts[torch.ops.aten.bmm] / counter.get_total_flops())
+
+
+def materialised(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as one would write it: two products and a softmax between them."""
+    return reference.attention(q, k, v, q.shape[-1] ** -0.5)[0]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's attention, one head, by whichever backend it prefers."""
+    heads = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
+    return F.scaled_dot_product_attention(heads[0], heads[1], heads[2]).squeeze(1)
+
+
+def _table(given: Problem, rounds: int, compiled: bool, share: str) -> dict[str, Any]:
+    check = Checker(given)
+    peers = [_contender(name, way, given, check) for name, way in _ways(given.backward).items()]
+    peers += _compiled_peers(given, check) if compiled else []
+    device = given.q.device
+    shape = "x".join(str(n) for n in given.q.shape)
+    what = "forward and backward" if given.backward else "forward"
+    title = f"attention, {shape} {str(given.q.dtype).removeprefix('torch.')}, {what}"
+    notes = [
+        f"{share}, which bounds what a faster one can save",
+        "max error: the largest difference to float64, over the largest value",
+    ]
+    peers.append(_matmul(given))
+    table = compare(title, peers, rounds, wait=waiter(device), notes=notes)
+    for row in table["rows"]:
+        if "operations" in row:
+            row["tflop_per_s"] = row.pop("operations") / row["median_ms"] / 1e9
+    fastest = next(row for row in table["rows"] if row["name"] == "matmul")["tflop_per_s"]
+    for row in table["rows"]:
+        if "tflop_per_s" in row:
+            row["share_of_matmul"] = row["tflop_per_s"] / fastest
+    return table
+
+
+def _ways(backward: bool) -> dict[str, Way]:
+    """Return everything that needs no compiler of PyTorch's; the first is the baseline."""
+    ways: dict[str, Way] = {"SDPA": sdpa, "materialised": materialised}
+    ways |= {name: partial(_forced, backend) for name, backend in BACKENDS.items()}
+    ways["ddimx auto"] = attention
+    kinds: tuple[Backward, ...] = ("torch", "triton") if backward else ("auto",)
+    for kind in kinds:
+        name = f"ddimx triton, backward {kind}" if backward else "ddimx triton"
+        ways[name] = partial(attention, impl="triton", backward=kind)
+    return ways
+
+
+def _forced(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with sdpa_kernel([backend]):
+        return sdpa(q, k, v)
+
+
+def _contender(name: str, way: Way, given: Problem, check: Checker) -> Contender | Absent:
+    """Run a peer once and hold it to the check, or say why it cannot run."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        begun = time.perf_counter()
+        try:
+            results = given.run(way)
+        except REFUSALS as error:
+            return Absent(name, _reason(error, said))
+        seconds = time.perf_counter() - begun
+    facts = {"operations": given.operations, "max_error": check(name, results)}
+    if "compile" in name:
+        facts["compile_s"] = seconds
+    return Contender(name, lambda: given.run(way), facts=facts)
+
+
+def _reason(error: Exception, said: Sequence[warnings.WarningMessage]) -> str:
+    """Return why a peer refused: a forced backend says it in warnings, each after a heading."""
+    words = [str(w.message) for w in said if w.category is UserWarning]
+    words = [w for w in words if "because" not in w and "runtime disabled" not in w]
+    said_last = words[-1] if words else str(error.__cause__ or error) or type(error).__name__
+    return said_last.strip().splitlines()[0]
+
+
+def _compiled_peers(given: Problem, check: Checker) -> list[Contender | Absent]:
+    torch.compiler.reset()
+    compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+    fast: Any = compiled(flex_attention)
+
+    def flex(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out: Tensor = fast(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1))
+        return out.squeeze(1)
+
+    ways = {"compiled FlexAttention": flex, "compiled materialised": compiled(materialised)}
+    return [_contender(name, way, given, check) for name, way in ways.items()]
+
+
+def _matmul(given: Problem) -> Contender:
+    """Return one square product of about as many operations, at most 8192 wide."""
+    size = min(8192, max(64, round((given.operations / 2) ** (1 / 3) / 64) * 64))
+    a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(given.q)
+    facts = {"operations": 2.0 * size**3}
+    return Contender("matmul", lambda: a @ a, facts=facts, yardstick=True)
+
+
+class Checker:
+    """Hold peers to float64 on the first samples, before they are timed."""
+
+    def __init__(self, given: Problem, samples: int = 2) -> None:
+        self.samples = samples
+        self.expected = given.first(samples).run(materialised)
+        eager = self._error(given.run(materialised))
+        self.allowed = WORSE * eager + torch.finfo(given.q.dtype).eps
+
+    def __call__(self, name: str, results: Sequence[Tensor]) -> float:
+        """Return a peer's error, relative to the largest value.
+
+        Raises:
+            RuntimeError: it is too large to be another order of summation.
+        """
+        error = self._error(results)
+        if not error <= self.allowed:
+            raise RuntimeError(f"{name} errs by {error:.3g}, allowed is {self.allowed:.3g}")
+        return error
+
+    def _error(self, results: Sequence[Tensor]) -> float:
+        errors = []
+        for mine, expected in zip(results, self.expected, strict=True):
+            difference = (mine[: self.samples].cpu().double() - expected).abs().max()
+            errors.append((difference / expected.abs().max()).item())
+        return max(errors)
