@@ -1,4 +1,4 @@
-"""``python -m benchmarks sample|update|all``, and ``readme`` to show what was saved."""
+"""``python -m benchmarks update|attention|sample|all``, and ``readme`` to show what was saved."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes, write_json
 
-from . import machine, sample, update
+from . import attention, machine, sample, update
 from .runner import unsteady
 from .show import readme_section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = RESULTS.parent.parent / "README.md"
-SUITES = ("update", "sample")
+SUITES = ("update", "attention", "sample")
 SCHEMA = 1
 FEWEST = 10  # rounds below which a 95% interval means little
 
@@ -29,7 +29,10 @@ FEWEST = 10  # rounds below which a 95% interval means little
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and (with --save) record; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    asked = _parser().parse_args(words)
+    parser = _parser()
+    asked = parser.parse_args(words)
+    if asked.shape and asked.suite not in ("update", "attention"):
+        parser.error("--shape belongs to update (B,C,H,W) and to attention (B,N,D)")
     if asked.suite == "readme":
         section = readme_section(asked.results)
         write_bytes(README, with_section(README.read_text(encoding="utf-8"), section).encode())
@@ -70,15 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suite", choices=(*SUITES, "all", "readme"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or mps")
-    parser.add_argument("--rounds", type=_positive, help="default: 30 of update, 10 of sample")
+    parser.add_argument(
+        "--rounds", type=_positive, help="default: 30 of update, 20 of attention, 10 of sample"
+    )
     parser.add_argument("--json", action="store_true", help="JSON on stdout, tables on stderr")
     parser.add_argument("--save", action="store_true", help="record in the results folder")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     group = parser.add_argument_group("sample")
     group.add_argument("--model", default="emoji", help="a shipped model, a file or a run")
     group.add_argument("--steps", type=_positive, default=sample.STEPS)
-    group = parser.add_argument_group("update")
-    group.add_argument("--shape", type=_shape, action="append", default=[], metavar="B,C,H,W")
+    group = parser.add_argument_group("update, attention")
+    group.add_argument("--shape", type=_shape, action="append", default=[], metavar="B,C,H,W|B,N,D")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser
 
@@ -99,6 +104,8 @@ def _run(suite: str, asked: argparse.Namespace, device: torch.device) -> list[di
     compiled = not asked.no_compile
     if suite == "update":
         return update.run(device, asked.rounds, shapes=asked.shape, compiled=compiled)
+    if suite == "attention":
+        return attention.run(device, asked.rounds, shapes=asked.shape, compiled=compiled)
     return sample.run(device, asked.rounds, model=asked.model, steps=asked.steps, compiled=compiled)
 
 

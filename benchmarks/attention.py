@@ -25,8 +25,8 @@ from ddimx.config_file import load_config
 from ddimx.kernels.attention import Backward, attention, reference
 from ddimx.models.factory import build
 
+from .device import waiter
 from .runner import Absent, Contender, compare
-from .update import waiter
 
 ROUNDS = 20
 BACKENDS = {

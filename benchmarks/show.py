@@ -14,9 +14,11 @@ COLUMNS = {
     "gb_per_s": "GB/s",
     "share_of_copy": "of copy",
     "tflop_per_s": "TFLOP/s",
+    "share_of_matmul": "of matmul",
     "images_per_s": "images/s",
     "ms_per_call": "ms/call",
     "rms_difference": "rms diff.",
+    "max_error": "max error",
     "launches": "launches",
     "compile_s": "compile s",
 }

@@ -12,13 +12,13 @@ import torch
 
 from . import __version__
 from .device import choose_device, choose_precision
-from .kernels import update
+from .kernels import attention, update
 from .weights.model import find_model, shipped_models
 from .weights.native import read_header
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
 # What "auto" runs of every operation on a device, and why; a new kernel folder adds itself here.
-OPERATIONS = {"update": update.preference}
+OPERATIONS = {"update": update.preference, "attention": attention.preference}
 SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
 
 

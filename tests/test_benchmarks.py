@@ -283,6 +283,7 @@ def test_the_command(tmp_path):
 def test_wrong_use_of_the_command(capsys):
     assert main(["update", "--device", "abacus"]) == 2
     assert "unknown device 'abacus'" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        main(["update", "--rounds", "0"])
-    assert end.value.code == 2
+    for words in (["update", "--rounds", "0"], ["all", "--shape", "2,3,8,8"], ["sing"]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2

@@ -49,10 +49,11 @@ def update(
 
 
 def start(launch: Launch) -> None:
-    """Run a launch."""
+    """Run a launch on the device of its tensors, which Triton takes from PyTorch's current one."""
     if launch.grid:
         grid, constants = (launch.grid,), launch.constants
-        update_kernel[grid](**launch.arguments, **constants, num_warps=launch.warps)
+        with torch.cuda.device(launch.results.x.device if launch.results.x.is_cuda else -1):
+            update_kernel[grid](**launch.arguments, **constants, num_warps=launch.warps)
 
 
 def prepare(
