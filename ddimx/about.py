@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +11,10 @@ import torch
 from . import __version__
 from .device import choose_device, choose_precision
 from .kernels import attention, update
-from .weights.model import find_model, shipped_models
+from .weights.cache import cache_folder
 from .weights.native import read_header
+from .weights.registry import about_published
+from .weights.source import find_model, shipped_models
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
 # What "auto" runs of every operation on a device, and why; a new kernel folder adds itself here.
@@ -40,6 +40,7 @@ def about() -> dict[str, Any]:
         },
         "cache": str(cache_folder()),
         "models": about_models(),
+        "published": about_published(),
     }
 
 
@@ -57,14 +58,6 @@ def about_models() -> dict[str, Any]:
             **{key: header.info[key] for key in SHOWN if key in header.info},
         }
     return found
-
-
-def cache_folder() -> Path:
-    """Return where downloads are kept: ``DDIMX_CACHE``, else below XDG's cache folder."""
-    if "DDIMX_CACHE" in os.environ:
-        return Path(os.environ["DDIMX_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "ddimx"
 
 
 def _packages() -> dict[str, str]:

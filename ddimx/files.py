@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +27,37 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o666 & ~_umask())
-        _sync(part)
+        sync(part)
         part.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success rename it into place.
+
+    A folder of that name is replaced: set aside first, and removed once the new one is there. On
+    an exception the temporary folder goes and an earlier one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    old = part.with_suffix(".old")
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())
+        for file in part.rglob("*"):
+            sync(file)
+        if path.is_dir():
+            path.replace(old)
+        part.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
@@ -66,7 +93,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or folder to disk; a folder cannot be opened for that on Windows."""
     try:
         handle = os.open(path, os.O_RDONLY)

@@ -11,45 +11,66 @@ from . import options
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint, model or run.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="The .safetensors to write.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="As --model of sample: a file, folder, run, name.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="native|diffusers|ddim",
+            help="One .safetensors (native), a pipeline's folder (diffusers), or a .pth for "
+            "ermongroup/ddim with its .yml (ddim).",
+        ),
+    ] = "native",
     dtype: Annotated[
         str, typer.Option(metavar="fp32|fp16|bf16", help="Precision of the stored weights.")
     ] = "fp32",
-    weights: Annotated[
-        str, typer.Option(metavar="ema|raw", help="Which weights of a checkpoint.")
-    ] = "ema",
+    weights: options.Weights = None,
+    config: options.ModelConfig = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=TEXT", help="Add to the header: licence='OFL 1.1'."),
+        typer.Option(metavar="KEY=TEXT", help="Add to the history: licence='OFL 1.1'."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Sampling defaults: sampling.eta=1."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+    offline: options.Offline = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Turn a training checkpoint into one small model file that describes itself.
+    """Turn weights of any known format into one of three; the numbers stay the same, bit by bit.
 
     Examples:
 
       ddimx convert runs/0001-train-emoji emoji.safetensors --dtype fp16
+
+      ddimx convert ckpt.pth pipeline --to diffusers
+
+      ddimx convert pipeline ckpt.pth --to ddim
     """
+    from ..config_file import load_config
     from ..progress import Progress
-    from ..weights.publish import publish
-    from .parse import one_of
+    from ..weights.publish import FORMS, publish, size_of
+    from ..weights.source import Source
+    from .parse import one_of, weights_choice
 
     one_of("dtype", dtype, ("fp32", "fp16", "bf16"))
-    one_of("weights", weights, ("ema", "raw"))
+    one_of("form", to, FORMS)
+    given = None if config is None else load_config(config)
+    wanted = Source(source, weights_choice(weights), given, offline)
     with Progress(quiet=quiet) as progress:
-        size = publish(
-            source,
+        found = publish(
+            wanted,
             target,
+            form=next(form for form in FORMS if form == to),
             dtype=dtype,
-            weights="raw" if weights == "raw" else "ema",
             notes=note or [],
             settings=settings or [],
             overwrite=overwrite,
+            progress=progress,
         )
-        progress.say(f"{target}: {size / 1e6:.1f} MB, {weights} weights in {dtype}")
+        for remark in found.notes:
+            progress.say(f"note: {remark}")
+        progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {found.taken} weights in {dtype}")

@@ -22,6 +22,8 @@ def evaluate() -> None:
 @app.command()
 def neighbours(
     model: options.Model = None,
+    config: options.ModelConfig = None,
+    weights: options.Weights = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="The training data (default: its own).")
     ] = None,
@@ -32,6 +34,7 @@ def neighbours(
         Path, typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write.")
     ] = Path("neighbours.png"),
     device: options.Device = "auto",
+    offline: options.Offline = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -57,17 +60,24 @@ def neighbours(
     from ..sampling.sinks import as_image
     from ..weights.model import load_model
     from .output import print_json
+    from .parse import weights_choice
 
-    loaded = load_model(model or "emoji", device=device)
-    config = loaded.config
+    loaded = load_model(
+        model or "emoji",
+        device=device,
+        weights=weights_choice(weights),
+        config=config,
+        offline=offline,
+    )
+    own = loaded.config
     if data is not None:
-        config = override(config, [f"data.root={data}"])
-    source, held_out = open_source(config), open_source(config, held_out=True)
+        own = override(own, [f"data.root={data}"])
+    source, held_out = open_source(own), open_source(own, held_out=True)
     if not len(held_out):
         raise UsageError("the data has no held-out split to compare with")
     drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
-    images = to_bytes(drawn, config.data).numpy()
-    found = find(images, source, held_out, mirrored=config.data.random_flip)
+    images = to_bytes(drawn, own.data).numpy()
+    found = find(images, source, held_out, mirrored=own.data.random_flip)
     with whole_file(out) as part:
         sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
         as_image(sheet).save(part, format="PNG")

@@ -10,23 +10,32 @@ from . import options
 
 
 def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Describe this, as --model of sample names it."),
+    ] = None,
     models: Annotated[
         bool, typer.Option("--models", help="Only the models and how they were trained.")
     ] = False,
+    config: options.ModelConfig = None,
+    weights: options.Weights = None,
     json_output: options.Json = False,
 ) -> None:
     """Print versions, devices, the kernels that run here and why, cache and models.
+
+    With MODEL: the format, weights, parameters, history and configuration of that file or folder.
 
     Examples:
 
       ddimx info
 
+      ddimx info ckpt.pth
+
       ddimx info --models --json
     """
-    from ..about import about, about_models
     from .output import print_json
 
-    facts = {"models": about_models()} if models else about()
+    facts = _everything(models) if model is None else _one(model, config, weights)
     if json_output:
         print_json(facts)
         return
@@ -34,6 +43,23 @@ def info(
         typer.echo(f"{title}")
         for line in _lines(values):
             typer.echo(f"  {line}")
+
+
+def _everything(models: bool) -> dict[str, Any]:
+    from ..about import about, about_models
+    from ..weights.registry import about_published
+
+    return {"models": about_models(), "published": about_published()} if models else about()
+
+
+def _one(model: str, config: str | None, weights: str | None) -> dict[str, Any]:
+    from ..config_file import load_config
+    from ..weights.describe import describe
+    from ..weights.source import Source
+    from .parse import weights_choice
+
+    given = None if config is None else load_config(config)
+    return describe(Source(model, weights_choice(weights), given, offline=True))
 
 
 def _lines(values: Any, indent: str = "") -> list[str]:

@@ -30,9 +30,28 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no mess
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", metavar="NAME|FILE|RUN", help="A shipped model (default: emoji) or a file."
+        "--model",
+        "-m",
+        metavar="NAME|FILE|DIR|HUB",
+        help="emoji (default), cifar10, bedroom, cat, church, celeba; a file or folder of weights "
+        "in any known format; or a hub id.",
     ),
 ]
+ModelConfig = Annotated[
+    str | None,
+    typer.Option(
+        "--config", "-c", metavar="NAME|FILE", help="For weights that come without their settings."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="ema|raw",
+        help="Averaged or last weights, where there are both (default: ema).",
+    ),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Refuse to download anything.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Number of steps (default: the model's, else 50).")
 ]

@@ -20,6 +20,17 @@ def one_of(what: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def weights_choice(value: str | None) -> Literal["ema", "raw"] | None:
+    """Return which weights are wanted; None takes the average where there is a choice.
+
+    Raises:
+        UsageError: another word.
+    """
+    if value is None:
+        return None
+    return "raw" if one_of("weights", value, ("ema", "raw")) == "raw" else "ema"
+
+
 def times(text: str | None) -> list[float] | None:
     """Parse ``999,749,499`` into numbers.
 

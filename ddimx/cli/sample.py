@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # What --resume takes from the manifest unless the command line says otherwise.
 REMEMBERED = (
     "model",
+    "config",
     "steps",
     "eta",
     "solver",
@@ -42,6 +43,7 @@ REMEMBERED = (
 
 def sample(
     model: options.Model = None,
+    config: options.ModelConfig = None,
     steps: options.Steps = None,
     count: options.Count = None,
     category: Annotated[
@@ -107,10 +109,8 @@ def sample(
         bool | None,
         typer.Option("--invariant", help="Bit-identical files whatever the batch size; slower."),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(metavar="ema|raw", help="Which weights of a checkpoint (default: ema)."),
-    ] = None,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
     device: options.Device = "auto",
     dtype: Annotated[
         str | None,
@@ -147,7 +147,7 @@ def sample(
 
     asked, folder = _asked(given, resume, out)
     with Progress(quiet=quiet) as progress:
-        request = _request(asked, folder, overwrite, device)
+        request = _request(asked, folder, overwrite, device, offline, progress)
         for note in request.settings.notes:
             progress.say(f"note: {note}")
         if explain or dry_run:
@@ -186,25 +186,32 @@ def _asked(
 
 
 def _request(
-    asked: dict[str, Any], out: Path | None, overwrite: bool, device: str
+    asked: dict[str, Any],
+    out: Path | None,
+    overwrite: bool,
+    device: str,
+    offline: bool,
+    progress: Progress,
 ) -> SampleRequest:
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
     from ..sampling.sinks import FORMATS
     from ..weights.model import load_model
-    from .parse import clip_value, one_of, times
+    from .parse import clip_value, one_of, times, weights_choice
 
     kind = one_of("format", asked.get("kind", "png"), FORMATS)
-    which = one_of("weights", asked.get("weights", "ema"), ("ema", "raw"))
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
         dtype=asked.get("dtype", "auto"),
-        weights="raw" if which == "raw" else "ema",
+        weights=weights_choice(asked.get("weights")),
+        config=asked.get("config"),
+        offline=offline,
+        progress=progress,
     )
     path = Path(asked["init_noise"]) if "init_noise" in asked else None
     states = None if path is None else load_init_noise(path, model.process.shape)
-    own = {"model", "kind", "dtype", "weights", "init_noise", "timesteps", "clip"}
+    own = {"model", "config", "kind", "dtype", "weights", "init_noise", "timesteps", "clip"}
     settings = resolve(
         Asked(
             **{k: v for k, v in asked.items() if k not in own},

@@ -22,9 +22,14 @@ def train(
         typer.Option(metavar="last|RUN|FILE", help="Go on with a run from its newest checkpoint."),
     ] = None,
     init: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Start from these weights instead of random ones."),
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start from these weights (as sample's --model) instead of random ones.",
+        ),
     ] = None,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model.
@@ -45,6 +50,7 @@ def train(
     from ..signals import polite_stop
     from ..training.run import TrainRequest
     from ..training.run import train as run
+    from .parse import weights_choice
 
     chosen = load_config(config) if config is not None else None
     label = Path(config).stem if config is not None else "model"
@@ -57,6 +63,8 @@ def train(
         device=device,
         resume=resume,
         init=init,
+        init_weights=weights_choice(weights),
+        offline=offline,
         command=" ".join(["ddimx", *sys.argv[1:]]),
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:

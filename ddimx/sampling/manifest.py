@@ -28,6 +28,7 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
     plan = json.dumps(settings.plan.to_json(), sort_keys=True)
     return {
         "model_sha256": model.sha256,
+        "config_sha256": _config_sha256(model),
         "weights": model.weights,
         "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
         "plan": settings.plan.label,
@@ -55,7 +56,12 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "model": {"name": model.name, "sha256": model.sha256, "weights": model.weights},
+        "model": {
+            "name": model.name,
+            "format": model.form,
+            "sha256": model.sha256,
+            "weights": model.weights,
+        },
         "device": str(model.device),
         "dtype": {"name": model.precision.name, "reason": model.precision.reason},
         "seed_rule": SEED_RULE,
@@ -65,6 +71,14 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
         "plan": settings.plan.to_json(),
         "config": json.loads(model.config.model_dump_json(exclude_unset=True)),
     }
+
+
+def _config_sha256(model: Model) -> str | None:
+    """Return a hash of the configuration where the model's own does not cover it."""
+    if model.form.startswith("ddimx "):
+        return None
+    parts = model.config.model_dump(mode="json", include={"data", "model", "diffusion"})
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> dict[str, Any] | None:

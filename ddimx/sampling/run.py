@@ -20,7 +20,8 @@ from ..progress import Progress
 from ..runs import fresh_run
 from ..signals import Interrupted, Stop
 from ..solvers.executor import Step
-from ..weights.model import SUFFIX, Model
+from ..weights.model import Model
+from ..weights.source import SUFFIX
 from . import manifest
 from .batch import MICRO_BATCH, Start, finish_batch
 from .grid import MOST, write_grid

@@ -100,7 +100,7 @@ def resolve(asked: Asked, model: Model, *, available: int | None = None) -> Sett
         count=count,
         batch_size=min(batch, count),
         invariant=asked.invariant,
-        notes=notes,
+        notes=(*model.notes, *notes),
     )
 
 

@@ -20,8 +20,10 @@ from ..noise import Noise
 from ..progress import Progress
 from ..runs import fresh_run, last_run
 from ..signals import Stop
-from ..weights.native import read_header, read_model
+from ..weights.found import Which
+from ..weights.native import read_header
 from ..weights.shapes import load_into
+from ..weights.source import Source, find_weights
 from .loop import Trainer
 from .report import FolderReporter
 from .state import CHECKPOINTS, TrainState, checkpoints, restore
@@ -29,7 +31,11 @@ from .state import CHECKPOINTS, TrainState, checkpoints, restore
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the command line asks for; ``resume`` and ``init`` exclude each other."""
+    """What the command line asks for; ``resume`` and ``init`` exclude each other.
+
+    ``init`` names weights as :class:`ddimx.weights.source.Source` does, ``init_weights`` which of
+    them.
+    """
 
     label: str
     config: Config | None
@@ -38,7 +44,9 @@ class TrainRequest:
     seed: int = 0
     device: str = "auto"
     resume: str | None = None
-    init: Path | None = None
+    init: str | None = None
+    init_weights: Which | None = None
+    offline: bool = False
     command: str = ""
 
 
@@ -60,6 +68,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     """
     if request.resume is not None and request.init is not None:
         raise UsageError("--resume goes on with a run, --init starts a new one: choose one")
+    if request.init_weights is not None and request.init is None:
+        raise UsageError(f"--weights {request.init_weights} chooses among those of --init")
     checkpoint = _checkpoint(request.resume) if request.resume is not None else None
     config = _config(request, checkpoint)
     source = open_source(config)
@@ -71,7 +81,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     network, process = build(config)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if request.init is not None:
-        load_into(network, read_model(request.init)[1], str(request.init))
+        source_of = Source(request.init, request.init_weights, offline=request.offline)
+        load_into(network, find_weights(source_of, progress).tensors, request.init)
     state = TrainState.fresh(network, config)
     info = _info(request, source.fingerprint, device)
     seed = request.seed
@@ -130,7 +141,7 @@ def _folder(request: TrainRequest, checkpoint: Path | None) -> Path:
 def _info(request: TrainRequest, fingerprint: str, device: torch.device) -> dict[str, Any]:
     return {
         "command": request.command,
-        "init": request.init.name if request.init is not None else None,
+        "init": Path(request.init).name if request.init is not None else None,
         "data_sha256": fingerprint,
         "device": describe(device),
         "ddimx": __version__,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,27 @@ import torch
 from torch import nn
 
 from ..config import Config
+from ..config_file import load_config
 from ..device import Precision, choose_device, choose_precision, forbid_tf32
-from ..errors import DdimxError, UsageError, nearest
 from ..files import sha256_file
 from ..models.factory import build
 from ..models.process import Process
-from .native import Which, read_model
+from ..progress import Progress
+from .found import Found, Taken, Which
 from .shapes import load_into
-
-SUFFIX = ".safetensors"
+from .source import SUFFIX, Source, read_source
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with its process, and where both came from.
 
-    ``weights`` says which of a checkpoint's two sets was taken; ``info`` is how it was trained.
+    Attributes:
+        sha256: of the file that holds the tensors.
+        weights: which of two sets was taken, or "unstated" if the file does not say.
+        form: the file's format, "ddimx model" for instance.
+        info: how it was trained, as far as the file says.
+        notes: what of the configuration was inferred or not taken over.
     """
 
     network: nn.Module
@@ -34,8 +38,10 @@ class Model:
     config: Config
     name: str
     sha256: str
-    weights: str
+    weights: Taken
+    form: str
     info: dict[str, Any]
+    notes: tuple[str, ...]
     device: torch.device
     precision: Precision
 
@@ -45,77 +51,53 @@ class Model:
         return self.config.model.classes
 
 
-def shipped_models() -> list[str]:
-    """Return the names of the models that come with the package."""
-    folder = resources.files("ddimx") / "pretrained"
-    if not folder.is_dir():
-        return []
-    return sorted(p.name.removesuffix(SUFFIX) for p in folder.iterdir() if p.name.endswith(SUFFIX))
-
-
-def find_model(name: str | Path) -> Path:
-    """Return the file behind a shipped name, a file, or a training run's folder.
-
-    Raises:
-        UsageError: nothing of that name.
-        DdimxError: a folder without a checkpoint.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        found = sorted([*path.glob(f"checkpoint-*{SUFFIX}"), *path.glob(f"*/checkpoint-*{SUFFIX}")])
-        if not found:
-            raise DdimxError(f"{path}: no checkpoint in this folder")
-        return found[-1]
-    if path.is_file():
-        return path
-    known = shipped_models()
-    if str(name) in known:
-        return Path(str(resources.files("ddimx") / "pretrained" / f"{name}{SUFFIX}"))
-    raise UsageError(
-        f"unknown model '{name}'{nearest(str(name), known)} "
-        f"Give a file, a training run's folder or one of: {', '.join(known) or '(none shipped)'}."
-    )
-
-
 def load_model(
     name: str | Path = "emoji",
     *,
     device: str = "auto",
     dtype: str = "auto",
-    weights: Which = "ema",
+    weights: Which | None = None,
+    config: str | Path | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> Model:
     """Load a model for sampling.
 
     Args:
-        name: a shipped model, a ``.safetensors`` file, or a training run's folder.
+        name: a shipped or published model, a file or folder of any format that
+            :func:`ddimx.weights.source.read_any` knows, or an id of the Hugging Face hub.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto" (bf16 where it is fast), "fp32", "bf16" or "fp16". With "fp32", TF32 is off.
-        weights: of a checkpoint, the averaged ("ema") or the last ("raw") weights.
+        weights: where there are two sets, the averaged ("ema", the default) or the last ("raw").
+        config: a configuration's name or file, for weights that come without one.
+        offline: refuse to download.
+        progress: where to show a download; by default on stderr.
 
     Raises:
-        UsageError: an unknown model, device or dtype.
-        DdimxError: a file that is damaged or does not fit its configuration.
+        UsageError: an unknown model, device or dtype, or a configuration that does not fit.
+        DdimxError: a file that is damaged or cannot be represented, a download that failed.
     """
-    path = find_model(name)
-    header, tensors = read_model(path, weights)
+    given = None if config is None else load_config(config)
+    found, whole = read_source(Source(str(name), weights, given, offline), progress)
     where = choose_device(device)
     precision = choose_precision(dtype, where)
     if dtype == "fp32":
         forbid_tf32()
-    network, process = build(header.config)
-    load_into(network, tensors, str(path))
+    network, process = build(whole)
+    load_into(network, found.tensors, str(found.file))
     network.to(where, precision.dtype).eval().requires_grad_(False)
     if process_is_image(process):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    taken = weights if header.kind == "checkpoint" else header.info.get("weights", "ema")
     return Model(
         network=network,
         process=process,
-        config=header.config,
-        name=path.name.removesuffix(SUFFIX) if path != Path(name) else str(name),
-        sha256=sha256_file(path),
-        weights=taken,
-        info=header.info,
+        config=whole,
+        name=_shown(str(name), found),
+        sha256=sha256_file(found.file),
+        weights=found.taken,
+        form=found.form,
+        info=found.info,
+        notes=found.notes,
         device=where,
         precision=precision,
     )
@@ -124,3 +106,9 @@ def load_model(
 def process_is_image(process: Process) -> bool:
     """Return whether samples are [C, H, W], for which NHWC memory is the faster layout."""
     return len(process.shape) == 3
+
+
+def _shown(name: str, found: Found) -> str:
+    """Return the name for records: as given, but of a run's folder the checkpoint's."""
+    of_run = found.config is not None and Path(name).is_dir() and found.file.suffix == SUFFIX
+    return found.file.stem if of_run and found.architecture is None else name

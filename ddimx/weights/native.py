@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,10 +22,10 @@ from ..config import Config
 from ..config_file import validate
 from ..errors import DdimxError
 from ..files import whole_file
+from .found import Found, Taken, Which, choose
 
 SCHEMA = 1
-Which = Literal["ema", "raw"]
-PREFIX: dict[Which, str] = {"ema": "ema.", "raw": "model."}
+PREFIX: dict[Taken, str] = {"ema": "ema.", "raw": "model."}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,16 @@ def read_header(path: Path) -> Header:
         return _parse(path, file.metadata() or {})
 
 
+def is_native(path: Path) -> bool:
+    """Return whether a safetensors file was written by this package.
+
+    Raises:
+        DdimxError: not a readable safetensors file.
+    """
+    with _open(path) as file:
+        return "ddimx.schema" in (file.metadata() or {})
+
+
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """Read the tensors whose names start with ``prefix``, on the CPU, named without it."""
     with _open(path) as file:
@@ -74,18 +84,35 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         }
 
 
-def read_model(path: Path, which: Which = "ema") -> tuple[Header, dict[str, Tensor]]:
+def read_native(path: Path, which: Which | None = None) -> Found:
     """Read a model file, or a checkpoint's averaged (``ema``) or last (``raw``) weights.
 
     Raises:
-        DdimxError: as :func:`read_header`, or a checkpoint without the weights asked for.
+        DdimxError: as :func:`read_header`, or a file without the weights asked for.
+        UsageError: a wish for one set of a file that does not say which it holds.
     """
     header = read_header(path)
-    prefix = PREFIX[which] if header.kind == "checkpoint" else ""
-    tensors = read_tensors(path, prefix)
-    if not tensors:
-        raise DdimxError(f"{path}: holds no {which} weights")
-    return header, tensors
+    sets = stored_sets(path, header)
+    taken = choose(path, sets, which)
+    return Found(
+        form=f"ddimx {header.kind}",
+        file=path,
+        tensors=read_tensors(path, PREFIX[taken] if header.kind == "checkpoint" else ""),
+        taken=taken,
+        sets=sets,
+        config=header.config,
+        info=header.info,
+    )
+
+
+def stored_sets(path: Path, header: Header) -> tuple[Taken, ...]:
+    """Return which weights a file of ours holds."""
+    if header.kind != "checkpoint":
+        stated = header.info.get("weights")
+        return (stated if stated in PREFIX else "unstated",)
+    with _open(path) as file:
+        names = list(file.keys())
+    return tuple(t for t, prefix in PREFIX.items() if any(n.startswith(prefix) for n in names))
 
 
 def _open(path: Path) -> Any:

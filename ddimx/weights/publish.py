@@ -1,69 +1,145 @@
-"""From a checkpoint of tens of megabytes to a model file that is shared."""
+"""Writing models: one file of ours to share, or the formats of diffusers and ermongroup/ddim."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
-from ..config_file import override
+from ..config import Config
+from ..config_file import dump_yaml, override
 from ..device import DTYPES
 from ..errors import DdimxError, UsageError
-from .model import find_model
-from .native import Header, Which, read_model, save
+from ..files import sha256_file, write_bytes
+from ..progress import Progress
+from .diffusers_folder import other_files, write_folder
+from .diffusers_scheduler import write_scheduler
+from .diffusers_settings import write_unet
+from .ermongroup import check_ddim
+from .found import Found
+from .native import Header, save
+from .pickled import write_list
+from .source import SUFFIX, Source, find_weights, read_source
+
+Form = Literal["native", "diffusers", "ddim"]
+FORMS: tuple[Form, ...] = ("native", "diffusers", "ddim")
+_SUFFIXES = {"native": SUFFIX, "ddim": ".pth"}
 
 
 def publish(
-    source: Path,
+    source: Source,
     target: Path,
     *,
+    form: Form = "native",
     dtype: str = "fp32",
-    weights: Which = "ema",
     notes: Sequence[str] = (),
     settings: Sequence[str] = (),
     overwrite: bool = False,
-) -> int:
-    """Write one set of a checkpoint's weights as a model and return the file's size in bytes.
+    progress: Progress | None = None,
+) -> Found:
+    """Write weights as a model of another form or precision and return what was read.
 
-    The header keeps the configuration and the history (command, data, device, images seen,
-    hours); ``notes`` are "key=text" pairs added to it, ``settings`` are overrides of the
-    configuration's sampling section, the defaults that the model brings along.
+    ``native`` is one file with the configuration and the history (command, data, device, images
+    seen, hours) in its header; ``diffusers`` a folder for ``DDIMPipeline.from_pretrained``;
+    ``ddim`` a checkpoint list of ermongroup/ddim with its configuration beside it. A list has
+    room for both sets of weights and gets both where the source has them and no wish was stated.
+    ``notes`` are "key=text" pairs for the history, ``settings`` overrides of the configuration's
+    sampling section, the defaults that the model brings along.
 
     Raises:
-        UsageError: the target exists or has another suffix, a malformed note, or weights that do
-            not fit into the dtype's range.
+        UsageError: the target exists or has another suffix, a malformed note, weights that do not
+            fit into the dtype's range, or a model that the form cannot represent.
         DdimxError: a source that cannot be read, a target that cannot be written.
     """
-    if target.suffix != ".safetensors":
-        raise UsageError(f"{target}: a model file ends in .safetensors")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; --overwrite replaces it")
-    header, tensors = read_model(find_model(source), weights)
+    _check_target(target, form, overwrite)
+    found, config = read_source(source, progress)
     other = [item for item in settings if not item.startswith("sampling.")]
     if other:
         raise UsageError(f"--set {other[0]}: only sampling.* can change without training again")
-    config = override(header.config, settings)
-    stored = {name: value.to(DTYPES[dtype]) for name, value in tensors.items()}
-    if not all(torch.isfinite(value).all() for value in stored.values()):
-        raise UsageError(f"{source}: some weights exceed the range of {dtype}; use bf16 or fp32")
-    taken = weights if header.kind == "checkpoint" else header.info.get("weights", weights)
-    info = {**_history(header), **_parsed(notes), "weights": taken, "dtype": dtype}
+    config = override(config, settings)
+    _check_representable(form, config, str(source.name))
+    stored = _cast(found.tensors, dtype, source.name)
+    info = {**_history(found, config), **_parsed(notes), "dtype": dtype}
     try:
-        save(target, stored, Header("model", config, info))
-    except (OSError, SafetensorError) as error:
+        if form == "native":
+            header = {**info, "weights": found.taken}
+            save(target, stored, Header("model", config, header))
+        elif form == "diffusers":
+            write_folder(target, stored, config, info, found.taken)
+        else:
+            _write_ddim(target, stored, found, source, config, dtype)
+    except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DdimxError(f"cannot write {target}: {reason}") from None
-    return target.stat().st_size
+    return found
 
 
-def _history(header: Header) -> dict[str, Any]:
-    info = dict(header.info)
-    if header.kind == "checkpoint":
-        info["images_seen"] = info["step"] * header.config.training.batch_size
+def size_of(target: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    files = [p for p in target.rglob("*") if p.is_file()] if target.is_dir() else [target]
+    return sum(p.stat().st_size for p in files)
+
+
+def _check_target(target: Path, form: Form, overwrite: bool) -> None:
+    suffix = _SUFFIXES.get(form)
+    if suffix is not None and target.suffix != suffix:
+        raise UsageError(f"{target}: a model of form '{form}' ends in {suffix}")
+    if form == "diffusers" and target.suffix in _SUFFIXES.values():
+        raise UsageError(f"{target}: form 'diffusers' is a folder, not a file")
+    beside = [target.with_suffix(".yml")] if form == "ddim" else []
+    for path in (target, *beside):
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists; --overwrite replaces it")
+        if path.exists() and path.is_dir() != (form == "diffusers"):
+            raise UsageError(f"{path} is a {'folder' if path.is_dir() else 'file'}; name another")
+    if target.is_dir() and (others := other_files(target)):
+        raise UsageError(f"{target} holds other files too, {others[0]} for one; name another")
+
+
+def _check_representable(form: Form, config: Config, label: str) -> None:
+    if form == "diffusers":
+        write_unet(config, label)
+        write_scheduler(config, label)
+    elif form == "ddim":
+        check_ddim(config, label)
+
+
+def _cast(tensors: dict[str, Tensor], dtype: str, label: str) -> dict[str, Tensor]:
+    stored = {name: value.to(DTYPES[dtype]) for name, value in tensors.items()}
+    if not all(torch.isfinite(value).all() for value in stored.values()):
+        raise UsageError(f"{label}: some weights exceed the range of {dtype}; use bf16 or fp32")
+    return stored
+
+
+def _write_ddim(
+    target: Path,
+    stored: dict[str, Tensor],
+    found: Found,
+    source: Source,
+    config: Config,
+    dtype: str,
+) -> None:
+    raw = stored
+    if source.which is None and found.taken == "ema" and "raw" in found.sets:
+        other = find_weights(Source(source.name, "raw", source.config, source.offline))
+        raw = _cast(other.tensors, dtype, source.name)
+    step = found.info.get("step", 0)
+    write_list(target, raw, stored, config, step if isinstance(step, int) else 0)
+    write_bytes(target.with_suffix(".yml"), dump_yaml(config).encode())
+
+
+def _history(found: Found, config: Config) -> dict[str, Any]:
+    info = {key: value for key, value in found.info.items() if key != "weights"}
+    if found.form == "ddimx checkpoint":
+        info["images_seen"] = info["step"] * config.training.batch_size
         info["hours"] = round(info.get("seconds", 0.0) / 3600, 2)
+    elif not found.form.startswith("ddimx"):
+        info.setdefault("converted_from", found.form)
+        info.setdefault("source_sha256", sha256_file(found.file))
     return info
 
 

@@ -106,14 +106,14 @@ def test_a_target_is_kept_unless_told_otherwise(run, tmp_path):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["RUN", "m.pth"], 2, "m.pth: a model file ends in .safetensors"),
+        (["RUN", "m.pth"], 2, "m.pth: a model of form 'native' ends in .safetensors"),
         (["RUN", "m.safetensors", "--dtype", "fp15"], 2, "unknown dtype 'fp15'; did you mean 'fp1"),
         (["RUN", "m.safetensors", "--weights", "emma"], 2, "did you mean 'ema'?"),
         (["RUN", "m.safetensors", "--note", "licence"], 2, "--note licence: write KEY=TEXT"),
         (["RUN", "m.safetensors", "--note", "=x"], 2, "--note : write KEY=TEXT"),
         (["absent", "m.safetensors"], 2, "unknown model 'absent'"),
         (["empty", "m.safetensors"], 1, "empty: no checkpoint in this folder"),
-        (["text", "m.safetensors"], 1, "text: not a readable safetensors file"),
+        (["text", "m.safetensors"], 1, "text: not a readable model: neither"),
         (["RUN", "text/m.safetensors"], 1, "cannot write text/m.safetensors: "),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ddimx
-from ddimx.about import cache_folder
+from ddimx.weights.cache import cache_folder
 from ddimx.weights.native import Header, read_tensors, save
 from tests.sampling import invoke
 
@@ -30,7 +30,7 @@ def test_versions_devices_kernels_cache_and_models(shipped, monkeypatch):
     done = invoke("info", "--json")
     assert (done.code, done.err) == (0, "")
     facts = json.loads(done.out)
-    assert facts.keys() == {"versions", "devices", "kernels", "cache", "models"}
+    assert facts.keys() == {"versions", "devices", "kernels", "cache", "models", "published"}
     assert facts["versions"]["ddimx"] == ddimx.__version__
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["versions"]["python"] == platform.python_version()
@@ -49,7 +49,7 @@ def test_the_same_for_people(shipped):
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     titles = [line for line in lines if not line.startswith(" ")]
-    assert titles == ["versions", "devices", "kernels", "cache", "models"]
+    assert titles == ["versions", "devices", "kernels", "cache", "models", "published"]
     assert f"  ddimx: {ddimx.__version__}" in lines
     assert "  small" in lines
     assert "    images_seen: 1234" in lines
@@ -57,18 +57,17 @@ def test_the_same_for_people(shipped):
 
 def test_models_says_how_each_was_trained(shipped):
     facts = json.loads(invoke("info", "--models", "--json").out)
-    assert facts == {
-        "models": {
-            "small": {
-                "network": "unet",
-                "sample": "3x8x8",
-                "classes": "round, square",
-                "megabytes": round(shipped.stat().st_size / 1e6, 1),
-                "images_seen": 1234,
-                "hours": 0.5,
-                "device": "cpu (x)",
-                "licence": "OFL",
-            }
+    assert facts.keys() == {"models", "published"}
+    assert facts["models"] == {
+        "small": {
+            "network": "unet",
+            "sample": "3x8x8",
+            "classes": "round, square",
+            "megabytes": round(shipped.stat().st_size / 1e6, 1),
+            "images_seen": 1234,
+            "hours": 0.5,
+            "device": "cpu (x)",
+            "licence": "OFL",
         }
     }
     text = invoke("info", "--models").out.splitlines()
@@ -78,8 +77,8 @@ def test_models_says_how_each_was_trained(shipped):
 
 def test_without_models_it_says_so(monkeypatch):
     monkeypatch.setattr("ddimx.about.shipped_models", list)
-    assert invoke("info", "--models").out == "models\n  (none)\n"
-    assert json.loads(invoke("info", "--models", "--json").out) == {"models": {}}
+    assert invoke("info", "--models").out.startswith("models\n  (none)\npublished\n")
+    assert json.loads(invoke("info", "--models", "--json").out)["models"] == {}
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):

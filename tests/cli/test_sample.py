@@ -377,7 +377,7 @@ def test_the_default_model_is_the_shipped_one(tiny_model, monkeypatch):
         asked.append(name)
         return tiny_model
 
-    monkeypatch.setattr("ddimx.weights.model.find_model", find)
+    monkeypatch.setattr("ddimx.weights.source.find_model", find)
     done = invoke("sample", "--device", "cpu", "--explain", "--steps", 2)
     assert done.code == 0, done.err
     assert asked == ["emoji"]

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from ddimx.config_file import override
 from ddimx.errors import DdimxError, UsageError
 from ddimx.models.factory import build
-from ddimx.weights.model import find_model, load_model
-from ddimx.weights.native import Header, read_header, read_model, read_tensors, save
+from ddimx.weights.model import load_model
+from ddimx.weights.native import Header, read_header, read_native, read_tensors, save
+from ddimx.weights.source import find_model
 
 
 @pytest.fixture
@@ -25,26 +26,43 @@ def header_of(config, kind="model", **info):
 def test_a_file_gives_back_what_was_saved(tiny_config, tensors, tmp_path):
     path = tmp_path / "m.safetensors"
     save(path, tensors, header_of(tiny_config, note="grün"))
-    header, read = read_model(path)
-    assert (header.kind, header.config, header.info) == ("model", tiny_config, {"note": "grün"})
-    assert read.keys() == tensors.keys()
-    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    found = read_native(path)
+    assert (found.form, found.config, found.info) == ("ddimx model", tiny_config, {"note": "grün"})
+    assert found.tensors.keys() == tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
 
 
 def test_a_checkpoint_holds_two_sets_and_one_is_asked_for(tiny_config, tmp_path):
     path = tmp_path / "c.safetensors"
     both = {"model.w": torch.zeros(2), "ema.w": torch.ones(2), "optim.step.w": torch.tensor(3.0)}
     save(path, both, header_of(tiny_config, "checkpoint"))
-    assert read_model(path, "ema")[1]["w"].tolist() == [1, 1]
-    assert read_model(path, "raw")[1]["w"].tolist() == [0, 0]
+    assert read_native(path, "ema").tensors["w"].tolist() == [1, 1]
+    assert read_native(path, "raw").tensors["w"].tolist() == [0, 0]
+    assert (read_native(path).taken, read_native(path).sets) == ("ema", ("ema", "raw"))
     assert read_tensors(path, "optim.").keys() == {"step.w"}
 
 
 def test_a_checkpoint_without_an_average_says_so(tiny_config, tmp_path):
     path = tmp_path / "c.safetensors"
     save(path, {"model.w": torch.zeros(2)}, header_of(tiny_config, "checkpoint"))
-    with pytest.raises(DdimxError, match="holds no ema weights"):
-        read_model(path, "ema")
+    with pytest.raises(DdimxError, match="holds no ema weights but raw weights"):
+        read_native(path, "ema")
+    assert read_native(path).taken == "raw"
+    save(path, {"optim.w": torch.zeros(2)}, header_of(tiny_config, "checkpoint"))
+    with pytest.raises(DdimxError, match="holds no ema weights but no weights"):
+        read_native(path)
+
+
+def test_a_model_file_is_held_to_what_it_says_of_its_weights(tiny_config, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(path, {"w": torch.zeros(2)}, header_of(tiny_config, weights="raw"))
+    assert read_native(path).taken == "raw"
+    with pytest.raises(DdimxError, match=r"holds no ema weights but raw weights$"):
+        read_native(path, "ema")
+    save(path, {"w": torch.zeros(2)}, header_of(tiny_config))
+    assert read_native(path).taken == "unstated"
+    with pytest.raises(UsageError, match=r"does not say .* leave --weights raw out"):
+        read_native(path, "raw")
 
 
 def test_a_truncated_file_is_named(tiny_config, tensors, tmp_path):
@@ -115,7 +133,11 @@ def test_a_loaded_model_is_ready_and_describes_itself(tiny_model, tiny_config):
     assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in model.network.parameters())
     assert not model.network.training
-    assert (model.config, model.weights, model.classes) == (tiny_config, "ema", ("round", "square"))
+    assert (model.config, model.weights, model.classes) == (
+        tiny_config,
+        "unstated",
+        ("round", "square"),
+    )
 
 
 def test_weights_of_another_architecture_are_named(tiny_config, tensors, tmp_path):

@@ -1,0 +1,145 @@
+"""From what was found beside the weights to a whole configuration, without guessing in silence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..config import Config
+from ..config_file import load_config, shipped_configs, validate
+from ..errors import UsageError
+from .architecture import Architecture, from_config
+from .found import Found
+
+# Another file's habits rather than facts about its weights, and what is compared as levels.
+_NOT_COMPARED = {"dropout", "attn_resolutions"}
+_SAME_CURVE = {"scaled-linear": "quad", "scaled_linear": "quad"}
+# Of another program's folder, which says nothing of the data it was trained on.
+_UNSAID: dict[str, Any] = {
+    "data": {"dataset": "FOLDER"},
+    "model": {},
+    "diffusion": {},
+    "training": {},
+    "sampling": {},
+    "optim": {},
+}
+
+
+def configure(found: Found, given: Config | None, label: str) -> tuple[Config, tuple[str, ...]]:
+    """Return the configuration of found weights, and remarks on where it comes from.
+
+    What the file says is taken. A configuration that is given (``--config``) fills in the rest
+    and may not contradict it. Without one, a file of bare tensors is matched with the shipped
+    configurations.
+
+    Raises:
+        UsageError: a contradiction, each by its key; or nothing that says what is missing.
+    """
+    if found.architecture is None:
+        if found.config is None or given is not None:
+            raise UsageError(f"{label} carries its own configuration: leave --config out")
+        return found.config, ()
+    if given is None and found.config is None and not found.stated:
+        return _matched(found.architecture, label)
+    base = given or found.config
+    if base is None and "diffusion" not in found.stated:
+        raise UsageError(
+            f"{label}: no scheduler_config.json, so nothing says which noise the network was "
+            "trained on: give --config"
+        )
+    config = _reconciled(found, base, label)
+    return config, () if given is None else ("what the file does not say is taken from --config",)
+
+
+def _matched(architecture: Architecture, label: str) -> tuple[Config, tuple[str, ...]]:
+    """Return the one shipped configuration of this architecture, up to what sampling ignores."""
+    fitting = {
+        name: config for name in shipped_configs() if _is(config := load_config(name), architecture)
+    }
+    if not fitting:
+        raise UsageError(
+            f"{label}: no shipped configuration has these tensors ({architecture}): give --config"
+        )
+    kinds = {_sampled(config) for config in fitting.values()}
+    names = " and ".join(fitting)
+    if len(kinds) > 1:
+        raise UsageError(
+            f"{label}: the tensors fit the configurations {names}, which differ in more than their "
+            "data: choose with --config"
+        )
+    name, config = next(iter(fitting.items()))
+    note = (
+        f"the configuration is inferred: the tensors have the shapes of {names}, so image size "
+        f"{config.data.image_size} and the {config.diffusion.beta_schedule} noise schedule are "
+        f"{name}'s; --config says otherwise"
+    )
+    return config, (note,)
+
+
+def _is(config: Config, architecture: Architecture) -> bool:
+    """Return whether a configuration describes a plain UNet of this architecture."""
+    model = config.model
+    plain = model.name == "unet" and model.patch_size == 1 and not model.classes
+    return plain and from_config(config) == architecture
+
+
+def _sampled(config: Config) -> str:
+    """Return what of a configuration decides how samples look, in a form that can be compared."""
+    tree = config.model_dump(mode="json")
+    parts = (tree["model"], tree["diffusion"], tree["sampling"], tree["data"]["image_size"])
+    return json.dumps(parts, sort_keys=True)
+
+
+def _reconciled(found: Found, base: Config | None, label: str) -> Config:
+    """Return ``base`` completed by what was found; refuse what contradicts it."""
+    architecture = found.architecture
+    assert architecture is not None  # configure asked
+    tree = _UNSAID if base is None else json.loads(base.model_dump_json(exclude_unset=True))
+    facts = {name: dict(values) for name, values in found.stated.items()}
+    facts["model"] = {**architecture.keys(), **facts.get("model", {})}
+    facts.setdefault("data", {})["channels"] = architecture.in_channels
+    size = facts["data"].get("image_size") or tree["data"]["image_size"]
+    facts["model"]["attn_resolutions"] = architecture.attn_resolutions(size)
+    problems = [] if base is None else _contradictions(facts, base, architecture)
+    if problems:
+        raise UsageError(
+            f"{label}: the configuration contradicts the file:\n"
+            + "\n".join(f"  {line}" for line in problems)
+        )
+    merged = {
+        name: {**facts.get(name, {}), **values} if base else {**values, **facts.get(name, {})}
+        for name, values in tree.items()
+    }
+    if base is None:
+        merged["sampling"] = dict(found.defaults)
+    return validate(merged, label)
+
+
+def _contradictions(
+    facts: dict[str, dict[str, Any]], base: Config, architecture: Architecture
+) -> list[str]:
+    """Return the keys that ``base`` sets otherwise than the file says."""
+    problems = []
+    for section, values in facts.items():
+        own = getattr(base, section)
+        for key, value in values.items():
+            if key in _NOT_COMPARED or key not in own.model_fields_set:
+                continue
+            if _plain(getattr(own, key)) != _plain(value):
+                problems.append(f"{section}.{key} is {getattr(own, key)}, the file has {value}")
+    model = base.model
+    for key, wrong in {"patch_size": model.patch_size != 1, "classes": bool(model.classes)}.items():
+        if wrong:
+            problems.append(f"model.{key} is {getattr(model, key)}, the file's format has none")
+    if not problems and "attn_resolutions" in model.model_fields_set:
+        levels = from_config(base).attention
+        if levels != architecture.attention:
+            problems.append(
+                f"model.attn_resolutions {list(model.attn_resolutions)} means attention on levels "
+                f"{sorted(levels)}, the file has it on {sorted(architecture.attention)}"
+            )
+    return problems
+
+
+def _plain(value: Any) -> Any:
+    return _SAME_CURVE.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,186 @@
+"""diffusers' model folders: a UNet2DModel with its scheduler, as a pipeline saves them.
+
+Neither reading nor writing needs diffusers itself. What its files cannot hold (data, training,
+history, whether the weights are averaged) is written beside them into ``ddimx.json``, which
+diffusers ignores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import __version__
+from ..config import Config
+from ..config_file import validate
+from ..errors import DdimxError
+from ..files import whole_folder, write_json
+from ..models.unet import UNet
+from .architecture import Architecture
+from .diffusers_names import to_ours, to_theirs
+from .diffusers_scheduler import read_scheduler, write_scheduler
+from .diffusers_settings import read_unet, write_unet
+from .found import Found, Taken, Which, choose
+from .native import read_tensors
+from .pickled import load_tensors
+
+FORM = "diffusers folder"
+OURS = "ddimx.json"
+SCHEMA = 1
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_MADE_WITH = "0.42.1"  # whose settings these are; diffusers warns where it is older than that
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Return whether a folder looks like diffusers': a pipeline's, or that of a UNet alone."""
+    return any((path / name).is_file() for name in ("model_index.json", "unet/config.json")) or (
+        (path / "config.json").is_file() and any((path / name).is_file() for name in _WEIGHTS)
+    )
+
+
+def read_folder(path: Path, which: Which | None = None) -> Found:
+    """Read a folder with ``unet/`` and ``scheduler/``, or with their files in it directly.
+
+    Raises:
+        DdimxError: a file that is missing or damaged, or settings that cannot be represented.
+        UsageError: a wish for one set of weights where the folder does not say which it holds.
+    """
+    unet = path / "unet" if (path / "unet").is_dir() else path
+    settings = _json(unet / "config.json")
+    kind = settings.get("_class_name")
+    if kind != "UNet2DModel":
+        raise DdimxError(f"{unet / 'config.json'}: _class_name is {kind!r}, not UNet2DModel")
+    architecture, other = read_unet(settings, str(unet / "config.json"))
+    config, info, taken = _read_ours(path)
+    sets: tuple[Taken, ...] = (taken,)
+    choose(path, sets, which)
+    file = _weights_file(unet)
+    names = _parameter_names(architecture, other)
+    tensors = to_ours(_read(file), names, len(architecture.ch_mult), str(file))
+    stated, defaults, notes = _read_schedule(path)
+    kept = {key: other[key] for key in ("norm_groups", "dropout")}
+    model = {**stated.get("model", {}), **kept}
+    data = {"image_size": other["image_size"]}
+    return Found(
+        form=FORM,
+        file=file,
+        tensors=tensors,
+        taken=taken,
+        sets=sets,
+        config=config,
+        architecture=architecture,
+        stated={**stated, "model": model, "data": data},
+        defaults={} if config is not None else defaults,
+        info=info,
+        notes=() if config is not None else notes,
+    )
+
+
+def write_folder(
+    path: Path, tensors: Mapping[str, Tensor], config: Config, info: dict[str, Any], taken: Taken
+) -> None:
+    """Write a folder that ``DDIMPipeline.from_pretrained`` loads, whole or not at all.
+
+    Raises:
+        UsageError: a configuration that diffusers cannot represent.
+    """
+    unet, scheduler = write_unet(config, str(path)), write_scheduler(config, str(path))
+    version = {"_diffusers_version": _MADE_WITH}
+    index = {
+        "_class_name": "DDIMPipeline",
+        **version,
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", unet["_class_name"]],
+    }
+    ours = {
+        "schema": SCHEMA,
+        "ddimx": __version__,
+        "weights": taken,
+        "config": json.loads(config.model_dump_json(exclude_unset=True)),
+        "info": info,
+    }
+    theirs = to_theirs(tensors, len(config.model.ch_mult))
+    with whole_folder(path) as part:
+        write_json(part / "model_index.json", index)
+        write_json(part / OURS, ours)
+        write_json(part / "unet" / "config.json", {**unet, **version})
+        write_json(part / "scheduler" / "scheduler_config.json", {**scheduler, **version})
+        weights = {name: value.contiguous() for name, value in theirs.items()}
+        save_file(weights, part / "unet" / _WEIGHTS[0], {"format": "pt"})
+
+
+def other_files(path: Path) -> list[str]:
+    """Return what lies in a folder besides the files of such a model."""
+    own = {"model_index.json", OURS, "unet/config.json", "scheduler/scheduler_config.json"}
+    own |= {f"unet/{name}" for name in _WEIGHTS}
+    found = {str(p.relative_to(path).as_posix()) for p in path.rglob("*") if not p.is_dir()}
+    return sorted(found - own)
+
+
+def _read_schedule(path: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Return facts, sampling defaults and notes of the folder's scheduler, none without one."""
+    places = (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json")
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        return {}, {}, ()
+    scheduler = read_scheduler(_json(found), str(found))
+    stated = {"diffusion": scheduler.diffusion, "model": scheduler.model}
+    return stated, scheduler.sampling, scheduler.notes
+
+
+def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], Taken]:
+    """Return what ``ddimx.json`` says; without it one set of weights that nothing is known of."""
+    file = path / OURS
+    if not file.is_file():
+        return None, {}, "unstated"
+    values = _json(file)
+    if values.get("schema") != SCHEMA or not isinstance(values.get("config"), dict):
+        raise DdimxError(f"{file}: not of schema {SCHEMA}, which this version reads; update ddimx")
+    taken: Taken = values["weights"] if values.get("weights") in ("ema", "raw") else "unstated"
+    return validate(values["config"], str(file)), dict(values.get("info", {})), taken
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise DdimxError(f"{path}: expected settings in braces")
+    return value
+
+
+def _weights_file(folder: Path) -> Path:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
+    seen = f", only {', '.join(others)}" if others else ""
+    raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{seen}")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return read_tensors(file)
+    content = load_tensors(file)
+    if not isinstance(content, Mapping):
+        raise DdimxError(f"{file}: not a state dict")
+    return dict(content)
+
+
+def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:
+    size = other["image_size"]
+    with torch.device("meta"):
+        network = UNet(
+            image_size=size,
+            attn_resolutions=architecture.attn_resolutions(size),
+            norm_groups=other["norm_groups"],
+            **architecture.keys(),
+        )
+    return list(network.state_dict())

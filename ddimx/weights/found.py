@@ -1,0 +1,69 @@
+"""What every reader of weights returns, before it is known whether it suffices for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..config import Config
+from ..errors import DdimxError, UsageError
+from .architecture import Architecture
+
+Which = Literal["ema", "raw"]
+# "unstated": one set of weights, and nothing in the file says which of the two it is.
+Taken = Literal["ema", "raw", "unstated"]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One set of weights in this package's parameter names, and what came with it.
+
+    Attributes:
+        form: the format, for people: "ddimx model", "diffusers folder", ...
+        file: the file that holds the tensors.
+        tensors: parameters by name; detached, on the CPU, in the stored dtype.
+        taken: which set this is; ``sets`` are those that the file offers.
+        config: the configuration that the file carries, if it carries one.
+        architecture: what the tensors, or another program's settings, say of the network.
+        stated: what another program's settings say besides, as section -> key -> value.
+        defaults: as ``stated``, for the sampling section: wishes, not facts about the weights.
+        info: how the model was made, as far as the file says.
+        notes: remarks that a person should see.
+    """
+
+    form: str
+    file: Path
+    tensors: dict[str, Tensor]
+    taken: Taken
+    sets: tuple[Taken, ...]
+    config: Config | None = None
+    architecture: Architecture | None = None
+    stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def choose(path: Path, sets: tuple[Taken, ...], which: Which | None) -> Taken:
+    """Return which of a file's sets to read: the wish, else the average, else the only one.
+
+    Raises:
+        DdimxError: a file without the weights that are wanted.
+        UsageError: a wish that a file with one set cannot be held to.
+    """
+    if "unstated" in sets:
+        if which is not None:
+            raise UsageError(
+                f"{path} holds one set of weights and does not say whether it is the average or "
+                f"the raw one: leave --weights {which} out"
+            )
+        return "unstated"
+    wanted = which or ("ema" if "ema" in sets or not sets else sets[0])
+    if wanted not in sets:
+        others = " and ".join(sets) or "no"
+        raise DdimxError(f"{path}: holds no {wanted} weights but {others} weights")
+    return wanted
