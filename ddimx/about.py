@@ -13,7 +13,6 @@ from .device import choose_device, choose_precision
 from .kernels import attention, update
 from .weights.cache import cache_folder
 from .weights.native import read_header
-from .weights.registry import about_published
 from .weights.source import find_model, shipped_models
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
@@ -40,7 +39,6 @@ def about() -> dict[str, Any]:
         },
         "cache": str(cache_folder()),
         "models": about_models(),
-        "published": about_published(),
     }
 
 

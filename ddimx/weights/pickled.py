@@ -44,6 +44,9 @@ def load_tensors(path: Path) -> Any:
         DdimxError: not such a file, damaged, or holding more than tensors and plain containers.
     """
     try:
+        if path.suffix == ".safetensors":  # torch.load goes by that name, we by content
+            with path.open("rb") as stream:
+                return torch.load(stream, map_location="cpu", weights_only=True)
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

@@ -137,9 +137,15 @@ def _locate(source: Source, progress: Progress) -> Path:
     """Return the local file or folder, downloading what has a name or an id."""
     if source.name in NAMES:
         return published_file(source.name, source.which, offline=source.offline, progress=progress)
-    if _HUB_ID.fullmatch(source.name) and not Path(source.name).exists():
+    if _is_hub_id(source.name):
         return _from_hub(source.name, source.offline)
     return find_model(source.name)
+
+
+def _is_hub_id(name: str) -> bool:
+    """Return whether a name is none of a path that exists, and could be "owner/model"."""
+    file = Path(name).suffix in {SUFFIX, ".pth", ".pt", ".ckpt", ".bin"}
+    return not file and bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
 def _from_hub(name: str, offline: bool) -> Path:
