@@ -1,16 +1,21 @@
 """The README's commands, example and table, held to what the program does."""
 
+import dataclasses
 import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import ddimx
 from ddimx.cli.app import app
+from ddimx.weights import configure
+from ddimx.weights.native import read_header
+from tests.weights import original_list, plain, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -84,6 +89,22 @@ def test_the_python_example_runs(tiny_model, monkeypatch, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 20
     assert (values["step"].y - values["images"]).abs().max() < 1e-5
+
+
+def test_the_commands_on_weights_from_elsewhere_run(call, monkeypatch, tmp_path):
+    """All but the two that download, on a small list of shapes that a configuration has."""
+    block = next(block for _, block in BLOCKS if "--to diffusers" in block)
+    lines = [line.partition("#")[0].split()[1:] for line in block.splitlines()]
+    lines = [line for line in lines if "cifar10" not in " ".join(line)]
+    assert [line[0] for line in lines] == ["info", "sample", "convert", "convert", "convert"]
+    config = plain()
+    monkeypatch.setattr(configure, "shipped_configs", lambda: ["plain"])
+    monkeypatch.setattr(configure, "load_config", lambda _: config)
+    torch.save(original_list(weights(config, 1), weights(config, 2)), tmp_path / "ckpt.pth")
+    for line in lines:
+        assert call(*line, *(("-n", 1) if line[0] == "sample" else ())) == 0
+    states = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert all(torch.equal(states[-1][name], value) for name, value in weights(config, 2).items())
 
 
 def rows():
@@ -165,6 +186,25 @@ class TestFlags:
         """`--ni`"""
         before = sampled("--seed", 1)["identity"]["seed"]
         assert (before, sampled("--seed", 2, "--overwrite")["identity"]["seed"]) == (1, 2)
+
+    def test_use_pretrained(self, call, tiny_model, monkeypatch, tmp_path):
+        """`--use_pretrained`"""
+        from ddimx.weights import source
+
+        asked = []
+
+        def fetch(name, which, **_):
+            asked.append((name, which))
+            return Path(tiny_model)
+
+        monkeypatch.setattr(source, "published_file", fetch)
+        settings = tmp_path / "tiny.yml"
+        config = read_header(tiny_model).config
+        settings.write_text(ddimx.config_file.dump_yaml(config))
+        entry = dataclasses.replace(source.PUBLISHED["cifar10"], config=str(settings))
+        monkeypatch.setitem(source.PUBLISHED, "cifar10", entry)
+        assert call("sample", "--model", "cifar10", "-q", "-n", 1, "--steps", 1) == 0
+        assert asked == [("cifar10", None)]
 
     def test_every_row_is_here(self):
         tested = [getattr(self, name).__doc__ for name in dir(self) if name.startswith("test_")]

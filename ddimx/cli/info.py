@@ -12,7 +12,7 @@ from . import options
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Describe this, as --model of sample names it."),
+        typer.Argument(metavar="MODEL", help="Describe this, as --model of sample names it."),
     ] = None,
     models: Annotated[
         bool, typer.Option("--models", help="Only the models and how they were trained.")

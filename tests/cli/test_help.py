@@ -13,15 +13,18 @@ from tests.sampling import invoke
 
 SHOWN = {
     "sample": [
+        "--config", "--offline",
         "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed",
         "--start-index", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip",
         "--init-noise", "--format", "--out", "--resume", "--overwrite", "--batch-size",
         "--invariant", "--weights", "--device", "--dtype", "--explain", "--dry-run", "--json",
         "--quiet",
     ],
-    "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
-    "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
-    "info": ["--models", "--json"],
+    "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init",
+              "--weights", "--offline", "--quiet"],
+    "convert": ["SRC", "DST", "--to", "--config", "--offline",
+                "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
+    "info": ["--models", "--config", "--weights", "--json"],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
 }  # fmt: skip
