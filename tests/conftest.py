@@ -21,6 +21,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# No test asks the Hugging Face hub; its library reads this when it is first imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 from ddimx.config import Config
 from ddimx.config_file import validate
 from ddimx.files import whole_file

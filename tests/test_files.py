@@ -6,10 +6,11 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ddimx.files import sha256_file, whole_file, write_bytes, write_json
+from ddimx.files import sha256_file, whole_file, whole_folder, write_bytes, write_json
 from tests.conftest import cli_environment
 
 
@@ -130,3 +131,48 @@ def test_sha256(tmp_path, size):
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "a.bin").write_bytes(data)
     assert sha256_file(tmp_path / "a.bin") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    target = tmp_path / "folder"
+    with pytest.raises(FileNotFoundError), whole_folder(target) as part:
+        (part / "absent" / "a").write_text("half")
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(target) as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "a").write_text("new")
+        assert not target.exists()
+    assert (target / "inner" / "a").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(RuntimeError, match="on the way"), whole_folder(target):
+        raise RuntimeError("on the way")
+    assert (target / "old").read_text() == "old"
+    with whole_folder(target) as part:
+        (part / "new").write_text("new")
+        assert (target / "old").exists()
+    assert [p.name for p in target.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").write_text("old")
+    replace = Path.replace
+
+    def refuse(self, other):
+        if self.suffix == ".part":
+            raise OSError("no")
+        return replace(self, other)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no"), whole_folder(target) as part:
+        (part / "new").write_text("new")
+    assert (target / "old").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

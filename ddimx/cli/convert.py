@@ -73,4 +73,6 @@ def convert(
         )
         for remark in found.notes:
             progress.say(f"note: {remark}")
-        progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {found.taken} weights in {dtype}")
+        both = to == "ddim" and weights is None and len(found.sets) > 1
+        held = "ema and raw" if both else found.taken
+        progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {held} weights in {dtype}")

@@ -68,6 +68,7 @@ def neighbours(
         weights=weights_choice(weights),
         config=config,
         offline=offline,
+        progress=Progress(quiet=quiet),
     )
     own = loaded.config
     if data is not None:

@@ -43,7 +43,7 @@ def fetched(target: Path, address: str, md5: str, *, offline: bool, progress: Pr
     """
     if not target.is_file():
         if offline:
-            raise DdimxError(f"--offline forbids to download {address}\n{by_hand(target, md5)}")
+            raise DdimxError(f"offline, {address} is not downloaded\n{by_hand(target, md5)}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _alone(target):

@@ -51,16 +51,11 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
         DdimxError: a file that is missing or damaged, or settings that cannot be represented.
         UsageError: a wish for one set of weights where the folder does not say which it holds.
     """
-    unet = path / "unet" if (path / "unet").is_dir() else path
-    settings = _json(unet / "config.json")
-    kind = settings.get("_class_name")
-    if kind != "UNet2DModel":
-        raise DdimxError(f"{unet / 'config.json'}: _class_name is {kind!r}, not UNet2DModel")
-    architecture, other = read_unet(settings, str(unet / "config.json"))
+    architecture, other = _unet_settings(path)
     config, info, taken = _read_ours(path)
     sets: tuple[Taken, ...] = (taken,)
     choose(path, sets, which)
-    file = _weights_file(unet)
+    file = _weights_file(path)
     names = _parameter_names(architecture, other)
     tensors = to_ours(_read(file), names, len(architecture.ch_mult), str(file))
     stated, defaults, notes = _read_schedule(path)
@@ -80,6 +75,18 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
         info=info,
         notes=() if config is not None else notes,
     )
+
+
+def check_settings(path: Path) -> None:
+    """Raise what :func:`read_folder` would, as far as the settings alone tell."""
+    _unet_settings(path)
+    _read_schedule(path)
+
+
+def weights_of(path: Path) -> Path | None:
+    """Return the file that holds the UNet's tensors, if there is one."""
+    unet = _unet_folder(path)
+    return next((unet / name for name in _WEIGHTS if (unet / name).is_file()), None)
 
 
 def write_folder(
@@ -156,10 +163,24 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _weights_file(folder: Path) -> Path:
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
+def _unet_folder(path: Path) -> Path:
+    return path / "unet" if (path / "unet").is_dir() else path
+
+
+def _unet_settings(path: Path) -> tuple[Architecture, dict[str, Any]]:
+    file = _unet_folder(path) / "config.json"
+    settings = _json(file)
+    kind = settings.get("_class_name")
+    if kind != "UNet2DModel":
+        raise DdimxError(f"{file}: _class_name is {kind!r}, not UNet2DModel")
+    return read_unet(settings, str(file))
+
+
+def _weights_file(path: Path) -> Path:
+    file = weights_of(path)
+    if file is not None:
+        return file
+    folder = _unet_folder(path)
     others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
     seen = f", only {', '.join(others)}" if others else ""
     raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{seen}")

@@ -127,13 +127,15 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("trained_betas are given; a named beta_schedule is needed")
     if values["rescale_betas_zero_snr"]:
         problems.append("rescale_betas_zero_snr is True; the schedule cannot be rescaled")
+    if not isinstance(values["clip_sample_range"], int | float):
+        problems.append(f"clip_sample_range is {values['clip_sample_range']!r}, not a number")
     tables = {"beta_schedule": _BETAS, "prediction_type": _PREDICTIONS}
     if "variance_type" in values:
         tables["variance_type"] = _VARIANCES
     return problems + [
         f"{key} is {values[key]!r}; known are {', '.join(table)}"
         for key, table in tables.items()
-        if values[key] not in table
+        if values[key] not in list(table)
     ]
 
 
@@ -153,7 +155,7 @@ def _notes(values: Mapping[str, Any]) -> tuple[str, ...]:
         notes.append("the model's scheduler has thresholding=True, which is not taken over")
     elif values["clip_sample"]:
         notes.append(
-            f"the model's scheduler clips x0 to {values['clip_sample_range']:g} "
+            f"the model's scheduler clips x0 to {float(values['clip_sample_range']):g} "
             "(clip_sample=True); --clip none samples as the paper does"
         )
     if values["steps_offset"]:

@@ -80,7 +80,8 @@ def read_unet(settings: Mapping[str, Any], label: str) -> tuple[Architecture, di
         DdimxError: settings that this network does not have, each by name.
     """
     values = {**UNET_DEFAULTS, **settings}
-    problems = _fixed_problems(values) + _strange(settings) + _shape_problems(values)
+    problems = _fixed_problems(values) + _strange(settings)
+    problems += _type_problems(values) or _shape_problems(values)
     if problems:
         lines = "\n".join(f"  {line}" for line in problems)
         raise DdimxError(f"{label}: a UNet2DModel that this network cannot represent\n{lines}")
@@ -170,16 +171,39 @@ def _strange(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _type_problems(values: Mapping[str, Any]) -> list[str]:
+    """Settings of which a number or a list is needed, so that what follows can count on it."""
+    problems = [
+        f"{key} is {values[key]!r}; a positive whole number is needed"
+        for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+        if not _counts(values[key])
+    ]
+    for key, kind in (
+        ("block_out_channels", _counts),
+        ("down_block_types", lambda item: isinstance(item, str)),
+        ("up_block_types", lambda item: isinstance(item, str)),
+    ):
+        items = values[key]
+        if not isinstance(items, list | tuple) or not items or not all(map(kind, items)):
+            problems.append(f"{key} is {items!r}; a list is needed")
+    size = values["sample_size"]
+    sizes = size if isinstance(size, list | tuple) else [size]
+    if not sizes or not all(map(_counts, sizes)) or len(set(sizes)) != 1:
+        problems.append(f"sample_size is {size!r}; square images of a stated size are needed")
+    return problems
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _shape_problems(values: Mapping[str, Any]) -> list[str]:
     widths, down, up = (
         list(values[key]) for key in ("block_out_channels", "down_block_types", "up_block_types")
     )
-    if not widths or not len(widths) == len(down) == len(up):
+    if not len(widths) == len(down) == len(up):
         return ["block_out_channels, down_block_types and up_block_types differ in length"]
     problems = []
-    size = values["sample_size"]
-    if not isinstance(size, int) and (size is None or len(set(size)) != 1):
-        problems.append(f"sample_size is {size!r}; square images of a stated size are needed")
     if values["in_channels"] != values["out_channels"]:
         problems.append(
             f"out_channels is {values['out_channels']!r} and in_channels {values['in_channels']!r};"
@@ -199,7 +223,7 @@ def _width_problems(values: Mapping[str, Any], widths: list[int], down: list[str
     problems = []
     head, attending = values["attention_head_dim"], {widths[-1]}
     attending |= {width for width, kind in zip(widths, down, strict=True) if _DOWN.get(kind)}
-    if head is not None and attending != {head}:
+    if head is not None and any(width != head for width in attending):
         problems.append(
             f"attention_head_dim is {head!r} (absent means 8); this network has one head, None"
         )

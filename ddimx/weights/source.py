@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..config import Config
@@ -15,15 +13,14 @@ from ..progress import Progress
 from .configure import configure
 from .diffusers_folder import is_diffusers_folder, read_folder
 from .found import Found, Which
+from .hub import from_hub, is_hub_id
 from .native import is_native, read_native, read_tensors
 from .pickled import found_in, read_pickled
 from .registry import CELEBA, NAMES, PUBLISHED, published_file
 
 SUFFIX = ".safetensors"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _MOST_HEADER = 1 << 40  # bytes; a first word above it is no length
 _PICKLED = (b"PK\x03\x04", b"\x80")  # torch.save's zip, and the plain pickle of before 1.6
-_HUB_FILES = ["*.json", "*diffusion_pytorch_model.safetensors", "*diffusion_pytorch_model.bin"]
 
 
 @dataclass(frozen=True)
@@ -130,45 +127,18 @@ def read_any(path: Path, which: Which | None) -> Found:
         return found_in(read_tensors(path), path, which)
     if start.startswith(_PICKLED):
         return read_pickled(path, which)
-    raise DdimxError(f"{path}: not a readable model: neither safetensors nor of torch.save")
+    raise DdimxError(
+        f"{path}: not a readable model, neither safetensors nor of torch.save; perhaps truncated"
+    )
 
 
 def _locate(source: Source, progress: Progress) -> Path:
     """Return the local file or folder, downloading what has a name or an id."""
     if source.name in NAMES:
         return published_file(source.name, source.which, offline=source.offline, progress=progress)
-    if _is_hub_id(source.name):
-        return _from_hub(source.name, source.offline)
+    if is_hub_id(source.name):
+        return from_hub(source.name, offline=source.offline)
     return find_model(source.name)
-
-
-def _is_hub_id(name: str) -> bool:
-    """Return whether a name is none of a path that exists, and could be "owner/model"."""
-    file = Path(name).suffix in {SUFFIX, ".pth", ".pt", ".ckpt", ".bin"}
-    return not file and bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
-
-
-def _from_hub(name: str, offline: bool) -> Path:
-    """Return the local copy of a model of the Hugging Face hub."""
-    if find_spec("huggingface_hub") is None:
-        raise UsageError(
-            f"'{name}' is no path; as an id of the Hugging Face hub it needs huggingface_hub: "
-            "pip install 'ddimx[hub]'"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=offline))
-    except LocalEntryNotFoundError:
-        why = "--offline forbids to download it" if offline else "the hub cannot be reached"
-        raise DdimxError(
-            f"'{name}' is no path and not in the hub's cache, and {why}; "
-            "copy its folder here and give the path with --model"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise DdimxError(f"'{name}' is no path, and not to be had from the hub: {reason}") from None
 
 
 def _start(path: Path) -> bytes:

@@ -113,7 +113,7 @@ def test_a_target_is_kept_unless_told_otherwise(run, tmp_path):
         (["RUN", "m.safetensors", "--note", "=x"], 2, "--note : write KEY=TEXT"),
         (["absent", "m.safetensors"], 2, "unknown model 'absent'"),
         (["empty", "m.safetensors"], 1, "empty: no checkpoint in this folder"),
-        (["text", "m.safetensors"], 1, "text: not a readable model: neither"),
+        (["text", "m.safetensors"], 1, "text: not a readable model, neither"),
         (["RUN", "text/m.safetensors"], 1, "cannot write text/m.safetensors: "),
     ],
 )

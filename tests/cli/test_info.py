@@ -70,6 +70,10 @@ def test_models_says_how_each_was_trained(shipped):
             "licence": "OFL",
         }
     }
+    published = facts["published"]
+    assert list(published)[:2] == ["cifar10, ema", "cifar10, raw"]
+    assert published["cifar10, ema"].keys() == {"address", "md5", "state"}
+    assert published["celeba"]["md5"] == "not published"
     text = invoke("info", "--models").out.splitlines()
     assert text[:2] == ["models", "  small"]
     assert "    licence: OFL" in text

@@ -127,8 +127,9 @@ def test_the_manifest_says_what_was_done(tiny_model, tiny_config, tmp_path):
     assert record["versions"]["numpy"] == np.__version__
     assert record["model"] == {
         "name": str(tiny_model),
+        "format": "ddimx model",
         "sha256": sha256_file(tiny_model),
-        "weights": "ema",
+        "weights": "unstated",
     }
     assert record["config"] == json.loads(tiny_config.model_dump_json(exclude_unset=True))
     assert (record["device"], record["dtype"]) == ("cpu", {"name": "fp32", "reason": "asked for"})

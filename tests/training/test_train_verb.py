@@ -10,6 +10,7 @@ import torch
 
 from ddimx.config_file import dump_yaml, override
 from ddimx.weights.native import read_header, read_tensors
+from tests import weights as others
 from tests.conftest import cli_environment
 from tests.sampling import invoke
 
@@ -65,6 +66,23 @@ def test_init_starts_from_a_models_weights(train, config_file, tiny_model, tmp_p
     assert train("-c", config_file, "--init", tiny_model, "-o", "tuned", *options).code == 0
     start, end = read_tensors(tiny_model), weights(tmp_path / "tuned", 1)
     assert max((start[n] - end[n]).abs().max().item() for n in start) < 1e-6
+
+
+@pytest.mark.parametrize(("args", "place"), [((), 1), (("--weights", "raw"), 0)])
+def test_init_takes_a_list_too(train, config_file, tiny_config, tmp_path, args, place):
+    sets = [others.weights(tiny_config, seed) for seed in (1, 2)]
+    torch.save(others.original_list(*sets), tmp_path / "ckpt.pth")
+    options = ("--set", "training.n_iters=1", "--set", "optim.lr=1e-12", *args)
+    done = train("-c", config_file, "--init", "ckpt.pth", "-o", "tuned", *options)
+    assert done.code == 0, done.err
+    end = weights(tmp_path / "tuned", 1)
+    assert max((sets[place][n] - end[n]).abs().max().item() for n in end) < 1e-6
+
+
+def test_weights_without_init_are_refused(train, config_file):
+    done = train("-c", config_file, "--weights", "raw")
+    assert done.code == 2
+    assert "--weights raw chooses among those of --init" in done.err
 
 
 def test_resume_and_init_exclude_each_other(train, tiny_model):

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at the first import: no test asks a server
-
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 # The settings under which a UNet2DModel is the original's UNet; each differs from the default.

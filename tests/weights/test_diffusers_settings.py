@@ -119,6 +119,26 @@ def test_other_words_for_the_same_network(changes):
         assert torch.equal(unet()(x, t).sample, unet(**known)(x, t).sample)
 
 
+@pytest.mark.parametrize("value", [None, "x", [], ["x"], [3, 4], {}, -1, 0, 1.5, True])
+def test_no_value_of_any_setting_is_a_fault_of_ours(value):
+    """Whatever a file holds, it is read or refused by name, with one error."""
+    for key in UNET_DEFAULTS:
+        try:
+            read_unet({**SMALL, key: value}, "c.json")
+        except DdimxError as error:
+            assert key in str(error)  # noqa: PT017 - some values are right
+    for key in SCHEDULER_DEFAULTS | OF_DDIM:
+        try:
+            tree = {**plain().model_dump(), **parts(read_scheduler({**DDIM, key: value}, "s"))}
+            validate(tree, "s")
+        except DdimxError:
+            pass
+
+
+def parts(scheduler):
+    return {"diffusion": scheduler.diffusion, "sampling": scheduler.sampling}
+
+
 def test_written_settings_are_read_as_the_same():
     config = plain(model={"dropout": 0.2, "norm_groups": 16})
     written = write_unet(config, "m")

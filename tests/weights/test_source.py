@@ -1,18 +1,20 @@
 """Names, paths and hub ids: what each is taken for, by content and not by name."""
 
+import shutil
 import sys
 
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ddimx.errors import DdimxError, UsageError
-from ddimx.weights import source as subject
+from ddimx.weights import hub as subject
 from ddimx.weights.diffusers_folder import write_folder
 from ddimx.weights.native import Header, save
 from ddimx.weights.source import Source, find_weights, read_any, read_source
 from tests.weights import original_list, plain, same, weights
+from tests.weights.diffusers_models import change
 
 CONFIG = plain()
 EMA = weights(CONFIG, 2)
@@ -75,14 +77,22 @@ def test_an_unreadable_path_is_named(tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub that has one model, and a record of what was asked for."""
-    as_folder(tmp_path / "copy")
+    """A hub that has one model, and a record of what was asked for.
+
+    As the real one does, it gives of the model what matches the patterns.
+    """
+    as_folder(tmp_path / "server")
     asked = []
 
     def download(name, *, allow_patterns, local_files_only):
         asked.append((name, local_files_only))
         if name != "someone/model":
             raise LocalEntryNotFoundError("not there")
+        for file in (tmp_path / "server").rglob("*.*"):
+            name = file.relative_to(tmp_path / "server").as_posix()
+            if name in allow_patterns:
+                (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, tmp_path / "copy" / name)
         return str(tmp_path / "copy")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
@@ -90,11 +100,27 @@ def hub(monkeypatch, tmp_path):
     return asked
 
 
-def test_a_hub_id_is_downloaded_by_the_hubs_own_library(hub):
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_hub_id_is_downloaded_by_the_hubs_own_library(hub, tmp_path, kind):
+    if kind == "bin":
+        file = tmp_path / "server" / "unet" / "diffusion_pytorch_model.safetensors"
+        torch.save(load_file(file), file.with_suffix(".bin"))
+        file.unlink()
     found, config = read_source(Source("someone/model"))
     assert (found.form, config) == ("diffusers folder", CONFIG)
+    assert same(found.tensors, EMA)
+    calls = {"safetensors": 2, "bin": 3}[kind]  # settings, then one kind of file after the other
+    assert hub == [("someone/model", False)] * calls
     read_source(Source("someone/model", offline=True))
-    assert hub == [("someone/model", False), ("someone/model", True)]
+    assert set(hub[calls:]) == {("someone/model", True)}
+
+
+def test_a_model_that_cannot_be_represented_is_not_downloaded(hub, tmp_path):
+    change(tmp_path / "server" / "unet" / "config.json", freq_shift=0)
+    with pytest.raises(DdimxError, match="freq_shift is 0"):
+        read_source(Source("someone/model"))
+    assert hub == [("someone/model", False)]
+    assert not list((tmp_path / "copy").rglob("*.safetensors"))
 
 
 def test_a_path_is_not_taken_for_a_hub_id(hub, tmp_path):
@@ -110,7 +136,7 @@ def test_a_path_is_not_taken_for_a_hub_id(hub, tmp_path):
 def test_a_hub_id_that_is_not_to_be_had(hub):
     with pytest.raises(DdimxError, match="'no/such' is no path and not in the hub's cache"):
         find_weights(Source("no/such"))
-    with pytest.raises(DdimxError, match="--offline forbids"):
+    with pytest.raises(DdimxError, match="offline nothing is downloaded"):
         find_weights(Source("no/such", offline=True))
 
 
