@@ -118,13 +118,23 @@ class Plan:
         """Return the plan with x0 clipped to [-clip, clip], or not at all.
 
         Raises:
-            UsageError: a clip that is not positive, or that no row would ever use.
+            UsageError: a clip that is not positive, that no row would ever use, or on a plan
+                whose rows also use other rows' epsilon, which keeps what the clip removes.
         """
         if clip is not None and not clip > 0:
             raise UsageError(f"clip must be positive, got {clip}")
         if clip is not None and not ((self.w != 0).any() or self.history == "x0"):
             raise UsageError(f"{self.label} never uses x0, so that a clip would do nothing")
+        if clip is not None and self.history == "epsilon" and self._mixes_predictions():
+            raise UsageError(
+                f"{self.label} combines predictions of epsilon, which a clip of x0 does not change"
+            )
         return replace(self, clip=clip)
+
+    def _mixes_predictions(self) -> bool:
+        """Whether a row uses older predictions, or another state's: more than its own x0."""
+        older = (self.b[:, 1:] != 0).any() or (self.q != 0).any()
+        return bool(older or (self.t != self.t_from)[np.isfinite(self.t)].any())
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; ``t`` is null where no network is called."""

@@ -1,0 +1,83 @@
+"""DPM-Solver++ (multistep) as a plan: x0 is interpolated in the log signal-to-noise ratio."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..config import Prediction
+from ..plan import Array, Plan
+from ..schedule import Schedule
+from ..timesteps import Times
+from .rows import check_distinct, check_order, half_log_snr, one_evaluation_rows
+
+MOST = 3
+SHORT = 15  # below this number of steps the order falls towards the end, as in diffusers
+
+
+def dpmpp(
+    schedule: Schedule, times: Times, *, order: int = 2, prediction: Prediction = "epsilon"
+) -> Plan:
+    """Return the plan of DPM-Solver++(1M, 2M, 3M), arXiv 2211.01095, to clean data.
+
+    With lambda = log(alpha / sigma), h = lambda_to - lambda and E = 1 - exp(-h),
+
+        x' = sigma_to / sigma x + alpha_to (E m_0 + phi_2 D_1 + phi_3 D_2)
+
+    where D_1 and D_2 estimate h x0' and h^2 x0'' from the history of x0. The first rows and the
+    last have a lower order: lambda is infinite at clean data, where x' = m_0 is the limit. The
+    form of the second order is diffusers' "midpoint".
+
+    Raises:
+        UsageError: an order outside 1..3, or repeated times.
+    """
+    label = f"dpm++:{order}"
+    check_order("dpm++", order, MOST)
+    check_distinct(label, times)
+    rows = one_evaluation_rows(schedule, times, prediction)
+    lam = half_log_snr(np.append(rows.alpha_bar, 1.0))
+    sigma, sigma_to = np.sqrt(1 - rows.alpha_bar), np.sqrt(1 - rows.alpha_bar_to)
+    b = np.zeros((len(times), order))
+    for i in range(len(times)):
+        weights = _weights(lam[: i + 2], order_of_row(i, len(times), order))
+        b[i, : len(weights)] = np.sqrt(rows.alpha_bar_to[i]) * weights
+    return rows.plan(
+        a=sigma_to / sigma, w=np.zeros_like(sigma), b=b, history="x0", label=label
+    )
+
+
+def order_of_row(i: int, n: int, order: int) -> int:
+    """Return the order of row ``i`` of ``n``: rising at the start, 1 at the end."""
+    left = n - i
+    return min(order, i + 1, left if n < SHORT or left == 1 else order)
+
+
+def _weights(lam: Array, order: int) -> Array:
+    """Return the weights of m_0, m_1, ... over alpha_to; ``lam`` ends with this row's two.
+
+    An infinite first interval (from alpha_bar = 0) makes its divided differences 0 by itself.
+    """
+    h = lam[-1] - lam[-2]
+    first = -np.expm1(-h)
+    if order == 1:
+        return np.array([first])
+    h0 = lam[-2] - lam[-3]
+    near = h / h0 * np.array([1.0, -1.0, 0.0])  # h x0' from the last two predictions
+    if order == 2:
+        weights: Array = np.array([first, 0.0]) + 0.5 * first * near[:2]
+        return weights
+    h1 = lam[-3] - lam[-4]
+    far = h / h1 * np.array([0.0, 1.0, -1.0])
+    slope = near + h0 / (h0 + h1) * (near - far)
+    bend = h / (h0 + h1) * (near - far)
+    phi2, phi3 = 1 - first / h, _phi3(h)
+    weights = np.array([first, 0.0, 0.0]) + phi2 * slope + phi3 * bend
+    return weights
+
+
+def _phi3(h: float) -> float:
+    """Return 1/2 - (h + exp(-h) - 1) / h^2, by its series where that would cancel."""
+    if h < 1e-2:
+        return h / 6 - h**2 / 24 + h**3 / 120 - h**4 / 720
+    return 0.5 - (h + math.expm1(-h)) / h**2
