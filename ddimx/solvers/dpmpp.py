@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +18,12 @@ SHORT = 15  # below this number of steps the order falls towards the end, as in 
 
 
 def dpmpp(
-    schedule: Schedule, times: Times, *, order: int = 2, prediction: Prediction = "epsilon"
+    schedule: Schedule,
+    times: Times,
+    *,
+    order: int = 2,
+    prediction: Prediction = "epsilon",
+    third: Literal["exact", "published"] = "exact",
 ) -> Plan:
     """Return the plan of DPM-Solver++(1M, 2M, 3M), arXiv 2211.01095, to clean data.
 
@@ -29,6 +35,10 @@ def dpmpp(
     last have a lower order: lambda is infinite at clean data, where x' = m_0 is the limit. The
     form of the second order is diffusers' "midpoint".
 
+    The authors' code and diffusers take half of D_2, with which the third-order rows err like
+    second-order ones (h^2 x0'' is twice the divided difference times h^2). ``third="published"``
+    does so too, for comparisons with them.
+
     Raises:
         UsageError: an order outside 1..3, or repeated times.
     """
@@ -39,12 +49,11 @@ def dpmpp(
     lam = half_log_snr(np.append(rows.alpha_bar, 1.0))
     sigma, sigma_to = np.sqrt(1 - rows.alpha_bar), np.sqrt(1 - rows.alpha_bar_to)
     b = np.zeros((len(times), order))
+    bend = 2.0 if third == "exact" else 1.0
     for i in range(len(times)):
-        weights = _weights(lam[: i + 2], order_of_row(i, len(times), order))
+        weights = _weights(lam[: i + 2], order_of_row(i, len(times), order), bend)
         b[i, : len(weights)] = np.sqrt(rows.alpha_bar_to[i]) * weights
-    return rows.plan(
-        a=sigma_to / sigma, w=np.zeros_like(sigma), b=b, history="x0", label=label
-    )
+    return rows.plan(a=sigma_to / sigma, w=np.zeros_like(sigma), b=b, history="x0", label=label)
 
 
 def order_of_row(i: int, n: int, order: int) -> int:
@@ -53,7 +62,7 @@ def order_of_row(i: int, n: int, order: int) -> int:
     return min(order, i + 1, left if n < SHORT or left == 1 else order)
 
 
-def _weights(lam: Array, order: int) -> Array:
+def _weights(lam: Array, order: int, bend: float) -> Array:
     """Return the weights of m_0, m_1, ... over alpha_to; ``lam`` ends with this row's two.
 
     An infinite first interval (from alpha_bar = 0) makes its divided differences 0 by itself.
@@ -70,9 +79,9 @@ def _weights(lam: Array, order: int) -> Array:
     h1 = lam[-3] - lam[-4]
     far = h / h1 * np.array([0.0, 1.0, -1.0])
     slope = near + h0 / (h0 + h1) * (near - far)
-    bend = h / (h0 + h1) * (near - far)
+    curve = bend * h / (h0 + h1) * (near - far)
     phi2, phi3 = 1 - first / h, _phi3(h)
-    weights = np.array([first, 0.0, 0.0]) + phi2 * slope + phi3 * bend
+    weights = np.array([first, 0.0, 0.0]) + phi2 * slope + phi3 * curve
     return weights
 
 

@@ -71,7 +71,9 @@ def parse_solver(text: str) -> SolverName:
 def all_names() -> list[str]:
     """Return every solver with every argument list, as one would write them."""
     return [
-        str(SolverName(kind, args)) for kind, spec in KINDS.items() for args in spec.allowed or ((),)
+        str(SolverName(kind, args))
+        for kind, spec in KINDS.items()
+        for args in spec.allowed or ((),)
     ]
 
 
