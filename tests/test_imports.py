@@ -17,8 +17,8 @@ from tests.conftest import ROOT, cli_environment
 LAYERS = [
     {"kernels"},
     {"errors", "files"},
-    {"config", "config_file", "device", "noise", "plan", "progress", "runs", "schedule"}
-    | {"signals", "timesteps"},
+    {"config", "config_file", "device", "noise", "plan", "plan_file", "progress", "runs"}
+    | {"schedule", "signals", "timesteps"},
     {"solvers"},
     {"models"},
     {"data", "weights"},

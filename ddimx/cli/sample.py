@@ -21,11 +21,13 @@ REMEMBERED = (
     "model",
     "config",
     "steps",
+    "nfe",
     "eta",
     "solver",
     "variance",
     "spacing",
     "timesteps",
+    "plan",
     "clip",
     "guidance",
     "category",
@@ -45,6 +47,10 @@ def sample(
     model: options.Model = None,
     config: options.ModelConfig = None,
     steps: options.Steps = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option("--nfe", help="As many steps as give exactly this many evaluations."),
+    ] = None,
     count: options.Count = None,
     category: Annotated[
         str | None,
@@ -60,7 +66,11 @@ def sample(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(metavar="ddim|ddpm", help="Update rule (default: the model's, else ddim)."),
+        typer.Option(
+            metavar="NAME[:ARGS]",
+            help="ddim, ddpm, pfdiff:k,h, dpm++:1-3, ipndm:1-4, unipc:1-3, or auto, which chooses "
+            "by the number of evaluations (default: the model's, else ddim).",
+        ),
     ] = None,
     eta: Annotated[
         float | None,
@@ -79,9 +89,13 @@ def sample(
     timesteps: Annotated[
         str | None, typer.Option(metavar="T,T,...", help="The timesteps themselves: 999,749,499.")
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="A plan of 'evaluate solvers --search'."),
+    ] = None,
     clip: Annotated[
         str | None,
-        typer.Option(metavar="none|V", help="Bound of the predicted x0 (ddpm: 1, ddim: none)."),
+        typer.Option(metavar="none|V", help="Bound of the predicted x0 (ddpm: 1, else none)."),
     ] = None,
     init_noise: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Start from these x_T, (N, C, H, W).")
@@ -135,6 +149,8 @@ def sample(
       ddimx sample --steps 50
 
       ddimx sample --category flags --guidance 2 -n 64
+
+      ddimx sample --solver unipc:2 --nfe 10
 
       ddimx sample --solver ddpm --steps 1000 --seed 3 --out runs/ddpm
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,27 +15,30 @@ from ..errors import UsageError, unknown
 from ..noise import Noise, Stream
 from ..plan import Plan
 from ..solvers.ddpm import Variance
-from ..solvers.registry import SolverChoice
-from ..timesteps import Times, explicit, spaced
 from ..weights.model import Model
+from .plans import make_sampling_plan
 
-DEFAULT_STEPS = 50
 DEFAULT_COUNT = 16
 
-T = TypeVar("T")
 Clip = float | Literal["none"] | None
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Sampling options as the command line or Python gives them; None means the default."""
+    """Sampling options as the command line or Python gives them; None means the default.
+
+    ``nfe`` chooses the number of steps by the number of network evaluations; ``plan`` is a plan or
+    a plan file, and replaces everything that would otherwise determine one.
+    """
 
     steps: int | None = None
+    nfe: int | None = None
     eta: float | None = None
     solver: str | None = None
     variance: Variance | None = None
     spacing: str | None = None
     timesteps: Sequence[float] | None = None
+    plan: Plan | Path | str | None = None
     clip: Clip = None
     guidance: float | None = None
     category: str | None = None
@@ -90,7 +94,8 @@ def resolve(asked: Asked, model: Model, *, available: int | None = None) -> Sett
     if batch < 1:
         raise UsageError(f"batch-size must be at least 1, got {batch}")
     plan, notes = make_sampling_plan(asked, model)
-    guidance = _first(asked.guidance, defaults.guidance, 1.0)
+    wished = asked.guidance if asked.guidance is not None else defaults.guidance
+    guidance = 1.0 if wished is None else wished
     return Settings(
         plan=plan,
         noise=Noise(asked.seed),
@@ -102,31 +107,6 @@ def resolve(asked: Asked, model: Model, *, available: int | None = None) -> Sett
         invariant=asked.invariant,
         notes=(*model.notes, *notes),
     )
-
-
-def make_sampling_plan(asked: Asked, model: Model) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan that the options describe, with remarks on it."""
-    defaults, total = model.config.sampling, model.process.schedule.num_timesteps
-    solver = _first(asked.solver, defaults.solver, "ddim")
-    if asked.timesteps is not None:
-        if asked.steps is not None or asked.spacing is not None:
-            raise UsageError("--timesteps lists the times; leave --steps and --spacing out")
-        notes: tuple[str, ...] = ()
-        times = explicit(asked.timesteps, total)
-    else:
-        steps = _first(asked.steps, defaults.steps, DEFAULT_STEPS)
-        spacing: str = _first(asked.spacing, defaults.spacing, "ddim")
-        times = spaced(spacing, total, steps)
-        notes = _remarks(spacing, steps, times)
-    eta = asked.eta if asked.eta is not None or solver != "ddim" else defaults.eta
-    variance = asked.variance
-    if solver == "ddpm" and variance is None:
-        variance = "small" if model.config.model.var_type == "fixedsmall" else "large"
-    plan = model.process.plan(SolverChoice(solver, eta, variance), times)
-    clip = asked.clip if asked.clip is not None or solver != "ddim" else defaults.clip
-    if clip is not None:
-        plan = plan.with_clip(None if clip == "none" else float(clip))
-    return plan, notes
 
 
 def labels_for(settings: Settings, model: Model, samples: Sequence[int]) -> Tensor | None:
@@ -146,15 +126,6 @@ def labels_for(settings: Settings, model: Model, samples: Sequence[int]) -> Tens
     return settings.noise.integers(index, (), len(classes), stream=Stream.CATEGORY)
 
 
-def _remarks(spacing: str, steps: int, times: Times) -> tuple[str, ...]:
-    notes = []
-    if len(times) != steps:
-        notes.append(f"spacing '{spacing}' with {steps} steps visits {len(times)} timesteps")
-    if len(times) == 1 and times[0] == 0:
-        notes.append(f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing")
-    return tuple(notes)
-
-
 def _checked_guidance(guidance: float, model: Model) -> float:
     if not np.isfinite(guidance):
         raise UsageError(f"guidance must be a finite number, got {guidance}")
@@ -171,8 +142,3 @@ def _checked_category(category: str | None, model: Model) -> str | None:
     if category not in (*model.classes, "none"):
         raise unknown("category", category, (*model.classes, "none"))
     return category
-
-
-def _first(*values: T | None) -> T:
-    """Return the first value that is set; the last one is our default and always is."""
-    return next(v for v in values if v is not None)

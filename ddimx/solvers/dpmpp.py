@@ -73,15 +73,17 @@ def _weights(lam: Array, order: int, bend: float) -> Array:
         return np.array([first])
     h0 = lam[-2] - lam[-3]
     near = h / h0 * np.array([1.0, -1.0, 0.0])  # h x0' from the last two predictions
+    weights: Array
     if order == 2:
-        weights: Array = np.array([first, 0.0]) + 0.5 * first * near[:2]
+        weights = first * (np.array([1.0, 0.0]) + 0.5 * near[:2])
         return weights
     h1 = lam[-3] - lam[-4]
     far = h / h1 * np.array([0.0, 1.0, -1.0])
     slope = near + h0 / (h0 + h1) * (near - far)
     curve = bend * h / (h0 + h1) * (near - far)
     phi2, phi3 = 1 - first / h, _phi3(h)
-    weights = np.array([first, 0.0, 0.0]) + phi2 * slope + phi3 * curve
+    weights = phi2 * slope + phi3 * curve
+    weights[0] += first
     return weights
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError, nearest
+
+AUTO = "auto"  # stands for one of the others, see ddimx.solvers.auto
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ def parse_solver(text: str) -> SolverName:
     """
     kind, colon, rest = text.strip().partition(":")
     if kind not in KINDS:
-        raise unknown("solver", text, [*KINDS, *all_names()])
+        allowed_names = ", ".join([*all_names(), AUTO])
+        raise UsageError(
+            f"unknown solver '{text}'{nearest(kind, [*KINDS, AUTO])} Allowed: {allowed_names}."
+        )
     allowed = KINDS[kind].allowed
     if not colon:
         return SolverName(kind, allowed[0] if allowed else ())

@@ -58,7 +58,10 @@ def refused(done, message, code=2):
 
 STEPS = "steps must lie in 1..1000 (the model's timesteps), got"
 WRONG = [
-    (["--solver", "dddim"], "unknown solver 'dddim'; did you mean 'ddim'? Allowed: ddim, ddpm."),
+    (
+        ["--solver", "dddim"],
+        "unknown solver 'dddim'; did you mean 'ddim'? Allowed: ddim, ddpm, pfdiff:2,1, ",
+    ),
     (["--spacing", "trailng"], "unknown spacing 'trailng'; did you mean 'trailing'?"),
     (["--format", "pgn"], "unknown format 'pgn'; did you mean 'png'?"),
     (["--category", "squar"], "unknown category 'squar'; did you mean 'square'?"),

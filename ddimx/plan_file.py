@@ -1,0 +1,83 @@
+"""Plans as files: a searched or edited table, kept for later runs of ``ddimx sample --plan``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import Prediction
+from .errors import UsageError
+from .files import write_json
+from .plan import Plan, output_coefficients
+from .schedule import CLEAN, Schedule
+
+KIND = "ddimx plan"
+SCHEMA = 1
+TOLERANCE = 1e-6  # of levels; two machines' float64 schedules differ by a few 1e-16
+
+
+def write_plan(path: Path, plan: Plan, found: dict[str, Any]) -> None:
+    """Write a plan with a record of where it came from."""
+    write_json(path, {"kind": KIND, "schema": SCHEMA, "found": found, "plan": plan.to_json()})
+
+
+def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
+    """Read a plan file and return the plan with its record.
+
+    Raises:
+        UsageError: not a plan file, or one with missing, misshapen or infinite columns.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--plan {path}: not a readable plan file ({error})") from None
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        raise UsageError(f"--plan {path}: not a plan file; evaluate solvers --search writes them")
+    if value.get("schema") != SCHEMA:
+        raise UsageError(f"--plan {path}: schema {value.get('schema')}, this reads {SCHEMA}")
+    try:
+        return plan_from_json(value["plan"]), dict(value.get("found", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"--plan {path}: damaged ({type(error).__name__}: {error})") from None
+
+
+def plan_from_json(value: dict[str, Any]) -> Plan:
+    """Build a plan from what :meth:`Plan.to_json` returned.
+
+    Raises:
+        KeyError, TypeError, ValueError: a column that is missing or unfit.
+    """
+    given: dict[str, Any] = {}
+    for column in fields(Plan):
+        item = value[column.name]
+        if column.name == "t":
+            item = [np.nan if t is None else t for t in item]
+        is_array = isinstance(item, list) and column.name != "notes"
+        given[column.name] = np.array(item, dtype=np.float64) if is_array else item
+    if given["history"] not in ("epsilon", "x0"):
+        raise ValueError(f"history {given['history']!r}")
+    return Plan(**{**given, "notes": tuple(given["notes"])})
+
+
+def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
+    """Raise UsageError unless the plan is one of this noise schedule and parametrisation."""
+    if plan.prediction != prediction:
+        raise UsageError(
+            f"the plan is for a network that predicts {plan.prediction}, this one's is {prediction}"
+        )
+    called = np.isfinite(plan.t)
+    try:
+        levels, level_to = schedule.alpha_bar(plan.t[called]), schedule.alpha_bar(plan.t_to)
+    except ValueError as error:
+        raise UsageError(f"the plan is for another number of timesteps: {error}") from None
+    if plan.t_to[-1] != CLEAN:
+        raise UsageError(f"the plan ends at t = {plan.t_to[-1]:g}, not at clean data")
+    pairs = [(plan.known_signal, np.sqrt(level_to)), (plan.known_sigma, np.sqrt(1 - level_to))]
+    own = output_coefficients(levels, prediction)
+    pairs += [(getattr(plan, n)[called], c) for n, c in zip("rsuv", own, strict=True)]
+    if not all(np.allclose(given, due, rtol=TOLERANCE, atol=TOLERANCE) for given, due in pairs):
+        raise UsageError("the plan is for another noise schedule than this model's")
