@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from . import options
+from .evaluate_solvers import solvers
 
 app = typer.Typer(help="Measure a model.", no_args_is_help=True, rich_markup_mode=None)
+app.command("solvers")(solvers)
 
 SHOWN = 16
 

@@ -1,0 +1,154 @@
+"""``ddimx evaluate solvers``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from . import options
+
+if TYPE_CHECKING:
+    from ..evaluation.study import Study
+    from ..progress import Progress
+    from ..sampling.settings import Settings
+
+NAMES = ("solvers.csv", "solvers.png", "solvers.json")
+
+
+def solvers(
+    model: options.Model = None,
+    nfe: Annotated[
+        str, typer.Option("--nfe", metavar="N,N,...", help="Numbers of network evaluations.")
+    ] = "5,10,20,50",
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A solver to measure, repeatable (default: all)."),
+    ] = None,
+    spacing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A spacing to measure, repeatable (default: all)."),
+    ] = None,
+    guidance: options.Guidance = None,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Class to draw (default: a mix).")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 8,
+    seed: options.Seed = 0,
+    reference: Annotated[
+        int, typer.Option(metavar="N", help="Evaluations of the reference.")
+    ] = 400,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search", help="Also search a plan for each --nfe and write it as plan-N.json."
+        ),
+    ] = False,
+    search_count: Annotated[
+        int, typer.Option(help="How many samples of the seed after --seed a search fits.")
+    ] = 24,
+    trials: Annotated[int, typer.Option(help="How many lists of times a search tries.")] = 150,
+    out: options.Out = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results in --out.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Samples computed together.")] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "fp32",
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how far each solver's x_0 is from that of many small steps, from the same x_T.
+
+    The error says how well the sampler's equation is solved, not how good the pictures are. A
+    searched plan is fitted to other samples than those it is measured on; use it with
+    'ddimx sample --plan'.
+
+    Examples:
+
+      ddimx evaluate solvers --nfe 5,10,20,50
+
+      ddimx evaluate solvers --nfe 10 --solver ddim --solver unipc:2 --guidance 1 --search
+    """
+    from rich.console import Console
+
+    from ..evaluation.report import error_table
+    from ..evaluation.study import study
+    from ..progress import Progress
+    from ..sampling.settings import Asked, resolve
+    from ..weights.model import load_model
+    from .output import print_json
+
+    nfes = _numbers(nfe)
+    if reference < 20 or count < 1 or search_count < 1 or trials < 1:
+        raise UsageError("--reference must be at least 20, counts and trials at least 1")
+    loaded = load_model(model or "emoji", device=device, dtype=dtype)
+
+    def settings(of_seed: int, samples: int) -> Settings:
+        asked = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
+        asked = replace(asked, guidance=guidance, category=category, batch_size=batch_size)
+        return resolve(asked, loaded)
+
+    measured = settings(seed, count)
+    fitted = settings((seed + 1) % 2**64, search_count) if search else None
+    folder = _folder(out, overwrite)
+    with Progress(quiet=quiet) as progress:
+        result = study(
+            loaded,
+            measured,
+            nfes,
+            solver,
+            spacing,
+            reference,
+            progress,
+            fitted=fitted,
+            trials=trials,
+        )
+        folder = _write(result, folder, loaded.name, progress)
+    if json_output:
+        print_json({"folder": str(folder), **result.to_json()})
+    elif not quiet:
+        Console().print(error_table(result.results))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise UsageError(f"--nfe {text}: write positive whole numbers with commas, as 5,10,20")
+    return numbers
+
+
+def _folder(out: Path | None, overwrite: bool) -> Path | None:
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file")
+    if out is not None and not overwrite and any((out / name).exists() for name in NAMES):
+        raise UsageError(f"{out} holds results already; choose another --out or --overwrite")
+    return out
+
+
+def _write(result: Study, folder: Path | None, label: str, progress: Progress) -> Path:
+    """Write table, plot, record and plans, and say in words what came out."""
+    from ..evaluation.report import csv_text, plot
+    from ..files import whole_file, write_bytes, write_json
+    from ..plan_file import write_plan
+    from ..runs import fresh_run
+
+    folder = folder or fresh_run("solvers", label)
+    write_bytes(folder / NAMES[0], csv_text(result.results).encode())
+    with whole_file(folder / NAMES[1]) as part:
+        plot(result.results, result.reference_error).save(part, format="PNG")
+    write_json(folder / NAMES[2], result.to_json())
+    for n, plan in result.plans.items():
+        path = folder / f"plan-{n}.json"
+        write_plan(path, plan, result.found(n))
+        progress.say(f"plan of {n} evaluations: ddimx sample --plan {path}")
+    for line in result.in_words():
+        progress.say(line)
+    progress.say(f"{folder}: {', '.join(NAMES)}")
+    return folder
