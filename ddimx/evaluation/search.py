@@ -100,7 +100,8 @@ class Search:
     def fit(self, times: Sequence[float], base: Fit | None = None, changed: int = 0) -> Fit:
         """Fit the rows of falling ``times``; ``base`` has the same times before ``changed``."""
         rows: list[_Row] = []
-        y, history = self._along.states[times[0]], ()
+        y = self._along.states[times[0]]
+        history: tuple[Tensor, ...] = ()
         for i, t in enumerate(times):
             if base is not None and i < changed:
                 y, history = base.rows[i].y, base.rows[i].history

@@ -1,0 +1,110 @@
+"""Solver names: what they stand for, and what is said about those that stand for nothing."""
+
+import numpy as np
+import pytest
+
+from ddimx.errors import UsageError
+from ddimx.schedule import Schedule
+from ddimx.solvers import auto
+from ddimx.solvers.names import SolverName, all_names, parse_solver
+from ddimx.solvers.registry import SolverChoice, evaluations, make_plan, most_times
+
+SCHEDULE = Schedule(np.linspace(1e-4, 0.02, 1000))
+TIMES = np.linspace(0, 999, 13).round()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "args"),
+    [
+        ("ddim", "ddim", ()),
+        ("ddpm", "ddpm", ()),
+        ("pfdiff", "pfdiff", (2, 1)),
+        ("pfdiff:3,2", "pfdiff", (3, 2)),
+        (" pfdiff: 1, 1 ", "pfdiff", (1, 1)),
+        ("dpm++", "dpm++", (2,)),
+        ("dpm++:3", "dpm++", (3,)),
+        ("ipndm", "ipndm", (4,)),
+        ("unipc:1", "unipc", (1,)),
+    ],
+)
+def test_names(text, kind, args):
+    assert parse_solver(text) == SolverName(kind, args)
+
+
+def test_every_name_is_its_own_label():
+    assert len(set(all_names())) == len(all_names()) == 18
+    for name in all_names():
+        assert str(parse_solver(name)) == name
+        label = make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon").label
+        assert label.split(", eta")[0].split(", large")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dmp++:2", "unknown solver 'dmp++:2'; did you mean 'dpm++'? Allowed: ddim, ddpm, pfdiff"),
+        ("aut", "did you mean 'auto'"),
+        ("", "unknown solver ''. Allowed: "),
+        ("ddim:0.5", "ddim takes no arguments. DDIM; with --eta also stochastic"),
+        ("dpm++:4", "unknown solver 'dpm++:4'. Allowed: dpm++:1, dpm++:2, dpm++:3."),
+        ("unipc:two", "Allowed: unipc:1, unipc:2, unipc:3."),
+        ("ipndm:", "Allowed: ipndm:1, ipndm:2, ipndm:3, ipndm:4."),
+        ("pfdiff:1,2", "Allowed: pfdiff:1,1, pfdiff:2,1, pfdiff:2,2, pfdiff:3,1, pfdiff:3,2, "),
+    ],
+)
+def test_other_names_are_refused_with_what_is_allowed(text, message):
+    with pytest.raises(UsageError) as error:
+        parse_solver(text)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", [n for n in all_names() if n not in ("ddim", "ddpm")])
+def test_deterministic_solvers_have_no_noise(name):
+    for choice, message in (
+        (
+            SolverChoice(name, eta=0.5),
+            f"--eta 0.5 belongs to the solver ddim; {name} adds no noise",
+        ),
+        (SolverChoice(name, variance="small"), "--variance belongs to the solver ddpm"),
+    ):
+        with pytest.raises(UsageError) as error:
+            make_plan(choice, SCHEDULE, TIMES, "epsilon")
+        assert message in str(error.value)
+    assert not make_plan(SolverChoice(name, eta=0.0), SCHEDULE, TIMES, "epsilon").noisy
+
+
+@pytest.mark.parametrize("name", [n for n in all_names() if n not in ("ddim", "ddpm")])
+def test_repeated_times_are_refused(name):
+    with pytest.raises(UsageError, match="needs timesteps without repeats"):
+        make_plan(SolverChoice(name), SCHEDULE, np.array([0.0, 3.0, 3.0, 9.0]), "epsilon")
+
+
+@pytest.mark.parametrize("name", all_names())
+@pytest.mark.parametrize("nfe", [1, 2, 4, 10])
+def test_evaluations_are_the_plans(name, nfe):
+    most = most_times(name, nfe)
+    counts = [
+        make_plan(SolverChoice(name), SCHEDULE, np.linspace(0, 999, n), "epsilon").nfe
+        for n in (most, most + 1)
+    ]
+    assert counts == [evaluations(name, most), evaluations(name, most + 1)] == [nfe, nfe + 1]
+
+
+def test_auto_has_an_answer_for_every_number():
+    for nfe in (1, 5, 10, 20, 50, 1000):
+        name, spacing = auto.choose(nfe)
+        assert name in all_names()
+        assert spacing in ("ddim", "leading", "linspace", "trailing", "quad")
+
+
+@pytest.mark.parametrize("name", ["pfdiff:2,1", "ipndm:4", "ipndm:2"])
+def test_a_clip_is_refused_where_epsilon_is_kept(name):
+    plan = make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon")
+    with pytest.raises(UsageError, match="combines predictions of epsilon"):
+        plan.with_clip(1.0)
+    assert plan.with_clip(None).clip is None
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++:3", "unipc:2"])
+def test_a_clip_is_taken_where_x0_is_used(name):
+    assert make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon").with_clip(1.0).clip == 1.0
