@@ -12,11 +12,12 @@ import numpy as np
 from .config import Prediction
 from .errors import UsageError
 from .files import write_json
-from .plan import Plan, output_coefficients
+from .plan import SCALARS, Plan, output_coefficients
 from .schedule import CLEAN, Schedule
 
 KIND = "ddimx plan"
 SCHEMA = 1
+COLUMNS = ("t", "t_from", "t_to", *SCALARS, "b", "q")
 TOLERANCE = 1e-6  # of levels; two machines' float64 schedules differ by a few 1e-16
 
 
@@ -56,8 +57,7 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
         item = value[column.name]
         if column.name == "t":
             item = [np.nan if t is None else t for t in item]
-        is_array = isinstance(item, list) and column.name != "notes"
-        given[column.name] = np.array(item, dtype=np.float64) if is_array else item
+        given[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
     if given["history"] not in ("epsilon", "x0"):
         raise ValueError(f"history {given['history']!r}")
     return Plan(**{**given, "notes": tuple(given["notes"])})

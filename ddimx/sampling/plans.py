@@ -71,10 +71,12 @@ def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
     costs = {steps: evaluations(solver, n) for steps, n in counts.items()}
     fitting = [steps for steps in counts if costs[steps] == nfe]
     if not fitting:
-        near = sorted(set(costs.values()), key=lambda cost: (abs(cost - nfe), cost))[:2]
+        below = [cost for cost in costs.values() if cost < nfe]
+        above = [cost for cost in costs.values() if cost > nfe]
+        near = [*([max(below)] if below else []), *([min(above)] if above else [])]
         raise UsageError(
             f"{solver} with spacing '{spacing}' never makes exactly {nfe} evaluations; "
-            f"the nearest numbers are {' and '.join(str(n) for n in sorted(near))}"
+            f"nearest: {' and '.join(str(n) for n in near)}"
         )
     best = min(fitting, key=lambda steps: (abs(counts[steps] - aim), abs(steps - aim)))
     return spaced(spacing, total, best)
