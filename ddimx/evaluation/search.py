@@ -26,7 +26,7 @@ from ..timesteps import Times
 from ..weights.model import Model
 from .reference import AfterRow, fine_plan, fine_times, run_plan
 
-DEPTH = 4
+DEPTH = 6
 RIDGE = 1e-7  # relative to each prediction's own norm: keeps near-copies from cancelling
 POWERS = (0.6, 0.8, 1.0, 1.25)
 ENDS = (0.03, 0.06, 0.1, 0.14)

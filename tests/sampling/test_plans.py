@@ -48,12 +48,12 @@ def test_pfdiff_takes_as_many_times_as_its_hops_reach():
 
 
 def test_a_number_that_no_spacing_gives_is_refused_with_its_neighbours(model):
-    with pytest.raises(UsageError, match="never makes exactly 600 .* nearest: 500 and 1000"):
+    with pytest.raises(UsageError, match=r"never makes exactly 600 .* nearest: 500 and 1000"):
         resolve(Asked(nfe=600, spacing="ddim"), model)
     for nfe in (0, -3):
         with pytest.raises(UsageError, match="nfe must be at least 1"):
             resolve(Asked(nfe=nfe), model)
-    with pytest.raises(UsageError, match="never makes exactly 1001 .* nearest: 1000$"):
+    with pytest.raises(UsageError, match=r"never makes exactly 1001 .* nearest: 1000$"):
         resolve(Asked(nfe=1001, spacing="trailing"), model)
 
 
