@@ -26,8 +26,8 @@ def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **opti
             of ``seed``, the same whatever the batch size.
         start: x_T to start from, [count, C, H, W], instead of noise drawn from the seed.
         **options: the fields of :class:`ddimx.sampling.settings.Asked`: ``steps``, ``eta``,
-            ``solver``, ``spacing``, ``timesteps``, ``clip``, ``guidance``, ``category``, ``seed``,
-            ``start_index``, ``batch_size``, ``invariant``.
+            ``solver``, ``spacing``, ``timesteps``, ``nfe``, ``plan``, ``clip``, ``guidance``,
+            ``category``, ``seed``, ``start_index``, ``batch_size``, ``invariant``.
 
     Raises:
         UsageError: an option out of range, or ``start`` of another shape.

@@ -139,7 +139,7 @@ def _write(result: Study, folder: Path | None, label: str, progress: Progress) -
     from ..plan_file import write_plan
     from ..runs import fresh_run
 
-    folder = folder or fresh_run("solvers", label)
+    folder = folder or fresh_run("solvers", Path(label).name.removesuffix(".safetensors"))
     write_bytes(folder / NAMES[0], csv_text(result.results).encode())
     with whole_file(folder / NAMES[1]) as part:
         plot(result.results, result.reference_error).save(part, format="PNG")

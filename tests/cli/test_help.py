@@ -15,7 +15,7 @@ SHOWN = {
     "sample": [
         "--config", "--offline",
         "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed",
-        "--start-index", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip",
+        "--start-index", "--nfe", "--plan", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip",
         "--init-noise", "--format", "--out", "--resume", "--overwrite", "--batch-size",
         "--invariant", "--weights", "--device", "--dtype", "--explain", "--dry-run", "--json",
         "--quiet",
@@ -25,6 +25,11 @@ SHOWN = {
     "convert": ["SRC", "DST", "--to", "--config", "--offline",
                 "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
     "info": ["--models", "--config", "--weights", "--json"],
+    "evaluate solvers": [
+        "--model", "--nfe", "--solver", "--spacing", "--guidance", "--category", "--count",
+        "--seed", "--reference", "--search", "--search-count", "--trials", "--out", "--overwrite",
+        "--batch-size", "--device", "--dtype", "--json", "--quiet",
+    ],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
 }  # fmt: skip
