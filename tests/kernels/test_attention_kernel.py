@@ -235,6 +235,14 @@ def test_one_graph_around_the_kernel():
         assert torch.equal(mine, theirs)
 
 
+def test_autocast_reaches_the_kernel():
+    q, k, v, _ = problem(1, 5, 7, 16, device=DEVICE)
+    with torch.autocast(DEVICE, FP16):
+        out = attention(q, k, v, impl="triton")
+    assert torch.equal(out, attention(q.half(), k.half(), v.half(), impl="triton"))
+    assert out.dtype == FP16
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's test of 64-bit offsets")
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_offsets_of_64_bits(axis):
