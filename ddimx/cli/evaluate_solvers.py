@@ -56,6 +56,9 @@ def solvers(
         bool, typer.Option("--overwrite", help="Replace results in --out.")
     ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Samples computed together.")] = None,
+    config: options.ModelConfig = None,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
@@ -81,11 +84,20 @@ def solvers(
     from ..sampling.settings import Asked, resolve
     from ..weights.model import load_model
     from .output import print_json
+    from .parse import weights_choice
 
     nfes = _numbers(nfe)
     if reference < 20 or count < 1 or search_count < 1 or trials < 1:
         raise UsageError("--reference must be at least 20, counts and trials at least 1")
-    loaded = load_model(model or "emoji", device=device, dtype=dtype)
+    loaded = load_model(
+        model or "emoji",
+        device=device,
+        dtype=dtype,
+        weights=weights_choice(weights),
+        config=config,
+        offline=offline,
+        progress=Progress(quiet=quiet),
+    )
 
     def settings(of_seed: int, samples: int) -> Settings:
         asked = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)

@@ -15,7 +15,8 @@ SHOWN = {
     "sample": [
         "--config", "--offline",
         "--model", "--steps", "--count", "-n", "--category", "--guidance", "--seed",
-        "--start-index", "--nfe", "--plan", "--solver", "--eta", "--variance", "--spacing", "--timesteps", "--clip",
+        "--start-index", "--nfe", "--plan", "--solver", "--eta", "--variance", "--spacing",
+        "--timesteps", "--clip",
         "--init-noise", "--format", "--out", "--resume", "--overwrite", "--batch-size",
         "--invariant", "--weights", "--device", "--dtype", "--explain", "--dry-run", "--json",
         "--quiet",
@@ -28,7 +29,8 @@ SHOWN = {
     "evaluate solvers": [
         "--model", "--nfe", "--solver", "--spacing", "--guidance", "--category", "--count",
         "--seed", "--reference", "--search", "--search-count", "--trials", "--out", "--overwrite",
-        "--batch-size", "--device", "--dtype", "--json", "--quiet",
+        "--batch-size", "--config", "--weights", "--offline", "--device", "--dtype", "--json",
+        "--quiet",
     ],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
