@@ -24,6 +24,11 @@ if not torch.cuda.is_available():
 # No test asks the Hugging Face hub; its library reads this when it is first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Every process of pytest -n has a core, and the processes that its tests start share it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 from ddimx.config import Config
 from ddimx.config_file import validate
 from ddimx.files import whole_file
