@@ -12,7 +12,7 @@ from ..plan import Plan
 from ..plan_file import check_fits, read_plan
 from ..solvers import auto
 from ..solvers.ddpm import Variance
-from ..solvers.names import parse_solver
+from ..solvers.names import AUTO, parse_solver
 from ..solvers.registry import SolverChoice, evaluations, most_times
 from ..timesteps import Times, explicit, spaced
 from ..weights.model import Model
@@ -89,25 +89,31 @@ def _choose(asked: Asked, model: Model) -> _Chosen:
     solver: str = _first(asked.solver, defaults.solver, "ddim")
     spacing: str = _first(asked.spacing, defaults.spacing, "ddim")
     steps = _first(asked.nfe, asked.steps, defaults.steps, DEFAULT_STEPS)
+    nfe = asked.nfe
     notes: Notes = ()
-    if solver == "auto":
-        if asked.eta or asked.variance is not None:
-            raise UsageError("--solver auto chooses among deterministic solvers; name one instead")
-        evaluated = steps if asked.timesteps is None else len(asked.timesteps)
-        solver, best = auto.choose(evaluated)
+    if solver == AUTO:
+        _check_auto(asked)
+        nfe = steps  # what a step costs differs between solvers: auto goes by evaluations
+        solver, best = auto.choose(nfe)
         spacing = _first(asked.spacing, best)
-        where = f" with spacing '{spacing}'" if asked.timesteps is None else ""
-        notes = (f"auto: {solver}{where} for {evaluated} evaluations",)
+        notes = (f"auto: {solver} with spacing '{spacing}' for {nfe} evaluations",)
     if asked.timesteps is not None:
         if (asked.steps, asked.nfe, asked.spacing) != (None, None, None):
             raise UsageError("--timesteps lists the times; leave --steps and --spacing out")
         return _Chosen(solver, explicit(asked.timesteps, total), notes)
-    if asked.nfe is not None:
-        times = times_for(asked.nfe, solver, spacing, total)
+    if nfe is not None:
+        times = times_for(nfe, solver, spacing, total)
     else:
         times = spaced(spacing, total, steps)
         notes += _count_remark(spacing, steps, times)
     return _Chosen(solver, times, notes + _start_remark(spacing, times))
+
+
+def _check_auto(asked: Asked) -> None:
+    if asked.eta or asked.variance is not None:
+        raise UsageError("--solver auto chooses among deterministic solvers; name one instead")
+    if asked.timesteps is not None:
+        raise UsageError("--solver auto chooses the times too; name a solver beside --timesteps")
 
 
 def _given_plan(asked: Asked, given: Plan | Path | str, model: Model) -> tuple[Plan, Notes]:

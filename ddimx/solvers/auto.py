@@ -1,11 +1,17 @@
-"""``--solver auto``: the solver and spacing that erred least at a number of evaluations."""
+"""``--solver auto``: the solver and spacing that erred least at a number of evaluations.
+
+Measured by ``ddimx evaluate solvers`` on the shipped emoji model (cosine schedule, v-prediction):
+another model may have another order, which the same command shows.
+"""
 
 from __future__ import annotations
 
-# TABLE
+# (up to that many evaluations, solver, spacing): without guidance least at 5, 10, 20 and 50.
 MEASURED: tuple[tuple[int, str, str], ...] = (
-    (7, "ipndm:4", "trailing"),
-    (10_000, "unipc:2", "trailing"),
+    (7, "pfdiff:3,1", "trailing"),
+    (14, "pfdiff:2,1", "trailing"),
+    (30, "pfdiff:2,1", "linspace"),
+    (10_000, "ipndm:3", "linspace"),
 )
 
 
