@@ -26,11 +26,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o666 & ~_umask())
-        _sync(part)
-        part.replace(path)
-        _sync(path.parent)
+        rename_synced(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def rename_synced(part: Path, path: Path) -> None:
+    """Give a finished file of the same disk its name, its bytes being on the disk before."""
+    _sync(part)
+    part.replace(path)
+    _sync(path.parent)
 
 
 def sweep(folder: Path) -> None:
