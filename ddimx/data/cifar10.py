@@ -93,10 +93,11 @@ def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     found = {}
-    with tarfile.open(place, "r:*") as archive:  # in memory: no path of the archive is followed
+    with tarfile.open(place, "r:*") as archive:  # in memory: no path or link is followed
         for member in archive:
             name = Path(member.name).name
-            opened = archive.extractfile(member) if name in names else None
+            wanted = member.isfile() and name in names
+            opened = archive.extractfile(member) if wanted else None
             if opened is not None:
                 found[name] = opened.read()
     return found

@@ -17,7 +17,7 @@ from PIL import Image
 from ..errors import DdimxError, UsageError
 from .encoded import EncodedSource, fingerprint_of, square
 from .folder import image_names
-from .lmdb_file import Lmdb
+from .lmdb_file import Lmdb, open_lmdb
 from .sources import Bytes, Integers
 
 SPLIT_SEED = 2019
@@ -42,7 +42,8 @@ class FfhqSource(EncodedSource):
                 "--set data.root=PATH"
             )
         self._root = root
-        self._lmdb = Lmdb(root) if root.is_file() or (root / "data.mdb").is_file() else None
+        is_lmdb = root.is_file() or (root / "data.mdb").is_file()
+        self._lmdb = open_lmdb(root) if is_lmdb else None
         self._names = image_names(root) if self._lmdb is None else _keys(self._lmdb, size)
         self._chosen = part_of(len(self._names), held_out)
         self.fingerprint = fingerprint_of(self._names)

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..errors import DdimxError, UsageError
 
 
+def open_lmdb(path: Path) -> Lmdb:
+    """Open a folder with ``data.mdb``, or such a file itself; raises as :class:`Lmdb`.
+
+    LMDB allows one environment for a path and process, which both parts of a data set share.
+    """
+    key = str(path.resolve())
+    found = _OPEN.get(key)
+    if found is None:
+        found = _OPEN[key] = Lmdb(path)
+    return found
+
+
 class Lmdb:
-    """One environment, opened for reading: ``get``, ``keys`` and ``count``."""
+    """One environment, opened for reading: ``get`` and ``keys``."""
 
     def __init__(self, path: Path) -> None:
-        """Open a folder with ``data.mdb``, or such a file itself.
+        """Open the environment.
 
         Raises:
             UsageError: the package is missing.
@@ -38,11 +51,6 @@ class Lmdb:
         except lmdb.Error as error:
             raise DdimxError(f"{path}: not a readable LMDB ({error})") from None
 
-    @property
-    def count(self) -> int:
-        """The number of entries."""
-        return int(self._env.stat()["entries"])
-
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, None if there is none."""
         with self._env.begin() as transaction:
@@ -53,3 +61,6 @@ class Lmdb:
         """Return all keys in LMDB's order, which is that of their bytes."""
         with self._env.begin() as transaction:
             return [bytes(key) for key in transaction.cursor().iternext(values=False)]
+
+
+_OPEN: WeakValueDictionary[str, Lmdb] = WeakValueDictionary()

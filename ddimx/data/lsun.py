@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..errors import DdimxError
 from .encoded import EncodedSource, is_held_out, scaled_centre
-from .lmdb_file import Lmdb
+from .lmdb_file import open_lmdb
 from .sources import Bytes
 
 
@@ -39,7 +39,7 @@ class LsunSource(EncodedSource):
         super().__init__(size, workers)
         train, validation = _found(root, category)
         own = validation if held_out and validation is not None else train
-        self._lmdb = Lmdb(own)
+        self._lmdb = open_lmdb(own)
         self._keys = self._lmdb.keys()
         if validation is None:
             self._keys = [k for k in self._keys if is_held_out(k.decode("latin-1")) == held_out]
