@@ -26,16 +26,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.chmod(0o666 & ~_umask())
-        rename_synced(part, path)
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-def rename_synced(part: Path, path: Path) -> None:
-    """Give a finished file of the same disk its name, its bytes being on the disk before."""
-    _sync(part)
-    part.replace(path)
-    _sync(path.parent)
 
 
 def sweep(folder: Path) -> None:
@@ -71,7 +66,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or folder to disk; a folder cannot be opened for that on Windows."""
     try:
         handle = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Image data sets of the Hugging Face hub by id, or such a data set in a local folder.
+"""Image data sets of the Hugging Face hub by id, or in a local folder of such a form.
 
 Needs the package ``datasets``, the extra ``[hub]``. Images are decoded here and not by it, so that
 a data set is read the same way from wherever it comes.
@@ -80,7 +80,7 @@ class HubSource(EncodedSource):
 
 
 def _splits(name: str, category: str | None) -> Mapping[str, Any]:
-    """Return the tables of a data set by split: from the hub, or from a folder of images."""
+    """Return the tables of a data set by split: from the hub, or a folder of its form."""
     try:
         import datasets
     except ImportError:
@@ -93,10 +93,8 @@ def _splits(name: str, category: str | None) -> Mapping[str, Any]:
     try:
         if (folder / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(str(folder))
-        elif folder.is_dir():
-            loaded = datasets.load_dataset("imagefolder", data_dir=str(folder))
         else:
-            loaded = datasets.load_dataset(name, category)
+            loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, category)
     except unreadable as error:
         raise DdimxError(f"data set {name}: cannot be loaded ({error})") from None
     splits: Mapping[str, Any] = loaded

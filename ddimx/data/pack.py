@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError, UsageError
-from ..files import rename_synced, write_json
+from ..files import sync, write_json
 from ..progress import Progress
 from .encoded import EncodedSource
 from .packed import HEADER_SIZE, header, read_index, trailer
@@ -196,7 +196,9 @@ class Packing:
             stream.seek(HEADER_SIZE + state.kept * self._image_bytes)
             stream.truncate()
             stream.write(trailer(index))
-        rename_synced(self._pixels, self._path)
+        sync(self._pixels)
+        self._pixels.replace(self._path)
+        sync(self._path.parent)
         shutil.rmtree(self._folder)
         held_out = state.kept - training
         return Packed(self._path, state.kept, held_out, tuple(messages), state.digest, found)

@@ -1,11 +1,15 @@
 """Training batches: a function of the step, wherever one starts."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ddimx.config import DataConfig
-from ddimx.data.batches import Batches
+from ddimx.data import batches as reading
+from ddimx.data.batches import READ_AHEAD, Batches
 from ddimx.data.transform import to_network
 from ddimx.noise import Noise
 
@@ -86,6 +90,46 @@ def test_seeds_differ():
 
 def test_nothing_to_do():
     assert list(batches().steps(4, 4)) == []
+
+
+@pytest.mark.parametrize(("stop", "read"), [(100, READ_AHEAD + 1), (3, 3)])
+def test_reading_is_some_batches_ahead_and_never_beyond_the_end(stop, read):
+    reads = []
+
+    class Counting(Source):
+        def images(self, indices):
+            reads.append(len(indices))
+            return super().images(indices)
+
+    steps = batches(source=Counting()).steps(0, stop)
+    next(steps)
+    steps.close()  # waits for the reading thread; what had not begun is cancelled
+    assert 1 <= len(reads) <= read
+    reads.clear()
+    assert len(list(batches(source=Counting()).steps(0, 3))) == len(reads) == 3
+
+
+def test_the_wait_for_data_is_counted_and_nothing_else(monkeypatch):
+    """A clock that the source alone moves: half a second for every batch that it reads."""
+    clock = [0.0]
+
+    class Slow(Source):
+        def images(self, indices):
+            clock[0] += 0.5
+            return super().images(indices)
+
+    class AtOnce(ThreadPoolExecutor):
+        """Reads when the result is asked for, so that no thread runs beside the clock."""
+
+        def submit(self, function, step):
+            return SimpleNamespace(result=lambda: function(step), cancel=lambda: None)
+
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(reading.time, "perf_counter", lambda: clock[0])
+    made = batches(source=Slow())
+    for _ in made.steps(0, 4):
+        clock[0] += 100.0
+    assert made.waited == 2.0
 
 
 def test_leaving_early_ends_the_reading_thread():
