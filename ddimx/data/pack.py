@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from .encoded import EncodedSource
 from .packed import HEADER_SIZE, header, read_index, trailer
 from .sources import Bytes
 
-CHUNK = 256  # images between two records of how far it is
+CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Packing:
         self._parts, self._path = parts, path
         self._total = sum(map(len, parts))
         self._image_bytes = parts[0].size ** 2 * 3
+        self._chunk = max(1, min(CHUNK, CHUNK_BYTES // self._image_bytes))
         prints = [part.fingerprint for part in parts]
         self._origin = origin | {"count": self._total, "names_sha256": prints}
         self._folder = path.with_name(path.name + ".unfinished")
@@ -81,12 +84,27 @@ class Packing:
         if self._path.exists() and not overwrite:
             return self._made()
         try:
-            state = self._begun(overwrite)
-            found = state.done
-            self._fill(state, progress)
-            return self._finished(state, found)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                state = self._begun(overwrite)
+                found = state.done
+                self._fill(state, progress)
+                return self._finished(state, found)
         except OSError as error:
             raise DdimxError(f"cannot write {self._path}: {error.strerror or error}") from None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second process, where the system has locks: two would mix their pixels."""
+        with (self._folder / "lock").open("w") as stream:
+            with suppress(ImportError):
+                import fcntl
+
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UsageError(f"another process is making {self._path}") from None
+            yield
 
     def _made(self) -> Packed:
         """Return what is in the finished file, if it is the one that is asked for."""
@@ -118,7 +136,6 @@ class Packing:
                     "--overwrite to begin again, or another name"
                 )
             state = fresh
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._check_space(state)
         with self._pixels.open("ab") as stream:
             valid = HEADER_SIZE + state.kept * self._image_bytes
@@ -150,7 +167,7 @@ class Packing:
         progress.start("packing", self._total, state.done)
         with self._pixels.open("ab") as stream:
             while state.done < self._total:
-                positions = range(state.done, min(state.done + CHUNK, self._total))
+                positions = range(state.done, min(state.done + self._chunk, self._total))
                 good = self._decoded(positions, state)
                 stream.write(b"".join(good))
                 stream.flush()

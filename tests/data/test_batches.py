@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -92,24 +93,43 @@ def test_nothing_to_do():
     assert list(batches().steps(4, 4)) == []
 
 
-@pytest.mark.parametrize(("stop", "read"), [(100, READ_AHEAD + 1), (3, 3)])
-def test_reading_is_some_batches_ahead_and_never_beyond_the_end(stop, read):
-    reads = []
+class LazyPool(ThreadPoolExecutor):
+    """Reads when the result is asked for, in the caller's thread; notes what is cancelled."""
 
-    class Counting(Source):
-        def images(self, indices):
-            reads.append(len(indices))
-            return super().images(indices)
+    submitted: ClassVar[list] = []
+    cancelled: ClassVar[list] = []
 
-    steps = batches(source=Counting()).steps(0, stop)
+    def submit(self, function, step):
+        self.submitted.append(step)
+        return SimpleNamespace(
+            result=lambda: function(step), cancel=lambda: self.cancelled.append(step)
+        )
+
+
+@pytest.fixture
+def lazy_pool(monkeypatch):
+    monkeypatch.setattr(LazyPool, "submitted", [])
+    monkeypatch.setattr(LazyPool, "cancelled", [])
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", LazyPool)
+    return LazyPool
+
+
+def test_reading_is_some_batches_ahead_and_ends_when_nobody_takes_them(lazy_pool):
+    steps = batches().steps(3, 100)
     next(steps)
-    steps.close()  # waits for the reading thread; what had not begun is cancelled
-    assert 1 <= len(reads) <= read
-    reads.clear()
-    assert len(list(batches(source=Counting()).steps(0, 3))) == len(reads) == 3
+    ahead = [4 + i for i in range(READ_AHEAD)]
+    assert lazy_pool.submitted == [3, *ahead]
+    steps.close()
+    assert lazy_pool.cancelled == ahead
 
 
-def test_the_wait_for_data_is_counted_and_nothing_else(monkeypatch):
+def test_reading_never_goes_beyond_the_end(lazy_pool):
+    assert len(list(batches().steps(0, READ_AHEAD + 2))) == READ_AHEAD + 2
+    assert lazy_pool.submitted == list(range(READ_AHEAD + 2))
+    assert len(list(batches().steps(0, 1))) == 1
+
+
+def test_the_wait_for_data_is_counted_and_nothing_else(lazy_pool, monkeypatch):
     """A clock that the source alone moves: half a second for every batch that it reads."""
     clock = [0.0]
 
@@ -118,13 +138,6 @@ def test_the_wait_for_data_is_counted_and_nothing_else(monkeypatch):
             clock[0] += 0.5
             return super().images(indices)
 
-    class AtOnce(ThreadPoolExecutor):
-        """Reads when the result is asked for, so that no thread runs beside the clock."""
-
-        def submit(self, function, step):
-            return SimpleNamespace(result=lambda: function(step), cancel=lambda: None)
-
-    monkeypatch.setattr(reading, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(reading.time, "perf_counter", lambda: clock[0])
     made = batches(source=Slow())
     for _ in made.steps(0, 4):

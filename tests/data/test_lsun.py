@@ -45,7 +45,7 @@ def test_training_and_validation_in_the_order_of_their_keys(tmp_path, category):
 
 def test_the_shorter_side_is_resized_and_the_centre_cropped():
     """280x341 to 256: the longer side is int(256 * 341 / 280) = 311, the margin 27.5 to 28."""
-    pixels = smooth(1, 280, 341)
+    pixels = np.random.default_rng(1).integers(0, 256, (280, 341, 3), dtype=np.uint8)
     resized = Image.fromarray(pixels).resize((311, 256), Image.Resampling.BILINEAR)
     expected = np.asarray(resized)[:, 28:284]
     assert np.array_equal(scaled_centre(Image.fromarray(pixels), 256), expected)

@@ -1,5 +1,6 @@
 """Packed files: whole or absent, the same bytes after a kill, bad images listed."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -33,7 +34,7 @@ def pictures(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(pack, "CHUNK", 8)
+    monkeypatch.setattr(pack, "CHUNK_BYTES", 8 * SIZE * SIZE * 3 + 1)
 
 
 def parts(folder):
@@ -74,6 +75,22 @@ def test_what_is_in_the_file(pictures, tmp_path):
         assert (source.labels, source.classes, source.image_shape) == (None, (), (8, 8, 3))
         assert source.fingerprint == result.fingerprint
     assert not (tmp_path / "p.npy.unfinished").exists()
+
+
+def test_the_fingerprint_is_a_chain_over_all_pixels(pictures, tmp_path):
+    images = [image for part in expected(pictures) for image in part]
+    bad = {i for i, name in enumerate(names(pictures)) if name[-6:-4] in BAD}
+    digest, left = "", iter(images)
+    for start in range(0, COUNT, 8):
+        chunk = [i for i in range(start, min(start + 8, COUNT)) if i not in bad]
+        content = b"".join(next(left).tobytes() for _ in chunk)
+        digest = hashlib.sha256(digest.encode() + content).hexdigest()
+    assert run(pictures, tmp_path / "p.npy").fingerprint == digest
+
+
+def names(folder):
+    """The files in the order in which they are packed."""
+    return [part.place(i) for part in parts(folder) for i in range(len(part))]
 
 
 def test_numpy_opens_it(pictures, tmp_path):
@@ -203,6 +220,17 @@ def test_a_damaged_record(pictures, tmp_path, damage):
     (tmp_path / "p.npy.unfinished" / "state.json").write_text(damage)
     with pytest.raises(DdimxError, match=r"state\.json: .*; remove"):
         run(pictures, tmp_path / "p.npy")
+
+
+def test_a_second_process_is_refused(pictures, tmp_path):
+    fcntl = pytest.importorskip("fcntl", reason="a system without flock")
+    folder = tmp_path / "p.npy.unfinished"
+    folder.mkdir()
+    with (folder / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match=r"another process is making .*p\.npy"):
+            run(pictures, tmp_path / "p.npy")
+    assert run(pictures, tmp_path / "p.npy").found == 0
 
 
 def test_nothing_to_pack_and_nothing_that_can_be(tmp_path):
