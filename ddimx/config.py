@@ -35,6 +35,8 @@ class DataConfig(Section):
     channels: int = Field(ge=1)
     root: str | None = None
     category: str | None = None
+    # Ours: the column with the images, where a data set of the hub has several.
+    column: str | None = None
     logit_transform: bool = False
     uniform_dequantization: bool = False
     gaussian_dequantization: bool = False

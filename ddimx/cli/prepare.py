@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, prepare_images
 
 if TYPE_CHECKING:
     from ..data.emoji import EmojiSet
@@ -23,10 +23,15 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def prepare() -> None:
     """Make a training set.
 
-    Example:
+    Examples:
 
       ddimx prepare emoji && ddimx train --config emoji
+
+      ddimx prepare images pictures pictures.npy --size 64
     """
+
+
+app.command("images")(prepare_images.images)
 
 
 @app.command()

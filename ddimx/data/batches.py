@@ -1,10 +1,12 @@
-"""Training batches by global position, prepared one step ahead in a thread."""
+"""Training batches by global position, read some steps ahead in a thread."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,10 +19,15 @@ from .sources import Bytes, ImageSource, Integers
 from .transform import to_network
 
 Batch = dict[str, Tensor]
+READ_AHEAD = 4  # batches: evens out images that take long to read or to decode
 
 
 class Batches:
-    """Batches as a function of the step; ``waited`` is the time spent for want of one."""
+    """Batches as a function of the step.
+
+    ``waited`` is the time in seconds that the caller of ``steps`` has spent for want of a batch:
+    waiting for its bytes and turning them into the network's numbers.
+    """
 
     def __init__(
         self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
@@ -40,15 +47,20 @@ class Batches:
         images a second).
         """
         with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-            ahead = pool.submit(self._read, start)
-            for step in range(start, stop):
-                begun = time.perf_counter()
-                indices, pixels = ahead.result()
-                self.waited += time.perf_counter() - begun
-                if step + 1 < stop:
-                    ahead = pool.submit(self._read, step + 1)
-                positions = torch.from_numpy(self._positions(step))
-                yield step, positions, self._transformed(indices, pixels, positions, step)
+            coming = iter(range(start, stop))
+            ahead = deque(pool.submit(self._read, step) for step in islice(coming, READ_AHEAD))
+            try:
+                for step in range(start, stop):
+                    begun = time.perf_counter()
+                    indices, pixels = ahead.popleft().result()
+                    ahead.extend(pool.submit(self._read, step) for step in islice(coming, 1))
+                    positions = torch.from_numpy(self._positions(step))
+                    batch = self._transformed(indices, pixels, positions, step)
+                    self.waited += time.perf_counter() - begun
+                    yield step, positions, batch
+            finally:
+                for future in ahead:  # leaving early should not wait for batches that nobody takes
+                    future.cancel()
 
     def batch(self, step: int) -> tuple[Tensor, Batch]:
         """Build the batch of one step: positions int64 [B], ``x`` [B, C, H, W], ``label`` [B]."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Config
-from ..errors import DdimxError, UsageError
+from ..config import Config, DataConfig
+from ..errors import UsageError, unknown
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -21,57 +20,29 @@ class ImageSource(Protocol):
     """A data set of equally sized images.
 
     ``labels`` are int64 [N] (or None), ``families`` int64 [N] group variants of one motif (or
-    None), ``fingerprint`` identifies the bytes, for the record in a checkpoint.
+    None), ``classes`` the labels' names where the data set has them, ``image_shape`` is (H, W, C),
+    ``fingerprint`` identifies the bytes, for the record in a checkpoint.
     """
 
     labels: Integers | None
     families: Integers | None
     fingerprint: str
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, empty if there are none."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of every image."""
+        ...
+
     def __len__(self) -> int: ...
 
     def images(self, indices: Integers) -> Bytes:
         """Return uint8 [len(indices), H, W, C]."""
         ...
-
-
-class NpzSource:
-    """The images of one .npz: ``images`` uint8 [N, H, W, C] and optional companions.
-
-    ``labels`` with ``groups`` (class names), ``families``, and ``held_out`` (bool [N]) are used
-    where present. An ``arr_0`` as guided-diffusion writes it is read as ``images``.
-    """
-
-    def __init__(self, path: Path, *, held_out: bool) -> None:
-        """Read the training part of ``path``, or its held-out part.
-
-        Raises:
-            DdimxError: no such file, not an npz, or arrays that do not fit together.
-        """
-        from ..files import sha256_file
-
-        arrays = _read_npz(path)
-        images = arrays.get("images", arrays.get("arr_0"))
-        if images is None or images.ndim != 4 or images.dtype != np.uint8:
-            raise DdimxError(f"{path}: needs an array 'images', uint8 [N, H, W, C]")
-        chosen = _split(arrays, len(images), held_out, path)
-        self._images: Bytes = images[chosen]
-        self.labels = _companion(arrays, "labels", len(images), chosen, path)
-        self.families = _companion(arrays, "families", len(images), chosen, path)
-        self.classes = tuple(str(g) for g in arrays["groups"]) if "groups" in arrays else ()
-        self.fingerprint = sha256_file(path)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of every image."""
-        return self._images.shape[1:]
-
-    def images(self, indices: Integers) -> Bytes:
-        """Return uint8 [len(indices), H, W, C]."""
-        return self._images[indices]
 
 
 def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
@@ -81,36 +52,114 @@ def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
         UsageError: an unknown data set, or one whose images do not fit the configuration.
         DdimxError: a data set that cannot be read.
     """
-    data = config.data
-    kind = data.dataset.upper()
-    if kind not in {"NPZ", "FOLDER"}:
-        raise UsageError(
-            f"data.dataset '{data.dataset}' cannot be read yet. Allowed: NPZ, FOLDER "
-            "(with data.root naming the file or folder)."
-        )
-    if data.root is None:
-        raise UsageError(f"data.root must name the {kind.lower()} to train on")
-    root = Path(data.root).expanduser()
-    size = data.image_size
-    if kind == "FOLDER":
-        from .folder import FolderSource
-
-        folder = FolderSource(root, size=size, held_out=held_out, workers=data.num_workers)
-        _check_fit(config, folder, root, (size, size, 3), ())
-        return folder
-    source = NpzSource(root, held_out=held_out)
-    _check_fit(config, source, root, source.image_shape, source.classes)
+    source = open_part(config.data, held_out=held_out)
+    _check_fit(config, source, location(config.data))
     return source
 
 
-def _check_fit(
-    config: Config,
-    source: ImageSource,
-    root: Path,
-    shape: tuple[int, ...],
-    groups: tuple[str, ...],
-) -> None:
-    """Refuse a data set that the configuration cannot be trained on; ``groups`` may be empty."""
+def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
+    """Open one part of a data set, whether or not a model fits it; raises as ``open_source``."""
+    kind = data.dataset.upper()
+    if kind not in OPENERS:
+        raise unknown("data.dataset", data.dataset, OPENERS)
+    return OPENERS[kind](data, held_out)
+
+
+def location(data: DataConfig) -> str:
+    """Return where a data set is: ``data.root``, or the place where it is looked for without.
+
+    Raises:
+        UsageError: a data set without such a place, and no ``data.root``.
+    """
+    if data.root is not None:
+        return data.root
+    kind = data.dataset.upper()
+    if kind not in USUAL_PLACES:
+        raise UsageError(f"data.root must name the {kind.lower()} to train on")
+    return USUAL_PLACES[kind]
+
+
+def _path(data: DataConfig) -> Path:
+    return Path(location(data)).expanduser()
+
+
+def _npz(data: DataConfig, held_out: bool) -> ImageSource:
+    from .npz import NpzSource
+
+    return NpzSource(_path(data), held_out=held_out)
+
+
+def _packed(data: DataConfig, held_out: bool) -> ImageSource:
+    from .packed import PackedSource
+
+    return PackedSource(_path(data), held_out=held_out)
+
+
+def _cifar10(data: DataConfig, held_out: bool) -> ImageSource:
+    from .cifar10 import Cifar10Source
+
+    return Cifar10Source(_path(data), held_out=held_out)
+
+
+def _folder(data: DataConfig, held_out: bool) -> ImageSource:
+    from .folder import FolderSource
+
+    size, workers = data.image_size, data.num_workers
+    return FolderSource(_path(data), size=size, held_out=held_out, workers=workers)
+
+
+def _celeba(data: DataConfig, held_out: bool) -> ImageSource:
+    from .celeba import CelebASource
+
+    split = data.test_split if held_out else data.train_split
+    size, workers = data.image_size, data.num_workers
+    return CelebASource(_path(data), size=size, held_out=held_out, split=split, workers=workers)
+
+
+def _lsun(data: DataConfig, held_out: bool) -> ImageSource:
+    from .lsun import LsunSource
+
+    if data.category is None:
+        raise UsageError("data.category must name LSUN's category: bedroom, church_outdoor, cat")
+    size, workers = data.image_size, data.num_workers
+    return LsunSource(_path(data), data.category, size=size, held_out=held_out, workers=workers)
+
+
+def _ffhq(data: DataConfig, held_out: bool) -> ImageSource:
+    from .ffhq import FfhqSource
+
+    size, workers = data.image_size, data.num_workers
+    return FfhqSource(_path(data), size=size, held_out=held_out, workers=workers)
+
+
+def _hub(data: DataConfig, held_out: bool) -> ImageSource:
+    from .hub import HubSource
+
+    return HubSource(location(data), data, held_out=held_out)
+
+
+OPENERS: dict[str, Callable[[DataConfig, bool], ImageSource]] = {
+    "CIFAR10": _cifar10,
+    "CELEBA": _celeba,
+    "LSUN": _lsun,
+    "FFHQ": _ffhq,
+    "FOLDER": _folder,
+    "NPZ": _npz,
+    "PACKED": _packed,
+    "HUB": _hub,
+}
+# Where the published sets are looked for, so that their configurations run as they stand.
+USUAL_PLACES = {
+    "CIFAR10": "data/cifar10",
+    "CELEBA": "data/celeba",
+    "LSUN": "data/lsun",
+    "FFHQ": "data/ffhq",
+}
+
+
+def _check_fit(config: Config, source: ImageSource, root: str) -> None:
+    """Refuse a data set that the configuration cannot be trained on."""
+    shape, groups = source.image_shape, source.classes
     channels, height, width = config.sample_shape
     if shape != (height, width, channels):
         raise UsageError(
@@ -128,47 +177,3 @@ def _check_fit(
         strange = np.setdiff1d(source.labels, np.arange(len(classes)))
         if len(strange):
             raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DdimxError(
-            f"no data file {path}. For the emoji run 'ddimx prepare emoji'; "
-            "for your own images set data.root."
-        )
-    damaged = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("one array, not an archive of arrays")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except damaged as error:
-        raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None
-
-
-def _split(arrays: dict[str, Any], count: int, held_out: bool, path: Path) -> Integers:
-    if "held_out" not in arrays:
-        return np.arange(0 if held_out else count, dtype=np.int64)
-    mark = _checked(arrays, "held_out", count, "b", path)
-    return np.flatnonzero(mark == held_out).astype(np.int64)
-
-
-def _companion(
-    arrays: dict[str, Any], key: str, count: int, chosen: Integers, path: Path
-) -> Integers | None:
-    if key not in arrays:
-        return None
-    picked: Integers = _checked(arrays, key, count, "iu", path)[chosen].astype(np.int64)
-    return picked
-
-
-def _checked(arrays: dict[str, Any], key: str, count: int, kinds: str, path: Path) -> Any:
-    """Return the array, which must be [count] and of one of these kinds ("b" bool, "iu" int)."""
-    array = arrays[key]
-    if array.shape != (count,) or array.dtype.kind not in kinds:
-        what = "bool" if kinds == "b" else "integers"
-        raise DdimxError(
-            f"{path}: '{key}' is {array.dtype} {list(array.shape)}, expected {what} [{count}]"
-        )
-    return array

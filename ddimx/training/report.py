@@ -41,28 +41,39 @@ class FolderReporter:
         self._folder, self._progress, self._batch_size = folder, progress, batch_size
         self._writer = _summary_writer(folder / "tensorboard")
         self._losses: list[float] = []
-        self._since = (time.perf_counter(), 0)
+        self._since = (time.perf_counter(), 0, 0.0)
+        self._begun, self._waiting = self._since[0], ""
 
     def start(self, step: int, total: int) -> None:
         """Open the progress bar at ``step`` of ``total``."""
         self._progress.start("training", total, step)
-        self._since = (time.perf_counter(), step)
+        self._begun = time.perf_counter()
+        self._since = (self._begun, step, 0.0)
 
     def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
-        """Note one step; every ``EVERY`` steps write the mean since the last line."""
+        """Note one step; every ``EVERY`` steps write the mean since the last line.
+
+        The line on the screen shows the share of the run's time spent waiting for data, the log
+        that since its last line.
+        """
         self._losses.append(loss)
-        self._progress.advance(1, f"loss {sum(self._losses[-100:]) / len(self._losses[-100:]):.4f}")
+        now = time.perf_counter()
+        mean = sum(self._losses[-100:]) / len(self._losses[-100:])
+        self._waiting = f"waiting for data {waited / max(now - self._begun, 1e-9):.0%}"
+        self._progress.advance(1, f"loss {mean:.4f}  {self._waiting}")
         if state.step % self.EVERY:
             return
-        now, (then, step) = time.perf_counter(), self._since
-        rate = (state.step - step) / max(now - then, 1e-9)
+        then, step, waited_then = self._since
+        seconds = max(now - then, 1e-9)
+        rate = (state.step - step) / seconds
         values = {
             "loss": sum(self._losses) / len(self._losses),
             "grad_norm": norm,
             "images_per_second": rate * self._batch_size,
             "data_wait_seconds": waited,
+            "data_wait_share": (waited - waited_then) / seconds,
         }
-        self._losses, self._since = self._losses[-100:], (now, state.step)
+        self._losses, self._since = self._losses[-100:], (now, state.step, waited)
         self._write(state, values)
 
     def validation(self, state: TrainState, losses: dict[str, float]) -> None:
@@ -73,7 +84,7 @@ class FolderReporter:
 
     def saved(self, state: TrainState) -> None:
         """Note that a checkpoint is on disk."""
-        self._progress.say(f"step {state.step}: checkpoint written")
+        self._progress.say(f"step {state.step}: checkpoint written, {self._waiting}")
 
     def close(self) -> None:
         """Close bar and curves."""

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import ddimx
-from ddimx.data.sources import NpzSource
+from ddimx.data.npz import NpzSource
 from ddimx.files import sha256_file
 from ddimx.noise import Noise, Stream
 from ddimx.weights.model import load_model

@@ -1,11 +1,16 @@
 """Training batches: a function of the step, wherever one starts."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from ddimx.config import DataConfig
-from ddimx.data.batches import Batches
+from ddimx.data import batches as reading
+from ddimx.data.batches import READ_AHEAD, Batches
 from ddimx.data.transform import to_network
 from ddimx.noise import Noise
 
@@ -86,6 +91,58 @@ def test_seeds_differ():
 
 def test_nothing_to_do():
     assert list(batches().steps(4, 4)) == []
+
+
+class LazyPool(ThreadPoolExecutor):
+    """Reads when the result is asked for, in the caller's thread; notes what is cancelled."""
+
+    submitted: ClassVar[list] = []
+    cancelled: ClassVar[list] = []
+
+    def submit(self, function, step):
+        self.submitted.append(step)
+        return SimpleNamespace(
+            result=lambda: function(step), cancel=lambda: self.cancelled.append(step)
+        )
+
+
+@pytest.fixture
+def lazy_pool(monkeypatch):
+    monkeypatch.setattr(LazyPool, "submitted", [])
+    monkeypatch.setattr(LazyPool, "cancelled", [])
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", LazyPool)
+    return LazyPool
+
+
+def test_reading_is_some_batches_ahead_and_ends_when_nobody_takes_them(lazy_pool):
+    steps = batches().steps(3, 100)
+    next(steps)
+    ahead = [4 + i for i in range(READ_AHEAD)]
+    assert lazy_pool.submitted == [3, *ahead]
+    steps.close()
+    assert lazy_pool.cancelled == ahead
+
+
+def test_reading_never_goes_beyond_the_end(lazy_pool):
+    assert len(list(batches().steps(0, READ_AHEAD + 2))) == READ_AHEAD + 2
+    assert lazy_pool.submitted == list(range(READ_AHEAD + 2))
+    assert len(list(batches().steps(0, 1))) == 1
+
+
+def test_the_wait_for_data_is_counted_and_nothing_else(lazy_pool, monkeypatch):
+    """A clock that the source alone moves: half a second for every batch that it reads."""
+    clock = [0.0]
+
+    class Slow(Source):
+        def images(self, indices):
+            clock[0] += 0.5
+            return super().images(indices)
+
+    monkeypatch.setattr(reading.time, "perf_counter", lambda: clock[0])
+    made = batches(source=Slow())
+    for _ in made.steps(0, 4):
+        clock[0] += 100.0
+    assert made.waited == 2.0
 
 
 def test_leaving_early_ends_the_reading_thread():

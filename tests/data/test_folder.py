@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.data.folder import FolderSource, is_held_out, square
+from ddimx.data.encoded import is_held_out, square
+from ddimx.data.folder import FolderSource
 from ddimx.errors import DdimxError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ddimx.config_file import override
-from ddimx.data.sources import NpzSource, open_source
+from ddimx.data.npz import NpzSource
+from ddimx.data.sources import open_source
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file
 
@@ -145,7 +146,8 @@ def test_open_source_gives_the_two_parts(tiny_config):
 
 
 REFUSED = [
-    ("data.dataset=CIFAR10", r"data\.dataset 'CIFAR10' cannot be read yet\. Allowed: NPZ, FOLDER"),
+    ("data.dataset=CIFAR100", r"unknown data\.dataset 'CIFAR100'; did you mean 'CIFAR10'\?"),
+    ("data.dataset=LSUN", r"data\.category must name LSUN's category"),
     ("data.root=null", r"data\.root must name the npz to train on"),
     ("data.image_size=16", r"images are 8x8x3 but the configuration says 16x16x3"),
     ("model.classes=[square, round]", r"its groups .* are not model\.classes"),

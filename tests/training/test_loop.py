@@ -1,11 +1,13 @@
 """The training loop: the same weights however often it is stopped, and no step into NaN."""
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from ddimx.config_file import override
 from ddimx.data.sources import open_source
@@ -366,3 +368,25 @@ def test_the_log_of_a_run(trainer, monkeypatch):
     assert first["loss"] == pytest.approx(np.mean(LOSSES[:2]), rel=1e-4)
     assert first["images_per_second"] > 0
     assert {"grad_norm", "data_wait_seconds", "seconds"} <= first.keys()
+    assert 0 <= first["data_wait_share"] < 1
+
+
+def test_the_share_of_waiting_for_data(trainer, monkeypatch, tmp_path):
+    """By a clock of our own: of every second of training 0.25 s waiting, from step 3 on 0.75 s."""
+    clock = [100.0]
+    monkeypatch.setattr(reporting.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(reporting, "_summary_writer", lambda folder: None)
+    monkeypatch.setattr(FolderReporter, "EVERY", 2)
+    stream = io.StringIO()
+    report = FolderReporter(tmp_path, Progress(console=Console(file=stream, width=200)), 4)
+    report.start(0, 4)
+    state, waited = trainer().state, 0.0
+    for step in (1, 2, 3, 4):
+        clock[0] += 1.0
+        waited += 0.25 if step < 3 else 0.75
+        state.step = step
+        report.step(state, 1.0, 1.0, waited)
+    report.saved(state)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["data_wait_share"] for line in lines] == [0.25, 0.75]
+    assert "step 4: checkpoint written, waiting for data 50%" in stream.getvalue()

@@ -1,0 +1,173 @@
+"""CIFAR-10 as its authors publish it, without unpickling what a file could hide.
+
+The "python version" (https://www.cs.toronto.edu/~kriz/cifar.html) is six pickles by Python 2 with
+the keys ``data`` (uint8 [10000, 3072], row by row, red before green before blue), ``labels``,
+``filenames`` and ``batch_label``. They hold the ndarray of numpy's old pickle form.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DdimxError
+from .sources import Bytes, Integers
+
+ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+MD5 = "c58f30108f718f92721af3b95e74349a"  # of the archive, as torchvision states it
+TRAIN, TEST = tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+_SIZE, _CHANNELS = 32, 3
+_NUMBERS = _SIZE * _SIZE * _CHANNELS
+
+
+class Cifar10Source:
+    """The 50,000 training images, or the 10,000 test images, held in memory with their labels."""
+
+    families: Integers | None = None
+    classes = CLASSES
+    image_shape = (_SIZE, _SIZE, _CHANNELS)
+
+    def __init__(self, root: Path, *, held_out: bool) -> None:
+        """Read the batches from the archive or the folder that it was unpacked to.
+
+        ``root`` is one of the two, or a folder that holds one of them.
+
+        Raises:
+            DdimxError: neither is there, or a file is damaged or holds what it should not.
+        """
+        import hashlib
+
+        place = _found(root)
+        batches = _read(place, TEST if held_out else TRAIN)
+        parts = [_parsed(data, f"{place}: {name}") for name, data in batches.items()]
+        self._images: Bytes = np.concatenate([images for images, _ in parts])
+        self.labels: Integers | None = np.concatenate([labels for _, labels in parts])
+        self.fingerprint = hashlib.sha256(self._images.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def images(self, indices: Integers) -> Bytes:
+        """Return uint8 [len(indices), 32, 32, 3]."""
+        return self._images[indices]
+
+
+def _found(root: Path) -> Path:
+    """Return the archive or the folder of batches."""
+    for place in (root, root / FOLDER, root / ARCHIVE):
+        if place.is_file() or (place / TEST[0]).is_file():
+            return place
+    raise DdimxError(
+        f"no CIFAR-10 in {root}: put {ARCHIVE} there (from {ADDRESS}, MD5 {MD5}), unpacked or "
+        "not, or name its place with --set data.root=PATH"
+    )
+
+
+def _read(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the bytes of these batches, in this order."""
+    try:
+        found = _from_archive(place, names) if place.is_file() else _from_folder(place, names)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile tells of every method it tried
+        raise DdimxError(f"{place}: cannot be read ({reason})") from None
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DdimxError(f"{place}: lacks {', '.join(missing)}; is it the python version, whole?")
+    return {name: found[name] for name in names}
+
+
+def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    return {name: (place / name).read_bytes() for name in names if (place / name).is_file()}
+
+
+def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    found = {}
+    with tarfile.open(place, "r:*") as archive:  # in memory: no path or link is followed
+        for member in archive:
+            name = Path(member.name).name
+            wanted = member.isfile() and name in names
+            opened = archive.extractfile(member) if wanted else None
+            if opened is not None:
+                found[name] = opened.read()
+    return found
+
+
+def _parsed(data: bytes, label: str) -> tuple[Bytes, Integers]:
+    """Return the images, uint8 [N, 32, 32, 3], and labels, int64 [N], of one batch.
+
+    Raises:
+        DdimxError: not such a batch; ``label`` names it.
+    """
+    try:
+        batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
+        flat, labels = batch[b"data"].numbers(), np.array(batch[b"labels"], dtype=np.int64)
+    except _DAMAGED as error:
+        raise DdimxError(f"{label}: not a CIFAR-10 batch ({error})") from None
+    if flat.shape != (len(labels), _NUMBERS) or not np.isin(labels, range(len(CLASSES))).all():
+        raise DdimxError(f"{label}: data {list(flat.shape)} and labels {labels.shape} do not fit")
+    planes = flat.reshape(-1, _CHANNELS, _SIZE, _SIZE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+
+
+# What a damaged pickle, or one of other contents, raises on its way.
+_DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError),
+    *(AttributeError, IndexError, OverflowError, MemoryError),
+)
+
+
+class _Array:
+    """What the pickle says about an ndarray: nothing of numpy is called while reading it."""
+
+    def __init__(self, *_: object) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def numbers(self) -> Bytes:
+        """Build the array, uint8; ValueError if the state describes anything else."""
+        _, shape, dtype, fortran, content = self.state
+        if not isinstance(dtype, _Type) or dtype.name not in (b"u1", "u1") or fortran:
+            raise ValueError("its array is not plain uint8")
+        numbers: Bytes = np.frombuffer(content, dtype=np.uint8).reshape(shape)
+        return numbers
+
+
+class _Type:
+    """What the pickle says about a dtype."""
+
+    def __init__(self, name: object = None, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        """Accept byte order and the like, which bytes do not have."""
+
+
+_ALLOWED: dict[tuple[str, str], type] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+}
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """An unpickler that can make containers, text, numbers and the two stand-ins above."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in; refuse everything else by name."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs")
+        return _ALLOWED[module, name]

@@ -1,0 +1,151 @@
+"""LSUN and FFHQ as LMDBs: keys, order, parts, and the original's geometry."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddimx.data.encoded import scaled_centre
+from ddimx.data.ffhq import FfhqSource, part_of
+from ddimx.data.lsun import LsunSource
+from ddimx.errors import DdimxError, UsageError
+from tests.data.official import encoded, ffhq, lmdb_of, lsun, smooth
+
+
+def bedroom(root, *, size=256, held_out=False, category="bedroom", workers=2):
+    return LsunSource(root, category, size=size, held_out=held_out, workers=workers)
+
+
+def faces(root, *, size=16, held_out=False):
+    return FfhqSource(root, size=size, held_out=held_out, workers=2)
+
+
+def places(part):
+    return [part.place(i).rpartition(": ")[2] for i in range(len(part))]
+
+
+# --- LSUN -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("category", ["bedroom", "church_outdoor", "cat"])
+def test_training_and_validation_in_the_order_of_their_keys(tmp_path, category):
+    parts = lsun(tmp_path, category)
+    for held_out, split in ((False, "train"), (True, "val")):
+        part = bedroom(tmp_path, held_out=held_out, category=category, size=280)
+        keys = sorted(parts[split])
+        assert places(part) == [key.decode() for key in keys]
+        for i, key in enumerate(keys):
+            with Image.open(io.BytesIO(parts[split][key])) as image:
+                pixels = np.asarray(image)
+            # 341 - 280 = 61: the margin 30.5 is rounded to the even 30, as torchvision does.
+            assert np.array_equal(part.images(np.array([i]))[0], pixels[:, 30:310])
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cropped():
+    """280x341 to 256: the longer side is int(256 * 341 / 280) = 311, the margin 27.5 to 28."""
+    pixels = np.random.default_rng(1).integers(0, 256, (280, 341, 3), dtype=np.uint8)
+    resized = Image.fromarray(pixels).resize((311, 256), Image.Resampling.BILINEAR)
+    expected = np.asarray(resized)[:, 28:284]
+    assert np.array_equal(scaled_centre(Image.fromarray(pixels), 256), expected)
+    turned = Image.fromarray(pixels.transpose(1, 0, 2).copy())
+    expected = np.asarray(turned.resize((256, 311), Image.Resampling.BILINEAR))[28:284]
+    assert np.array_equal(scaled_centre(turned, 256), expected)
+
+
+def test_an_image_whose_shorter_side_fits_is_not_resized():
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 260, 3), dtype=np.uint8)
+    assert np.array_equal(scaled_centre(Image.fromarray(pixels), 256), pixels[:, 2:258])
+
+
+def test_objects_without_a_validation_part(tmp_path):
+    entries = {b"%040x" % i: b"" for i in range(400)}
+    lmdb_of(tmp_path / "cat", entries)
+    for root in (tmp_path, tmp_path / "cat"):
+        train = bedroom(root, category="cat")
+        held_out = bedroom(root, category="cat", held_out=True)
+        assert len(train) + len(held_out) == 400
+        assert 8 <= len(held_out) <= 34  # one in twenty, three standard deviations
+        assert not set(places(train)) & set(places(held_out))
+
+
+def test_many_threads_read_what_one_reads(tmp_path):
+    lsun(tmp_path, count=40, height=40, width=50)
+    many, one = bedroom(tmp_path, size=32, workers=8), bedroom(tmp_path, size=32, workers=1)
+    order = np.random.default_rng(0).integers(0, 40, 200)
+    assert np.array_equal(many.images(order), one.images(order))
+
+
+def test_a_broken_value_is_named(tmp_path):
+    lmdb_of(tmp_path / "bedroom_train_lmdb", {b"abc": b"RIFF....WEBP"})
+    lmdb_of(tmp_path / "bedroom_val_lmdb", {b"abc": b""})
+    for held_out in (False, True):
+        with pytest.raises(DdimxError, match="_lmdb: abc: cannot be decoded"):
+            bedroom(tmp_path, held_out=held_out).images(np.array([0]))
+
+
+def test_no_lmdb_there_or_none_at_all(tmp_path):
+    with pytest.raises(DdimxError, match=r"no LSUN bedroom in .*bedroom_train_lmdb\.zip"):
+        bedroom(tmp_path)
+    (tmp_path / "bedroom_train_lmdb").mkdir()
+    (tmp_path / "bedroom_train_lmdb" / "data.mdb").write_bytes(b"no such thing" * 1000)
+    with pytest.raises(DdimxError, match="not a readable LMDB"):
+        bedroom(tmp_path)
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    lsun(tmp_path, count=1)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(UsageError, match=r"pip install 'ddimx\[lsun\]'"):
+        bedroom(tmp_path)
+
+
+# --- FFHQ -----------------------------------------------------------------------------------------
+
+
+def test_the_originals_split():
+    """By the original's own two lines."""
+    order = [*part_of(10, False), *part_of(10, True)]
+    np.random.seed(2019)  # noqa: NPY002 - the original's own lines are the reference
+    expected = list(range(10))
+    np.random.shuffle(expected)  # noqa: NPY002
+    assert order == expected
+    assert len(part_of(70000, False)) == 63000
+    assert len(part_of(11, True)) == 2  # 11 - int(9.9)
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_an_lmdb_of_several_resolutions(tmp_path, size):
+    ffhq(tmp_path / "ffhq")
+    train = faces(tmp_path / "ffhq", size=size)
+    held_out = faces(tmp_path / "ffhq", size=size, held_out=True)
+    numbers = [*part_of(10, False), *part_of(10, True)]
+    assert places(train) + places(held_out) == [f"{size}-{i:05d}" for i in numbers]
+    assert (len(train), len(held_out)) == (9, 1)
+    for i, image in enumerate(train.images(np.arange(9))):
+        assert np.abs(image.astype(int) - smooth(numbers[i], size, size)).max() < 8  # JPEG's loss
+
+
+def test_a_resolution_that_was_not_made(tmp_path):
+    ffhq(tmp_path / "ffhq")
+    with pytest.raises(UsageError, match=r"no images of 32 pixels \(there are \[8, 16\]\)"):
+        faces(tmp_path / "ffhq", size=32)
+
+
+def test_a_folder_of_pngs(tmp_path):
+    for i in range(10):
+        path = tmp_path / "00000" / f"{i:05d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encoded(smooth(i, 16, 16)))
+    numbers = part_of(10, False)
+    images = faces(tmp_path).images(np.arange(9))
+    assert all(np.array_equal(images[i], smooth(n, 16, 16)) for i, n in enumerate(numbers))
+
+
+def test_no_ffhq(tmp_path):
+    with pytest.raises(DdimxError, match="no FFHQ in"):
+        faces(tmp_path / "absent")
+    lmdb_of(tmp_path / "other", {b"key": b"value"})
+    with pytest.raises(DdimxError, match="no entry 'length'"):
+        faces(tmp_path / "other")
