@@ -57,7 +57,7 @@ def compare(make, solver, order, steps, prediction, **options):
         **options,
     )
     scheduler.set_timesteps(steps)
-    times = np.array(scheduler.timesteps, dtype=np.float64)[::-1]
+    times = scheduler.timesteps.double().numpy()[::-1]
     expected = ours(solver(SCHEDULE, times, order=order, prediction=prediction))
     scale = expected.abs().max().item()
     # A level's relative error is a few float32 roundings (6e-8), and every step has its own.
