@@ -232,7 +232,7 @@ run()
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("ddimx.data.emoji", "draw"), ("ddimx.files", "_sync")]
+    ("module", "name"), [("ddimx.data.emoji", "draw"), ("ddimx.files", "sync")]
 )
 def test_ctrl_c_leaves_no_half_file(sources, tmp_path: Path, module: str, name: str) -> None:
     """Interrupted while it draws, and while the file is being written."""
