@@ -63,11 +63,18 @@ class Cifar10Source:
         return self._images[indices]
 
 
-def _found(root: Path) -> Path:
-    """Return the archive or the folder of batches."""
+def place_of(root: Path) -> Path | None:
+    """Return the archive or the folder of batches that ``root`` is or holds, None without."""
     for place in (root, root / FOLDER, root / ARCHIVE):
         if place.is_file() or (place / TEST[0]).is_file():
             return place
+    return None
+
+
+def _found(root: Path) -> Path:
+    place = place_of(root)
+    if place is not None:
+        return place
     raise DdimxError(
         f"no CIFAR-10 in {root}: put {ARCHIVE} there (from {ADDRESS}, MD5 {MD5}), unpacked or "
         "not, or name its place with --set data.root=PATH"

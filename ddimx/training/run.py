@@ -11,6 +11,7 @@ import torch
 from .. import __version__
 from ..config import Config
 from ..config_file import dump_yaml, override
+from ..data.obtain import obtain
 from ..data.sources import open_source
 from ..device import choose_device, describe
 from ..errors import UsageError
@@ -72,6 +73,7 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         raise UsageError(f"--weights {request.init_weights} chooses among those of --init")
     checkpoint = _checkpoint(request.resume) if request.resume is not None else None
     config = _config(request, checkpoint)
+    obtain(config.data, offline=request.offline, progress=progress)
     source = open_source(config)
     held_out = open_source(config, held_out=True)
     if not len(source):

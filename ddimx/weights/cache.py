@@ -61,8 +61,8 @@ def by_hand(target: Path, md5: str) -> str:
     """Return what to do without a network."""
     return (
         f"  by hand: put the file (MD5 {md5}) at\n  {target}\n"
-        "  or give the path of a copy with --model; DDIMX_MIRROR names another server, "
-        "DDIMX_CACHE another folder"
+        "  or give the path of a copy with --model (of a data set: --set data.root=PATH); "
+        "DDIMX_MIRROR names another server, DDIMX_CACHE another folder"
     )
 
 
