@@ -64,7 +64,7 @@ class FolderSource:
         path = self._root / self._names[index]
         try:
             with Image.open(path) as image:
-                return square(_rgb(image), self._size)
+                return square(eight_bits(image).convert("RGB"), self._size)
         except UNREADABLE as error:
             raise DdimxError(f"{path}: cannot be decoded ({error})") from None
 
@@ -83,8 +83,9 @@ def square(image: Image.Image, size: int) -> Bytes:
     return np.asarray(cropped.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 16 bits with its upper 8; any other as it is."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip them at 255
         high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        image = Image.fromarray(high.astype(np.uint8))
-    return image.convert("RGB")
+        return Image.fromarray(high.astype(np.uint8))
+    return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,41 @@ from ..signals import Interrupted, Stop
 from ..solvers.executor import Step
 from ..weights.model import SUFFIX, Model
 from . import manifest
-from .batch import MICRO_BATCH, Start, finish_batch
+from .batch import MICRO_BATCH, NOTHING, Given, finish_batch
 from .grid import MOST, write_grid
 from .memory import check_fits
 from .settings import Settings, labels_for
-from .sinks import ARRAY_FORMATS, Sink, open_sink, remove_parts
+from .sinks import ARRAY_FORMATS, NamedSink, Sink, open_sink, remove_parts
+
+
+def contact_sheet(folder: Path, sink: Sink, indices: range) -> list[str]:
+    """Write ``grid.png`` of the first samples; return the names of other files, here none."""
+    write_grid(folder / "grid.png", sink.pixels(indices[:MOST]))
+    return []
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """How another verb's run differs from plain sampling.
+
+    Attributes:
+        verb: the name in the run's folder.
+        given: what its samples are given.
+        identity: what determines the files besides model and settings.
+        names: the files' names, where they are not the sample indices.
+        sink: opens what takes the samples, where that is not for ``names``.
+        finish: writes the contact sheet and returns the names of all further files.
+    """
+
+    verb: str = "sample"
+    given: Given = NOTHING
+    identity: dict[str, Any] = field(default_factory=dict)
+    names: Callable[[int], str] | None = None
+    sink: Callable[[Path], Sink] | None = None
+    finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
+
+
+SAMPLING = Task()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +71,7 @@ class SampleRequest:
     init_noise: Path | None = None
     command: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
+    task: Task = SAMPLING
 
 
 class _Stopped(Exception):
@@ -60,7 +91,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[dict[st
     start = None if request.init_noise is None else _Start(request.init_noise, request.settings)
     check_fits(request.model, request.settings)
     folder, before = _folder(request, start)
-    sink = open_sink(request.kind, folder, request.model.config.data, request.model.classes)
+    sink = _sink(request, folder)
     try:
         job = _Job(request, folder, sink, start, before)
         return job.run(stop, progress), folder
@@ -117,7 +148,8 @@ class _Job:
         before: dict[str, Any] | None,
     ) -> None:
         self._request, self._folder, self._sink = request, folder, sink
-        self._start: Start | None = start
+        self._task = request.task
+        self._given = self._task.given if start is None else Given(start=start)
         self._begun = before is not None
         self._complete = (
             before is not None
@@ -130,9 +162,7 @@ class _Job:
             "status": "running",
             "count": settings.count,
             **manifest.describe(request.model, settings, request.command),
-            "identity": manifest.identity(
-                request.model, settings, request.kind, start.sha256 if start else None
-            ),
+            "identity": _identity(request, start),
             "asked": request.asked,
             "batch_size": settings.batch_size,
             "network_calls": 0,
@@ -141,6 +171,8 @@ class _Job:
         if before is not None:
             for key in ("network_calls", "seconds"):
                 self._record[key] = before.get(key, 0)
+        if self._task.names is not None:  # so that --overwrite knows them if we are killed
+            self._record["files"] = [*map(self._task.names, settings.indices)]
 
     def run(self, stop: Stop, progress: Progress) -> dict[str, Any]:
         settings = self._request.settings
@@ -161,9 +193,9 @@ class _Job:
             self._record["seconds"] = round(before + time.perf_counter() - begun, 3)
         if stop:
             return self._write("interrupted")
-        self._record["files"] = self._sink.finish(settings.indices)
-        shown = settings.indices[:MOST]
-        write_grid(self._folder / "grid.png", self._sink.pixels(shown))
+        files = self._sink.finish(settings.indices)
+        more = self._task.finish(self._folder, self._sink, settings.indices)
+        self._record["files"] = [*files, *more]
         return self._write("complete")
 
     def _pending(self) -> list[int]:
@@ -191,12 +223,13 @@ class _Job:
             batch = pending[: self._batch_size]
             try:
                 samples = finish_batch(
-                    model, settings, batch, start=self._start, after_row=after_row
+                    model, settings, batch, given=self._given, after_row=after_row
                 )
             except torch.cuda.OutOfMemoryError:
                 self._halve(progress)
                 continue
-            self._sink.write(batch, samples, labels_for(settings, model, batch))
+            labels = labels_for(settings, model, self._given.keys(batch))
+            self._sink.write(batch, samples, labels)
             pending = pending[len(batch) :]
 
     def _halve(self, progress: Progress) -> None:
@@ -225,11 +258,26 @@ class _Job:
         return self._record
 
 
+def _identity(request: SampleRequest, start: _Start | None) -> dict[str, Any]:
+    digest = None if start is None else start.sha256
+    own = manifest.identity(request.model, request.settings, request.kind, digest)
+    return {**own, **request.task.identity}
+
+
+def _sink(request: SampleRequest, folder: Path) -> Sink:
+    data, task = request.model.config.data, request.task
+    if task.sink is not None:
+        return task.sink(folder)
+    if task.names is not None:
+        return NamedSink(folder, data, request.kind, task.names, request.settings.indices)
+    return open_sink(request.kind, folder, data, request.model.classes)
+
+
 def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[str, Any] | None]:
     """Return the run's folder, and its manifest where the run was begun before."""
     if request.out is None:
         label = Path(request.model.name).name.removesuffix(SUFFIX)
-        return fresh_run("sample", label), None
+        return fresh_run(request.task.verb, label), None
     folder = request.out
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file")
@@ -238,10 +286,7 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
         _clear(folder, before)
         before = None
     elif before is not None:
-        now = manifest.identity(
-            request.model, request.settings, request.kind, start.sha256 if start else None
-        )
-        manifest.check_same(folder, before, now, request.settings.count)
+        manifest.check_same(folder, before, _identity(request, start), request.settings.count)
         sweep(folder)
         _check_extension(request, folder, before)
     elif folder.is_dir() and any(folder.iterdir()):

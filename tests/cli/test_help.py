@@ -19,6 +19,12 @@ SHOWN = {
         "--invariant", "--weights", "--device", "--dtype", "--explain", "--dry-run", "--json",
         "--quiet",
     ],
+    "inpaint": [
+        "--mask", "--strength", "--jump", "--resample", "--count", "-n", "--model", "--steps",
+        "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
+        "--resize", "--format", "--out", "--overwrite", "--batch-size", "--invariant", "--weights",
+        "--device", "--dtype", "--json", "--quiet",
+    ],
     "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
     "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
     "info": ["--models", "--json"],
