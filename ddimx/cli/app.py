@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import DdimxError, check_links
-from . import convert, evaluate, info, inpaint, prepare, sample, train
+from . import convert, evaluate, info, inpaint, prepare, sample, sequence, train
 
 app = typer.Typer(
     name="ddimx",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("sample")(sample.sample)
 app.command("inpaint")(inpaint.inpaint)
+app.command("sequence")(sequence.sequence)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(evaluate.app, name="evaluate")

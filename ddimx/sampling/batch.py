@@ -71,13 +71,14 @@ def finish_batch(
     samples: Sequence[int],
     *,
     given: Given = NOTHING,
-    after_row: Callable[[Step, int], None] | None = None,
+    after_row: Callable[[Step, Sequence[int]], None] | None = None,
 ) -> Tensor:
     """Return the results of these indices, float32 [B, ...] on the CPU.
 
     With ``settings.invariant`` they are computed in micro-batches of a fixed size, the last one
     padded by repeating an index, so that a sample's bits do not depend on its company.
-    ``after_row`` is called with every step and the number of samples it belongs to.
+    ``after_row`` is called with every step and the indices of the samples it is of; the rest of a
+    padded step belongs to nobody.
     """
     results = []
     for part in _parts(samples, settings.invariant):
@@ -86,7 +87,7 @@ def finish_batch(
         for step in run_batch(model, settings, padded, given):
             final = step.y
             if after_row is not None:
-                after_row(step, len(part))
+                after_row(step, part)
         assert final is not None  # a plan has at least one row
         results.append(final[: len(part)].to("cpu", torch.float32))
     return torch.cat(results)

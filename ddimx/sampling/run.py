@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -43,8 +44,10 @@ class Task:
         verb: the name in the run's folder.
         given: what its samples are given.
         identity: what determines the files besides model and settings.
-        names: the files' names, where they are not the sample indices.
-        sink: opens what takes the samples, where that is not for ``names``.
+        names: the samples' files, where these are not named by index.
+        sink: opens what takes the samples, where neither ``names`` nor the format says it.
+        files: the names of all files of a run, where there are more than the samples'.
+        observe: is shown every step and the indices it is of, in the run's folder.
         finish: writes the contact sheet and returns the names of all further files.
     """
 
@@ -53,6 +56,8 @@ class Task:
     identity: dict[str, Any] = field(default_factory=dict)
     names: Callable[[int], str] | None = None
     sink: Callable[[Path], Sink] | None = None
+    files: Callable[[range], list[str]] | None = None
+    observe: Callable[[Path, Step, Sequence[int]], None] | None = None
     finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
 
 
@@ -171,7 +176,9 @@ class _Job:
         if before is not None:
             for key in ("network_calls", "seconds"):
                 self._record[key] = before.get(key, 0)
-        if self._task.names is not None:  # so that --overwrite knows them if we are killed
+        if self._task.files is not None:  # so that --overwrite knows them if we are killed
+            self._record["files"] = self._task.files(settings.indices)
+        elif self._task.names is not None:
             self._record["files"] = [*map(self._task.names, settings.indices)]
 
     def run(self, stop: Stop, progress: Progress) -> dict[str, Any]:
@@ -212,8 +219,10 @@ class _Job:
         rows = len(settings.plan)
         progress.start("sampling", len(pending) * rows)
 
-        def after_row(_: Step, samples: int) -> None:
-            progress.advance(samples)
+        def after_row(step: Step, samples: Sequence[int]) -> None:
+            progress.advance(len(samples))
+            if self._task.observe is not None:
+                self._task.observe(self._folder, step, samples)
             if stop:
                 raise _Stopped
 
@@ -319,5 +328,10 @@ def _clear(folder: Path, before: dict[str, Any] | None) -> None:
         before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
     )
     names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
-    for name in {Path(n).name for n in names}:
+    for name in {Path(n) for n in names}:
+        if name.is_absolute() or ".." in name.parts:
+            continue
         (folder / name).unlink(missing_ok=True)
+        if name.parent != Path():
+            with contextlib.suppress(OSError):  # not empty yet, or not ours alone
+                (folder / name.parent).rmdir()

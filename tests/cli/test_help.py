@@ -25,6 +25,12 @@ SHOWN = {
         "--resize", "--format", "--out", "--overwrite", "--batch-size", "--invariant", "--weights",
         "--device", "--dtype", "--json", "--quiet",
     ],
+    "sequence": [
+        "--show", "--frames", "--fps", "--format", "--count", "-n", "--model", "--steps",
+        "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
+        "--out", "--overwrite", "--batch-size", "--invariant", "--weights", "--device", "--dtype",
+        "--json", "--quiet",
+    ],
     "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
     "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
     "info": ["--models", "--json"],

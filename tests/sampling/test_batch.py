@@ -60,7 +60,7 @@ def test_an_observer_sees_every_row_and_how_many_samples_it_is_of(model, invaria
     settings = resolve(Asked(steps=2, invariant=invariant), model)
     rows = []
     result = finish_batch(
-        model, settings, range(9), after_row=lambda step, count: rows.append((step.row, count))
+        model, settings, range(9), after_row=lambda step, part: rows.append((step.row, len(part)))
     )
     assert [count for _, count in rows] == seen
     assert [row for row, _ in rows] == [0, 1] * (len(seen) // 2)
