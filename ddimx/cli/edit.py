@@ -6,15 +6,20 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..sampling.run import SampleRequest, Task
     from ..sampling.settings import Settings
     from ..weights.model import Model
 
+Refine = Annotated[
+    int | None,
+    typer.Option(help="Corrections of every step of the encoding (default: 2; 0: none, cheapest)."),
+]
 # Options that go into a run's settings under their own names.
 SETTINGS = (
     "steps",
@@ -75,7 +80,7 @@ def request(
 
 def execute(
     given: dict[str, Any],
-    make: Callable[[], SampleRequest],
+    make: Callable[[Progress], SampleRequest],
     report: Callable[[dict[str, Any], Path], str],
 ) -> None:
     """Make a request and run it, with progress, JSON, and 130 or 143 when it was interrupted.
@@ -90,7 +95,7 @@ def execute(
     from .output import print_json
 
     with Progress(quiet=given["quiet"]) as progress:
-        wanted = make()
+        wanted = make(progress)
         for note in wanted.settings.notes:
             progress.say(f"note: {note}")
         with polite_stop() as stop:
@@ -101,3 +106,13 @@ def execute(
             progress.say(f"interrupted; the same command with --out {where} goes on")
             raise typer.Exit(stop.exit_code)
         progress.say(report(record, where))
+
+
+def reconstruction(record: dict[str, Any]) -> str:
+    """Return how well encoded images came back, or nothing where there are none."""
+    errors = record.get("reconstruction_rms")
+    if not errors:
+        return ""
+    mean, worst = sum(errors.values()) / len(errors), max(errors, key=errors.__getitem__)
+    more = "" if len(errors) == 1 else f" on average, at most {errors[worst]:.4f} ({worst})"
+    return f"; reconstruction error {mean:.4f} RMS{more}"

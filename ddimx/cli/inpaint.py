@@ -89,7 +89,7 @@ def inpaint(
             f"passes each, {record['seconds']:.1f} s; see {where / 'grid.png'}"
         )
 
-    execute(given, lambda: _request(given), report)
+    execute(given, lambda _: _request(given), report)
 
 
 def _request(given: dict[str, Any]) -> SampleRequest:

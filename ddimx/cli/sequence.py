@@ -72,7 +72,7 @@ def sequence(
             f"see {where / 'grid.png'}"
         )
 
-    execute(given, lambda: _request(given), report)
+    execute(given, lambda _: _request(given), report)
 
 
 def _request(given: dict[str, Any]) -> SampleRequest:

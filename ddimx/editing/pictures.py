@@ -41,6 +41,8 @@ class Picture:
 def find_pictures(path: Path) -> list[Path]:
     """Return the image file, or the image files of a folder in the order of their names.
 
+    Of a run's folder, its contact sheet is left out.
+
     Raises:
         UsageError: nothing there, no image in the folder, or two of one name.
     """
@@ -48,7 +50,9 @@ def find_pictures(path: Path) -> list[Path]:
         raise UsageError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    sheet = {"grid.png"} if (path / "manifest.json").is_file() else set()
+    images = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in images if p.name not in sheet)
     if not found:
         raise UsageError(f"{path}: no images (looked for {', '.join(sorted(SUFFIXES))})")
     stems = [p.stem for p in found]

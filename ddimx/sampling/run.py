@@ -49,6 +49,7 @@ class Task:
         files: the names of all files of a run, where there are more than the samples'.
         observe: is shown every step and the indices it is of, in the run's folder.
         finish: writes the contact sheet and returns the names of all further files.
+        results: what ``finish`` has found out, for the manifest.
     """
 
     verb: str = "sample"
@@ -59,6 +60,7 @@ class Task:
     files: Callable[[range], list[str]] | None = None
     observe: Callable[[Path, Step, Sequence[int]], None] | None = None
     finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
+    results: dict[str, Any] = field(default_factory=dict)
 
 
 SAMPLING = Task()
@@ -107,7 +109,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[dict[st
         ) from None
 
 
-def load_init_noise(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def load_init_noise(
+    path: Path, shape: tuple[int, ...], what: str = "--init-noise"
+) -> npt.NDArray[np.float32]:
     """Read starting states, float32 [N, *shape] (memory-mapped).
 
     Raises:
@@ -116,15 +120,15 @@ def load_init_noise(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float3
     try:
         states = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"--init-noise {path}: not a readable .npy ({error})") from None
+        raise UsageError(f"{what} {path}: not a readable .npy ({error})") from None
     if not isinstance(states, np.ndarray) or states.shape[1:] != shape or not len(states):
         found = getattr(states, "shape", "an archive")
         expected = ", ".join(str(n) for n in shape)
-        raise UsageError(f"--init-noise {path}: shape {found}, expected (N, {expected})")
+        raise UsageError(f"{what} {path}: shape {found}, expected (N, {expected})")
     if states.dtype.kind != "f":
-        raise UsageError(f"--init-noise {path}: dtype {states.dtype}, expected floating point")
+        raise UsageError(f"{what} {path}: dtype {states.dtype}, expected floating point")
     if not all(np.isfinite(state).all() for state in states):
-        raise UsageError(f"--init-noise {path}: holds values that are not finite")
+        raise UsageError(f"{what} {path}: holds values that are not finite")
     return states
 
 
@@ -202,7 +206,7 @@ class _Job:
             return self._write("interrupted")
         files = self._sink.finish(settings.indices)
         more = self._task.finish(self._folder, self._sink, settings.indices)
-        self._record["files"] = [*files, *more]
+        self._record |= {"files": [*files, *more], **self._task.results}
         return self._write("complete")
 
     def _pending(self) -> list[int]:

@@ -31,6 +31,16 @@ SHOWN = {
         "--out", "--overwrite", "--batch-size", "--invariant", "--weights", "--device", "--dtype",
         "--json", "--quiet",
     ],
+    "interpolate": [
+        "--frames", "--format", "--refine", "--model", "--steps", "--category", "--guidance",
+        "--solver", "--eta", "--seed", "--spacing", "--resize", "--out", "--overwrite",
+        "--batch-size", "--invariant", "--weights", "--device", "--dtype", "--json", "--quiet",
+    ],
+    "encode": [
+        "--refine", "--model", "--steps", "--category", "--guidance", "--spacing", "--resize",
+        "--out", "--overwrite", "--batch-size", "--invariant", "--weights", "--device", "--dtype",
+        "--json", "--quiet",
+    ],
     "train": ["--config", "--set", "--out", "--seed", "--device", "--resume", "--init", "--quiet"],
     "convert": ["SRC", "DST", "--dtype", "--weights", "--note", "--set", "--overwrite", "--quiet"],
     "info": ["--models", "--json"],
