@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .editing.python import encode, inpaint, interpolate
 from .errors import UsageError
 from .sampling.batch import NOTHING, Given, finish_batch, run_batch
 from .sampling.settings import Asked, resolve
 from .solvers.executor import Step
 from .weights.model import Model, load_model
 
-__all__ = ["Model", "Step", "load_model", "sample", "stream"]
+__all__ = ["Model", "Step", "encode", "inpaint", "interpolate", "load_model", "sample", "stream"]
 
 
 def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **options: Any) -> Tensor:
