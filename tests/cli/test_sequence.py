@@ -123,6 +123,11 @@ def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, 
     assert not (tmp_path / "o" / "000002").exists()
 
 
+def test_sample_does_not_resume_another_verbs_run(tiny_model, tmp_path):
+    edited("sequence", tiny_model, "-n", 1, "-o", "o")
+    refused(edit("sample", tiny_model, "--resume", "o"), "--resume o: no sampling run in o")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
