@@ -12,10 +12,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Step", "__version__", "load_model", "sample", "stream"]
+__all__ = [
+    "Model",
+    "Step",
+    "__version__",
+    "encode",
+    "inpaint",
+    "interpolate",
+    "load_model",
+    "sample",
+    "stream",
+]
 
 if TYPE_CHECKING:
-    from .api import Model, Step, load_model, sample, stream
+    from .api import Model, Step, encode, inpaint, interpolate, load_model, sample, stream
 
 
 def __getattr__(name: str) -> Any:

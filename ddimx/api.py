@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .editing.python import encode, inpaint, interpolate
 from .errors import UsageError
-from .sampling.batch import finish_batch, run_batch
+from .sampling.batch import NOTHING, Given, finish_batch, run_batch
 from .sampling.settings import Asked, resolve
 from .solvers.executor import Step
 from .weights.model import Model, load_model
 
-__all__ = ["Model", "Step", "load_model", "sample", "stream"]
+__all__ = ["Model", "Step", "encode", "inpaint", "interpolate", "load_model", "sample", "stream"]
 
 
 def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **options: Any) -> Tensor:
@@ -38,8 +39,8 @@ def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **opti
     for first in range(0, count, settings.batch_size):
         indices = settings.indices[first : first + settings.batch_size]
         given = None if start is None else start[first : first + len(indices)]
-        chooser = None if given is None else _chooser(given, indices)
-        results.append(finish_batch(model, settings, indices, start=chooser))
+        chosen = NOTHING if given is None else Given(start=_chooser(given, indices))
+        results.append(finish_batch(model, settings, indices, given=chosen))
     return torch.cat(results)
 
 
@@ -53,8 +54,8 @@ def stream(
     """
     settings = resolve(Asked(count=count, **options), model)
     _check_start(start, (count, *model.process.shape))
-    chooser = None if start is None else _chooser(start, settings.indices)
-    return run_batch(model, settings, settings.indices, chooser)
+    given = NOTHING if start is None else Given(start=_chooser(start, settings.indices))
+    return run_batch(model, settings, settings.indices, given)
 
 
 def _check_start(start: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -23,7 +23,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"sampling", "training"},
-    {"api", "about", "evaluation"},
+    {"api", "about", "editing", "evaluation"},
     {"cli"},
     {"__init__", "__main__"},
 ]

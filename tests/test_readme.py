@@ -177,6 +177,18 @@ class TestFlags:
         plan = sampled("--solver", "ddpm", "--variance", "large")["plan"]
         assert (plan["label"], plan["clip"]) == ("ddpm, large variance", 1.0)
 
+    def test_sequence(self, call, tiny_model, tmp_path):
+        """`--sequence`"""
+        options = ("--model", tiny_model, "-q", "--steps", 3, "-n", 1, "--out", "there")
+        assert call("sequence", *options) == 0
+        assert len(list(tmp_path.glob("there/000000/*.png"))) == 3
+
+    def test_interpolation(self, call, tiny_model, tmp_path):
+        """`--interpolation`"""
+        options = ("--model", tiny_model, "-q", "--steps", 3, "--out", "there")
+        assert call("interpolate", 1, 2, *options) == 0
+        assert len(list(tmp_path.glob("there/0*.png"))) == 11  # as many as the original's
+
     def test_image_folder(self, sampled, tmp_path):
         """`--image_folder DIR`"""
         sampled("--out", "DIR")

@@ -10,7 +10,18 @@ import typer
 
 from .. import __version__
 from ..errors import DdimxError, check_links
-from . import convert, evaluate, info, prepare, sample, train
+from . import (
+    convert,
+    encode,
+    evaluate,
+    info,
+    inpaint,
+    interpolate,
+    prepare,
+    sample,
+    sequence,
+    train,
+)
 
 app = typer.Typer(
     name="ddimx",
@@ -20,6 +31,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("sample")(sample.sample)
+app.command("inpaint")(inpaint.inpaint)
+app.command("sequence")(sequence.sequence)
+app.command("interpolate")(interpolate.interpolate)
+app.command("encode")(encode.encode)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(evaluate.app, name="evaluate")

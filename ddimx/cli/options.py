@@ -63,3 +63,37 @@ Guidance = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Category = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Class to draw (default: none, the pixels say enough)."),
+]
+StartIndex = Annotated[
+    int,
+    typer.Option(min=0, help="First sample index: --start-index 7 -n 1 makes sample 7 again."),
+]
+Solver = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Update rule (default: the model's, else ddim)."),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(help="ddim's noise: 0 none, 1 as DDPM (default: the model's, else 0)."),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ddim|leading|linspace|trailing|quad",
+        help="Which timesteps to visit (default: the model's, else ddim).",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Samples computed together; does not change the noise.")
+]
+Invariant = Annotated[
+    bool,
+    typer.Option("--invariant", help="Bit-identical files whatever the batch size; slower."),
+]
+Resize = Annotated[
+    bool, typer.Option("--resize", help="Cut images to the model's proportions and scale them.")
+]

@@ -196,7 +196,7 @@ def _asked(
 
     folder = last_run("sample") if resume == "last" else Path(resume)
     before = manifest.read(folder)
-    if before is None:
+    if before is None or "verb" in before["identity"]:  # other verbs name themselves there
         raise UsageError(f"--resume {resume}: no sampling run in {folder}")
     return {**before["asked"], **plain}, folder
 

@@ -99,11 +99,16 @@ def fingerprint_of(names: Iterable[str]) -> str:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB; of 16-bit grey the high byte, for Pillow would clip it at 255."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    """Return the image as RGB; of 16-bit grey the high byte."""
+    return eight_bits(image).convert("RGB")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 16 bits with its upper 8; any other as it is."""
+    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip them at 255
         high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        image = Image.fromarray(high.astype(np.uint8))
-    return image.convert("RGB")
+        return Image.fromarray(high.astype(np.uint8))
+    return image
 
 
 def square(image: Image.Image, size: int) -> Bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..weights.model import Model
 
 SOLVER = "unipc:2"  # of third order with its corrector: the most accurate one at many steps
 
-AfterRow = Callable[[Step, int], None]
+AfterRow = Callable[[Step, Sequence[int]], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,10 +69,10 @@ def follow(
     """Return the reference trajectories of the samples of ``settings``."""
     seen: dict[float, list[Tensor]] = {}
 
-    def keep(step: Step, count: int) -> None:
-        seen.setdefault(step.t_to, []).append(step.x[:count].clone())
+    def keep(step: Step, samples: Sequence[int]) -> None:
+        seen.setdefault(step.t_to, []).append(step.x[: len(samples)].clone())
         if after_row is not None:
-            after_row(step, count)
+            after_row(step, samples)
 
     x0 = run_plan(model, settings, fine_plan(model, evaluations), keep)
     times = fine_times(model, evaluations)[1:]  # the last row leaves no state at time 0

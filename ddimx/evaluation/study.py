@@ -126,8 +126,8 @@ def _search(
 
 
 def _counter(progress: Progress) -> Any:
-    def count(_: Step, samples: int) -> None:
-        progress.advance(samples)
+    def count(_: Step, samples: Sequence[int]) -> None:
+        progress.advance(len(samples))
 
     return count
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..noise import Noise
 from ..plan import Plan
 from ..schedule import Schedule
-from ..solvers.executor import Draw, Step
+from ..solvers.executor import Draw, Known, Step
 from ..solvers.registry import SolverChoice
 from ..timesteps import Times
 
@@ -77,6 +77,7 @@ class Process(Protocol):
         *,
         labels: Tensor | None = None,
         guidance: float = 1.0,
+        known: Known | None = None,
     ) -> Iterator[Step]:
         """Run a plan and yield after every row; the last step's ``y`` is the result."""
         ...

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..solvers.executor import Draw, Step
+from ..solvers.executor import Draw, Known, Step
 from ..weights.model import Model
 from .settings import Settings, labels_for
 
@@ -16,19 +17,43 @@ MICRO_BATCH = 8  # the fixed size of --invariant; part of what makes its files r
 Start = Callable[[Sequence[int]], Tensor]
 
 
-def run_batch(
-    model: Model, settings: Settings, samples: Sequence[int], start: Start | None = None
-) -> Iterator[Step]:
-    """Yield the steps of sampling these indices together.
+@dataclass(frozen=True)
+class Given:
+    """What samples are given that the seed and their own index do not say.
 
-    ``start`` gives the starting states of indices where they are not drawn from the seed.
+    Attributes:
+        start: the starting states [B, ...] of sample indices, where they are not drawn.
+        known: the known pixels of sample indices, on the CPU.
+        noise_index: the index whose noise and class a sample has, where that is not its own:
+            variant 3 of every image of a folder has the noise of sample 3.
     """
-    index = torch.tensor(list(samples), dtype=torch.int64)
-    if start is not None:
-        state = start(samples).to(model.device, torch.float32)
+
+    start: Start | None = None
+    known: Callable[[Sequence[int]], Known] | None = None
+    noise_index: Callable[[int], int] | None = None
+
+    def keys(self, samples: Sequence[int]) -> list[int]:
+        """Return the noise indices of samples."""
+        return list(samples if self.noise_index is None else map(self.noise_index, samples))
+
+
+NOTHING = Given()
+
+
+def run_batch(
+    model: Model, settings: Settings, samples: Sequence[int], given: Given = NOTHING
+) -> Iterator[Step]:
+    """Yield the steps of sampling these indices together."""
+    keys = given.keys(samples)
+    index = torch.tensor(keys, dtype=torch.int64)
+    if given.start is not None:
+        state = given.start(samples).to(model.device, torch.float32)
     else:
         state = model.process.prior(settings.noise, index, model.device)
-    labels = labels_for(settings, model, samples)
+    known = None if given.known is None else given.known(samples)
+    if known is not None:
+        known = Known(known.pixels.to(state), known.mask.to(state))
+    labels = labels_for(settings, model, keys)
     return model.process.sample(
         model.network,
         settings.plan,
@@ -36,6 +61,7 @@ def run_batch(
         Draw(settings.noise, index.to(model.device)),
         labels=None if labels is None else labels.to(model.device),
         guidance=settings.guidance,
+        known=known,
     )
 
 
@@ -44,23 +70,24 @@ def finish_batch(
     settings: Settings,
     samples: Sequence[int],
     *,
-    start: Start | None = None,
-    after_row: Callable[[Step, int], None] | None = None,
+    given: Given = NOTHING,
+    after_row: Callable[[Step, Sequence[int]], None] | None = None,
 ) -> Tensor:
     """Return the results of these indices, float32 [B, ...] on the CPU.
 
     With ``settings.invariant`` they are computed in micro-batches of a fixed size, the last one
     padded by repeating an index, so that a sample's bits do not depend on its company.
-    ``after_row`` is called with every step and the number of samples it belongs to.
+    ``after_row`` is called with every step and the indices of the samples it is of; the rest of a
+    padded step belongs to nobody.
     """
     results = []
     for part in _parts(samples, settings.invariant):
         padded = [*part, *[part[-1]] * (MICRO_BATCH - len(part))] if settings.invariant else part
         final = None
-        for step in run_batch(model, settings, padded, start):
+        for step in run_batch(model, settings, padded, given):
             final = step.y
             if after_row is not None:
-                after_row(step, len(part))
+                after_row(step, part)
         assert final is not None  # a plan has at least one row
         results.append(final[: len(part)].to("cpu", torch.float32))
     return torch.cat(results)

@@ -31,7 +31,7 @@ def grid(pixels: npt.NDArray[np.uint8], columns: int | None = None) -> npt.NDArr
     return sheet
 
 
-def write_grid(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+def write_grid(path: Path, pixels: npt.NDArray[np.uint8], columns: int | None = None) -> None:
     """Write a grid of images [N, H, W, C] as PNG."""
     with whole_file(path) as part:
-        as_image(grid(pixels)).save(part, format="PNG")
+        as_image(grid(pixels, columns)).save(part, format="PNG")

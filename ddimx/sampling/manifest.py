@@ -102,9 +102,9 @@ def read(folder: Path) -> dict[str, Any] | None:
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], count: int) -> None:
     """Raise UsageError unless the run in ``folder`` is the one that is asked for."""
     old = before["identity"]
-    other = [key for key in now if old.get(key) != now[key]]
+    other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
     if other:
-        changes = ", ".join(f"{k}: {old.get(k)} -> {now[k]}" for k in other[:4])
+        changes = ", ".join(f"{k}: {old.get(k)} -> {now.get(k)}" for k in other[:4])
         raise UsageError(
             f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,47 @@ from ..solvers.executor import Step
 from ..weights.model import Model
 from ..weights.source import SUFFIX
 from . import manifest
-from .batch import MICRO_BATCH, Start, finish_batch
+from .batch import MICRO_BATCH, NOTHING, Given, finish_batch
 from .grid import MOST, write_grid
 from .memory import check_fits
 from .settings import Settings, labels_for
-from .sinks import ARRAY_FORMATS, Sink, open_sink, remove_parts
+from .sinks import ARRAY_FORMATS, NamedSink, Sink, open_sink, remove_parts
+
+
+def contact_sheet(folder: Path, sink: Sink, indices: range) -> list[str]:
+    """Write ``grid.png`` of the first samples; return the names of other files, here none."""
+    write_grid(folder / "grid.png", sink.pixels(indices[:MOST]))
+    return []
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """How another verb's run differs from plain sampling.
+
+    Attributes:
+        verb: the name in the run's folder.
+        given: what its samples are given.
+        identity: what determines the files besides model and settings.
+        names: the samples' files, where these are not named by index.
+        sink: opens what takes the samples, where neither ``names`` nor the format says it.
+        files: the names of all files of a run, where there are more than the samples'.
+        observe: is shown every step and the indices it is of, in the run's folder.
+        finish: writes the contact sheet and returns the names of all further files.
+        results: what ``finish`` has found out, for the manifest.
+    """
+
+    verb: str = "sample"
+    given: Given = NOTHING
+    identity: dict[str, Any] = field(default_factory=dict)
+    names: Callable[[int], str] | None = None
+    sink: Callable[[Path], Sink] | None = None
+    files: Callable[[range], list[str]] | None = None
+    observe: Callable[[Path, Step, Sequence[int]], None] | None = None
+    finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+SAMPLING = Task()
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +79,7 @@ class SampleRequest:
     init_noise: Path | None = None
     command: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
+    task: Task = SAMPLING
 
 
 class _Stopped(Exception):
@@ -61,7 +99,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[dict[st
     start = None if request.init_noise is None else _Start(request.init_noise, request.settings)
     check_fits(request.model, request.settings)
     folder, before = _folder(request, start)
-    sink = open_sink(request.kind, folder, request.model.config.data, request.model.classes)
+    sink = _sink(request, folder)
     try:
         job = _Job(request, folder, sink, start, before)
         return job.run(stop, progress), folder
@@ -72,7 +110,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[dict[st
         ) from None
 
 
-def load_init_noise(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def load_init_noise(
+    path: Path, shape: tuple[int, ...], what: str = "--init-noise"
+) -> npt.NDArray[np.float32]:
     """Read starting states, float32 [N, *shape] (memory-mapped).
 
     Raises:
@@ -81,15 +121,15 @@ def load_init_noise(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float3
     try:
         states = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"--init-noise {path}: not a readable .npy ({error})") from None
+        raise UsageError(f"{what} {path}: not a readable .npy ({error})") from None
     if not isinstance(states, np.ndarray) or states.shape[1:] != shape or not len(states):
         found = getattr(states, "shape", "an archive")
         expected = ", ".join(str(n) for n in shape)
-        raise UsageError(f"--init-noise {path}: shape {found}, expected (N, {expected})")
+        raise UsageError(f"{what} {path}: shape {found}, expected (N, {expected})")
     if states.dtype.kind != "f":
-        raise UsageError(f"--init-noise {path}: dtype {states.dtype}, expected floating point")
+        raise UsageError(f"{what} {path}: dtype {states.dtype}, expected floating point")
     if not all(np.isfinite(state).all() for state in states):
-        raise UsageError(f"--init-noise {path}: holds values that are not finite")
+        raise UsageError(f"{what} {path}: holds values that are not finite")
     return states
 
 
@@ -118,7 +158,8 @@ class _Job:
         before: dict[str, Any] | None,
     ) -> None:
         self._request, self._folder, self._sink = request, folder, sink
-        self._start: Start | None = start
+        self._task = request.task
+        self._given = self._task.given if start is None else Given(start=start)
         self._begun = before is not None
         self._complete = (
             before is not None
@@ -131,9 +172,7 @@ class _Job:
             "status": "running",
             "count": settings.count,
             **manifest.describe(request.model, settings, request.command),
-            "identity": manifest.identity(
-                request.model, settings, request.kind, start.sha256 if start else None
-            ),
+            "identity": _identity(request, start),
             "asked": request.asked,
             "batch_size": settings.batch_size,
             "network_calls": 0,
@@ -142,6 +181,10 @@ class _Job:
         if before is not None:
             for key in ("network_calls", "seconds"):
                 self._record[key] = before.get(key, 0)
+        if self._task.files is not None:  # so that --overwrite knows them if we are killed
+            self._record["files"] = self._task.files(settings.indices)
+        elif self._task.names is not None:
+            self._record["files"] = [*map(self._task.names, settings.indices)]
 
     def run(self, stop: Stop, progress: Progress) -> dict[str, Any]:
         settings = self._request.settings
@@ -162,9 +205,9 @@ class _Job:
             self._record["seconds"] = round(before + time.perf_counter() - begun, 3)
         if stop:
             return self._write("interrupted")
-        self._record["files"] = self._sink.finish(settings.indices)
-        shown = settings.indices[:MOST]
-        write_grid(self._folder / "grid.png", self._sink.pixels(shown))
+        files = self._sink.finish(settings.indices)
+        more = self._task.finish(self._folder, self._sink, settings.indices)
+        self._record |= {"files": [*files, *more], **self._task.results}
         return self._write("complete")
 
     def _pending(self) -> list[int]:
@@ -181,8 +224,10 @@ class _Job:
         rows = len(settings.plan)
         progress.start("sampling", len(pending) * rows)
 
-        def after_row(_: Step, samples: int) -> None:
-            progress.advance(samples)
+        def after_row(step: Step, samples: Sequence[int]) -> None:
+            progress.advance(len(samples))
+            if self._task.observe is not None:
+                self._task.observe(self._folder, step, samples)
             if stop:
                 raise _Stopped
 
@@ -192,12 +237,13 @@ class _Job:
             batch = pending[: self._batch_size]
             try:
                 samples = finish_batch(
-                    model, settings, batch, start=self._start, after_row=after_row
+                    model, settings, batch, given=self._given, after_row=after_row
                 )
             except torch.cuda.OutOfMemoryError:
                 self._halve(progress)
                 continue
-            self._sink.write(batch, samples, labels_for(settings, model, batch))
+            labels = labels_for(settings, model, self._given.keys(batch))
+            self._sink.write(batch, samples, labels)
             pending = pending[len(batch) :]
 
     def _halve(self, progress: Progress) -> None:
@@ -226,11 +272,26 @@ class _Job:
         return self._record
 
 
+def _identity(request: SampleRequest, start: _Start | None) -> dict[str, Any]:
+    digest = None if start is None else start.sha256
+    own = manifest.identity(request.model, request.settings, request.kind, digest)
+    return {**own, **request.task.identity}
+
+
+def _sink(request: SampleRequest, folder: Path) -> Sink:
+    data, task = request.model.config.data, request.task
+    if task.sink is not None:
+        return task.sink(folder)
+    if task.names is not None:
+        return NamedSink(folder, data, request.kind, task.names, request.settings.indices)
+    return open_sink(request.kind, folder, data, request.model.classes)
+
+
 def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[str, Any] | None]:
     """Return the run's folder, and its manifest where the run was begun before."""
     if request.out is None:
         label = Path(request.model.name).name.removesuffix(SUFFIX)
-        return fresh_run("sample", label), None
+        return fresh_run(request.task.verb, label), None
     folder = request.out
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file")
@@ -239,10 +300,7 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
         _clear(folder, before)
         before = None
     elif before is not None:
-        now = manifest.identity(
-            request.model, request.settings, request.kind, start.sha256 if start else None
-        )
-        manifest.check_same(folder, before, now, request.settings.count)
+        manifest.check_same(folder, before, _identity(request, start), request.settings.count)
         sweep(folder)
         _check_extension(request, folder, before)
     elif folder.is_dir() and any(folder.iterdir()):
@@ -275,5 +333,10 @@ def _clear(folder: Path, before: dict[str, Any] | None) -> None:
         before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
     )
     names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
-    for name in {Path(n).name for n in names}:
+    for name in {Path(n) for n in names}:
+        if name.is_absolute() or ".." in name.parts:
+            continue
         (folder / name).unlink(missing_ok=True)
+        if name.parent != Path():
+            with contextlib.suppress(OSError):  # not empty yet, or not ours alone
+                (folder / name.parent).rmdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Sink(Protocol):
         ...
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
-        """Return finished samples as uint8 [B, H, W, C]."""
+        """Return samples of a finished run as uint8 [B, H, W, C]."""
         ...
 
 
@@ -92,6 +92,28 @@ class ImageSink:
         return self._folder / f"{index:06d}.{self._suffix}"
 
 
+class NamedSink(ImageSink):
+    """One file for every sample of a run, under names of the caller's choice."""
+
+    def __init__(
+        self,
+        folder: Path,
+        data: DataConfig,
+        suffix: str,
+        names: Callable[[int], str],
+        indices: range,
+    ) -> None:
+        super().__init__(folder, data, suffix)
+        self._names, self._indices = names, indices
+
+    def done(self) -> set[int]:
+        """Return the indices whose files exist; files are written whole."""
+        return {i for i in self._indices if self._path(i).is_file()}
+
+    def _path(self, index: int) -> Path:
+        return self._folder / self._names(index)
+
+
 class ArraySink:
     """One array file for all samples, collected batch by batch in a folder of parts.
 
@@ -103,6 +125,7 @@ class ArraySink:
     def __init__(self, folder: Path, data: DataConfig, kind: str, classes: Sequence[str]) -> None:
         self._folder, self._data, self._kind = folder, data, kind
         self._classes = tuple(classes)
+        self._first = 0
         self._final = folder / f"samples.{'npy' if kind == 'npy' else 'npz'}"
 
     def done(self) -> set[int]:
@@ -123,6 +146,7 @@ class ArraySink:
 
     def finish(self, indices: range) -> list[str]:
         """Join the parts in the order of the indices; the parts go when the file is whole."""
+        self._first = indices.start
         if parts := _parts(self._folder):
             with whole_file(self._final) as target:
                 self._join(indices, parts, target)
@@ -130,13 +154,14 @@ class ArraySink:
         return [self._final.name]
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
-        """Return the first samples of the finished file as uint8 [B, H, W, C]."""
+        """Return samples of the finished file as uint8 [B, H, W, C]."""
+        where = [i - self._first for i in indices]
         if self._kind == "npy":
-            values = np.load(self._final, mmap_mode="r")[: len(indices)]
+            values = np.load(self._final, mmap_mode="r")[where]
             return to_bytes(torch.from_numpy(np.array(values)), self._data).numpy()
         pixels: npt.NDArray[np.uint8]
         pixels = _loaded(self._final)["images" if self._kind == "npz" else "arr_0"]
-        return pixels[: len(indices)]
+        return pixels[where]
 
     def _join(self, indices: range, parts: Sequence[Path], path: Path) -> None:
         first = _loaded(parts[0])

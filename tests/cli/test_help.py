@@ -32,6 +32,32 @@ SHOWN = {
         "--batch-size", "--config", "--weights", "--offline", "--device", "--dtype", "--json",
         "--quiet",
     ],
+    "inpaint": [
+        "--mask", "--strength", "--jump", "--resample", "--count", "-n", "--model", "--steps",
+        "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
+        "--resize", "--format", "--out", "--overwrite", "--batch-size", "--invariant",
+        "--config", "--weights", "--offline",
+        "--device", "--dtype", "--json", "--quiet",
+    ],
+    "sequence": [
+        "--show", "--frames", "--fps", "--format", "--count", "-n", "--model", "--steps",
+        "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
+        "--out", "--overwrite", "--batch-size", "--invariant", "--config", "--weights",
+        "--offline", "--device", "--dtype",
+        "--json", "--quiet",
+    ],
+    "interpolate": [
+        "--frames", "--format", "--refine", "--model", "--steps", "--category", "--guidance",
+        "--solver", "--eta", "--seed", "--spacing", "--resize", "--out", "--overwrite",
+        "--batch-size", "--invariant", "--config", "--weights", "--offline", "--device",
+        "--dtype", "--json", "--quiet",
+    ],
+    "encode": [
+        "--refine", "--model", "--steps", "--category", "--guidance", "--spacing", "--resize",
+        "--out", "--overwrite", "--batch-size", "--invariant", "--config", "--weights",
+        "--offline", "--device", "--dtype",
+        "--json", "--quiet",
+    ],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
 }  # fmt: skip

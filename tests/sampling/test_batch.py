@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddimx.noise import Noise
-from ddimx.sampling.batch import MICRO_BATCH, finish_batch, run_batch
+from ddimx.sampling.batch import MICRO_BATCH, Given, finish_batch, run_batch
 from ddimx.sampling.settings import Asked, resolve
 from ddimx.weights.model import load_model
 from tests.sampling import counted_calls
@@ -60,7 +60,7 @@ def test_an_observer_sees_every_row_and_how_many_samples_it_is_of(model, invaria
     settings = resolve(Asked(steps=2, invariant=invariant), model)
     rows = []
     result = finish_batch(
-        model, settings, range(9), after_row=lambda step, count: rows.append((step.row, count))
+        model, settings, range(9), after_row=lambda step, part: rows.append((step.row, len(part)))
     )
     assert [count for _, count in rows] == seen
     assert [row for row, _ in rows] == [0, 1] * (len(seen) // 2)
@@ -77,7 +77,7 @@ def test_the_start_may_come_from_elsewhere(model, invariant):
         asked.append(list(samples))
         return Noise(0).normal(samples, model.process.shape, dtype=torch.float64)
 
-    assert torch.equal(finish_batch(model, settings, [3, 4], start=start), drawn)
+    assert torch.equal(finish_batch(model, settings, [3, 4], given=Given(start=start)), drawn)
     assert asked == [[3, 4, *[4] * (MICRO_BATCH - 2)]] if invariant else [[3, 4]]
 
 

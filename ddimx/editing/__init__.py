@@ -1,0 +1,1 @@
+"""Making pictures from pictures: inpainting, encoding, interpolation, and looking on."""

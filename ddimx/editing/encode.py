@@ -1,0 +1,141 @@
+"""Images to latents by DDIM inversion, and how well they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..config import DataConfig
+from ..data.transform import to_bytes
+from ..errors import UsageError
+from ..sampling.batch import Given, finish_batch
+from ..sampling.grid import MOST, write_grid
+from ..sampling.run import Task
+from ..sampling.settings import Asked, Settings
+from ..sampling.sinks import ArraySink, Sink
+from ..solvers.executor import Step
+from ..solvers.inversion import REFINE, ddim_inversion
+from ..weights.model import Model
+from .pictures import Picture, as_states, fingerprint
+from .settings import resolve_editing
+
+LATENTS = "latents.npy"
+
+AfterRow = Callable[[Step, Sequence[int]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Codec:
+    """The way up and the way down of one model: the same times, class and guidance."""
+
+    up: Settings
+    down: Settings
+
+    def given(self, states: Tensor) -> Given:
+        """Return the runs' start: state i belongs to sample i."""
+        return Given(start=lambda samples: states[list(samples)])
+
+
+def make_codec(asked: Asked, model: Model, refine: int | None = None) -> Codec:
+    """Return the plans that encode and decode: DDIM, eta 0, and guidance 1 unless asked for.
+
+    Raises:
+        UsageError: another solver, noise, or options out of range.
+    """
+    if asked.solver not in (None, "ddim"):
+        raise UsageError(f"images are encoded by DDIM's inversion; solver {asked.solver} has none")
+    if asked.eta:
+        raise UsageError(f"encoding needs a sampler without noise: eta 0, not {asked.eta:g}")
+    guidance = 1.0 if asked.guidance is None else asked.guidance
+    asked = replace(asked, solver="ddim", eta=0.0, guidance=guidance, clip="none")
+    down = resolve_editing(asked, model)
+    times = np.unique(down.plan.t_from)
+    up = ddim_inversion(
+        model.process.schedule,
+        times,
+        prediction=down.plan.prediction,
+        refine=REFINE if refine is None else refine,
+    )
+    return Codec(replace(down, plan=up), down)
+
+
+def run_all(
+    model: Model, settings: Settings, states: Tensor, after_row: AfterRow | None = None
+) -> Tensor:
+    """Run a plan from states [N, ...] in batches and return the results, float32 on the CPU."""
+    given = Given(start=lambda samples: states[list(samples)], noise_index=lambda _: 0)
+    parts = [
+        finish_batch(
+            model,
+            settings,
+            range(first, min(first + settings.batch_size, len(states))),
+            given=given,
+            after_row=after_row,
+        )
+        for first in range(0, len(states), settings.batch_size)
+    ]
+    return torch.cat(parts)
+
+
+def differences(
+    pictures: Sequence[Picture], decoded: Sequence[npt.NDArray[np.uint8]]
+) -> dict[str, float]:
+    """Return every picture's error: root mean square over its pixels, white being 1."""
+    errors = {}
+    for picture, other in zip(pictures, decoded, strict=True):
+        gap = picture.pixels.astype(np.float64) - other
+        errors[picture.name] = round(float(np.sqrt((gap**2).mean())) / 255, 6)
+    return errors
+
+
+class LatentSink(ArraySink):
+    """All latents in one ``latents.npy``, float32 [N, C, H, W]."""
+
+    def __init__(self, folder: Path, data: DataConfig) -> None:
+        super().__init__(folder, data, "npy", ())
+        self._final = folder / LATENTS
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeTask:
+    """The run that writes latents, and afterwards decodes them to see what was lost."""
+
+    model: Model
+    codec: Codec
+    pictures: Sequence[Picture]
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def task(self) -> Task:
+        """Return it as a run's task."""
+        states = as_states(self.pictures, self.model)
+        return Task(
+            verb="encode",
+            given=self.codec.given(states),
+            identity={
+                "verb": "encode",
+                "images": [picture.name for picture in self.pictures],
+                "images_sha256": fingerprint(*(picture.pixels for picture in self.pictures)),
+            },
+            sink=lambda folder: LatentSink(folder, self.model.config.data),
+            finish=self._decode,
+            results=self.results,
+        )
+
+    def _decode(self, folder: Path, sink: Sink, indices: range) -> list[str]:
+        """Write ``grid.png``: every picture beside what its latent decodes to."""
+        latents = torch.from_numpy(np.load(folder / LATENTS))
+        decoded = to_bytes(
+            run_all(self.model, self.codec.down, latents), self.model.config.data
+        ).numpy()
+        self.results["reconstruction_rms"] = differences(self.pictures, list(decoded))
+        shown = list(zip(self.pictures, decoded, strict=True))[: MOST // 2]
+        tiles = [tile for picture, other in shown for tile in (picture.pixels, other)]
+        write_grid(folder / "grid.png", np.stack(tiles), 2 * max(1, min(4, len(shown))))
+        return []

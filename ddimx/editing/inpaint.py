@@ -1,0 +1,171 @@
+"""Inpainting (RePaint or plain replacement) and SDEdit, as runs of a plan with given pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..noise import Stream
+from ..plan import Plan
+from ..sampling.batch import Given, Start
+from ..sampling.grid import MOST, write_grid
+from ..sampling.run import Task
+from ..sampling.settings import Asked, Settings
+from ..sampling.sinks import IMAGE_FORMATS, Sink
+from ..solvers.executor import Known
+from ..solvers.repaint import RESAMPLE, default_jump, repaint
+from ..weights.model import Model
+from .masks import Mask
+from .pictures import Picture, as_states, fingerprint
+from .settings import resolve_editing, shortened
+
+VARIANTS = 4  # of every image, unless another count is asked for
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """How to paint: RePaint's jump and passes (None: defaults), and SDEdit's strength."""
+
+    jump: int | None = None
+    resample: int | None = None
+    strength: float | None = None
+
+
+def inpaint_settings(
+    asked: Asked, model: Model, edit: Edit, *, images: int, masked: bool
+) -> Settings:
+    """Return the settings of ``asked.count`` variants of every image.
+
+    The run's sample indices count variants first: index j is variant j // images of image
+    j % images, so that more variants of the same images are a longer run of the same kind.
+
+    Raises:
+        UsageError: options out of range, or jumps where nothing is known.
+    """
+    variants = VARIANTS if asked.count is None else asked.count
+    asked = replace(asked, count=variants * images, start_index=asked.start_index * images)
+    if edit.strength is None:
+        settings = resolve_editing(asked, model)
+    else:
+        settings = shortened(asked, model, edit.strength)
+    if not masked:
+        if edit.jump is not None or edit.resample is not None:
+            raise UsageError("--jump and --resample belong to a mask: without one nothing is known")
+        return settings
+    return replace(settings, plan=_plan(settings, model, edit))
+
+
+def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:
+    """Return RePaint's plan; without wishes, plain replacement where there is nothing to jump."""
+    plan = settings.plan
+    simple = plan.depth == 1 and bool(plan.keeps_point().all()) and len(plan) > 1
+    resample = edit.resample
+    if resample is None:
+        resample = RESAMPLE if simple or edit.jump is not None else 1
+    jump = edit.jump if edit.jump is not None else default_jump(len(plan))
+    return repaint(plan, model.process.schedule, jump, resample)
+
+
+def inpaint_given(
+    settings: Settings, model: Model, states: Tensor, paint: Tensor | None, edit: Edit
+) -> Given:
+    """Return what the samples are given: known pixels, a start, and their noise.
+
+    Args:
+        states: the images in the network's range, float32 [M, C, H, W].
+        paint: what is painted anew, bool [M, H, W], or None for all of it.
+    """
+    images = len(states)
+
+    def known(samples: Sequence[int]) -> Known:
+        chosen = [j % images for j in samples]
+        assert paint is not None
+        return Known(states[chosen], (~paint[chosen]).to(torch.float32).unsqueeze(1))
+
+    def noise_index(j: int) -> int:
+        return j // images
+
+    return Given(
+        start=None if edit.strength is None else _noised(settings, model, states),
+        known=None if paint is None else known,
+        noise_index=noise_index,
+    )
+
+
+def _noised(settings: Settings, model: Model, states: Tensor) -> Start:
+    """Return SDEdit's start (arXiv 2108.01073): the image at the plan's first noise level."""
+    images = len(states)
+    level = float(model.process.schedule.alpha_bar(settings.plan.t_from[0]))
+    signal, sigma = math.sqrt(level), math.sqrt(1 - level)
+
+    def start(samples: Sequence[int]) -> Tensor:
+        keys = [j // images for j in samples]
+        noise = settings.noise.normal(keys, model.process.shape, stream=Stream.INIT)
+        return signal * states[[j % images for j in samples]] + sigma * noise
+
+    return start
+
+
+def inpaint_task(
+    settings: Settings,
+    model: Model,
+    pictures: Sequence[Picture],
+    masks: Sequence[Mask] | None,
+    edit: Edit,
+    kind: str,
+) -> Task:
+    """Return the run that paints variants of pictures; one mask for each, or None."""
+    paint = None if masks is None else torch.from_numpy(np.stack(masks))
+    names = _names([picture.name for picture in pictures], kind)
+    return Task(
+        verb="inpaint",
+        given=inpaint_given(settings, model, as_states(pictures, model), paint, edit),
+        identity={
+            "verb": "inpaint",
+            "images": [picture.name for picture in pictures],
+            "images_sha256": fingerprint(*(picture.pixels for picture in pictures)),
+            "mask_sha256": None if masks is None else fingerprint(*masks),
+            "strength": edit.strength,
+        },
+        names=names if kind in IMAGE_FORMATS else None,
+        finish=_sheet(pictures, masks),
+    )
+
+
+def _names(stems: Sequence[str], kind: str) -> Callable[[int], str]:
+    def name(j: int) -> str:
+        return f"{stems[j % len(stems)]}-{j // len(stems):02d}.{kind}"
+
+    return name
+
+
+def _sheet(
+    pictures: Sequence[Picture], masks: Sequence[Mask] | None
+) -> Callable[[Path, Sink, range], list[str]]:
+    """Return what writes ``grid.png``: a row of input, mask and variants for every picture."""
+    images, before = len(pictures), 1 if masks is None else 2
+
+    def write(folder: Path, sink: Sink, indices: range) -> list[str]:
+        variants = min(len(indices) // images, MOST - before)
+        rows = min(images, max(1, MOST // (before + variants)))
+        tiles: list[Bytes] = []
+        for i in range(rows):
+            tiles.append(pictures[i].pixels)
+            if masks is not None:
+                white = np.uint8(255) * masks[i][..., None].astype(np.uint8)
+                tiles.append(np.broadcast_to(white, pictures[i].pixels.shape))
+            tiles += list(sink.pixels(indices[i::images][:variants]))
+        write_grid(folder / "grid.png", np.stack(tiles), before + variants)
+        return []
+
+    return write

@@ -1,0 +1,177 @@
+"""Interpolation between seeds, latents and images: a row, or a grid between four corners."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..noise import Noise
+from ..sampling.batch import Given
+from ..sampling.grid import write_grid
+from ..sampling.run import Task, load_init_noise
+from ..sampling.settings import Asked, Settings
+from ..sampling.sinks import Sink
+from ..weights.model import Model
+from . import slerp
+from .animation import write_animation
+from .encode import Codec, differences, make_codec, run_all
+from .pictures import Picture, as_states, fingerprint, read_picture
+from .settings import resolve_editing
+
+ROW, SQUARE = 11, 7  # frames from end to end by default; 11 is the original's number
+_LATENT = re.compile(r"^(?P<path>.+\.npy)(:(?P<which>\d+))?$", re.IGNORECASE)
+
+End = Tensor | Picture
+
+
+def read_end(text: str, model: Model, *, resize: bool = False) -> End:
+    """Return what an end of the interpolation is called: a seed, FILE.npy[:K], or an image.
+
+    A seed stands for the x_T of its sample 0.
+
+    Raises:
+        UsageError: a seed out of range, no such file, or one that does not fit the model.
+    """
+    if re.fullmatch(r"\d+", text):
+        return Noise(int(text)).normal([0], model.process.shape)[0]
+    latent = _LATENT.match(text)
+    if latent is None:
+        return read_picture(Path(text), model, resize=resize)
+    states = load_init_noise(Path(latent["path"]), model.process.shape, what="latents")
+    if latent["which"] is None and len(states) > 1:
+        raise UsageError(f"{text} holds {len(states)} latents; say which, as {text}:0")
+    which = int(latent["which"] or 0)
+    if which >= len(states):
+        raise UsageError(f"{text}: there are {len(states)} latents, counted from 0")
+    return torch.tensor(states[which], dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """The states between the ends, the settings to decode them, and the frames' layout."""
+
+    settings: Settings
+    states: Tensor
+    columns: int
+    pictures: dict[int, Picture]  # by the index of the frame that should show them again
+
+    @property
+    def tour(self) -> list[int]:
+        """The frames of the animation: there and back, or around the square's edge."""
+        n = self.columns
+        if len(self.states) == n:
+            return [*range(n), *range(n - 2, 0, -1)]
+        down, up = range(n - 1, n * n, n), range(n * (n - 1), 0, -n)
+        return [*range(n - 1), *down[:-1], *range(n * n - 1, n * (n - 1), -1), *up]
+
+
+def interpolation_settings(
+    asked: Asked, model: Model, *, pictures: bool, refine: int | None
+) -> tuple[Settings, Codec | None]:
+    """Return the settings of decoding, without noise unless asked for, and of encoding.
+
+    Raises:
+        UsageError: options out of range, or a way that images cannot be encoded for.
+    """
+    if pictures:
+        codec = make_codec(asked, model, refine)
+        return codec.down, codec
+    if refine is not None:
+        raise UsageError("--refine belongs to the encoding of images, and there is none")
+    solver = asked.solver or "ddim"
+    eta = 0.0 if asked.eta is None and solver == "ddim" else asked.eta
+    return resolve_editing(replace(asked, solver=solver, eta=eta), model), None
+
+
+def interpolate(
+    ends: Sequence[End],
+    frames: int,
+    model: Model,
+    settings: Settings,
+    encode: Callable[[Tensor], Tensor],
+) -> Interpolation:
+    """Return the interpolation between two ends, or over the square of four.
+
+    Args:
+        frames: from end to end, at least 2.
+        settings: how to decode; count and start index are set here.
+        encode: maps images [N, C, H, W] to latents.
+    """
+    places = [i for i, end in enumerate(ends) if isinstance(end, Picture)]
+    found = [end for end in ends if isinstance(end, Picture)]
+    corners = [end for end in ends if isinstance(end, Tensor)]
+    if found:
+        latents = encode(as_states(found, model))
+        for place, latent in zip(places, latents, strict=True):
+            corners.insert(place, latent)
+    if len(ends) == 2:
+        states, where = slerp.row(corners[0], corners[1], frames), [0, frames - 1]
+    else:
+        states = slerp.square(corners, frames)
+        where = [0, frames - 1, frames * (frames - 1), frames**2 - 1]
+    return Interpolation(
+        settings=replace(
+            settings, count=len(states), batch_size=min(settings.batch_size, len(states))
+        ),
+        states=states,
+        columns=frames,
+        pictures={where[place]: picture for place, picture in zip(places, found, strict=True)},
+    )
+
+
+def check_ends(count: int, frames: int | None) -> int:
+    """Return the number of frames from end to end for this many ends.
+
+    Raises:
+        UsageError: neither two ends nor four, or fewer frames than ends on a line.
+    """
+    if count not in (2, 4):
+        raise UsageError(f"interpolate between two ends or four corners, not {count}")
+    number = (ROW if count == 2 else SQUARE) if frames is None else frames
+    if number < 2:
+        raise UsageError(f"frames must be at least 2, the two ends, got {number}")
+    return number
+
+
+def interpolate_task(found: Interpolation, animation: str) -> Task:
+    """Return the run that decodes an interpolation; all frames share the noise of sample 0."""
+    results: dict[str, Any] = {}
+
+    def finish(folder: Path, sink: Sink, indices: range) -> list[str]:
+        write_grid(folder / "grid.png", sink.pixels(indices), found.columns)
+        name = f"animation.{animation}"
+        write_animation(folder / name, [folder / f"{i:06d}.png" for i in found.tour])
+        if found.pictures:
+            decoded = [sink.pixels(range(i, i + 1))[0] for i in found.pictures]
+            results["reconstruction_rms"] = differences(list(found.pictures.values()), decoded)
+        return [name]
+
+    return Task(
+        verb="interpolate",
+        given=Given(start=lambda samples: found.states[list(samples)], noise_index=lambda _: 0),
+        identity={
+            "verb": "interpolate",
+            "states_sha256": fingerprint(found.states.numpy()),
+            "columns": found.columns,
+            "animation": animation,
+        },
+        finish=finish,
+        results=results,
+    )
+
+
+def encoder(model: Model, codec: Codec | None, after_row: Any = None) -> Callable[[Tensor], Tensor]:
+    """Return the function that encodes images, for :func:`interpolate`."""
+
+    def encode(states: Tensor) -> Tensor:
+        assert codec is not None
+        return run_all(model, codec.up, states, after_row)
+
+    return encode

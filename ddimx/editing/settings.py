@@ -1,0 +1,47 @@
+"""Sampling settings as editing verbs resolve them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import UsageError
+from ..sampling.settings import Asked, Settings, resolve
+from ..weights.model import Model
+
+
+def resolve_editing(asked: Asked, model: Model) -> Settings:
+    """Resolve options as sampling does, but with no class unless one is named.
+
+    A mix of classes is what samples should show; a picture to be edited is of one kind, and the
+    model knows it from the pixels. Without a class there is nothing to guide towards, so that
+    guidance is then 1 unless it is asked for.
+
+    Raises:
+        UsageError: as :func:`ddimx.sampling.settings.resolve`.
+    """
+    if model.classes and asked.category is None:
+        asked = replace(asked, category="none")
+    if asked.category == "none" and asked.guidance is None:
+        asked = replace(asked, guidance=1.0)
+    return resolve(asked, model)
+
+
+def shortened(asked: Asked, model: Model, strength: float) -> Settings:
+    """Resolve options and keep the last ``strength`` of the steps, at least one.
+
+    Raises:
+        UsageError: a strength outside (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise UsageError(
+            f"strength must lie in (0, 1], got {strength:g}; 0 would return the image as it is"
+        )
+    settings = resolve_editing(asked, model)
+    times = np.unique(settings.plan.t_from)
+    kept = max(1, round(strength * len(times)))
+    if kept == len(times):
+        return settings
+    listed = replace(asked, timesteps=times[:kept].tolist(), steps=None, spacing=None)
+    return replace(resolve_editing(listed, model), notes=settings.notes)
