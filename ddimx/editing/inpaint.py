@@ -62,7 +62,13 @@ def inpaint_settings(
         if edit.jump is not None or edit.resample is not None:
             raise UsageError("--jump and --resample belong to a mask: without one nothing is known")
         return settings
-    return replace(settings, plan=_plan(settings, model, edit))
+    plan, notes = _plan(settings, model, edit), settings.notes
+    if edit.resample is None and plan is settings.plan:
+        notes = (
+            *notes,
+            f"plain replacement: {plan.label} in {len(plan)} rows allows no jumps back",
+        )
+    return replace(settings, plan=plan, notes=notes)
 
 
 def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:
