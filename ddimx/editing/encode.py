@@ -17,9 +17,9 @@ from ..data.transform import to_bytes
 from ..errors import UsageError
 from ..sampling.batch import Given, finish_batch
 from ..sampling.grid import MOST, write_grid
-from ..sampling.run import Task
 from ..sampling.settings import Asked, Settings
 from ..sampling.sinks import ArraySink, Sink
+from ..sampling.task import Task
 from ..solvers.executor import Step
 from ..solvers.inversion import REFINE, ddim_inversion
 from ..weights.model import Model

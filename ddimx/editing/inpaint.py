@@ -17,9 +17,9 @@ from ..noise import Stream
 from ..plan import Plan
 from ..sampling.batch import Given, Start
 from ..sampling.grid import MOST, write_grid
-from ..sampling.run import Task
 from ..sampling.settings import Asked, Settings
 from ..sampling.sinks import IMAGE_FORMATS, Sink
+from ..sampling.task import Task
 from ..solvers.executor import Known
 from ..solvers.repaint import RESAMPLE, default_jump, repaint
 from ..weights.model import Model
