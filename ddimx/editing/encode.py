@@ -17,9 +17,9 @@ from ..data.transform import to_bytes
 from ..errors import UsageError
 from ..sampling.batch import Given, finish_batch
 from ..sampling.grid import MOST, write_grid
-from ..sampling.run import Task
 from ..sampling.settings import Asked, Settings
 from ..sampling.sinks import ArraySink, Sink
+from ..sampling.task import Task
 from ..solvers.executor import Step
 from ..solvers.inversion import REFINE, ddim_inversion
 from ..weights.model import Model
@@ -49,6 +49,8 @@ def make_codec(asked: Asked, model: Model, refine: int | None = None) -> Codec:
     Raises:
         UsageError: another solver, noise, or options out of range.
     """
+    if asked.plan is not None:
+        raise UsageError("images are encoded by DDIM's inversion, not by a plan of its own")
     if asked.solver not in (None, "ddim"):
         raise UsageError(f"images are encoded by DDIM's inversion; solver {asked.solver} has none")
     if asked.eta:

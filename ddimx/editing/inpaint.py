@@ -17,9 +17,9 @@ from ..noise import Stream
 from ..plan import Plan
 from ..sampling.batch import Given, Start
 from ..sampling.grid import MOST, write_grid
-from ..sampling.run import Task
 from ..sampling.settings import Asked, Settings
 from ..sampling.sinks import IMAGE_FORMATS, Sink
+from ..sampling.task import Task
 from ..solvers.executor import Known
 from ..solvers.repaint import RESAMPLE, default_jump, repaint
 from ..weights.model import Model
@@ -62,7 +62,13 @@ def inpaint_settings(
         if edit.jump is not None or edit.resample is not None:
             raise UsageError("--jump and --resample belong to a mask: without one nothing is known")
         return settings
-    return replace(settings, plan=_plan(settings, model, edit))
+    plan, notes = _plan(settings, model, edit), settings.notes
+    if edit.resample is None and plan is settings.plan:
+        notes = (
+            *notes,
+            f"plain replacement: {plan.label} in {len(plan)} rows allows no jumps back",
+        )
+    return replace(settings, plan=plan, notes=notes)
 
 
 def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:

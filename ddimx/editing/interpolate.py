@@ -15,9 +15,10 @@ from ..errors import UsageError
 from ..noise import Noise
 from ..sampling.batch import Given
 from ..sampling.grid import write_grid
-from ..sampling.run import Task, load_init_noise
+from ..sampling.run import load_init_noise
 from ..sampling.settings import Asked, Settings
 from ..sampling.sinks import Sink
+from ..sampling.task import Task
 from ..weights.model import Model
 from . import slerp
 from .animation import write_animation

@@ -18,9 +18,9 @@ from ..errors import UsageError
 from ..files import whole_file
 from ..plan import Plan
 from ..sampling.grid import MOST, write_grid
-from ..sampling.run import Task
 from ..sampling.settings import Settings
 from ..sampling.sinks import ImageSink, as_image
+from ..sampling.task import Task
 from ..solvers.executor import Step
 from ..weights.model import Model
 from .animation import evenly, write_animation

@@ -38,10 +38,12 @@ def shortened(asked: Asked, model: Model, strength: float) -> Settings:
         raise UsageError(
             f"strength must lie in (0, 1], got {strength:g}; 0 would return the image as it is"
         )
+    if asked.solver == "auto" or asked.plan is not None:
+        raise UsageError("strength walks a part of the plan; name a solver, no plan and not auto")
     settings = resolve_editing(asked, model)
     times = np.unique(settings.plan.t_from)
     kept = max(1, round(strength * len(times)))
     if kept == len(times):
         return settings
-    listed = replace(asked, timesteps=times[:kept].tolist(), steps=None, spacing=None)
+    listed = replace(asked, timesteps=times[:kept].tolist(), steps=None, nfe=None, spacing=None)
     return replace(resolve_editing(listed, model), notes=settings.notes)

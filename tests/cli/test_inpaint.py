@@ -139,6 +139,13 @@ def test_one_pass_is_plain_replacement(tiny_model, tmp_path, pixels):
     assert "RePaint" not in record["plan"]["label"]
 
 
+def test_where_no_jump_is_possible_it_says_so(tiny_model, tmp_path, pixels):
+    options = ("--mask", "center", "--steps", 1, "-n", 1)
+    done = edited("inpaint", tiny_model, "a.png", *options)
+    assert "note: plain replacement: ddim, eta 0 in 1 rows allows no jumps" in done.err
+    assert "note" not in edited("inpaint", tiny_model, "a.png", *options, "--resample", 1).err
+
+
 def test_no_class_is_the_default_and_a_class_can_be_named(tiny_model, tmp_path, pixels):
     edited("inpaint", tiny_model, "a.png", "--mask", "center", "-n", 1, "-o", "none")
     assert manifest_of(tmp_path / "none")["identity"]["category"] == "none"

@@ -75,6 +75,8 @@ def test_interpolate_is_what_the_verb_writes(model, tiny_model, tmp_path):
 def test_what_does_not_fit_is_refused(model, image):
     for call, message in (
         (lambda: ddimx.inpaint(model, image), "give a mask of what to paint, or a strength"),
+        (lambda: ddimx.inpaint(model, image, strength=0.5, solver="auto"), "name a solver"),
+        (lambda: ddimx.encode(model, image[None], plan="plan.json"), "inversion, not by a plan"),
         (lambda: ddimx.inpaint(model, image[:, :4], MASK), r"image has shape \(3, 4, 8\)"),
         (lambda: ddimx.inpaint(model, image, MASK[:4]), r"mask is torch.bool \(4, 8\)"),
         (lambda: ddimx.inpaint(model, image, MASK.float()), "mask is torch.float32"),
