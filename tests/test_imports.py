@@ -23,7 +23,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"sampling", "training"},
-    {"api", "about", "evaluation"},
+    {"api", "about", "evaluation", "integrations"},
     {"cli"},
     {"__init__", "__main__"},
 ]
