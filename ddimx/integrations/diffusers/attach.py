@@ -37,6 +37,8 @@ def attach(
     ours: DDIMScheduler = DDIMScheduler.from_config(theirs.config, **{**unsaid, **changes})
     ours.use_seed(seed, samples)
     pipe.scheduler = ours
+    # What save_pretrained writes: a pipeline that everyone can load, with or without ddimx.
+    pipe.register_to_config(scheduler=("diffusers", "DDIMScheduler"))
     return ours
 
 
