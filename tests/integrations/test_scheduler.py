@@ -102,7 +102,7 @@ def test_a_whole_run_is_diffusers_own_in_float32():
 
 
 def leads(one, t, to, x, out):
-    """Whether a step goes from t to the noise level of ``to`` (-1: clean), by the paper's formula."""
+    """Whether a step goes from t to the noise level of ``to`` (-1: clean), by equation 12."""
     table = torch.cat([torch.ones(1).double(), exact(clip_sample=False).alphas_cumprod])
     now, then = table[t + 1], table[to + 1]
     x0 = (x - (1 - now).sqrt() * out) / now.sqrt()

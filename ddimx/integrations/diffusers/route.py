@@ -74,7 +74,7 @@ class Route:
 
     @classmethod
     def of(
-        cls, config: Mapping[str, Any], steps: int | None, timesteps: Sequence[int] | None
+        cls, config: Mapping[str, Any], steps: int | None, timesteps: Sequence[float] | None
     ) -> Route:
         """Lay out a run of so many steps, or over an explicit list of timesteps.
 

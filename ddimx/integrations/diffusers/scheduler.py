@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ...kernels.update import Extras, update
 from ...noise import Noise, Stream
+from ...plan import Plan
 from .route import Route
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -69,7 +70,7 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
+        timesteps: Sequence[float] | None = None,
     ) -> None:
         """Choose the times to visit: a number of steps in the configured spacing, or a list.
 
@@ -82,6 +83,17 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
         self._tables: dict[Any, _Table] = {}
         self.num_inference_steps = len(self._route.times)
         self.timesteps = torch.tensor(self._route.times, dtype=torch.int64, device=device)
+
+    def plan(self, eta: float = 0.0) -> Plan:
+        """Return the table of the run that ``set_timesteps`` has laid out, without its clip.
+
+        Raises:
+            UsageError: eta out of range.
+            ValueError: no timesteps yet.
+        """
+        if self._route is None:
+            raise ValueError("call set_timesteps first")
+        return self._route.plan(float(eta))
 
     def step(
         self,
