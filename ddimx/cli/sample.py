@@ -14,7 +14,6 @@ from ..errors import UsageError
 from . import options
 
 if TYPE_CHECKING:
-    from ..plan import Plan
     from ..progress import Progress
     from ..sampling.run import SampleRequest
 
@@ -171,6 +170,7 @@ def sample(
     from ..progress import Progress
     from ..signals import polite_stop
     from .output import print_json
+    from .preview import preview, show_plan
 
     asked, folder = _asked(given, resume, out)
     with Progress(quiet=quiet) as progress:
@@ -183,14 +183,14 @@ def sample(
                 asked, folder, overwrite=overwrite, device=device, offline=offline
             )
             if explain:
-                _show_plan(table, as_json=json_output)
+                show_plan(table, as_json=json_output)
                 return
         else:
             request = _request(asked, folder, overwrite, device, offline, progress)
             for note in request.settings.notes:
                 progress.say(f"note: {note}")
             if explain or dry_run:
-                _preview(request, costs_too=dry_run, as_json=json_output)
+                preview(request, costs_too=dry_run, as_json=json_output)
                 return
             from ..sampling.run import run
 
@@ -271,45 +271,6 @@ def _request(
         command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
-
-
-def _show_plan(plan: Plan, *, as_json: bool) -> None:
-    from rich.console import Console
-
-    from ..sampling.explain import plan_table
-    from .output import print_json
-
-    if as_json:
-        print_json({"plan": plan.to_json()})
-        return
-    console, table = Console(), plan_table(plan)
-    # As wide as it is: a table that is fitted to 80 columns loses its digits.
-    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
-
-
-def _preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
-    from rich.console import Console
-
-    from ..sampling.explain import costs
-    from .output import print_json
-
-    plan = request.settings.plan
-    spent = costs(request.model, request.settings) if costs_too else None
-    if as_json and spent is not None:
-        print_json({"plan": plan.to_json(), "costs": spent})
-        return
-    _show_plan(plan, as_json=as_json)
-    if spent is not None:
-        Console().print(
-            f"{spent['count']} samples in batches of {spent['batch_size']}: "
-            f"{spent['forward_passes_per_sample']} forward passes each, about "
-            f"{spent['memory_bytes'] / 1e6:,.0f} MB and {spent['estimated_seconds']:g} s on "
-            f"{request.model.device}, {request.model.precision.name}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def _summary(progress: Progress, record: dict[str, Any], where: Path) -> None:
