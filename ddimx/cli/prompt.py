@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,12 @@ def prompt_work(
     """Load the pipeline, resolve what is asked of it, and return the run and its plan.
 
     Raises:
-        UsageError: an option that has no meaning with a prompt, a value out of range, or a model
-            that draws without a text.
+        UsageError: an option that has no meaning with a prompt, a value out of range, a model that
+            draws without a text, or a package that is missing.
         DdimxError: a pipeline that cannot be loaded.
     """
     _check_options(asked)
+    _check_packages()
     from ..noise import Noise
     from ..sampling.sinks import FORMATS
     from .parse import clip_value, one_of, times
@@ -73,6 +75,12 @@ def prompt_work(
         asked=asked,
     )
     return partial(run_prompt, request), request.plan()
+
+
+def _check_packages() -> None:
+    for package in ("diffusers", "transformers", "huggingface_hub"):
+        if find_spec(package) is None:
+            raise UsageError(f"--prompt needs {package}: pip install 'ddimx[hub]'")
 
 
 def _check_options(asked: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,9 @@ def load_text_model(
     """Load a text-to-image pipeline from a folder or the Hugging Face hub; safetensors only.
 
     Raises:
-        UsageError: a model that draws without a text, an unknown one, or a package that is missing.
+        UsageError: a model that draws without a text, or an unknown one.
         DdimxError: a download that failed, or parts that cannot be loaded or sampled.
     """
-    for package in ("transformers", "huggingface_hub"):
-        if find_spec(package) is None:
-            raise UsageError(f"--prompt needs {package}: pip install 'ddimx[hub]'")
     folder = _folder(name, offline)
     where = choose_device(device)
     precision = choose_precision(dtype, where)
