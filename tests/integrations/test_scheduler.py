@@ -286,3 +286,19 @@ def test_steps_that_cannot_be_taken_are_refused():
         ours.step(x, 900, x, eta=1.5)
     with pytest.raises(ValueError, match="out has shape"):
         ours.step(torch.cat([x, x], dim=1), 900, x)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "name", ["defaults", "stable-diffusion", "zero-terminal-snr", "thresholding"]
+)
+def test_a_gpu_takes_the_same_steps(name):
+    """float32 beside float64: 4 roundings of values up to 5, enlarged by at most 157."""
+    ours = DDIMScheduler(**CONFIGS[name])
+    ours.set_timesteps(10, device="cuda")
+    ours.use_seed(3, [8, 9])
+    for i, t in enumerate(ours.timesteps):
+        x, out = random(2 * i).clamp(-5, 5), random(2 * i + 1).clamp(-5, 5)
+        expected = ours.step(out, int(t), x, eta=0.5).prev_sample
+        found = ours.step(out.float().cuda(), t, x.float().cuda(), eta=0.5).prev_sample
+        assert (found.double().cpu() - expected).abs().max() < 4 * 5 * 157 * 2**-24
