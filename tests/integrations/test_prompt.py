@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from importlib.util import find_spec
 
 import diffusers
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from ddimx.cli.prompt import prompt_work
 from ddimx.noise import Noise, Stream
+from ddimx.progress import Progress
+from ddimx.signals import Stop
 from tests.integrations import SIZE, STABLE_DIFFUSION
 from tests.sampling import (
     image_names,
@@ -90,6 +94,37 @@ def test_a_run_is_continued_extended_and_protected(text_folder, tmp_path):
     assert "holds a different run (prompt: an astronaut riding a horse -> a horse" in other.err
     sampled(text_folder, "--prompt", "a horse", "-n", 1, "--out", "out", "--overwrite")
     assert names_in(folder) == ["000000.png", "grid.png", "manifest.json"]
+
+
+class Impatient(Progress):
+    """Asks to stop at the fifth step: the second of the second image."""
+
+    def __init__(self, stop):
+        super().__init__(quiet=True)
+        self.stop_flag, self.seen = stop, 0
+
+    def advance(self, count=1, note=""):
+        self.seen += count
+        if self.seen == 5:
+            self.stop_flag.signal = signal.SIGTERM
+
+
+def test_a_run_that_was_interrupted_goes_on(text_folder, tmp_path):
+    stop, folder = Stop(), tmp_path / "out"
+    asked = {"model": str(text_folder), "prompt": PROMPT[1], "steps": 3, "count": 3}
+    asked["dtype"] = "fp32"
+    work, _ = prompt_work(asked, folder, overwrite=False, device="cpu", offline=True)
+    progress = Impatient(stop)
+    record, _ = work(stop, progress)
+    assert progress.seen == 5
+    assert record["status"] == manifest_of(folder)["status"] == "interrupted"
+    assert names_in(folder) == ["000000.png", "manifest.json"]
+    before = state_of(folder)["000000.png"]
+    done = invoke("sample", "--resume", folder, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert manifest_of(folder)["status"] == "complete"
+    assert names_in(folder) == [*image_names(range(3)), "grid.png", "manifest.json"]
+    assert state_of(folder)["000000.png"] == before
 
 
 def test_settings_of_the_scheduler(text_folder, tmp_path):

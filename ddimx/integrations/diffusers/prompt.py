@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ...sampling import manifest
 from ...sampling.grid import MOST, write_grid
 from ...sampling.run import clear
 from ...sampling.sinks import ARRAY_FORMATS, Sink, open_sink
-from ...signals import Stop
+from ...signals import Interrupted, Stop
 from .request import PromptRequest, record_of
 
 
@@ -107,8 +108,8 @@ def _draw(
             sink.write(batch, draw_images(request, batch, on_step), None)
             if stop:
                 break
-    except _Stopped:
-        pass
+    except (_Stopped, Interrupted):
+        stop.signal = stop.signal or signal.SIGINT
     finally:
         progress.stop()
         record["seconds"] = round(before + time.perf_counter() - begun, 3)
