@@ -34,7 +34,8 @@ CONFIGS = {
     "zero-terminal-snr": LATENT_ZSNR,
     "zero-terminal-snr, x0": {**LATENT_ZSNR, "prediction_type": "sample"},
     "x0": {"prediction_type": "sample", "clip_sample_range": 0.5},
-    "thresholding": {"thresholding": True, "sample_max_value": 1.5},
+    # Thresholding takes the place of the clip.
+    "thresholding": {"thresholding": True, "sample_max_value": 1.5, "clip_sample_range": 0.3},
     "trailing": {"timestep_spacing": "trailing", "clip_sample": False},
     "given betas": {"trained_betas": np.linspace(1e-4, 0.03, 1000).tolist(), "clip_sample": False},
 }
