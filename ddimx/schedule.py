@@ -64,6 +64,19 @@ def betas(name: str, start: float, end: float, steps: int) -> Array:
     return table
 
 
+def zero_terminal_snr(betas: Array) -> Array:
+    """Return the betas changed so that alpha_bar ends at 0: arXiv 2305.08891, algorithm 1.
+
+    sqrt(alpha_bar) is shifted and scaled so that its first value stays and its last one is 0.
+    The last beta becomes 1.
+    """
+    signal = np.sqrt(np.cumprod(1.0 - betas))
+    scaled = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    alpha_bar = np.concatenate([[1.0], scaled**2])
+    changed: Array = 1.0 - alpha_bar[1:] / alpha_bar[:-1]
+    return changed
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A forward process with ``T`` discrete steps. ``betas``: float64 [T], each in (0, 1]."""

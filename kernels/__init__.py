@@ -1,10 +1,21 @@
 """One folder per fused operation; imported as ``ddimx.kernels`` and by no other name.
 
-Imported under a second name every operator would be registered twice, so that is refused here.
+Under a second name every operator would be registered twice, so nothing is to be had there. The
+name itself can be imported: Hugging Face's transformers looks in a package called ``kernels`` for a
+version, and in the root of a checkout it finds this one.
 """
 
+from __future__ import annotations
+
+from typing import NoReturn
+
 if __name__ != "ddimx.kernels":
-    raise ImportError(
-        f"import this package as 'ddimx.kernels', not as '{__name__}': "
-        "a second name would register every operator twice"
-    )
+    __path__ = []
+
+    def __getattr__(name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ImportError(
+            f"import this package as 'ddimx.kernels', not as '{__name__}': "
+            "a second name would register every operator twice"
+        )

@@ -23,7 +23,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"sampling", "training"},
-    {"api", "about", "editing", "evaluation"},
+    {"api", "about", "editing", "evaluation", "integrations"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -151,8 +151,15 @@ def test_the_packages_names_are_there_when_asked_for():
 def test_kernels_cannot_be_imported_under_a_second_name(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    package = importlib.import_module("kernels")
+    monkeypatch.setitem(sys.modules, "kernels", package)  # so that it is removed again
+    assert Path(package.__file__).parent == ROOT / "kernels"
     with pytest.raises(ImportError, match=r"import this package as 'ddimx\.kernels', not as 'ker"):
-        importlib.import_module("kernels")
+        _ = package.update
+    with pytest.raises(ImportError, match=r"kernels\.update"):
+        importlib.import_module("kernels.update")
+    # What transformers asks of any package of this name that it finds.
+    assert getattr(package, "__version__", None) is None
 
 
 @pytest.fixture

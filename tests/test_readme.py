@@ -80,7 +80,7 @@ def test_every_command_is_understood(command):
 
 def test_the_python_example_runs(tiny_model, monkeypatch, capsys):
     """Run the example with the tiny model in place of the shipped one."""
-    (code,) = [block for language, block in BLOCKS if language == "python"]
+    code, *_ = [block for language, block in BLOCKS if language == "python"]
     load = ddimx.load_model
     monkeypatch.setattr(ddimx, "load_model", lambda name: load(tiny_model), raising=False)
     values = {}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ddimx.config import DiffusionConfig
 from ddimx.errors import UsageError
-from ddimx.schedule import CLEAN, Schedule, betas
+from ddimx.schedule import CLEAN, Schedule, betas, zero_terminal_snr
 
 START, END = 1e-4, 0.02
 LENGTHS = (1000, 37)
@@ -137,3 +137,15 @@ def test_a_process_of_one_step():
 def test_a_time_outside_the_process_is_refused(t):
     with pytest.raises(ValueError, match=r"t must lie in \[-1, 49\]"):
         linear(50).alpha_bar(t)
+
+
+def test_zero_terminal_snr_maps_the_signal_linearly_to_end_at_0():
+    """Algorithm 1 of arXiv 2305.08891: sqrt(alpha_bar) keeps its first value and ends at 0."""
+    before = Schedule(betas("scaled_linear", 0.00085, 0.012, 1000))
+    after = Schedule(zero_terminal_snr(before.betas))
+    old, new = np.sqrt(before.alpha_bars[1:]), np.sqrt(after.alpha_bars[1:])
+    assert new[-1] == 0
+    assert after.betas[-1] == 1
+    assert new[0] == pytest.approx(old[0], rel=1e-15)
+    # One straight line through all of it: a product of 1000 factors, 1e-13.
+    np.testing.assert_allclose(new / new[0], (old - old[-1]) / (old[0] - old[-1]), atol=1e-13)

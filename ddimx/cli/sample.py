@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ REMEMBERED = (
     "plan",
     "clip",
     "guidance",
+    "prompt",
     "category",
     "seed",
     "start_index",
@@ -46,6 +48,12 @@ REMEMBERED = (
 def sample(
     model: options.Model = None,
     config: options.ModelConfig = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Draw this with a text-to-image pipeline (folder or hub id)."
+        ),
+    ] = None,
     steps: options.Steps = None,
     nfe: Annotated[
         int | None,
@@ -155,24 +163,40 @@ def sample(
       ddimx sample --solver ddpm --steps 1000 --seed 3 --out runs/ddpm
 
       ddimx sample --explain --steps 10 --spacing quad
+
+      ddimx sample --model FOLDER_OR_ID --prompt "an astronaut riding a horse" -n 2
     """
     given = {name: value for name, value in locals().items() if name in REMEMBERED}
     from ..progress import Progress
     from ..signals import polite_stop
     from .output import print_json
+    from .preview import preview, show_plan
 
     asked, folder = _asked(given, resume, out)
     with Progress(quiet=quiet) as progress:
-        request = _request(asked, folder, overwrite, device, offline, progress)
-        for note in request.settings.notes:
-            progress.say(f"note: {note}")
-        if explain or dry_run:
-            _preview(request, costs_too=dry_run, as_json=json_output)
-            return
-        with polite_stop() as stop:
+        if "prompt" in asked:
+            from .prompt import prompt_work
+
+            if dry_run:
+                raise UsageError("--dry-run: not for a run with --prompt")
+            work, table = prompt_work(
+                asked, folder, overwrite=overwrite, device=device, offline=offline
+            )
+            if explain:
+                show_plan(table, as_json=json_output)
+                return
+        else:
+            request = _request(asked, folder, overwrite, device, offline, progress)
+            for note in request.settings.notes:
+                progress.say(f"note: {note}")
+            if explain or dry_run:
+                preview(request, costs_too=dry_run, as_json=json_output)
+                return
             from ..sampling.run import run
 
-            record, where = run(request, stop, progress)
+            work = partial(run, request)
+        with polite_stop() as stop:
+            record, where = work(stop, progress)
         if json_output:
             print_json({"folder": str(where), **record})
         if record["status"] == "interrupted":
@@ -247,33 +271,6 @@ def _request(
         command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
-
-
-def _preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
-    from rich.console import Console
-
-    from ..sampling.explain import costs, plan_table
-    from .output import print_json
-
-    plan = request.settings.plan
-    spent = costs(request.model, request.settings) if costs_too else None
-    if as_json:
-        print_json({"plan": plan.to_json(), **({"costs": spent} if spent else {})})
-        return
-    console, table = Console(), plan_table(plan)
-    # As wide as it is: a table that is fitted to 80 columns loses its digits.
-    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
-    if spent is not None:
-        console.print(
-            f"{spent['count']} samples in batches of {spent['batch_size']}: "
-            f"{spent['forward_passes_per_sample']} forward passes each, about "
-            f"{spent['memory_bytes'] / 1e6:,.0f} MB and {spent['estimated_seconds']:g} s on "
-            f"{request.model.device}, {request.model.precision.name}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def _summary(progress: Progress, record: dict[str, Any], where: Path) -> None:

@@ -261,7 +261,7 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
         raise UsageError(f"--out {folder} is a file")
     before = manifest.read(folder) if folder.is_dir() else None
     if request.overwrite:
-        _clear(folder, before)
+        clear(folder, before)
         before = None
     elif before is not None:
         manifest.check_same(folder, before, _identity(request, start), request.settings.count)
@@ -287,7 +287,7 @@ def _check_extension(request: SampleRequest, folder: Path, before: dict[str, Any
         )
 
 
-def _clear(folder: Path, before: dict[str, Any] | None) -> None:
+def clear(folder: Path, before: dict[str, Any] | None) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     remove_parts(folder)
     if before is None:

@@ -7,13 +7,18 @@ import numpy as np
 from ..config import Prediction
 from ..errors import UsageError
 from ..plan import Plan
-from ..schedule import Schedule
+from ..schedule import CLEAN, Schedule
 from ..timesteps import Times
 from .rows import one_evaluation_rows
 
 
 def ddim(
-    schedule: Schedule, times: Times, *, prediction: Prediction = "epsilon", eta: float = 0.0
+    schedule: Schedule,
+    times: Times,
+    *,
+    prediction: Prediction = "epsilon",
+    eta: float = 0.0,
+    final: float = CLEAN,
 ) -> Plan:
     """Return the plan of DDIM (arXiv 2010.02502, equations 12 and 16) from ``times[-1]`` to clean.
 
@@ -27,13 +32,14 @@ def ddim(
         times: ascending float64 [n] in [0, T - 1]; the plan visits them downwards, then -1.
         prediction: what the network predicts.
         eta: in [0, 1].
+        final: where the last row goes; clean data unless a model was made for something else.
 
     Raises:
         UsageError: eta outside [0, 1].
     """
     if not 0.0 <= eta <= 1.0:
         raise UsageError(f"eta must lie in [0, 1], got {eta}")
-    rows = one_evaluation_rows(schedule, times, prediction)
+    rows = one_evaluation_rows(schedule, times, prediction, final)
     ab, ab_to = rows.alpha_bar, rows.alpha_bar_to
     sigma = eta * np.sqrt((1 - ab_to) / (1 - ab)) * np.sqrt(1 - ab / ab_to)
     direction = np.sqrt(np.maximum(1 - ab_to - sigma**2, 0.0))

@@ -76,10 +76,12 @@ class Rows:
         )
 
 
-def one_evaluation_rows(schedule: Schedule, times: Times, prediction: Prediction) -> Rows:
-    """Lay out rows from the largest of the ascending ``times`` down to clean data, y being x."""
+def one_evaluation_rows(
+    schedule: Schedule, times: Times, prediction: Prediction, final: float = CLEAN
+) -> Rows:
+    """Lay out rows from the largest of the ascending ``times`` down to ``final``, y being x."""
     t = times[::-1].copy()
-    return Rows(schedule, t, t, np.append(t[1:], CLEAN), prediction)
+    return Rows(schedule, t, t, np.append(t[1:], final), prediction)
 
 
 def check_order(name: str, order: int, most: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import __version__
 from ..config import Config
 from ..config_file import validate
-from ..errors import DdimxError
+from ..errors import DdimxError, UsageError
 from ..files import whole_folder, write_json
 from ..models.unet import UNet
 from .architecture import Architecture
@@ -44,12 +44,26 @@ def is_diffusers_folder(path: Path) -> bool:
     )
 
 
+def draws_from_text(path: Path) -> bool:
+    """Return whether a pipeline's folder has a text encoder.
+
+    Raises:
+        DdimxError: a damaged ``model_index.json``.
+    """
+    if not (path / "model_index.json").is_file():
+        return False
+    index = _json(path / "model_index.json")
+    encoders = [value for name, value in index.items() if name.startswith("text_encoder")]
+    return any(isinstance(value, list) and value and value[0] for value in encoders)
+
+
 def read_folder(path: Path, which: Which | None = None) -> Found:
     """Read a folder with ``unet/`` and ``scheduler/``, or with their files in it directly.
 
     Raises:
         DdimxError: a file that is missing or damaged, or settings that cannot be represented.
-        UsageError: a wish for one set of weights where the folder does not say which it holds.
+        UsageError: a wish for one set of weights where the folder does not say which it holds, or
+            a pipeline that draws from a text.
     """
     architecture, other = _unet_settings(path)
     config, info, taken = _read_ours(path)
@@ -168,6 +182,11 @@ def _unet_folder(path: Path) -> Path:
 
 
 def _unet_settings(path: Path) -> tuple[Architecture, dict[str, Any]]:
+    if draws_from_text(path):
+        raise UsageError(
+            f"{path}: this is a text-to-image pipeline; it draws from a text only: "
+            'ddimx sample --model ... --prompt "..."'
+        )
     file = _unet_folder(path) / "config.json"
     settings = _json(file)
     kind = settings.get("_class_name")

@@ -29,7 +29,7 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
 OF_DDIM: dict[str, Any] = {"set_alpha_to_one": True}
 OF_DDPM: dict[str, Any] = {"variance_type": "fixed_small"}
 _CLASSES = ("DDIMScheduler", "DDPMScheduler")
-_BETAS = {
+BETAS = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "cosine",
@@ -43,7 +43,7 @@ _BETAS_THERE = {
     "scaled_linear": "scaled_linear",
     "cosine": "squaredcos_cap_v2",
 }
-_PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _VARIANCES = {
     "fixed_small": "fixedsmall",
     "fixed_small_log": "fixedsmall",
@@ -80,11 +80,11 @@ def read_scheduler(settings: Mapping[str, Any], label: str) -> Scheduler:
     variance = values.get("variance_type")
     return Scheduler(
         diffusion={
-            "beta_schedule": _BETAS[values["beta_schedule"]],
+            "beta_schedule": BETAS[values["beta_schedule"]],
             "beta_start": values["beta_start"],
             "beta_end": values["beta_end"],
             "num_diffusion_timesteps": values["num_train_timesteps"],
-            "prediction": _PREDICTIONS[values["prediction_type"]],
+            "prediction": PREDICTIONS[values["prediction_type"]],
         },
         model={"var_type": _VARIANCES[variance]} if variance else {},
         sampling=_sampling(values),
@@ -104,7 +104,7 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
             f"{label}: diffusers' DDIMScheduler has no diffusion.beta_schedule "
             f"{diffusion.beta_schedule}"
         )
-    there = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    there = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     spacing = sampling.spacing if sampling.spacing in ("linspace", "trailing") else "leading"
     return {
         "_class_name": "DDIMScheduler",
@@ -129,7 +129,7 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("rescale_betas_zero_snr is True; the schedule cannot be rescaled")
     if not isinstance(values["clip_sample_range"], int | float):
         problems.append(f"clip_sample_range is {values['clip_sample_range']!r}, not a number")
-    tables = {"beta_schedule": _BETAS, "prediction_type": _PREDICTIONS}
+    tables = {"beta_schedule": BETAS, "prediction_type": PREDICTIONS}
     if "variance_type" in values:
         tables["variance_type"] = _VARIANCES
     return problems + [

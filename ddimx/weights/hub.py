@@ -41,16 +41,21 @@ def from_hub(name: str, *, offline: bool) -> Path:
             f"'{name}' is no path; as an id of the Hugging Face hub it needs huggingface_hub: "
             "pip install 'ddimx[hub]'"
         )
-    check_settings(_snapshot(name, _SETTINGS, offline))
+    check_settings(snapshot(name, _SETTINGS, offline))
     for kind in ("safetensors", "bin"):
         weights = [f"{place}diffusion_pytorch_model.{kind}" for place in ("", "unet/")]
-        folder = _snapshot(name, [*_SETTINGS, *weights], offline)
+        folder = snapshot(name, [*_SETTINGS, *weights], offline)
         if weights_of(folder):
             break
     return folder
 
 
-def _snapshot(name: str, patterns: list[str], offline: bool) -> Path:
+def snapshot(name: str, patterns: list[str], offline: bool) -> Path:
+    """Return the local copy of those files of a model that fit the patterns.
+
+    Raises:
+        DdimxError: no such model, or no network.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -1,0 +1,150 @@
+"""Text-to-image pipelines: found, checked and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from ...device import Precision, choose_device, choose_precision, forbid_tf32
+from ...errors import DdimxError, UsageError
+from ...files import sha256_file
+from ...weights.diffusers_folder import draws_from_text
+from ...weights.hub import is_hub_id, snapshot
+from ...weights.registry import NAMES
+from ...weights.source import find_model
+
+
+@dataclass(frozen=True, eq=False)
+class TextModel:
+    """A pipeline ready to draw from a text, and where it came from.
+
+    Attributes:
+        pipe: a diffusers pipeline whose network is a UNet.
+        sha256: over the weights of all its parts.
+    """
+
+    pipe: Any
+    name: str
+    sha256: str
+    device: torch.device
+    precision: Precision
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's latents, [C, H, W], at the size the model was trained for."""
+        settings = self.pipe.unet.config
+        size = settings.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return settings.in_channels, height, width
+
+    def takes(self, name: str) -> bool:
+        """Return whether the pipeline's call has a parameter of this name."""
+        return name in inspect.signature(self.pipe.__call__).parameters
+
+    def default(self, name: str, otherwise: float) -> float:
+        """Return the default of a numeric parameter of the pipeline's call."""
+        if not self.takes(name):
+            return otherwise
+        return float(inspect.signature(self.pipe.__call__).parameters[name].default)
+
+
+def load_text_model(
+    name: str, *, device: str = "auto", dtype: str = "auto", offline: bool = False
+) -> TextModel:
+    """Load a text-to-image pipeline from a folder or the Hugging Face hub; safetensors only.
+
+    Raises:
+        UsageError: a model that draws without a text, or an unknown one.
+        DdimxError: a download that failed, or parts that cannot be loaded or sampled.
+    """
+    folder = _folder(name, offline)
+    where = choose_device(device)
+    precision = choose_precision(dtype, where)
+    if dtype == "fp32":
+        forbid_tf32()
+    pipe = _loaded(folder)
+    _check(pipe, folder)
+    return TextModel(pipe.to(where, precision.dtype), name, _sha256(folder), where, precision)
+
+
+def _folder(name: str, offline: bool) -> Path:
+    """Return the local folder of a text-to-image pipeline, downloading it where it has an id."""
+    if name in NAMES:
+        raise _unconditional(name)
+    if not is_hub_id(name):
+        path = find_model(name)
+        if not (path.is_dir() and draws_from_text(path)):
+            raise _unconditional(name)
+        return path
+    if not draws_from_text(snapshot(name, ["model_index.json"], offline)):
+        raise _unconditional(name)
+    try:
+        found = diffusers.DiffusionPipeline.download(
+            name, use_safetensors=True, local_files_only=offline
+        )
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"'{name}' cannot be had from the hub: {_first_line(error)}") from None
+    return Path(found)
+
+
+def _unconditional(name: str) -> UsageError:
+    return UsageError(
+        f"--prompt: model '{name}' draws without a text; give a text-to-image pipeline's folder or "
+        "hub id with --model, or leave --prompt away"
+    )
+
+
+def _loaded(folder: Path) -> Any:
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, ImportError, AttributeError, RuntimeError) as error:
+        raise DdimxError(f"{folder}: the pipeline cannot be loaded: {_first_line(error)}") from None
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _check(pipe: Any, folder: Path) -> None:
+    kind = type(pipe).__name__
+    if type(getattr(pipe, "unet", None)).__name__ != "UNet2DConditionModel":
+        raise DdimxError(f"{folder}: the network of {kind} is no UNet2DConditionModel")
+    parameters = inspect.signature(pipe.__call__).parameters
+    lacking = [name for name in ("prompt", "latents") if name not in parameters]
+    if lacking:
+        raise DdimxError(f"{folder}: {kind} takes no {' and no '.join(lacking)}")
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_KEYWORD
+        and name != "prompt"
+    ]
+    if needed or "image" in parameters:
+        raise DdimxError(f"{folder}: {kind} draws from more than a text ({needed or 'image'})")
+
+
+def _sha256(folder: Path) -> str:
+    """Return a hash over the weights of the pipeline's parts and their settings."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    files = [p for part in sorted(index) for p in sorted((folder / part).rglob("*"))]
+    chosen = [p for p in files if p.suffix in {".safetensors", ".json", ".txt"}]
+    lines = [f"{p.relative_to(folder).as_posix()} {sha256_file(p)}\n" for p in chosen]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
