@@ -32,6 +32,11 @@ SHOWN = {
         "--batch-size", "--config", "--weights", "--offline", "--device", "--dtype", "--json",
         "--quiet",
     ],
+    "evaluate nll": [
+        "--model", "--data", "--split", "--count", "--terms", "--flow-steps", "--probes",
+        "--variance", "--clip", "--seed", "--out", "--overwrite", "--batch-size", "--config",
+        "--weights", "--offline", "--device", "--dtype", "--json", "--quiet",
+    ],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
 }  # fmt: skip
