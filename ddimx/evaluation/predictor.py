@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,12 +46,12 @@ class Predictor:
             return out
         ab = self._schedule.alpha_bar(np.array([t]))
         r, s, u, w = (float(c[0]) for c in output_coefficients(ab, self._prediction))
-        signal, sigma = float(ab[0]) ** 0.5, float(1 - ab[0]) ** 0.5
+        signal, sigma = math.sqrt(ab[0]), math.sqrt(1 - ab[0])
         return (signal * u - sigma * r) * x + (signal * w - sigma * s) * out
 
     def _network(self, x: Tensor, t: Tensor) -> Tensor:
         y = x.to(self._dtype).to(self._device)  # in this order: not every device has float64
-        out = self._denoiser(y, t.to(torch.float32).to(self._device)).out
+        out: Tensor = self._denoiser(y, t.to(torch.float32).to(self._device)).out
         return out.to("cpu", torch.float64)
 
 
