@@ -102,8 +102,8 @@ def torch_fidelity() -> Any:
         raise UsageError(
             f"torchvision, which torch-fidelity needs, cannot be loaded beside torch "
             f"{torch.__version__} ({error}). Its wheels fit PyPI's own build of torch only, which "
-            "also runs without a GPU: make a second environment, there pip install torch "
-            '"ddimx[fid]" from PyPI, and give it the samples with --samples'
+            "also runs without a GPU: install that build and ddimx[fid] in a second environment, "
+            "and there give the samples with --samples"
         ) from None
     return library
 
