@@ -85,7 +85,7 @@ def test_files_of_other_things_are_refused(library, tmp_path, capsys):
     assert message() == f"no such file: {path}"
     path.write_bytes(b"nothing")
     assert "not a file of tensors" in message()
-    path.write_bytes(pickle.dumps(Dangerous()))
+    path.write_bytes(pickle.dumps(Dangerous(), protocol=2))
     assert "not a file of tensors" in message()
     torch.save({"weight": Dangerous()}, path)
     assert "not a file of tensors" in message()
