@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
 from . import options
+from .output import output_folder, print_json
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -75,7 +75,6 @@ def nll(
     from ..evaluation.nll import nll as measure
     from ..progress import Progress
     from ..weights.model import load_model
-    from .output import print_json
     from .parse import clip_value, one_of, weights_choice
 
     part = one_of("split", split, SPLITS)
@@ -123,19 +122,6 @@ def with_data(config: Config, data: Path | None) -> Config:
         return config
     kind = "FOLDER" if data.is_dir() else "NPZ" if data.suffix == ".npz" else config.data.dataset
     return override(config, [f"data.root={data}", f"data.dataset={kind}"])
-
-
-def output_folder(out: Path | None, overwrite: bool, names: tuple[str, ...]) -> Path | None:
-    """Return the folder to write to, or None for a fresh run's.
-
-    Raises:
-        UsageError: it is a file, or holds one of ``names`` and may not be written over.
-    """
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file")
-    if out is not None and not overwrite and any((out / name).exists() for name in names):
-        raise UsageError(f"{out} holds results already; choose another --out or --overwrite")
-    return out
 
 
 def _write(result: Nll, folder: Path | None, label: str, progress: Progress) -> Path:
