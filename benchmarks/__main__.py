@@ -1,11 +1,14 @@
-"""``python -m benchmarks update|attention|sample|all``, and ``readme`` to show what was saved."""
+"""``python -m benchmarks update|attention|sample|all``, and ``readme`` to show what was saved.
+
+``python -m benchmarks paper`` measures quality, not speed, and has options of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes, write_json
 
-from . import attention, machine, sample, update
+from . import attention, machine, paper, sample, update
 from .runner import unsteady
 from .show import readme_section, text, with_section
 
@@ -29,6 +32,8 @@ FEWEST = 10  # rounds below which a 95% interval means little
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and (with --save) record; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["paper"]:
+        return _reported(lambda: paper.main(words[1:]))
     parser = _parser()
     asked = parser.parse_args(words)
     if asked.shape and asked.suite not in ("update", "attention"):
@@ -50,6 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _reported(run: Callable[[], int]) -> int:
+    try:
+        return run()
+    except DdimxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def save(records: dict[str, Any], folder: Path) -> Path:

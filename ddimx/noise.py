@@ -41,6 +41,7 @@ class Stream(IntEnum):
     TRAIN_CLASS = 9  # whether the class label is dropped, for classifier-free guidance
     TRAIN_DEQUANTIZE = 10  # the offset inside one 8-bit level
     CATEGORY = 11  # the class a sample is drawn for when none is asked for
+    EVALUATE = 32  # measuring a model on an image; the row says which draw (evaluation.bits)
 
 
 DROPOUT_STREAMS = 2**16

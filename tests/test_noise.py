@@ -36,6 +36,7 @@ def test_stream_numbers_are_a_format():
         "TRAIN_CLASS": 9,
         "TRAIN_DEQUANTIZE": 10,
         "CATEGORY": 11,
+        "EVALUATE": 32,
     }
     assert dropout_stream(0) == 2**16 > max(Stream)
     assert dropout_stream(12) == 2**16 + 12

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
+from .output import output_folder, print_json
 
 if TYPE_CHECKING:
     from ..evaluation.study import Study
@@ -83,7 +84,6 @@ def solvers(
     from ..progress import Progress
     from ..sampling.settings import Asked, resolve
     from ..weights.model import load_model
-    from .output import print_json
     from .parse import weights_choice
 
     nfes = _numbers(nfe)
@@ -106,7 +106,7 @@ def solvers(
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
-    folder = _folder(out, overwrite)
+    folder = output_folder(out, overwrite, NAMES)
     with Progress(quiet=quiet) as progress:
         result = study(
             loaded,
@@ -134,14 +134,6 @@ def _numbers(text: str) -> list[int]:
     if not numbers or numbers[0] < 1:
         raise UsageError(f"--nfe {text}: write positive whole numbers with commas, as 5,10,20")
     return numbers
-
-
-def _folder(out: Path | None, overwrite: bool) -> Path | None:
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file")
-    if out is not None and not overwrite and any((out / name).exists() for name in NAMES):
-        raise UsageError(f"{out} holds results already; choose another --out or --overwrite")
-    return out
 
 
 def _write(result: Study, folder: Path | None, label: str, progress: Progress) -> Path:

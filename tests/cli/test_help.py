@@ -58,6 +58,15 @@ SHOWN = {
         "--offline", "--device", "--dtype",
         "--json", "--quiet",
     ],
+    "evaluate nll": [
+        "--model", "--data", "--split", "--count", "--terms", "--flow-steps", "--probes",
+        "--variance", "--clip", "--seed", "--out", "--overwrite", "--batch-size", "--config",
+        "--weights", "--offline", "--device", "--dtype", "--json", "--quiet",
+    ],
+    "evaluate fid": [
+        "--samples", "--reference", "--save-stats", "--features", "--out", "--overwrite",
+        "--batch-size", "--offline", "--device", "--json", "--quiet",
+    ],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],
 }  # fmt: skip
