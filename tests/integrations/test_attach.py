@@ -101,14 +101,13 @@ def test_a_seed_makes_an_image_independent_of_its_batch(pipe):
     """Of all images of seed 9, the one of index 4: alone, or second of two."""
 
     def images(samples):
-        ours.use_seed(9, samples)
+        attach(pipe, seed=9, samples=samples)
         latents = torch.stack([torch.full((4, 8, 8), 0.1 * i) for i in samples])
         made = pipe(
             ["a"] * len(samples), latents=latents, eta=1.0, num_inference_steps=3, output_type="np"
         )
         return made.images
 
-    ours = attach(pipe, seed=9)
     pair, alone, other = images([7, 4]), images([4]), images([5])
     # Convolutions of one and of two images may round differently: float32, 3 steps.
     assert np.abs(pair[1] - alone[0]).max() < 1e-4

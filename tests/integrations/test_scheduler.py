@@ -169,6 +169,17 @@ def test_set_alpha_to_one_false_ends_at_time_0():
     assert leads(ours, 100, 0, random(1), random(2))
 
 
+def test_eta_and_the_clip_may_change_from_step_to_step():
+    theirs, ours = both(10)
+    x, out, z = random(1), random(2), random(3)
+    for eta in (1.0, 0.0, 0.5):
+        for rederived in (False, True):
+            options = {"eta": eta, "variance_noise": z, "use_clipped_model_output": rederived}
+            expected = theirs.step(out, 500, x, **options).prev_sample
+            found = ours.step(out, 500, x, **options).prev_sample
+            torch.testing.assert_close(found, expected, **CLOSE)
+
+
 def test_half_precision_is_computed_in_float32():
     settings = STABLE_DIFFUSION
     ours, reference = DDIMScheduler(**settings), DDIMScheduler(**settings)
