@@ -36,7 +36,7 @@ def call(arguments, **options):
 
 
 @given(case=cases(ODD_SHAPES))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_any_row_is_its_formulas(case):
     found = call(case.arguments(torch.float32))
     for ours, exact, bound in zip(found, case.in_numpy(), case.rounding(), strict=True):
@@ -84,7 +84,7 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 3, 6, 4), (3, 3, 5, 7), (2, 4, 2, 2), (2, 1, 16, 20)])
+@pytest.mark.parametrize("shape", [(1, 3, 6, 4), (3, 3, 5, 7), (2, 1, 16, 20)])
 def test_outputs_of_every_dtype_and_layout(dtype, shape):
     arguments = plain(shape, dtype)
     expected = reference(arguments)

@@ -127,7 +127,10 @@ def test_a_wrong_command_is_one_clear_message(train, tiny_npz, args, code, messa
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.full), (signal.SIGTERM, 143)],
+)
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
     tiny_config, tmp_path, run_cli, number, code
 ):
