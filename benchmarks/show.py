@@ -39,7 +39,7 @@ def text(record: Record) -> str:
 def markdown(records: dict[str, Record]) -> str:
     """Return all suites of one device as Markdown: every row, wins and losses alike."""
     lines = []
-    for name, record in records.items():
+    for record in records.values():
         about = record["machine"]
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         lines += [
@@ -48,7 +48,7 @@ def markdown(records: dict[str, Record]) -> str:
             "",
         ]
         for table in record["tables"]:
-            lines += [*_markdown_table(name, table), ""]
+            lines += [*_markdown_table(table), ""]
     return "\n".join(lines)
 
 
@@ -91,23 +91,25 @@ def _aligned(table: dict[str, Any]) -> list[str]:
     return [*lines, *absent]
 
 
-def _markdown_table(suite: str, table: dict[str, Any]) -> list[str]:
+def _markdown_table(table: dict[str, Any]) -> list[str]:
     shown = [key for key in _shown(table) if key not in ("p20_ms", "p80_ms", "compile_s")]
     lines = [
         f"| {table['title']} | " + " | ".join(COLUMNS[key] for key in shown) + " |",
         "|---|" + "---:|" * len(shown),
     ]
     for row in table["rows"]:
-        if "absent" in row:
-            cells = [f"absent: {row['absent']}", *[""] * (len(shown) - 1)]
-        else:
+        if "absent" not in row:
             cells = [_cell(row, key, table) for key in shown]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    return lines
+            lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    absent = [row["name"] for row in table["rows"] if "absent" in row]
+    # The reasons stand in the record; here they would be most of the text.
+    return [*lines, "", f"Cannot run there: {'; '.join(absent)}."] if absent else lines
 
 
 def _cell(row: dict[str, Any], key: str, table: dict[str, Any]) -> str:
     if key == "verdict" and row["name"] == table["baseline"]:
         return "baseline"
     value = row.get(key, "")
-    return value if isinstance(value, str) else f"{value:.3g}"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

@@ -177,7 +177,8 @@ def test_a_record_as_markdown():
         "|---|---:|---:|---:|",
         "| eager | 10 | baseline |  |",
         "| ours | 5 | 2x [1.9, 2.1] | 1 |",
-        "| away | absent: no such device |  |  |",
+        "",
+        "Cannot run there: away.",
     ]
 
 
