@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,11 @@ from ddimx.config_file import validate
 from ddimx.files import whole_file
 from ddimx.models.factory import build
 from ddimx.weights.native import Header, save
+
+# In the gate half of hypothesis' usual number of examples; .ci/full takes all of them.
+hypothesis.settings.register_profile("gate", max_examples=50)
+if os.environ.get("DDIMX_FULL") != "1":
+    hypothesis.settings.load_profile("gate")
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("round", "square")

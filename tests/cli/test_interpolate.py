@@ -153,6 +153,7 @@ def test_latents_are_what_sample_starts_from(tiny_model, tmp_path):
     assert abs(pictures(tmp_path / "between", range(2)) - found[[0, 2]]).max() <= 1
 
 
+@pytest.mark.full
 def test_more_steps_and_more_corrections_make_a_smaller_error(tiny_model, tmp_path):
     make_picture(tmp_path / "a.png")
 

@@ -263,6 +263,7 @@ def noto_is_installed() -> bool:
 
 
 @pytest.mark.skipif(not noto_is_installed(), reason="needs Noto Color Emoji and emoji-test.txt")
+@pytest.mark.full
 def test_noto_without_any_option(run_cli, tmp_path: Path) -> None:
     pytest.importorskip("fontTools")
     done = run_cli("prepare", "emoji", "--json", "--preview", "sheet.png")

@@ -228,6 +228,7 @@ def test_auto_is_logged_with_its_reason(caplog):
     assert lines[0].startswith("attention: sdpa (")
 
 
+@pytest.mark.full
 def test_without_triton_everything_else_runs():
     code = (
         "import sys; sys.modules['triton'] = None; import torch\n"
