@@ -17,13 +17,16 @@ from tests.conftest import ROOT, cli_environment
 LAYERS = [
     {"kernels"},
     {"errors", "files"},
+    {"octree"},
+    {"splats"},
     {"config", "config_file", "device", "noise", "plan", "plan_file", "progress", "runs"}
     | {"schedule", "signals", "timesteps"},
     {"solvers"},
+    {"discrete"},
     {"models"},
     {"data", "weights"},
     {"sampling", "training"},
-    {"api", "about", "editing", "evaluation", "integrations"},
+    {"api", "about", "editing", "evaluation", "export", "integrations"},
     {"cli"},
     {"__init__", "__main__"},
 ]

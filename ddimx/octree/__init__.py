@@ -1,0 +1,1 @@
+"""Octrees of occupied cells: keys, levels, files; nothing here imports torch."""

@@ -1,0 +1,161 @@
+"""An octree of occupied cells, as one array of child masks per level.
+
+Level 0 is the root. The mask of a cell has bit ``c`` set where its child ``c = (x << 2) | (y << 1)
+| z`` is occupied; no cell's mask is 0. A tree of depth d has masks on levels 0..d-1 and leaves,
+which are nothing but their keys, on level d: cells of edge 2^-d of the cube.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import OctreeError
+from .keys import MAX_DEPTH, Keys, cells_of
+
+Masks = npt.NDArray[np.uint8]
+Tokens = npt.NDArray[np.uint8]
+Points = npt.NDArray[np.float64]
+
+LEAF = 1  # the token of a leaf
+POPCOUNT = np.array([bin(mask).count("1") for mask in range(256)], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Octree:
+    """Occupied cells of a cube, subdivided ``depth`` times.
+
+    Attributes:
+        masks: uint8 [n_0], ..., [n_{depth-1}], the child masks of each level in Morton order.
+        lower, edge: the cube's minimum corner, three floats, and its edge, in the units of the
+            mesh or points it was made from.
+    """
+
+    masks: tuple[Masks, ...]
+    lower: tuple[float, float, float] = (-0.5, -0.5, -0.5)
+    edge: float = 1.0
+
+    @property
+    def depth(self) -> int:
+        """Number of subdivisions; leaves are cells of a grid of 2^depth."""
+        return len(self.masks)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of cells on levels 0..depth."""
+        return (*(len(m) for m in self.masks), int(POPCOUNT[self.masks[-1]].sum()))
+
+    @cached_property
+    def keys(self) -> tuple[Keys, ...]:
+        """The cells' keys on levels 0..depth, each int64, ascending."""
+        levels = [np.zeros(1, dtype=np.int64)]
+        for masks in self.masks:
+            levels.append(children(levels[-1], masks))
+        return tuple(levels)
+
+    @property
+    def leaves(self) -> Keys:
+        """Keys of the leaves, int64 [n_depth], ascending."""
+        return self.keys[-1]
+
+    def centres(self, level: int | None = None) -> Points:
+        """Return the centres of a level's cells (default: the leaves), float64 [n, 3].
+
+        They are in the units of ``lower`` and ``edge``.
+        """
+        level = self.depth if level is None else level
+        unit = (cells_of(self.keys[level]) + 0.5) * 0.5**level
+        centres: Points = np.asarray(self.lower, dtype=np.float64) + self.edge * unit
+        return centres
+
+    def tokens(self) -> Tokens:
+        """Return the token stream, uint8 [sum(counts)]: masks level by level, then 1 per leaf."""
+        leaves = np.full(self.counts[-1], LEAF, dtype=np.uint8)
+        return np.concatenate([*self.masks, leaves])
+
+    def coarser(self, depth: int) -> Octree:
+        """Return the tree cut at a smaller depth."""
+        if not 1 <= depth <= self.depth:
+            raise OctreeError(f"depth {depth} is not within 1..{self.depth}")
+        return Octree(self.masks[:depth], self.lower, self.edge)
+
+
+def children(keys: Keys, masks: Masks) -> Keys:
+    """Return the occupied children of cells in ascending order: int64 [n], uint8 [n] -> [m]."""
+    parent, child = np.nonzero(np.unpackbits(masks[:, None], axis=1, bitorder="little"))
+    return (keys[parent] << 3) | child
+
+
+def from_leaves(
+    keys: npt.NDArray[np.integer],
+    depth: int,
+    lower: tuple[float, float, float] = (-0.5, -0.5, -0.5),
+    edge: float = 1.0,
+) -> Octree:
+    """Build the tree whose leaves are these cells (any order, repetitions allowed).
+
+    Raises:
+        OctreeError: no cells, a depth outside 1..20, or a key outside the grid.
+    """
+    if not 1 <= depth <= MAX_DEPTH:
+        raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
+    level = np.unique(np.asarray(keys, dtype=np.int64))
+    if not len(level):
+        raise OctreeError("an octree needs at least one occupied cell")
+    if level[0] < 0 or level[-1] >= 8**depth:
+        raise OctreeError(f"a cell lies outside the grid of {2**depth}^3")
+    masks: list[Masks] = []
+    for _ in range(depth):
+        bits = (1 << (level & 7)).astype(np.uint8)
+        level, first = np.unique(level >> 3, return_index=True)
+        masks.insert(0, np.bitwise_or.reduceat(bits, first))
+    return Octree(tuple(masks), lower, edge)
+
+
+def from_tokens(
+    tokens: npt.NDArray[np.integer],
+    depth: int | None = None,
+    lower: tuple[float, float, float] = (-0.5, -0.5, -0.5),
+    edge: float = 1.0,
+) -> Octree:
+    """Read a whole, unpadded token stream.
+
+    Args:
+        tokens: any integer dtype, [L].
+        depth: what the depth must be; None takes it from the stream, which determines it.
+
+    Raises:
+        OctreeError: a token outside 1..255, a stream that ends early or goes on, a leaf that is
+            not 1, another depth than was said.
+    """
+    stream = np.asarray(tokens)
+    if stream.ndim != 1 or stream.dtype.kind not in "iu":
+        raise OctreeError(f"tokens are {stream.dtype} {stream.shape}, expected integers [L]")
+    bad = np.flatnonzero((stream < 1) | (stream > 255))
+    if len(bad):
+        raise OctreeError(f"token {stream[bad[0]]} is outside 1..255", index=int(bad[0]))
+    stream = stream.astype(np.uint8)
+    masks: list[Masks] = []
+    start, count = 0, 1
+    while start + count < len(stream):
+        masks.append(stream[start : start + count])
+        start, count = start + count, int(POPCOUNT[masks[-1]].sum())
+    level = len(masks)
+    if start + count > len(stream):
+        raise OctreeError(
+            f"the level above says {count} cells, {len(stream) - start} tokens are left",
+            level=level,
+            index=len(stream),
+        )
+    strange = np.flatnonzero(stream[start:] != LEAF)
+    if len(strange):
+        index = start + int(strange[0])
+        raise OctreeError(f"leaf token {stream[index]} is not {LEAF}", level=level, index=index)
+    if level == 0:
+        raise OctreeError("the stream holds nothing but a root", level=0, index=0)
+    if depth is not None and level != depth:
+        raise OctreeError(f"the stream is of depth {level}, not {depth}", level=level)
+    return Octree(tuple(masks), lower, edge)
