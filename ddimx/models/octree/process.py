@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import Config, Transition
+from ...discrete.draws import location_codes
 from ...discrete.transition import corrupt
 from ...errors import DdimxError, UsageError
 from ...noise import Stream
@@ -114,7 +115,7 @@ class DiscreteProcess:
     ) -> Tensor:
         """Draw x_t for every token, by its level's time and its shape's kind of noise."""
         examples = draws.positions.to(ids.device)[layout.shape]
-        element = (layout.level << 28) | layout.keys  # cells of two levels may share a key
+        element = location_codes(layout.level, layout.keys)
         result = ids
         for name in self.transitions:
             drawn = corrupt(
