@@ -30,10 +30,10 @@ class ShapeSource:
     def __init__(
         self, root: Path, split: str, *, category: str | None = None, classes: tuple[str, ...] = ()
     ) -> None:
-        """Read all shapes of a split, or those of one category.
+        """Read the shapes of a split: of all categories, of one, or of those in ``classes``.
 
         Raises:
-            UsageError: no such data set, split or category, or a category that is no class.
+            UsageError: no such data set, split or category, or a class without shapes.
             DdimxError: a list or a token file that cannot be read.
         """
         entries = _entries(root, split)
@@ -42,10 +42,12 @@ class ShapeSource:
             if entries and category not in known:
                 raise unknown("data.category", category, known)
             entries = [entry for entry in entries if entry["category"] == category]
-        self.classes = classes or tuple(sorted({entry["category"] for entry in entries}))
-        strange = sorted({e["category"] for e in entries} - set(self.classes))
-        if strange:
-            raise UsageError(f"{root}: category '{strange[0]}' is none of model.classes")
+        there = {entry["category"] for entry in entries}
+        absent = [name for name in classes if name not in there]
+        if absent and entries:
+            raise UsageError(f"{root}: no shape of class '{absent[0]}' in split '{split}'")
+        self.classes = classes or tuple(sorted(there))
+        entries = [entry for entry in entries if entry["category"] in self.classes]
         place = {name: i for i, name in enumerate(self.classes)}
         self.labels: Integers | None = np.array(
             [place[entry["category"]] for entry in entries], dtype=np.int64

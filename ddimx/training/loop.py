@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..data.open import Examples, open_batches
 from ..errors import DdimxError
-from ..models.layers import KeyedDropout
+from ..models.layers import Keyed
 from ..models.process import Draws, Process
 from ..noise import Noise
 from ..signals import Stop
@@ -176,7 +176,7 @@ class Trainer:
 
 
 def set_dropout_key(network: nn.Module, key: tuple[Noise, Tensor, int]) -> None:
-    """Give a network's keyed dropout layers the address of this step's draws."""
+    """Give a network's keyed layers the address of this step's draws."""
     for module in network.modules():
-        if isinstance(module, KeyedDropout):
+        if isinstance(module, Keyed):
             module.key = key

@@ -52,4 +52,4 @@ def _shapes(
     labels: Tensor | None,
     device: torch.device,
 ) -> None:
-    raise NotImplementedError
+    return None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels.segment_attention import Segments, segment_attention
+from ..layers import Keyed
 from .tokens import CLASSES, MASK, NEIGHBOURHOOD, Layout
 
 ROTARY_BASE = 100.0
@@ -77,10 +78,29 @@ class TokenEmbedding(nn.Module):
         return out
 
 
+class LevelDropout(Keyed):
+    """Dropout of channels by one keyed mask for all tokens of a (shape, level).
+
+    A mask of its own for every token would cost more words than the layer costs arithmetic. That
+    tokens share one is variational dropout (arXiv 1512.05287).
+    """
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Drop channels of x [N, width] and rescale the rest; the identity outside training."""
+        if not self.training or self.rate == 0.0:
+            return x
+        levels, width = layout.counts.shape[1], x.shape[1]
+        if self.key is None:
+            mask = torch.rand(layout.batch * levels, width, device=x.device) >= self.rate
+        else:
+            mask = self.kept(levels * width).view(-1, width).to(x.device)
+        return x * mask[layout.row] / (1.0 - self.rate)
+
+
 class Block(nn.Module):
     """Attention over segments and a feed-forward layer, each with norm and residual."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, layer: int = 0) -> None:
         super().__init__()
         self.heads = heads
         self.norm_1 = nn.LayerNorm(width)
@@ -89,7 +109,8 @@ class Block(nn.Module):
         self.norm_2 = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        # Numbered by stream and branch: the two streams of a step draw masks of their own.
+        self.dropouts = nn.ModuleList(LevelDropout(dropout, 4 * layer + i) for i in range(4))
 
     def forward(
         self,
@@ -97,14 +118,18 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor],
         segments: Segments,
         context: tuple[Tensor, Tensor] | None,
+        layout: Layout,
+        stream: int = 0,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """h [N, width] -> the same, and its keys and values [N, H, D] for others to attend to."""
+        drop_1, drop_2 = self.dropouts[2 * stream : 2 * stream + 2]
         q, k, v = self.qkv(self.norm_1(h)).unflatten(-1, (3, self.heads, -1)).unbind(1)
         q, k = rotate(q, rotary), rotate(k, rotary)
         seen = (None, None) if context is None else context
         mixed = segment_attention(q, k, v.contiguous(), segments, *seen)
-        h = h + self.dropout(self.out(mixed.flatten(1)))
-        h = h + self.dropout(self.down(F.gelu(self.up(self.norm_2(h)), approximate="tanh")))
+        h = h + drop_1(self.out(mixed.flatten(1)), layout)
+        up = F.gelu(self.up(self.norm_2(h)), approximate="tanh")
+        h = h + drop_2(self.down(up), layout)
         return h, (k, v)
 
 

@@ -44,7 +44,7 @@ class OctreeNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, i) for i in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, CLASSES)
         self._initialise(layers)
@@ -119,7 +119,8 @@ class OctreeNet(nn.Module):
         rotary = rotary_table(centres(layout, self.depth), head_dim)
         layers = []
         for i, block in enumerate(self.blocks):
-            h, own = block(h, rotary, segments, None if cache is None else cache.layers[i])
+            context = None if cache is None else cache.layers[i]
+            h, own = block(h, rotary, segments, context, layout, stream)
             layers.append(own)
         return h, layers
 
