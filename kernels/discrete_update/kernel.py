@@ -122,8 +122,5 @@ def discrete_update_kernel(
         x0 = tl.where(masked, x0, old)
     if WANT_X0:
         tl.store(x0_to + token, tl.where(valid, x0, MASK).to(tl.uint8), mask=inside)
-    if ROUTE:
-        moved = tl.where(kept, old, tl.where(noised, noise_id, x0))
-    else:
-        moved = noise_id
+    moved = tl.where(kept, old, tl.where(noised, noise_id, x0)) if ROUTE else noise_id
     tl.store(ids_to + token, tl.where(valid, moved, MASK).to(tl.uint8), mask=inside)
