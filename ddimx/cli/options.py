@@ -33,7 +33,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME|FILE|DIR|HUB",
-        help="emoji (default), cifar10, bedroom, cat, church, celeba; a file or folder of weights "
+        help="emoji (default), furniture, cifar10, bedroom, cat, church, celeba; a file or folder of weights "
         "in any known format; or a hub id.",
     ),
 ]
