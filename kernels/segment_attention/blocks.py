@@ -7,6 +7,7 @@ shape's sums are the same whatever else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -49,22 +50,22 @@ def _readers(rows: Sequence[Row], column: int) -> tuple[Tensor, Tensor]:
     ranges = [(row[column], row[column + 1], row[0], row[1]) for row in rows]
     ranges = [r for r in ranges if r[0] < r[1]]
     ends = sorted({end for start, stop, *_ in ranges for end in (start, stop)})
-    begins: dict[int, list[list[int]]] = {end: [] for end in ends}
+    readers_of: dict[int, list[Row]] = {end: [] for end in ends}
     place = {end: i for i, end in enumerate(ends)}
     for start, stop, q_start, q_end in ranges:
         for end in ends[place[start] : place[stop]]:
-            _append(begins[end], q_start, q_end)
+            _append(readers_of[end], q_start, q_end)
     blocks: list[Row] = []
     readers: list[Row] = []
-    for start, stop in zip(ends, ends[1:], strict=False):
-        if begins[start]:
+    for start, stop in pairwise(ends):
+        if readers_of[start]:
             first = len(readers)
-            readers += begins[start]
+            readers += readers_of[start]
             blocks += [[a, b, first, len(readers)] for a, b in _cut(start, stop)]
     return _tensor(blocks, 4), _tensor(readers, 2)
 
 
-def _append(readers: list[list[int]], start: int, end: int) -> None:
+def _append(readers: list[Row], start: int, end: int) -> None:
     """Add a range of queries, which come in ascending order; neighbours are joined."""
     if readers and readers[-1][1] == start:
         readers[-1][1] = end

@@ -21,6 +21,14 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def place(table, n_blocks, WIDTH: tl.constexpr, PARTS: tl.constexpr):
+    """Return this program's head, its row of the table, and which part of the block it has."""
+    head = (tl.program_id(0) // (n_blocks * PARTS)).to(tl.int64)
+    rest = (tl.program_id(0) % (n_blocks * PARTS)).to(tl.int64)
+    return head, table + rest // PARTS * WIDTH, rest % PARTS
+
+
+@triton.jit
 def tile(base, rows, end, stride, D: tl.constexpr):
     """Load base[rows] as [len(rows), D], zeros from ``end`` on; rows are 64-bit."""
     offsets = rows[:, None] * stride + tl.arange(0, D)[None, :]
@@ -58,11 +66,11 @@ def attend(queries, k, v, start, end, k_row, v_row, factor, highest, total, mixe
 def forward(q, k, v, context_k, context_v, out, lse, blocks, scale, n_blocks, n_queries,
             q_row, q_head, k_row, k_head, v_row, v_head,
             context_k_row, context_k_head, context_v_row, context_v_head, out_row, out_head,
-            D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """Write out [Nq, H, D] and lse [H, Nq]. Grid: heads x blocks of queries."""
-    head = (tl.program_id(0) // n_blocks).to(tl.int64)
-    row = blocks + (tl.program_id(0) % n_blocks).to(tl.int64) * 6
-    start = tl.load(row)
+            D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+            PARTS: tl.constexpr):  # fmt: skip
+    """Write out [Nq, H, D] and lse [H, Nq]. Grid: heads x blocks of queries x PARTS."""
+    head, row, part = place(blocks, n_blocks, 6, PARTS)
+    start = tl.load(row) + part * BLOCK_Q
     end = tl.load(row + 1)
     rows = start + tl.arange(0, BLOCK_Q)
     queries = tile(q + head * q_head, rows, end, q_row, D)  # [BLOCK_Q, D]
@@ -105,11 +113,11 @@ def gradient_of_queries(
         q_row, q_head, k_row, k_head, v_row, v_head,
         context_k_row, context_k_head, context_v_row, context_v_head,
         grad_row, grad_head, d_q_row, d_q_head,
-        D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """Write d_q [Nq, H, D]. Grid: heads x blocks of queries."""
-    head = (tl.program_id(0) // n_blocks).to(tl.int64)
-    row = blocks + (tl.program_id(0) % n_blocks).to(tl.int64) * 6
-    start = tl.load(row)
+        D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+        PARTS: tl.constexpr):  # fmt: skip
+    """Write d_q [Nq, H, D]. Grid: heads x blocks of queries x PARTS."""
+    head, row, part = place(blocks, n_blocks, 6, PARTS)
+    start = tl.load(row) + part * BLOCK_Q
     end = tl.load(row + 1)
     rows = start + tl.arange(0, BLOCK_Q)
     queries = tile(q + head * q_head, rows, end, q_row, D)  # [BLOCK_Q, D]
@@ -133,11 +141,11 @@ def gradient_of_keys(
         q, k, v, grad, lse, delta, d_k, d_v, blocks, readers, scale, n_blocks, n_queries,
         q_row, q_head, k_row, k_head, v_row, v_head, grad_row, grad_head,
         d_k_row, d_k_head, d_v_row, d_v_head,
-        D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """Write the rows of d_k and d_v that the blocks name. Grid: heads x blocks of keys."""
-    head = (tl.program_id(0) // n_blocks).to(tl.int64)
-    row = blocks + (tl.program_id(0) % n_blocks).to(tl.int64) * 4
-    start = tl.load(row)
+        D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+        PARTS: tl.constexpr):  # fmt: skip
+    """Write the rows of d_k and d_v that the blocks name. Grid: heads x blocks of keys x PARTS."""
+    head, row, part = place(blocks, n_blocks, 4, PARTS)
+    start = tl.load(row) + part * BLOCK_K
     end = tl.load(row + 1)
     keys = start + tl.arange(0, BLOCK_K)
     key_tile = tile(k + head * k_head, keys, end, k_row, D)  # [BLOCK_K, D]

@@ -7,17 +7,15 @@ count is what runs. Nothing here imports Triton until a launch is run.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .blocks import BLOCK, Tables
+from .tiles import Kernel, tile
 
-Kernel = Literal["forward", "gradient_of_queries", "gradient_of_keys"]
 Arguments = dict[str, Tensor | float | int]
 
-COLUMNS = (16, 32, 64, 128)  # a head's, which the kernels hold whole
 MOST_PROGRAMS = 2**31 - 1
 
 
@@ -111,20 +109,21 @@ def _launch(kernel: Kernel, tensors: dict[str, Tensor], plain: Arguments) -> Lau
     q, blocks = tensors["q"], plain["blocks"]
     assert isinstance(blocks, Tensor)
     n_queries, heads, d = q.shape
-    programs = heads * blocks.shape[0]
-    if programs > MOST_PROGRAMS:
-        raise ValueError(f"segment attention of {programs} programs, at most {MOST_PROGRAMS}")
     arguments: Arguments = {**tensors, **plain, "n_blocks": blocks.shape[0], "n_queries": n_queries}
     for name, tensor in tensors.items():
         row, head, column = tensor.stride()
         if column != 1:
             raise ValueError(f"{name}'s last dimension has stride {column}, the kernels need 1")
         arguments |= {f"{name}_row": row, f"{name}_head": head}
-    inner = 64 if q.dtype.itemsize == 2 else 32
+    chosen = tile(kernel, q.dtype, d)
     by_keys = kernel == "gradient_of_keys"
     constants = {
         "D": d,
-        "BLOCK_Q": inner if by_keys else BLOCK,
-        "BLOCK_K": BLOCK if by_keys else inner,
+        "BLOCK_Q": chosen.other if by_keys else chosen.own,
+        "BLOCK_K": chosen.own if by_keys else chosen.other,
+        "PARTS": BLOCK // chosen.own,
     }
-    return Launch(kernel, programs, arguments, constants, warps=4, stages=2)
+    programs = heads * blocks.shape[0] * (BLOCK // chosen.own)
+    if programs > MOST_PROGRAMS:
+        raise ValueError(f"segment attention of {programs} programs, at most {MOST_PROGRAMS}")
+    return Launch(kernel, programs, arguments, constants, chosen.warps, chosen.stages)
