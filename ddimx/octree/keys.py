@@ -9,6 +9,8 @@ Bits are moved by look-up tables: half of the passes over memory that shifting a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,16 +45,22 @@ def keys_of(cells: npt.NDArray[np.integer]) -> Keys:
 
 def cells_of(keys: npt.NDArray[np.integer]) -> Cells:
     """Return the coordinates of keys, int64 [N] -> int64 [N, 3]; undoes :func:`keys_of`."""
+    cells = np.empty((*keys.shape, 3), dtype=np.int64)
+    for axis, coordinate in enumerate(axes_of(keys)):
+        cells[..., axis] = coordinate
+    return cells
+
+
+def axes_of(keys: npt.NDArray[np.integer]) -> Iterator[Keys]:
+    """Yield the keys' x, y and z one after the other, each int64 [N]."""
     rest: Keys = keys.astype(np.int64)
     packed = _CELLS[rest & len(_CELLS) - 1]
-    deepest = int(rest.max(initial=0)).bit_length()
-    for level in range(_LEVELS, -(-deepest // 3), _LEVELS):
-        rest = rest >> 3 * _LEVELS
+    levels = -(-int(rest.max(initial=0)).bit_length() // 3)
+    for level in range(_LEVELS, levels, _LEVELS):
+        rest >>= 3 * _LEVELS
         packed |= _CELLS[rest & len(_CELLS) - 1] << level
-    cells = np.empty((*packed.shape, 3), dtype=np.int64)
     for axis in range(3):
-        cells[..., axis] = (packed >> MAX_DEPTH * (2 - axis)) & (1 << MAX_DEPTH) - 1
-    return cells
+        yield (packed >> MAX_DEPTH * (2 - axis)) & (1 << MAX_DEPTH) - 1
 
 
 def _spread(v: Keys) -> Keys:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import OctreeError
-from .keys import MAX_DEPTH, Keys, cells_of
+from .keys import MAX_DEPTH, Keys, axes_of
 
 Masks = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.uint8]
@@ -67,10 +67,10 @@ class Octree:
         They are in the units of ``lower`` and ``edge``.
         """
         level = self.depth if level is None else level
-        cells = cells_of(self.keys[level])
-        centres: Points = np.empty(cells.shape, dtype=np.float64)
-        for axis, lower in enumerate(self.lower):  # three long loops, not N loops of three
-            centres[:, axis] = (cells[:, axis] + 0.5) * (self.edge * 0.5**level) + lower
+        keys, size = self.keys[level], self.edge * 0.5**level
+        centres: Points = np.empty((len(keys), 3), dtype=np.float64)
+        for axis, coordinate in enumerate(axes_of(keys)):
+            centres[:, axis] = (coordinate + 0.5) * size + self.lower[axis]
         return centres
 
     def tokens(self) -> Tokens:
