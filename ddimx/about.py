@@ -12,6 +12,7 @@ from . import __version__
 from .device import choose_device, choose_precision
 from .kernels import attention, discrete_update, update
 from .kernels import attention, segment_attention, update
+from .kernels import attention, discrete_update, octree_decode, update
 from .weights.cache import cache_folder
 from .weights.native import read_header
 from .weights.source import find_model, shipped_models
@@ -23,6 +24,7 @@ OPERATIONS = {
     "attention": attention.preference,
     "discrete_update": discrete_update.preference,
     "segment_attention": segment_attention.preference,
+    "octree_decode": octree_decode.preference,
 }
 SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
 
