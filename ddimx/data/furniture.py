@@ -48,6 +48,7 @@ _BY_TAG = {"Tree": "plant", "Plant": "plant", "Flowers": "plant", "Appliance": "
 
 OVERRIDES = {
     "blend-swap-cc-by-workbench": "table",
+    "scopia-ext-chair": "sofa",  # two seats wide
     "scopia-box-room": "cabinet",
     "scopia-office-box": "cabinet",
 }
