@@ -2,7 +2,7 @@
 
 Sweet Home 3D's own categories are rooms. Here the English name decides, by the first rule that
 fits; ``OVERRIDES`` names the items whose name misleads. An item without a category (clothes, tools,
-plugs, food, rugs) is left out, as is one that is flat.
+plugs, food) is left out, as are flat ones: rugs, doors and windows, which are all one panel.
 """
 
 from __future__ import annotations
@@ -11,18 +11,26 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
+from ..octree.keys import Keys
+from ..octree.tree import Octree
 from .sweethome import Item
 
+ALIKE, ALIKE_DEPTH = 0.6, 5  # intersection over union at this depth from which two are variants
 FLAT = 0.03  # the least side, as a share of the longest: a cell or two at depth 6
 
 CATEGORIES = (
     *("chair", "table", "sofa", "bed", "bench", "cabinet", "lamp", "bath", "appliance"),
-    *("door", "window", "plant", "vessel", "vehicle", "person"),
+    *("plant", "vessel", "vehicle", "person"),
 )
 
 # The first pattern found in the name decides. "" is no category.
 _RULES: tuple[tuple[str, str], ...] = (
-    ("", r"fan$|bat$|remote|keyboard|camera|tablet|phone|\bhouse|model|knife|ottoman|puff|wheelchair"),
+    (
+        "",
+        r"fan$|bat$|remote|keyboard|camera|tablet|phone|\bhouse|model|knife|ottoman|puff|wheelchair",
+    ),
     ("", r"candle|flashlight|fluorescent|clock|joystick|scale$|intercom|elevator$|abdominal"),
     ("bath", r"bath$|bathtub|toilets unit|urinal|bidet|washbasin|lavatory|vanity|basin$|jacuzzi"),
     ("bath", r"shower stall"),
@@ -33,10 +41,12 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("sofa", r"sofa|couch"),
     ("chair", r"chair|stool|class seat"),
     ("table", r"\btable\b|desk$|workbench"),
-    ("window", r"\bwindow\b"),
-    ("door", r"\bdoor\b"),
+    ("", r"\bwindow\b|\bdoor\b"),
     ("person", r"male$|boy$|girl$"),
-    ("vehicle", r"\bbus$|chevrolet|sedan|ford focus|peugeot|renault|^suv$|seat leon|smart car|beetle"),
+    (
+        "vehicle",
+        r"\bbus$|chevrolet|sedan|ford focus|peugeot|renault|^suv$|seat leon|smart car|beetle",
+    ),
     ("vehicle", r"truck|^van$|^scooter|bicycle|^bike$|tricycle|yamaha|fork lift|rowboat"),
     ("vessel", r"\b(bottle|glass|cup|mug|bowl|jar|pottery|vase|pot|flacon|creamer|sugar|kettle)$"),
     ("vessel", r"^boiler|coffee press|teapot|large pan|barrel|dustbin|trash ?can"),
@@ -68,14 +78,15 @@ def category_of(item: Item) -> str | None:
     return _BY_ROOM.get(item.room, by_tag)
 
 
-def families(items: Sequence[Item], contents: Sequence[str]) -> list[int]:
+def families(
+    items: Sequence[Item], categories: Sequence[str], trees: Sequence[Octree]
+) -> list[int]:
     """Return a number for each item that variants of one design share.
 
-    Two items are variants if their geometry is the same (``contents``, from ``content_hash``), if
-    they are of one category and come from one published work, or are of one library and category
-    and differ in their names by what follows the first digit: "window_2x3", "window_2x4_arched".
+    Two items of one category are variants if they come from one published work, if they are of one
+    library and differ in their names by what follows the first digit ("concept-sedan-01v1",
+    "concept-sedan-02"), or if they occupy nearly the same cells (see ``ALIKE``).
     """
-    first: dict[tuple[str, ...], int] = {}
     parent = list(range(len(items)))
 
     def root(i: int) -> int:
@@ -83,16 +94,31 @@ def families(items: Sequence[Item], contents: Sequence[str]) -> list[int]:
             i = parent[i]
         return i
 
-    for i, (item, content) in enumerate(zip(items, contents, strict=True)):
-        category = category_of(item) or ""
+    def join(i: int, j: int) -> None:
+        a, b = root(i), root(j)
+        parent[max(a, b)] = min(a, b)
+
+    named: dict[tuple[str, ...], int] = {}
+    cells: dict[str, list[tuple[int, Keys]]] = {}
+    for i, (item, category, tree) in enumerate(zip(items, categories, trees, strict=True)):
         library, _, name = item.key.partition("#")
         stem = re.split(r"[\W_]*\d", name.lower())[0] or name
-        keys = [("content", content), ("stem", category, library, stem)]
-        keys += [("work", category, item.credit.url)] if item.credit.url else []
-        for key in keys:
-            a, b = root(first.setdefault(key, i)), root(i)
-            parent[max(a, b)] = min(a, b)
+        join(i, named.setdefault((category, "named", library, stem), i))
+        if item.credit.url:
+            join(i, named.setdefault((category, "work", item.credit.url), i))
+        own = tree.keys[min(tree.depth, ALIKE_DEPTH)]
+        others = cells.setdefault(category, [])
+        for j, other in others:
+            if _shared(own, other) >= ALIKE:
+                join(i, j)
+        others.append((i, own))
     return [root(i) for i in range(len(items))]
+
+
+def _shared(a: Keys, b: Keys) -> float:
+    """Return the intersection of two sets of cells over their union."""
+    both = len(np.intersect1d(a, b, assume_unique=True))
+    return both / (len(a) + len(b) - both)
 
 
 def split_families(names: Sequence[str], groups: Sequence[int], held_out: float) -> list[str]:
@@ -108,7 +134,8 @@ def split_families(names: Sequence[str], groups: Sequence[int], held_out: float)
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     parts = ["train"] * len(names)
-    room = dict.fromkeys(("val", "test"), max(1, round(held_out * len(names))) if len(names) > 2 else 0)
+    share = max(1, round(held_out * len(names))) if len(names) > 2 else 0
+    room = {"val": share, "test": share}
     for family in sorted(members.values(), key=lambda own: min(_digest(names[i]) for i in own)):
         for part, left in room.items():
             if len(family) <= left:

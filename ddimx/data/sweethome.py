@@ -8,7 +8,6 @@ describes the keys.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import zipfile
@@ -27,7 +26,6 @@ PACKAGE = "sweethome3d-furniture"
 CATALOGUE = "PluginFurnitureCatalog.properties"
 
 _BROKEN = (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError, NotImplementedError)
-_COMMENT = re.compile(rb"^(?:#.*|mtllib.*|usemtl.*|o .*|g .*|\s*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,26 @@ def find_libraries(given: list[Path]) -> list[Path]:
     return found
 
 
-def read_library(path: Path) -> list[Item]:
-    """Return a library's items in the catalogue's order.
+@dataclass(frozen=True)
+class Library:
+    """A library file: its catalogue's id and name, its licence, and its items in order."""
+
+    path: Path
+    key: str
+    name: str
+    licence: str
+    items: tuple[Item, ...]
+
+
+def read_library(path: Path) -> Library:
+    """Return what a library holds.
 
     Raises:
         DdimxError: no such library, or an item without a name or a model.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _items(path, archive)
+            return _library(path, archive)
     except _BROKEN as error:
         raise DdimxError(f"{path}: not a Sweet Home 3D furniture library ({error})") from None
 
@@ -114,11 +123,6 @@ def read_item(item: Item) -> Surface:
     return Surface(vertices * np.where(scale > 0, scale, scale.max()), faces)
 
 
-def content_hash(item: Item) -> str:
-    """Return a digest of the model's geometry, the same for copies under other names."""
-    return hashlib.sha256(_COMMENT.sub(b"", _model_bytes(item))).hexdigest()
-
-
 def _model_bytes(item: Item) -> bytes:
     try:
         with zipfile.ZipFile(item.library) as archive:
@@ -127,11 +131,12 @@ def _model_bytes(item: Item) -> bytes:
         raise DdimxError(f"{item.library}: cannot read {item.model} ({error})") from None
 
 
-def _items(path: Path, archive: zipfile.ZipFile) -> list[Item]:
-    library, entries = parse_catalogue(archive.read(CATALOGUE).decode("latin-1"))
-    licence = licence_name(library.get("license", ""))
+def _library(path: Path, archive: zipfile.ZipFile) -> Library:
+    about, entries = parse_catalogue(archive.read(CATALOGUE).decode("latin-1"))
+    licence = licence_name(about.get("license", ""))
     pages = _pages(archive)
-    return [_item(path, archive, number, entry, licence, pages) for number, entry in entries]
+    items = [_item(path, archive, number, entry, licence, pages) for number, entry in entries]
+    return Library(path, about.get("id", ""), about.get("name", path.stem), licence, tuple(items))
 
 
 def parse_catalogue(text: str) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:

@@ -88,8 +88,6 @@ def _in_cube(points: npt.NDArray[Any], lower: npt.NDArray[Any], edge: float) -> 
     return np.clip((points - centre) / edge + 0.5, 0, 1)
 
 
-def _tree(
-    keys: npt.NDArray[np.int64], depth: int, lower: npt.NDArray[Any], edge: float
-) -> Octree:
+def _tree(keys: npt.NDArray[np.int64], depth: int, lower: npt.NDArray[Any], edge: float) -> Octree:
     corner = (float(lower[0]), float(lower[1]), float(lower[2]))
     return from_leaves(keys, depth, corner, edge)

@@ -140,7 +140,9 @@ class _Slabs:
         edge = 0.5**level
         half = edge * (0.5 + TOUCH)
         centre = (cell + 0.5) * edge
-        touch = ((self.low[triangle] - half <= centre) & (centre <= self.high[triangle] + half)).all(1)
+        touch = (
+            (self.low[triangle] - half <= centre) & (centre <= self.high[triangle] + half)
+        ).all(1)
         left = np.flatnonzero(touch)
         triangle, centre = triangle[left], centre[left]
         on_axis = np.einsum("pax,px->pa", self.axes[triangle], centre)
