@@ -1,4 +1,4 @@
-"""The list of whose models a set is made from: what CC BY asks for, with the set and its weights."""
+"""The list of whose models a set is made from, as CC BY asks for beside the set and its weights."""
 
 from __future__ import annotations
 

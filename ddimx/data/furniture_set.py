@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import UsageError, unknown
 from ..octree.file import read_shape
 from .furniture import CATEGORIES, category_of, families, split_families
-from .shape_set import Job, Outcome
+from .shape_jobs import Job
+from .shape_set import Outcome
 from .sweethome import Item, Library, read_item
 
 HELD_OUT = 0.075  # of each category, for each of val and test

@@ -37,10 +37,10 @@ NOTICES = {
 
 _NUMBER = re.compile(r"blendswap\.com/blends/view/(\d+)")
 _TITLES = (
+    re.compile(r"^\s*\d+ - (.+?) - Downloaded from"),
     re.compile(r'Thank you for downloading "(.+?)" by '),
     re.compile(r"Blend #\d+: (.+?) Released under"),
     re.compile(r"\bName: (.+?) Author:"),
-    re.compile(r"^\s*\d+ - (.+?) - Downloaded from"),
 )
 
 

@@ -13,81 +13,16 @@ manifests are written last, so that a folder with manifests is complete.
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
-from itertools import islice
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
-from ..octree.errors import OctreeError
-from ..octree.file import Shape, write_shape
-from ..octree.fit import MARGIN
-from ..octree.tree import Octree, from_leaves
-from ..octree.visible import visible_cells
 from ..progress import Progress
-from .meshes import Surface
-
-PARTS = ("train", "val", "test")
-FORMAT = 1  # of the folder; another one is not continued
-FEW = 8  # shapes that are made before the other processes have started
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every shape of a set has in common.
-
-    Attributes:
-        source: what the shapes are made from, as a person would say it.
-        depth, margin: as ``ddimx.octree.fit`` has them.
-        visible: whether cells that cannot be seen from outside are left out.
-    """
-
-    source: str
-    depth: int
-    margin: float = MARGIN
-    visible: bool = False
-    format: int = FORMAT
-
-
-@dataclass(frozen=True)
-class Job:
-    """One shape that is to be made.
-
-    Attributes:
-        origin: what it is made from, for messages.
-        stamp: another one says that the source has changed.
-        read: returns its surface; goes to other processes, so it is a module's function or a
-            ``functools.partial`` of one.
-        about: what the manifest says of it besides.
-    """
-
-    category: str
-    shape_id: str
-    origin: str
-    stamp: str
-    read: Callable[[], Surface]
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def file(self) -> str:
-        """The octree's file within the set."""
-        return f"shapes/{self.category}/{self.shape_id}.npz"
-
-
-@dataclass(frozen=True)
-class Made:
-    """One job's outcome: its journal entry, or why there is none."""
-
-    job: Job
-    entry: dict[str, Any] | None
-    reason: str = ""
+from .shape_jobs import PARTS, Job, Made, Settings, check_names, make_all
 
 
 @dataclass(frozen=True)
@@ -156,6 +91,7 @@ class ShapeSet:
                 if not overwrite:
                     raise UsageError(_difference(self.folder, settings, asdict(self.settings)))
                 self._drop(set(entries))
+                self._journal.unlink(missing_ok=True)
                 entries = {}
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
@@ -163,8 +99,7 @@ class ShapeSet:
             sweep(folder)
         for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
             (self.folder / name).unlink(missing_ok=True)
-        if not self._record.is_file() or not entries:
-            write_json(self._record, {"settings": asdict(self.settings)})
+        write_json(self._record, {"settings": asdict(self.settings)})
         return entries
 
     def _entries(self) -> dict[str, dict[str, Any]]:
@@ -192,11 +127,13 @@ class ShapeSet:
                 (self.folder / file).parent.rmdir()
 
     def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
-        results = []
+        results: list[Made] = []
+        if not jobs:
+            return results
         with self._journal.open("a", encoding="utf-8") as journal:
             if journal.tell():
                 journal.write("\n")  # after a line that was cut off
-            with closing(_all(jobs, self.settings, self.folder, workers)) as coming:
+            with closing(make_all(jobs, self.settings, self.folder, workers)) as coming:
                 for made in coming:
                     results.append(made)
                     if made.entry is None:
@@ -230,74 +167,6 @@ def row(made: Made) -> dict[str, Any]:
     counts = {key: made.entry[key] for key in ("nodes", "leaves")}
     named = {"file": job.file, "category": job.category, "shape_id": job.shape_id}
     return named | counts | {"source": job.origin} | job.about
-
-
-def check_names(jobs: Sequence[Job]) -> None:
-    """Refuse two shapes of one name; where case does not tell files apart, nor does it here."""
-    first: dict[str, Job] = {}
-    for job in jobs:
-        other = first.setdefault(job.file.casefold(), job)
-        if other is not job:
-            raise UsageError(
-                f"{other.origin} and {job.origin} are both shape '{job.shape_id}' of category "
-                f"'{job.category}'; rename one of them"
-            )
-
-
-def make(job: Job, settings: Settings, folder: Path) -> Made:
-    """Make one shape; runs in any process."""
-    try:
-        tree = _tree(job.read(), settings)
-    except OctreeError as error:
-        return Made(job, None, str(error if error.file else error.within(job.origin)))
-    except UsageError:
-        raise
-    except DdimxError as error:
-        return Made(job, None, str(error))
-    except MemoryError:
-        return Made(job, None, f"{job.origin}: too large for memory at depth {settings.depth}")
-    path = folder / job.file
-    write_shape(path, Shape(tree, job.category, job.shape_id))
-    entry = {"file": job.file, "stamp": job.stamp, "bytes": path.stat().st_size}
-    return Made(job, entry | {"nodes": sum(tree.counts[:-1]), "leaves": tree.counts[-1]})
-
-
-def _tree(surface: Surface, settings: Settings) -> Octree:
-    tree = surface.tree(settings.depth, settings.margin)
-    if not settings.visible:
-        return tree
-    return from_leaves(visible_cells(tree.leaves, tree.depth), tree.depth, tree.lower, tree.edge)
-
-
-def _all(jobs: list[Job], settings: Settings, folder: Path, workers: int) -> Iterator[Made]:
-    """Yield the outcomes as they come, from several processes where there is enough to do."""
-    if workers == 1 or len(jobs) <= FEW:
-        for job in jobs:
-            yield make(job, settings, folder)
-        return
-    # Spawned, for a fork of a process with threads may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
-    try:
-        coming = iter(jobs)
-        waiting = {pool.submit(make, job, settings, folder) for job in islice(coming, 4 * workers)}
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-            for job in islice(coming, len(done)):
-                waiting.add(pool.submit(make, job, settings, folder))
-    except BrokenProcessPool:
-        raise DdimxError(
-            "a process died, probably for want of memory; the same command with fewer --workers "
-            "goes on where this one stopped"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    """Let Ctrl-C, which every process of a terminal gets, be the first process's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _settings_in(record: Path) -> Any:

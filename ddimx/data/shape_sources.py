@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..errors import DdimxError, UsageError, unknown
 from .meshes import EXTENSIONS, read_surface
-from .shape_set import PARTS, Job
+from .shape_jobs import PARTS, Job
 from .shapenet import SYNSETS
 
 _PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -69,12 +69,16 @@ def find_shapes(
 
 def job_of(found: Found) -> Job:
     """Return what makes a found shape."""
-    status = found.path.stat()
+    try:
+        status = found.path.stat()
+        stamp = f"{status.st_size}-{status.st_mtime_ns}"
+    except OSError:  # a link to nowhere: reading it will say so
+        stamp = ""
     return Job(
         category=found.category,
         shape_id=found.shape_id,
         origin=str(found.path),
-        stamp=f"{status.st_size}-{status.st_mtime_ns}",
+        stamp=stamp,
         read=partial(read_surface, found.path),
     )
 

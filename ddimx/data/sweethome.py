@@ -13,7 +13,6 @@ import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -49,7 +48,7 @@ class Item:
     tags: tuple[str, ...]
     room: str
     model: str
-    size: tuple[float, float, float]
+    size: tuple[float, ...]
     rotation: tuple[float, ...] | None
     credit: Credit
     checksum: str = field(compare=False)
@@ -142,8 +141,8 @@ def _library(path: Path, archive: zipfile.ZipFile) -> Library:
 def parse_catalogue(text: str) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:
     """Return a catalogue's own keys, and those of each item in order of their numbers.
 
-    The format is Java's: ``key=value``, ``#`` and ``!`` begin comments, ``\\uXXXX`` is a character, a
-    backslash at the end of a line joins the next one to it.
+    The format is Java's: ``key=value``, ``#`` and ``!`` begin comments, ``\\uXXXX`` is a character,
+    a backslash at the end of a line joins the next one to it.
     """
     library: dict[str, str] = {}
     entries: dict[int, dict[str, str]] = {}
@@ -208,7 +207,7 @@ def _rotation(path: Path, number: int, text: str | None) -> tuple[float, ...] | 
     return values
 
 
-def _numbers(path: Path, number: int, words: list[str]) -> Any:
+def _numbers(path: Path, number: int, words: list[str]) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in words)
     except ValueError:

@@ -28,7 +28,7 @@ Index = npt.NDArray[np.int64]
 
 TOUCH = 1e-8  # of a cell's edge
 TRIANGLES, PAIRS = 1 << 14, 1 << 16  # looked at together: some 30 MB
-MAX_CELLS = 1 << 26  # half a gigabyte of keys; a surface at depth 12 has about as many
+MAX_CELLS = 1 << 25  # a quarter of a gigabyte of keys; a cube's surface at depth 11 has as many
 _CHILDREN = np.array([(c >> 2 & 1, c >> 1 & 1, c & 1) for c in range(8)], dtype=np.int64)
 _NEIGHBOURS = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
@@ -49,14 +49,15 @@ def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
             ``MAX_CELLS`` cells.
     """
     corners = _checked(triangles, depth, (3, 3))
-    found, count = [np.zeros(0, dtype=np.int64)], 0
+    found, count, limit = [np.zeros(0, dtype=np.int64)], 0, MAX_CELLS // 2
     for start in range(0, len(corners), TRIANGLES):
         for keys in _descend(_Slabs.of(corners[start : start + TRIANGLES]), depth):
             found.append(keys)
             count += len(keys)
-            if count > MAX_CELLS // 4:
+            if count > limit:  # many may be of cells that others touch as well
                 found = [np.unique(np.concatenate(found))]
                 count = _affordable(len(found[0]), depth)
+                limit = count + MAX_CELLS // 2
     return np.unique(np.concatenate(found))
 
 
@@ -86,9 +87,9 @@ def _checked(values: npt.NDArray[Any], depth: int, shape: tuple[int, ...]) -> Ar
 
 def _affordable(cells: int, depth: int) -> int:
     """Return the number again, unless it is too large to hold."""
-    if cells > MAX_CELLS // 2:
+    if cells > MAX_CELLS:
         raise OctreeError(
-            f"at depth {depth} this surface has more than {MAX_CELLS // 2:,} cells, which is too "
+            f"at depth {depth} this surface has more than {MAX_CELLS:,} cells, which is too "
             "much for memory; take a smaller depth"
         )
     return cells
@@ -133,22 +134,22 @@ class _Slabs:
         extent = (self.high - self.low).max(axis=1)
         with np.errstate(divide="ignore"):
             level = np.floor(-np.log2(extent))
-        return np.clip(level, 0, depth).astype(np.int64)
+        clipped: Index = np.clip(level, 0, depth).astype(np.int64)
+        return clipped
 
     def touched(self, triangle: Index, cell: Index, level: int) -> npt.NDArray[np.bool_]:
         """Return which pairs touch: triangles [P], cells of a level [P, 3] -> [P]."""
         edge = 0.5**level
         half = edge * (0.5 + TOUCH)
         centre = (cell + 0.5) * edge
-        touch = (
-            (self.low[triangle] - half <= centre) & (centre <= self.high[triangle] + half)
-        ).all(1)
+        low, high = self.low[triangle] - half, self.high[triangle] + half
+        touch: npt.NDArray[np.bool_] = np.all((low <= centre) & (centre <= high), axis=1)
         left = np.flatnonzero(touch)
         triangle, centre = triangle[left], centre[left]
         on_axis = np.einsum("pax,px->pa", self.axes[triangle], centre)
         slack = 2 * half * self.reach[triangle]
         apart = (on_axis < self.least[triangle] - slack) | (on_axis > self.most[triangle] + slack)
-        touch[left] = ~apart.any(axis=1)
+        touch[left] = ~np.any(apart, axis=1)
         return touch
 
 
