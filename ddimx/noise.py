@@ -42,6 +42,9 @@ class Stream(IntEnum):
     TRAIN_DEQUANTIZE = 10  # the offset inside one 8-bit level
     CATEGORY = 11  # the class a sample is drawn for when none is asked for
     EVALUATE = 32  # measuring a model on an image; the row says which draw (evaluation.bits)
+    POINTS = 33  # points inside a shape's cells (evaluation.shapes)
+    SUBSET = 34  # which shapes of the larger set are compared
+    BOOTSTRAP = 35  # shapes drawn again for an interval
 
 
 DROPOUT_STREAMS = 2**16
