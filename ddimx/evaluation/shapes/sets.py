@@ -79,7 +79,7 @@ def find(where: Path, split: str | None = None) -> Listed:
     if lists:
         raise UsageError(
             f"{where} is a prepared data set with {', '.join(lists)}: "
-            + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}")
+            + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}.jsonl")
         )
     found = where.iterdir() if (where / MANIFEST).is_file() else where.rglob("*")
     files = tuple(sorted(path for path in found if _is_token_file(path)))
