@@ -34,7 +34,8 @@ def shapes(
         str, typer.Option(metavar="train|val|test", help="Which part of a prepared reference.")
     ] = "test",
     category: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only shapes of this category.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only shapes of this category; may be repeated."),
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="Points per shape.")] = 2048,
     point_seeds: Annotated[
@@ -95,7 +96,7 @@ def shapes(
         workers=workers,
     )
     with Progress(quiet=quiet) as progress:
-        sets = _read(samples, reference, train, part, category, progress)
+        sets = _read(samples, reference, train, part, category or [], progress)
         drawn, known, seen = (sets.get(name) for name in ("samples", "reference", "train"))
         assert drawn is not None
         assert known is not None
@@ -107,7 +108,7 @@ def shapes(
             invalid=len(drawn.invalid),
             progress=progress,
         )
-        record = _with_sources(record, sets, category)
+        record = _with_sources(record, sets, category or [])
         for line in _notes(record):
             progress.say(line)
         if out is not None:
@@ -126,7 +127,7 @@ def _read(
     reference: Path,
     train: Path | None,
     split: str,
-    category: str | None,
+    categories: list[str],
     progress: Progress,
 ) -> dict[str, ShapeSet]:
     """Find all sets before reading any, so that a wrong name is told at once."""
@@ -137,13 +138,13 @@ def _read(
     if seen is not None:
         listed["train"] = sets.find(seen, "train")
     return {
-        name: sets.read(files, category=category, strict=name != "samples", progress=progress)
+        name: sets.read(files, categories=categories, strict=name != "samples", progress=progress)
         for name, files in listed.items()
     }
 
 
 def _with_sources(
-    record: dict[str, Any], sets: dict[str, ShapeSet], category: str | None
+    record: dict[str, Any], sets: dict[str, ShapeSet], categories: list[str]
 ) -> dict[str, Any]:
     """Put what was compared before the figures."""
     from .. import __version__
@@ -151,7 +152,7 @@ def _with_sources(
     return {
         "ddimx": __version__,
         **{name: found.label for name, found in sets.items()},
-        "category": category,
+        "categories": sorted(categories),
         **record,
         "invalid": list(sets["samples"].invalid),
     }

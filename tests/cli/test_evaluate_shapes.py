@@ -39,7 +39,7 @@ def test_a_run_against_a_prepared_data_set(folders, record):
     assert found["train"] == str(folders / "data" / "train.jsonl")
     assert found["compared"] == 5
     assert found["validity"]["value"] == pytest.approx(5 / 6)
-    assert "000005.npy: the level above says 8 cells" in found["invalid"][0]
+    assert "the level above says 8 cells" in found["invalid"][0]
     rows = {line[:20].strip(): line[20:].split() for line in done.out.splitlines()}
     assert rows["valid"][0] == "83.3%"
     nna = found["chamfer"]["1-NNA"]
@@ -73,7 +73,7 @@ def test_a_category_and_another_part(folders):
     )
     found = json.loads(done.out)
     assert found["counts"] == {"samples": 5, "reference": 2, "train": 4, "invalid": 1}
-    assert found["category"] == "chair"
+    assert found["categories"] == ["chair"]
     assert {"emd", "chamfer"} < found.keys()
     assert "floor" not in found
 

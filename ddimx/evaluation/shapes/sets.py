@@ -105,20 +105,20 @@ def training_list(reference: Path, split: str) -> Path | None:
 def read(
     listed: Listed,
     *,
-    category: str | None = None,
+    categories: Sequence[str] = (),
     strict: bool = True,
     progress: Progress | None = None,
 ) -> ShapeSet:
     """Read a set's files.
 
     Args:
-        category: keep only shapes of this category. A file that cannot be read belongs to none
-            that is known, so it is counted as invalid whatever the category.
+        categories: keep only shapes of these; none keeps all. A file that cannot be read belongs
+            to no category that is known, so it is counted as invalid whatever they are.
         strict: whether a file that is no valid octree is an error, or is counted as invalid.
 
     Raises:
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
-        UsageError: no shape of the category.
+        UsageError: no shape of the categories.
     """
     shown = progress or Progress(quiet=True)
     shown.start(f"reading {listed.label}", len(listed.files))
@@ -135,7 +135,7 @@ def read(
     shown.stop()
     if not shapes:
         raise DdimxError(f"{listed.label}: not one valid octree; the first: {invalid[0]}")
-    return ShapeSet(listed.label, _of_category(shapes, category, listed.label), tuple(invalid))
+    return ShapeSet(listed.label, _of_categories(shapes, categories, listed.label), tuple(invalid))
 
 
 def _shape(path: Path, category: str | None) -> Shape:
@@ -143,12 +143,12 @@ def _shape(path: Path, category: str | None) -> Shape:
     return shape if category is None else Shape(shape.tree, category, shape.shape_id)
 
 
-def _of_category(shapes: Sequence[Shape], category: str | None, label: str) -> tuple[Shape, ...]:
-    kept = tuple(s for s in shapes if category is None or s.category == category)
+def _of_categories(shapes: Sequence[Shape], wanted: Sequence[str], label: str) -> tuple[Shape, ...]:
+    kept = tuple(s for s in shapes if not wanted or s.category in wanted)
     if not kept:
         known = sorted({s.category for s in shapes} - {""})
         there = f"there are: {', '.join(known)}" if known else "its files name none"
-        raise UsageError(f"{label}: no shape of category '{category}'; {there}")
+        raise UsageError(f"{label}: no shape of category {' or '.join(wanted)}; {there}")
     return kept
 
 

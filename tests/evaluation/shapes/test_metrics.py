@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from ddimx.evaluation.shapes.intervals import wilson
 from ddimx.evaluation.shapes.metrics import (
     Matrices,
     coverage,
@@ -34,6 +35,13 @@ def test_a_line_of_points_worked_out_by_hand():
     """
     found = values(of_points([0, 1, 10], [2.5, 9, 20]))
     assert found == pytest.approx([2 / 6, 2 / 3, 12.5 / 3], rel=1e-15)
+
+
+def test_shapes_that_are_each_others_nearest_count_as_one_observation():
+    """Of the six above 0 and 1, and 9 and 10, are: with variance 1 + 4 / 6 a shape, 3.6 count."""
+    found = one_nna(of_points([0, 1, 10], [2.5, 9, 20]))
+    expected = wilson(2 / 6, 3.6)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-14)
 
 
 def test_a_hand_made_matrix_that_is_no_geometry():

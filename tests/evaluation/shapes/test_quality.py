@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from ddimx.errors import UsageError
+from ddimx.evaluation.shapes import distances
+from ddimx.evaluation.shapes.metrics import minimum_matching
+from ddimx.evaluation.shapes.points import Side, clouds
 from ddimx.evaluation.shapes.quality import Protocol, quality
 from ddimx.octree.tree import from_leaves
 from tests.evaluation.shapes import block, blocks
@@ -96,6 +99,12 @@ def test_point_seeds_are_averaged_and_kept():
     mmd = found["chamfer"]["MMD"]
     assert len(set(mmd["seeds"])) == 3
     assert mmd["value"] == pytest.approx(np.mean(mmd["seeds"]), rel=1e-12)
+    drawn, known = (
+        clouds(trees, 16, 0, side, repeat=1)
+        for trees, side in ((samples, Side.SAMPLES), (reference, Side.REFERENCE))
+    )
+    second = distances.matrices({"": drawn}, known, distances.chamfer())[""]
+    assert mmd["seeds"][1] == minimum_matching(second).value
     alone = quality(samples, reference, protocol=Protocol(points=16))
     assert alone["chamfer"]["MMD"]["value"] == mmd["seeds"][0]
     other = quality(samples, reference, protocol=Protocol(points=16, seed=1))
