@@ -33,7 +33,7 @@ PALETTE = (
 )  # fmt: skip
 
 LIGHT = (-0.4, 0.8, 0.45)  # from the left, above and in front
-DIMMEST, CROWDED = 0.55, 0.35  # light on what is edge-on; what a full window takes
+DIMMEST, CROWDED = 0.6, 0.5  # light on what is edge-on; what a full window takes
 
 
 def parse(text: str) -> str:
@@ -89,7 +89,8 @@ def lit(colours: npt.ArrayLike, around: Neighbourhood) -> Floats:
     """
     towards = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
     normals = facing(around.spreads, np.tile(towards, (len(around.counts), 1)))
-    crowded = np.clip(around.counts / around.width**2 - 1, 0, 1)  # width^2: a plane's cells
+    plane, full = around.width**2, around.width**3
+    crowded = np.clip((around.counts - plane) / (full - plane), 0, 1)
     light = (DIMMEST + (1 - DIMMEST) * normals @ towards) * (1 - CROWDED * crowded)
     shaded: Floats = np.asarray(colours, dtype=np.float64) * light[:, None]
     return shaded

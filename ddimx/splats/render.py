@@ -25,20 +25,26 @@ SHADOW, SHADOW_SIGMA, SHADOW_FADE = 0.3, 0.025, 3.0
 
 
 def render(
-    cloud: GaussianCloud, camera: Camera, spreads: Floats | None = None, *, shadow: bool = True
+    cloud: GaussianCloud,
+    camera: Camera,
+    spreads: Floats | None = None,
+    *,
+    lamp: float = 1.0,
+    shadow: bool = True,
 ) -> Picture:
     """Draw a cloud on white, uint8 [H, W, 3].
 
     Args:
         spreads: float [N, 3, 3], how the Gaussians around each one are spread
             (:class:`~ddimx.splats.neighbours.Neighbourhood`); None shades without normals.
+        lamp: how strong the light is, 0..1; colours that have light baked in want less.
         shadow: darken the ground under the shape, which shows where it stands.
     """
     fine = camera.scaled(FINER)
     values = np.concatenate([cloud.colours, _normals(cloud, camera, spreads)], axis=1)
     planes = rasterise(project(cloud, fine), cloud.alphas, values, fine.size)
     ground = _shadow(cloud, camera) if shadow else np.ones((camera.size, camera.size))
-    return shaded(planes, fine, enlarged(ground, FINER, fine.size), FINER)
+    return shaded(planes, fine, enlarged(ground, FINER, fine.size), FINER, lamp)
 
 
 def render_thumbnail(
