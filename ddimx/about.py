@@ -10,14 +10,18 @@ import torch
 
 from . import __version__
 from .device import choose_device, choose_precision
-from .kernels import attention, update
+from .kernels import attention, discrete_update, update
 from .weights.cache import cache_folder
 from .weights.native import read_header
 from .weights.source import find_model, shipped_models
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
 # What "auto" runs of every operation on a device, and why; a new kernel folder adds itself here.
-OPERATIONS = {"update": update.preference, "attention": attention.preference}
+OPERATIONS = {
+    "update": update.preference,
+    "attention": attention.preference,
+    "discrete_update": discrete_update.preference,
+}
 SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
 
 

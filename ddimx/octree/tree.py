@@ -123,39 +123,62 @@ def from_tokens(
 ) -> Octree:
     """Read a whole, unpadded token stream.
 
+    Levels are walked from the root: each one's length is known from the level above before it is
+    looked at, so that no more is ever held than the stream itself.
+
     Args:
         tokens: any integer dtype, [L].
         depth: what the depth must be; None takes it from the stream, which determines it.
 
     Raises:
         OctreeError: a token outside 1..255, a stream that ends early or goes on, a leaf that is
-            not 1, another depth than was said.
+            not 1, another depth than was said, or one outside 1..20.
     """
     stream = np.asarray(tokens)
     if stream.ndim != 1 or stream.dtype.kind not in "iu":
         raise OctreeError(f"tokens are {stream.dtype} {stream.shape}, expected integers [L]")
-    bad = np.flatnonzero((stream < 1) | (stream > 255))
-    if len(bad):
-        raise OctreeError(f"token {stream[bad[0]]} is outside 1..255", index=int(bad[0]))
-    stream = stream.astype(np.uint8)
+    if depth is not None and not 1 <= depth <= MAX_DEPTH:
+        raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
+    if not len(stream):
+        raise OctreeError("there are no tokens", level=0, index=0)
     masks: list[Masks] = []
     start, count = 0, 1
     while start + count < len(stream):
-        masks.append(stream[start : start + count])
+        masks.append(_level(stream, start, count, len(masks)))
         start, count = start + count, int(POPCOUNT[masks[-1]].sum())
-    level = len(masks)
-    if start + count > len(stream):
+        if len(masks) > MAX_DEPTH:
+            raise OctreeError(f"the tree is deeper than {MAX_DEPTH} levels", index=start)
+    _check_leaves(stream, start, count, len(masks))
+    if depth is not None and len(masks) != depth:
+        raise OctreeError(f"the stream is of depth {len(masks)}, not {depth}", level=len(masks))
+    return Octree(tuple(masks), lower, edge)
+
+
+def _level(stream: npt.NDArray[np.integer], start: int, count: int, level: int) -> Masks:
+    """Return the tokens of one level as masks, checked before they are narrowed to 8 bits."""
+    part = stream[start : start + count]
+    bad = np.flatnonzero((part < 1) | (part > 255))
+    if not len(bad):
+        return part.astype(np.uint8)
+    index, token = start + int(bad[0]), int(part[bad[0]])
+    if token == 0:
+        raise OctreeError("token 0 is a cell without children", level=level, index=index)
+    raise OctreeError(f"token {token} is outside 1..255", level=level, index=index)
+
+
+def _check_leaves(stream: npt.NDArray[np.integer], start: int, count: int, level: int) -> None:
+    left = len(stream) - start
+    if count > left:
+        _level(stream, start, left, level)  # a bad token there says more than its being too few
         raise OctreeError(
-            f"the level above says {count} cells, {len(stream) - start} tokens are left",
+            f"the stream ends early: the level above says {count} cells, {left} tokens are left",
             level=level,
             index=len(stream),
         )
     strange = np.flatnonzero(stream[start:] != LEAF)
     if len(strange):
         index = start + int(strange[0])
-        raise OctreeError(f"leaf token {stream[index]} is not {LEAF}", level=level, index=index)
+        token = int(stream[index])
+        raise OctreeError(f"leaf token {token} is not {LEAF}", level=level, index=index)
     if level == 0:
         raise OctreeError("the stream holds nothing but a root", level=0, index=0)
-    if depth is not None and level != depth:
-        raise OctreeError(f"the stream is of depth {level}, not {depth}", level=level)
-    return Octree(tuple(masks), lower, edge)

@@ -43,7 +43,7 @@ def pfdiff(
     label = f"pfdiff:{k},{h}"
     check_distinct(label, times)
     down = np.append(times[::-1], CLEAN)
-    at, start, end = (np.array(column) for column in zip(*_hops(len(times), k, h), strict=True))
+    at, start, end = (np.array(column) for column in zip(*hops(len(times), k, h), strict=True))
     rows = Rows(schedule, down[at], down[start], down[end], prediction)
     # Where the state itself is evaluated, x0 is better conditioned than x / sqrt(ab) is.
     own = at == start
@@ -67,7 +67,7 @@ def evaluations(n: int, k: int) -> int:
     return 1 + -(-(n - 1) // (k + 1))
 
 
-def _hops(n: int, k: int, h: int) -> Iterator[tuple[int, int, int]]:
+def hops(n: int, k: int, h: int) -> Iterator[tuple[int, int, int]]:
     """Yield (where the network is asked, from, to) as indices into the falling times."""
     yield 0, 0, 1
     i = 1

@@ -1,0 +1,127 @@
+"""A batch of octrees, level by level: ragged lists of cells and their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import DdimxError
+from ..kernels.discrete_update import MASK
+from ..octree.tree import Octree
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of one level of B samples, in one flat list.
+
+    Attributes:
+        level: 0 is the root.
+        keys: int64 [N], Morton keys, ascending within each sample.
+        sample: int64 [N], the place in the batch of each cell's sample, ascending.
+        offsets: int64 [B + 1]; sample b has the cells ``offsets[b]:offsets[b + 1]``.
+    """
+
+    level: int
+    keys: Tensor
+    sample: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def counts(self) -> Tensor:
+        """Number of cells of each sample, int64 [B]."""
+        return self.offsets.diff()
+
+
+class Level(NamedTuple):
+    """A finished level: its cells, and their tokens uint8 [N] in 1..255."""
+
+    cells: Cells
+    ids: Tensor
+
+
+def root(batch: int, device: torch.device | str | None = None) -> Cells:
+    """Return level 0 of ``batch`` samples: one cell with the key 0 each."""
+    sample = torch.arange(batch, device=device)
+    return Cells(0, torch.zeros_like(sample), sample, torch.arange(batch + 1, device=device))
+
+
+def children(level: Level) -> Cells:
+    """Return the cells that a finished level says are occupied.
+
+    One number is asked of the device, how many there are.
+
+    Raises:
+        DdimxError: a token that is [MASK], for the network's logits had no softmax.
+    """
+    cells, ids = level
+    index = ids.to(torch.int64)
+    nth, count = _bits(ids.device)
+    counts = count[index]
+    total, broken = torch.stack([counts.sum(), (ids == MASK).sum()]).tolist()
+    if broken:
+        raise DdimxError(
+            f"level {cells.level}: the network gave {broken} of {len(ids)} tokens no id; its "
+            "logits are NaN or infinite there. Try --dtype fp32, or another checkpoint"
+        )
+    first = counts.cumsum(0) - counts
+    parent = torch.repeat_interleave(
+        torch.arange(len(ids), device=ids.device), counts, output_size=total
+    )
+    rank = torch.arange(total, device=ids.device) - first[parent]
+    per_sample = torch.zeros(len(cells.offsets) - 1, dtype=torch.int64, device=ids.device)
+    per_sample.index_add_(0, cells.sample, counts)
+    offsets = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])
+    keys = (cells.keys[parent] << 3) | nth[index[parent], rank]
+    return Cells(cells.level + 1, keys, cells.sample[parent], offsets)
+
+
+def octrees(levels: Sequence[Level]) -> list[Octree]:
+    """Return the batch's trees from all its finished levels, in the order of the batch.
+
+    Raises:
+        ValueError: no levels, or not levels 0, 1, ... in this order.
+    """
+    if not levels or [level.cells.level for level in levels] != list(range(len(levels))):
+        raise ValueError("octrees need the levels 0, 1, ... of a batch, in this order")
+    masks = [level.ids.cpu().numpy() for level in levels]
+    offsets = [level.cells.offsets.tolist() for level in levels]
+    return [
+        Octree(tuple(m[o[b] : o[b + 1]].copy() for m, o in zip(masks, offsets, strict=True)))
+        for b in range(len(offsets[0]) - 1)
+    ]
+
+
+def levels_of(trees: Sequence[Octree], device: torch.device | str | None = None) -> list[Level]:
+    """Return trees of one depth as a batch's finished levels: undoes :func:`octrees`.
+
+    Raises:
+        ValueError: no trees, or several depths.
+    """
+    if len({tree.depth for tree in trees}) != 1:
+        raise ValueError("a batch needs trees of one depth")
+    found = []
+    for d in range(trees[0].depth):
+        keys = torch.cat([torch.from_numpy(tree.keys[d]) for tree in trees])
+        ids = torch.cat([torch.from_numpy(tree.masks[d]) for tree in trees])
+        counts = torch.tensor([tree.counts[d] for tree in trees])
+        sample = torch.repeat_interleave(torch.arange(len(trees)), counts)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        cells = Cells(d, keys.to(device), sample.to(device), offsets.to(device))
+        found.append(Level(cells, ids.to(device)))
+    return found
+
+
+@lru_cache(maxsize=8)
+def _bits(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return of every mask the position of its n-th set bit, [256, 8], and their number, [256]."""
+    bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
+    # A stable sort of "is not set" puts the set bits first, in their order.
+    return (1 - bits).argsort(dim=1, stable=True), bits.sum(dim=1)

@@ -1,0 +1,192 @@
+"""A discrete sampler as a table: one row for every level and step, all numbers in float64.
+
+With ``x`` the tokens of a level and ``logits`` the network's, a row says
+
+    logits = network(x, t)                    if the row calls, else those of the last call
+    x0     ~ softmax(logits / temperature)
+    x'     = x with weight keep, x0 with weight clean, noise with weight noise
+
+for each token by one uniform ("random" routing). With "confidence" routing ``reveal`` says which
+share of each sample's tokens is clean after the row, and the network's confidence says which ones
+(:mod:`ddimx.discrete.confidence`); ``noise`` is then the share of clean tokens that are given up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels.discrete_update import COLUMNS, Transition
+from .draws import MAX_DEPTH
+
+Array = npt.NDArray[np.float64]
+Routing = Literal["random", "confidence"]
+
+FLOATS = (
+    "t",
+    "t_to",
+    "alpha_from",
+    "alpha_to",
+    "keep",
+    "clean",
+    "noise",
+    "reveal",
+    "temperature",
+    "gumbel",
+)
+COLDEST = 1e-30  # the temperature that stands for 0 in the tensor form
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlan:
+    """Every number that sampling a batch of octrees needs besides the network and the noise.
+
+    Attributes:
+        level: int64 [rows], 0, ..., depth - 1, each level's rows together.
+        t, t_to: float64 [rows], the schedule's times (-1 is clean data). The network is given
+            ``t``, the time of the state, where it is called.
+        alpha_from, alpha_to: the share of clean tokens at these times: 0 at the start of each
+            level, whatever the schedule ends at, and 1 at its end.
+        keep, clean, noise: the weights of a token's three routes.
+        reveal: the cumulative share of a level's tokens that is clean after the row; NaN with
+            random routing.
+        temperature: divides the logits; 0 takes the most likely id.
+        gumbel: how much Gumbel noise is added to the confidence; 0 with random routing.
+        calls: bool [rows], whether the row calls the network.
+        transition, routing: see the module.
+        label: the solver and its arguments, for people.
+    """
+
+    level: npt.NDArray[np.int64]
+    t: Array
+    t_to: Array
+    alpha_from: Array
+    alpha_to: Array
+    keep: Array
+    clean: Array
+    noise: Array
+    reveal: Array
+    temperature: Array
+    gumbel: Array
+    calls: npt.NDArray[np.bool_]
+    transition: Transition
+    routing: Routing = "random"
+    label: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.transition not in get_args(Transition) or self.routing not in get_args(Routing):
+            raise ValueError(f"no plan is '{self.transition}' with '{self.routing}' routing")
+        self._check_columns()
+        self._check_weights()
+        self._check_levels()
+        self._check_reveal()
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+    @property
+    def depth(self) -> int:
+        """Number of levels, which is the depth of the trees."""
+        return int(self.level[-1]) + 1
+
+    @property
+    def nfe(self) -> int:
+        """Number of rows that call the network; guidance doubles the passes, not this number."""
+        return int(self.calls.sum())
+
+    @property
+    def remasks(self) -> bool:
+        """Whether any row throws tokens back into noise."""
+        return bool((self.noise != 0).any())
+
+    def rows_of(self, level: int) -> range:
+        """Return the ordinals of a level's rows."""
+        rows = np.flatnonzero(self.level == level)
+        if not len(rows):
+            raise ValueError(f"a plan of depth {self.depth} has no level {level}")
+        return range(int(rows[0]), int(rows[-1]) + 1)
+
+    def table(self) -> Array:
+        """Return what the update reads, float64 [rows, 4]: the columns of its ``COLUMNS``."""
+        columns = {
+            "keep": self.keep,
+            "noise": self.noise,
+            "inverse_temperature": 1 / np.maximum(self.temperature, COLDEST),
+            "gumbel": self.gumbel,
+        }
+        return np.stack([columns[name] for name in COLUMNS], axis=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values; ``reveal`` is null with random routing."""
+        value: dict[str, Any] = {
+            "label": self.label,
+            "transition": self.transition,
+            "routing": self.routing,
+            "notes": list(self.notes),
+            "depth": self.depth,
+            "nfe": self.nfe,
+            "level": self.level.tolist(),
+            "calls": self.calls.tolist(),
+        }
+        for name in FLOATS:
+            column = getattr(self, name).tolist()
+            value[name] = [None if np.isnan(number) else number for number in column]
+        return value
+
+    def _check_columns(self) -> None:
+        if not len(self.level):
+            raise ValueError("a plan needs at least one row")
+        for name in (*FLOATS, "level", "calls"):
+            if getattr(self, name).shape != (len(self),):
+                raise ValueError(f"plan column {name} has shape {getattr(self, name).shape}")
+        for name in FLOATS:
+            if name != "reveal" and not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"a plan's {name} must be finite")
+        if self.calls.dtype != np.bool_:
+            raise ValueError("plan column calls must be bool")
+        if (self.temperature < 0).any() or (self.gumbel < 0).any():
+            raise ValueError("temperature and gumbel must not be negative")
+
+    def _check_weights(self) -> None:
+        weights = np.stack([self.keep, self.clean, self.noise])
+        if (weights < 0).any() or (weights > 1).any():
+            raise ValueError("keep, clean and noise must lie in [0, 1]")
+        # Three roundings of numbers up to 1, and as many in whoever made them.
+        if (np.abs(weights.sum(axis=0) - 1) > 16 * np.finfo(np.float64).eps).any():
+            raise ValueError("keep, clean and noise must sum to 1 in every row")
+
+    def _check_levels(self) -> None:
+        first = np.diff(self.level, prepend=-1) != 0
+        last = np.append(first[1:], True)
+        if (self.level[first] != np.arange(first.sum())).any():
+            raise ValueError("a plan's rows must run through the levels 0, 1, ... in order")
+        if first.sum() > MAX_DEPTH:
+            raise ValueError(f"a plan of depth {int(first.sum())} exceeds {MAX_DEPTH}")
+        if not self.calls[first].all():
+            raise ValueError("a level's first row must call the network: no logits are there yet")
+        if (self.alpha_from[first] != 0).any() or (self.alpha_to[last] != 1).any():
+            raise ValueError("each level must go from noise (alpha 0) to clean (alpha 1)")
+        if (self.clean[last] != 1).any():
+            raise ValueError("a level's last row must leave neither [MASK] nor noise: clean is 1")
+        going_on = ~first[1:]
+        for name in ("t", "alpha"):
+            start, end = ("t", "t_to") if name == "t" else ("alpha_from", "alpha_to")
+            if (getattr(self, start)[1:] != getattr(self, end)[:-1])[going_on].any():
+                raise ValueError(f"each row must start at the {name} where the last one ended")
+
+    def _check_reveal(self) -> None:
+        if self.routing == "random":
+            if not np.isnan(self.reveal).all() or (self.gumbel != 0).any():
+                raise ValueError("reveal and gumbel belong to confidence routing")
+            return
+        first = np.diff(self.level, prepend=-1) != 0
+        last = np.append(first[1:], True)
+        before = np.where(first, 0.0, np.append(0.0, self.reveal[:-1]))
+        if not ((self.reveal >= before) & (self.reveal <= 1)).all():  # NaN fails here too
+            raise ValueError("reveal must rise within each level and lie in [0, 1]")
+        if (self.reveal[last] != 1).any():
+            raise ValueError("reveal must end at 1 on every level")

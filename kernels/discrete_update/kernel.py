@@ -1,0 +1,126 @@
+"""The update of tokens as one Triton launch: a program draws BLOCK tokens, a warp two at a time.
+
+All 256 columns of a token lie in one warp, so that maximum, sums and edges of the CDF need no
+shared memory. The weights of the CDF are integers (see the reference), whose sums do not depend on
+the order in which threads add them. Arithmetic is float32 whatever the logits are. Rows of logits
+that a token does not need are not read.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..philox.kernel import _log
+from . import reference, types
+
+COLUMNS = tl.constexpr(len(reference.COLUMNS))
+IDS = tl.constexpr(types.IDS)
+CLASSES = tl.constexpr(types.CLASSES)
+MASK = tl.constexpr(types.MASK)
+UNIT = tl.constexpr(reference.UNIT)
+LEAST_EXPONENTIAL = tl.constexpr(reference.LEAST_EXPONENTIAL)
+
+
+@triton.jit
+def _uniform(word):
+    return word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10  # 2^-32, 2^-33
+
+
+@triton.jit
+def _below(word, total):
+    """Return floor(word * total / 2^32) for uint32 words and int32 totals below 2^31."""
+    return tl.umulhi(word, total.to(tl.uint32)).to(tl.int32)
+
+
+# The number of tokens changes with every level, and a plan's length is no reason to compile again.
+@triton.jit(do_not_specialize=["rows", "count"])
+def discrete_update_kernel(
+    ids_to,
+    x0_to,
+    confidence_to,
+    logits,
+    uncond,
+    ids,
+    keys,
+    samples,
+    table,
+    row,
+    guidance,
+    seed,
+    rows,
+    count,
+    logits_stride,
+    uncond_stride,
+    ABSORBING: tl.constexpr,
+    ROUTE: tl.constexpr,
+    WANT_X0: tl.constexpr,
+    GUIDED: tl.constexpr,
+    STREAM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Apply one row of the table; see the reference."""
+    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    inside = token < count
+    # A row outside the table must not look like a result: [MASK] everywhere, NaN as confidence.
+    ordinal = tl.load(row)
+    valid = (ordinal >= 0) & (ordinal < rows)
+    k = table + ordinal * COLUMNS
+    keep = tl.load(k + 0, mask=valid, other=0.0).to(tl.float32)
+    noise = tl.load(k + 1, mask=valid, other=0.0).to(tl.float32)
+    inverse_temperature = tl.load(k + 2, mask=valid, other=0.0).to(tl.float32)
+    gumbel = tl.load(k + 3, mask=valid, other=float("nan")).to(tl.float32)
+
+    old = tl.load(ids + token, mask=inside, other=0).to(tl.int32)  # [BLOCK]
+    key = tl.load(keys + token, mask=inside, other=0).to(tl.int32)
+    sample = tl.load(samples + token, mask=inside, other=0).to(tl.int32)
+    stream = tl.full([], STREAM, tl.int32)
+    w0, w1, w2, w3 = tl.philox(tl.load(seed), key, sample, ordinal.to(tl.int32), stream)
+
+    u = _uniform(w1)
+    kept = u <= keep
+    noised = (u > 1.0 - noise) & (kept == 0)
+    if ABSORBING:
+        noise_id = tl.zeros([BLOCK], tl.int32) + MASK
+    else:
+        noise_id = 1 + _below(w2, tl.zeros([BLOCK], tl.int32) + CLASSES)
+    masked = old == MASK
+    need = inside & valid
+    if ABSORBING:
+        need = need & masked
+    if ROUTE and not WANT_X0:
+        need = need & (kept == 0) & (noised == 0)
+
+    column = tl.arange(0, IDS)[None, :]  # [1, 256]
+    base = token.to(tl.int64)[:, None]
+    at = logits + base * logits_stride + column  # [BLOCK, 256]
+    z = tl.load(at, mask=need[:, None], other=0.0).to(tl.float32)
+    if GUIDED:
+        at = uncond + base * uncond_stride + column
+        without = tl.load(at, mask=need[:, None], other=0.0).to(tl.float32)
+        mixed = without + tl.load(guidance).to(tl.float32) * (z - without)
+        z = tl.where(z == float("-inf"), z, mixed)
+    z = tl.where(column == MASK, float("-inf"), z)
+    shifted = z - tl.max(z, axis=1)[:, None]  # NaN where there is no softmax
+    e = tl.exp(shifted * inverse_temperature)
+    found = tl.sum(e, axis=1) > 0  # [BLOCK], false for NaN
+    weight = tl.where(found[:, None], (e * UNIT + 0.5).to(tl.int32), 0)
+    edges = tl.cumsum(weight, axis=1)
+    place = _below(w0, tl.sum(weight, axis=1))  # [BLOCK]
+    x0 = tl.sum((edges <= place[:, None]).to(tl.int32), axis=1)
+    x0 = tl.where(found & valid, x0, MASK)
+    if WANT_X0:
+        total = tl.sum(tl.exp(shifted), axis=1)
+        picked = tl.sum(tl.where(column == x0[:, None], shifted, 0.0), axis=1)
+        confidence = tl.where(x0 == MASK, float("nan"), picked - tl.log(total))
+        exponential = tl.maximum(-_log(_uniform(w3)), LEAST_EXPONENTIAL)
+        confidence += gumbel * -_log(exponential)
+        if ABSORBING:
+            confidence = tl.where(masked | (valid == 0), confidence, 0.0)
+        tl.store(confidence_to + token, confidence, mask=inside)
+    if ABSORBING:
+        x0 = tl.where(masked, x0, old)
+    if WANT_X0:
+        tl.store(x0_to + token, tl.where(valid, x0, MASK).to(tl.uint8), mask=inside)
+    moved = tl.where(kept, old, tl.where(noised, noise_id, x0)) if ROUTE else noise_id
+    tl.store(ids_to + token, tl.where(valid, moved, MASK).to(tl.uint8), mask=inside)
