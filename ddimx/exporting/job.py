@@ -69,7 +69,10 @@ def _shape(item: Item, max_depth: int | None) -> Shape:
 
 
 def side_by_side(scenes: Sequence[Scene]) -> Scene:
-    """Return one scene of all shapes in a square grid on the ground, the first at the back left."""
+    """Return one scene of all shapes in a square grid on the ground, the first at the back left.
+
+    They keep their sizes: shapes of which some are in metres and some in inches look it.
+    """
     columns = int(np.ceil(np.sqrt(len(scenes))))
     widths = [np.ptp(scene.cloud.positions[:, [0, 2]], axis=0).max() for scene in scenes]
     step = GAP * float(max(widths)) or 1.0

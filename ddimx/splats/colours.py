@@ -27,10 +27,12 @@ NAMES = {
 KINDS = ("height", "normal", "category")
 
 HEIGHTS = ("2f3e6e", "2f7f93", "6fb98f", "e8c872", "f2a65a")  # from the ground up
-PALETTE = (
-    "c98a4b", "4f86c6", "6aa84f", "c45b5b", "8e6cb8", "3fa7a0",
-    "d9b44a", "b0577f", "7d8ea3", "9c6b4a", "5f9ed1", "a3b046",
-)  # fmt: skip
+CATEGORIES = {
+    "chair": "d9985b", "table": "b58a63", "sofa": "5b93d3", "bed": "9b7cc6", "cabinet": "c2a878",
+    "lamp": "e2bf55", "bench": "c9784f", "appliance": "8fa1b5", "bath": "6fb1e0", "door": "a8745a",
+    "window": "7fc4c9", "plant": "76b852", "person": "d99a9a", "vehicle": "d46a6a",
+    "vessel": "45b5ad", "airplane": "b2c04d",
+}  # fmt: skip
 
 LIGHT = (-0.4, 0.8, 0.45)  # from the left, above and in front
 DIMMEST, CROWDED = 0.6, 0.5  # light on what is edge-on; what a full window takes
@@ -78,8 +80,12 @@ def by_normal(normals: npt.ArrayLike) -> Floats:
 
 
 def by_category(category: str) -> Floats:
-    """Return the colour that a category's name has always and everywhere, [3]."""
-    return rgb(PALETTE[zlib.crc32(category.encode()) % len(PALETTE)])
+    """Return the colour that a category's name has always and everywhere, [3].
+
+    Names that are not in the table share its colours, by a hash.
+    """
+    palette = list(CATEGORIES.values())
+    return rgb(CATEGORIES.get(category, palette[zlib.crc32(category.encode()) % len(palette)]))
 
 
 def lit(colours: npt.ArrayLike, around: Neighbourhood) -> Floats:
