@@ -10,9 +10,7 @@ import torch
 
 from . import __version__
 from .device import choose_device, choose_precision
-from .kernels import attention, discrete_update, update
-from .kernels import attention, segment_attention, update
-from .kernels import attention, discrete_update, octree_decode, update
+from .kernels import attention, discrete_update, octree_decode, segment_attention, update
 from .weights.cache import cache_folder
 from .weights.native import read_header
 from .weights.source import find_model, shipped_models
