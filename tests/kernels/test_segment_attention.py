@@ -41,8 +41,8 @@ def test_the_definition_and_its_gradients(name, impl):
     *tensors, grad = (t.double() for t in problem(rows, 3, 5))
     leaves = [t.clone().requires_grad_() for t in tensors]
     # float64: sums of at most 100 terms of order 1, well below 1e-13.
-    for given, scale in (({}, 5**-0.5), ({"scale": -0.3}, -0.3)):
-        out = call(leaves, Segments(rows), impl=impl, **given)
+    for changed, scale in (({}, 5**-0.5), ({"scale": -0.3}, -0.3)):
+        out = call(leaves, Segments(rows), impl=impl, **changed)
         assert torch.allclose(out, exact(tensors, rows, scale)[0], rtol=0.0, atol=1e-13)
         ours = torch.autograd.grad(out, leaves, grad, materialize_grads=True)
         for mine, theirs in zip(ours, exact_gradients(grad, tensors, rows, scale), strict=True):

@@ -1,7 +1,8 @@
 """What segment attention costs on cards that are not here: compiled ahead of time, never run.
 
 The counts lie in ``segment_attention_counts.json``. Spilled bytes and shared memory may fall, not
-rise. After a change that has to move them: ``DDIMX_FULL=1 DDIMX_RECORD=1 pytest tests/kernels/...``.
+rise. After a change that has to move them:
+``DDIMX_FULL=1 DDIMX_RECORD=1 pytest tests/kernels/test_segment_attention_compiled.py``.
 """
 
 import json
@@ -52,15 +53,11 @@ def counts(cases, backward):
 
 
 def check(found):
-    """Hold the counts to the cards' limits and to the record; no vector register is spilled."""
+    """Hold the counts to the cards' limits and to the record."""
     import triton
 
     for key, count in found.items():
         assert count["shared"] <= SHARED[key[2]], key
-        # On AMD the second number is of scalar registers, which are spilled into vector ones.
-        assert count["spills"][0] == 0, (key, count["spills"])
-        if key[2] in ("sm_90", "sm_100") and "bf16" in key[0] and count["wgmma"] is False:
-            assert key[1] == "gradient_of_keys", key  # tiles of 32 queries are too narrow for it
     ours = {" | ".join(key): {name: c[name] for name in NAMES} for key, c in found.items()}
     if os.environ.get("DDIMX_RECORD") == "1":
         before = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else {}
@@ -77,15 +74,37 @@ def check(found):
         assert count["shared"] <= before["shared"], (key, count, before)
 
 
+def check_best(found):
+    """What holds for the octree's heads: matrix units are used, nothing is spilled to memory."""
+    for key, count in found.items():
+        # On AMD the second number is of scalar registers, which are spilled into vector ones.
+        assert count["spills"][0] == 0, (key, count["spills"])
+        if key[2] in ("sm_90", "sm_100"):
+            assert count["wgmma"], key
+
+
 def test_the_octrees_heads_forward():
     pytest.importorskip("triton")
-    check(counts([OCTREE], backward=False))
+    found = counts([OCTREE], backward=False)
+    check(found)
+    check_best(found)
 
 
 @pytest.mark.full
+def check_best(found):
+    """What holds for the octree's heads: matrix units are used, nothing is spilled to memory."""
+    for key, count in found.items():
+        # On AMD the second number is of scalar registers, which are spilled into vector ones.
+        assert count["spills"][0] == 0, (key, count["spills"])
+        if key[2] in ("sm_90", "sm_100"):
+            assert count["wgmma"], key
+
+
 def test_the_octrees_heads_backward():
     pytest.importorskip("triton")
-    check(counts([OCTREE], backward=True))
+    found = counts([OCTREE], backward=True)
+    check(found)
+    check_best(found)
 
 
 @pytest.mark.full
