@@ -22,8 +22,8 @@ def protocol_in_words(settings: dict[str, Any]) -> dict[str, str]:
         "chamfer": "mean squared distance to the nearest point, both directions summed",
         "sets": "equal sizes; of the larger side a subset is drawn, keyed in the same way",
         "1-NNA": "leave one out over both sets; ties count by the share of the own kind. "
-        "perfect_1-NNA is what a perfect generator has (by_category: if nearest shapes always share "
-        "their category); below it samples lie nearer to references than these to each other",
+        "perfect_1-NNA is what a perfect generator has (by_category: if nearest shapes share their "
+        "category); below it samples lie nearer to references than these to each other",
         "intervals": "95%. Shares: Wilson's score (1-NNA: two shapes that are each other's nearest "
         "count as one). MMD: normal, variance over references and jackknife over samples. Other "
         "means: bootstrap over shapes (2000 resamples)",
