@@ -94,6 +94,8 @@ class ModelConfig(Section):
     hidden_dim: int | None = Field(default=None, ge=1)
     num_layers: int | None = Field(default=None, ge=1)
     num_heads: int | None = Field(default=None, ge=1)
+    # Ours: a token attends to its run of this many tokens of its level, and half of each next one.
+    window: int = Field(default=128, ge=2)
 
     @field_validator("ch_mult")
     @classmethod

@@ -121,12 +121,16 @@ class Block(nn.Module):
         layout: Layout,
         stream: int = 0,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """h [N, width] -> the same, and its keys and values [N, H, D] for others to attend to."""
+        """h [N, width] -> the same, and its keys and values [N, H, D] for others to attend to.
+
+        ``context`` are keys and values of coarser levels; None where these are in ``h`` itself.
+        """
         drop_1, drop_2 = self.dropouts[2 * stream : 2 * stream + 2]
         q, k, v = self.qkv(self.norm_1(h)).unflatten(-1, (3, self.heads, -1)).unbind(1)
         q, k = rotate(q, rotary), rotate(k, rotary)
-        seen = (None, None) if context is None else context
-        mixed = segment_attention(q, k, v.contiguous(), segments, *seen)
+        v = v.contiguous()
+        # Several clean levels at once are one another's context.
+        mixed = segment_attention(q, k, v, segments, *((k, v) if context is None else context))
         h = h + drop_1(self.out(mixed.flatten(1)), layout)
         up = F.gelu(self.up(self.norm_2(h)), approximate="tanh")
         h = h + drop_2(self.down(up), layout)

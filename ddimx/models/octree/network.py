@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from ...config import Config
 from ...errors import UsageError
-from ...kernels.segment_attention import Segments
 from ..layers import timestep_embedding
 from .layers import Block, TokenEmbedding, centres, rotary_table
-from .tokens import CLASSES, Cache, Condition, Tokens
-from .visibility import causal, levelwise
+from .tokens import CLASSES, Cache, Condition, Counts, Tokens
+from .visibility import visible
 
 TIME_FEATURES = 64
 CLEAN, NOISED = 0, 1
@@ -31,11 +30,19 @@ class OctreeNet(nn.Module):
     process = "discrete"
 
     def __init__(
-        self, *, depth: int, width: int, layers: int, heads: int, classes: int, steps: int,
+        self,
+        *,
+        depth: int,
+        width: int,
+        layers: int,
+        heads: int,
+        classes: int,
+        steps: int,
+        window: int,
         dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.depth, self.steps = depth, steps
+        self.depth, self.steps, self.window = depth, steps, window
         self.embed = TokenEmbedding(width, depth)
         self.level = nn.Embedding(depth, width)
         self.stream = nn.Embedding(2, width)
@@ -71,6 +78,7 @@ class OctreeNet(nn.Module):
             heads=heads,
             classes=len(model.classes),
             steps=config.diffusion.num_diffusion_timesteps,
+            window=model.window,
             dropout=model.dropout,
         )
 
@@ -87,22 +95,17 @@ class OctreeNet(nn.Module):
         """
         if cache is None and clean is not None and len(clean.layout):
             cache = self.encode(clean, condition)
-        layout = noised.layout
-        known = layout.counts[:, :0] if cache is None else cache.counts
-        segments = levelwise(layout.counts, layout.first, known)
-        h, _ = self._run(noised, NOISED, condition, segments, cache)
+        known = noised.layout.counts[:, :0] if cache is None else cache.counts
+        h, _ = self._run(noised, NOISED, condition, known, cache)
         logits: Tensor = self.head(self.norm(h))
         return logits
 
     def encode(self, clean: Tokens, condition: Condition, cache: Cache | None = None) -> Cache:
         """Return keys and values of clean levels, after those of coarser levels in ``cache``."""
-        layout = clean.layout
-        if cache is None:
-            segments = causal(layout.counts)
-        else:
-            segments = levelwise(layout.counts, layout.first, cache.counts)
-        _, layers = self._run(clean, CLEAN, condition, segments, cache)
-        new = Cache(tuple(layers), layout.counts)
+        counts = clean.layout.counts
+        known = counts if cache is None else cache.counts
+        _, layers = self._run(clean, CLEAN, condition, known, cache)
+        new = Cache(tuple(layers), counts)
         return new if cache is None else cache.joined(new)
 
     def _run(
@@ -110,12 +113,13 @@ class OctreeNet(nn.Module):
         tokens: Tokens,
         stream: int,
         condition: Condition,
-        segments: Segments,
+        known: Counts,
         cache: Cache | None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         layout = tokens.layout
+        segments = visible(layout.counts, layout.first, known, self.window)
         h = self.embed(layout, tokens.ids) + self._condition(tokens, stream, condition)[layout.row]
-        head_dim = h.shape[1] // self.blocks[0].heads  # type: ignore[operator]
+        head_dim = h.shape[1] // self.blocks[0].heads
         rotary = rotary_table(centres(layout, self.depth), head_dim)
         layers = []
         for i, block in enumerate(self.blocks):
@@ -137,7 +141,8 @@ class OctreeNet(nn.Module):
             scaled = tokens.t.reshape(-1) * (1000.0 / self.steps)
             features = timestep_embedding(scaled, TIME_FEATURES).to(total.dtype)
             total = total + self.time(features).view(*tokens.t.shape, -1)
-        return total.flatten(0, 1)
+        flat: Tensor = total.flatten(0, 1)
+        return flat
 
     def _initialise(self, layers: int) -> None:
         """Small weights; the branches' last layers smaller, as there are 2 L of them (GPT-2)."""

@@ -52,18 +52,14 @@ class TokenDenoiser:
         self._conditions = [Condition(labels, transition)]
         if guidance != 1.0:
             assert labels is not None
-            self._conditions.append(
-                Condition(torch.full_like(labels, null_label or 0), transition)
-            )
+            self._conditions.append(Condition(torch.full_like(labels, null_label or 0), transition))
         self._cached = cached and hasattr(network, "encode")
         self._caches: list[Cache | None] = [None] * len(self._conditions)
         self._encoded = 0
         self._layout: Layout | None = None
         self._clean: Tokens | None = None
 
-    def __call__(
-        self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]
-    ) -> TokenRaw:
+    def __call__(self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]) -> TokenRaw:
         """Return the logits [N, 256] of a level's tokens, and those without the class."""
         if self._layout is None or self._layout.first != cells.level:
             self._enter(cells, coarser)
