@@ -12,7 +12,6 @@ from ddimx.splats.cloud import GaussianCloud, axes, merge, multiply, quaternion_
 from ddimx.splats.frames import UPS, rotation_to
 from tests.splats.scene import clouds, covariances, random_cloud, three
 
-
 quaternions = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(v * v for v in q) > 0.01)
 
 
