@@ -91,15 +91,6 @@ def test_the_octrees_heads_forward():
 
 
 @pytest.mark.full
-def check_best(found):
-    """What holds for the octree's heads: matrix units are used, nothing is spilled to memory."""
-    for key, count in found.items():
-        # On AMD the second number is of scalar registers, which are spilled into vector ones.
-        assert count["spills"][0] == 0, (key, count["spills"])
-        if key[2] in ("sm_90", "sm_100"):
-            assert count["wgmma"], key
-
-
 def test_the_octrees_heads_backward():
     pytest.importorskip("triton")
     found = counts([OCTREE], backward=True)
