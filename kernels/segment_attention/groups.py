@@ -3,7 +3,9 @@
 Consecutive rows that begin at the same own or context key (the levels of one shape, which share
 their coarser levels) are joined as long as the scores that the mask throws away cost less than
 another turn of the loop. Rows of different shapes are never joined, so that a shape's results do
-not depend on its company. Rows with very many scores are cut, so that memory stays bounded.
+not depend on its company. A masked weight is exactly zero, so that a key changes no query that must
+not see it; only a value that is not finite would reach its whole group, as NaN. Rows with very many
+scores are cut, so that memory stays bounded.
 """
 
 from __future__ import annotations

@@ -107,6 +107,21 @@ def test_blocks_in_parts(columns, dtype):
     check([(0, 70, 0, 40, 0, 3)], 1, columns, dtype, columns**-0.5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's NumPy, of the overflow
+def test_gradient_of_scores_far_below_zero():
+    """exp(-logsumexp) overflows here: what lies beyond the last key must not be weighted by it."""
+    rows = [(0, 20, 0, 10, 0, 9)]
+    q, k, v, context_k, context_v, grad = problem(rows, 1, 16, device=DEVICE)
+    tensors = [5 + 0.1 * q, -5 + 0.1 * k, v, -5 + 0.1 * context_k, context_v]  # scores near -400
+    ours = run_backward(grad, tensors, Segments(rows), 1.0)
+    theirs = eager_gradients(grad, tensors, Segments(rows), 1.0)
+    expected = exact_gradients(grad, tensors, rows, 1.0)
+    extra = errors_of_the_weights(grad, tensors, rows, 1.0)
+    for parts in zip(ours, theirs, expected, extra, strict=True):
+        within_budget(*parts)
+        assert parts[2].abs().max() > 100 * parts[3]
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.sampled_from([noised, clean]))
 def test_any_levels(levels, rows_of):
