@@ -13,9 +13,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Prediction = Literal["epsilon", "x0", "v"]
+Transition = Literal["absorbing", "uniform"]
 BetaSchedule = Literal[
     "linear", "quad", "const", "jsd", "sigmoid", "cosine", "scaled-linear", "scaled_linear"
 ]
+OCTREE_MODELS = ("octree", "discrete")
 Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
 
 
@@ -42,6 +44,8 @@ class DataConfig(Section):
     gaussian_dequantization: bool = False
     rescaled: bool = True
     random_flip: bool = False
+    # Ours, octrees: each axis of a training shape is scaled by up to 1 +- this.
+    random_scale: float = Field(default=0.0, ge=0.0, lt=1.0)
     num_workers: int = Field(default=4, ge=0)
     # "family": variants of one motif (skin tones, say) share one place in an epoch.
     balance: Literal["none", "family"] = "none"
@@ -90,6 +94,8 @@ class ModelConfig(Section):
     hidden_dim: int | None = Field(default=None, ge=1)
     num_layers: int | None = Field(default=None, ge=1)
     num_heads: int | None = Field(default=None, ge=1)
+    # Ours: a token attends to its run of this many tokens of its level, and half of each next one.
+    window: int = Field(default=128, ge=2)
 
     @field_validator("ch_mult")
     @classmethod
@@ -119,6 +125,15 @@ class DiffusionConfig(Section):
     beta_end: float = Field(default=0.02, gt=0.0, lt=1.0)
     num_diffusion_timesteps: int = Field(default=1000, ge=1)
     prediction: Prediction = "epsilon"
+    # Ours, tokens: the kinds of noise to train on; the first is sampling's default.
+    transitions: tuple[Transition, ...] = ("absorbing",)
+
+    @field_validator("transitions")
+    @classmethod
+    def _some_transition(cls, value: tuple[Transition, ...]) -> tuple[Transition, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("needs absorbing, uniform, or both, each once")
+        return value
 
     @model_validator(mode="after")
     def _ordered(self) -> DiffusionConfig:
@@ -139,6 +154,10 @@ class TrainingConfig(Section):
     antithetic: bool = True
     # Share of examples trained without their class, so that guidance has its second prediction.
     class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
+    # Ours, octrees: share of the coarser levels' tokens that are shown with one wrong bit.
+    parent_corruption: float = Field(default=0.0, ge=0.0, lt=1.0)
+    # Ours: "bf16" computes the network in bfloat16 (autocast); "auto" does so on CUDA.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 class SamplingConfig(Section):
@@ -152,6 +171,9 @@ class SamplingConfig(Section):
     spacing: Spacing | None = None
     guidance: float | None = None
     clip: float | None = Field(default=None, gt=0.0)
+    # Ours, tokens: of the draw of x0, and how places are chosen.
+    temperature: float | None = Field(default=None, gt=0.0)
+    routing: Literal["random", "confidence"] | None = None
 
 
 class OptimConfig(Section):
@@ -190,7 +212,18 @@ class Config(Section):
     def _sections_agree(self) -> Config:
         if self.model.name == "unet":
             self._check_unet()
+        if self.model.name in OCTREE_MODELS:
+            self._check_octree()
         return self
+
+    def _check_octree(self) -> None:
+        if self.data.max_depth is None:
+            raise ValueError(f"model.name '{self.model.name}' needs data.max_depth")
+        if self.model.vocab_size not in (None, 256):
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}, but a token is a byte of child "
+                "bits: 256"
+            )
 
     def _check_unet(self) -> None:
         data, model = self.data, self.model

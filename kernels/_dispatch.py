@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import torch
 
-Impl = Literal["auto", "triton", "sdpa", "reference"]
+Impl = Literal["auto", "triton", "sdpa", "loop", "reference"]
 
 log = logging.getLogger("ddimx.kernels")
 

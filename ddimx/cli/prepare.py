@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options, prepare_images
+from . import options, prepare_furniture, prepare_images, prepare_octrees
 
 if TYPE_CHECKING:
     from ..data.emoji import EmojiSet
@@ -32,6 +32,8 @@ def prepare() -> None:
 
 
 app.command("images")(prepare_images.images)
+app.command("octrees")(prepare_octrees.octrees)
+app.command("furniture")(prepare_furniture.furniture)
 
 
 @app.command()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,24 +21,21 @@ from .sources import Bytes, ImageSource, Integers
 from .transform import to_network
 
 Batch = dict[str, Tensor]
+Content = TypeVar("Content")
 READ_AHEAD = 4  # batches: evens out images that take long to read or to decode
 
 
-class Batches:
-    """Batches as a function of the step.
+class BatchStream(ABC, Generic[Content]):
+    """Batches as a function of the step, read some steps ahead in a thread.
 
-    ``waited`` is the time in seconds that the caller of ``steps`` has spent for want of a batch:
-    waiting for its bytes and turning them into the network's numbers.
+    ``order`` maps positions to examples. ``waited`` is the time in seconds that the caller of
+    ``steps`` has spent for want of a batch: waiting for its bytes and turning them into the
+    network's numbers.
     """
 
-    def __init__(
-        self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
-    ) -> None:
-        """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
-        families = source.families if data.balance == "family" else None
-        self.order = Order(noise, len(source), families)
-        self.waited = 0.0
-        self._source, self._data, self._noise, self._size = source, data, noise, batch_size
+    def __init__(self, order: Order, batch_size: int) -> None:
+        """Lay out the epochs of ``order`` over steps of ``batch_size`` examples."""
+        self.order, self.waited, self._size = order, 0.0, batch_size
 
     def steps(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, Batch]]:
         """Yield (step, positions int64 [B], batch) for the steps in [start, stop).
@@ -52,10 +51,10 @@ class Batches:
             try:
                 for step in range(start, stop):
                     begun = time.perf_counter()
-                    indices, pixels = ahead.popleft().result()
+                    indices, content = ahead.popleft().result()
                     ahead.extend(pool.submit(self._read, step) for step in islice(coming, 1))
                     positions = torch.from_numpy(self._positions(step))
-                    batch = self._transformed(indices, pixels, positions, step)
+                    batch = self._transformed(indices, content, positions, step)
                     self.waited += time.perf_counter() - begun
                     yield step, positions, batch
             finally:
@@ -63,20 +62,44 @@ class Batches:
                     future.cancel()
 
     def batch(self, step: int) -> tuple[Tensor, Batch]:
-        """Build the batch of one step: positions int64 [B], ``x`` [B, C, H, W], ``label`` [B]."""
-        indices, images = self._read(step)
+        """Build the batch of one step: positions int64 [B] and the tensors by name."""
+        indices, content = self._read(step)
         positions = torch.from_numpy(self._positions(step))
-        return positions, self._transformed(indices, images, positions, step)
+        return positions, self._transformed(indices, content, positions, step)
 
     def _positions(self, step: int) -> Integers:
         return np.arange(step * self._size, (step + 1) * self._size, dtype=np.int64)
+
+    @abstractmethod
+    def _read(self, step: int) -> tuple[Integers, Content]:
+        """Return a step's examples: their indices, and what is read of them, in the thread."""
+
+    @abstractmethod
+    def _transformed(
+        self, indices: Integers, content: Content, positions: Tensor, step: int
+    ) -> Batch:
+        """Turn what was read into the network's numbers."""
+
+
+class Batches(BatchStream[Bytes]):
+    """Batches of images: ``x`` [B, C, H, W] and, where there are labels, ``label`` [B]."""
+
+    def __init__(
+        self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
+    ) -> None:
+        """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
+        families = source.families if data.balance == "family" else None
+        super().__init__(Order(noise, len(source), families), batch_size)
+        self._source, self._data, self._noise = source, data, noise
 
     def _read(self, step: int) -> tuple[Integers, Bytes]:
         indices = self.order.indices(self._positions(step))
         return indices, self._source.images(indices)
 
-    def _transformed(self, indices: Integers, images: Bytes, positions: Tensor, step: int) -> Batch:
-        pixels = torch.from_numpy(images)
+    def _transformed(
+        self, indices: Integers, content: Bytes, positions: Tensor, step: int
+    ) -> Batch:
+        pixels = torch.from_numpy(content)
         if self._data.random_flip:
             pixels = self._flipped(pixels, positions, step)
         x = to_network(pixels, self._data, self._dequantize(pixels, positions, step))

@@ -11,12 +11,15 @@ from torch import nn
 from ..config import Config
 from ..errors import UsageError, nearest
 from .gaussian import GaussianProcess
+from .octree.network import OctreeNet
+from .octree.process import DiscreteProcess
 from .process import Process
 from .unet import UNet
 
 ENTRY_POINTS = "ddimx.models"
-_BUILT_IN: dict[str, Any] = {"unet": UNet}
-_PROCESSES: dict[str, Any] = {"gaussian": GaussianProcess}
+# "discrete" is the seed project's name for its token model.
+_BUILT_IN: dict[str, Any] = {"unet": UNet, "octree": OctreeNet, "discrete": OctreeNet}
+_PROCESSES: dict[str, Any] = {"gaussian": GaussianProcess, "discrete": DiscreteProcess}
 
 
 def build(config: Config) -> tuple[nn.Module, Process]:

@@ -27,12 +27,11 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return F.pad(embedding, (0, 1)) if dim % 2 else embedding
 
 
-class KeyedDropout(nn.Module):
-    """Dropout whose mask is a function of (seed, example, step, layer), not of the batch.
+class Keyed(nn.Module):
+    """A layer whose random mask is a function of (seed, example, step, layer), not of the batch.
 
-    Training sets ``key`` before each step; without it (a user training the network alone) this
-    is PyTorch's dropout. Each 32-bit Philox word decides two elements, so the rate is exact to
-    2^-16.
+    Training sets ``key`` before each step. Each 32-bit Philox word decides two elements, so the
+    rate is exact to 2^-16.
     """
 
     def __init__(self, rate: float, layer: int = 0) -> None:
@@ -41,19 +40,27 @@ class KeyedDropout(nn.Module):
         self.layer = layer
         self.key: tuple[Noise, Tensor, int] | None = None
 
+    def kept(self, numel: int) -> Tensor:
+        """Return which of ``numel`` elements of every example stay, bool [B, numel]."""
+        assert self.key is not None
+        noise, positions, step = self.key
+        words = noise.integers(
+            positions, ((numel + 1) // 2,), 2**32, row=step, stream=dropout_stream(self.layer)
+        )
+        halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :numel]
+        return halves >= round(self.rate * 65536)
+
+
+class KeyedDropout(Keyed):
+    """Dropout by a keyed mask; without a key (a user training the network alone) PyTorch's."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of x [B, ...] and rescale the rest; the identity outside training."""
         if not self.training or self.rate == 0.0:
             return x
         if self.key is None:
             return F.dropout(x, self.rate)
-        noise, positions, step = self.key
-        numel = x[0].numel()
-        words = noise.integers(
-            positions, ((numel + 1) // 2,), 2**32, row=step, stream=dropout_stream(self.layer)
-        )
-        halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :numel]
-        keep = (halves >= round(self.rate * 65536)).to(x.dtype).view(x.shape)
+        keep = self.kept(x[0].numel()).to(x.dtype).view(x.shape)
         return x * keep.to(x.device) / (1.0 - self.rate)
 
 

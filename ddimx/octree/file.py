@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,18 @@ import numpy as np
 from ..errors import DdimxError
 from ..files import whole_file
 from .errors import OctreeError
+from .keys import MAX_DEPTH
 from .tree import Octree, from_tokens
+
+FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
+MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
+CUBE = (-0.5, -0.5, -0.5)  # the minimum corner where a file names none; its edge is 1
+# What NumPy and zipfile raise on a damaged file, an object array (which only a pickle could hold)
+# among them. RuntimeError is an encrypted archive, NotImplementedError an unknown compression.
+UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, KeyError, RuntimeError)
+UNREADABLE += (zipfile.BadZipFile, zlib.error, OverflowError, NotImplementedError)
+UNREADABLE += (SyntaxError, TokenError, TypeError, struct.error)  # of an .npy's header
+UNEQUAL = 1e-6  # by how much a cube's edges may differ, relative to its coordinates
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +39,18 @@ class Shape:
 
 
 def read_shape(path: Path, *, depth: int | None = None) -> Shape:
-    """Read a token file, padded or not.
+    """Read a token file, ``.npz`` or ``.npy``, padded or not, of any integer type.
+
+    The padding is what the mask says, else the zeros at the end: a 0 stands for no cell. A batch of
+    one, [1, L], is read like [L]; more shapes than one in a file are refused.
 
     Args:
         depth: what the tree's depth must be; None takes the file's word, else the stream's.
 
     Raises:
-        OctreeError: a stream that is no octree; the message names file, level and index.
-        DdimxError: no such file, or one without tokens.
+        OctreeError: a stream that is no octree, or fields that contradict it; the message names
+            the file, and level and index where there are such.
+        DdimxError: no such file, or one that is something else.
     """
     fields = _fields(path)
     try:
@@ -61,43 +79,107 @@ def write_shape(path: Path, shape: Shape) -> None:
 
 def _fields(path: Path) -> dict[str, Any]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            magic = stream.read(6)
+        if not magic.startswith(MAGIC):
+            raise DdimxError(f"{path}: no octree file, for it is neither .npz nor .npy")
+        return _loaded(path)
     except FileNotFoundError:
         raise DdimxError(f"no file {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except IsADirectoryError:
+        raise DdimxError(f"{path} is a folder, not a token file") from None
+    except MemoryError:
+        raise DdimxError(f"{path}: its arrays are larger than the memory here") from None
+    except UNREADABLE as error:
         raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return {"tokens": loaded}
     with loaded:
-        fields = {name: loaded[name] for name in loaded.files}
-    if "tokens" not in fields:
-        raise DdimxError(f"{path}: an .npz without 'tokens': no octree file")
-    return fields
+        if "tokens" not in loaded.files:
+            raise DdimxError(f"{path}: an .npz without 'tokens': no octree file")
+        return {name: loaded[name] for name in FIELDS if name in loaded.files}
 
 
 def _shape(fields: dict[str, Any], depth: int | None) -> Shape:
-    tokens = np.asarray(fields["tokens"])
-    if "mask" in fields:
-        tokens = _unpadded(tokens, np.asarray(fields["mask"]))
-    said = int(fields["max_depth"]) if "max_depth" in fields else None
+    tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
+    said = _said_depth(fields.get("max_depth"))
     if depth is not None and said is not None and said != depth:
         raise OctreeError(f"the file is of depth {said}, not {depth}")
-    lower, edge = (-0.5, -0.5, -0.5), 1.0
-    if "bounds_min" in fields:
-        low, high = (np.asarray(fields[f"bounds_{end}"], np.float64) for end in ("min", "max"))
-        lower, edge = (float(low[0]), float(low[1]), float(low[2])), float((high - low).max())
+    lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
     tree = from_tokens(tokens, depth if depth is not None else said, lower, edge)
-    return Shape(tree, _text(fields.get("category")), _text(fields.get("shape_id")))
+    names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
+    return Shape(tree, *names)
+
+
+def _row(name: str, value: Any) -> Any:
+    """Return a field of one dimension; a batch of one is its only row."""
+    if value.ndim == 2 and len(value) > 1:
+        raise OctreeError(f"{name} holds {len(value)} shapes: write one file for each")
+    if value.ndim == 2 and len(value) == 1:
+        return value[0]
+    if value.ndim != 1:
+        raise OctreeError(f"{name} has shape {value.shape}, expected [L]")
+    return value
 
 
 def _unpadded(tokens: Any, mask: Any) -> Any:
+    if tokens.dtype.kind not in "iu":
+        raise OctreeError(f"tokens are {tokens.dtype}, expected integers")
+    if mask is None:
+        used = np.flatnonzero(tokens)
+        return tokens[: int(used[-1]) + 1 if len(used) else 0]
+    mask = _row("mask", mask)
     if mask.shape != tokens.shape:
         raise OctreeError(f"mask has shape {mask.shape}, tokens {tokens.shape}")
-    kept = int(mask.astype(bool).sum())
-    if not mask[:kept].all():
-        raise OctreeError("the mask has holes: padding belongs at the end")
-    return tokens[:kept]
+    if mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+        raise OctreeError("the mask holds something besides 0 and 1")
+    holes = np.flatnonzero(np.diff(mask.astype(np.int8)) > 0)
+    if len(holes):
+        raise OctreeError("the mask has a hole: padding belongs at the end", index=int(holes[0]))
+    if len(mask) and not mask[0]:
+        raise OctreeError("the mask is empty: it keeps no token")
+    return tokens[: int(mask.astype(bool).sum())]
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _said_depth(value: Any) -> int | None:
+    if value is None:
+        return None
+    if value.size != 1 or value.dtype.kind not in "iu":
+        raise OctreeError(f"max_depth is {value.dtype} {value.shape}, expected one integer")
+    said = int(value.reshape(()))
+    if not 1 <= said <= MAX_DEPTH:
+        raise OctreeError(f"max_depth {said} is not within 1..{MAX_DEPTH}")
+    return said
+
+
+def _cube(low: Any, high: Any) -> tuple[tuple[float, float, float], float]:
+    """Return the cube's minimum corner and its edge."""
+    if low is None and high is None:
+        return CUBE, 1.0
+    if low is None or high is None:
+        raise OctreeError("one of bounds_min and bounds_max is missing")
+    for name, value in (("bounds_min", low), ("bounds_max", high)):
+        if value.shape != (3,) or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+            raise OctreeError(f"{name} is not three finite numbers")
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    edges = high - low
+    if not (edges > 0).all():
+        raise OctreeError("bounds_max does not lie above bounds_min")
+    if np.ptp(edges) > UNEQUAL * max(np.abs(low).max(), np.abs(high).max()):
+        raise OctreeError("the bounds are those of a box, not of a cube")
+    x, y, z = low.tolist()
+    return (x, y, z), float(edges.max())
+
+
+def _text(name: str, value: Any) -> str:
+    """Return a name as text: a string, bytes in UTF-8, or a number such as a synset's."""
+    if value is None:
+        return ""
+    if value.size != 1 or value.dtype.kind not in "USiu":
+        raise OctreeError(f"{name} is {value.dtype} {value.shape}, expected one text")
+    item = value.reshape(()).item()
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import OctreeError
-from .keys import MAX_DEPTH, Keys, cells_of
+from .keys import MAX_DEPTH, Keys, axes_of
 
 Masks = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.uint8]
@@ -67,8 +67,10 @@ class Octree:
         They are in the units of ``lower`` and ``edge``.
         """
         level = self.depth if level is None else level
-        unit = (cells_of(self.keys[level]) + 0.5) * 0.5**level
-        centres: Points = np.asarray(self.lower, dtype=np.float64) + self.edge * unit
+        keys, size = self.keys[level], self.edge * 0.5**level
+        centres: Points = np.empty((len(keys), 3), dtype=np.float64)
+        for axis, coordinate in enumerate(axes_of(keys)):
+            centres[:, axis] = (coordinate + 0.5) * size + self.lower[axis]
         return centres
 
     def tokens(self) -> Tokens:
@@ -85,8 +87,9 @@ class Octree:
 
 def children(keys: Keys, masks: Masks) -> Keys:
     """Return the occupied children of cells in ascending order: int64 [n], uint8 [n] -> [m]."""
-    parent, child = np.nonzero(np.unpackbits(masks[:, None], axis=1, bitorder="little"))
-    return (keys[parent] << 3) | child
+    occupied = np.unpackbits(masks, bitorder="little").view(np.bool_)
+    possible = (keys << 3)[:, None] | np.arange(8)
+    return np.compress(occupied, possible.reshape(-1))
 
 
 def from_leaves(
@@ -102,7 +105,10 @@ def from_leaves(
     """
     if not 1 <= depth <= MAX_DEPTH:
         raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
-    level = np.unique(np.asarray(keys, dtype=np.int64))
+    level = np.asarray(keys, dtype=np.int64).reshape(-1)
+    if not (level[1:] > level[:-1]).all():
+        level = np.sort(level)
+        level = level[_starts(level)]
     if not len(level):
         raise OctreeError("an octree needs at least one occupied cell")
     if level[0] < 0 or level[-1] >= 8**depth:
@@ -110,9 +116,18 @@ def from_leaves(
     masks: list[Masks] = []
     for _ in range(depth):
         bits = (1 << (level & 7)).astype(np.uint8)
-        level, first = np.unique(level >> 3, return_index=True)
+        parents = level >> 3
+        first = _starts(parents)
         masks.insert(0, np.bitwise_or.reduceat(bits, first))
+        level = parents[first]
     return Octree(tuple(masks), lower, edge)
+
+
+def _starts(ascending: Keys) -> npt.NDArray[np.int64]:
+    """Return where each run of equal keys starts; of sorted keys this is faster than np.unique."""
+    new = np.ones(len(ascending), dtype=np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
+    return np.flatnonzero(new)
 
 
 def from_tokens(
@@ -123,39 +138,62 @@ def from_tokens(
 ) -> Octree:
     """Read a whole, unpadded token stream.
 
+    Levels are walked from the root: each one's length is known from the level above before it is
+    looked at, so that no more is ever held than the stream itself.
+
     Args:
         tokens: any integer dtype, [L].
         depth: what the depth must be; None takes it from the stream, which determines it.
 
     Raises:
         OctreeError: a token outside 1..255, a stream that ends early or goes on, a leaf that is
-            not 1, another depth than was said.
+            not 1, another depth than was said, or one outside 1..20.
     """
     stream = np.asarray(tokens)
     if stream.ndim != 1 or stream.dtype.kind not in "iu":
         raise OctreeError(f"tokens are {stream.dtype} {stream.shape}, expected integers [L]")
-    bad = np.flatnonzero((stream < 1) | (stream > 255))
-    if len(bad):
-        raise OctreeError(f"token {stream[bad[0]]} is outside 1..255", index=int(bad[0]))
-    stream = stream.astype(np.uint8)
+    if depth is not None and not 1 <= depth <= MAX_DEPTH:
+        raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
+    if not len(stream):
+        raise OctreeError("there are no tokens", level=0, index=0)
     masks: list[Masks] = []
     start, count = 0, 1
     while start + count < len(stream):
-        masks.append(stream[start : start + count])
+        masks.append(_level(stream, start, count, len(masks)))
         start, count = start + count, int(POPCOUNT[masks[-1]].sum())
-    level = len(masks)
-    if start + count > len(stream):
+        if len(masks) > MAX_DEPTH:
+            raise OctreeError(f"the tree is deeper than {MAX_DEPTH} levels", index=start)
+    _check_leaves(stream, start, count, len(masks))
+    if depth is not None and len(masks) != depth:
+        raise OctreeError(f"the stream is of depth {len(masks)}, not {depth}", level=len(masks))
+    return Octree(tuple(masks), lower, edge)
+
+
+def _level(stream: npt.NDArray[np.integer], start: int, count: int, level: int) -> Masks:
+    """Return the tokens of one level as masks, checked before they are narrowed to 8 bits."""
+    part = stream[start : start + count]
+    bad = np.flatnonzero((part < 1) | (part > 255))
+    if not len(bad):
+        return part.astype(np.uint8)
+    index, token = start + int(bad[0]), int(part[bad[0]])
+    if token == 0:
+        raise OctreeError("token 0 is a cell without children", level=level, index=index)
+    raise OctreeError(f"token {token} is outside 1..255", level=level, index=index)
+
+
+def _check_leaves(stream: npt.NDArray[np.integer], start: int, count: int, level: int) -> None:
+    left = len(stream) - start
+    if count > left:
+        _level(stream, start, left, level)  # a bad token there says more than its being too few
         raise OctreeError(
-            f"the level above says {count} cells, {len(stream) - start} tokens are left",
+            f"the stream ends early: the level above says {count} cells, {left} tokens are left",
             level=level,
             index=len(stream),
         )
     strange = np.flatnonzero(stream[start:] != LEAF)
     if len(strange):
         index = start + int(strange[0])
-        raise OctreeError(f"leaf token {stream[index]} is not {LEAF}", level=level, index=index)
+        token = int(stream[index])
+        raise OctreeError(f"leaf token {token} is not {LEAF}", level=level, index=index)
     if level == 0:
         raise OctreeError("the stream holds nothing but a root", level=0, index=0)
-    if depth is not None and level != depth:
-        raise OctreeError(f"the stream is of depth {level}, not {depth}", level=level)
-    return Octree(tuple(masks), lower, edge)

@@ -14,23 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..data.batches import Batches
-from ..data.sources import ImageSource
-from ..data.transform import to_bytes
+from ..data.open import Examples, open_batches
 from ..errors import DdimxError
-from ..models.layers import KeyedDropout
+from ..models.layers import Keyed
 from ..models.process import Draws, Process
 from ..noise import Noise
-from ..sampling.grid import write_grid
 from ..signals import Stop
-from ..solvers.executor import Draw
-from ..solvers.registry import SolverChoice
-from ..timesteps import spaced
+from .preview import draw_samples
 from .report import Reporter
 from .state import CHECKPOINTS, TrainState, checkpoints, save_checkpoint
 
 VALIDATION_EXAMPLES = 512
-GRID_SAMPLES, GRID_STEPS = 16, 20
 VALIDATION_SEED = 0
 
 
@@ -41,8 +35,8 @@ class Trainer:
     config: Config
     state: TrainState
     process: Process
-    source: ImageSource
-    held_out: ImageSource
+    source: Examples
+    held_out: Examples
     folder: Path
     noise: Noise
     device: torch.device
@@ -55,7 +49,7 @@ class Trainer:
             DdimxError: loss or gradient are not finite; the last good checkpoint stays.
         """
         training = self.config.training
-        batches = Batches(self.source, self.config.data, self.noise, training.batch_size)
+        batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
         total = min(
             training.n_iters,
             math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
@@ -118,19 +112,11 @@ class Trainer:
     @torch.no_grad()
     def draw_grid(self) -> Path:
         """Write a grid of samples from the averaged weights, always the same noise."""
-        schedule, noise = self.process.schedule, Noise(VALIDATION_SEED)
-        times = spaced("trailing", schedule.num_timesteps, min(GRID_STEPS, schedule.num_timesteps))
-        plan = self.process.plan(SolverChoice("ddim"), times)
-        samples = torch.arange(GRID_SAMPLES)
-        labels = None
-        if self.process.num_classes:
-            labels = (samples % self.process.num_classes).to(self.device)
-        start = self.process.prior(noise, samples, self.device)
-        draw = Draw(noise, samples.to(self.device))
-        with self._averaged(), self._autocast():
-            *_, last = self.process.sample(self.state.network, plan, start, draw, labels=labels)
         path = self.folder / "samples" / f"step-{self.state.step:08d}.png"
-        write_grid(path, to_bytes(last.y.cpu(), self.config.data).numpy())
+        with self._averaged(), self._autocast():
+            draw_samples(
+                path, self.process, self.state.network, self.config, VALIDATION_SEED, self.device
+            )
         return path
 
     def save(self) -> Path:
@@ -157,9 +143,9 @@ class Trainer:
             network.load_state_dict(kept)
 
     @torch.no_grad()
-    def _loss(self, source: ImageSource, count: int) -> float:
+    def _loss(self, source: Examples, count: int) -> float:
         size = self.config.training.batch_size
-        batches = Batches(source, self.config.data, Noise(VALIDATION_SEED), size)
+        batches = open_batches(source, self.config.data, Noise(VALIDATION_SEED), size)
         losses = []
         for step in range(math.ceil(count / size)):
             positions, batch = batches.batch(step)
@@ -183,13 +169,14 @@ class Trainer:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.device.type != "cuda":
+        wished = self.config.training.precision
+        if wished == "fp32" or (wished == "auto" and self.device.type != "cuda"):
             return nullcontext()
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def set_dropout_key(network: nn.Module, key: tuple[Noise, Tensor, int]) -> None:
-    """Give a network's keyed dropout layers the address of this step's draws."""
+    """Give a network's keyed layers the address of this step's draws."""
     for module in network.modules():
-        if isinstance(module, KeyedDropout):
+        if isinstance(module, Keyed):
             module.key = key

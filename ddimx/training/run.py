@@ -12,7 +12,7 @@ from .. import __version__
 from ..config import Config
 from ..config_file import dump_yaml, override
 from ..data.obtain import obtain
-from ..data.sources import open_source
+from ..data.open import open_examples
 from ..device import choose_device, describe
 from ..errors import UsageError
 from ..files import write_bytes
@@ -74,8 +74,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     checkpoint = _checkpoint(request.resume) if request.resume is not None else None
     config = _config(request, checkpoint)
     obtain(config.data, offline=request.offline, progress=progress)
-    source = open_source(config)
-    held_out = open_source(config, held_out=True)
+    source = open_examples(config)
+    held_out = open_examples(config, held_out=True)
     if not len(source):
         raise UsageError("the training split is empty")
     device = choose_device(request.device)

@@ -1,0 +1,193 @@
+"""Making a folder of octrees out of many meshes: in parallel, one bad one skipped, restartable.
+
+    DST/shapes/<category>/<shape_id>.npz    the octrees
+    DST/train.jsonl, val.jsonl, test.jsonl  which belongs to which part, a JSON object a line
+    DST/prepare.json                        the settings and the counts
+    DST/failures.json                       what could not be made and why, if anything
+    DST/journal.jsonl                       what has been made; by it a stopped run goes on
+
+A shape is made again only if its source has changed since or its file is not as it was written. The
+manifests are written last, so that a folder with manifests is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DdimxError, UsageError
+from ..files import sweep, write_bytes, write_json
+from ..progress import Progress
+from .shape_jobs import PARTS, Job, Made, Settings, check_names, make_all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: the shapes that are there, in the jobs' order, and the failures.
+
+    Attributes:
+        found: how many of ``made`` were there before.
+    """
+
+    made: tuple[Made, ...]
+    failed: tuple[Made, ...]
+    found: int
+
+
+class ShapeSet:
+    """A folder of octrees on its way."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        """Look at nothing yet."""
+        self.folder, self.settings = folder, settings
+        self._record, self._journal = folder / "prepare.json", folder / "journal.jsonl"
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        *,
+        workers: int,
+        progress: Progress,
+        overwrite: bool = False,
+    ) -> Outcome:
+        """Make what is not there yet.
+
+        Raises:
+            UsageError: two jobs of one name, or a folder that holds something else.
+            DdimxError: none could be made, nothing can be written, or a process died.
+        """
+        check_names(jobs)
+        try:
+            entries = self._begun(overwrite)
+            there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
+            self._drop(set(entries) - {job.file for job in jobs})
+            progress.start("octrees", len(jobs), len(there))
+            results = self._make([job for job in jobs if job.file not in there], workers, progress)
+        except OSError as error:
+            raise DdimxError(f"cannot write {self.folder}: {error.strerror or error}") from None
+        old = [Made(job, there[job.file]) for job in jobs if job.file in there]
+        return self._outcome(jobs, [*old, *results], len(there))
+
+    def finish(self, outcome: Outcome, parts: Sequence[str], about: dict[str, Any]) -> None:
+        """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``."""
+        lines: dict[str, list[str]] = {part: [] for part in PARTS}
+        for made, part in zip(outcome.made, parts, strict=True):
+            lines[part].append(json.dumps(row(made), ensure_ascii=False) + "\n")
+        for part, text in lines.items():
+            write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
+        counts = {part: len(text) for part, text in lines.items()}
+        write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+
+    def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
+        """Return the journal of an earlier run that this one continues, by file."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is there and is no folder; give another name")
+        entries = self._entries()
+        if self._record.is_file():
+            settings = _settings_in(self._record)
+            if settings != asdict(self.settings):
+                if not overwrite:
+                    raise UsageError(_difference(self.folder, settings, asdict(self.settings)))
+                self._drop(set(entries))
+                self._journal.unlink(missing_ok=True)
+                entries = {}
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
+        self._sweep()
+        for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        write_json(self._record, {"settings": asdict(self.settings)})
+        return entries
+
+    def _sweep(self) -> None:
+        """Remove what a process that was stopped had in its hands."""
+        for folder in (self.folder, *self.folder.glob("shapes/*")):
+            sweep(folder)
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        """Read the journal; a last line that was cut off, and later lines of one file, count so."""
+        entries = {}
+        with suppress(FileNotFoundError):
+            for line in self._journal.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, TypeError, KeyError):
+                    entry = json.loads(line)
+                    entries[str(entry["file"])] = dict(entry)
+        return entries
+
+    def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the journal's entry of a shape that need not be made again."""
+        entry, path = entries.get(job.file), self.folder / job.file
+        if entry is None or entry.get("stamp") != job.stamp or not path.is_file():
+            return None
+        return entry if path.stat().st_size == entry.get("bytes") else None
+
+    def _drop(self, files: set[str]) -> None:
+        """Remove shapes that an earlier run made and this one does not want."""
+        for file in files:
+            (self.folder / file).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                (self.folder / file).parent.rmdir()
+
+    def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
+        results: list[Made] = []
+        if not jobs:
+            return results
+        try:
+            with (
+                self._journal.open("a", encoding="utf-8") as journal,
+                closing(make_all(jobs, self.settings, self.folder, workers)) as coming,
+            ):
+                if journal.tell():
+                    journal.write("\n")  # after a line that was cut off
+                for made in coming:
+                    results.append(made)
+                    if made.entry is None:
+                        progress.say(f"skipped: {made.reason}")
+                    else:
+                        journal.write(json.dumps(made.entry) + "\n")
+                        journal.flush()
+                    progress.advance(note=made.job.category)
+        finally:
+            self._sweep()
+        return results
+
+    def _outcome(self, jobs: Sequence[Job], results: list[Made], found: int) -> Outcome:
+        by_file = {made.job.file: made for made in results}
+        ordered = [by_file[job.file] for job in jobs]
+        failed = tuple(made for made in ordered if made.entry is None)
+        if failed:
+            write_json(
+                self.folder / "failures.json",
+                [{"source": made.job.origin, "reason": made.reason} for made in failed],
+            )
+        if len(failed) == len(ordered):
+            raise DdimxError(
+                f"none of {len(failed)} shapes could be made; the first: {failed[0].reason}"
+            )
+        return Outcome(tuple(made for made in ordered if made.entry is not None), failed, found)
+
+
+def row(made: Made) -> dict[str, Any]:
+    """Return a shape's line in a manifest."""
+    assert made.entry is not None
+    job = made.job
+    counts = {key: made.entry[key] for key in ("nodes", "leaves")}
+    named = {"file": job.file, "category": job.category, "shape_id": job.shape_id}
+    return named | counts | {"source": job.origin} | job.about
+
+
+def _settings_in(record: Path) -> Any:
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{record} is no record of a prepared set ({error})") from None
+
+
+def _difference(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> str:
+    changed = [key for key in new if old.get(key) != new[key]]
+    words = ", ".join(f"{key} {old.get(key)} instead of {new[key]}" for key in changed)
+    return f"{folder} was prepared with {words}; give --overwrite to make it again, or another name"

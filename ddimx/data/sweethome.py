@@ -1,0 +1,213 @@
+"""Sweet Home 3D's furniture libraries: what they hold, whose it is, and each model's mesh.
+
+A library (``.sh3f``) is a zip of ``PluginFurnitureCatalog.properties``, which describes the items
+by numbered keys (``name#7=Chair``), and their OBJ models. Models stand upright along +y and face
++z, once the item's ``modelRotation`` is applied. Page 'Furniture library' of Sweet Home 3D's manual
+describes the keys.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..errors import DdimxError, UsageError
+from .licences import Credit, credit_of, licence_name
+from .meshes import Surface, read_mesh
+
+INSTALLED = Path("/usr/share/sweethome3d/furniture")
+PACKAGE = "sweethome3d-furniture"
+CATALOGUE = "PluginFurnitureCatalog.properties"
+
+_BROKEN = (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of furniture in a library.
+
+    Attributes:
+        library: the library's file.
+        key: what the library calls it, "Scopia#bed1".
+        name, tags, room: its English name, words beside it, and the catalogue's own category.
+        model: the OBJ's name within the zip.
+        size: width (x), depth (z), height (y) in centimetres.
+        rotation: ``modelRotation``, nine numbers row by row; None where there is none.
+        credit: whose work it is, and under which licence.
+        checksum: the OBJ's CRC-32 and size, from the zip's directory.
+    """
+
+    library: Path
+    key: str
+    name: str
+    tags: tuple[str, ...]
+    room: str
+    model: str
+    size: tuple[float, ...]
+    rotation: tuple[float, ...] | None
+    credit: Credit
+    checksum: str = field(compare=False)
+
+    @property
+    def shape_id(self) -> str:
+        """The item's name among all libraries, fit for a file's name: "scopia-bed1"."""
+        return re.sub(r"[^a-z0-9]+", "-", self.key.lower()).strip("-")
+
+
+def find_libraries(given: list[Path]) -> list[Path]:
+    """Return the libraries to read: those given, or those that Debian installs.
+
+    Raises:
+        UsageError: one given is no file, or none is given and none is installed.
+    """
+    for path in given:
+        if not path.is_file():
+            raise UsageError(f"no library {path}")
+    found = given or sorted(INSTALLED.glob("*.sh3f"))
+    if not found:
+        raise UsageError(
+            f"no furniture libraries in {INSTALLED}: install the Debian package {PACKAGE}, or "
+            "give Sweet Home 3D libraries (.sh3f) with --library"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library file: its catalogue's id and name, its licence, and its items in order."""
+
+    path: Path
+    key: str
+    name: str
+    licence: str
+    items: tuple[Item, ...]
+
+
+def read_library(path: Path) -> Library:
+    """Return what a library holds.
+
+    Raises:
+        DdimxError: no such library, or an item without a name or a model.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _library(path, archive)
+    except _BROKEN as error:
+        raise DdimxError(f"{path}: not a Sweet Home 3D furniture library ({error})") from None
+
+
+def read_item(item: Item) -> Surface:
+    """Read an item's mesh as Sweet Home 3D shows it: rotated, and of the catalogue's size in cm.
+
+    Raises:
+        DdimxError: the model is missing or cannot be read, or has no faces.
+    """
+    name = f"{item.library.name}: {item.model}"
+    surface = read_mesh(io.BytesIO(_model_bytes(item)), ".obj", name)
+    assert surface.faces is not None  # only a .ply may be without
+    vertices = surface.vertices[surface.faces].reshape(-1, 3)  # others count for nothing
+    if item.rotation is not None:
+        vertices = vertices @ np.array(item.rotation).reshape(3, 3).T
+    extent = np.ptp(vertices, axis=0)
+    width, depth, height = item.size
+    # Nearly always the same factor for all three; a television was stretched to 16:9.
+    scale = np.array([width, height, depth]) / np.where(extent > 0, extent, 1)
+    faces = np.arange(len(vertices)).reshape(-1, 3)
+    return Surface(vertices * np.where(scale > 0, scale, scale.max()), faces)
+
+
+def _model_bytes(item: Item) -> bytes:
+    try:
+        with zipfile.ZipFile(item.library) as archive:
+            return archive.read(item.model)
+    except _BROKEN as error:
+        raise DdimxError(f"{item.library}: cannot read {item.model} ({error})") from None
+
+
+def _library(path: Path, archive: zipfile.ZipFile) -> Library:
+    about, entries = parse_catalogue(archive.read(CATALOGUE).decode("latin-1"))
+    licence = licence_name(about.get("license", ""))
+    pages = _pages(archive)
+    items = [_item(path, archive, number, entry, licence, pages) for number, entry in entries]
+    return Library(path, about.get("id", ""), about.get("name", path.stem), licence, tuple(items))
+
+
+def parse_catalogue(text: str) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:
+    """Return a catalogue's own keys, and those of each item in order of their numbers.
+
+    The format is Java's: ``key=value``, ``#`` and ``!`` begin comments, ``\\uXXXX`` is a character,
+    a backslash at the end of a line joins the next one to it.
+    """
+    library: dict[str, str] = {}
+    entries: dict[int, dict[str, str]] = {}
+    for line in re.sub(r"\\\r?\n[ \t]*", "", text).splitlines():
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or key.startswith(("#", "!")):
+            continue
+        value = re.sub(r"\\u([0-9a-fA-F]{4})|\\(.)", _unescaped, value)
+        name, mark, number = key.partition("#")
+        if not mark:
+            library[key] = value
+        elif number.isdigit():
+            entries.setdefault(int(number), {})[name] = value
+    return library, sorted(entries.items())
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16)) if found[1] else found[2]
+
+
+def _pages(archive: zipfile.ZipFile) -> dict[PurePosixPath, str]:
+    """Return the name of the licence page in each model's folder that has one."""
+    names = [PurePosixPath(name) for name in sorted(archive.namelist())]
+    return {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
+
+
+def _item(
+    path: Path,
+    archive: zipfile.ZipFile,
+    number: int,
+    entry: dict[str, str],
+    licence: str,
+    pages: dict[PurePosixPath, str],
+) -> Item:
+    model = entry.get("model", "").lstrip("/")
+    if not entry.get("name") or not model:
+        raise DdimxError(f"{path}: item {number} has no name or no model")
+    key = entry.get("id", f"{path.stem}#{PurePosixPath(model).stem}")
+    page = pages.get(PurePosixPath(model).parent)
+    words = None if page is None else archive.read(page).decode("utf-8", "replace")
+    member = archive.getinfo(model)
+    return Item(
+        library=path,
+        key=key,
+        name=entry["name"],
+        tags=tuple(tag.strip() for tag in entry.get("tags", "").split(",") if tag.strip()),
+        room=entry.get("category", ""),
+        model=model,
+        size=_numbers(path, number, [entry.get(k, "0") for k in ("width", "depth", "height")]),
+        rotation=_rotation(path, number, entry.get("modelRotation")),
+        credit=credit_of(entry.get("creator", "unknown"), licence, words),
+        checksum=f"{member.CRC:08x}-{member.file_size}",
+    )
+
+
+def _rotation(path: Path, number: int, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    values = _numbers(path, number, text.split())
+    if len(values) != 9:
+        raise DdimxError(f"{path}: modelRotation of item {number} has {len(values)} numbers, not 9")
+    return values
+
+
+def _numbers(path: Path, number: int, words: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in words)
+    except ValueError:
+        raise DdimxError(f"{path}: item {number}: not numbers: {' '.join(words)}") from None

@@ -1,0 +1,147 @@
+"""The octree transformer's parts: positions, what a token looks like, one block."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...kernels.segment_attention import Segments, segment_attention
+from ..layers import Keyed
+from .tokens import CLASSES, MASK, NEIGHBOURHOOD, Layout
+
+ROTARY_BASE = 100.0
+FOURIER_OCTAVES = 6
+PRESENT, UNKNOWN = 8, 9  # columns after a token's eight bits: there is one; it is [MASK]
+
+
+def centres(layout: Layout, depth: int) -> Tensor:
+    """Return the cells' centres in units of a leaf of depth ``depth``, float32 [N, 3].
+
+    On this common grid a cell and its descendants are near one another, whatever their levels.
+    """
+    size = (1 << (depth - layout.level)).to(torch.float32)
+    return (layout.cells.to(torch.float32) + 0.5) * size[:, None]
+
+
+def rotary_table(position: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of a 3D rotary embedding: float32 [N, 3] -> two of [N, 1, D / 2].
+
+    Each axis turns a third of the pairs at falling frequencies (RoFormer, arXiv 2104.09864, by
+    axis); pairs that are left over do not turn.
+    """
+    pairs = head_dim // 2
+    each = pairs // 3
+    steps = torch.arange(each, dtype=torch.float32, device=position.device) / max(each, 1)
+    angles = (position[:, :, None] * ROTARY_BASE**-steps).flatten(1)  # [N, 3 each]
+    angles = F.pad(angles, (0, pairs - 3 * each))[:, None, :]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (x_i, x_{i + D/2}) of x [N, H, D] by each token's angles."""
+    cos, sin = (part.to(x.dtype) for part in table)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class TokenEmbedding(nn.Module):
+    """What a token is given at the start: its neighbourhood's bits, its place, its condition.
+
+    The cells of a level are known before their tokens, so each token sees which of its 27
+    neighbouring cells there are, and those neighbours' tokens as far as they are known: 27 times
+    eight child bits, "is there" and "is [MASK]". Neighbours are of the same shape, level and
+    stream only, so that nothing leaks from finer levels or from the clean stream.
+    """
+
+    bits: Tensor
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+        self.register_buffer("bits", _bit_table(), persistent=False)
+        self.neighbourhood = nn.Linear(len(NEIGHBOURHOOD) * 10, width)
+        self.token = nn.Embedding(CLASSES, width)
+        self.place = nn.Linear(6 * FOURIER_OCTAVES, width)
+
+    def forward(self, layout: Layout, ids: Tensor) -> Tensor:
+        """ids uint8 [N] in their layout -> [N, width]."""
+        padded = F.pad(ids.to(torch.int64), (0, 1), value=CLASSES)  # beyond the last: absent
+        seen = self.bits[padded[layout.neighbours]].flatten(1)  # [N, 27 * 10]
+        unit = centres(layout, self.depth) / 2**self.depth - 0.5
+        octaves = 2.0 ** torch.arange(FOURIER_OCTAVES, device=ids.device)
+        angles = (unit[:, :, None] * octaves * torch.pi).flatten(1)
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        like = self.place.weight.dtype
+        place = self.place(waves.to(like)) + self.neighbourhood(seen.to(like))
+        out: Tensor = place + self.token(ids.to(torch.int64))
+        return out
+
+
+class LevelDropout(Keyed):
+    """Dropout of channels by one keyed mask for all tokens of a (shape, level).
+
+    A mask of its own for every token would cost more words than the layer costs arithmetic. That
+    tokens share one is variational dropout (arXiv 1512.05287).
+    """
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Drop channels of x [N, width] and rescale the rest; the identity outside training."""
+        if not self.training or self.rate == 0.0:
+            return x
+        levels, width = layout.counts.shape[1], x.shape[1]
+        if self.key is None:
+            mask = torch.rand(layout.batch * levels, width, device=x.device) >= self.rate
+        else:
+            mask = self.kept(levels * width).view(-1, width).to(x.device)
+        return x * mask[layout.row] / (1.0 - self.rate)
+
+
+class Block(nn.Module):
+    """Attention over segments and a feed-forward layer, each with norm and residual."""
+
+    def __init__(self, width: int, heads: int, dropout: float, layer: int = 0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        # Numbered by stream and branch: the two streams of a step draw masks of their own.
+        self.dropouts = nn.ModuleList(LevelDropout(dropout, 4 * layer + i) for i in range(4))
+
+    def forward(
+        self,
+        h: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        segments: Segments,
+        context: tuple[Tensor, Tensor] | None,
+        layout: Layout,
+        stream: int = 0,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """h [N, width] -> the same, and its keys and values [N, H, D] for others to attend to.
+
+        ``context`` are keys and values of coarser levels; None where these are in ``h`` itself.
+        """
+        drop_1, drop_2 = self.dropouts[2 * stream : 2 * stream + 2]
+        q, k, v = self.qkv(self.norm_1(h)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        v = v.contiguous()
+        # Several clean levels at once are one another's context.
+        mixed = segment_attention(q, k, v, segments, *((k, v) if context is None else context))
+        h = h + drop_1(self.out(mixed.flatten(1)), layout)
+        up = F.gelu(self.up(self.norm_2(h)), approximate="tanh")
+        h = h + drop_2(self.down(up), layout)
+        return h, (k, v)
+
+
+def _bit_table() -> Tensor:
+    """Rows: what is seen of each id, and of no token at all, float32 [257, 10]."""
+    ids = torch.arange(CLASSES)
+    table = torch.zeros(CLASSES + 1, 10)
+    table[:CLASSES, :8] = ((ids[:, None] >> torch.arange(8)) & 1).float()
+    table[:CLASSES, PRESENT] = 1.0
+    table[MASK, UNKNOWN] = 1.0
+    return table

@@ -1,0 +1,138 @@
+"""A token network as the executor wants it: one level's logits, coarser levels cached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...discrete.cells import Cells, Level
+from ...discrete.executor import TokenRaw, TokenStep, execute
+from ...discrete.plan import TokenPlan
+from ...errors import UsageError
+from ...noise import Noise
+from .process import TRANSITIONS, DiscreteProcess, clean_logits
+from .tokens import Cache, Condition, Counts, Layout, Tokens
+
+
+class TokenDenoiser:
+    """Call a network at a level's tokens, for given classes, twice under guidance.
+
+    A network with ``encode(clean, condition, cache)`` sees every finished level once; one without
+    is given all finished levels at each call, as in training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        transition: Tensor,
+        labels: Tensor | None = None,
+        null_label: int | None = None,
+        guidance: float = 1.0,
+        cached: bool = True,
+    ) -> None:
+        """Wrap ``network``.
+
+        Args:
+            transition: int64 [B], the kind of noise, as in ``TRANSITIONS``.
+            labels: int64 [B] classes, or None for a model without.
+            null_label: the label that stands for "no class"; needed for guidance.
+            guidance: 1 is off and costs nothing.
+            cached: False encodes the finished levels anew at each call, for comparisons.
+
+        Raises:
+            UsageError: guidance without classes to guide towards.
+        """
+        if guidance != 1.0 and (labels is None or null_label is None):
+            raise UsageError("guidance needs a class-conditional model and a category")
+        self._network = network
+        self._conditions = [Condition(labels, transition)]
+        if guidance != 1.0:
+            assert labels is not None
+            self._conditions.append(Condition(torch.full_like(labels, null_label or 0), transition))
+        self._cached = cached and hasattr(network, "encode")
+        self._caches: list[Cache | None] = [None] * len(self._conditions)
+        self._encoded = 0
+        self._layout: Layout | None = None
+        self._clean: Tokens | None = None
+
+    def __call__(self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]) -> TokenRaw:
+        """Return the logits [N, 256] of a level's tokens, and those without the class."""
+        if self._layout is None or self._layout.first != cells.level:
+            self._enter(cells, coarser)
+        assert self._layout is not None
+        times = torch.full((self._layout.batch, 1), t, device=ids.device)
+        noised = Tokens(self._layout, ids, times)
+        outs = [
+            clean_logits(self._evaluate(noised, condition, cache), len(ids))
+            for condition, cache in zip(self._conditions, self._caches, strict=True)
+        ]
+        return TokenRaw(outs[0], outs[1] if len(outs) > 1 else None)
+
+    def _evaluate(self, noised: Tokens, condition: Condition, cache: Cache | None) -> object:
+        if self._cached:
+            return self._network(noised, None, condition, cache)
+        return self._network(noised, self._clean, condition)
+
+    def _enter(self, cells: Cells, coarser: tuple[Level, ...]) -> None:
+        """Prepare for a new level: its layout, and what it may see of the finished ones."""
+        self._layout = Layout.of(cells.keys, _counts(cells)[:, None], cells.level)
+        if not self._cached:
+            self._clean = joined(coarser) if coarser else None
+            return
+        for level in coarser[self._encoded :]:
+            clean = Tokens(
+                Layout.of(level.cells.keys, _counts(level.cells)[:, None], level.cells.level),
+                level.ids,
+            )
+            for i, condition in enumerate(self._conditions):
+                self._caches[i] = self._network.encode(  # type: ignore[operator]
+                    clean, condition, self._caches[i]
+                )
+        self._encoded = len(coarser)
+
+
+def joined(levels: Sequence[Level]) -> Tokens:
+    """Return finished levels 0, 1, ... as one run of tokens, sorted by (shape, level, key)."""
+    counts = np.stack([_counts(level.cells) for level in levels], axis=1)
+    shape = torch.cat([level.cells.sample for level in levels])
+    order = shape.argsort(stable=True)  # levels come in order and stay so within a shape
+    keys = torch.cat([level.cells.keys for level in levels])[order]
+    return Tokens(Layout.of(keys, counts), torch.cat([level.ids for level in levels])[order])
+
+
+def draw_tokens(
+    process: DiscreteProcess,
+    network: nn.Module,
+    plan: TokenPlan,
+    samples: Tensor,
+    noise: Noise,
+    *,
+    labels: Tensor | None = None,
+    guidance: float = 1.0,
+    cached: bool = True,
+) -> Iterator[TokenStep]:
+    """Run a plan for these sample indices and yield after every row, coarsest level first.
+
+    Args:
+        samples: int64 [B], on the device to compute on.
+        labels: int64 [B] classes; ``process.num_classes`` means none.
+    """
+    transition = torch.full_like(samples, TRANSITIONS.index(plan.transition))
+    denoiser = TokenDenoiser(
+        network,
+        transition=transition,
+        labels=labels,
+        null_label=process.num_classes if process.num_classes else None,
+        guidance=guidance,
+        cached=cached,
+    )
+    return execute(plan, denoiser, samples, noise, guidance=guidance, device=samples.device)
+
+
+def _counts(cells: Cells) -> Counts:
+    counts: Counts = cells.counts.cpu().numpy()
+    return counts

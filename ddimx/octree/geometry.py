@@ -1,0 +1,131 @@
+"""Geometry of occupied cells: neighbours, connected parts, overlap, and a cube's symmetries.
+
+Everything works on the sorted keys of a level: a neighbour is found by binary search, a mirror
+image is an XOR, and parts are joined by propagating the smallest index along the edges.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import OctreeError
+from .keys import Keys, cells_of, keys_of
+from .tree import Octree, from_leaves
+
+Index = npt.NDArray[np.int64]
+
+# Steps to the cells that share a corner, an edge or a face, in the order of (x, y, z); and to those
+# that share a face. The second half of each is the first half's opposites.
+OFFSETS_26: Index = np.array(
+    [step for step in product((-1, 0, 1), repeat=3) if any(step)], dtype=np.int64
+)
+OFFSETS_6: Index = OFFSETS_26[np.abs(OFFSETS_26).sum(axis=1) == 1]
+
+
+def neighbours(keys: Keys, depth: int, offsets: Index = OFFSETS_26) -> Index:
+    """Return where each cell's neighbours stand among the cells.
+
+    Args:
+        keys: int64 [N], ascending, of one level.
+        depth: that level; the grid has 2^depth cells along each axis and does not wrap round.
+        offsets: integers [K, 3], steps in x, y, z.
+
+    Returns:
+        int64 [N, K], indices into ``keys``, -1 where no occupied cell lies.
+    """
+    cells = cells_of(keys)
+    found = np.empty((len(keys), len(offsets)), dtype=np.int64)
+    for column, offset in enumerate(np.asarray(offsets, dtype=np.int64)):
+        there = cells + offset
+        inside = ((there >= 0) & (there < 2**depth)).all(axis=1)
+        wanted = keys_of(np.where(inside[:, None], there, 0))
+        found[:, column] = np.where(inside, indices(keys, wanted), -1)
+    return found
+
+
+def indices(keys: Keys, wanted: Keys) -> Index:
+    """Return where each wanted key stands among ascending keys, -1 where it does not."""
+    if not len(keys):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, place, -1)
+
+
+def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
+    """Return the connected parts of a tree's leaves.
+
+    Args:
+        connectivity: 26 joins cells that share at least a corner, 6 those that share a face.
+
+    Returns:
+        labels: int64 [n], a leaf's part; part 0 is the largest (of equals, the one met first).
+        sizes: int64 [parts], leaves of each part, descending.
+
+    Raises:
+        ValueError: another connectivity.
+    """
+    if connectivity not in (6, 26):
+        raise ValueError(f"connectivity is {connectivity}, expected 6 or 26")
+    offsets = OFFSETS_26 if connectivity == 26 else OFFSETS_6
+    # One direction of each pair: the other half of the offsets gives the same edges again.
+    found = neighbours(tree.leaves, tree.depth, offsets[: len(offsets) // 2])
+    start, column = np.nonzero(found >= 0)
+    roots = _joined(len(tree.leaves), start, found[start, column])
+    _, labels, sizes = np.unique(roots, return_inverse=True, return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[labels.reshape(-1)], sizes[order]
+
+
+def largest_share(tree: Octree, connectivity: int = 26) -> float:
+    """Return the share of a tree's leaves that lie in its largest connected part, in (0, 1]."""
+    _, sizes = components(tree, connectivity)
+    return float(sizes[0] / sizes.sum())
+
+
+def iou(a: Octree, b: Octree) -> float:
+    """Return intersection over union of two trees' leaves, both on the unit grid, in [0, 1].
+
+    Raises:
+        OctreeError: trees of different depths.
+    """
+    if a.depth != b.depth:
+        raise OctreeError(f"trees of depth {a.depth} and {b.depth} have no common grid")
+    shared = int((indices(a.leaves, b.leaves) >= 0).sum())
+    return shared / (len(a.leaves) + len(b.leaves) - shared)
+
+
+def mirrored(tree: Octree, axis: int) -> Octree:
+    """Return the tree mirrored at the middle of its cube along an axis (0, 1, 2 = x, y, z)."""
+    # Cell v becomes 2^depth - 1 - v: every bit of that coordinate is inverted.
+    bits = sum(1 << (3 * level + 2 - axis) for level in range(tree.depth))
+    return from_leaves(tree.leaves ^ bits, tree.depth, tree.lower, tree.edge)
+
+
+def turned(tree: Octree, quarters: int) -> Octree:
+    """Return the tree turned about the y axis through its cube's middle by quarter turns.
+
+    One turn is right-handed: what lay towards +z lies towards +x, what lay towards +x towards -z.
+    """
+    cells = cells_of(tree.leaves)
+    x, y, z = cells[:, 0], cells[:, 1], cells[:, 2]
+    for _ in range(quarters % 4):
+        x, z = z, 2**tree.depth - 1 - x
+    return from_leaves(keys_of(np.stack([x, y, z], axis=1)), tree.depth, tree.lower, tree.edge)
+
+
+def _joined(count: int, start: Index, end: Index) -> Index:
+    """Return the smallest index of each node's connected part, int64 [count]."""
+    root = np.arange(count, dtype=np.int64)
+    while len(start):
+        a, b = root[start], root[end]
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(root, up := root[root]):
+            root = up
+        apart = root[start] != root[end]
+        start, end = start[apart], end[apart]
+    return root

@@ -1,0 +1,56 @@
+"""Which occupied cells can be seen from outside; the others are filling that nobody sees."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import OctreeError
+from .keys import Keys, cells_of
+
+Grid = npt.NDArray[np.bool_]
+
+MAX_VISIBLE_DEPTH = 9  # the grid is held whole: 2^27 cells, three times
+
+
+def visible_cells(keys: Keys, depth: int) -> Keys:
+    """Return the keys of the cells that border, by face, edge or corner, on the space outside.
+
+    Outside is every empty cell that a path through faces of empty cells joins to the border of the
+    grid. A closed box around another loses the inner one; a box with a hole of one cell keeps it.
+
+    Args:
+        keys: int64 [n], ascending, of the leaves of a tree of this depth.
+        depth: 1..9.
+
+    Raises:
+        OctreeError: a depth at which the grid does not fit in memory.
+    """
+    if not 1 <= depth <= MAX_VISIBLE_DEPTH:
+        raise OctreeError(f"what is visible is found at depths 1..{MAX_VISIBLE_DEPTH}, not {depth}")
+    cells = cells_of(keys) + 1  # a rim of empty cells around the grid
+    empty = np.ones((2**depth + 2,) * 3, dtype=np.bool_)
+    empty[tuple(cells.T)] = False
+    outside = _outside(empty)
+    seen = np.zeros(len(keys), dtype=np.bool_)
+    for step in product((-1, 0, 1), repeat=3):
+        seen |= outside[tuple((cells + step).T)]
+    return keys[seen]
+
+
+def _outside(empty: Grid) -> Grid:
+    """Flood the empty cells from the grid's corner, by sweeps along the axes until none gains."""
+    outside = np.zeros_like(empty)
+    outside[0, 0, 0] = True
+    reached = 0
+    while (count := int(outside.sum())) > reached:
+        reached = count
+        for axis in range(3):
+            lanes, free = np.moveaxis(outside, axis, 0), np.moveaxis(empty, axis, 0)
+            for order in (range(1, len(free)), range(len(free) - 2, -1, -1)):
+                for i in order:
+                    before = i - order.step
+                    lanes[i] |= free[i] & lanes[before]
+    return outside
