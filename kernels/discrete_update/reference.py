@@ -39,16 +39,17 @@ def discrete_update(
     words = philox.philox_words(seed, keys, samples, row, options.stream)
     z = guided(logits, uncond, guidance, dtype)
     x0 = inverse_cdf(weights(z, inverse_temperature.to(dtype)), words[0])
-    confidence = log_probability(z, x0).to(torch.float32) + gumbel * gumbels(words[3])
-    if options.transition == "absorbing":  # an unmasked token is its own estimate
-        masked = tokens.ids == MASK
-        x0 = torch.where(masked, x0, tokens.ids)
-        confidence = torch.where(masked, confidence, 0.0)
+    own = (tokens.ids != MASK) & (options.transition == "absorbing")
+    confidence = None
+    if options.want_x0:
+        confidence = log_probability(z, x0).to(torch.float32) + gumbel * gumbels(words[3])
+        confidence = torch.where(own, 0.0, confidence)
+    x0 = torch.where(own, tokens.ids, x0)  # an unmasked token is its own estimate
     ids = noise_ids(words[2], options)
     if options.route:
         kept, noised = routes(words[1], keep, noise)
         ids = torch.where(kept, tokens.ids, torch.where(noised, ids, x0))
-    return Drawn(ids, *((x0, confidence) if options.want_x0 else (None, None)))
+    return Drawn(ids, x0 if options.want_x0 else None, confidence)
 
 
 def guided(
@@ -68,11 +69,11 @@ def guided(
 
 
 def weights(z: Tensor, inverse_temperature: Tensor) -> Tensor:
-    """Return the integer weights int64 [N, 256]; all 0 where no softmax exists (NaN, inf)."""
+    """Return the integer weights int32 [N, 256]; all 0 where no softmax exists (NaN, inf)."""
     shifted = z - z.amax(dim=1, keepdim=True)
     e = torch.exp(shifted * inverse_temperature)
-    rounded = (e * UNIT + 0.5).nan_to_num(0.0).to(torch.int64)
-    return torch.where(e.sum(dim=1, keepdim=True) > 0, rounded, 0)
+    found = e.sum(dim=1, keepdim=True) > 0  # not so if any of them is NaN
+    return torch.where(found, (e * UNIT + 0.5).to(torch.int32), 0)
 
 
 def inverse_cdf(weight: Tensor, word: Tensor) -> Tensor:
@@ -80,11 +81,11 @@ def inverse_cdf(weight: Tensor, word: Tensor) -> Tensor:
 
     The id is the number of edges (inclusive sums) at or below ``floor(word * total / 2^32)``.
     """
-    edges = weight.cumsum(dim=1)
+    edges = weight.cumsum(dim=1, dtype=torch.int32)
     total = edges[:, -1]
-    at = (word * total) >> 32
-    # A bool's sum is an int64, and a row without weights would count all 256.
-    return torch.where(total > 0, (edges <= at[:, None]).sum(dim=1), MASK).to(torch.uint8)
+    at = ((word * total) >> 32).to(torch.int32)
+    below = torch.searchsorted(edges, at[:, None], right=True)[:, 0]
+    return torch.where(total > 0, below, MASK).to(torch.uint8)
 
 
 def log_probability(z: Tensor, ids: Tensor) -> Tensor:

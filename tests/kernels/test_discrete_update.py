@@ -32,7 +32,7 @@ def test_each_id_gets_the_words_that_its_weight_is_worth():
         # floor(w total / 2^32) >= edge begins at the next whole word after edge 2^32 / total.
         first = -(-int(edges[i] - weight[i]) * END // total)
         last = -(-int(edges[i]) * END // total) - 1
-        row = torch.from_numpy(weight).expand(2, -1)
+        row = torch.from_numpy(weight.astype(np.int32)).repeat(2, 1)
         assert definition.inverse_cdf(row, words(first, last)).tolist() == [i, i]
         assert abs((last - first + 1) - weight[i] * END / total) < 1
         lengths += last - first + 1
@@ -57,12 +57,12 @@ def test_weights_are_the_softmax_to_255_halves_of_a_unit(scale):
     assert (variation <= 255 * 2.0**-24).all()
     assert (weight.amax(dim=1) == 2**23).all()
     assert (weight[:, 0] == 0).all()
-    assert int(weight.sum(dim=1).max()) < 2**31  # the kernel's sums are 32-bit
+    assert int(weight.sum(dim=1, dtype=torch.int64).max()) < 2**31  # the kernel's sums are 32-bit
 
 
 def test_255_equal_ids_fit_in_31_bits():
     weight = definition.weights(torch.zeros(1, 256), torch.tensor(1.0))
-    assert 255 * 2**23 <= int(weight[:, 1:].sum()) < 2**31
+    assert 255 * 2**23 <= int(weight[:, 1:].sum(dtype=torch.int64)) < 2**31
 
 
 # --- routes and noise, by enumeration -----------------------------------------------------------
