@@ -3,6 +3,8 @@
     import ddimx
     model = ddimx.load_model("emoji")
     images = ddimx.sample(model, steps=50, count=4)  # float32 [4, 3, 32, 32] in [-1, 1]
+    trees = ddimx.sample_shapes(ddimx.load_model("furniture"), count=4, category="chair")
+    ddimx.export(trees, "chairs", format="3dgs", preview=True)
 
 The names below load torch when they are first used, not on import.
 """
@@ -14,18 +16,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "Model",
+    "Octree",
     "Step",
+    "TokenStep",
     "__version__",
     "encode",
+    "export",
     "inpaint",
     "interpolate",
     "load_model",
     "sample",
+    "sample_shapes",
     "stream",
+    "stream_shapes",
 ]
 
 if TYPE_CHECKING:
-    from .api import Model, Step, encode, inpaint, interpolate, load_model, sample, stream
+    from .api import (
+        Model,
+        Octree,
+        Step,
+        TokenStep,
+        encode,
+        export,
+        inpaint,
+        interpolate,
+        load_model,
+        sample,
+        sample_shapes,
+        stream,
+        stream_shapes,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from . import __version__
+from .config import OCTREE_MODELS, Config
 from .device import choose_device, choose_precision
 from .kernels import attention, discrete_update, octree_decode, segment_attention, update
 from .weights.cache import cache_folder
@@ -24,7 +25,7 @@ OPERATIONS = {
     "segment_attention": segment_attention.preference,
     "octree_decode": octree_decode.preference,
 }
-SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
+SHOWN = ("command", "images_seen", "shapes_seen", "hours", "device", "data_sha256", "licence")
 
 
 def about() -> dict[str, Any]:
@@ -56,12 +57,19 @@ def about_models() -> dict[str, Any]:
         header = read_header(path)
         found[name] = {
             "network": header.config.model.name,
-            "sample": "x".join(str(n) for n in header.config.sample_shape),
+            "sample": _sample(header.config),
             "classes": ", ".join(header.config.model.classes) or "none",
             "megabytes": round(path.stat().st_size / 1e6, 1),
             **{key: header.info[key] for key in SHOWN if key in header.info},
         }
     return found
+
+
+def _sample(config: Config) -> str:
+    """Return what one sample is: "3x32x32", or "octree of depth 5"."""
+    if config.model.name in OCTREE_MODELS:
+        return f"octree of depth {config.data.max_depth}"
+    return "x".join(str(n) for n in config.sample_shape)
 
 
 def _packages() -> dict[str, str]:

@@ -8,14 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .discrete.executor import TokenStep
 from .editing.python import encode, inpaint, interpolate
 from .errors import UsageError
-from .sampling.batch import NOTHING, Given, finish_batch, run_batch
+from .exporting.python import export
+from .models.octree.process import DiscreteProcess
+from .octree.tree import Octree
+from .sampling.batch import NOTHING, Given, finish_batch, finish_tokens, run_batch, run_tokens
 from .sampling.settings import Asked, resolve
 from .solvers.executor import Step
 from .weights.model import Model, load_model
 
-__all__ = ["Model", "Step", "encode", "inpaint", "interpolate", "load_model", "sample", "stream"]
+__all__ = [
+    "Model",
+    "Octree",
+    "Step",
+    "TokenStep",
+    "encode",
+    "export",
+    "inpaint",
+    "interpolate",
+    "load_model",
+    "sample",
+    "sample_shapes",
+    "stream",
+    "stream_shapes",
+]
 
 
 def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **options: Any) -> Tensor:
@@ -56,6 +74,46 @@ def stream(
     _check_start(start, (count, *model.process.shape))
     given = NOTHING if start is None else Given(start=_chooser(start, settings.indices))
     return run_batch(model, settings, settings.indices, given)
+
+
+def sample_shapes(model: Model, *, count: int = 16, **options: Any) -> list[Octree]:
+    """Draw ``count`` octrees from a token model.
+
+        trees = ddimx.sample_shapes(ddimx.load_model("furniture"), count=4, category="chair")
+        ddimx.export(trees, "chairs", format="3dgs")
+
+    Args:
+        model: from :func:`load_model`.
+        count: how many; the sample indices are as for :func:`sample`.
+        **options: fields of :class:`ddimx.sampling.settings.Asked`: ``steps`` (per level),
+            ``nfe``, ``solver``, ``eta``, ``transition``, ``routing``, ``temperature``,
+            ``spacing``, ``guidance``, ``category``, ``seed``, ``start_index``, ``batch_size``,
+            ``invariant``.
+
+    Raises:
+        UsageError: an option out of range, or a model of images.
+    """
+    settings = resolve(Asked(count=count, **options), _token_model(model))
+    trees = []
+    for first in range(0, count, settings.batch_size):
+        indices = settings.indices[first : first + settings.batch_size]
+        trees += finish_tokens(model, settings, indices)
+    return trees
+
+
+def stream_shapes(model: Model, *, count: int = 1, **options: Any) -> Iterator[TokenStep]:
+    """Draw ``count`` octrees together and yield a :class:`TokenStep` after every row of the plan.
+
+    Options and errors as for :func:`sample_shapes`.
+    """
+    settings = resolve(Asked(count=count, **options), _token_model(model))
+    return run_tokens(model, settings, settings.indices)
+
+
+def _token_model(model: Model) -> Model:
+    if not isinstance(model.process, DiscreteProcess):
+        raise UsageError(f"'{model.name}' is a model of images: use ddimx.sample")
+    return model
 
 
 def _check_start(start: Tensor | None, shape: tuple[int, ...]) -> None:

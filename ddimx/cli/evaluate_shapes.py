@@ -106,6 +106,7 @@ def shapes(
             None if seen is None else seen.trees,
             protocol,
             invalid=len(drawn.invalid),
+            categories=_named(drawn, known),
             progress=progress,
         )
         record = _with_sources(record, sets, category or [])
@@ -143,11 +144,25 @@ def _read(
     }
 
 
+def _named(samples: ShapeSet, reference: ShapeSet) -> tuple[list[str], list[str]] | None:
+    """Return both sides' categories, or None unless every shape has one."""
+    sides = (samples.categories, reference.categories)
+    return sides if all(all(side) for side in sides) else None
+
+
 def _with_sources(
     record: dict[str, Any], sets: dict[str, ShapeSet], categories: list[str]
 ) -> dict[str, Any]:
-    """Put what was compared before the figures."""
+    """Put what was compared before the figures, and files' names for indices."""
     from .. import __version__
+
+    if "novelty" in record:
+        novelty = record["novelty"]
+        rows = zip(sets["samples"].files, novelty.pop("nearest"), novelty.pop("iou"), strict=True)
+        novelty["nearest"] = [
+            {"sample": sample, "training": sets["train"].files[index], "iou": iou}
+            for sample, index, iou in rows
+        ]
 
     return {
         "ddimx": __version__,

@@ -45,6 +45,7 @@ REMEMBERED = (
     "dtype",
     "weights",
     "init_noise",
+    "export",
 )
 
 
@@ -226,6 +227,8 @@ def sample(
             work = partial(run, request)
         with polite_stop() as stop:
             record, where = work(stop, progress)
+        if record["status"] == "complete" and "export" in asked:
+            record["exported"] = _exported(asked["export"], where, progress)
         if json_output:
             print_json({"folder": str(where), **record})
         if record["status"] == "interrupted":
@@ -280,11 +283,23 @@ def _request(
     )
     shapes = isinstance(model.process, DiscreteProcess)
     kind = one_of("format", asked.get("kind", "npz" if shapes else "png"), FORMATS)
+    if "export" in asked:
+        _check_export(asked["export"], shapes, model.name)
     if shapes and "init_noise" in asked:
-        raise UsageError(f"--init-noise: for models of images, and '{model.name}' draws octrees")
+        raise UsageError(f"--init-noise is for images, and '{model.name}' draws octrees")
     path = Path(asked["init_noise"]) if "init_noise" in asked else None
     states = None if path is None else load_init_noise(path, model.process.shape)
-    own = {"model", "config", "kind", "dtype", "weights", "init_noise", "timesteps", "clip"}
+    own = {
+        "model",
+        "config",
+        "kind",
+        "dtype",
+        "weights",
+        "init_noise",
+        "timesteps",
+        "clip",
+        "export",
+    }
     settings = resolve(
         Asked(
             **{k: v for k, v in asked.items() if k not in own},
@@ -304,6 +319,24 @@ def _request(
         command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
+
+
+def _check_export(formats: str, shapes: bool, name: str) -> None:
+    """Refuse, before anything is drawn, an export that cannot be made afterwards."""
+    from ..exporting.settings import named_formats
+
+    if not shapes:
+        raise UsageError(f"--export writes octrees as splats, and '{name}' draws images")
+    named_formats([formats])
+
+
+def _exported(formats: str, folder: Path, progress: Progress) -> list[str]:
+    """Write a finished run's shapes as splats too, and return the files' names."""
+    from ..exporting.python import export
+
+    files = export(folder, format=formats.split(","))
+    progress.say(f"{folder}: {len(files)} files of splats ({formats})")
+    return [path.name for path in files]
 
 
 def _summary(progress: Progress, record: dict[str, Any], where: Path) -> None:

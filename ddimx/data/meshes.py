@@ -99,6 +99,8 @@ def read_mesh(stream: IO[bytes], kind: str, name: str) -> Surface:
         raise DdimxError(f"{name}: not a readable {kind[1:].upper()} file ({reason})") from None
     if not len(surface.vertices):
         raise DdimxError(f"{name}: there is no mesh in it")
+    if surface.faces is None and kind != ".ply":
+        raise DdimxError(f"{name}: the mesh has no faces (of points alone make a .ply or .npz)")
     return surface
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,14 @@ def make_all(jobs: list[Job], settings: Settings, folder: Path, workers: int) ->
         for job in jobs:
             yield make(job, settings, folder)
         return
+    others = set(active_children())
     # Spawned, for a fork of a process with threads may hang.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
+    coming = iter(jobs)
+    waiting: set[Future[Made]] = set()
     try:
-        coming = iter(jobs)
-        waiting = {pool.submit(make, job, settings, folder) for job in islice(coming, 4 * workers)}
+        for job in islice(coming, 4 * workers):
+            waiting.add(pool.submit(make, job, settings, folder))
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -141,6 +144,8 @@ def make_all(jobs: list[Job], settings: Settings, folder: Path, workers: int) ->
             "goes on where this one stopped"
         ) from None
     finally:
+        for process in set(active_children()) - others if waiting else ():
+            process.terminate()  # nobody waits for what an interrupted run has in its hands
         pool.shutdown(cancel_futures=True)
 
 

@@ -84,6 +84,8 @@ class ShapeSet:
 
     def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return the journal of an earlier run that this one continues, by file."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is there and is no folder; give another name")
         entries = self._entries()
         if self._record.is_file():
             settings = _settings_in(self._record)
@@ -93,14 +95,18 @@ class ShapeSet:
                 self._drop(set(entries))
                 self._journal.unlink(missing_ok=True)
                 entries = {}
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        elif self.folder.exists() and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
-        for folder in (self.folder, *self.folder.glob("shapes/*")):
-            sweep(folder)
+        self._sweep()
         for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
             (self.folder / name).unlink(missing_ok=True)
         write_json(self._record, {"settings": asdict(self.settings)})
         return entries
+
+    def _sweep(self) -> None:
+        """Remove what a process that was stopped had in its hands."""
+        for folder in (self.folder, *self.folder.glob("shapes/*")):
+            sweep(folder)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         """Read the journal; a last line that was cut off, and later lines of one file, count so."""
@@ -130,10 +136,13 @@ class ShapeSet:
         results: list[Made] = []
         if not jobs:
             return results
-        with self._journal.open("a", encoding="utf-8") as journal:
-            if journal.tell():
-                journal.write("\n")  # after a line that was cut off
-            with closing(make_all(jobs, self.settings, self.folder, workers)) as coming:
+        try:
+            with (
+                self._journal.open("a", encoding="utf-8") as journal,
+                closing(make_all(jobs, self.settings, self.folder, workers)) as coming,
+            ):
+                if journal.tell():
+                    journal.write("\n")  # after a line that was cut off
                 for made in coming:
                     results.append(made)
                     if made.entry is None:
@@ -142,6 +151,8 @@ class ShapeSet:
                         journal.write(json.dumps(made.entry) + "\n")
                         journal.flush()
                     progress.advance(note=made.job.category)
+        finally:
+            self._sweep()
         return results
 
     def _outcome(self, jobs: Sequence[Job], results: list[Made], found: int) -> Outcome:

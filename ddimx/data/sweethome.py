@@ -109,8 +109,7 @@ def read_item(item: Item) -> Surface:
     """
     name = f"{item.library.name}: {item.model}"
     surface = read_mesh(io.BytesIO(_model_bytes(item)), ".obj", name)
-    if surface.faces is None:
-        raise DdimxError(f"{name}: the mesh has no faces")
+    assert surface.faces is not None  # only a .ply may be without
     vertices = surface.vertices[surface.faces].reshape(-1, 3)  # others count for nothing
     if item.rotation is not None:
         vertices = vertices @ np.array(item.rotation).reshape(3, 3).T

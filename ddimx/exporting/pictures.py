@@ -52,12 +52,12 @@ def preview_png(scene: Scene) -> bytes:
     return stream.getvalue()
 
 
-def turntable_webp(scene: Scene, frames: int = TURN_FRAMES) -> bytes:
+def turntable_webp(scene: Scene) -> bytes:
     """Draw one turn about the vertical as an animated WebP that loops."""
     around = 2 * float(scene.cloud.sigmas.max())
     images = []
-    for i in range(frames):
-        azimuth = 35 + 360 * i / frames
+    for i in range(TURN_FRAMES):
+        azimuth = 35 + 360 * i / TURN_FRAMES
         camera = look_at(
             scene.cloud.positions, TURN_SIZE, around=around, azimuth=azimuth, whole_turn=True
         )

@@ -22,7 +22,7 @@ Source = str | Path | Octree | Shape
 
 
 def export(
-    source: Source | Sequence[Source],
+    source: Source | list[Source] | tuple[Source, ...],
     out: str | Path | None = None,
     *,
     format: str | Sequence[str] = "3dgs",
@@ -89,15 +89,18 @@ def export(
 
 
 def placed(
-    source: Source | Sequence[Source], out: Path | None, settings: Settings, *, merge: bool
+    source: Source | list[Source] | tuple[Source, ...],
+    out: Path | None,
+    settings: Settings,
+    *,
+    merge: bool,
 ) -> list[Item]:
     """Return the shapes of all sources and where each goes.
 
     Raises:
         UsageError: nothing to export, nowhere to put it, or two shapes of one name.
     """
-    single = isinstance(source, (str, Path, Octree, Shape))
-    sources: Sequence[Any] = [source] if single else list(source)  # type: ignore[arg-type]
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
     folder = None if is_file_name(out) else out
     items: list[Item] = []
     for each in sources:

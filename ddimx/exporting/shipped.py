@@ -6,6 +6,13 @@ from pathlib import Path
 
 from ..errors import DdimxError
 from ..progress import Progress
+from ..sampling.run import SampleRequest, run
+from ..sampling.settings import Asked, resolve
+from ..signals import polite_stop
+from ..weights.model import load_model
+from ..weights.source import shipped_models
+
+MODEL, CATEGORY = "furniture", "chair"
 
 
 def sample_one(progress: Progress) -> Path:
@@ -14,7 +21,18 @@ def sample_one(progress: Progress) -> Path:
     Raises:
         DdimxError: no model of shapes ships with this version.
     """
-    raise DdimxError(
-        "no shapes to export here: no run in ./runs holds token files, and this version ships no "
-        "model of shapes; give a token file (.npz, .npy) or a folder of them"
-    )
+    if MODEL not in shipped_models():
+        raise DdimxError(
+            "no shapes to export here: no run in ./runs holds token files, and this installation "
+            f"has no model '{MODEL}'; give a token file (.npz, .npy) or a folder of them"
+        )
+    model = load_model(MODEL, progress=progress)
+    settings = resolve(Asked(count=1, category=CATEGORY), model)
+    asked = {"model": MODEL, "category": CATEGORY, "count": 1}
+    command = f"ddimx sample --model {MODEL} --category {CATEGORY} -n 1"
+    request = SampleRequest(model, settings, kind="npz", command=command, asked=asked)
+    with polite_stop() as stop:
+        record, folder = run(request, stop, progress)
+    if record["status"] != "complete":
+        raise DdimxError(f"interrupted while sampling a shape into {folder}")
+    return folder

@@ -43,7 +43,7 @@ class Neighbourhood:
 def neighbourhood(tree: Octree, radius: int = RADIUS) -> Neighbourhood:
     """Look around every leaf of a tree, in the order of its leaves."""
     cells = cells_of(tree.leaves)
-    stride = 2**tree.depth + 2 * radius  # margins, so that no window reaches into the next column
+    stride = 2**tree.depth + radius  # a margin, so that no window reaches into the next column
     ids = _ids(cells, radius, stride)
     order = np.argsort(ids)
     columns = _Columns(ids[order], cells[order, 2])

@@ -30,15 +30,15 @@ def place(table, n_blocks, WIDTH: tl.constexpr, PARTS: tl.constexpr):
 
 @triton.jit
 def tile(base, rows, end, stride, D: tl.constexpr):
-    """Load base[rows] as [len(rows), D], zeros from ``end`` on; rows are 64-bit."""
-    offsets = rows[:, None] * stride + tl.arange(0, D)[None, :]
+    """Load base[rows] as [len(rows), D], zeros from ``end`` on; 64-bit offsets."""
+    offsets = rows.to(tl.int64)[:, None] * stride + tl.arange(0, D)[None, :]
     return tl.load(base + offsets, mask=(rows < end)[:, None], other=0.0)
 
 
 @triton.jit
 def write(base, rows, end, stride, block, D: tl.constexpr):
     """Store a block [len(rows), D] into base[rows], in its dtype."""
-    offsets = rows[:, None] * stride + tl.arange(0, D)[None, :]
+    offsets = rows.to(tl.int64)[:, None] * stride + tl.arange(0, D)[None, :]
     tl.store(base + offsets, block.to(base.dtype.element_ty), mask=(rows < end)[:, None])
 
 

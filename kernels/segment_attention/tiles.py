@@ -33,7 +33,11 @@ class Tile:
 
 WHOLE = Tile(64, 64, 4, 3)
 HALF: dict[int, dict[Kernel, Tile]] = {
-    32: {"forward": WHOLE, "gradient_of_queries": WHOLE, "gradient_of_keys": WHOLE},
+    32: {
+        "forward": WHOLE,
+        "gradient_of_queries": WHOLE,
+        "gradient_of_keys": Tile(64, 64, 4, 2),
+    },
     64: {
         "forward": WHOLE,
         "gradient_of_queries": WHOLE,

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from ddimx.octree import geometry
+from ddimx.octree.file import read_shape
 from tests.evaluation.shapes import blocks, prepared, save
 from tests.sampling import invoke
 
@@ -41,6 +43,18 @@ def test_a_run_against_a_prepared_data_set(folders, record):
     assert found["validity"]["value"] == pytest.approx(5 / 6)
     assert "the level above says 8 cells" in found["invalid"][0]
     rows = {line[:20].strip(): line[20:].split() for line in done.out.splitlines()}
+    nearest = found["novelty"]["nearest"]
+    assert [row["sample"] for row in nearest] == [f"{i:06d}.npz" for i in range(5)]
+    ious = [
+        geometry.iou(
+            read_shape(folders / "run" / row["sample"]).tree,
+            read_shape(folders / "data" / row["training"]).tree,
+        )
+        for row in nearest
+    ]
+    assert ious == [row["iou"] for row in nearest]
+    assert max(ious) == found["novelty"]["samples"]["max"]
+    assert "of a perfect generator: 44.4%" in done.out
     assert rows["valid"][0] == "83.3%"
     nna = found["chamfer"]["1-NNA"]
     assert rows["1-NNA chamfer"][:2] == [f"{100 * nna['value']:.1f}%", f"{100 * nna['low']:.1f}"]

@@ -71,9 +71,11 @@ class Case:
         bound = np.zeros_like(z)
         if self.uncond is not None:
             g = float(np.float32(self.guidance))
-            z = self.uncond + g * (self.logits - self.uncond)
+            with np.errstate(invalid="ignore"):  # what both exclude
+                z = self.uncond + g * (self.logits - self.uncond)
+            z = np.where(self.logits == -np.inf, -np.inf, z)
             size = np.abs(self.uncond) + (abs(g) + 1) * (np.abs(self.logits) + np.abs(self.uncond))
-            bound = np.where(np.isfinite(size), 3 * EPSILON * size, 0.0)  # -inf stays -inf
+            bound = np.where(np.isfinite(size), 3 * EPSILON * size, 0.0)
         z = z.copy()
         z[:, 0], bound[:, 0] = -np.inf, 0.0
         return z, bound
@@ -167,6 +169,8 @@ def make(
         excluded = random.random((n, 256)) < 0.5
         excluded[np.arange(n), random.integers(1, 256, n)] = False
         logits[excluded] = -np.inf
+        if guided:
+            uncond[excluded & (random.random((n, 256)) < 0.5)] = -np.inf
     return Case(
         options=options or Options("absorbing", TOKEN),
         row=row,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 from ddimx.kernels.discrete_update import Options, Tokens, launch
 from ddimx.noise import Stream
-from tests.kernels.discrete_update_cases import TOKEN, cases, make
+from tests.kernels.discrete_update_cases import TOKEN, cases, make, uniform_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -63,6 +63,51 @@ def test_what_nobody_wants_changes_no_id():
         found = triton(fewer)
         assert found[1:] == (None, None)
         assert np.array_equal(found[0], ids)
+
+
+def select(case, keys, chosen):
+    """Return the case with one token for each chosen key."""
+    return dataclasses.replace(
+        case,
+        logits=np.resize(case.logits, (len(chosen), 256)),
+        ids=np.resize(case.ids, len(chosen)),
+        keys=keys[chosen],
+        samples=np.full(len(chosen), 7),
+    )
+
+
+def all_keys(case, count):
+    keys = np.arange(count)
+    return keys, dataclasses.replace(case, keys=keys, samples=np.full(count, 7))
+
+
+def test_tokens_nearest_to_the_thresholds_take_the_right_route():
+    """Of 20,000 tokens those whose uniforms lie next to keep and to 1 - noise, on both sides."""
+    case = make(8, Options("uniform", TOKEN), weights=(0.3, 0.2))
+    keys, many = all_keys(case, 20_000)
+    u = uniform_of(many.words()[1])
+    order = np.argsort(u)
+    places = np.searchsorted(u[order], [0.3, 0.8])
+    chosen = np.concatenate([order[place - 3 : place + 3] for place in places])
+    assert np.abs(u[chosen] - [[0.3] * 6 + [0.8] * 6]).max() < 1e-3
+    near = select(case, keys, chosen)
+    near.check(*triton(near))
+
+
+def test_a_word_on_an_edge_belongs_to_the_id_above():
+    """Weights are made for each token so that its place is the lower id's edge exactly."""
+    case = make(8, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    keys, many = all_keys(case, 2000)
+    words = many.words()[0]
+    chosen = np.flatnonzero(words < 2**26)  # a small weight, which no rounding of exp can move
+    edge = select(case, keys, chosen)
+    edge.logits[:] = -np.inf
+    for i, word in enumerate(words[chosen].tolist()):
+        lower = next(q for q in range(word >> 9, 2**19) if word * (2**23 + q) >> 32 == q)
+        edge.logits[i, [40, 200]] = np.log([lower / 2**23, 1.0])
+    assert len(chosen) > 10
+    assert (edge.call(impl="reference")[1] == 200).all()
+    assert (triton(edge)[1] == 200).all()
 
 
 def prepared(case, **changed):

@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 from hypothesis import strategies as st
 
-from ddimx.splats.cloud import GaussianCloud
+from ddimx.splats.cloud import GaussianCloud, axes
 
 HALF = sqrt(0.5)
 
@@ -43,3 +43,8 @@ clouds = st.builds(
     seed=st.integers(0, 2**32 - 1),
     reach=st.sampled_from([0.01, 1.0, 100.0]),
 )
+
+
+def covariances(cloud):
+    scaled = axes(cloud.quaternions) * cloud.sigmas[:, None, :].astype(float)
+    return scaled @ np.swapaxes(scaled, 1, 2)

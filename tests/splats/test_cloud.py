@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 from ddimx.errors import DdimxError, UsageError
 from ddimx.splats.cloud import GaussianCloud, axes, merge, multiply, quaternion_of
 from ddimx.splats.frames import UPS, rotation_to
-from tests.splats.scene import clouds, random_cloud, three
-
-
-def covariances(cloud):
-    scaled = axes(cloud.quaternions) * cloud.sigmas[:, None, :].astype(float)
-    return scaled @ np.swapaxes(scaled, 1, 2)
-
+from tests.splats.scene import clouds, covariances, random_cloud, three
 
 quaternions = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(v * v for v in q) > 0.01)
 

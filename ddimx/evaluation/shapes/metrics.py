@@ -9,6 +9,8 @@ here a tie is shared, so that the order of shapes never matters.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +82,22 @@ def minimum_matching(matrices: Matrices) -> Figure:
     half = Z * math.sqrt(variance)
     value = float(first.mean())
     return Figure(value, max(0.0, value - half), value + half)
+
+
+def perfect_one_nna(samples: Sequence[str], reference: Sequence[str]) -> float:
+    """Return the 1-NNA to expect of a perfect generator if neighbours share their category.
+
+    A shape is no neighbour of its own, so among the k + k of one category k - 1 of 2k - 1 are of
+    its own kind: much less than half where a category has few shapes (0 for one a side).
+    """
+    n = len(samples)
+    counts = [Counter(samples), Counter(reference)]
+    total = 0.0
+    for own, other in (counts, counts[::-1]):
+        for name, count in own.items():
+            near = count - 1 + other[name]
+            total += count * ((count - 1) / near if near else (n - 1) / (2 * n - 1))
+    return total / (2 * n)
 
 
 def joined(matrices: Matrices) -> Distances:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,10 @@ import numpy.typing as npt
 from ...octree import geometry
 from ...octree.errors import OctreeError
 from ...octree.tree import Octree
+from ...progress import Progress
+from .intervals import bootstrap, share_of
+
+COPY = 1.0  # the IoU of a shape that is a training shape, cell by cell
 
 Overlaps = npt.NDArray[np.float64]
 
@@ -59,3 +64,55 @@ class Training:
             for quarters in range(4)
         )
         return max(self.nearest(other)[0] for other in moved)
+
+
+def novelty(
+    samples: Sequence[Octree],
+    reference: Sequence[Octree],
+    train: Sequence[Octree],
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return how near samples are to their nearest training shapes, beside unseen shapes.
+
+    The reference's IoU with training shapes is that of shapes which nobody trained on; what it has
+    of copies are the data set's own duplicates.
+    "moved" is the nearest IoU over mirror images and quarter turns too, as training may use them.
+
+    Returns:
+        Nearest IoUs as mean, median and greatest of "samples", "reference" and "moved"; how many
+        of each are "copies", cell by cell; and for every sample its own IoU and the index of its
+        nearest training shape, "iou" and "nearest".
+    """
+    training = Training(train)
+    shown = progress or Progress(quiet=True)
+    shown.start("nearest training shapes", len(samples) + len(reference))
+    found: dict[str, list[float]] = {"samples": [], "reference": [], "moved": []}
+    nearest = []
+    for tree in samples:
+        overlap, index = training.nearest(tree)
+        nearest.append(index)
+        found["samples"].append(overlap)
+        found["moved"].append(training.nearest_moved(tree))
+        shown.advance()
+    for tree in reference:
+        found["reference"].append(training.nearest(tree)[0])
+        shown.advance()
+    shown.stop()
+    values = {name: np.array(ious) for name, ious in found.items()}
+    unseen = float(np.median(values["reference"]))
+    return {
+        **{name: _spread(ious, seed) for name, ious in values.items()},
+        "share_below_reference_median": share_of(values["samples"] < unseen).to_json(),
+        "copies": {name: int((ious >= COPY).sum()) for name, ious in values.items()},
+        "iou": found["samples"],
+        "nearest": nearest,
+    }
+
+
+def _spread(ious: Any, seed: int) -> dict[str, Any]:
+    return {
+        "mean": bootstrap(ious, seed).to_json(),
+        "median": float(np.median(ious)),
+        "max": float(ious.max()),
+    }

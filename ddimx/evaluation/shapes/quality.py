@@ -14,11 +14,10 @@ from ...octree.tree import Octree
 from ...progress import Progress
 from .compare import Comparison, compare, itself
 from .intervals import bootstrap, share_of
-from .novelty import Training
+from .metrics import perfect_one_nna
+from .novelty import novelty
 from .points import REPEATS, Side, subset
 from .report import protocol_in_words, remarks
-
-COPY = 1.0  # the IoU of a shape that is a training shape, cell by cell
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ def quality(
     protocol: Protocol | None = None,
     *,
     invalid: int = 0,
+    categories: tuple[Sequence[str], Sequence[str]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a set of generated shapes against a reference set.
@@ -70,11 +70,13 @@ def quality(
         samples, reference: at least two shapes each, where distances are computed.
         train: what the generator learned from: gives novelty, and a generator to compare with.
         invalid: how many further samples were no octrees, for the validity rate.
+        categories: of the samples and of the reference, for what 1-NNA a perfect generator has.
 
     Returns:
         Values that JSON knows: "validity", "connectivity", "novelty" (with ``train``),
-        "chamfer" and "emd" (1-NNA, COV, MMD), "floor", "counts", "depth", "protocol", "notes". A
-        figure is {"value", "low", "high"} with its 95% interval; shares lie in [0, 1].
+        "chamfer" and "emd" (1-NNA, COV, MMD), "perfect_1-NNA", "floor", "compared" (shapes a
+        side), "counts", "depth", "protocol", "notes". A figure is {"value", "low", "high"} with
+        its 95% interval; shares lie in [0, 1].
 
     Raises:
         UsageError: too few shapes.
@@ -98,7 +100,7 @@ def quality(
     if seen:
         found["novelty"] = novelty(drawn, known, seen, chosen.seed, progress)
     if chosen.distances:
-        found |= _distances(drawn, known, seen, chosen, progress)
+        found |= _distances(drawn, known, seen, chosen, categories, progress)
     found["protocol"] = {**asdict(chosen), "in_words": protocol_in_words(asdict(chosen))}
     found["protocol"].pop("workers")
     return {**found, "notes": [*notes, *remarks(found)]}
@@ -113,58 +115,16 @@ def connectivity(trees: Sequence[Octree], seed: int = 0) -> dict[str, Any]:
     }
 
 
-def novelty(
-    samples: Sequence[Octree],
-    reference: Sequence[Octree],
-    train: Sequence[Octree],
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Return how near samples are to their nearest training shapes, beside unseen shapes.
-
-    The IoU of the reference with training shapes is that of shapes which are certainly no copies.
-    "moved" is the nearest IoU over mirror images and quarter turns too, as training may use them.
-    """
-    training = Training(train)
-    shown = progress or Progress(quiet=True)
-    shown.start("nearest training shapes", len(samples) + len(reference))
-    found: dict[str, list[float]] = {"samples": [], "reference": [], "moved": []}
-    for tree in samples:
-        found["samples"].append(training.nearest(tree)[0])
-        found["moved"].append(training.nearest_moved(tree))
-        shown.advance()
-    for tree in reference:
-        found["reference"].append(training.nearest(tree)[0])
-        shown.advance()
-    shown.stop()
-    values = {name: np.array(ious) for name, ious in found.items()}
-    unseen = float(np.median(values["reference"]))
-    return {
-        **{name: _spread(ious, seed) for name, ious in values.items()},
-        "share_below_reference_median": share_of(values["samples"] < unseen).to_json(),
-        "copies": int((values["samples"] >= COPY).sum()),
-        "copies_moved": int((values["moved"] >= COPY).sum()),
-    }
-
-
-def _spread(ious: Any, seed: int) -> dict[str, Any]:
-    return {
-        "mean": bootstrap(ious, seed).to_json(),
-        "median": float(np.median(ious)),
-        "max": float(ious.max()),
-    }
-
-
 def _distances(
     samples: Sequence[Octree],
     reference: Sequence[Octree],
     train: Sequence[Octree],
     protocol: Protocol,
+    categories: tuple[Sequence[str], Sequence[str]] | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Compare sets of equal size, and the reference with itself and with training shapes."""
     n = min(len(samples), len(reference))
-    known = _drawn(reference, n, protocol.seed, Side.REFERENCE)
     task = Comparison(
         points=protocol.points,
         seed=protocol.seed,
@@ -172,21 +132,24 @@ def _distances(
         emd_points=protocol.emd_points,
         workers=protocol.workers,
     )
-    candidates = {Side.SAMPLES: samples}
+    sides = {Side.SAMPLES: samples, Side.REFERENCE: reference}
     if protocol.floors and len(train) >= n:
-        candidates[Side.TRAIN] = train
-    chosen = {side: _drawn(of, n, protocol.seed, side) for side, of in candidates.items()}
-    results = compare(chosen, known, task, progress)
+        sides[Side.TRAIN] = train
+    chosen = {side: subset(trees, n, protocol.seed, side) for side, trees in sides.items()}
+    drawn = {side: [trees[i] for i in chosen[side]] for side, trees in sides.items()}
+    known = drawn.pop(Side.REFERENCE)
+    results = compare(drawn, known, task, progress)
     found: dict[str, Any] = {"compared": n, **results[Side.SAMPLES]}
+    found["perfect_1-NNA"] = {"all": (n - 1) / (2 * n - 1)}
+    if categories is not None:
+        named = zip(categories, (chosen[Side.SAMPLES], chosen[Side.REFERENCE]), strict=True)
+        ours, theirs = ([names[i] for i in indices] for names, indices in named)
+        found["perfect_1-NNA"]["by_category"] = perfect_one_nna(ours, theirs)
     if protocol.floors:
         found["floor"] = {"same_shapes": itself(known, task)}
     if Side.TRAIN in results:
         found["floor"]["train_as_generator"] = results[Side.TRAIN]
     return found
-
-
-def _drawn(trees: Sequence[Octree], count: int, seed: int, side: Side) -> list[Octree]:
-    return [trees[i] for i in subset(trees, count, seed, side)]
 
 
 def _one_depth(

@@ -21,8 +21,9 @@ def protocol_in_words(settings: dict[str, Any]) -> dict[str, str]:
         "normalisation": "the octree's own unit cube [0, 1]^3, both sides alike",
         "chamfer": "mean squared distance to the nearest point, both directions summed",
         "sets": "equal sizes; of the larger side a subset is drawn, keyed in the same way",
-        "1-NNA": "leave one out over both sets; ties count by the share of the own kind; 0.5 is "
-        "perfect, below it samples are nearer to references than these are to each other",
+        "1-NNA": "leave one out over both sets; ties count by the share of the own kind. "
+        "perfect_1-NNA is what a perfect generator has (by_category: if nearest shapes share their "
+        "category); below it samples lie nearer to references than these to each other",
         "intervals": "95%. Shares: Wilson's score (1-NNA: two shapes that are each other's nearest "
         "count as one). MMD: normal, variance over references and jackknife over samples. Other "
         "means: bootstrap over shapes (2000 resamples)",
@@ -81,8 +82,15 @@ def table(found: dict[str, Any]) -> Table:
         if kind in found:
             _distances(rows, found, kind)
     if "chamfer" in found:
-        rows.caption = "1-NNA: 50% is perfect. MMD, reference: itself at other points."
+        rows.caption = _caption(found["perfect_1-NNA"])
     return rows
+
+
+def _caption(perfect: dict[str, float]) -> str:
+    words = f"1-NNA of a perfect generator: {100 * perfect['all']:.1f}%"
+    if "by_category" in perfect:
+        words += f", {100 * perfect['by_category']:.1f}% if neighbours share their category"
+    return f"{words}.\nMMD of the reference: to itself, at other points."
 
 
 def _novelty(rows: Table, novelty: dict[str, Any]) -> None:
@@ -93,7 +101,8 @@ def _novelty(rows: Table, novelty: dict[str, Any]) -> None:
         rows.add_row(name, value, _interval(of["mean"], 1.0, 3), beside)
     rows.add_row("  greatest", f"{drawn['max']:.3f}", "", f"{known['max']:.3f}")
     rows.add_row("  below the median", *_percent(novelty["share_below_reference_median"]), "50.0%")
-    rows.add_row("  copies", str(novelty["copies_moved"]))
+    copies = novelty["copies"]
+    rows.add_row("  copies", str(copies["moved"]), "", str(copies["reference"]))
 
 
 def _distances(rows: Table, found: dict[str, Any], kind: str) -> None:

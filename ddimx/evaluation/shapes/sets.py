@@ -28,17 +28,24 @@ class ShapeSet:
     Attributes:
         label: where they come from.
         shapes: the valid ones, in the order of their files' names.
+        files: theirs, relative to the set's folder where they lie in it.
         invalid: one message for every file that holds no valid octree.
     """
 
     label: str
     shapes: tuple[Shape, ...]
+    files: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
 
     @property
     def trees(self) -> list[Octree]:
         """The shapes' octrees."""
         return [shape.tree for shape in self.shapes]
+
+    @property
+    def categories(self) -> list[str]:
+        """The shapes' categories, "" where none is known."""
+        return [shape.category for shape in self.shapes]
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,11 @@ def read(
     """
     shown = progress or Progress(quiet=True)
     shown.start(f"reading {listed.label}", len(listed.files))
-    shapes: list[Shape] = []
+    shapes: list[tuple[Path, Shape]] = []
     invalid: list[str] = []
     for path in listed.files:
         try:
-            shapes.append(_shape(path, listed.categories.get(path)))
+            shapes.append((path, _shape(path, listed.categories.get(path))))
         except DdimxError as error:
             if strict:
                 raise
@@ -135,7 +142,14 @@ def read(
     shown.stop()
     if not shapes:
         raise DdimxError(f"{listed.label}: not one valid octree; the first: {invalid[0]}")
-    return ShapeSet(listed.label, _of_categories(shapes, categories, listed.label), tuple(invalid))
+    kept = _of_categories(shapes, categories, listed.label)
+    files = tuple(_shown(path, Path(listed.label)) for path, _ in kept)
+    return ShapeSet(listed.label, tuple(shape for _, shape in kept), files, tuple(invalid))
+
+
+def _shown(path: Path, label: Path) -> str:
+    folder = label.parent if label.suffix == ".jsonl" else label
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _shape(path: Path, category: str | None) -> Shape:
@@ -143,10 +157,12 @@ def _shape(path: Path, category: str | None) -> Shape:
     return shape if category is None else Shape(shape.tree, category, shape.shape_id)
 
 
-def _of_categories(shapes: Sequence[Shape], wanted: Sequence[str], label: str) -> tuple[Shape, ...]:
-    kept = tuple(s for s in shapes if not wanted or s.category in wanted)
+def _of_categories(
+    shapes: Sequence[tuple[Path, Shape]], wanted: Sequence[str], label: str
+) -> list[tuple[Path, Shape]]:
+    kept = [(path, shape) for path, shape in shapes if not wanted or shape.category in wanted]
     if not kept:
-        known = sorted({s.category for s in shapes} - {""})
+        known = sorted({shape.category for _, shape in shapes} - {""})
         there = f"there are: {', '.join(known)}" if known else "its files name none"
         raise UsageError(f"{label}: no shape of category {' or '.join(wanted)}; {there}")
     return kept

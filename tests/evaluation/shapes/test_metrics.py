@@ -13,6 +13,7 @@ from ddimx.evaluation.shapes.metrics import (
     minimum_matching,
     one_nna,
     own_kind,
+    perfect_one_nna,
 )
 
 
@@ -107,6 +108,20 @@ def test_each_shape_is_judged_by_its_own_nearest():
         ]
     )
     np.testing.assert_array_equal(own_kind(joint), [1.0, 0.0, 0.5, 1.0])
+
+
+def test_a_perfect_generators_accuracy_is_that_of_shuffled_shapes():
+    """Shapes of one category lie together, those of others far away: 1-NNA averages to it."""
+    a, b = ["x"] * 2 + ["y"] * 3 + ["z"], ["x"] * 2 + ["y"] * 2 + ["z"] * 2
+    places = {"x": 0.0, "y": 100.0, "z": 200.0}
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(2000):
+        shapes = [[places[name] + rng.random() for name in names] for names in (a, b)]
+        found.append(one_nna(of_points(*shapes)).value)
+    expected = perfect_one_nna(a, b)
+    assert expected < 0.4
+    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / 2000**0.5)
 
 
 def trials(count, n, shift=0.0):

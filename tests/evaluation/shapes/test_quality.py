@@ -33,7 +33,7 @@ def test_a_generator_that_repeats_the_reference_is_seen_through():
     # Both are the mean over 8 shapes of one distance of two draws of 512 points, 1/512 each way.
     assert value(found, "chamfer", "MMD") == pytest.approx(floor, rel=0.2)
     assert floor > 0
-    assert (found["novelty"]["copies"], found["novelty"]["copies_moved"]) == (8, 8)
+    assert found["novelty"]["copies"] == {"samples": 8, "moved": 8, "reference": 8}
     assert value(found, "novelty", "samples", "mean") == 1.0
     assert value(found, "novelty", "share_below_reference_median") == 0.0
 
@@ -70,6 +70,11 @@ def test_neither_order_nor_threads_nor_company_change_a_figure():
     expected = quality(samples, reference, train, protocol)
     moved = Protocol(points=32, emd_points=8, repeats=2, workers=4)
     found = quality(samples[::-1], reference[3:] + reference[:3], train[::-1], moved)
+    nearest = [
+        [record["novelty"].pop(name) for name in ("nearest", "iou")] for record in (found, expected)
+    ]
+    assert nearest[0][0] == [6 - index for index in nearest[1][0]][::-1]
+    assert nearest[0][1] == nearest[1][1][::-1]
     assert_close(found, expected)
     assert found["compared"] == 6
     assert any("6 of 9 were drawn" in note for note in found["notes"])
@@ -91,6 +96,19 @@ def assert_close(found, expected):
         assert found == pytest.approx(expected, rel=1e-12)
     else:
         assert found == expected
+
+
+def test_what_a_perfect_generator_has_is_told():
+    shapes = blocks(3, 0), blocks(3, 1)
+    names = ["chair", "chair", "lamp"], ["chair", "chair", "sofa"]
+    found = quality(*shapes, protocol=FEW, categories=names)
+    # Chairs: 1 of 3 neighbours, 4 times; lamp and sofa have none and meet 2 of all 5.
+    expected = {"all": 2 / 5, "by_category": (4 / 3 + 2 * 2 / 5) / 6}
+    assert found["perfect_1-NNA"] == pytest.approx(expected, rel=1e-14)
+    # Of a larger side only the shapes that are compared count.
+    more = quality(blocks(9, 0), shapes[1], protocol=FEW, categories=(["lamp"] * 9, ["lamp"] * 3))
+    assert more["perfect_1-NNA"] == pytest.approx({"all": 2 / 5, "by_category": 2 / 5})
+    assert quality(*shapes, protocol=FEW)["perfect_1-NNA"] == {"all": 2 / 5}
 
 
 def test_point_seeds_are_averaged_and_kept():
@@ -126,7 +144,7 @@ def test_the_finer_side_is_cut_and_said():
     coarse = [tree.coarser(4) for tree in fine]
     found = quality(fine, coarse, [*fine, *coarse], FEW)
     assert found["depth"] == 4
-    assert found["novelty"]["copies"] == 2
+    assert found["novelty"]["copies"]["samples"] == 2
     cut = [note for note in found["notes"] if "cut at depth 4" in note]
     assert [note.partition(":")[0] for note in cut] == ["samples", "train"]
 
