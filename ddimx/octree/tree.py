@@ -106,9 +106,8 @@ def from_leaves(
     if not 1 <= depth <= MAX_DEPTH:
         raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
     level = np.asarray(keys, dtype=np.int64).reshape(-1)
-    if not (level[1:] > level[:-1]).all():
+    if not (level[1:] >= level[:-1]).all():
         level = np.sort(level)
-        level = level[_starts(level)]
     if not len(level):
         raise OctreeError("an octree needs at least one occupied cell")
     if level[0] < 0 or level[-1] >= 8**depth:

@@ -166,6 +166,12 @@ def test_the_queue_refuses_what_is_no_tree(tokens, message):
     assert message in str(caught.value)
 
 
+def test_leaves_may_come_in_any_order_and_more_than_once():
+    expected = from_leaves(np.array([0, 9, 500]), 3).tokens()
+    for keys in ([500, 0, 9], [0, 0, 9, 9, 9, 500], [9, 500, 9, 0]):
+        np.testing.assert_array_equal(from_leaves(np.array(keys), 3).tokens(), expected)
+
+
 def test_leaves_outside_the_grid_and_none_at_all_are_refused():
     for keys, depth, message in [
         ([], 3, "at least one occupied cell"),
