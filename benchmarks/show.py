@@ -17,6 +17,8 @@ COLUMNS = {
     "share_of_matmul": "of matmul",
     "images_per_s": "images/s",
     "mtokens_per_s": "M tokens/s",
+    "msplats_per_s": "M splats/s",
+    "bytes_per_splat": "B/splat",
     "ms_per_call": "ms/call",
     "rms_difference": "rms diff.",
     "max_error": "max error",

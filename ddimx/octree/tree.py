@@ -7,6 +7,7 @@ which are nothing but their keys, on level d: cells of edge 2^-d of the cube.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,7 @@ Tokens = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
 LEAF = 1  # the token of a leaf
+PART = 8192  # cells worked on at once, so that what is only needed on the way stays in the cache
 POPCOUNT = np.array([bin(mask).count("1") for mask in range(256)], dtype=np.int64)
 
 
@@ -69,8 +71,9 @@ class Octree:
         level = self.depth if level is None else level
         keys, size = self.keys[level], self.edge * 0.5**level
         centres: Points = np.empty((len(keys), 3), dtype=np.float64)
-        for axis, coordinate in enumerate(axes_of(keys)):
-            centres[:, axis] = (coordinate + 0.5) * size + self.lower[axis]
+        for part in _parts(len(keys)):
+            for axis, coordinate in enumerate(axes_of(keys[part])):
+                centres[part, axis] = (coordinate + 0.5) * size + self.lower[axis]
         return centres
 
     def tokens(self) -> Tokens:
@@ -87,9 +90,20 @@ class Octree:
 
 def children(keys: Keys, masks: Masks) -> Keys:
     """Return the occupied children of cells in ascending order: int64 [n], uint8 [n] -> [m]."""
-    occupied = np.unpackbits(masks, bitorder="little").view(np.bool_)
-    possible = (keys << 3)[:, None] | np.arange(8)
-    return np.compress(occupied, possible.reshape(-1))
+    below = np.empty(int(POPCOUNT[masks].sum()), dtype=np.int64)
+    start = 0
+    for part in _parts(len(keys)):
+        occupied = np.unpackbits(masks[part], bitorder="little").view(np.bool_)
+        possible = (keys[part] << 3)[:, None] | np.arange(8)
+        found = np.compress(occupied, possible.reshape(-1))
+        below[start : start + len(found)] = found
+        start += len(found)
+    return below
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Yield slices of at most ``PART`` that cover so many elements."""
+    return (slice(start, start + PART) for start in range(0, count, PART))
 
 
 def from_leaves(
@@ -106,9 +120,8 @@ def from_leaves(
     if not 1 <= depth <= MAX_DEPTH:
         raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
     level = np.asarray(keys, dtype=np.int64).reshape(-1)
-    if not (level[1:] > level[:-1]).all():
+    if not (level[1:] >= level[:-1]).all():
         level = np.sort(level)
-        level = level[_starts(level)]
     if not len(level):
         raise OctreeError("an octree needs at least one occupied cell")
     if level[0] < 0 or level[-1] >= 8**depth:

@@ -61,6 +61,13 @@ def test_the_grid_does_not_wrap_round():
     assert (neighbours(tree.leaves, 2) == -1).all()
 
 
+def test_the_last_cell_of_the_deepest_grid_has_neighbours_on_one_side_alone():
+    last = 8**20 - 1
+    found = neighbours(np.array([last - 1, last]), 20)
+    assert found[1].tolist().count(-1) == 25
+    assert OFFSETS_26[found[1] == 0].tolist() == [[0, 0, -1]]
+
+
 @given(trees(most_depth=4), st.sampled_from([(6, OFFSETS_6), (26, OFFSETS_26)]))
 def test_parts_are_those_of_a_flood_fill(tree, kind):
     connectivity, steps = kind

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ddimx.octree import reference
 from ddimx.octree.errors import OctreeError
 from ddimx.octree.keys import cells_of, keys_of
-from ddimx.octree.tree import POPCOUNT, from_leaves, from_tokens
+from ddimx.octree.tree import PART, POPCOUNT, from_leaves, from_tokens
 
 from .shapes import sphere, trees
 
@@ -61,6 +61,15 @@ def test_round_trips_are_exact_at_every_depth(depth):
     np.testing.assert_array_equal(np.unique(cells_of(read.leaves), axis=0), cells)
     for level, keys in enumerate(tree.keys):
         np.testing.assert_array_equal(keys, np.unique(tree.leaves >> 3 * (depth - level)))
+
+
+def test_large_trees_are_worked_on_in_parts_that_join():
+    rng = np.random.default_rng(0)
+    cells = np.unique(rng.integers(0, 256, (3 * PART + 5, 3)), axis=0)
+    tree = from_tokens(from_leaves(keys_of(cells), 8).tokens())
+    order = np.argsort(keys_of(cells))
+    np.testing.assert_array_equal(tree.leaves, keys_of(cells)[order])
+    np.testing.assert_array_equal(tree.centres(), (cells[order] + 0.5) / 256 - 0.5)
 
 
 def test_a_deep_sphere_has_the_cells_that_a_count_of_every_cell_finds():
@@ -164,6 +173,12 @@ def test_the_queue_refuses_what_is_no_tree(tokens, message):
     with pytest.raises(OctreeError) as caught:
         reference.decode(tokens, 2)
     assert message in str(caught.value)
+
+
+def test_leaves_may_come_in_any_order_and_more_than_once():
+    expected = from_leaves(np.array([0, 9, 500]), 3).tokens()
+    for keys in ([500, 0, 9], [0, 0, 9, 9, 9, 500], [9, 500, 9, 0]):
+        np.testing.assert_array_equal(from_leaves(np.array(keys), 3).tokens(), expected)
 
 
 def test_leaves_outside_the_grid_and_none_at_all_are_refused():

@@ -1,0 +1,64 @@
+"""Writing splats: every format's bytes from a cloud in memory; the disk is not part of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ddimx.splats.cloud import GaussianCloud
+from ddimx.splats.formats import FORMATS, Options
+from ddimx.splats.from_octree import Look, from_octree
+
+from ..runner import Absent, Contender, compare
+from . import shapes
+
+DEPTH = 8
+FIELDS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "red", "green", "blue", "opacity")
+
+
+def tables(rounds: int) -> list[dict[str, Any]]:
+    """Return a table of all formats; it is the host's work whatever the device."""
+    cloud = from_octree(shapes.sphere(DEPTH), Look(colour="#c8a070"))
+    return [_table(cloud, rounds)]
+
+
+def seed_ply(cloud: GaussianCloud) -> bytes:
+    """Write a PLY as the seed project does: as text, a line at a time."""
+    kinds = ["uchar" if name in ("red", "green", "blue") else "float" for name in FIELDS]
+    lines = ["ply", "format ascii 1.0", f"element vertex {len(cloud)}"]
+    lines += [f"property {kind} {name}" for kind, name in zip(kinds, FIELDS, strict=True)]
+    lines.append("end_header")
+    rows = zip(
+        cloud.positions.tolist(),
+        cloud.sigmas.tolist(),
+        (cloud.colours * 255).astype(int).tolist(),
+        cloud.alphas.tolist(),
+        strict=True,
+    )
+    for position, sigma, colour, alpha in rows:
+        lines.append(" ".join(str(value) for value in (*position, *sigma, *colour, alpha)))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _table(cloud: GaussianCloud, rounds: int) -> dict[str, Any]:
+    peers: list[Contender | Absent] = [
+        Contender("text PLY, a line at a time", lambda: seed_ply(cloud), facts=_size(cloud, None))
+    ]
+    for name in FORMATS:
+        call = _call(name, cloud)
+        peers.append(Contender(f"ddimx {name}", call, facts=_size(cloud, name)))
+    notes = ["the baseline holds what the format 'ply' holds; the others hold other fields"]
+    title = f"export, {len(cloud):,} splats of one sphere"
+    table = compare(title, peers, rounds, notes=notes)
+    for row in table["rows"]:
+        row["msplats_per_s"] = len(cloud) / row["median_ms"] / 1e3
+    return table
+
+
+def _call(name: str, cloud: GaussianCloud) -> Any:
+    encode, options = FORMATS[name].encode, Options()
+    return lambda: encode(cloud, options)
+
+
+def _size(cloud: GaussianCloud, name: str | None) -> dict[str, float]:
+    data = seed_ply(cloud) if name is None else _call(name, cloud)()
+    return {"bytes_per_splat": len(data) / len(cloud)}
