@@ -1,4 +1,4 @@
-"""``python -m benchmarks update|attention|sample|all``, and ``readme`` to show what was saved.
+"""``python -m benchmarks update|attention|sample|octree|all``; ``readme`` shows what was saved.
 
 ``python -m benchmarks paper`` measures quality, not speed, and has options of its own.
 """
@@ -18,13 +18,13 @@ from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes, write_json
 
-from . import attention, machine, paper, sample, update
+from . import attention, machine, octree, paper, sample, update
 from .runner import unsteady
 from .show import readme_section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
 README = RESULTS.parent.parent / "README.md"
-SUITES = ("update", "attention", "sample")
+SUITES = ("update", "attention", "sample", "octree")
 SCHEMA = 1
 FEWEST = 10  # rounds below which a 95% interval means little
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("suite", choices=(*SUITES, "all", "readme"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or mps")
     parser.add_argument(
-        "--rounds", type=_positive, help="default: 30 of update, 20 of attention, 10 of sample"
+        "--rounds", type=_positive, help="default: 30 of update, 20 of attention, else 10"
     )
     parser.add_argument("--json", action="store_true", help="JSON on stdout, tables on stderr")
     parser.add_argument("--save", action="store_true", help="record in the results folder")
@@ -119,6 +119,8 @@ def _run(suite: str, asked: argparse.Namespace, device: torch.device) -> list[di
         return update.run(device, asked.rounds, shapes=asked.shape, compiled=compiled)
     if suite == "attention":
         return attention.run(device, asked.rounds, shapes=asked.shape, compiled=compiled)
+    if suite == "octree":
+        return octree.run(device, asked.rounds)
     return sample.run(device, asked.rounds, model=asked.model, steps=asked.steps, compiled=compiled)
 
 

@@ -16,6 +16,7 @@ COLUMNS = {
     "tflop_per_s": "TFLOP/s",
     "share_of_matmul": "of matmul",
     "images_per_s": "images/s",
+    "mtokens_per_s": "M tokens/s",
     "ms_per_call": "ms/call",
     "rms_difference": "rms diff.",
     "max_error": "max error",

@@ -10,7 +10,7 @@ import torch
 
 from . import __version__
 from .device import choose_device, choose_precision
-from .kernels import attention, discrete_update, update
+from .kernels import attention, discrete_update, octree_decode, segment_attention, update
 from .weights.cache import cache_folder
 from .weights.native import read_header
 from .weights.source import find_model, shipped_models
@@ -21,6 +21,8 @@ OPERATIONS = {
     "update": update.preference,
     "attention": attention.preference,
     "discrete_update": discrete_update.preference,
+    "segment_attention": segment_attention.preference,
+    "octree_decode": octree_decode.preference,
 }
 SHOWN = ("command", "images_seen", "hours", "device", "data_sha256", "licence")
 

@@ -45,6 +45,9 @@ class Stream(IntEnum):
     TRAIN_PARENT = 13  # which tokens of the coarser levels are shown wrong, and which bit
     TRAIN_TRANSITION = 14  # the kind of noise of a training example, where there are several
     EVALUATE = 32  # measuring a model on an image; the row says which draw (evaluation.bits)
+    POINTS = 33  # points inside a shape's cells (evaluation.shapes)
+    SUBSET = 34  # which shapes of the larger set are compared
+    BOOTSTRAP = 35  # shapes drawn again for an interval
 
 
 DROPOUT_STREAMS = 2**16

@@ -26,7 +26,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"sampling", "training"},
-    {"api", "about", "editing", "evaluation", "export", "integrations"},
+    {"api", "about", "editing", "evaluation", "exporting", "integrations"},
     {"cli"},
     {"__init__", "__main__"},
 ]

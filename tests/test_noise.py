@@ -37,6 +37,9 @@ def test_stream_numbers_are_a_format():
         "TRAIN_DEQUANTIZE": 10,
         "CATEGORY": 11,
         "EVALUATE": 32,
+        "POINTS": 33,
+        "SUBSET": 34,
+        "BOOTSTRAP": 35,
     }
     assert dropout_stream(0) == 2**16 > max(Stream)
     assert dropout_stream(12) == 2**16 + 12

@@ -14,6 +14,7 @@ from . import (
     convert,
     encode,
     evaluate,
+    export,
     info,
     inpaint,
     interpolate,
@@ -38,6 +39,7 @@ app.command("encode")(encode.encode)
 app.command("train")(train.train)
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(evaluate.app, name="evaluate")
+app.command("export")(export.export)
 app.command("convert")(convert.convert)
 app.command("info")(info.info)
 

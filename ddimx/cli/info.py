@@ -12,7 +12,11 @@ from . import options
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="Describe this, as --model of sample names it."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Describe this: a model as --model of sample names it, or a file or folder of "
+            "octree tokens.",
+        ),
     ] = None,
     models: Annotated[
         bool, typer.Option("--models", help="Only the models and how they were trained.")
@@ -23,7 +27,8 @@ def info(
 ) -> None:
     """Print versions, devices, the kernels that run here and why, cache and models.
 
-    With MODEL: the format, weights, parameters, history and configuration of that file or folder.
+    With MODEL: the format, weights, parameters, history and configuration of that file or folder;
+    of a token file (.npz, .npy) its depth, cells, connectivity and a small picture.
 
     Examples:
 
@@ -31,11 +36,22 @@ def info(
 
       ddimx info ckpt.pth
 
+      ddimx info chair.npz
+
       ddimx info --models --json
     """
+    from .info_octree import octree_info
+
+    given = {"--config": config, "--weights": weights, "--models": models or None}
+    if model is not None and octree_info(model, given, json_output):
+        return
+    show(_everything(models) if model is None else _one(model, config, weights), json_output)
+
+
+def show(facts: dict[str, Any], json_output: bool) -> None:
+    """Print facts as JSON, or under their titles."""
     from .output import print_json
 
-    facts = _everything(models) if model is None else _one(model, config, weights)
     if json_output:
         print_json(facts)
         return
@@ -63,6 +79,8 @@ def _one(model: str, config: str | None, weights: str | None) -> dict[str, Any]:
 
 
 def _lines(values: Any, indent: str = "") -> list[str]:
+    if isinstance(values, list):
+        return [f"{indent}{value}" for value in values] or [f"{indent}(none)"]
     if not isinstance(values, dict):
         return [f"{indent}{values}"]
     if not values:
@@ -71,6 +89,8 @@ def _lines(values: Any, indent: str = "") -> list[str]:
     for name, value in values.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or '(none)'}")
         else:
             lines.append(f"{indent}{name}: {value}")
     return lines

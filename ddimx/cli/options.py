@@ -33,8 +33,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME|FILE|DIR|HUB",
-        help="emoji (default), cifar10, bedroom, cat, church, celeba; a file or folder of weights "
-        "in any known format; or a hub id.",
+        help="emoji (default), furniture, cifar10, bedroom, cat, church, celeba; a file or folder "
+        "of weights in any known format; or a hub id.",
     ),
 ]
 ModelConfig = Annotated[

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..discrete.plan import TokenPlan
     from ..plan import Plan
     from ..sampling.run import SampleRequest
 
 
-def show_plan(plan: Plan, *, as_json: bool) -> None:
+def show_plan(plan: Plan | TokenPlan, *, as_json: bool) -> None:
     """Print a plan's table, or the plan as JSON."""
     from rich.console import Console
 
@@ -33,17 +34,19 @@ def preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
     from ..sampling.explain import costs
     from .output import print_json
 
-    plan = request.settings.plan
+    plan = request.settings.table
     spent = costs(request.model, request.settings) if costs_too else None
     if as_json and spent is not None:
         print_json({"plan": plan.to_json(), "costs": spent})
         return
     show_plan(plan, as_json=as_json)
     if spent is not None:
+        memory = spent["memory_bytes"]
+        megabytes = "" if memory is None else f"{memory / 1e6:,.0f} MB and "
         Console().print(
             f"{spent['count']} samples in batches of {spent['batch_size']}: "
             f"{spent['forward_passes_per_sample']} forward passes each, about "
-            f"{spent['memory_bytes'] / 1e6:,.0f} MB and {spent['estimated_seconds']:g} s on "
+            f"{megabytes}{spent['estimated_seconds']:g} s on "
             f"{request.model.device}, {request.model.precision.name}",
             highlight=False,
             soft_wrap=True,

@@ -30,6 +30,9 @@ REMEMBERED = (
     "timesteps",
     "plan",
     "clip",
+    "transition",
+    "routing",
+    "temperature",
     "guidance",
     "prompt",
     "category",
@@ -91,7 +94,8 @@ def sample(
         str | None,
         typer.Option(
             metavar="ddim|leading|linspace|trailing|quad",
-            help="Which timesteps to visit (default: the model's, else ddim).",
+            help="Which timesteps to visit (default: the model's, else ddim); octrees: "
+            "linear|cosine.",
         ),
     ] = None,
     timesteps: Annotated[
@@ -105,6 +109,23 @@ def sample(
         str | None,
         typer.Option(metavar="none|V", help="Bound of the predicted x0 (ddpm: 1, else none)."),
     ] = None,
+    transition: Annotated[
+        str | None,
+        typer.Option(
+            metavar="absorbing|uniform",
+            help="Octrees: noise hides tokens or replaces them (default: the model's).",
+        ),
+    ] = None,
+    routing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="random|confidence",
+            help="Octrees: which tokens are settled first (default: the model's).",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Octrees: of the draw of each token (default: 1).")
+    ] = None,
     init_noise: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Start from these x_T, (N, C, H, W).")
     ] = None,
@@ -113,7 +134,13 @@ def sample(
         typer.Option(
             "--format",
             metavar="png|webp|npz|npy|adm",
-            help="Files to write: images, or one array (npy: float32, unclamped).",
+            help="Files to write: images, or one array (npy: float32, unclamped). Octrees: npz.",
+        ),
+    ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT", help="Octrees: also write Gaussian splats, as 'ddimx export' does."
         ),
     ] = None,
     out: options.Out = None,
@@ -163,6 +190,8 @@ def sample(
       ddimx sample --solver ddpm --steps 1000 --seed 3 --out runs/ddpm
 
       ddimx sample --explain --steps 10 --spacing quad
+
+      ddimx sample --model furniture --category chair -n 4 --export 3dgs
 
       ddimx sample --model FOLDER_OR_ID --prompt "an astronaut riding a horse" -n 2
     """
@@ -233,13 +262,13 @@ def _request(
     offline: bool,
     progress: Progress,
 ) -> SampleRequest:
+    from ..models.octree.process import DiscreteProcess
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
     from ..sampling.sinks import FORMATS
     from ..weights.model import load_model
     from .parse import clip_value, one_of, times, weights_choice
 
-    kind = one_of("format", asked.get("kind", "png"), FORMATS)
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
@@ -249,6 +278,10 @@ def _request(
         offline=offline,
         progress=progress,
     )
+    shapes = isinstance(model.process, DiscreteProcess)
+    kind = one_of("format", asked.get("kind", "npz" if shapes else "png"), FORMATS)
+    if shapes and "init_noise" in asked:
+        raise UsageError(f"--init-noise: for models of images, and '{model.name}' draws octrees")
     path = Path(asked["init_noise"]) if "init_noise" in asked else None
     states = None if path is None else load_init_noise(path, model.process.shape)
     own = {"model", "config", "kind", "dtype", "weights", "init_noise", "timesteps", "clip"}

@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float64]
 class ShapeBatches(BatchStream[list[Octree]]):
     """Batches of trees as a function of the step.
 
-    A batch holds ``ids`` uint8 [N] and ``keys`` int64 [N], sorted by (shape, level, key), ``counts``
-    int64 [B, depth] and ``label`` int64 [B].
+    A batch holds ``ids`` uint8 [N] and ``keys`` int64 [N], sorted by (shape, level, key),
+    ``counts`` int64 [B, depth] and ``label`` int64 [B].
     """
 
     def __init__(

@@ -66,11 +66,7 @@ def children(level: Level) -> Cells:
     nth, count = _bits(ids.device)
     counts = count[index]
     total, broken = torch.stack([counts.sum(), (ids == MASK).sum()]).tolist()
-    if broken:
-        raise DdimxError(
-            f"level {cells.level}: the network gave {broken} of {len(ids)} tokens no id; its "
-            "logits are NaN or infinite there. Try --dtype fp32, or another checkpoint"
-        )
+    _refuse(level, broken)
     first = counts.cumsum(0) - counts
     parent = torch.repeat_interleave(
         torch.arange(len(ids), device=ids.device), counts, output_size=total
@@ -81,6 +77,11 @@ def children(level: Level) -> Cells:
     offsets = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])
     keys = (cells.keys[parent] << 3) | nth[index[parent], rank]
     return Cells(cells.level + 1, keys, cells.sample[parent], offsets)
+
+
+def check_drawn(level: Level) -> None:
+    """Raise DdimxError if a token of a finished level is [MASK]; this waits for the device."""
+    _refuse(level, int((level.ids == MASK).sum()))
 
 
 def octrees(levels: Sequence[Level]) -> list[Octree]:
@@ -117,6 +118,14 @@ def levels_of(trees: Sequence[Octree], device: torch.device | str | None = None)
         cells = Cells(d, keys.to(device), sample.to(device), offsets.to(device))
         found.append(Level(cells, ids.to(device)))
     return found
+
+
+def _refuse(level: Level, broken: int) -> None:
+    if broken:
+        raise DdimxError(
+            f"level {level.cells.level}: the network gave {broken} of {len(level.ids)} tokens no "
+            "id; its logits are NaN or infinite there. Try --dtype fp32, or another checkpoint"
+        )
 
 
 @lru_cache(maxsize=8)

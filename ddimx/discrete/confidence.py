@@ -38,10 +38,14 @@ def start(ids: Tensor) -> Revealed:
     return Revealed(ids, clean, torch.zeros_like(ids, dtype=torch.float32))
 
 
-def fractions(values: Tensor) -> Tensor:
-    """Return fractions in [0, 1] as multiples of 2^-30 rounded down, int64."""
+def fractions(values: Tensor, *, up: bool = False) -> Tensor:
+    """Return fractions in [0, 1] as multiples of 2^-30, int64.
+
+    Rounded down for a count that is rounded up, and up for one that is rounded down, so that a
+    fraction k/n of n tokens is k of them.
+    """
     scaled: Tensor = values.to(torch.float64) * float(2**FRACTION_BITS)
-    return scaled.floor().to(torch.int64)
+    return (scaled.ceil() if up else scaled.floor()).to(torch.int64)
 
 
 def reveal(
@@ -60,7 +64,7 @@ def reveal(
         state: before the row.
         drawn: the row's draws, without routing.
         cells: the level's cells.
-        reveal_to, remask: 0-d int64, from :func:`fractions`.
+        reveal_to, remask: 0-d int64, from :func:`fractions`, ``remask`` rounded up.
     """
     assert drawn.x0 is not None
     assert drawn.confidence is not None

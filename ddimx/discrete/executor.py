@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..kernels.discrete_update import MASK, Drawn, Options, Tokens, discrete_update
 from ..noise import Noise, Stream
-from .cells import Cells, Level, children, root
+from .cells import Cells, Level, check_drawn, children, root
 from .confidence import Revealed, fractions, reveal, start
 from .draws import key_bits, token_words, uniform_ids
 from .plan import TokenPlan
@@ -145,9 +145,8 @@ def _prepare(
         )
     route = plan.routing == "random"
     # With random routing reveal is NaN, and nobody reads these columns.
-    reveal_to, remask = (
-        fractions(torch.from_numpy(column).nan_to_num(0.0)) for column in (plan.reveal, plan.noise)
-    )
+    reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0))
+    remask = fractions(torch.from_numpy(plan.noise), up=True)
     return _Run(
         plan=plan,
         evaluate=evaluate,
@@ -185,6 +184,8 @@ def _rows(run: _Run, cells: Cells, coarser: tuple[Level, ...]) -> Iterator[Token
         )
         state = _advance(run, state, drawn, cells, row)
         ordinal = ordinal + 1
+        if row == len(plan) - 1:  # of other levels the next one's cells tell
+            check_drawn(Level(cells, state.ids))
         yield TokenStep(
             row=row,
             level=cells.level,

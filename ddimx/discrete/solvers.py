@@ -68,7 +68,7 @@ def make_token_plan(
     _check(spacing, routing, gumbel, temperature, pfdiff)
     levels = []
     for n in counts:
-        t, alpha = _times(schedule, n, spacing)
+        t, alpha = grid_times(schedule, n, spacing)
         keep, clean, noise = route(alpha[:-1], alpha[1:], eta)
         progress = np.arange(n) / max(n - 1, 1)
         first, last = temperature if isinstance(temperature, tuple) else (temperature,) * 2
@@ -129,8 +129,12 @@ def time_of(schedule: Schedule, alpha: Array) -> Array:
     return time
 
 
-def _times(schedule: Schedule, n: int, spacing: str) -> tuple[Array, Array]:
-    """Return n + 1 falling times and the rising alphas at them, from 0 to exactly 1."""
+def grid_times(schedule: Schedule, n: int, spacing: str) -> tuple[Array, Array]:
+    """Return n + 1 falling times and the rising alphas at them, from 0 to exactly 1.
+
+    Args:
+        spacing: one of ``SPACINGS``, see :func:`make_token_plan`.
+    """
     last = schedule.num_timesteps - 1.0
     if spacing == "linear":
         t = np.linspace(last, CLEAN, n + 1)

@@ -65,7 +65,7 @@ def make_codec(asked: Asked, model: Model, refine: int | None = None) -> Codec:
         prediction=down.plan.prediction,
         refine=REFINE if refine is None else refine,
     )
-    return Codec(replace(down, plan=up), down)
+    return Codec(replace(down, table=up), down)
 
 
 def run_all(

@@ -68,7 +68,7 @@ def inpaint_settings(
             *notes,
             f"plain replacement: {plan.label} in {len(plan)} rows allows no jumps back",
         )
-    return replace(settings, plan=plan, notes=notes)
+    return replace(settings, table=plan, notes=notes)
 
 
 def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:

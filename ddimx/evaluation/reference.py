@@ -47,7 +47,7 @@ def run_plan(
     model: Model, settings: Settings, plan: Plan, after_row: AfterRow | None = None
 ) -> Tensor:
     """Return the results of a plan for the samples of ``settings``, float32 [N, ...]."""
-    mine, indices, size = replace(settings, plan=plan), settings.indices, settings.batch_size
+    mine, indices, size = replace(settings, table=plan), settings.indices, settings.batch_size
     batches = [indices[i : i + size] for i in range(0, len(indices), size)]
     return torch.cat([finish_batch(model, mine, b, after_row=after_row) for b in batches])
 

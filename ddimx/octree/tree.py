@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import OctreeError
-from .keys import MAX_DEPTH, Keys, cells_of
+from .keys import MAX_DEPTH, Keys, axes_of
 
 Masks = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.uint8]
@@ -67,8 +67,10 @@ class Octree:
         They are in the units of ``lower`` and ``edge``.
         """
         level = self.depth if level is None else level
-        unit = (cells_of(self.keys[level]) + 0.5) * 0.5**level
-        centres: Points = np.asarray(self.lower, dtype=np.float64) + self.edge * unit
+        keys, size = self.keys[level], self.edge * 0.5**level
+        centres: Points = np.empty((len(keys), 3), dtype=np.float64)
+        for axis, coordinate in enumerate(axes_of(keys)):
+            centres[:, axis] = (coordinate + 0.5) * size + self.lower[axis]
         return centres
 
     def tokens(self) -> Tokens:
@@ -85,8 +87,9 @@ class Octree:
 
 def children(keys: Keys, masks: Masks) -> Keys:
     """Return the occupied children of cells in ascending order: int64 [n], uint8 [n] -> [m]."""
-    parent, child = np.nonzero(np.unpackbits(masks[:, None], axis=1, bitorder="little"))
-    return (keys[parent] << 3) | child
+    occupied = np.unpackbits(masks, bitorder="little").view(np.bool_)
+    possible = (keys << 3)[:, None] | np.arange(8)
+    return np.compress(occupied, possible.reshape(-1))
 
 
 def from_leaves(
@@ -102,7 +105,10 @@ def from_leaves(
     """
     if not 1 <= depth <= MAX_DEPTH:
         raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
-    level = np.unique(np.asarray(keys, dtype=np.int64))
+    level = np.asarray(keys, dtype=np.int64).reshape(-1)
+    if not (level[1:] > level[:-1]).all():
+        level = np.sort(level)
+        level = level[_starts(level)]
     if not len(level):
         raise OctreeError("an octree needs at least one occupied cell")
     if level[0] < 0 or level[-1] >= 8**depth:
@@ -110,9 +116,18 @@ def from_leaves(
     masks: list[Masks] = []
     for _ in range(depth):
         bits = (1 << (level & 7)).astype(np.uint8)
-        level, first = np.unique(level >> 3, return_index=True)
+        parents = level >> 3
+        first = _starts(parents)
         masks.insert(0, np.bitwise_or.reduceat(bits, first))
+        level = parents[first]
     return Octree(tuple(masks), lower, edge)
+
+
+def _starts(ascending: Keys) -> npt.NDArray[np.int64]:
+    """Return where each run of equal keys starts; of sorted keys this is faster than np.unique."""
+    new = np.ones(len(ascending), dtype=np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
+    return np.flatnonzero(new)
 
 
 def from_tokens(

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..discrete.cells import octrees
+from ..discrete.executor import TokenStep
+from ..models.octree.process import DiscreteProcess
+from ..models.octree.sampler import draw_tokens
+from ..octree.tree import Octree
 from ..solvers.executor import Draw, Known, Step
 from ..weights.model import Model
 from .settings import Settings, labels_for
@@ -93,7 +98,46 @@ def finish_batch(
     return torch.cat(results)
 
 
-def _parts(samples: Sequence[int], invariant: bool) -> list[Sequence[int]]:
+def run_tokens(model: Model, settings: Settings, samples: Sequence[int]) -> Iterator[TokenStep]:
+    """Yield the steps of drawing the octrees of these indices together."""
+    assert isinstance(model.process, DiscreteProcess)
+    index = torch.tensor(list(samples), dtype=torch.int64, device=model.device)
+    labels = labels_for(settings, model, samples)
+    return draw_tokens(
+        model.process,
+        model.network,
+        settings.token_plan,
+        index,
+        settings.noise,
+        labels=None if labels is None else labels.to(model.device),
+        guidance=settings.guidance,
+    )
+
+
+def finish_tokens(
+    model: Model,
+    settings: Settings,
+    samples: Sequence[int],
+    *,
+    after_row: Callable[[TokenStep, Sequence[int]], None] | None = None,
+) -> list[Octree]:
+    """Return the octrees of these indices.
+
+    With ``settings.invariant`` each is drawn alone: how many tokens share a product with it would
+    else depend on its company, and with that the last bits of its logits.
+    """
+    trees = []
+    for part in _parts(samples, settings.invariant, 1):
+        step = None
+        for step in run_tokens(model, settings, part):
+            if after_row is not None:
+                after_row(step, part)
+        assert step is not None  # a plan has at least one row
+        trees += octrees(step.levels)
+    return trees
+
+
+def _parts(samples: Sequence[int], invariant: bool, size: int = MICRO_BATCH) -> list[Sequence[int]]:
     if not invariant:
         return [samples]
-    return [samples[i : i + MICRO_BATCH] for i in range(0, len(samples), MICRO_BATCH)]
+    return [samples[i : i + size] for i in range(0, len(samples), size)]

@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..discrete.plan import TokenPlan
+from ..models.octree.process import DiscreteProcess
 from ..plan import Plan
 from ..weights.model import Model
-from .batch import run_batch
+from .batch import finish_tokens, run_batch
 from .memory import bytes_per_sample, together, weight_bytes
 from .settings import Settings
 
 TIMED_BATCH = 4
+TOKEN_COLUMNS = ("t", "t_to", "keep", "clean", "noise", "reveal", "temperature")
 
 
-def plan_table(plan: Plan) -> Table:
+def plan_table(plan: Plan | TokenPlan) -> Table:
     """Return the plan's rows as a table; columns that are constant and idle are left out."""
+    if isinstance(plan, TokenPlan):
+        return _token_table(plan)
     table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
     names = ["t", "t_to", *(n for n in "rsuvawcp" if _speaks(getattr(plan, n), n))]
     columns = {name: getattr(plan, name) for name in names}
@@ -34,23 +39,49 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
+def _token_table(plan: TokenPlan) -> Table:
+    table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
+    shown = [n for n in TOKEN_COLUMNS if np.isfinite(getattr(plan, n)).any()]
+    for name in ("row", "level", "calls", *shown):
+        table.add_column(name, justify="right")
+    for row in range(len(plan)):
+        numbers = [_number(float(getattr(plan, name)[row])) for name in shown]
+        table.add_row(str(row), str(plan.level[row]), "yes" if plan.calls[row] else "-", *numbers)
+    return table
+
+
 def costs(model: Model, settings: Settings) -> dict[str, Any]:
     """Return the cost of a run: evaluations, memory and an estimate of the time.
 
     The time is that of one row on a small batch, measured now, times rows and samples; a warm-up
-    comes first. On a machine that is busy it is rough.
+    comes first. On a machine that is busy it is rough. Of octrees one is drawn, and the memory is
+    None, since nobody knows how large the others will be.
     """
-    each = bytes_per_sample(model, settings.guidance)
     passes = 2 if settings.guidance != 1.0 else 1
-    seconds = _seconds_per_row(model, settings) * len(settings.plan) * settings.count
+    memory: int | None = None
+    if isinstance(model.process, DiscreteProcess):
+        seconds = _seconds_per_shape(model, settings) * settings.count
+    else:
+        each = bytes_per_sample(model, settings.guidance)
+        memory = weight_bytes(model) + each * together(settings)
+        seconds = _seconds_per_row(model, settings) * len(settings.table) * settings.count
     return {
-        "nfe": settings.plan.nfe,
-        "forward_passes_per_sample": settings.plan.nfe * passes,
+        "nfe": settings.table.nfe,
+        "forward_passes_per_sample": settings.table.nfe * passes,
         "count": settings.count,
         "batch_size": settings.batch_size,
-        "memory_bytes": weight_bytes(model) + each * together(settings),
+        "memory_bytes": memory,
         "estimated_seconds": round(seconds, 2),
     }
+
+
+def _seconds_per_shape(model: Model, settings: Settings) -> float:
+    """Return the time of one shape, which depends on its size: that of the run's first one."""
+    first = settings.indices[:1]
+    finish_tokens(model, settings, first)
+    begun = time.perf_counter()
+    finish_tokens(model, settings, first)
+    return time.perf_counter() - begun
 
 
 def _seconds_per_row(model: Model, settings: Settings) -> float:

@@ -25,14 +25,14 @@ SEED_RULE = (
 
 def identity(model: Model, settings: Settings, kind: str, init_noise: str | None) -> dict[str, Any]:
     """Return everything that determines the files of a run except how many there are."""
-    plan = json.dumps(settings.plan.to_json(), sort_keys=True)
+    plan = json.dumps(settings.table.to_json(), sort_keys=True)
     return {
         "model_sha256": model.sha256,
         "config_sha256": _config_sha256(model),
         "weights": model.weights,
         "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
-        "plan": settings.plan.label,
-        "steps": len(settings.plan),
+        "plan": settings.table.label,
+        "steps": len(settings.table),
         "seed": settings.noise.seed,
         "guidance": settings.guidance,
         "category": settings.category,
@@ -65,10 +65,10 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
         "device": str(model.device),
         "dtype": {"name": model.precision.name, "reason": model.precision.reason},
         "seed_rule": SEED_RULE,
-        "nfe": settings.plan.nfe,
-        "forward_passes_per_sample": settings.plan.nfe * passes,
+        "nfe": settings.table.nfe,
+        "forward_passes_per_sample": settings.table.nfe * passes,
         "notes": list(settings.notes),
-        "plan": settings.plan.to_json(),
+        "plan": settings.table.to_json(),
         "config": json.loads(model.config.model_dump_json(exclude_unset=True)),
     }
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import UsageError
 from ..models.factory import build
+from ..models.octree.process import DiscreteProcess
 from ..weights.model import Model
 from .batch import MICRO_BATCH
 from .settings import Settings
@@ -99,8 +100,8 @@ def check_fits(model: Model, settings: Settings) -> None:
         UsageError: with the batch size that fits.
     """
     free = free_bytes(model.device) if model.device.type == "cpu" else None
-    if free is None:
-        return
+    if free is None or isinstance(model.process, DiscreteProcess):
+        return  # how many tokens a shape has is not known before it is drawn
     each = bytes_per_sample(model, settings.guidance)
     most = int(free * SHARE) // each
     batch = together(settings)

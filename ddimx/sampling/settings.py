@@ -11,12 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import Transition
+from ..discrete.plan import Routing, TokenPlan
 from ..errors import UsageError, unknown
+from ..models.octree.process import DiscreteProcess
 from ..noise import Noise, Stream
 from ..plan import Plan
 from ..solvers.ddpm import Variance
 from ..weights.model import Model
 from .plans import make_sampling_plan
+from .token_plans import make_sampling_token_plan
 
 DEFAULT_COUNT = 16
 
@@ -28,7 +32,8 @@ class Asked:
     """Sampling options as the command line or Python gives them; None means the default.
 
     ``nfe`` chooses the number of steps by the number of network evaluations; ``plan`` is a plan or
-    a plan file, and replaces everything that would otherwise determine one.
+    a plan file, and replaces everything that would otherwise determine one. ``transition``,
+    ``routing`` and ``temperature`` are for models of tokens.
     """
 
     steps: int | None = None
@@ -40,6 +45,9 @@ class Asked:
     timesteps: Sequence[float] | None = None
     plan: Plan | Path | str | None = None
     clip: Clip = None
+    transition: Transition | None = None
+    routing: Routing | None = None
+    temperature: float | None = None
     guidance: float | None = None
     category: str | None = None
     seed: int = 0
@@ -53,10 +61,11 @@ class Asked:
 class Settings:
     """Everything that determines the samples, besides the model.
 
-    ``notes`` are remarks a person should see (an unusual number of steps, say).
+    ``table`` is the plan, of either kind; ``notes`` are remarks a person should see (an unusual
+    number of steps, say).
     """
 
-    plan: Plan
+    table: Plan | TokenPlan
     noise: Noise
     guidance: float
     category: str | None
@@ -70,6 +79,20 @@ class Settings:
     def indices(self) -> range:
         """The sample indices of the run."""
         return range(self.start_index, self.start_index + self.count)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of an image model."""
+        if not isinstance(self.table, Plan):
+            raise UsageError("this needs a model of images, and this one draws octrees")
+        return self.table
+
+    @property
+    def token_plan(self) -> TokenPlan:
+        """The plan of a token model."""
+        if not isinstance(self.table, TokenPlan):
+            raise UsageError("this needs a model of octrees, and this one draws images")
+        return self.table
 
 
 def resolve(asked: Asked, model: Model, *, available: int | None = None) -> Settings:
@@ -93,11 +116,13 @@ def resolve(asked: Asked, model: Model, *, available: int | None = None) -> Sett
     batch = asked.batch_size if asked.batch_size is not None else defaults.batch_size
     if batch < 1:
         raise UsageError(f"batch-size must be at least 1, got {batch}")
-    plan, notes = make_sampling_plan(asked, model)
+    discrete = isinstance(model.process, DiscreteProcess)
+    make = make_sampling_token_plan if discrete else make_sampling_plan
+    table, notes = make(asked, model)
     wished = asked.guidance if asked.guidance is not None else defaults.guidance
     guidance = 1.0 if wished is None else wished
     return Settings(
-        plan=plan,
+        table=table,
         noise=Noise(asked.seed),
         guidance=_checked_guidance(guidance, model),
         category=_checked_category(asked.category, model),

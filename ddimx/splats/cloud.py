@@ -115,6 +115,12 @@ def merge(clouds: Sequence[GaussianCloud]) -> GaussianCloud:
     return GaussianCloud(*(np.concatenate([getattr(c, f) for c in clouds]) for f in fields))
 
 
+def every_nth(cloud: GaussianCloud, step: int) -> GaussianCloud:
+    """Return every ``step``-th Gaussian, from the first on."""
+    fields = ("positions", "sigmas", "quaternions", "colours", "alphas")
+    return GaussianCloud(*(getattr(cloud, name)[::step] for name in fields))
+
+
 def multiply(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the quaternion product a b, (w, x, y, z) along the last axis: first b, then a."""
     aw, ax, ay, az = np.moveaxis(np.asarray(a, dtype=np.float64), -1, 0)

@@ -31,17 +31,19 @@ class Neighbourhood:
         counts: int64 [N], how many cells are occupied, 1..(2r+1)^3.
         means: float64 [N, 3], their mean offset from the leaf, in cells.
         spreads: float64 [N, 3, 3], the covariance of their offsets, in cells squared.
+        width: 2r+1, the window's edge in cells.
     """
 
     counts: Ints
     means: Floats
     spreads: Floats
+    width: int
 
 
 def neighbourhood(tree: Octree, radius: int = RADIUS) -> Neighbourhood:
     """Look around every leaf of a tree, in the order of its leaves."""
     cells = cells_of(tree.leaves)
-    stride = 2**tree.depth + 2 * radius  # margins, so that no window reaches into the next column
+    stride = 2**tree.depth + radius  # a margin, so that no window reaches into the next column
     ids = _ids(cells, radius, stride)
     order = np.argsort(ids)
     columns = _Columns(ids[order], cells[order, 2])
@@ -52,7 +54,7 @@ def neighbourhood(tree: Octree, radius: int = RADIUS) -> Neighbourhood:
             columns.add(moments, dx, dy, shift, radius)
     result = np.empty_like(moments)
     result[:, order] = moments
-    return _statistics(result)
+    return _statistics(result, 2 * radius + 1)
 
 
 def _ids(cells: Ints, radius: int, stride: int) -> Ints:
@@ -80,13 +82,14 @@ class _Columns:
             moment += term
 
 
-def _statistics(moments: Ints) -> Neighbourhood:
+def _statistics(moments: Ints, width: int) -> Neighbourhood:
     counts = moments[0]
     means = (moments[1:4] / counts).T
     upper = moments[4:] / counts
     xx, xy, xz, yy, yz, zz = upper
     second = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=1).reshape(-1, 3, 3)
-    return Neighbourhood(counts, means, second - means[:, :, None] * means[:, None, :])
+    spreads = second - means[:, :, None] * means[:, None, :]
+    return Neighbourhood(counts, means, spreads, width)
 
 
 def facing(spreads: npt.ArrayLike, towards: npt.ArrayLike) -> Floats:

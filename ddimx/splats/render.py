@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from ..octree.tree import Octree
 from .camera import Camera, look_at, project
-from .cloud import UPRIGHT, GaussianCloud, balls
+from .cloud import UPRIGHT, GaussianCloud, balls, every_nth
 from .neighbours import facing, neighbourhood
 from .raster import rasterise
 from .shading import blurred, enlarged, shaded
@@ -19,26 +20,35 @@ Floats = npt.NDArray[np.float64]
 
 THUMBNAIL_COLOUR = (0.86, 0.66, 0.45)
 THUMBNAIL_SIGMA = 0.42  # cells: a little crisper than the exported 0.5
-FINER = 2  # pixels are drawn as squares of so many, and averaged
+FINER = 2  # pixels are drawn as squares of so many, and averaged,
+FINE_ENOUGH = 0.6  # unless Gaussians are smaller than so many pixels: then there are very many
 # The shadow's darkness; its softness as a share of the shape's size; how fast it fades with height.
+SHADOW_SAMPLES = 4000  # Gaussians that cast it, in the stead of all
 SHADOW, SHADOW_SIGMA, SHADOW_FADE = 0.3, 0.025, 3.0
 
 
 def render(
-    cloud: GaussianCloud, camera: Camera, spreads: Floats | None = None, *, shadow: bool = True
+    cloud: GaussianCloud,
+    camera: Camera,
+    spreads: Floats | None = None,
+    *,
+    lamp: float = 1.0,
+    shadow: bool = True,
 ) -> Picture:
     """Draw a cloud on white, uint8 [H, W, 3].
 
     Args:
         spreads: float [N, 3, 3], how the Gaussians around each one are spread
             (:class:`~ddimx.splats.neighbours.Neighbourhood`); None shades without normals.
+        lamp: how strong the light is, 0..1; colours that have light baked in want less.
         shadow: darken the ground under the shape, which shows where it stands.
     """
-    fine = camera.scaled(FINER)
+    finer = _finer(cloud, camera)
+    fine = camera.scaled(finer)
     values = np.concatenate([cloud.colours, _normals(cloud, camera, spreads)], axis=1)
     planes = rasterise(project(cloud, fine), cloud.alphas, values, fine.size)
     ground = _shadow(cloud, camera) if shadow else np.ones((camera.size, camera.size))
-    return shaded(planes, fine, enlarged(ground, FINER, fine.size), FINER)
+    return shaded(planes, fine, enlarged(ground, finer, fine.size), finer, lamp)
 
 
 def render_thumbnail(
@@ -50,6 +60,12 @@ def render_thumbnail(
     cloud = balls(points, sigma, THUMBNAIL_COLOUR, 0.95)
     camera = look_at(points, size, around=sigma, azimuth=azimuth, elevation=elevation)
     return render(cloud, camera, neighbourhood(tree).spreads)
+
+
+def _finer(cloud: GaussianCloud, camera: Camera) -> int:
+    distance = float(np.median(camera.view(cloud.positions)[:, 2]))
+    pixels = camera.focal * float(np.median(cloud.sigmas)) / max(distance, 1e-9)
+    return FINER if pixels > FINE_ENOUGH else 1
 
 
 def _normals(cloud: GaussianCloud, camera: Camera, spreads: Floats | None) -> Floats:
@@ -70,13 +86,15 @@ def _shadow(cloud: GaussianCloud, camera: Camera) -> Floats:
     coarse = camera.scaled(0.25)
     low, high = cloud.positions.min(axis=0), cloud.positions.max(axis=0)
     reach = float((high - low).max()) or 1.0
+    every = math.ceil(len(cloud) / SHADOW_SAMPLES)
+    cloud = every_nth(cloud, every)
     height = (cloud.positions[:, 1] - low[1]) / reach
     positions = cloud.positions.copy()
     positions[:, 1] = low[1] - cloud.sigmas.max(axis=1)
     softness = SHADOW_SIGMA * reach * (1 + height)
     flat = np.stack([softness, np.full_like(softness, 1e-4 * reach), softness], axis=1)
     spread = (cloud.sigmas[:, 0] / softness) ** 2  # as much darkness, over more ground
-    strength = cloud.alphas * spread * np.exp(-SHADOW_FADE * height)
+    strength = every * cloud.alphas * spread * np.exp(-SHADOW_FADE * height)
     laid = replace(
         cloud,
         positions=positions,

@@ -16,11 +16,14 @@ DARKEST = 0.45  # what occlusion may take
 WHITE = 255
 
 
-def shaded(planes: Planes, camera: Camera, ground: Floats, finer: int) -> npt.NDArray[np.uint8]:
+def shaded(
+    planes: Planes, camera: Camera, ground: Floats, finer: int, lamp: float = 1.0
+) -> npt.NDArray[np.uint8]:
     """Light the planes and average squares of ``finer`` pixels: uint8 [size / finer, ., 3].
 
     Args:
         planes: ``values`` are colour and normal, [H, W, 6], the normal in the camera's frame.
+        lamp: 0 shows the colours as they are, but for the occlusion; 1 lights them in full.
         ground: what shows where nothing covers it, [H, W], 1 is white.
     """
     normals = planes.values[..., 3:].astype(np.float64)
@@ -28,6 +31,7 @@ def shaded(planes: Planes, camera: Camera, ground: Floats, finer: int) -> npt.ND
     up = camera.basis @ np.array([0.0, 1.0, 0.0])
     key = np.array(KEY_LIGHT) / np.linalg.norm(KEY_LIGHT)
     light = SKY + FILL * (0.5 + 0.5 * normals @ up) + KEY * np.clip(normals @ key, 0, 1)
+    light = 1 + lamp * (light - 1)
     light *= 1 - occlusion(planes.depth, camera.size)
     cover = planes.cover[..., None].astype(np.float64)
     picture = planes.values[..., :3] * light[..., None] * cover + ground[..., None] * (1 - cover)

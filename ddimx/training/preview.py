@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..config import Config
 from ..data.transform import to_bytes
+from ..discrete.cells import octrees
+from ..discrete.executor import sample_levels
+from ..discrete.solvers import make_token_plan
 from ..models.octree.process import DiscreteProcess
+from ..models.octree.sampler import draw_tokens
 from ..models.process import Process
 from ..noise import Noise
 from ..sampling.grid import write_grid
 from ..solvers.executor import Draw
 from ..solvers.registry import SolverChoice
+from ..splats.render import render_thumbnail
 from ..timesteps import spaced
 
 SAMPLES, STEPS = 16, 20
@@ -52,4 +58,8 @@ def _shapes(
     labels: Tensor | None,
     device: torch.device,
 ) -> None:
-    return None
+    plan = make_token_plan(process.schedule, process.depth, transition=process.transitions[0])
+    samples = torch.arange(SAMPLES, device=device)
+    steps = draw_tokens(process, network, plan, samples, noise, labels=labels)
+    trees = octrees(sample_levels(steps))
+    write_grid(path, np.stack([render_thumbnail(tree) for tree in trees]))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._dispatch import Impl, choose, preferred
 from . import reference
 from .check import check
-from .op import loop_op, options
+from .op import kernel_op, loop_op, options
 from .segments import Segments
 
 __all__ = ["Segments", "preference", "segment_attention"]
@@ -34,12 +34,15 @@ def segment_attention(
         context_k, context_v: [Nc, H, D], the context keys (such as cached clean coarser levels),
             both or neither.
         scale: factor of the scores, by default D^-1/2.
-        impl: "auto", "loop" (products per segment on the host), or "reference" (the definition:
-            slow to differentiate).
+        impl: "auto", "triton" (heads of 16, 32, 64 or 128 columns, not float64), "loop" (products
+            per segment, launched by the host), or "reference" (the definition, slow to
+            differentiate). "auto" is Triton on a GPU, the loop elsewhere.
 
-    The tensors may have any strides. The output is contiguous. Keys that no query reads get
-    gradients of zero. Under autocast the inputs are cast as PyTorch casts its own attention's.
-    "loop" cannot be differentiated twice; the attempt raises RuntimeError.
+    The tensors may have any strides; a last dimension that is not contiguous is copied for the
+    kernels. The output is contiguous. Keys that no query reads get gradients of zero. Under
+    autocast the inputs are cast as PyTorch casts its own attention's. What a segment gets does not
+    depend on the segments that share no keys with it, to the last bit. "triton" and "loop" cannot
+    be differentiated twice; the attempt raises RuntimeError.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or rows that the segments lack.
@@ -51,17 +54,22 @@ def segment_attention(
     context_v = v.new_empty((0, *v.shape[1:])) if context_v is None else context_v
     check(q, k, v, context_k, context_v, segments)
     q, k, v, context_k, context_v = _autocast(q, k, v, context_k, context_v)
-    chosen = choose("segment_attention", impl, options(q.device, q.dtype))
+    chosen = choose("segment_attention", impl, options(q.device, q.dtype, q.shape[-1]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if chosen == "reference":
         return reference.segment_attention(q, k, v, context_k, context_v, segments, scale)
-    out: Tensor = loop_op(q, k, v, context_k, context_v, segments.groups, segments.masks, scale)
+    out: Tensor
+    if chosen == "loop":
+        out = loop_op(q, k, v, context_k, context_v, segments.groups, segments.masks, scale)
+    else:
+        tables = segments.tables(q.device)
+        out = kernel_op(q, k, v, context_k, context_v, tables, scale)[0]
     return out
 
 
 def preference(device: torch.device) -> tuple[Impl, str]:
-    """Return what ``impl="auto"`` runs on a device in bfloat16, and why."""
-    return preferred(options(device, torch.bfloat16))
+    """Return what ``impl="auto"`` runs for heads of 32 columns in bfloat16, and why."""
+    return preferred(options(device, torch.bfloat16, 32))
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:

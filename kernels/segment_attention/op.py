@@ -1,22 +1,159 @@
-"""Segment attention as operators of PyTorch: opaque to tracing, differentiable once."""
+"""Segment attention as operators of PyTorch: opaque to tracing, differentiable once.
+
+One operator runs the Triton kernels, the other the host's loop; they share the order of their five
+inputs (q, k, v, context_k, context_v) and differ in the tables that describe the segments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._dispatch import Option
-from . import loop
+from .._dispatch import Option, triton_option, triton_refusal
+from . import launch, loop
+from .blocks import Tables
+from .tiles import COLUMNS
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def options(device: torch.device, dtype: torch.dtype) -> list[Option]:
+def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Option]:
     """Return the implementations for inputs of this kind, in the order of preference."""
     return [
+        triton_option(device, kernel_refusal(device, dtype, d)),
         Option("loop", "products per segment, in plain PyTorch"),
         Option("reference", "the definition, in plain PyTorch"),
     ]
+
+
+def kernel_refusal(device: torch.device, dtype: torch.dtype, d: int) -> str | None:
+    """Return why the Triton kernels cannot run on tensors of this kind, or None."""
+    if dtype == torch.float64:
+        return "the kernels' products are float32 at most, not torch.float64"
+    if d not in COLUMNS:
+        return f"the kernels take heads of {', '.join(map(str, COLUMNS))} columns, not {d}"
+    if device.type != "cuda" and dtype == torch.bfloat16:
+        return "Triton's interpreter computes torch.bfloat16 wrongly"
+    return triton_refusal(device)
+
+
+@torch.library.custom_op("ddimx::segment_attention", mutates_args=())
+def kernel_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context_k: Tensor,
+    context_v: Tensor,
+    tables: Sequence[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the output [Nq, H, D] and the scores' logsumexp float32 [H, Nq], both contiguous.
+
+    Args:
+        tables: the fields of :class:`.blocks.Tables` on the inputs' device.
+
+    Raises:
+        RuntimeError: tensors that the kernels cannot take.
+    """
+    _refuse(q)
+    q, k, v, context_k, context_v = map(_dense, (q, k, v, context_k, context_v))
+    out, lse = _results(q)
+    launch.forward(q, k, v, context_k, context_v, out, lse, Tables(*tables), scale)()
+    return out, lse
+
+
+@kernel_op.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context_k: Tensor,
+    context_v: Tensor,
+    tables: Sequence[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    return _results(q)
+
+
+@torch.library.custom_op("ddimx::segment_attention_backward", mutates_args=())
+def kernel_backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context_k: Tensor,
+    context_v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    tables: Sequence[Tensor],
+    scale: float,
+) -> Gradients:
+    """Return the gradients of the five inputs, contiguous; they have no gradient of their own."""
+    _refuse(q)
+    grad, q, k, v, context_k, context_v = map(_dense, (grad, q, k, v, context_k, context_v))
+    results = _gradients(q, k, v, context_k, context_v)
+    for result in results[1:]:
+        result.zero_()  # keys that nobody reads are in no table
+    delta = (grad.float() * out.float()).sum(dim=-1).t().contiguous()
+    steps = launch.backward(
+        grad, q, k, v, context_k, context_v, lse, delta, results, Tables(*tables), scale
+    )
+    for step in steps:
+        step()
+    return results
+
+
+@kernel_backward_op.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context_k: Tensor,
+    context_v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    tables: Sequence[Tensor],
+    scale: float,
+) -> Gradients:
+    return _gradients(q, k, v, context_k, context_v)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, tables, ctx.scale = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output, *tables)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    inputs, tables = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    gradients = kernel_backward_op(grad, *inputs, tables, ctx.scale)
+    return *gradients, [None] * len(tables), None
+
+
+kernel_op.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _refuse(q: Tensor) -> None:
+    refusal = kernel_refusal(q.device, q.dtype, q.shape[-1])
+    if refusal is not None:
+        raise RuntimeError(f"segment_attention: {refusal}")
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _results(q: Tensor) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
+
+
+def _gradients(*inputs: Tensor) -> Gradients:
+    q, k, v, context_k, context_v = (tensor.new_empty(tensor.shape) for tensor in inputs)
+    return q, k, v, context_k, context_v
 
 
 @torch.library.custom_op("ddimx::segment_attention_loop", mutates_args=())
@@ -60,7 +197,7 @@ def loop_backward_op(
     groups: Tensor,
     masks: Tensor,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Gradients:
     """Return the gradients of the five inputs, contiguous; they have no gradient of their own."""
     return loop.backward(grad, q, k, v, context_k, context_v, out, groups, masks, scale)
 
@@ -77,14 +214,8 @@ def _(
     groups: Tensor,
     masks: Tensor,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape),
-        v.new_empty(v.shape),
-        context_k.new_empty(context_k.shape),
-        context_v.new_empty(context_v.shape),
-    )
+) -> Gradients:
+    return _gradients(q, k, v, context_k, context_v)
 
 
 def _keep_loop(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

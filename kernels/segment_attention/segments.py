@@ -8,18 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .blocks import Tables, tables
 from .groups import grouped
 
 COLUMNS = ("q_start", "q_end", "own_start", "own_end", "ctx_start", "ctx_end")
 
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
 
 class Segments:
-    """Which keys the queries attend to, as rows of ranges: validated once, used in every layer.
+    """Which keys the queries attend to, as rows of ranges: checked once, used in every layer.
 
     A row (q_start, q_end, own_start, own_end, ctx_start, ctx_end) lets its queries attend to the
     own keys and the context keys of two half-open ranges, in one softmax. The queries' ranges
     follow each other and cover all queries. Key ranges of different rows may overlap; one of the
-    two may be empty. Rows without queries are allowed.
+    two may be empty. A row may have no queries.
 
     Attributes:
         rows: int64 [S, 6], read-only.
@@ -29,11 +32,13 @@ class Segments:
             :mod:`.groups`.
     """
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Any, device: torch.device | str | None = None) -> None:
         """Check the rows and prepare what every layer needs.
 
         Args:
             table: integers [S, 6]: an array, a list of rows, or a tensor on the CPU.
+            device: copy the kernels' tables there now, and not when they are first asked for:
+                under ``torch.compile`` and before a graph is captured it has to be now.
 
         Raises:
             ValueError: rows that are not six integers, ranges that end before they begin or begin
@@ -43,14 +48,24 @@ class Segments:
         _check(self.rows)
         ends = self.rows[:, 1::2].max(axis=0, initial=0)
         self.n_queries, self.n_own, self.n_context = (int(n) for n in ends)
-        self.groups, self.masks = grouped(self.rows)
+        self.groups, self.masks = grouped(self.rows.tolist())
+        self._tables: dict[torch.device, Tables] = {}
+        if device is not None:
+            self.tables(torch.device(device))
+
+    def tables(self, device: torch.device) -> Tables:
+        """Return the kernels' tables on a device, made once for each."""
+        if device not in self._tables:
+            made = (table.to(device) for table in tables(self.rows.tolist()))
+            self._tables[device] = Tables(*made)
+        return self._tables[device]
 
     def __repr__(self) -> str:
         """Return the counts, not the rows."""
         return f"Segments({len(self.rows)} rows, {self.n_queries} queries)"
 
 
-def _rows(table: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _rows(table: Any) -> Rows:
     if isinstance(table, Tensor):
         if table.device.type != "cpu":
             raise ValueError(f"the segments are on {table.device}; the host needs them, on the cpu")
@@ -68,7 +83,7 @@ def _rows(table: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     return rows
 
 
-def _check(rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+def _check(rows: Rows) -> None:
     starts, ends = rows[:, 0::2], rows[:, 1::2]
     _refuse(rows, (starts < 0).any(axis=1), "begins below zero")
     _refuse(rows, (ends < starts).any(axis=1), "ends before it begins")
@@ -78,13 +93,8 @@ def _check(rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
     _refuse(rows, (counts[:, 0] > 0) & (counts[:, 1:].sum(axis=1) == 0), "has queries but no keys")
 
 
-def _refuse(rows: np.ndarray[Any, np.dtype[np.int64]], wrong: Any, why: str) -> None:
+def _refuse(rows: Rows, wrong: Any, why: str) -> None:
     if np.any(wrong):
         at = int(np.argmax(wrong))
         row = ", ".join(f"{n} {v}" for n, v in zip(COLUMNS, rows[at].tolist(), strict=True))
         raise ValueError(f"segment {at} {why}: {row}")
-
-
-def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """Return a host array as a tensor on a device."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -33,12 +33,15 @@ def exact_gradients(grad, q, k, v, scale):
     return torch.autograd.grad(out, leaves, grad.cpu().double())
 
 
-def within_budget(ours, eager, expected):
-    """Assert the budget of this module, against a float64 ``expected``."""
+def within_budget(ours, eager, expected, extra=0.0):
+    """Assert the budget of this module, against a float64 ``expected``.
+
+    ``extra`` is an error that eager PyTorch does not make and that the caller has derived.
+    """
     assert torch.isfinite(ours).all()
     error = (ours.cpu().double() - expected).abs().max().item()
     allowed = 2 * (eager.cpu().double() - expected).abs().max().item()
-    allowed += torch.finfo(ours.dtype).eps * expected.abs().max().item()
+    allowed += torch.finfo(ours.dtype).eps * expected.abs().max().item() + extra
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 

@@ -87,6 +87,13 @@ def test_the_seat_is_brighter_than_what_faces_away_from_the_light():
     assert seat > bottom + 60
 
 
+def test_the_lamp_stands_on_the_left():
+    block = from_leaves(keys_of(np.stack(np.mgrid[2:14, 2:14, 2:14], axis=-1).reshape(-1, 3)), 4)
+    picture = render_thumbnail(block, 96, azimuth=45, elevation=0).astype(int)
+    left, right = picture[48, 34].sum(), picture[48, 62].sum()
+    assert left > right + 40
+
+
 def test_one_cell_is_a_picture_too():
     picture = render_thumbnail(from_leaves(np.array([0]), 1), 32)
     assert picture.min() < 200

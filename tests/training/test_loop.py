@@ -17,7 +17,7 @@ from ddimx.models.layers import KeyedDropout
 from ddimx.noise import Noise
 from ddimx.progress import Progress
 from ddimx.signals import Stop
-from ddimx.training import loop, preview
+from ddimx.training import preview
 from ddimx.training import report as reporting
 from ddimx.training.loop import Trainer, set_dropout_key
 from ddimx.training.report import FolderReporter

@@ -119,7 +119,7 @@ class OctreeNet(nn.Module):
         layout = tokens.layout
         segments = visible(layout.counts, layout.first, known, self.window)
         h = self.embed(layout, tokens.ids) + self._condition(tokens, stream, condition)[layout.row]
-        head_dim = h.shape[1] // self.blocks[0].heads  # type: ignore[operator]
+        head_dim = h.shape[1] // self.blocks[0].heads
         rotary = rotary_table(centres(layout, self.depth), head_dim)
         layers = []
         for i, block in enumerate(self.blocks):
@@ -141,7 +141,8 @@ class OctreeNet(nn.Module):
             scaled = tokens.t.reshape(-1) * (1000.0 / self.steps)
             features = timestep_embedding(scaled, TIME_FEATURES).to(total.dtype)
             total = total + self.time(features).view(*tokens.t.shape, -1)
-        return total.flatten(0, 1)
+        flat: Tensor = total.flatten(0, 1)
+        return flat
 
     def _initialise(self, layers: int) -> None:
         """Small weights; the branches' last layers smaller, as there are 2 L of them (GPT-2)."""

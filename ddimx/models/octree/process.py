@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,12 @@ from ...config import Config, Transition
 from ...discrete.draws import location_codes
 from ...discrete.transition import corrupt
 from ...errors import DdimxError, UsageError
-from ...noise import Stream
+from ...noise import Noise, Stream
+from ...plan import Plan
 from ...schedule import Schedule, zero_terminal_snr
+from ...solvers.executor import Draw, Known, Step
+from ...solvers.registry import SolverChoice
+from ...timesteps import Times
 from ..process import Draws
 from .network import cut
 from .tokens import CLASSES, MASK, Condition, Layout, Tokens
@@ -83,6 +87,28 @@ class DiscreteProcess:
         logits = clean_logits(network(noised, shown, condition), len(ids))
         nats = F.cross_entropy(logits.float(), ids.long(), reduction="none")  # [N]
         return _weighted(nats, noised, alpha, kinds)
+
+    def plan(self, choice: SolverChoice, times: Times) -> Plan:
+        """Refuse: this is for images; tokens have :mod:`ddimx.discrete.solvers`."""
+        raise _no_images()
+
+    def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
+        """Refuse: a level's cells, and so its noise, are not known before the coarser ones."""
+        raise _no_images()
+
+    def sample(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        start: Tensor,
+        draw: Draw,
+        *,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        known: Known | None = None,
+    ) -> Iterator[Step]:
+        """Refuse: tokens are drawn by :func:`ddimx.models.octree.sampler.draw_tokens`."""
+        raise _no_images()
 
     def _times(self, draws: Draws) -> Tensor:
         """Draw int64 [B, depth] in 0..T-1, one time per level; halves of a batch pair t, T-1-t."""
@@ -157,6 +183,13 @@ class DiscreteProcess:
             draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS
         ).to(batch["label"].device)
         return torch.where(chance < self.class_dropout, self.num_classes, batch["label"])
+
+
+def _no_images() -> UsageError:
+    return UsageError(
+        "this is a model of octrees and draws no images; 'ddimx sample' and 'ddimx export' are "
+        "for it"
+    )
 
 
 def clean_logits(out: Any, count: int) -> Tensor:

@@ -66,7 +66,8 @@ class Layout:
     @cached_property
     def row(self) -> Tensor:
         """Index of each token's (shape, level) in row-major order, int64 [N]."""
-        return self.shape * self.counts.shape[1] + (self.level - self.first)
+        row: Tensor = self.shape * self.counts.shape[1] + (self.level - self.first)
+        return row
 
     @cached_property
     def cells(self) -> Tensor:

@@ -1,0 +1,189 @@
+"""``ddimx export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..exporting.settings import Settings
+    from ..exporting.sources import Item
+    from ..progress import Progress
+
+
+def export(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE|DIR]",
+            show_default=False,
+            help="A token file, or a folder of them (default: the newest run that made some).",
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="3dgs|ply|splat|spz|glb|json",
+            help="One or several, with commas or again (default: 3dgs, which every viewer opens).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR|FILE",
+            help="Folder, or the one file's name (default: beside the sources).",
+        ),
+    ] = None,
+    max_depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="The octrees' depth; a file of another depth is refused."),
+    ] = None,
+    color: Annotated[
+        str,
+        typer.Option(
+            metavar="#RRGGBB|NAME|height|normal|category", help="Colours, all of them sRGB."
+        ),
+    ] = "height",
+    light: Annotated[
+        bool | None,
+        typer.Option(
+            "--light/--no-light",
+            show_default=False,
+            help="Bake light into the colours, for viewers have none (default: for height and "
+            "category).",
+        ),
+    ] = None,
+    opacity: Annotated[float, typer.Option(help="Above 0, at most 1.")] = 0.95,
+    scale: Annotated[float, typer.Option(help="Standard deviation in cells.")] = 0.5,
+    surfel: Annotated[
+        bool, typer.Option("--surfel", help="Flatten each Gaussian along the surface's normal.")
+    ] = False,
+    up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="y|z|-y",
+            show_default=False,
+            help="Axis that points up in the file (default: -y in 3dgs and splat, whose viewers "
+            "expect that; else y). A turn, never a mirror.",
+        ),
+    ] = None,
+    sh_degree: Annotated[
+        int,
+        typer.Option(metavar="0|3", help="3 pads with zeros, for viewers that want all harmonics."),
+    ] = 0,
+    text: Annotated[bool, typer.Option("--ascii", help="--format ply as text.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="One file of all shapes, side by side.")
+    ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also a PNG of three views of each shape.")
+    ] = False,
+    turntable: Annotated[
+        bool, typer.Option("--turntable", help="Also a WebP of each shape that turns.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=False, help="Processes (default: by number of shapes)."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there and differ.")
+    ] = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write octrees as Gaussian splats: one Gaussian for each leaf.
+
+    3dgs is INRIA's PLY, splat antimatter15's, spz Niantic's (version 3), glb glTF with
+    KHR_gaussian_splatting. ply is a point cloud with sizes and colours, for programs that are no
+    splat viewers. Without a source and without any run, one shape is sampled from the shipped
+    model first.
+
+    Examples:
+
+      ddimx export --format 3dgs --preview
+
+      ddimx export shapes/chair --format spz,glb --out splats --color category
+
+      ddimx export chair.npz --out chair.ply --surfel --color tan --light
+
+      ddimx export runs/0003-sample-furniture --merge --turntable
+    """
+    given = dict(locals())
+    from ..exporting.place import merged_item
+    from ..exporting.run import run
+    from ..progress import Progress
+    from ..signals import polite_stop
+    from .output import print_json
+
+    settings = _settings(given)
+    with Progress(quiet=quiet) as progress:
+        items = _items(given, settings, progress)
+        one = merged_item(items) if merge else None
+        with polite_stop() as stop:
+            record = run(items, settings, stop, progress, merged=one)
+        if json_output:
+            print_json(record)
+        _report(record, progress)
+        if record["status"] == "interrupted":
+            progress.say("interrupted; the same command goes on")
+            raise typer.Exit(stop.exit_code)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    from ..exporting.settings import Settings, named_formats
+    from ..splats.formats import Options
+    from ..splats.from_octree import Look
+
+    look = {"colour": given["color"]} | {k: given[k] for k in ("opacity", "scale", "surfel")}
+    same = ("up", "max_depth", "preview", "turntable", "overwrite", "workers")
+    return Settings(
+        formats=named_formats(given["formats"] or ["3dgs"]),
+        look=Look(**look, light=given["light"]),
+        options=Options(given["sh_degree"], given["text"]),
+        **{name: given[name] for name in same},
+    )
+
+
+def _items(given: dict[str, Any], settings: Settings, progress: Progress) -> list[Item]:
+    from ..exporting.python import placed
+    from ..exporting.shipped import sample_one
+    from ..exporting.sources import newest_run
+
+    source = given["source"]
+    if source is None:
+        source = newest_run()
+        if source is None:
+            progress.say("no run here has made shapes: sampling one from the shipped model")
+            source = sample_one(progress)
+        progress.say(f"exporting {source}")
+    return placed(source, given["out"], settings, merge=given["merge"])
+
+
+def _report(record: dict[str, Any], progress: Progress) -> None:
+    """Say what was made.
+
+    Raises:
+        DdimxError: some shapes failed; the others are written.
+    """
+    from ..errors import DdimxError
+    from ..exporting.python import failures
+
+    files = [file for shape in record["exported"] for file in shape["files"]]
+    size = sum(file["bytes"] for file in files) / 1e6
+    for file in files[:4]:
+        progress.say(f"{file['path']}{'' if file['state'] == 'written' else ' is up to date'}")
+    if len(files) > 4:
+        progress.say(f"and {len(files) - 4} more files")
+    progress.say(
+        f"{len(record['exported'])} exported, {record['splats']} splats, {size:.1f} MB, "
+        f"{record['seconds']:.1f} s"
+    )
+    if record["failed"]:
+        raise DdimxError(failures(record))

@@ -1,0 +1,87 @@
+"""``ddimx info`` of octree token files: it needs NumPy alone, and starts without PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+SUFFIXES = (".npz", ".npy")
+
+
+def octree_info(name: str, given: Mapping[str, Any], json_output: bool) -> bool:
+    """Describe a token file or a folder of them; return False if the name is neither.
+
+    Args:
+        given: options that are for models, by name, None where not given.
+
+    Raises:
+        UsageError: an option for models.
+        OctreeError: a file that is no octree.
+        DdimxError: no such file, or a folder with files that are no octrees.
+    """
+    path = Path(name)
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+        _refuse(given, name)
+        _file(path, json_output)
+        return True
+    return path.is_dir() and not _is_model(name) and _folder(path, given, json_output)
+
+
+def _file(path: Path, json_output: bool) -> None:
+    from ..octree.describe import describe
+    from ..octree.file import read_shape
+    from ..octree.picture import BLOCKS, PLAIN, picture
+    from .info import show
+
+    shape = read_shape(path)
+    show(describe(path, shape), json_output)
+    if not json_output:
+        typer.echo()
+        for line in picture(shape.tree, BLOCKS if _prints(BLOCKS) else PLAIN):
+            typer.echo(line)
+
+
+def _folder(folder: Path, given: Mapping[str, Any], json_output: bool) -> bool:
+    from ..errors import DdimxError
+    from ..octree.describe import describe_folder, token_files
+    from .info import show
+
+    files = token_files(folder)
+    if not files:
+        return False
+    _refuse(given, str(folder))
+    facts = describe_folder(folder, files)
+    show(facts, json_output)
+    if broken := facts["broken"]:
+        raise DdimxError(f"{len(broken)} of {len(files)} files in {folder} are no octrees")
+    return True
+
+
+def _refuse(given: Mapping[str, Any], name: str) -> None:
+    from ..errors import UsageError
+
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} is for models; {name} holds octree tokens")
+
+
+def _is_model(name: str) -> bool:
+    """Return whether a bare name is a known model's, beside a folder that is called the same."""
+    if Path(name).name != name:
+        return False
+    from ..weights.registry import NAMES
+    from ..weights.source import shipped_models
+
+    return name in (*NAMES, *shipped_models())
+
+
+def _prints(characters: str) -> bool:
+    try:
+        characters.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""1-NNA, COV and MMD of two sets of octrees, over one or several point seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...octree.tree import Octree
+from ...progress import Progress
+from . import distances
+from .intervals import Figure, mean_of
+from .metrics import Matrices, coverage, minimum_matching, one_nna
+from .points import Cloud, Side, clouds
+
+METRICS: dict[str, Callable[[Matrices], Figure]] = {
+    "1-NNA": one_nna,
+    "COV": coverage,
+    "MMD": minimum_matching,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What points are drawn and which distances are taken; the fields are ``Protocol``'s."""
+
+    points: int
+    seed: int
+    repeats: int
+    emd_points: int
+    workers: int | None
+
+    def measures(self) -> dict[str, distances.Measure]:
+        """Return the distances by name."""
+        found = {"chamfer": distances.chamfer()}
+        if self.emd_points:
+            found["emd"] = distances.emd(self.emd_points)
+        return found
+
+    def clouds(self, trees: Sequence[Octree], side: Side, repeat: int) -> list[Cloud]:
+        """Draw the points of one side for one point seed."""
+        return clouds(trees, self.points, self.seed, side, repeat)
+
+
+def compare(
+    candidates: Mapping[Side, Sequence[Octree]],
+    reference: Sequence[Octree],
+    task: Comparison,
+    progress: Progress | None = None,
+) -> dict[Side, dict[str, Any]]:
+    """Compare sets with a reference; all have the same number of shapes.
+
+    Returns:
+        For each candidate and distance, "chamfer" and perhaps "emd", the figures of 1-NNA, COV and
+        MMD. With several point seeds these are means over them, and "seeds" has each one's values.
+    """
+    found: dict[tuple[Side, str, str], list[Figure]] = {}
+    for repeat in range(task.repeats):
+        known = task.clouds(reference, Side.REFERENCE, repeat)
+        drawn = {side: task.clouds(trees, side, repeat) for side, trees in candidates.items()}
+        for kind, measure in task.measures().items():
+            between = distances.matrices(
+                drawn, known, measure, workers=task.workers, progress=progress, what=kind
+            )
+            for side, matrices in between.items():
+                for name, metric in METRICS.items():
+                    found.setdefault((side, kind, name), []).append(metric(matrices))
+    results: dict[Side, dict[str, Any]] = {side: {} for side in candidates}
+    for (side, kind, name), figures in found.items():
+        results[side].setdefault(kind, {})[name] = _over_seeds(figures)
+    return results
+
+
+def itself(reference: Sequence[Octree], task: Comparison) -> dict[str, float]:
+    """Return, by distance, the mean distance of a shape to itself at other points.
+
+    That is what MMD would be for a generator that repeats the reference: clouds of so many points
+    come no nearer. (Its 1-NNA would be 0 and its COV 1.)
+    """
+    found: dict[str, list[float]] = {}
+    for repeat in range(task.repeats):
+        a = task.clouds(reference, Side.REFERENCE, repeat)
+        b = task.clouds(reference, Side.AGAIN, repeat)
+        for kind, measure in task.measures().items():
+            found.setdefault(kind, []).append(float(np.mean(distances.paired(a, b, measure))))
+    return {kind: float(np.mean(values)) for kind, values in found.items()}
+
+
+def _over_seeds(figures: list[Figure]) -> dict[str, Any]:
+    if len(figures) == 1:
+        return figures[0].to_json()
+    return {**mean_of(figures).to_json(), "seeds": [figure.value for figure in figures]}

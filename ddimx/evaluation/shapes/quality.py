@@ -1,0 +1,171 @@
+"""Every figure of a set of shapes, from octrees in memory: no files, nothing printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import UsageError
+from ...octree.geometry import largest_share
+from ...octree.tree import Octree
+from ...progress import Progress
+from .compare import Comparison, compare, itself
+from .intervals import bootstrap, share_of
+from .metrics import perfect_one_nna
+from .novelty import novelty
+from .points import REPEATS, Side, subset
+from .report import protocol_in_words, remarks
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the figures are computed; two results compare only under the same protocol.
+
+    Attributes:
+        points: drawn uniformly inside each shape's cells.
+        seed: of points, subsets and bootstrap.
+        repeats: point seeds over which figures are averaged, 1..1024.
+        emd_points: for the earth mover's distance; 0 leaves it out.
+        distances: whether 1-NNA, COV and MMD are computed at all.
+        floors: whether the reference is compared with itself and with training shapes.
+        workers: threads, which change nothing; None takes one a core.
+
+    Raises:
+        UsageError: numbers that make no protocol.
+    """
+
+    points: int = 2048
+    seed: int = 0
+    repeats: int = 1
+    emd_points: int = 0
+    distances: bool = True
+    floors: bool = True
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.points < 1 or not 1 <= self.repeats <= REPEATS:
+            raise UsageError(f"at least 1 point and 1..{REPEATS} point seeds are needed")
+        if not 0 <= self.emd_points <= self.points:
+            raise UsageError(
+                f"EMD takes {self.emd_points} of the {self.points} points; lower its number"
+            )
+
+
+def quality(
+    samples: Sequence[Octree],
+    reference: Sequence[Octree],
+    train: Sequence[Octree] | None = None,
+    protocol: Protocol | None = None,
+    *,
+    invalid: int = 0,
+    categories: tuple[Sequence[str], Sequence[str]] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a set of generated shapes against a reference set.
+
+    Args:
+        samples, reference: at least two shapes each, where distances are computed.
+        train: what the generator learned from: gives novelty, and a generator to compare with.
+        invalid: how many further samples were no octrees, for the validity rate.
+        categories: of the samples and of the reference, for what 1-NNA a perfect generator has.
+
+    Returns:
+        Values that JSON knows: "validity", "connectivity", "novelty" (with ``train``),
+        "chamfer" and "emd" (1-NNA, COV, MMD), "perfect_1-NNA", "floor", "compared" (shapes a
+        side), "counts", "depth", "protocol", "notes". A figure is {"value", "low", "high"} with
+        its 95% interval; shares lie in [0, 1].
+
+    Raises:
+        UsageError: too few shapes.
+    """
+    chosen = protocol or Protocol()
+    needed = 2 if chosen.distances else 1
+    for name, side in (("samples", samples), ("reference", reference)):
+        if len(side) < needed:
+            raise UsageError(f"{name}: {len(side)} shapes, at least {needed} are needed")
+    sides, depth, notes = _one_depth({"samples": samples, "reference": reference, "train": train})
+    drawn, known, seen = sides["samples"], sides["reference"], sides["train"]
+    found: dict[str, Any] = {
+        "counts": {name: len(side) for name, side in sides.items()} | {"invalid": invalid},
+        "depth": depth,
+        "validity": share_of([True] * len(drawn) + [False] * invalid).to_json(),
+        "connectivity": {
+            "samples": connectivity(drawn, chosen.seed),
+            "reference": connectivity(known, chosen.seed),
+        },
+    }
+    if seen:
+        found["novelty"] = novelty(drawn, known, seen, chosen.seed, progress)
+    if chosen.distances:
+        found |= _distances(drawn, known, seen, chosen, categories, progress)
+    found["protocol"] = {**asdict(chosen), "in_words": protocol_in_words(asdict(chosen))}
+    found["protocol"].pop("workers")
+    return {**found, "notes": [*notes, *remarks(found)]}
+
+
+def connectivity(trees: Sequence[Octree], seed: int = 0) -> dict[str, Any]:
+    """Return the mean share of cells in the largest part, and the share of one-part shapes."""
+    shares = np.array([largest_share(tree) for tree in trees])
+    return {
+        "largest_share": bootstrap(shares, seed).to_json(),
+        "one_component": share_of(shares == 1.0).to_json(),
+    }
+
+
+def _distances(
+    samples: Sequence[Octree],
+    reference: Sequence[Octree],
+    train: Sequence[Octree],
+    protocol: Protocol,
+    categories: tuple[Sequence[str], Sequence[str]] | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Compare sets of equal size, and the reference with itself and with training shapes."""
+    n = min(len(samples), len(reference))
+    task = Comparison(
+        points=protocol.points,
+        seed=protocol.seed,
+        repeats=protocol.repeats,
+        emd_points=protocol.emd_points,
+        workers=protocol.workers,
+    )
+    sides = {Side.SAMPLES: samples, Side.REFERENCE: reference}
+    if protocol.floors and len(train) >= n:
+        sides[Side.TRAIN] = train
+    chosen = {side: subset(trees, n, protocol.seed, side) for side, trees in sides.items()}
+    drawn = {side: [trees[i] for i in chosen[side]] for side, trees in sides.items()}
+    known = drawn.pop(Side.REFERENCE)
+    results = compare(drawn, known, task, progress)
+    found: dict[str, Any] = {"compared": n, **results[Side.SAMPLES]}
+    found["perfect_1-NNA"] = {"all": (n - 1) / (2 * n - 1)}
+    if categories is not None:
+        named = zip(categories, (chosen[Side.SAMPLES], chosen[Side.REFERENCE]), strict=True)
+        ours, theirs = ([names[i] for i in indices] for names, indices in named)
+        found["perfect_1-NNA"]["by_category"] = perfect_one_nna(ours, theirs)
+    if protocol.floors:
+        found["floor"] = {"same_shapes": itself(known, task)}
+    if Side.TRAIN in results:
+        found["floor"]["train_as_generator"] = results[Side.TRAIN]
+    return found
+
+
+def _one_depth(
+    sides: dict[str, Sequence[Octree] | None],
+) -> tuple[dict[str, list[Octree]], int, list[str]]:
+    """Cut every shape at the least depth of all, and say which sides were cut."""
+    present = {name: list(side or ()) for name, side in sides.items()}
+    depth = min(tree.depth for side in present.values() for tree in side)
+    notes = []
+    for name, side in present.items():
+        finer = sorted({tree.depth for tree in side} - {depth})
+        if finer:
+            depths = ", ".join(str(d) for d in finer)
+            notes.append(f"{name}: shapes of depth {depths} were cut at depth {depth}")
+    cut = {
+        name: [tree if tree.depth == depth else tree.coarser(depth) for tree in side]
+        for name, side in present.items()
+    }
+    return cut, depth, notes

@@ -1,0 +1,196 @@
+"""Sets of shapes on disk: run folders, folders of token files, prepared data sets and their lists.
+
+Which files belong to a set is decided here; nothing depends on the order in which a disk lists
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import DdimxError, UsageError
+from ...octree.file import Shape, read_shape
+from ...octree.tree import Octree
+from ...progress import Progress
+
+SUFFIXES = (".npz", ".npy")
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShapeSet:
+    """Shapes that were read, and what was found beside them.
+
+    Attributes:
+        label: where they come from.
+        shapes: the valid ones, in the order of their files' names.
+        files: theirs, relative to the set's folder where they lie in it.
+        invalid: one message for every file that holds no valid octree.
+    """
+
+    label: str
+    shapes: tuple[Shape, ...]
+    files: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+
+    @property
+    def trees(self) -> list[Octree]:
+        """The shapes' octrees."""
+        return [shape.tree for shape in self.shapes]
+
+    @property
+    def categories(self) -> list[str]:
+        """The shapes' categories, "" where none is known."""
+        return [shape.category for shape in self.shapes]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files of a set, before any of them is read.
+
+    Attributes:
+        label: where they come from.
+        files: sorted.
+        categories: those that a list names, by file; a file that is missing here says so itself.
+    """
+
+    label: str
+    files: tuple[Path, ...]
+    categories: dict[Path, str]
+
+
+def find(where: Path, split: str | None = None) -> Listed:
+    """List the token files of a set.
+
+    Args:
+        where: a folder of a run (its own files only), any folder (those below it too), a prepared
+            data set, or one of its lists, as ``DIR/val.jsonl``.
+        split: which list of a prepared data set; None refuses to choose.
+
+    Raises:
+        UsageError: nothing there, no token files, or a prepared data set without such a split.
+        DdimxError: a list that cannot be read, or that names a file which is not there.
+    """
+    where = where.expanduser()
+    if where.suffix == ".jsonl" and where.is_file():
+        return _of_list(where)
+    if not where.is_dir():
+        raise UsageError(f"{where}: no such folder (a set is a folder, or a list DIR/test.jsonl)")
+    lists = [name for name in SPLITS if (where / f"{name}.jsonl").is_file()]
+    if lists and split in lists:
+        return _of_list(where / f"{split}.jsonl")
+    if lists:
+        raise UsageError(
+            f"{where} is a prepared data set with {', '.join(lists)}: "
+            + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}.jsonl")
+        )
+    found = where.iterdir() if (where / MANIFEST).is_file() else where.rglob("*")
+    files = tuple(sorted(path for path in found if _is_token_file(path)))
+    if not files:
+        raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
+    return Listed(str(where), files, {})
+
+
+def training_list(reference: Path, split: str) -> Path | None:
+    """Return the list of training shapes beside a reference, if it is a prepared set's other part.
+
+    None also where the reference is the training part itself.
+    """
+    reference = reference.expanduser()
+    if reference.suffix == ".jsonl":
+        folder, split = reference.parent, reference.stem
+    else:
+        folder = reference
+    path = folder / "train.jsonl"
+    return path if split != "train" and path.is_file() else None
+
+
+def read(
+    listed: Listed,
+    *,
+    categories: Sequence[str] = (),
+    strict: bool = True,
+    progress: Progress | None = None,
+) -> ShapeSet:
+    """Read a set's files.
+
+    Args:
+        categories: keep only shapes of these; none keeps all. A file that cannot be read belongs
+            to no category that is known, so it is counted as invalid whatever they are.
+        strict: whether a file that is no valid octree is an error, or is counted as invalid.
+
+    Raises:
+        OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
+        UsageError: no shape of the categories.
+    """
+    shown = progress or Progress(quiet=True)
+    shown.start(f"reading {listed.label}", len(listed.files))
+    shapes: list[tuple[Path, Shape]] = []
+    invalid: list[str] = []
+    for path in listed.files:
+        try:
+            shapes.append((path, _shape(path, listed.categories.get(path))))
+        except DdimxError as error:
+            if strict:
+                raise
+            invalid.append(str(error))
+        shown.advance()
+    shown.stop()
+    if not shapes:
+        raise DdimxError(f"{listed.label}: not one valid octree; the first: {invalid[0]}")
+    kept = _of_categories(shapes, categories, listed.label)
+    files = tuple(_shown(path, Path(listed.label)) for path, _ in kept)
+    return ShapeSet(listed.label, tuple(shape for _, shape in kept), files, tuple(invalid))
+
+
+def _shown(path: Path, label: Path) -> str:
+    folder = label.parent if label.suffix == ".jsonl" else label
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _shape(path: Path, category: str | None) -> Shape:
+    shape = read_shape(path)
+    return shape if category is None else Shape(shape.tree, category, shape.shape_id)
+
+
+def _of_categories(
+    shapes: Sequence[tuple[Path, Shape]], wanted: Sequence[str], label: str
+) -> list[tuple[Path, Shape]]:
+    kept = [(path, shape) for path, shape in shapes if not wanted or shape.category in wanted]
+    if not kept:
+        known = sorted({shape.category for _, shape in shapes} - {""})
+        there = f"there are: {', '.join(known)}" if known else "its files name none"
+        raise UsageError(f"{label}: no shape of category {' or '.join(wanted)}; {there}")
+    return kept
+
+
+def _of_list(path: Path) -> Listed:
+    """Read a list of a prepared data set: one JSON object a line, with "file" and "category"."""
+    categories: dict[Path, str] = {}
+    files: list[Path] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DdimxError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            file = path.parent / str(entry["file"])
+            categories[file] = str(entry.get("category", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DdimxError(f"{path}, line {number}: no JSON object with a 'file'") from None
+        files.append(file)
+    if not files:
+        raise UsageError(f"{path}: lists no shapes")
+    return Listed(str(path), tuple(sorted(files)), categories)
+
+
+def _is_token_file(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()

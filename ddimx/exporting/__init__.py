@@ -1,0 +1,1 @@
+"""The export run: token files to splats and pictures. (``ddimx.export`` is the function.)"""

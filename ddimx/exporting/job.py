@@ -1,0 +1,151 @@
+"""One shape, from its token file to the files it becomes; also what other processes run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DdimxError, UsageError
+from ..files import write_bytes
+from ..octree.file import Shape, read_shape
+from ..splats.cloud import GaussianCloud, merge
+from ..splats.formats import FORMATS
+from ..splats.frames import rotation_to
+from ..splats.from_octree import from_octree
+from ..splats.neighbours import neighbourhood
+from .pictures import Scene, preview_png, turntable_webp
+from .settings import Settings
+from .sources import Item
+
+GAP = 1.15  # between the middles of shapes side by side, in widths of the largest
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one item: its files, or the reason for which there are none."""
+
+    label: str
+    splats: int = 0
+    files: tuple[dict[str, Any], ...] = ()
+    error: str | None = None
+
+
+def export_item(item: Item, settings: Settings) -> Done:
+    """Export one shape; what is wrong with it is returned, so that others can go on."""
+    try:
+        scene = scene_of(item, settings)
+        files = write_scene(scene, item.base, settings, item.exact)
+    except DdimxError as error:
+        return Done(item.label, error=str(error))
+    return Done(item.label, len(scene.cloud), tuple(files))
+
+
+def scene_of(item: Item, settings: Settings) -> Scene:
+    """Read a shape and make its Gaussians.
+
+    Raises:
+        DdimxError: no octree, another depth than was said, or no category to colour it by.
+    """
+    shape = _shape(item, settings.max_depth)
+    around = neighbourhood(shape.tree)
+    try:
+        cloud = from_octree(shape.tree, settings.look, category=shape.category, around=around)
+    except UsageError as error:
+        raise DdimxError(f"{item.label}: {error}") from None
+    return Scene(cloud, around.spreads, settings.look.lit)
+
+
+def _shape(item: Item, max_depth: int | None) -> Shape:
+    if isinstance(item.source, Path):
+        return read_shape(item.source, depth=max_depth)
+    depth = item.source.tree.depth
+    if max_depth is not None and depth != max_depth:
+        raise DdimxError(f"{item.label}: the octree is of depth {depth}, not {max_depth}")
+    return item.source
+
+
+def side_by_side(scenes: Sequence[Scene]) -> Scene:
+    """Return one scene of all shapes in a square grid on the ground, the first at the back left.
+
+    They keep their sizes: shapes of which some are in metres and some in inches look it.
+    """
+    columns = int(np.ceil(np.sqrt(len(scenes))))
+    widths = [np.ptp(scene.cloud.positions[:, [0, 2]], axis=0).max() for scene in scenes]
+    step = GAP * float(max(widths)) or 1.0
+    placed = []
+    for i, scene in enumerate(scenes):
+        row, column = divmod(i, columns)
+        low, high = scene.cloud.positions.min(axis=0), scene.cloud.positions.max(axis=0)
+        middle = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
+        moved = scene.cloud.positions - middle + [column * step, 0, row * step]
+        placed.append(replace(scene.cloud, positions=moved.astype(np.float32)))
+    spreads = np.concatenate([scene.spreads for scene in scenes])
+    return Scene(merge(placed), spreads, scenes[0].baked)
+
+
+def write_scene(
+    scene: Scene, base: Path, settings: Settings, exact: Path | None = None
+) -> list[dict[str, Any]]:
+    """Make all files of a scene, then write those that are not there already.
+
+    Args:
+        base, exact: where to, as in :meth:`Settings.targets`.
+
+    Raises:
+        DdimxError: a format cannot hold it, a file is there with other contents (then none is
+            written), or one cannot be written.
+    """
+    targets = settings.targets(base, exact)
+    contents = {what: _content(scene, what, settings) for what in targets}
+    states = {}
+    for what, path in targets.items():
+        states[what] = _state(path, contents[what], overwrite=settings.overwrite)
+    for what, path in targets.items():
+        if states[what] == "written":
+            _write(path, contents[what])
+    return [
+        {"path": str(path), "format": what, "bytes": len(contents[what]), "state": states[what]}
+        for what, path in targets.items()
+    ]
+
+
+def encoded(cloud: GaussianCloud, name: str, settings: Settings) -> bytes:
+    """Return a cloud that is y up as the bytes of a file of one format."""
+    chosen = FORMATS[name]
+    up = settings.up_of(chosen)
+    turned = cloud if up == "y" else cloud.rotated(rotation_to(up))
+    return chosen.encode(turned, replace(settings.options, up=up))
+
+
+def _content(scene: Scene, what: str, settings: Settings) -> bytes:
+    if what == "preview":
+        return preview_png(scene)
+    if what == "turntable":
+        return turntable_webp(scene)
+    return encoded(scene.cloud, what, settings)
+
+
+def _state(path: Path, content: bytes, *, overwrite: bool) -> str:
+    """Return "unchanged" or "written"; a file with other contents is not replaced unasked."""
+    try:
+        there = path.read_bytes() if path.stat().st_size == len(content) else b""
+    except (FileNotFoundError, NotADirectoryError):
+        return "written"
+    except OSError as error:
+        raise DdimxError(f"cannot read {path}: {error.strerror or error}") from None
+    if there == content:
+        return "unchanged"
+    if not overwrite:
+        raise DdimxError(f"{path} is there with other contents; give --overwrite, or another --out")
+    return "written"
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,103 @@
+"""Which shapes to export: a file, a folder, or the newest run that made some."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from ..octree.file import Shape
+from ..runs import ROOT
+
+TOKEN_SUFFIXES = (".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One shape to export.
+
+    Attributes:
+        source: its token file, or the shape itself.
+        base: the path of its files, without suffix.
+        exact: the path of its one file, where a name was asked for.
+    """
+
+    source: Path | Shape
+    base: Path
+    exact: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return str(self.source) if isinstance(self.source, Path) else self.base.name
+
+
+def items_of(source: Path, out: Path | None) -> list[Item]:
+    """Return the shapes of a token file or of a folder, those in its subfolders included.
+
+    Args:
+        out: a folder to write to, in which subfolders are kept; None writes beside the sources.
+
+    Raises:
+        UsageError: no such file or folder, none of its files ends in .npz or .npy, or two files
+            would be written to one name.
+    """
+    if not source.exists():
+        raise UsageError(f"no file or folder {source}")
+    if source.is_dir():
+        files = token_files(source)
+        if not files:
+            raise UsageError(f"{source}: no token files (.npz, .npy) in this folder")
+        root = source
+    elif source.suffix in TOKEN_SUFFIXES:
+        files, root = [source], source.parent
+    else:
+        raise UsageError(f"{source}: token files end in .npz or .npy")
+    bases = [(out or root) / file.relative_to(root).with_suffix("") for file in files]
+    base, count = Counter(bases).most_common(1)[0]
+    if count > 1:
+        both = [str(f) for f, b in zip(files, bases, strict=True) if b == base]
+        raise UsageError(f"{' and '.join(both)} would be written to the same name")
+    return [Item(file, base) for file, base in zip(files, bases, strict=True)]
+
+
+def token_files(folder: Path) -> list[Path]:
+    """Return what may be token files in a folder and its subfolders, hidden ones left out."""
+    found = (path for suffix in TOKEN_SUFFIXES for path in folder.rglob(f"*{suffix}"))
+    return sorted(
+        path
+        for path in found
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
+
+
+def newest_run(root: Path = ROOT) -> Path | None:
+    """Return the newest run folder that holds token files, None if there is none."""
+    if not root.is_dir():
+        return None
+    numbered = [(int(m[1]), path) for path in root.iterdir() if (m := _numbered(path))]
+    for _, path in sorted(numbered, reverse=True):
+        if any(holds_tokens(file) for file in token_files(path)):
+            return path
+    return None
+
+
+def _numbered(path: Path) -> re.Match[str] | None:
+    return re.match(r"(\d{4,})-", path.name) if path.is_dir() else None
+
+
+def holds_tokens(path: Path) -> bool:
+    """Return whether a file looks like an octree's, from its directory or header alone."""
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return "tokens.npy" in archive.namelist()
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
+    return bool(array.ndim == 1 and array.dtype.kind in "iu")

@@ -1,0 +1,66 @@
+"""The decoding as an operator of PyTorch: opaque to tracing, with a shape rule of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._dispatch import Impl, Option, choose, triton_option
+from . import reference
+from .check import check_offsets, check_valid
+
+
+def options(device: torch.device) -> list[Option]:
+    """Return the implementations for tokens on a device, in the order of preference."""
+    return [triton_option(device), Option("reference", "plain PyTorch")]
+
+
+@torch.library.custom_op("ddimx::octree_decode", mutates_args=())
+def octree_decode_op(
+    tokens: Tensor,
+    offsets: Tensor,
+    lower: Tensor | None,
+    edge: Tensor | None,
+    depth: int,
+    leaves: int,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return keys, tree, centres, half and valid of :class:`.types.Decoded`.
+
+    The arguments have been checked by :func:`ddimx.kernels.octree_decode.octree_decode`.
+    """
+    on_host = tokens.device.type == "cpu"
+    if on_host:
+        check_offsets(offsets, len(tokens))
+    wish: Impl = impl  # type: ignore[assignment]
+    if choose("octree_decode", wish, options(tokens.device)) == "triton" and len(tokens):
+        from . import launch
+
+        decoded = launch.decode(tokens, offsets, depth, leaves, lower, edge)
+    else:
+        decoded = reference.decode(tokens, offsets, depth, leaves, lower, edge)
+    if on_host:
+        # Asking an accelerator would wait for it; there the caller has the flags.
+        check_valid(decoded.valid, depth)
+    keys, tree, centres, half, valid = decoded
+    return keys, tree, centres, half, valid
+
+
+@octree_decode_op.register_fake
+def _(
+    tokens: Tensor,
+    offsets: Tensor,
+    lower: Tensor | None,
+    edge: Tensor | None,
+    depth: int,
+    leaves: int,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    trees = len(offsets) - 1
+    return (
+        tokens.new_empty(leaves, dtype=torch.int64),
+        tokens.new_empty(leaves, dtype=torch.int32),
+        tokens.new_empty((leaves, 3), dtype=torch.float32),
+        tokens.new_empty(trees, dtype=torch.float32),
+        tokens.new_empty(trees, dtype=torch.bool),
+    )

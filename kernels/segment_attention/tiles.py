@@ -1,0 +1,71 @@
+"""Tile shapes per kernel, dtype and columns: a committed table, never keyed on the batch.
+
+The rows were chosen by what the compiler reports (registers, spills, shared memory; the counts lie
+beside ``tests/kernels/test_segment_attention_compiled.py``), not yet by a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Kernel = Literal["forward", "gradient_of_queries", "gradient_of_keys"]
+COLUMNS = (16, 32, 64, 128)  # a head's, which the kernels hold whole
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's tile.
+
+    Attributes:
+        own: rows that a program answers for, a part of the tables' blocks.
+        other: rows that they meet at a time.
+        warps, stages: Triton's warps per program and depth of software pipelining.
+    """
+
+    own: int
+    other: int
+    warps: int
+    stages: int
+
+
+WHOLE = Tile(64, 64, 4, 3)
+HALF: dict[int, dict[Kernel, Tile]] = {
+    32: {
+        "forward": WHOLE,
+        "gradient_of_queries": WHOLE,
+        "gradient_of_keys": Tile(64, 64, 4, 2),
+    },
+    64: {
+        "forward": WHOLE,
+        "gradient_of_queries": WHOLE,
+        "gradient_of_keys": Tile(64, 32, 4, 3),
+    },
+    128: {
+        "forward": Tile(64, 64, 4, 2),
+        "gradient_of_queries": Tile(64, 64, 8, 2),
+        "gradient_of_keys": Tile(64, 32, 8, 2),
+    },
+}
+# 32-bit products run on the ordinary cores, from registers that hold both factors.
+NARROW = Tile(64, 32, 4, 2)
+SINGLE: dict[int, dict[Kernel, Tile]] = {
+    32: {"forward": NARROW, "gradient_of_queries": NARROW, "gradient_of_keys": NARROW},
+    64: {
+        "forward": Tile(64, 32, 8, 2),
+        "gradient_of_queries": Tile(64, 32, 8, 2),
+        "gradient_of_keys": Tile(32, 32, 4, 2),
+    },
+    128: {
+        "forward": Tile(16, 16, 4, 2),
+        "gradient_of_queries": Tile(16, 32, 8, 2),
+        "gradient_of_keys": Tile(16, 32, 8, 2),
+    },
+}
+
+
+def tile(kernel: Kernel, dtype: torch.dtype, columns: int) -> Tile:
+    """Return the tile for heads of so many columns, one of ``COLUMNS``."""
+    return (SINGLE if dtype == torch.float32 else HALF)[max(columns, 32)][kernel]
