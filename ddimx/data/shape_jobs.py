@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def make_all(jobs: list[Job], settings: Settings, folder: Path, workers: int) ->
         return
     others = set(active_children())
     # Spawned, for a fork of a process with threads may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_worker)
     coming = iter(jobs)
     waiting: set[Future[Made]] = set()
     try:
@@ -149,6 +151,15 @@ def make_all(jobs: list[Job], settings: Settings, folder: Path, workers: int) ->
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    """Let Ctrl-C, which every process of a terminal gets, be the first process's affair."""
+def _begin_worker() -> None:
+    """Leave Ctrl-C, which all processes of a terminal get, to the first; end when that one ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the process that started this one: if it was killed, nobody wants more shapes."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
