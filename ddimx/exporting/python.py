@@ -102,6 +102,8 @@ def placed(
     """
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     folder = None if is_file_name(out) else out
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is there and is no folder")
     items: list[Item] = []
     for each in sources:
         if isinstance(each, (str, Path)):

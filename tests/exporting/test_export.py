@@ -156,6 +156,12 @@ def test_the_same_again_is_fine_and_another_is_refused(tmp_path):
     assert path.read_bytes() != before
 
 
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match="out is there and is no folder"):
+        export(stool(), tmp_path / "out")
+
+
 def test_a_folder_in_the_way(tmp_path):
     source = write(tmp_path / "a.npz")
     (tmp_path / "a.glb").mkdir()
