@@ -98,17 +98,22 @@ def test_an_entry_point(tiny_config, monkeypatch):
 
     monkeypatch.setattr(factory, "entry_points", points)
     assert type(build(named(tiny_config, "mine"))[0]) is WithProcess
-    with pytest.raises(UsageError, match=r"'min'; did you mean 'mine'\? Allowed: mine, unet"):
+    with pytest.raises(
+        UsageError, match=r"'min'; did you mean 'mine'\? Allowed: discrete, mine, octree, unet"
+    ):
         build(named(tiny_config, "min"))
 
 
 REFUSED = [
-    ("unett", r"unknown model\.name 'unett'; did you mean 'unet'\? Allowed: unet, or package"),
-    ("zzz", r"unknown model\.name 'zzz'\. Allowed: unet"),
+    (
+        "unett",
+        r"unknown model\.name 'unett'; did you mean 'unet'\? Allowed: discrete, octree, unet, or package",
+    ),
+    ("zzz", r"unknown model\.name 'zzz'\. Allowed: discrete, octree, unet"),
     ("no.such.module:Class", r"'no\.such\.module:Class' cannot be imported: No module named 'no'"),
     (f"{__name__}:Absent", "cannot be imported: .*no attribute 'Absent'"),
     (f"{__name__}:Unbuildable", r"the class needs a method from_config\(config\)"),
-    (f"{__name__}:Odd", r"unknown process 'quantum'\. Allowed: gaussian"),
+    (f"{__name__}:Odd", r"unknown process 'quantum'\. Allowed: gaussian, discrete\."),
     (":Class", "write package.module:Class"),
     ("module:", "write package.module:Class"),
 ]
