@@ -12,12 +12,14 @@ from .evaluate_fid import fid
 from .evaluate_nll import nll
 from .evaluate_shapes import shapes
 from .evaluate_solvers import solvers
+from .evaluate_steps import steps
 
 app = typer.Typer(help="Measure a model.", no_args_is_help=True, rich_markup_mode=None)
 app.command("solvers")(solvers)
 app.command("nll")(nll)
 app.command("fid")(fid)
 app.command("shapes")(shapes)
+app.command("steps")(steps)
 
 SHOWN = 16
 

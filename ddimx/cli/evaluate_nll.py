@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ..errors import UsageError
 from . import options
 from .output import output_folder, print_json
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..evaluation.nll import Nll
+    from ..evaluation.nll import Nll, NllSettings
+    from ..evaluation.token_nll import TokenNll
     from ..progress import Progress
+    from ..weights.model import Model
 
 NAMES = ("nll.json", "nll.csv")
 SPLITS = ("held-out", "train")
+SHAPE_SPLITS = (*SPLITS, "val", "test")  # lists of a prepared set, besides the model's own two
+FLOW_STEPS, PROBES = 20, 1
 
 
 def nll(
     model: options.Model = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="The images (default: the model's own).")
+        Path | None, typer.Option(metavar="FILE|DIR", help="The data (default: the model's own).")
     ] = None,
     split: Annotated[
-        str, typer.Option(metavar="held-out|train", help="Which part of the data.")
+        str,
+        typer.Option(
+            metavar="held-out|train", help="Which part of the data; octrees: also val|test."
+        ),
     ] = "held-out",
-    count: Annotated[int, typer.Option("--count", "-n", help="How many images.")] = 64,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many examples.")] = 64,
     terms: Annotated[
         int,
-        typer.Option(help="Timesteps of the bound per image; 1000 sums all; 0 leaves it out."),
+        typer.Option(help="Timesteps of the bound per example; 1000 sums all; 0 leaves it out."),
     ] = 100,
     flow_steps: Annotated[
-        int, typer.Option(help="Steps of the flow, four calls each; 0 leaves it out.")
-    ] = 20,
-    probes: Annotated[int, typer.Option(help="Probes of the flow's divergence.")] = 1,
+        int | None,
+        typer.Option(help="Steps of the flow, four calls each; 0 leaves it out (default: 20)."),
+    ] = None,
+    probes: Annotated[
+        int | None, typer.Option(help="Probes of the flow's divergence (default: 1).")
+    ] = None,
     variance: Annotated[
         str | None,
         typer.Option(metavar="large|small", help="The bound's variance (default: the model's)."),
@@ -44,12 +56,18 @@ def nll(
         str | None,
         typer.Option(metavar="none|V", help="The bound's limit of x0 (default: the data's range)."),
     ] = None,
+    transition: Annotated[
+        str | None,
+        typer.Option(
+            metavar="absorbing|uniform", help="Octrees: the kind of noise (default: the model's)."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     out: options.Out = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results in --out.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images computed together.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Examples computed together.")] = 16,
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
@@ -58,26 +76,27 @@ def nll(
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure bits per dimension of held-out images, by the variational bound and by the flow.
+    """Measure bits per dimension of held-out images, or nats per held-out shape.
 
-    Less is better. Both are upper bounds of what the model needs to code an image: the bound of
-    DDPM, and the probability flow's likelihood of uniformly dequantised pixels. A model with
-    classes is told each image's class.
+    Less is better. Images: the variational bound of DDPM, and the probability flow's likelihood of
+    uniformly dequantised pixels; both are upper bounds of what the model needs to code an image.
+    Octrees: the bound of the discrete process in nats per shape and level, and bits per leaf and
+    voxel. A model with classes is told each example's class.
 
     Examples:
 
       ddimx prepare emoji && ddimx evaluate nll --count 64
 
       ddimx evaluate nll --count 1000 --terms 1000 --flow-steps 0
+
+      ddimx evaluate nll --model furniture --data data/furniture --split test
     """
-    from ..data.sources import open_source
-    from ..evaluation.nll import NllSettings
-    from ..evaluation.nll import nll as measure
+    from ..models.octree.process import DiscreteProcess
     from ..progress import Progress
     from ..weights.model import load_model
     from .parse import clip_value, one_of, weights_choice
 
-    part = one_of("split", split, SPLITS)
+    part = one_of("split", split, SHAPE_SPLITS)
     bound_of_x0 = clip_value(clip)
     folder = output_folder(out, overwrite, NAMES)
     loaded = load_model(
@@ -89,22 +108,36 @@ def nll(
         offline=offline,
         progress=Progress(quiet=quiet),
     )
-    own = loaded.config
-    default_variance = "large" if own.model.var_type == "fixedlarge" else "small"
-    chosen = one_of("variance", variance or default_variance, ("large", "small"))
-    settings = NllSettings(
-        count=count,
-        seed=seed,
-        terms=terms,
-        flow_steps=flow_steps,
-        probes=probes,
-        variance="large" if chosen == "large" else "small",
-        clip=1.0 if bound_of_x0 is None else None if bound_of_x0 == "none" else bound_of_x0,
-        batch_size=batch_size,
-    )
-    source = open_source(with_data(own, data), held_out=part == "held-out")
+    images_only = {
+        "--flow-steps": flow_steps,
+        "--probes": probes,
+        "--variance": variance,
+        "--clip": clip,
+    }
     with Progress(quiet=quiet) as progress:
-        result = measure(loaded, source, settings, progress)
+        result: Nll | TokenNll
+        if isinstance(loaded.process, DiscreteProcess):
+            _refuse("for models of images, and this one draws octrees", images_only)
+            result = _shapes(
+                loaded, data, part, count, terms, transition, seed, batch_size, progress
+            )
+        else:
+            _refuse(
+                "for models of octrees, and this one draws images", {"--transition": transition}
+            )
+            one_of("split", part, SPLITS)
+            settings = _image_settings(
+                loaded.config,
+                count=count,
+                seed=seed,
+                terms=terms,
+                flow_steps=FLOW_STEPS if flow_steps is None else flow_steps,
+                probes=PROBES if probes is None else probes,
+                variance=variance,
+                clip=bound_of_x0,
+                batch_size=batch_size,
+            )
+            result = _images(loaded, data, part, settings, progress)
         result.facts["split"] = part
         folder = _write(result, folder, loaded.name, progress)
     if json_output:
@@ -112,6 +145,75 @@ def nll(
     elif not quiet:
         for line in result.in_words():
             print(line)
+
+
+def _refuse(why: str, given: Mapping[str, object]) -> None:
+    """Refuse options that the model's kind has no use for."""
+    excess = [name for name, value in given.items() if value is not None]
+    if excess:
+        raise UsageError(f"{', '.join(excess)}: {why}")
+
+
+def _image_settings(
+    own: Config,
+    *,
+    variance: str | None,
+    clip: float | Literal["none"] | None,
+    **numbers: int,
+) -> NllSettings:
+    from ..evaluation.nll import NllSettings
+    from .parse import one_of
+
+    default_variance = "large" if own.model.var_type == "fixedlarge" else "small"
+    chosen = one_of("variance", variance or default_variance, ("large", "small"))
+    return NllSettings(
+        variance="large" if chosen == "large" else "small",
+        clip=1.0 if clip is None else None if clip == "none" else clip,
+        **numbers,
+    )
+
+
+def _images(
+    model: Model, data: Path | None, part: str, settings: NllSettings, progress: Progress
+) -> Nll:
+    from ..data.sources import open_source
+    from ..evaluation.nll import nll as measure
+
+    source = open_source(with_data(model.config, data), held_out=part == "held-out")
+    return measure(model, source, settings, progress)
+
+
+def _shapes(
+    model: Model,
+    data: Path | None,
+    part: str,
+    count: int,
+    terms: int,
+    transition: str | None,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> TokenNll:
+    from ..config_file import override
+    from ..data.octrees import open_shapes
+    from ..evaluation.token_nll import TokenSettings, token_nll
+    from ..models.octree.process import TRANSITIONS
+    from .parse import one_of
+
+    named = None if transition is None else one_of("transition", transition, TRANSITIONS)
+    settings = TokenSettings(
+        count=count,
+        seed=seed,
+        terms=terms,
+        transition=None if named is None else "uniform" if named == "uniform" else "absorbing",
+        batch_size=batch_size,
+    )
+    own = model.config
+    changes = [] if data is None else [f"data.root={data}"]
+    if part in ("val", "test"):
+        changes.append(f"data.test_split={part}")
+    source = open_shapes(override(own, changes), held_out=part != "train")
+    return token_nll(model, source, settings, progress)
 
 
 def with_data(config: Config, data: Path | None) -> Config:
@@ -124,16 +226,22 @@ def with_data(config: Config, data: Path | None) -> Config:
     return override(config, [f"data.root={data}", f"data.dataset={kind}"])
 
 
-def _write(result: Nll, folder: Path | None, label: str, progress: Progress) -> Path:
+def _write(result: Nll | TokenNll, folder: Path | None, label: str, progress: Progress) -> Path:
     from ..files import write_bytes, write_json
     from ..runs import fresh_run
 
     folder = folder or fresh_run("nll", Path(label).name.removesuffix(".safetensors"))
-    names = list(result.parts)
-    lines = [",".join(["image", *names])]
-    for i, image in enumerate(result.images):
-        lines.append(",".join([str(image), *(f"{result.parts[n][i]:.6g}" for n in names)]))
-    write_bytes(folder / NAMES[1], ("\n".join(lines) + "\n").encode())
+    write_bytes(folder / NAMES[1], _csv(result).encode())
     write_json(folder / NAMES[0], result.to_json())
     progress.say(f"{folder}: {', '.join(NAMES)}")
     return folder
+
+
+def _csv(result: Nll | TokenNll) -> str:
+    """Return one line for every example, with a header."""
+    first, columns = result.table()
+    name, numbers = first
+    lines = [",".join([name, *columns])]
+    for i, number in enumerate(numbers):
+        lines.append(",".join([str(number), *(f"{c[i]:.6g}" for c in columns.values())]))
+    return "\n".join(lines) + "\n"

@@ -67,6 +67,10 @@ class Nll:
         """Return mean and standard error of every part."""
         return {name: Figure.of(values) for name, values in self.parts.items()}
 
+    def table(self) -> tuple[tuple[str, Integers], dict[str, Array]]:
+        """Return the images' numbers under their name, and every part's bits."""
+        return ("image", self.images), self.parts
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the single images as JSON values."""
         figures = {name: asdict(figure) for name, figure in self.figures().items()}

@@ -5,7 +5,8 @@ import torch
 
 from ddimx.errors import UsageError
 from ddimx.evaluation.reference import Reference, refine, rmse, run_plan
-from ddimx.evaluation.report import COLOURS, csv_text, error_table, plot
+from ddimx.evaluation.chart import COLOURS
+from ddimx.evaluation.report import csv_text, error_table, plot
 from ddimx.evaluation.solvers import DETERMINISTIC, Measured, best_of, candidates, measure
 from ddimx.weights.model import load_model
 from tests.evaluation.known import exact_end, normal_pixels, settings_of

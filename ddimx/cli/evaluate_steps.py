@@ -1,0 +1,265 @@
+"""``ddimx evaluate steps``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ..errors import UsageError
+from . import options
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..evaluation.steps.study import Record, Sets
+    from ..evaluation.steps.ways import Ways
+    from ..progress import Progress
+    from ..weights.model import Model
+
+NAMES = ("steps.json", "steps.csv", "steps.png")
+SPLITS = ("train", "val", "test")
+
+T = TypeVar("T")
+
+
+def steps(
+    reference: Annotated[
+        Path, typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set.")
+    ],
+    model: options.Model = "furniture",
+    split: Annotated[
+        str, typer.Option(metavar="train|val|test", help="Which part of a prepared reference.")
+    ] = "test",
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Training shapes, for novelty (default: the reference's own)."
+        ),
+    ] = None,
+    numbers: Annotated[
+        str, typer.Option("--steps", metavar="N,N,...", help="Steps per level.")
+    ] = "1,2,4,8,16",
+    transition: Annotated[
+        str | None,
+        typer.Option(
+            metavar="absorbing,uniform", help="Kinds of noise (default: those of the training)."
+        ),
+    ] = None,
+    routing: Annotated[
+        str, typer.Option(metavar="random,confidence", help="Which tokens are settled first.")
+    ] = "random,confidence",
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="ddim or pfdiff:k,h; repeatable (default: ddim)."),
+    ] = None,
+    eta: Annotated[str, typer.Option(metavar="V,V,...", help="Added noise, 0..1.")] = "0",
+    temperature: Annotated[
+        str, typer.Option(metavar="V,V,...", help="Of the draw of each token.")
+    ] = "1",
+    guidance: Annotated[
+        str, typer.Option(metavar="V,V,...", help="Classifier-free guidance; 1 is off.")
+    ] = "1",
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=2, help="Shapes drawn for each way.")
+    ] = 48,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Draw and compare only this class.")
+    ] = None,
+    mix: Annotated[
+        str,
+        typer.Option(
+            metavar="reference|even",
+            help="Classes in the reference's proportions, or drawn as 'ddimx sample' does.",
+        ),
+    ] = "reference",
+    distances: Annotated[
+        bool, typer.Option("--distances/--no-distances", help="1-NNA, COV and MMD too.")
+    ] = False,
+    points: Annotated[int, typer.Option(min=1, help="Points per shape for distances.")] = 2048,
+    seed: options.Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads of distances (default: one a core).")
+    ] = None,
+    out: options.Out = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results in --out.")
+    ] = False,
+    batch_size: options.BatchSize = None,
+    config: options.ModelConfig = None,
+    weights: options.Weights = None,
+    offline: options.Offline = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "fp32",
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how the quality of octrees depends on steps, noise, routing and temperature.
+
+    Every combination of the listed values draws the same --count shapes: connectivity, novelty and,
+    with --distances, 1-NNA, COV and MMD, against the network's real calls for each shape (encoding
+    finished levels once is not counted). Give --steps last thought by 1-NNA, not by connectivity
+    alone, which a low temperature raises at the cost of variety. The same command into the same
+    --out goes on where it stopped.
+
+    Examples:
+
+      ddimx evaluate steps --reference data/furniture --transition absorbing,uniform --distances
+
+      ddimx evaluate steps --reference data/furniture --steps 8 --solver ddim --solver pfdiff:1,1
+    """
+    from ..evaluation.shapes.quality import Protocol
+    from ..evaluation.steps.report import table
+    from ..evaluation.steps.study import StepsSettings, Study
+    from ..progress import Progress
+    from ..signals import polite_stop
+    from ..weights.model import load_model
+    from .parse import one_of, weights_choice
+
+    protocol = Protocol(
+        points=points, seed=seed, distances=distances, floors=False, workers=workers
+    )
+    chosen = StepsSettings(
+        count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
+    )
+    part = one_of("split", split, SPLITS)
+    folder = _folder(out)
+    with Progress(quiet=quiet) as progress, polite_stop() as stop:
+        loaded = load_model(
+            model or "furniture",
+            device=device,
+            dtype=dtype,
+            weights=weights_choice(weights),
+            config=config,
+            offline=offline,
+            progress=progress,
+        )
+        ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
+        sets = _sets(loaded, reference, train, part, category, progress)
+        study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
+        folder = folder or _fresh(loaded.name)
+        where = folder
+
+        def write(record: Record) -> None:
+            _write(record, where)
+
+        record = study.run(ways, progress, write, stop)
+        progress.stop()
+        progress.say(f"{folder}: {', '.join(NAMES)}")
+        if json_output:
+            print_json({"folder": str(folder), **record})
+        elif record["rows"]:
+            from rich.console import Console
+
+            Console().print(table(record))
+        if record["status"] == "interrupted":
+            progress.say(
+                f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
+            )
+            raise typer.Exit(stop.exit_code)
+
+
+def _ways(
+    model: Model,
+    steps: str,
+    transition: str | None,
+    routing: str,
+    solver: list[str] | None,
+    eta: str,
+    temperature: str,
+    guidance: str,
+) -> Ways:
+    from ..evaluation.steps.ways import Ways
+    from ..models.octree.process import DiscreteProcess
+
+    if not isinstance(model.process, DiscreteProcess):
+        raise UsageError(f"this needs a model of octrees, and '{model.name}' draws images")
+    return Ways(
+        steps=_listed("steps", steps, int),
+        transition=_listed("transition", transition, str)
+        if transition
+        else model.process.transitions,
+        routing=_listed("routing", routing, str),
+        solver=solver or ["ddim"],
+        eta=_listed("eta", eta, float),
+        temperature=_listed("temperature", temperature, float),
+        guidance=_listed("guidance", guidance, float),
+    )
+
+
+def _listed(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    """Parse values with commas between them."""
+    try:
+        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = []
+    if not values:
+        raise UsageError(f"--{name} {text}: write values with commas between them")
+    return values
+
+
+def _sets(
+    model: Model,
+    reference: Path,
+    train: Path | None,
+    split: str,
+    category: str | None,
+    progress: Progress,
+) -> Sets:
+    """Read the shapes of the model's classes, or of the one that is asked for."""
+    from ..errors import unknown
+    from ..evaluation.shapes import sets
+    from ..evaluation.steps.study import Sets
+
+    if category is not None and model.classes and category not in model.classes:
+        raise unknown("category", category, model.classes)
+    wanted = list(model.classes) if category is None else [category]
+    found = sets.find(reference, split)
+    seen = train or sets.training_list(reference, split)
+    listed = None if seen is None else sets.find(seen, "train")
+    return Sets(
+        sets.read(found, categories=wanted, progress=progress),
+        None if listed is None else sets.read(listed, categories=wanted, progress=progress),
+    )
+
+
+def _folder(out: Path | None) -> Path | None:
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file")
+    return out
+
+
+def _before(folder: Path | None) -> dict[str, Any] | None:
+    """Return the record that a study left in its folder, if there is one."""
+    import json
+
+    path = None if folder is None else folder / NAMES[0]
+    if path is None or not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return dict(record) if isinstance(record["rows"], list) else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no record of a study ({error}); choose another --out or --overwrite"
+        ) from None
+
+
+def _fresh(label: str) -> Path:
+    from ..runs import fresh_run
+
+    return fresh_run("steps", Path(label).name.removesuffix(".safetensors"))
+
+
+def _write(record: Record, folder: Path) -> None:
+    from ..evaluation.steps.report import csv_text, plot
+    from ..files import whole_file, write_bytes, write_json
+
+    write_json(folder / NAMES[0], record)
+    if not record["rows"]:
+        return
+    write_bytes(folder / NAMES[1], csv_text(record).encode())
+    with whole_file(folder / NAMES[2]) as part:
+        plot(record).save(part, format="PNG")
