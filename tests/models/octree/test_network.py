@@ -246,7 +246,7 @@ def test_heads_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    "item,said",
+    ("item", "said"),
     [
         ("data.max_depth=null", "model.name 'octree' needs data.max_depth"),
         ("data.max_depth=11", "data.max_depth"),
