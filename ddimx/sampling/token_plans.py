@@ -9,7 +9,7 @@ from ..discrete.plan import Routing, TokenPlan
 from ..discrete.solvers import make_token_plan
 from ..errors import UsageError, unknown
 from ..models.octree.process import TRANSITIONS, DiscreteProcess
-from ..solvers.names import parse_solver
+from ..solvers.names import AUTO, parse_solver
 from ..weights.model import Model
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             f"{', '.join(foreign)}: for models of images, '{model.name}' draws octrees"
         )
     pfdiff = _pfdiff(asked.solver or defaults.solver or "ddim")
+    steps = asked.steps if asked.steps is not None else defaults.steps or DEFAULT_STEPS
     transition = asked.transition or process.transitions[0]
     if transition not in TRANSITIONS:
         raise unknown("transition", transition, TRANSITIONS)
@@ -60,7 +61,7 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             raise UsageError("--nfe gives the number of evaluations; leave --steps out")
         made = _with_evaluations(plan, asked.nfe)
     else:
-        made = plan(asked.steps or defaults.steps or DEFAULT_STEPS)
+        made = plan(steps)
     remarks = made.notes
     if transition not in process.transitions:
         remarks += (f"'{model.name}' was not trained on {transition} noise",)
@@ -68,10 +69,10 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
 
 
 def _pfdiff(solver: str) -> tuple[int, int] | None:
-    name = parse_solver(solver)
-    if name.kind == "ddim":
+    name = None if solver == AUTO else parse_solver(solver)
+    if name is not None and name.kind == "ddim":
         return None
-    if name.kind != "pfdiff":
+    if name is None or name.kind != "pfdiff":
         raise UsageError(f"--solver {solver}: tokens have ddim and pfdiff:k,h")
     k, h = name.args
     return k, h
