@@ -71,6 +71,7 @@ def nll(
       ddimx evaluate nll --count 1000 --terms 1000 --flow-steps 0
     """
     from ..data.sources import open_source
+    from ..editing.pictures import image_shape
     from ..evaluation.nll import NllSettings
     from ..evaluation.nll import nll as measure
     from ..progress import Progress
@@ -89,6 +90,7 @@ def nll(
         offline=offline,
         progress=Progress(quiet=quiet),
     )
+    image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
     own = loaded.config
     default_variance = "large" if own.model.var_type == "fixedlarge" else "small"
     chosen = one_of("variance", variance or default_variance, ("large", "small"))
