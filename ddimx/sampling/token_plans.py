@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,11 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             pfdiff=pfdiff,
         )
 
+    most = min(8 ** (process.depth - 1), MOST_STEPS)  # no level has more cells than that
     if asked.nfe is not None:
         if asked.steps is not None:
             raise UsageError("--nfe gives the number of evaluations; leave --steps out")
-        made = _with_evaluations(plan, asked.nfe)
+        made = _with_evaluations(plan, asked.nfe, most)
     else:
         made = plan(steps)
     remarks = made.notes
@@ -78,25 +80,19 @@ def _pfdiff(solver: str) -> tuple[int, int] | None:
     return k, h
 
 
-def _with_evaluations(plan: Callable[[int], TokenPlan], nfe: int) -> TokenPlan:
-    """Return the plan of the most steps per level that makes exactly ``nfe`` evaluations.
+def _with_evaluations(plan: Callable[[int], TokenPlan], nfe: int, most: int) -> TokenPlan:
+    """Return the plan of the most steps per level, of 1..most, that makes ``nfe`` evaluations.
 
     Raises:
         UsageError: no number of steps does.
     """
-    below, steps, made = 0, 1, plan(1)
-    fitting: TokenPlan | None = None
-    while made.nfe <= nfe and steps < MOST_STEPS:
-        if made.nfe == nfe:
-            fitting = made
-        else:
-            below = made.nfe
-        steps += 1
-        made = plan(steps)
-    if fitting is None:
-        near = [str(n) for n in (below, made.nfe) if n]
+    # More steps never make fewer evaluations.
+    steps = bisect_right(range(1, most + 1), nfe, key=lambda n: plan(n).nfe)
+    near = [plan(n) for n in (steps, steps + 1) if 1 <= n <= most]
+    fitting = [made for made in near if made.nfe == nfe]
+    if not fitting:
         raise UsageError(
             f"no number of steps per level makes exactly {nfe} evaluations; "
-            f"nearest: {' and '.join(near)}"
+            f"nearest: {' and '.join(str(made.nfe) for made in near)}"
         )
-    return fitting
+    return fitting[0]
