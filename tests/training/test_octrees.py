@@ -16,6 +16,7 @@ from ddimx.discrete.solvers import make_token_plan
 from ddimx.models.factory import build
 from ddimx.models.octree.sampler import draw_tokens
 from ddimx.noise import Noise
+from ddimx.training import preview
 from ddimx.training.loop import Trainer
 from ddimx.training.state import TrainState
 from ddimx.weights.native import read_header, read_tensors
@@ -39,8 +40,9 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """Run ``ddimx train`` in this process, in an empty folder, without pictures of samples."""
+    """Run ``ddimx train`` in this process, in an empty folder, with few pictures."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preview, "SAMPLES", 2)
 
     def run(*args, config=None):
         if config is not None:
