@@ -119,6 +119,14 @@ def test_the_network_is_given_the_time_and_what_is_finished():
         assert cache is None or cache.counts.shape == (2, step.level)
 
 
+def test_the_network_is_told_the_kind_of_noise():
+    process, net, seen = process_of(), network(), []
+    net.register_forward_pre_hook(lambda _, a: seen.append(a[2].transition.tolist()))
+    for transition in ("absorbing", "uniform"):
+        drawn(net, process, [0, 1], plan=plan_of(process, transition=transition, steps=1))
+    assert seen == [[0, 0]] * 3 + [[1, 1]] * 3
+
+
 def test_joined_levels_are_sorted_by_shape_and_level():
     expected, found = tokens_of(trees()), joined(levels_of(trees()))
     assert torch.equal(found.ids, expected.ids)
