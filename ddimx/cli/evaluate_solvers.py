@@ -79,6 +79,7 @@ def solvers(
     """
     from rich.console import Console
 
+    from ..editing.pictures import image_shape
     from ..evaluation.report import error_table
     from ..evaluation.study import study
     from ..progress import Progress
@@ -98,6 +99,7 @@ def solvers(
         offline=offline,
         progress=Progress(quiet=quiet),
     )
+    image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
 
     def settings(of_seed: int, samples: int) -> Settings:
         asked = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)

@@ -228,7 +228,7 @@ def sample(
         with polite_stop() as stop:
             record, where = work(stop, progress)
         if record["status"] == "complete" and "export" in asked:
-            record["exported"] = _exported(asked["export"], where, progress)
+            _export(asked["export"], record, where, progress, overwrite=overwrite)
         if json_output:
             print_json({"folder": str(where), **record})
         if record["status"] == "interrupted":
@@ -268,6 +268,7 @@ def _request(
     from ..models.octree.process import DiscreteProcess
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
+    from ..sampling.shape_sink import check_format
     from ..sampling.sinks import FORMATS
     from ..weights.model import load_model
     from .parse import clip_value, one_of, times, weights_choice
@@ -283,6 +284,8 @@ def _request(
     )
     shapes = isinstance(model.process, DiscreteProcess)
     kind = one_of("format", asked.get("kind", "npz" if shapes else "png"), FORMATS)
+    if shapes:
+        check_format(kind, model.name)
     if "export" in asked:
         _check_export(asked["export"], shapes, model.name)
     if shapes and "init_noise" in asked:
@@ -330,13 +333,19 @@ def _check_export(formats: str, shapes: bool, name: str) -> None:
     named_formats([formats])
 
 
-def _exported(formats: str, folder: Path, progress: Progress) -> list[str]:
-    """Write a finished run's shapes as splats too, and return the files' names."""
+def _export(
+    formats: str, record: dict[str, Any], folder: Path, progress: Progress, *, overwrite: bool
+) -> None:
+    """Write a finished run's shapes as splats too; its manifest names them from then on."""
     from ..exporting.python import export
+    from ..files import write_json
+    from ..sampling import manifest
 
-    files = export(folder, format=formats.split(","))
+    files = export(folder, format=formats.split(","), overwrite=overwrite)
     progress.say(f"{folder}: {len(files)} files of splats ({formats})")
-    return [path.name for path in files]
+    known = record.get("exported", [])
+    record["exported"] = [*known, *(p.name for p in files if p.name not in known)]
+    write_json(folder / manifest.NAME, record)
 
 
 def _summary(progress: Progress, record: dict[str, Any], where: Path) -> None:

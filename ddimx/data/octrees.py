@@ -28,9 +28,19 @@ class ShapeSource:
     families: Integers | None = None
 
     def __init__(
-        self, root: Path, split: str, *, category: str | None = None, classes: tuple[str, ...] = ()
+        self,
+        root: Path,
+        split: str,
+        *,
+        category: str | None = None,
+        classes: tuple[str, ...] = (),
+        lacking: bool = False,
     ) -> None:
         """Read the shapes of a split: of all categories, of one, or of those in ``classes``.
+
+        Args:
+            lacking: accept a category or class without shapes. Of a small set that was split by
+                identity the held-out part may have none; in the training part it is a mistake.
 
         Raises:
             UsageError: no such data set, split or category, or a class without shapes.
@@ -39,12 +49,12 @@ class ShapeSource:
         entries = _entries(root, split)
         if category is not None:
             known = {entry["category"] for entry in entries}
-            if entries and category not in known:
+            if entries and category not in known and not lacking:
                 raise unknown("data.category", category, known)
             entries = [entry for entry in entries if entry["category"] == category]
         there = {entry["category"] for entry in entries}
         absent = [name for name in classes if name not in there]
-        if absent and entries:
+        if absent and entries and not lacking:
             raise UsageError(f"{root}: no shape of class '{absent[0]}' in split '{split}'")
         self.classes = classes or tuple(sorted(there))
         entries = [entry for entry in entries if entry["category"] in self.classes]
@@ -87,7 +97,11 @@ def open_shapes(config: Config, *, held_out: bool = False) -> ShapeSource:
         raise UsageError("data.max_depth must say how deep the octrees are")
     split = data.test_split if held_out else data.train_split
     source = ShapeSource(
-        Path(data.root).expanduser(), split, category=data.category, classes=config.model.classes
+        Path(data.root).expanduser(),
+        split,
+        category=data.category,
+        classes=config.model.classes,
+        lacking=held_out,
     )
     for shape in source.shapes(np.arange(len(source))):
         if shape.tree.depth < data.max_depth:

@@ -79,7 +79,9 @@ def transformed(tree: Octree, depth: int, *, mirror: bool, scale: Floats) -> Oct
         unit = unit * np.array([-1.0, 1.0, 1.0])
     if (scale != 1).any():
         extent = np.ptp(unit, axis=0)
-        unit = unit * scale * (extent.max() / max((extent * scale).max(), 1e-12))
+        longest = (extent * scale).max()
+        # A single leaf has no extent to be brought back to, and keeps its own size anyway.
+        unit = unit * scale * (extent.max() / longest) if longest > 0 else unit
     size = 2**depth
     cells = np.clip(np.floor((unit + 0.5) * size), 0, size - 1).astype(np.int64)
     return from_leaves(keys_of(cells), depth)

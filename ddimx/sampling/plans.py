@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .settings import Asked
 
 DEFAULT_STEPS = 50
+FOREIGN = ("transition", "routing", "temperature")  # options that only make sense for tokens
 
 T = TypeVar("T")
 Notes = tuple[str, ...]
@@ -41,6 +42,11 @@ def make_sampling_plan(asked: Asked, model: Model) -> tuple[Plan, Notes]:
     Raises:
         UsageError: options that exclude each other, or that no plan meets.
     """
+    foreign = [f"--{name}" for name in FOREIGN if getattr(asked, name) is not None]
+    if foreign:
+        raise UsageError(
+            f"{', '.join(foreign)}: for models of octrees, '{model.name}' draws images"
+        )
     if asked.plan is not None:
         plan, notes = _given_plan(asked, asked.plan, model)
         return _clipped(plan, asked.clip), notes

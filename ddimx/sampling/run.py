@@ -147,6 +147,8 @@ class _Job:
         if before is not None:
             for key in ("network_calls", "seconds"):
                 self._record[key] = before.get(key, 0)
+            if "exported" in before:  # by sample --export; --overwrite removes these as well
+                self._record["exported"] = before["exported"]
         if self._task.files is not None:  # so that --overwrite knows them if we are killed
             self._record["files"] = self._task.files(settings.indices)
         elif self._task.names is not None:
@@ -219,12 +221,13 @@ class _Job:
 
     def _halve(self, progress: Progress) -> None:
         """Go on with half the batch after the device ran out of memory, and record it."""
-        if self._request.settings.invariant:
+        invariant, alone = self._request.settings.invariant, isinstance(self._sink, ShapeSink)
+        if invariant and not alone:
             raise DdimxError(
                 f"the {MICRO_BATCH} samples that --invariant computes together do not fit into "
                 "the device's memory"
             )
-        if self._batch_size == 1:
+        if self._batch_size == 1 or invariant:
             raise DdimxError("not even one sample fits into the device's memory")
         torch.cuda.empty_cache()
         self._batch_size = (self._batch_size + 1) // 2
@@ -307,7 +310,7 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
     remove_parts(folder)
     if before is None:
         return
-    names = [*before.get("files", []), "grid.png", manifest.NAME]
+    names = [*before.get("files", []), *before.get("exported", []), "grid.png", manifest.NAME]
     indices = range(
         before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
     )

@@ -21,6 +21,15 @@ PICTURE = 192  # pixels of a shape on the contact sheet
 _NAME = re.compile(rf"^(\d{{6,}})\.{FORMAT}$")
 
 
+def check_format(kind: str, name: str) -> None:
+    """Raise UsageError unless the model of that name can write this format."""
+    if kind != FORMAT:
+        raise UsageError(
+            f"--format {kind}: '{name}' draws octrees, which are written as {FORMAT}; "
+            "--export writes splats beside them"
+        )
+
+
 class ShapeSink:
     """One token file for every shape, named by its index: ``000007.npz``."""
 
@@ -30,11 +39,7 @@ class ShapeSink:
         Raises:
             UsageError: a format for images.
         """
-        if kind != FORMAT:
-            raise UsageError(
-                f"--format {kind}: '{model.name}' draws octrees, which are written as {FORMAT}; "
-                "--export writes splats beside them"
-            )
+        check_format(kind, model.name)
         self._folder, self._model = folder, model
 
     def done(self) -> set[int]:

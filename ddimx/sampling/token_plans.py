@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from ..discrete.plan import Routing, TokenPlan
 from ..discrete.solvers import make_token_plan
 from ..errors import UsageError, unknown
 from ..models.octree.process import TRANSITIONS, DiscreteProcess
-from ..solvers.names import parse_solver
+from ..solvers.names import AUTO, parse_solver
 from ..weights.model import Model
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             f"{', '.join(foreign)}: for models of images, '{model.name}' draws octrees"
         )
     pfdiff = _pfdiff(asked.solver or defaults.solver or "ddim")
+    steps = asked.steps if asked.steps is not None else defaults.steps or DEFAULT_STEPS
     transition = asked.transition or process.transitions[0]
     if transition not in TRANSITIONS:
         raise unknown("transition", transition, TRANSITIONS)
@@ -55,12 +57,13 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             pfdiff=pfdiff,
         )
 
+    most = min(8 ** (process.depth - 1), MOST_STEPS)  # no level has more cells than that
     if asked.nfe is not None:
         if asked.steps is not None:
             raise UsageError("--nfe gives the number of evaluations; leave --steps out")
-        made = _with_evaluations(plan, asked.nfe)
+        made = _with_evaluations(plan, asked.nfe, most)
     else:
-        made = plan(asked.steps or defaults.steps or DEFAULT_STEPS)
+        made = plan(steps)
     remarks = made.notes
     if transition not in process.transitions:
         remarks += (f"'{model.name}' was not trained on {transition} noise",)
@@ -68,34 +71,28 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
 
 
 def _pfdiff(solver: str) -> tuple[int, int] | None:
-    name = parse_solver(solver)
-    if name.kind == "ddim":
+    name = None if solver == AUTO else parse_solver(solver)
+    if name is not None and name.kind == "ddim":
         return None
-    if name.kind != "pfdiff":
+    if name is None or name.kind != "pfdiff":
         raise UsageError(f"--solver {solver}: tokens have ddim and pfdiff:k,h")
     k, h = name.args
     return k, h
 
 
-def _with_evaluations(plan: Callable[[int], TokenPlan], nfe: int) -> TokenPlan:
-    """Return the plan of the most steps per level that makes exactly ``nfe`` evaluations.
+def _with_evaluations(plan: Callable[[int], TokenPlan], nfe: int, most: int) -> TokenPlan:
+    """Return the plan of the most steps per level, of 1..most, that makes ``nfe`` evaluations.
 
     Raises:
         UsageError: no number of steps does.
     """
-    below, steps, made = 0, 1, plan(1)
-    fitting: TokenPlan | None = None
-    while made.nfe <= nfe and steps < MOST_STEPS:
-        if made.nfe == nfe:
-            fitting = made
-        else:
-            below = made.nfe
-        steps += 1
-        made = plan(steps)
-    if fitting is None:
-        near = [str(n) for n in (below, made.nfe) if n]
+    # More steps never make fewer evaluations.
+    steps = bisect_right(range(1, most + 1), nfe, key=lambda n: plan(n).nfe)
+    near = [plan(n) for n in (steps, steps + 1) if 1 <= n <= most]
+    fitting = [made for made in near if made.nfe == nfe]
+    if not fitting:
         raise UsageError(
             f"no number of steps per level makes exactly {nfe} evaluations; "
-            f"nearest: {' and '.join(near)}"
+            f"nearest: {' and '.join(str(made.nfe) for made in near)}"
         )
-    return fitting
+    return fitting[0]

@@ -14,6 +14,8 @@ from ..config_file import load_config
 from ..device import Precision, choose_device, choose_precision, forbid_tf32
 from ..files import sha256_file
 from ..models.factory import build
+from ..models.octree.network import OctreeNet
+from ..models.octree.process import DiscreteProcess
 from ..models.process import Process
 from ..progress import Progress
 from .found import Found, Taken, Which
@@ -67,7 +69,8 @@ def load_model(
         name: a shipped or published model, a file or folder of any format that
             :func:`ddimx.weights.source.read_any` knows, or an id of the Hugging Face hub.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        dtype: "auto" (bf16 where it is fast), "fp32", "bf16" or "fp16". With "fp32", TF32 is off.
+        dtype: "auto" (bf16 where it is fast; for a token network from outside the package fp32),
+            "fp32", "bf16" or "fp16". With "fp32", TF32 is off.
         weights: where there are two sets, the averaged ("ema", the default) or the last ("raw").
         config: a configuration's name or file, for weights that come without one.
         offline: refuse to download.
@@ -84,6 +87,13 @@ def load_model(
     if dtype == "fp32":
         forbid_tf32()
     network, process = build(whole)
+    if (
+        dtype == "auto"
+        and isinstance(process, DiscreteProcess)
+        and not isinstance(network, OctreeNet)
+    ):
+        # It is given ids, cells and times; what floats it makes of them we cannot know.
+        precision = Precision(torch.float32, "a token network from outside the package")
     load_into(network, found.tensors, str(found.file))
     network.to(where, precision.dtype).eval().requires_grad_(False)
     if process_is_image(process):

@@ -107,7 +107,7 @@ def test_an_entry_point(tiny_config, monkeypatch):
 REFUSED = [
     (
         "unett",
-        r"unknown model\.name 'unett'; did you mean 'unet'\? Allowed: discrete, octree, unet, or package",
+        r"unknown model\.name 'unett'; did you mean 'unet'\? Allowed: discrete, octree, unet, or",
     ),
     ("zzz", r"unknown model\.name 'zzz'\. Allowed: discrete, octree, unet"),
     ("no.such.module:Class", r"'no\.such\.module:Class' cannot be imported: No module named 'no'"),

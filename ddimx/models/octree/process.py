@@ -201,23 +201,30 @@ def clean_logits(out: Any, count: int) -> Tensor:
     Raises:
         DdimxError: something else.
     """
-    logits = out[0] if isinstance(out, tuple) else out
-    if not isinstance(logits, Tensor) or logits.shape != (count, CLASSES):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DdimxError(
-            f"a token network must return logits [{count}, {CLASSES}] or (pred_x0, score), "
-            f"got {shape}"
-        )
+    logits = out[0] if isinstance(out, tuple) and out else out
+    if not isinstance(logits, Tensor):
+        raise _strange(count, type(logits).__name__)
+    if logits.shape != (count, CLASSES):
+        raise _strange(count, str(tuple(logits.shape)))
+    if not logits.is_floating_point():
+        raise _strange(count, str(logits.dtype).removeprefix("torch."))
     illegal = torch.zeros(CLASSES, device=logits.device, dtype=logits.dtype)
     illegal[MASK] = float("-inf")
     return logits + illegal
 
 
+def _strange(count: int, got: str) -> DdimxError:
+    return DdimxError(
+        f"a token network must return logits [{count}, {CLASSES}] or (pred_x0, score), got {got}"
+    )
+
+
 def _weighted(nats: Tensor, noised: Tokens, alpha: Tensor, kinds: Tensor) -> Tensor:
     """Average tokens' losses [N] to one per shape [B].
 
-    Masked noise: only masked tokens count, over the number expected to be masked, so that every
-    time has the same weight in expectation. Uniform noise: all tokens count.
+    Masked noise: only masked tokens count, over the number expected to be masked (or 1, if that is
+    less: one token seldom masked shall not count many times), so that every time has the same
+    weight in expectation. Uniform noise: all tokens count.
     """
     layout = noised.layout
     sizes = torch.from_numpy(layout.counts).to(nats)  # [B, L]

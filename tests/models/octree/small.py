@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ import torch
 from ddimx.config import Config
 from ddimx.config_file import validate
 from ddimx.data.shape_batches import packed
+from ddimx.models.factory import build
 from ddimx.models.octree.network import OctreeNet
 from ddimx.models.octree.tokens import Condition, Layout, Tokens
 from ddimx.octree.tree import Octree, from_leaves
+from ddimx.weights.native import Header, save
 
 DEPTH = 3
 
@@ -86,3 +89,11 @@ def octree_config(root: object = "nowhere", **sections: dict[str, object]) -> Co
         "optim": {"optimizer": "AdamW", "lr": 0.003},
     }
     return validate({name: base[name] | sections.get(name, {}) for name in base}, "small")
+
+
+def write_model(path: Path, config: Config, seed: int = 0) -> Path:
+    """Write a model file of random weights that draw shapes of some size."""
+    torch.manual_seed(seed)
+    network, _ = build(config)
+    save(path, network.state_dict(), Header("model", config, {"step": 0}))
+    return path

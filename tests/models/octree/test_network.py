@@ -4,6 +4,7 @@ Attention within a level is computed with other levels' tokens in the same matri
 equal logits are compared bitwise only where the shapes of all products are the same.
 """
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,11 @@ from ddimx.models.factory import build
 from ddimx.models.octree.layers import LevelDropout, centres, rotary_table, rotate
 from ddimx.models.octree.network import OctreeNet, cut
 from ddimx.models.octree.tokens import Layout, Tokens
+from ddimx.models.octree.visibility import visible
 from ddimx.noise import Noise
+from ddimx.octree.keys import keys_of
+from ddimx.octree.tree import from_leaves
+from ddimx.training.loop import set_dropout_key
 
 from .small import DEPTH, condition, level_of, network, octree_config, tokens_of, tree, trees
 
@@ -190,6 +195,54 @@ def test_turned_products_depend_on_the_distance_alone(head):
     assert abs(rotate(q, rotary_table(a, head)).norm() - q.norm()) < bound
 
 
+def test_a_block_knows_the_distance_between_cells_and_not_where_they_are():
+    """Queries and keys are turned alike; both of one cell, or one of them, would show the place."""
+    tokens, block = tokens_of(trees()), network().blocks[0].double()
+    counts = tokens.layout.counts
+    segments = visible(counts, 0, counts, 8)
+    position = centres(tokens.layout, DEPTH)
+    h = torch.randn(len(position), 24, generator=torch.Generator().manual_seed(0)).double()
+
+    def out(place):
+        return block(h, rotary_table(place, 12), segments, None, tokens.layout)[0]
+
+    here = out(position)
+    # The angles are float32, up to 12: see above; what they turn is about 1.
+    assert (out(position + 4.0) - here).abs().max() < 1e-5
+    assert (out(position * 2.0) - here).abs().max() > 1e-3
+
+
+def test_a_token_sees_27_cells_their_children_as_far_as_known_and_which_are_not_there():
+    shape = from_leaves(keys_of(np.array([[0, 0, 0], [1, 0, 0], [6, 6, 6]])), DEPTH)
+    tokens = tokens_of([shape])
+    assert tokens.layout.level.tolist() == [0, 1, 1, 2, 2]
+    ids = tokens.ids.clone()
+    ids[3] = 0  # of the two cells on level 2 the first one is masked
+    seen = []
+    embed = network().embed
+    embed.neighbourhood.register_forward_hook(lambda *a: seen.append(a[1][0]))
+    embed(tokens.layout, ids)
+    first = seen[0].view(5, 27, 10)[3]
+    assert first[13].tolist() == [0.0] * 8 + [1.0, 1.0]  # itself: there, and not known
+    assert first.sum() == 2.0  # the other cell is three away: nobody else is there
+    corner = seen[0].view(5, 27, 10)[1]  # level 1: (0, 0, 0), whose diagonal neighbour is (1, 1, 1)
+    bits = [float(int(tokens.ids[1]) >> i & 1) for i in range(8)]
+    assert corner[13].tolist() == [*bits, 1.0, 0.0]
+    bits = [float(int(tokens.ids[2]) >> i & 1) for i in range(8)]
+    assert corner[26].tolist() == [*bits, 1.0, 0.0]
+    others = [i for i in range(27) if i not in (13, 26)]
+    assert not corner[others].any()
+
+
+def test_time_is_measured_in_thousandths_of_the_schedule():
+    noised, net = level_of(tokens_of(trees(), t=20), 0), network()
+    before = net(noised, None, condition(3))
+    net.steps = 1000
+    fine = Tokens(noised.layout, noised.ids, noised.t * 20)
+    assert torch.equal(net(fine, None, condition(3)), before)
+    assert not torch.equal(net(noised, None, condition(3)), before)
+
+
 # --- dropout --------------------------------------------------------------------------------------
 
 
@@ -219,6 +272,19 @@ def test_dropout_has_one_mask_per_level_and_depends_on_position_step_and_layer_a
     assert set(unkeyed.unique().tolist()) == set(out.unique().tolist())
 
 
+def test_the_two_streams_of_a_block_drop_by_masks_of_their_own():
+    net, tokens = network(dropout=0.5), tokens_of(trees())
+    set_dropout_key(net, (Noise(0), torch.arange(3), 0))
+    counts = tokens.layout.counts
+    table = rotary_table(centres(tokens.layout, DEPTH), 12)
+    h = torch.ones(len(tokens.layout), 24)
+    arguments = (h, table, visible(counts, 0, counts, 8), None, tokens.layout)
+    block = net.blocks[0].train()
+    clean, noised, again = (block(*arguments, stream)[0] for stream in (0, 1, 1))
+    assert torch.equal(noised, again)
+    assert not torch.equal(clean, noised)
+
+
 def test_every_dropout_layer_of_a_network_has_a_number_of_its_own():
     net = network(dropout=0.1, layers=3)
     numbers = [m.layer for m in net.modules() if isinstance(m, LevelDropout)]
@@ -246,7 +312,7 @@ def test_heads_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    "item,said",
+    ("item", "said"),
     [
         ("data.max_depth=null", "model.name 'octree' needs data.max_depth"),
         ("data.max_depth=11", "data.max_depth"),

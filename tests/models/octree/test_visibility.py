@@ -39,7 +39,7 @@ def rule(query, key, window):
 
 
 @pytest.mark.parametrize("window", [2, 5, 8, 128])
-@pytest.mark.parametrize("first,levels", [(0, 3), (0, 1), (1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("first", "levels"), [(0, 3), (0, 1), (1, 1), (2, 1), (1, 2)])
 def test_own_level_near_by_and_all_clean_coarser_levels_of_the_same_shape(first, levels, window):
     counts = COUNTS[:, first : first + levels]
     coarser = COUNTS[:, : first + levels - 1]
