@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ddimx.errors import UsageError
-from ddimx.evaluation.reference import Reference, refine, rmse, run_plan
 from ddimx.evaluation.chart import COLOURS
+from ddimx.evaluation.reference import Reference, refine, rmse, run_plan
 from ddimx.evaluation.report import csv_text, error_table, plot
 from ddimx.evaluation.solvers import DETERMINISTIC, Measured, best_of, candidates, measure
 from ddimx.weights.model import load_model
