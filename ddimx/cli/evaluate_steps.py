@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..weights.model import Model
 
 NAMES = ("steps.json", "steps.csv", "steps.png")
+WIDTH = 120
 SPLITS = ("train", "val", "test")
 
 T = TypeVar("T")
@@ -154,9 +155,12 @@ def steps(
         if json_output:
             print_json({"folder": str(folder), **record})
         elif record["rows"]:
+            import sys
+
             from rich.console import Console
 
-            Console().print(table(record))
+            # A file or a pipe has no width of its own.
+            Console(width=None if sys.stdout.isatty() else WIDTH).print(table(record))
         if record["status"] == "interrupted":
             progress.say(
                 f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"

@@ -60,7 +60,8 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             raise UsageError("--nfe gives the number of evaluations; leave --steps out")
         made = _with_evaluations(plan, asked.nfe)
     else:
-        made = plan(asked.steps or defaults.steps or DEFAULT_STEPS)
+        own = DEFAULT_STEPS if defaults.steps is None else defaults.steps
+        made = plan(own if asked.steps is None else asked.steps)
     remarks = made.notes
     if transition not in process.transitions:
         remarks += (f"'{model.name}' was not trained on {transition} noise",)
