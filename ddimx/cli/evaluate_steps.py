@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..weights.model import Model
 
 NAMES = ("steps.json", "steps.csv", "steps.png")
+WIDTH = 120
 SPLITS = ("train", "val", "test")
 
 T = TypeVar("T")
@@ -31,7 +32,10 @@ def steps(
     ],
     model: options.Model = "furniture",
     split: Annotated[
-        str, typer.Option(metavar="train|val|test", help="Which part of a prepared reference.")
+        str,
+        typer.Option(
+            metavar="train|val|test", help="Parts of a prepared reference, with commas: val,test."
+        ),
     ] = "test",
     train: Annotated[
         Path | None,
@@ -118,13 +122,13 @@ def steps(
     from ..weights.model import load_model
     from .parse import one_of, weights_choice
 
+    parts = [one_of("split", part, SPLITS) for part in _listed("split", split, str)]
     protocol = Protocol(
         points=points, seed=seed, distances=distances, floors=False, workers=workers
     )
     chosen = StepsSettings(
         count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
     )
-    part = one_of("split", split, SPLITS)
     folder = _folder(out)
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         loaded = load_model(
@@ -137,7 +141,7 @@ def steps(
             progress=progress,
         )
         ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
-        sets = _sets(loaded, reference, train, part, category, progress)
+        sets = _sets(loaded, reference, train, parts, category, progress)
         study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
         folder = folder or _fresh(loaded.name)
         where = folder
@@ -151,9 +155,12 @@ def steps(
         if json_output:
             print_json({"folder": str(folder), **record})
         elif record["rows"]:
+            import sys
+
             from rich.console import Console
 
-            Console().print(table(record))
+            # A file or a pipe has no width of its own.
+            Console(width=None if sys.stdout.isatty() else WIDTH).print(table(record))
         if record["status"] == "interrupted":
             progress.say(
                 f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
@@ -204,7 +211,7 @@ def _sets(
     model: Model,
     reference: Path,
     train: Path | None,
-    split: str,
+    parts: list[str],
     category: str | None,
     progress: Progress,
 ) -> Sets:
@@ -216,11 +223,15 @@ def _sets(
     if category is not None and model.classes and category not in model.classes:
         raise unknown("category", category, model.classes)
     wanted = list(model.classes) if category is None else [category]
-    found = sets.find(reference, split)
-    seen = train or sets.training_list(reference, split)
+    whole = reference.suffix == ".jsonl" or not any(
+        (reference / f"{name}.jsonl").is_file() for name in SPLITS
+    )  # no prepared set, so without parts
+    found = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
+    seen = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
     listed = None if seen is None else sets.find(seen, "train")
+    known = [sets.read(one, categories=wanted, progress=progress) for one in found]
     return Sets(
-        sets.read(found, categories=wanted, progress=progress),
+        sets.joined(known),
         None if listed is None else sets.read(listed, categories=wanted, progress=progress),
     )
 

@@ -44,7 +44,8 @@ def line_chart(
     Args:
         lines: by name; with a logarithmic axis values up to 0 are left out.
         title: what the values are.
-        levels: drawn where they lie within the picture.
+        levels: a linear axis reaches out to them; on a logarithmic one, drawn where they lie
+            within the picture.
         logarithmic: whether the values' axis is too.
         size, key: in pixels, of the whole and of the key's width.
     """
@@ -53,6 +54,8 @@ def line_chart(
         for name, line in lines.items()
     }
     values = [value for line in kept.values() for _, value in line]
+    if not logarithmic:
+        values += [level.value for level in levels]
     numbers = sorted({n for line in lines.values() for n, _ in line})
     up = (min(values, default=1.0), max(values, default=1.0))
     axes = _Axes((numbers[0], numbers[-1]), up, logarithmic, size, key)

@@ -147,6 +147,16 @@ def read(
     return ShapeSet(listed.label, tuple(shape for _, shape in kept), files, tuple(invalid))
 
 
+def joined(parts: Sequence[ShapeSet]) -> ShapeSet:
+    """Return several sets as one, in their order; at least one is needed."""
+    return ShapeSet(
+        " + ".join(part.label for part in parts),
+        tuple(shape for part in parts for shape in part.shapes),
+        tuple(file for part in parts for file in part.files),
+        tuple(message for part in parts for message in part.invalid),
+    )
+
+
 def _shown(path: Path, label: Path) -> str:
     folder = label.parent if label.suffix == ".jsonl" else label
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

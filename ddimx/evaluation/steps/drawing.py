@@ -16,11 +16,12 @@ from ...models.octree.sampler import draw_tokens
 from ...octree.tree import Octree
 from ...progress import Progress
 from ...sampling.settings import Settings
+from ...signals import Stop
 from ...weights.model import Model
 
 
 def drawn(
-    model: Model, settings: Settings, labels: Tensor | None, progress: Progress, stop: object
+    model: Model, settings: Settings, labels: Tensor | None, progress: Progress, stop: Stop
 ) -> list[Octree] | None:
     """Return the shapes of ``settings.indices``, or None where ``stop`` became true meanwhile.
 

@@ -29,7 +29,7 @@ def table(record: Record) -> Table:
     rows, names = _by_name(record)
     distances = any("1-NNA" in row for row in rows)
     shown = Table(box=None, pad_edge=False)
-    shown.add_column("way")
+    shown.add_column("way", no_wrap=True)
     heads = ["steps", "calls", "in one piece", "largest", "IoU train", "copies", "leaves"]
     for head in heads + (["1-NNA", "COV", "MMD x1000"] if distances else []):
         shown.add_column(head, justify="right")

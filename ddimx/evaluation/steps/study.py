@@ -16,6 +16,7 @@ from ...errors import UsageError
 from ...models.octree.process import DiscreteProcess
 from ...progress import Progress
 from ...sampling.settings import Settings, labels_for
+from ...signals import Stop
 from ...weights.model import Model
 from ..shapes.quality import Protocol, quality
 from ..shapes.sets import ShapeSet
@@ -72,7 +73,7 @@ class Study:
             self._continue(before)
 
     def run(
-        self, ways: Ways, progress: Progress, after_row: Callable[[Record], None], stop: object
+        self, ways: Ways, progress: Progress, after_row: Callable[[Record], None], stop: Stop
     ) -> Record:
         """Measure all ways that the record lacks and return it, with what was left out in words.
 
@@ -141,7 +142,7 @@ class Study:
             self.record["perfect_1-NNA"] = found["perfect_1-NNA"]["all"]
 
     def _measured(
-        self, way: Way, settings: Settings, what: str, progress: Progress, stop: object
+        self, way: Way, settings: Settings, what: str, progress: Progress, stop: Stop
     ) -> Row | None:
         """Draw and measure one way; None where somebody asked to stop meanwhile."""
         progress.start(what, settings.count * len(settings.token_plan))
