@@ -371,7 +371,6 @@ def test_verbs_for_images_refuse_a_model_of_octrees_in_one_line(shape_model, tmp
         ("inpaint", "x.png", "--mask", "center"),
         ("interpolate", "x.png", "x.png"),
         ("sequence",),
-        ("evaluate", "nll"),
         ("evaluate", "solvers"),
     ):
         done = invoke(*verb, "-m", shape_model, "--device", "cpu")
