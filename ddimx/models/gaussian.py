@@ -16,7 +16,7 @@ from ..solvers.executor import Draw, Known, Step, execute
 from ..solvers.registry import SolverChoice, make_plan
 from ..timesteps import Times
 from .denoiser import Denoiser
-from .process import Draws
+from .process import Draws, drawn_labels, drawn_timesteps
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,17 +91,7 @@ class GaussianProcess:
 
     def timesteps(self, draws: Draws) -> Tensor:
         """Draw int64 [B] in 0..T-1; with ``antithetic`` the two halves of a batch pair t, T-1-t."""
-        total = self.schedule.num_timesteps
-        positions, mirrored = draws.positions, None
-        if self.antithetic:
-            half = (draws.batch_size + 1) // 2
-            place = positions % draws.batch_size
-            mirrored = place >= half
-            positions = positions - place + place % half
-        t = draws.noise.integers(
-            positions, (), high=total, row=draws.step, stream=Stream.TRAIN_TIMESTEP
-        )
-        return t if mirrored is None else torch.where(mirrored, total - 1 - t, t)
+        return drawn_timesteps(draws, self.schedule.num_timesteps, antithetic=self.antithetic)
 
     def _alpha_bar(self, t: Tensor, like: Tensor) -> Tensor:
         table = torch.from_numpy(self.schedule.alpha_bars[1:])
@@ -111,7 +101,4 @@ class GaussianProcess:
     def _labels(self, batch: Mapping[str, Tensor], draws: Draws) -> Tensor | None:
         if not self.num_classes:
             return None
-        chance = draws.noise.uniform(
-            draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS
-        ).to(batch["label"].device)
-        return torch.where(chance < self.class_dropout, self.num_classes, batch["label"])
+        return drawn_labels(draws, batch["label"], self.num_classes, self.class_dropout)

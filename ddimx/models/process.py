@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..noise import Noise
+from ..noise import Noise, Stream
 from ..plan import Plan
 from ..schedule import Schedule
 from ..solvers.executor import Draw, Known, Step
@@ -36,6 +36,32 @@ class Draws:
     positions: Tensor
     step: int
     batch_size: int
+
+
+def drawn_timesteps(
+    draws: Draws, total: int, shape: tuple[int, ...] = (), *, antithetic: bool = True
+) -> Tensor:
+    """Draw int64 [B, *shape] in 0..total-1; with ``antithetic`` halves of a batch pair t, T-1-t."""
+    positions, mirrored = draws.positions, None
+    if antithetic:
+        half = (draws.batch_size + 1) // 2
+        place = positions % draws.batch_size
+        mirrored = place >= half
+        positions = positions - place + place % half
+    t = draws.noise.integers(
+        positions, shape, high=total, row=draws.step, stream=Stream.TRAIN_TIMESTEP
+    )
+    if mirrored is None:
+        return t
+    return torch.where(mirrored.view(-1, *(1 for _ in shape)), total - 1 - t, t)
+
+
+def drawn_labels(draws: Draws, label: Tensor, num_classes: int, dropout: float) -> Tensor:
+    """Return the classes int64 [B], a share ``dropout`` of them replaced by "no class"."""
+    chance = draws.noise.uniform(draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS).to(
+        label.device
+    )
+    return torch.where(chance < dropout, num_classes, label)
 
 
 class Process(Protocol):

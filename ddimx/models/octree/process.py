@@ -21,7 +21,7 @@ from ...schedule import Schedule, zero_terminal_snr
 from ...solvers.executor import Draw, Known, Step
 from ...solvers.registry import SolverChoice
 from ...timesteps import Times
-from ..process import Draws
+from ..process import Draws, drawn_labels, drawn_timesteps
 from .network import cut
 from .tokens import CLASSES, MASK, Condition, Layout, Tokens
 
@@ -111,18 +111,9 @@ class DiscreteProcess:
         raise _no_images()
 
     def _times(self, draws: Draws) -> Tensor:
-        """Draw int64 [B, depth] in 0..T-1, one time per level; halves of a batch pair t, T-1-t."""
-        total, positions = self.schedule.num_timesteps, draws.positions
-        mirrored = torch.zeros(len(positions), dtype=torch.bool)
-        if self.antithetic:
-            half = (draws.batch_size + 1) // 2
-            place = positions % draws.batch_size
-            mirrored = place >= half
-            positions = positions - place + place % half
-        t = draws.noise.integers(
-            positions, (self.depth,), high=total, row=draws.step, stream=Stream.TRAIN_TIMESTEP
-        )
-        return torch.where(mirrored[:, None], total - 1 - t, t)
+        """Draw one time for every level: int64 [B, depth] in 0..T-1."""
+        total = self.schedule.num_timesteps
+        return drawn_timesteps(draws, total, (self.depth,), antithetic=self.antithetic)
 
     def _alpha(self, t: Tensor) -> Tensor:
         table = torch.from_numpy(self.schedule.alpha_bars[1:]).to(t.device, torch.float32)
@@ -179,10 +170,7 @@ class DiscreteProcess:
     def _labels(self, batch: Mapping[str, Tensor], draws: Draws) -> Tensor | None:
         if not self.num_classes:
             return None
-        chance = draws.noise.uniform(
-            draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS
-        ).to(batch["label"].device)
-        return torch.where(chance < self.class_dropout, self.num_classes, batch["label"])
+        return drawn_labels(draws, batch["label"], self.num_classes, self.class_dropout)
 
 
 def _no_images() -> UsageError:
