@@ -265,6 +265,7 @@ def _request(
     offline: bool,
     progress: Progress,
 ) -> SampleRequest:
+    from ..exporting.settings import named_formats
     from ..models.octree.process import DiscreteProcess
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
@@ -273,6 +274,9 @@ def _request(
     from ..weights.model import load_model
     from .parse import clip_value, one_of, times, weights_choice
 
+    kind = one_of("format", asked["kind"], FORMATS) if "kind" in asked else None
+    if "export" in asked:
+        named_formats([asked["export"]])
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
@@ -283,11 +287,11 @@ def _request(
         progress=progress,
     )
     shapes = isinstance(model.process, DiscreteProcess)
-    kind = one_of("format", asked.get("kind", "npz" if shapes else "png"), FORMATS)
+    kind = kind or ("npz" if shapes else "png")
     if shapes:
         check_format(kind, model.name)
-    if "export" in asked:
-        _check_export(asked["export"], shapes, model.name)
+    if "export" in asked and not shapes:
+        raise UsageError(f"--export writes octrees as splats, and '{model.name}' draws images")
     if shapes and "init_noise" in asked:
         raise UsageError(f"--init-noise is for images, and '{model.name}' draws octrees")
     path = Path(asked["init_noise"]) if "init_noise" in asked else None
@@ -322,15 +326,6 @@ def _request(
         command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
-
-
-def _check_export(formats: str, shapes: bool, name: str) -> None:
-    """Refuse, before anything is drawn, an export that cannot be made afterwards."""
-    from ..exporting.settings import named_formats
-
-    if not shapes:
-        raise UsageError(f"--export writes octrees as splats, and '{name}' draws images")
-    named_formats([formats])
 
 
 def _export(
