@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from plyfile import PlyData
 
+from ddimx.octree.file import read_shape
 from tests.exporting import write
 from tests.splats.readers import read_3dgs, read_spz
 
@@ -63,11 +65,14 @@ def test_failures_are_listed_and_the_others_made(run_cli, run_dir):
     assert "/000002.npz: " in done.stderr
 
 
-def test_an_empty_folder_without_a_model(run_cli, tmp_path):
+def test_in_an_empty_folder_a_chair_is_drawn_first(run_cli, tmp_path):
     done = run_cli("export", "--format", "ply")
-    assert done.returncode != 0
+    assert done.returncode == 0, done.stderr
     assert "sampling one from the shipped model" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "runs" / "0001-sample-furniture"
+    shape = read_shape(folder / "000000.npz")
+    assert (shape.category, shape.tree.depth) == ("chair", 5)
+    assert PlyData.read(folder / "000000.ply")["vertex"].count == len(shape.tree.leaves)
 
 
 def test_nothing_is_started_with_options_that_cannot_be_met(run_cli, run_dir):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ddimx.errors import DdimxError
+from ddimx.exporting import shipped
 from ddimx.exporting.shipped import sample_one
 from ddimx.exporting.sources import holds_tokens, newest_run
 from ddimx.progress import Progress
@@ -40,6 +41,7 @@ def test_what_looks_like_tokens(tmp_path):
         assert not holds_tokens(tmp_path / name)
 
 
-def test_without_a_shipped_model_the_message_says_what_to_give():
+def test_without_a_shipped_model_the_message_says_what_to_give(monkeypatch):
+    monkeypatch.setattr(shipped, "shipped_models", lambda: ["emoji"])
     with pytest.raises(DdimxError, match="give a token file"):
         sample_one(Progress(quiet=True))
