@@ -8,7 +8,7 @@ here, before anything is built. Reading files and ``--set`` live in :mod:`ddimx.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ Transition = Literal["absorbing", "uniform"]
 BetaSchedule = Literal[
     "linear", "quad", "const", "jsd", "sigmoid", "cosine", "scaled-linear", "scaled_linear"
 ]
+TokenSpacing = Literal["linear", "cosine"]
 OCTREE_MODELS = ("octree", "discrete")
 Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
 
@@ -168,7 +169,7 @@ class SamplingConfig(Section):
     steps: int | None = Field(default=None, ge=1)
     eta: float | None = Field(default=None, ge=0.0, le=1.0)
     solver: str | None = None
-    spacing: Spacing | None = None
+    spacing: Spacing | TokenSpacing | None = None
     guidance: float | None = None
     clip: float | None = Field(default=None, gt=0.0)
     # Ours, tokens: of the draw of x0, and how places are chosen.
@@ -214,6 +215,7 @@ class Config(Section):
             self._check_unet()
         if self.model.name in OCTREE_MODELS:
             self._check_octree()
+        self._check_spacing()
         return self
 
     def _check_octree(self) -> None:
@@ -223,6 +225,17 @@ class Config(Section):
             raise ValueError(
                 f"model.vocab_size is {self.model.vocab_size}, but a token is a byte of child "
                 "bits: 256"
+            )
+
+    def _check_spacing(self) -> None:
+        spacing, octrees = self.sampling.spacing, self.model.name in OCTREE_MODELS
+        if spacing is None or self.model.name not in ("unet", *OCTREE_MODELS):
+            return
+        if (spacing in get_args(TokenSpacing)) != octrees:
+            allowed = ", ".join(get_args(TokenSpacing if octrees else Spacing))
+            raise ValueError(
+                f"sampling.spacing '{spacing}' is not for model.name '{self.model.name}'. "
+                f"Allowed: {allowed}"
             )
 
     def _check_unet(self) -> None:

@@ -287,3 +287,21 @@ def test_the_learning_rate_rises_and_falls():
     assert OptimConfig(lr=1.0, decay_steps=5).learning_rate(21, 20) == 0.0
     short = OptimConfig(lr=1.0, warmup_steps=4, decay_steps=4)
     assert [short.learning_rate(s, 4) for s in range(4)] == [0.25, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "fits"),
+    [
+        ("furniture", "cosine", True),
+        ("furniture", "trailing", False),
+        ("emoji", "trailing", True),
+        ("emoji", "linear", False),
+    ],
+)
+def test_images_and_octrees_have_spacings_of_their_own(name, spacing, fits):
+    items = [f"sampling.spacing={spacing}"]
+    if fits:
+        assert load_config(name, items).sampling.spacing == spacing
+        return
+    with pytest.raises(UsageError, match=rf"sampling.spacing '{spacing}' is not for model.name"):
+        load_config(name, items)

@@ -52,7 +52,7 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
             transition=transition,
             eta=eta or 0.0,
             routing=asked.routing or defaults.routing or DEFAULT_ROUTING,
-            spacing=asked.spacing,
+            spacing=asked.spacing or defaults.spacing,
             temperature=1.0 if temperature is None else temperature,
             pfdiff=pfdiff,
         )
