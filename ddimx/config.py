@@ -172,7 +172,8 @@ class SamplingConfig(Section):
     spacing: Spacing | TokenSpacing | None = None
     guidance: float | None = None
     clip: float | None = Field(default=None, gt=0.0)
-    # Ours, tokens: of the draw of x0, and how places are chosen.
+    # Ours, tokens: the kind of noise, of the draw of x0, and how places are chosen.
+    transition: Transition | None = None
     temperature: float | None = Field(default=None, gt=0.0)
     routing: Literal["random", "confidence"] | None = None
 

@@ -38,7 +38,7 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
         )
     pfdiff = _pfdiff(asked.solver or defaults.solver or "ddim")
     steps = asked.steps if asked.steps is not None else defaults.steps or DEFAULT_STEPS
-    transition = asked.transition or process.transitions[0]
+    transition = asked.transition or defaults.transition or process.transitions[0]
     if transition not in TRANSITIONS:
         raise unknown("transition", transition, TRANSITIONS)
     eta = asked.eta if asked.eta is not None else defaults.eta
