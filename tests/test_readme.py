@@ -91,6 +91,14 @@ def test_the_python_example_runs(tiny_model, monkeypatch, capsys):
     assert (values["step"].y - values["images"]).abs().max() < 1e-5
 
 
+def test_the_python_example_on_shapes_runs(tmp_path, monkeypatch):
+    code = next(b for language, b in BLOCKS if language == "python" and "sample_shapes" in b)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"ddimx": ddimx})
+    assert len(list(tmp_path.glob("chairs/*.3dgs.ply"))) == 4
+    assert len(list(tmp_path.glob("chairs/*.png"))) == 4
+
+
 def test_the_commands_on_weights_from_elsewhere_run(call, monkeypatch, tmp_path):
     """All but the two that download, on a small list of shapes that a configuration has."""
     block = next(block for _, block in BLOCKS if "--to diffusers" in block)
