@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...kernels.segment_attention import Segments, segment_attention
 from ..layers import Keyed
-from .tokens import CLASSES, MASK, NEIGHBOURHOOD, Layout
+from .tokens import IDS, MASK, NEIGHBOURHOOD, Layout
 
 ROTARY_BASE = 100.0
 FOURIER_OCTAVES = 6
@@ -61,12 +61,12 @@ class TokenEmbedding(nn.Module):
         self.depth = depth
         self.register_buffer("bits", _bit_table(), persistent=False)
         self.neighbourhood = nn.Linear(len(NEIGHBOURHOOD) * 10, width)
-        self.token = nn.Embedding(CLASSES, width)
+        self.token = nn.Embedding(IDS, width)
         self.place = nn.Linear(6 * FOURIER_OCTAVES, width)
 
     def forward(self, layout: Layout, ids: Tensor) -> Tensor:
         """ids uint8 [N] in their layout -> [N, width]."""
-        padded = F.pad(ids.to(torch.int64), (0, 1), value=CLASSES)  # beyond the last: absent
+        padded = F.pad(ids.to(torch.int64), (0, 1), value=IDS)  # beyond the last: absent
         seen = self.bits[padded[layout.neighbours]].flatten(1)  # [N, 27 * 10]
         unit = centres(layout, self.depth) / 2**self.depth - 0.5
         octaves = 2.0 ** torch.arange(FOURIER_OCTAVES, device=ids.device)
@@ -139,9 +139,9 @@ class Block(nn.Module):
 
 def _bit_table() -> Tensor:
     """Rows: what is seen of each id, and of no token at all, float32 [257, 10]."""
-    ids = torch.arange(CLASSES)
-    table = torch.zeros(CLASSES + 1, 10)
-    table[:CLASSES, :8] = ((ids[:, None] >> torch.arange(8)) & 1).float()
-    table[:CLASSES, PRESENT] = 1.0
+    ids = torch.arange(IDS)
+    table = torch.zeros(IDS + 1, 10)
+    table[:IDS, :8] = ((ids[:, None] >> torch.arange(8)) & 1).float()
+    table[:IDS, PRESENT] = 1.0
     table[MASK, UNKNOWN] = 1.0
     return table

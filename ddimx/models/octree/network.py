@@ -11,7 +11,7 @@ from ...config import Config
 from ...errors import UsageError
 from ..layers import timestep_embedding
 from .layers import Block, TokenEmbedding, centres, rotary_table
-from .tokens import CLASSES, Cache, Condition, Counts, Tokens
+from .tokens import IDS, Cache, Condition, Counts, Tokens
 from .visibility import visible
 
 TIME_FEATURES = 64
@@ -53,7 +53,7 @@ class OctreeNet(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(width, heads, dropout, i) for i in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, CLASSES)
+        self.head = nn.Linear(width, IDS)
         self._initialise(layers)
 
     @classmethod

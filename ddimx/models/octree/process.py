@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,9 +22,9 @@ from ...solvers.registry import SolverChoice
 from ...timesteps import Times
 from ..process import Draws, drawn_labels, drawn_timesteps
 from .network import cut
-from .tokens import CLASSES, MASK, Condition, Layout, Tokens
+from .tokens import IDS, MASK, Condition, Layout, Tokens
 
-TRANSITIONS: tuple[Transition, ...] = ("absorbing", "uniform")
+TRANSITIONS: tuple[Transition, ...] = get_args(Transition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,6 @@ class DiscreteProcess:
     transitions: tuple[Transition, ...] = ("absorbing",)
     antithetic: bool = True
 
-    discrete = True
     shape: tuple[int, ...] = ()
 
     @classmethod
@@ -156,12 +154,12 @@ class DiscreteProcess:
         """
         if self.parent_corruption == 0:
             return ids
-        width = int(layout.counts.sum(axis=1).max())
+        totals = layout.counts.sum(axis=1)
         words = draws.noise.integers(
-            draws.positions, (width,), 2**32, row=draws.step, stream=Stream.TRAIN_PARENT
+            draws.positions, (int(totals.max()),), 2**32, row=draws.step, stream=Stream.TRAIN_PARENT
         ).to(ids.device)
-        starts = torch.from_numpy(np.cumsum(layout.counts.sum(axis=1)) - layout.counts.sum(axis=1))
-        place = torch.arange(len(ids), device=ids.device) - starts.to(ids.device)[layout.shape]
+        starts = torch.from_numpy(totals.cumsum() - totals).to(ids.device)
+        place = torch.arange(len(ids), device=ids.device) - starts[layout.shape]
         word = words[layout.shape, place]
         hit = (word >> 3) < self.parent_corruption * 2**29
         flipped = ids ^ (1 << (word & 7)).to(torch.uint8)
@@ -192,18 +190,18 @@ def clean_logits(out: Any, count: int) -> Tensor:
     logits = out[0] if isinstance(out, tuple) and out else out
     if not isinstance(logits, Tensor):
         raise _strange(count, type(logits).__name__)
-    if logits.shape != (count, CLASSES):
+    if logits.shape != (count, IDS):
         raise _strange(count, str(tuple(logits.shape)))
     if not logits.is_floating_point():
         raise _strange(count, str(logits.dtype).removeprefix("torch."))
-    illegal = torch.zeros(CLASSES, device=logits.device, dtype=logits.dtype)
+    illegal = torch.zeros(IDS, device=logits.device, dtype=logits.dtype)
     illegal[MASK] = float("-inf")
     return logits + illegal
 
 
 def _strange(count: int, got: str) -> DdimxError:
     return DdimxError(
-        f"a token network must return logits [{count}, {CLASSES}] or (pred_x0, score), got {got}"
+        f"a token network must return logits [{count}, {IDS}] or (pred_x0, score), got {got}"
     )
 
 

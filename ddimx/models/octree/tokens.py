@@ -15,10 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...kernels.discrete_update import IDS, MASK
+
+__all__ = ["IDS", "MASK", "Cache", "Condition", "Counts", "Layout", "Tokens"]
+
 Counts = npt.NDArray[np.int64]
 
-MASK = 0  # the id of a token that is not known; no octree has it
-CLASSES = 256  # columns of the logits; column 0 is never drawn
 AXIS = torch.tensor([-1, 0, 1])
 NEIGHBOURHOOD = torch.cartesian_prod(AXIS, AXIS, AXIS)  # [27, 3], the cell itself in the middle
 
