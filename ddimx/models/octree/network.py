@@ -12,7 +12,7 @@ from ...errors import UsageError
 from ..layers import timestep_embedding
 from .layers import Block, TokenEmbedding, centres, rotary_table
 from .tokens import IDS, Cache, Condition, Counts, Tokens
-from .visibility import visible
+from .visibility import visible_of
 
 TIME_FEATURES = 64
 CLEAN, NOISED = 0, 1
@@ -117,7 +117,7 @@ class OctreeNet(nn.Module):
         cache: Cache | None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         layout = tokens.layout
-        segments = visible(layout.counts, layout.first, known, self.window)
+        segments = visible_of(layout, known, self.window)
         h = self.embed(layout, tokens.ids) + self._condition(tokens, stream, condition)[layout.row]
         head_dim = h.shape[1] // self.blocks[0].heads
         rotary = rotary_table(centres(layout, self.depth), head_dim)

@@ -56,16 +56,15 @@ class TokenDenoiser:
         self._cached = cached and hasattr(network, "encode")
         self._caches: list[Cache | None] = [None] * len(self._conditions)
         self._encoded = 0
-        self._layout: Layout | None = None
+        self._layouts: list[Layout] = []  # of levels 0, 1, ... as far as they were entered
         self._clean: Tokens | None = None
 
     def __call__(self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]) -> TokenRaw:
         """Return the logits [N, 256] of a level's tokens, and those without the class."""
-        if self._layout is None or self._layout.first != cells.level:
+        if len(self._layouts) <= cells.level:
             self._enter(cells, coarser)
-        assert self._layout is not None
-        times = torch.full((self._layout.batch, 1), t, device=ids.device)
-        noised = Tokens(self._layout, ids, times)
+        layout = self._layouts[cells.level]
+        noised = Tokens(layout, ids, torch.full((layout.batch, 1), t, device=ids.device))
         outs = [
             clean_logits(self._evaluate(noised, condition, cache), len(ids))
             for condition, cache in zip(self._conditions, self._caches, strict=True)
@@ -79,15 +78,13 @@ class TokenDenoiser:
 
     def _enter(self, cells: Cells, coarser: tuple[Level, ...]) -> None:
         """Prepare for a new level: its layout, and what it may see of the finished ones."""
-        self._layout = Layout.of(cells.keys, _counts(cells)[:, None], cells.level)
+        missing = [level.cells for level in coarser[len(self._layouts) :]]
+        self._layouts += [_layout(each) for each in (*missing, cells)]
         if not self._cached:
             self._clean = joined(coarser) if coarser else None
             return
         for level in coarser[self._encoded :]:
-            clean = Tokens(
-                Layout.of(level.cells.keys, _counts(level.cells)[:, None], level.cells.level),
-                level.ids,
-            )
+            clean = Tokens(self._layouts[level.cells.level], level.ids)
             for i, condition in enumerate(self._conditions):
                 self._caches[i] = self._network.encode(  # type: ignore[operator]
                     clean, condition, self._caches[i]
@@ -131,6 +128,10 @@ def draw_tokens(
         cached=cached,
     )
     return execute(plan, denoiser, samples, noise, guidance=guidance, device=samples.device)
+
+
+def _layout(cells: Cells) -> Layout:
+    return Layout.of(cells.keys, _counts(cells)[:, None], cells.level)
 
 
 def _counts(cells: Cells) -> Counts:

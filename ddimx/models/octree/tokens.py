@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.discrete_update import IDS, MASK
+from ...kernels.segment_attention import Segments
 
 __all__ = ["IDS", "MASK", "Cache", "Condition", "Counts", "Layout", "Tokens"]
 
@@ -70,6 +71,11 @@ class Layout:
         """Index of each token's (shape, level) in row-major order, int64 [N]."""
         row: Tensor = self.shape * self.counts.shape[1] + (self.level - self.first)
         return row
+
+    @cached_property
+    def seen(self) -> dict[tuple[bytes, int], Segments]:
+        """What :func:`.visibility.visible_of` has made for these tokens so far."""
+        return {}
 
     @cached_property
     def cells(self) -> Tensor:

@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.segment_attention import Segments
-from .tokens import Counts
+from .tokens import Counts, Layout
+
+
+def visible_of(layout: Layout, coarser: Counts, window: int) -> Segments:
+    """Return :func:`visible` of a layout, made once: every step of a level asks for the same."""
+    key = (coarser.tobytes(), window)
+    if key not in layout.seen:
+        layout.seen[key] = visible(layout.counts, layout.first, coarser, window)
+    return layout.seen[key]
 
 
 def visible(counts: Counts, first: int, coarser: Counts, window: int) -> Segments:
