@@ -59,6 +59,17 @@ def triton_refusal(device: torch.device) -> str | None:
     return None
 
 
+def product_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why Triton kernels made of matrix products cannot run on such tensors, or None."""
+    if (refusal := triton_refusal(device)) is not None:
+        return refusal
+    if dtype == torch.float64:
+        return "the kernels' products are float32 at most, not torch.float64"
+    if device.type != "cuda" and dtype == torch.bfloat16:
+        return "Triton's interpreter computes torch.bfloat16 wrongly"
+    return None
+
+
 def choose(op: str, impl: Impl, options: Sequence[Option]) -> Impl:
     """Return the implementation to run; an explicit wish is met or refused, never replaced.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._dispatch import Option, triton_option, triton_refusal
+from .._dispatch import Option, product_refusal, triton_option
 from . import launch, reference
 
 WIDEST_OF_SDPA = 256  # above it PyTorch's flash and cuDNN backends refuse
@@ -19,19 +19,10 @@ WIDEST_OF_SDPA = 256  # above it PyTorch's flash and cuDNN backends refuse
 
 def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Option]:
     """Return the implementations for inputs of this kind, in the order of preference."""
-    triton = triton_option(device, kernel_refusal(device, dtype))
+    triton = triton_option(device, product_refusal(device, dtype))
     sdpa = Option("sdpa", f"PyTorch's own attention for D = {d}")
     plain = Option("reference", "plain PyTorch")
     return [sdpa, triton, plain] if d <= WIDEST_OF_SDPA else [triton, sdpa, plain]
-
-
-def kernel_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why the Triton kernels cannot run on tensors of this kind, or None."""
-    if dtype == torch.float64:
-        return "the kernels' products are float32 at most, not torch.float64"
-    if device.type != "cuda" and dtype == torch.bfloat16:
-        return "Triton's interpreter computes torch.bfloat16 wrongly"
-    return triton_refusal(device)
 
 
 @torch.library.custom_op("ddimx::attention", mutates_args=())
@@ -43,7 +34,7 @@ def attention_op(
     The arguments have been checked by :func:`ddimx.kernels.attention.attention`.
     ``fused_backward`` is for the gradient: Triton's kernels instead of PyTorch's products.
     """
-    if kernel_refusal(q.device, q.dtype) is not None:
+    if product_refusal(q.device, q.dtype) is not None:
         out, lse = reference.attention(q, k, v, scale)
         return out.contiguous(), lse
     out, lse = _results(q)
@@ -78,7 +69,7 @@ def backward_op(
 
     It has no gradient of its own, so that a second derivative is refused and not wrong.
     """
-    if not fused or kernel_refusal(q.device, q.dtype) is not None:
+    if not fused or product_refusal(q.device, q.dtype) is not None:
         d_q, d_k, d_v = reference.gradients(grad, q, k, v, scale)
         return d_q.contiguous(), d_k.contiguous(), d_v.contiguous()
     results = _gradients(q, k, v)

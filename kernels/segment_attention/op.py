@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._dispatch import Option, triton_option, triton_refusal
+from .._dispatch import Option, product_refusal, triton_option
 from . import launch, loop
 from .blocks import Tables
 from .tiles import COLUMNS
@@ -31,13 +31,9 @@ def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Option]:
 
 def kernel_refusal(device: torch.device, dtype: torch.dtype, d: int) -> str | None:
     """Return why the Triton kernels cannot run on tensors of this kind, or None."""
-    if dtype == torch.float64:
-        return "the kernels' products are float32 at most, not torch.float64"
     if d not in COLUMNS:
         return f"the kernels take heads of {', '.join(map(str, COLUMNS))} columns, not {d}"
-    if device.type != "cuda" and dtype == torch.bfloat16:
-        return "Triton's interpreter computes torch.bfloat16 wrongly"
-    return triton_refusal(device)
+    return product_refusal(device, dtype)
 
 
 @torch.library.custom_op("ddimx::segment_attention", mutates_args=())
