@@ -83,6 +83,10 @@ class Noise:
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}, outside 0..2^64-1")
 
+    def key_bits(self, device: torch.device | str | None = None) -> Tensor:
+        """Return the seed's bits as a 0-d int64 tensor; seeds from 2^63 on have no positive one."""
+        return torch.tensor(self.seed - (self.seed >> 63 << 64), dtype=torch.int64, device=device)
+
     def normal(
         self,
         samples: Samples,

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 Impl = Literal["auto", "triton", "sdpa", "loop", "reference"]
 
@@ -68,6 +69,28 @@ def product_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda" and dtype == torch.bfloat16:
         return "Triton's interpreter computes torch.bfloat16 wrongly"
     return None
+
+
+def autocast(*tensors: Tensor) -> list[Tensor]:
+    """Return floating tensors of one dtype in autocast's dtype where it is on for their device.
+
+    PyTorch does this for its own operators. As there, float64 stays as it is.
+    """
+    kind = tensors[0].device.type
+    wide = tensors[0].dtype == torch.float64
+    if wide or kind == "meta" or not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def check_row(table: Tensor, row: Tensor) -> None:
+    """Raise ValueError for a row outside a plan's table, where the host can know it.
+
+    Asking an accelerator would wait for it; there the kernels give what is no result.
+    """
+    if row.device.type == "cpu" and not 0 <= int(row) < len(table):
+        raise ValueError(f"row {int(row)} lies outside the table's {len(table)} rows")
 
 
 def choose(op: str, impl: Impl, options: Sequence[Option]) -> Impl:

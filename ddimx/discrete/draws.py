@@ -14,11 +14,6 @@ from ..noise import Noise
 MAX_DEPTH = 11
 
 
-def key_bits(noise: Noise, device: torch.device | str | None = None) -> Tensor:
-    """Return the seed's bits as a 0-d int64 tensor; seeds from 2^63 on have no positive one."""
-    return torch.tensor(noise.seed - (noise.seed >> 63 << 64), dtype=torch.int64, device=device)
-
-
 def token_words(
     noise: Noise, keys: Tensor, samples: Tensor, row: int | Tensor, stream: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

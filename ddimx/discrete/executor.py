@@ -14,7 +14,7 @@ from ..kernels.discrete_update import MASK, Drawn, Options, Tokens, discrete_upd
 from ..noise import Noise, Stream
 from .cells import Cells, Level, check_drawn, children, root
 from .confidence import Revealed, fractions, reveal, start
-from .draws import key_bits, token_words, uniform_ids
+from .draws import token_words, uniform_ids
 from .plan import TokenPlan
 
 
@@ -156,7 +156,7 @@ def _prepare(
         table=torch.from_numpy(plan.table()).to(device, torch.float32),
         reveal_to=reveal_to.to(device),
         remask=remask.to(device),
-        seed=key_bits(noise, device),
+        seed=noise.key_bits(device),
         fixed=Options(plan.transition, int(Stream.TOKEN), route, want_x0 or not route),
     )
 

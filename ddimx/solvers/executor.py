@@ -113,12 +113,10 @@ def _times(t: float, x: Tensor) -> Tensor:
 def _constant_extras(
     plan: Plan, draw: Draw, known: Known | None, device: torch.device
 ) -> dict[str, object]:
-    # The key's bits: seeds from 2^63 on have no positive int64.
-    seed = draw.noise.seed - (draw.noise.seed >> 63 << 64)
     values: dict[str, object] = {
         "history_is_x0": plan.history == "x0",
         "clip": plan.clip,
-        "seed": torch.tensor(seed, dtype=torch.int64, device=device),
+        "seed": draw.noise.key_bits(device),
         "samples": draw.samples.to(device),
         "step_stream": int(Stream.STEP) if plan.noisy and draw.z is None else None,
     }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._dispatch import Impl, choose, preferred
+from .._dispatch import Impl, autocast, choose, preferred
 from . import reference
 from .check import check
 from .op import attention_op, options
@@ -50,7 +50,7 @@ def attention(
         RuntimeError: an implementation that was asked for and cannot run.
     """
     check(q, k, v)
-    q, k, v = _autocast(q, k, v)
+    q, k, v = autocast(q, k, v)
     chosen = choose("attention", impl, options(q.device, q.dtype, q.shape[-1]))
     fused = _fused(backward, chosen)
     if chosen == "sdpa":
@@ -73,14 +73,6 @@ def _fused(backward: Backward, chosen: Impl) -> bool:
     if backward == "triton" and chosen != "triton":
         raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{chosen}'")
     return backward == "triton"
-
-
-def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    kind = q.device.type
-    if q.dtype == torch.float64 or kind == "meta" or not torch.is_autocast_enabled(kind):
-        return q, k, v
-    dtype = torch.get_autocast_dtype(kind)
-    return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, Option, choose, triton_option
+from .._dispatch import Impl, Option, check_row, choose, triton_option
 from . import reference
 from .types import Options, Tokens
 
@@ -38,7 +38,7 @@ def discrete_update_op(
     The arguments are those of :func:`ddimx.kernels.discrete_update.discrete_update`, spread out,
     and have been checked there. An operator must return a fixed number of tensors.
     """
-    _check_row(table, row)
+    check_row(table, row)
     fixed = Options(transition, stream, route, want_x0)  # type: ignore[arg-type]
     tokens = Tokens(ids, keys, samples)
     wish: Impl = impl  # type: ignore[assignment]
@@ -73,9 +73,3 @@ def _(
     shape = ids.shape if want_x0 else (0,)
     confidence = ids.new_empty(shape, dtype=torch.float32)
     return ids.new_empty(ids.shape), ids.new_empty(shape), confidence
-
-
-def _check_row(table: Tensor, row: Tensor) -> None:
-    # Asking an accelerator would wait for it; there the kernel answers a wrong row with [MASK]s.
-    if row.device.type == "cpu" and not 0 <= int(row) < len(table):
-        raise ValueError(f"row {int(row)} lies outside the table's {len(table)} rows")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, choose, preferred
+from .._dispatch import Impl, autocast, choose, preferred
 from . import reference
 from .check import check
 from .op import kernel_op, loop_op, options
@@ -53,7 +53,7 @@ def segment_attention(
     context_k = k.new_empty((0, *k.shape[1:])) if context_k is None else context_k
     context_v = v.new_empty((0, *v.shape[1:])) if context_v is None else context_v
     check(q, k, v, context_k, context_v, segments)
-    q, k, v, context_k, context_v = _autocast(q, k, v, context_k, context_v)
+    q, k, v, context_k, context_v = autocast(q, k, v, context_k, context_v)
     chosen = choose("segment_attention", impl, options(q.device, q.dtype, q.shape[-1]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if chosen == "reference":
@@ -70,12 +70,3 @@ def segment_attention(
 def preference(device: torch.device) -> tuple[Impl, str]:
     """Return what ``impl="auto"`` runs for heads of 32 columns in bfloat16, and why."""
     return preferred(options(device, torch.bfloat16, 32))
-
-
-def _autocast(*tensors: Tensor) -> list[Tensor]:
-    kind = tensors[0].device.type
-    wide = tensors[0].dtype == torch.float64
-    if wide or kind == "meta" or not torch.is_autocast_enabled(kind):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(kind)
-    return [tensor.to(dtype) for tensor in tensors]

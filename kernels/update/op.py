@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, Option, choose, triton_option
+from .._dispatch import Impl, Option, check_row, choose, triton_option
 from . import reference
 from .types import Extras
 
@@ -45,7 +45,7 @@ def update_op(
     for an operator's schema knows no dataclass. They have been checked there. An operator that
     writes to an argument must return a fixed number of tensors.
     """
-    _check_row(table, row)
+    check_row(table, row)
     extras = Extras(
         history_is_x0=history_is_x0,
         same_point=same_point,
@@ -109,9 +109,3 @@ def _(
 def wanted(calls_network: bool, same_point: bool, want_x0: bool) -> tuple[bool, bool]:
     """Return whether an update returns a y' of its own, and whether it returns an x0."""
     return not same_point, want_x0 and calls_network
-
-
-def _check_row(table: Tensor, row: Tensor) -> None:
-    # Asking an accelerator would wait for it; there the kernel answers a wrong row with NaN.
-    if row.device.type == "cpu" and not 0 <= int(row) < len(table):
-        raise ValueError(f"row {int(row)} lies outside the table's {len(table)} rows")

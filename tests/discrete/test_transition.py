@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddimx.discrete.draws import key_bits, location_codes, token_words, uniform_ids
+from ddimx.discrete.draws import location_codes, token_words, uniform_ids
 from ddimx.discrete.transition import corrupt, route
 from ddimx.errors import UsageError
 from ddimx.kernels.philox import philox_words
@@ -146,7 +146,7 @@ def test_words_are_philoxs_with_the_key_first():
     found = token_words(Noise(2**63 + 5), KEYS[:3], SAMPLES[:3], 17, Stream.TOKEN)
     exact = philox_words(2**63 + 5, KEYS[:3], SAMPLES[:3], 17, 3)
     assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
-    bits = philox_words(key_bits(Noise(2**63 + 5)), KEYS[:3], SAMPLES[:3], 17, 3)
+    bits = philox_words(Noise(2**63 + 5).key_bits(), KEYS[:3], SAMPLES[:3], 17, 3)
     assert all(torch.equal(a, b) for a, b in zip(bits, exact, strict=True))
 
 

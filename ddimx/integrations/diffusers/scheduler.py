@@ -187,9 +187,8 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
             z = randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
             return {"z": z}
         samples = range(len(like)) if self._samples is None else self._samples
-        seed = self._noise.seed - (self._noise.seed >> 63 << 64)  # the key's bits
         return {
-            "seed": torch.tensor(seed, dtype=torch.int64, device=like.device),
+            "seed": self._noise.key_bits(like.device),
             "samples": torch.tensor(list(samples), dtype=torch.int64, device=like.device),
             "step_stream": int(Stream.STEP),
         }
