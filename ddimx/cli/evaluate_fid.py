@@ -64,9 +64,10 @@ def fid(
         raise UsageError("--samples is needed, or --save-stats to prepare the reference")
     if batch_size < 1:
         raise UsageError("--batch-size must be at least 1")
+    from .output import refuse_existing
+
     for path in (out, save_stats):
-        if path is not None and path.exists() and not overwrite:
-            raise UsageError(f"{path} exists; choose another file or --overwrite")
+        refuse_existing(path, overwrite)
     from ..device import choose_device, forbid_tf32
     from ..evaluation import features as networks
     from ..evaluation.fid import compare, remarks, statistics_of

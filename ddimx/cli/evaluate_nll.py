@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import output_folder, print_json
+from .output import fresh_folder, output_folder, print_json
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -228,9 +228,8 @@ def with_data(config: Config, data: Path | None) -> Config:
 
 def _write(result: Nll | TokenNll, folder: Path | None, label: str, progress: Progress) -> Path:
     from ..files import write_bytes, write_json
-    from ..runs import fresh_run
 
-    folder = folder or fresh_run("nll", Path(label).name.removesuffix(".safetensors"))
+    folder = folder or fresh_folder("nll", label)
     write_bytes(folder / NAMES[1], _csv(result).encode())
     write_json(folder / NAMES[0], result.to_json())
     progress.say(f"{folder}: {', '.join(NAMES)}")

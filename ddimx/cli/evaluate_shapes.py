@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
 from . import options
 
 if TYPE_CHECKING:
@@ -76,16 +75,17 @@ def shapes(
 
       ddimx evaluate shapes --samples big --reference data/chairs --emd --point-seeds 3 -o q.json
     """
+    from ..data.shape_list import PARTS
     from ..evaluation.shapes.quality import Protocol, quality
     from ..evaluation.shapes.report import table
+    from ..evaluation.shapes.sets import named_on_both_sides
     from ..files import write_json
     from ..progress import Progress
-    from .output import print_json
+    from .output import print_json, refuse_existing
     from .parse import one_of
 
-    part = one_of("split", split, ("train", "val", "test"))
-    if out is not None and out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; choose another file or --overwrite")
+    part = one_of("split", split, PARTS)
+    refuse_existing(out, overwrite)
     protocol = Protocol(
         points=points,
         seed=seed,
@@ -97,16 +97,14 @@ def shapes(
     )
     with Progress(quiet=quiet) as progress:
         sets = _read(samples, reference, train, part, category or [], progress)
-        drawn, known, seen = (sets.get(name) for name in ("samples", "reference", "train"))
-        assert drawn is not None
-        assert known is not None
+        drawn, known, seen = sets["samples"], sets["reference"], sets.get("train")
         record = quality(
             drawn.trees,
             known.trees,
             None if seen is None else seen.trees,
             protocol,
             invalid=len(drawn.invalid),
-            categories=_named(drawn, known),
+            categories=named_on_both_sides(drawn.categories, known.categories),
             progress=progress,
         )
         record = _with_sources(record, sets, category or [])
@@ -142,12 +140,6 @@ def _read(
         name: sets.read(files, categories=categories, strict=name != "samples", progress=progress)
         for name, files in listed.items()
     }
-
-
-def _named(samples: ShapeSet, reference: ShapeSet) -> tuple[list[str], list[str]] | None:
-    """Return both sides' categories, or None unless every shape has one."""
-    sides = (samples.categories, reference.categories)
-    return sides if all(all(side) for side in sides) else None
 
 
 def _with_sources(

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import output_folder, print_json
+from .output import fresh_folder, output_folder, print_json
 
 if TYPE_CHECKING:
     from ..evaluation.study import Study
@@ -143,9 +143,8 @@ def _write(result: Study, folder: Path | None, label: str, progress: Progress) -
     from ..evaluation.report import csv_text, plot
     from ..files import whole_file, write_bytes, write_json
     from ..plan_file import write_plan
-    from ..runs import fresh_run
 
-    folder = folder or fresh_run("solvers", Path(label).name.removesuffix(".safetensors"))
+    folder = folder or fresh_folder("solvers", label)
     write_bytes(folder / NAMES[0], csv_text(result.results).encode())
     with whole_file(folder / NAMES[1]) as part:
         plot(result.results, result.reference_error).save(part, format="PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -11,7 +12,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import print_json
+from .output import fresh_folder, output_folder, print_json
 
 if TYPE_CHECKING:
     from ..evaluation.steps.study import Record, Sets
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 NAMES = ("steps.json", "steps.csv", "steps.png")
 WIDTH = 120
-SPLITS = ("train", "val", "test")
 
 T = TypeVar("T")
 
@@ -114,22 +114,22 @@ def steps(
 
       ddimx evaluate steps --reference data/furniture --steps 8 --solver ddim --solver pfdiff:1,1
     """
+    from ..data.shape_list import PARTS
     from ..evaluation.shapes.quality import Protocol
-    from ..evaluation.steps.report import table
     from ..evaluation.steps.study import StepsSettings, Study
     from ..progress import Progress
     from ..signals import polite_stop
     from ..weights.model import load_model
     from .parse import one_of, weights_choice
 
-    parts = [one_of("split", part, SPLITS) for part in _listed("split", split, str)]
+    parts = [one_of("split", part, PARTS) for part in _listed("split", split, str)]
     protocol = Protocol(
         points=points, seed=seed, distances=distances, floors=False, workers=workers
     )
     chosen = StepsSettings(
         count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
     )
-    folder = _folder(out)
+    folder = output_folder(out, True, ())  # a study that is there goes on
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         loaded = load_model(
             model or "furniture",
@@ -143,24 +143,11 @@ def steps(
         ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
         sets = _sets(loaded, reference, train, parts, category, progress)
         study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
-        folder = folder or _fresh(loaded.name)
-        where = folder
-
-        def write(record: Record) -> None:
-            _write(record, where)
-
-        record = study.run(ways, progress, write, stop)
+        folder = folder or fresh_folder("steps", loaded.name)
+        record = study.run(ways, progress, partial(_write, folder=folder), stop)
         progress.stop()
         progress.say(f"{folder}: {', '.join(NAMES)}")
-        if json_output:
-            print_json({"folder": str(folder), **record})
-        elif record["rows"]:
-            import sys
-
-            from rich.console import Console
-
-            # A file or a pipe has no width of its own.
-            Console(width=None if sys.stdout.isatty() else WIDTH).print(table(record))
+        _print(record, folder, json_output)
         if record["status"] == "interrupted":
             progress.say(
                 f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
@@ -216,6 +203,7 @@ def _sets(
     progress: Progress,
 ) -> Sets:
     """Read the shapes of the model's classes, or of the one that is asked for."""
+    from ..data.shape_list import lists_of
     from ..errors import unknown
     from ..evaluation.shapes import sets
     from ..evaluation.steps.study import Sets
@@ -223,9 +211,7 @@ def _sets(
     if category is not None and model.classes and category not in model.classes:
         raise unknown("category", category, model.classes)
     wanted = list(model.classes) if category is None else [category]
-    whole = reference.suffix == ".jsonl" or not any(
-        (reference / f"{name}.jsonl").is_file() for name in SPLITS
-    )  # no prepared set, so without parts
+    whole = not lists_of(reference)  # no prepared set, so without parts
     found = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
     seen = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
     listed = None if seen is None else sets.find(seen, "train")
@@ -234,12 +220,6 @@ def _sets(
         sets.joined(known),
         None if listed is None else sets.read(listed, categories=wanted, progress=progress),
     )
-
-
-def _folder(out: Path | None) -> Path | None:
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file")
-    return out
 
 
 def _before(folder: Path | None) -> dict[str, Any] | None:
@@ -258,10 +238,18 @@ def _before(folder: Path | None) -> dict[str, Any] | None:
         ) from None
 
 
-def _fresh(label: str) -> Path:
-    from ..runs import fresh_run
+def _print(record: Record, folder: Path, as_json: bool) -> None:
+    import sys
 
-    return fresh_run("steps", Path(label).name.removesuffix(".safetensors"))
+    from rich.console import Console
+
+    from ..evaluation.steps.report import table
+
+    if as_json:
+        print_json({"folder": str(folder), **record})
+    elif record["rows"]:
+        # A file or a pipe has no width of its own.
+        Console(width=None if sys.stdout.isatty() else WIDTH).print(table(record))
 
 
 def _write(record: Record, folder: Path) -> None:

@@ -14,6 +14,20 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
+def fresh_folder(verb: str, model: str) -> Path:
+    """Create and return a numbered run folder that is named after a model."""
+    from ..runs import fresh_run
+    from ..weights.source import SUFFIX
+
+    return fresh_run(verb, Path(model).name.removesuffix(SUFFIX))
+
+
+def refuse_existing(out: Path | None, overwrite: bool) -> None:
+    """Raise UsageError for a file that is there and may not be written over."""
+    if out is not None and out.exists() and not overwrite:
+        raise UsageError(f"{out} exists; choose another file or --overwrite")
+
+
 def output_folder(out: Path | None, overwrite: bool, names: tuple[str, ...]) -> Path | None:
     """Return the folder to write to, or None for a fresh run's.
 

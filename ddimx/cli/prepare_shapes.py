@@ -74,7 +74,7 @@ def report(
 
 
 def _summary(shapes: ShapeSet, outcome: Outcome, parts: list[str]) -> dict[str, Any]:
-    from ..data.shape_jobs import PARTS
+    from ..data.shape_list import PARTS
 
     categories: dict[str, dict[str, int]] = {}
     for made, part in zip(outcome.made, parts, strict=True):

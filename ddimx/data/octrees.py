@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..errors import DdimxError, UsageError, unknown
 from ..octree.errors import OctreeError
 from ..octree.file import Shape, read_shape
 from ..octree.tree import Octree
+from .shape_list import Entry, lists_of, read_list
 from .sources import Integers
 
 
@@ -48,24 +48,24 @@ class ShapeSource:
         """
         entries = _entries(root, split)
         if category is not None:
-            known = {entry["category"] for entry in entries}
+            known = {entry.category for entry in entries}
             if entries and category not in known and not lacking:
                 raise unknown("data.category", category, known)
-            entries = [entry for entry in entries if entry["category"] == category]
-        there = {entry["category"] for entry in entries}
+            entries = [entry for entry in entries if entry.category == category]
+        there = {entry.category for entry in entries}
         absent = [name for name in classes if name not in there]
         if absent and entries and not lacking:
             raise UsageError(f"{root}: no shape of class '{absent[0]}' in split '{split}'")
         self.classes = classes or tuple(sorted(there))
-        entries = [entry for entry in entries if entry["category"] in self.classes]
+        entries = [entry for entry in entries if entry.category in self.classes]
         place = {name: i for i, name in enumerate(self.classes)}
         self.labels: Integers | None = np.array(
-            [place[entry["category"]] for entry in entries], dtype=np.int64
+            [place[entry.category] for entry in entries], dtype=np.int64
         )
         digest = hashlib.sha256()
         self._shapes: list[Shape] = []
         for entry in entries:
-            path = root / entry["file"]
+            path = entry.file
             self._shapes.append(read_shape(path))
             digest.update(path.read_bytes())
         self.fingerprint = digest.hexdigest()
@@ -117,18 +117,15 @@ def is_octrees(data: DataConfig) -> bool:
     return data.dataset.upper() in ("OCTREE", "SHAPENET_OCTREE")
 
 
-def _entries(root: Path, split: str) -> list[dict[str, str]]:
-    """Return the lines of a split's list, each with its ``file`` and ``category``."""
+def _entries(root: Path, split: str) -> list[Entry]:
+    """Return the shapes of a split's list, each with its category."""
     path = root / f"{split}.jsonl"
     if not path.is_file():
-        there = sorted(p.stem for p in root.glob("*.jsonl")) if root.is_dir() else []
+        there = sorted(lists_of(root))
         hint = f"splits there: {', '.join(there)}" if there else "make it with 'ddimx prepare'"
         raise UsageError(f"no list of shapes {path}; {hint}")
-    entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            entries.append({"file": str(entry["file"]), "category": str(entry["category"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise DdimxError(f"{path}, line {number}: not a shape's entry ({error!r})") from None
+    entries = read_list(path)
+    nameless = next((entry.file for entry in entries if not entry.category), None)
+    if nameless is not None:
+        raise DdimxError(f"{path}: {nameless.name} has no category")
     return entries

@@ -22,7 +22,6 @@ from ..octree.tree import Octree, from_leaves
 from ..octree.visible import visible_cells
 from .meshes import Surface
 
-PARTS = ("train", "val", "test")
 FORMAT = 1  # of a prepared folder; another one is not continued
 FEW = 8  # shapes that are made before other processes would have started
 

@@ -22,7 +22,8 @@ from typing import Any
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
 from ..progress import Progress
-from .shape_jobs import PARTS, Job, Made, Settings, check_names, make_all
+from .shape_jobs import Job, Made, Settings, check_names, make_all
+from .shape_list import PARTS
 
 
 @dataclass(frozen=True)

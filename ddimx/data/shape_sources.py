@@ -22,7 +22,8 @@ from pathlib import Path
 
 from ..errors import DdimxError, UsageError, unknown
 from .meshes import EXTENSIONS, read_surface
-from .shape_jobs import PARTS, Job
+from .shape_jobs import Job
+from .shape_list import PARTS
 from .shapenet import SYNSETS
 
 _PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -98,11 +98,17 @@ def finish_batch(
     return torch.cat(results)
 
 
-def run_tokens(model: Model, settings: Settings, samples: Sequence[int]) -> Iterator[TokenStep]:
-    """Yield the steps of drawing the octrees of these indices together."""
+def run_tokens(
+    model: Model, settings: Settings, samples: Sequence[int], labels: Tensor | None = None
+) -> Iterator[TokenStep]:
+    """Yield the steps of drawing the octrees of these indices together.
+
+    Args:
+        labels: int64 [B], their classes; None for those of the settings.
+    """
     assert isinstance(model.process, DiscreteProcess)
     index = torch.tensor(list(samples), dtype=torch.int64, device=model.device)
-    labels = labels_for(settings, model, samples)
+    labels = labels_for(settings, model, samples) if labels is None else labels
     return draw_tokens(
         model.process,
         model.network,

@@ -92,12 +92,21 @@ def test_what_cannot_be_opened_is_refused(root, items, kind, said):
         open_shapes(override(octree_config(root), items))
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"file": "x.npz"}', "null"])
-def test_a_broken_list_names_file_and_line(tmp_path, line):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", r"train\.jsonl, line 2: no JSON object with a 'file'"),
+        ("[1]", r"train\.jsonl, line 2: no JSON object with a 'file'"),
+        ('{"category": "chair"}', r"train\.jsonl, line 2: no JSON object with a 'file'"),
+        ('{"file": "x.npz"}', r"train\.jsonl: x\.npz has no category"),
+        ("null", r"train\.jsonl, line 2: no JSON object with a 'file'"),
+    ],
+)
+def test_a_broken_list_names_file_and_line(tmp_path, line, said):
     write_split(tmp_path, "train", [("chair", "c3", chair(3))])
     path = tmp_path / "train.jsonl"
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DdimxError, match=r"train\.jsonl, line 2: not a shape's entry"):
+    with pytest.raises(DdimxError, match=said):
         ShapeSource(tmp_path, "train")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from ...progress import Progress
 from . import distances
 from .intervals import Figure, mean_of
 from .metrics import Matrices, coverage, minimum_matching, one_nna
-from .points import Cloud, Side, clouds
+from .points import Side
+from .protocol import Protocol
 
 METRICS: dict[str, Callable[[Matrices], Figure]] = {
     "1-NNA": one_nna,
@@ -22,32 +22,10 @@ METRICS: dict[str, Callable[[Matrices], Figure]] = {
 }
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What points are drawn and which distances are taken; the fields are ``Protocol``'s."""
-
-    points: int
-    seed: int
-    repeats: int
-    emd_points: int
-    workers: int | None
-
-    def measures(self) -> dict[str, distances.Measure]:
-        """Return the distances by name."""
-        found = {"chamfer": distances.chamfer()}
-        if self.emd_points:
-            found["emd"] = distances.emd(self.emd_points)
-        return found
-
-    def clouds(self, trees: Sequence[Octree], side: Side, repeat: int) -> list[Cloud]:
-        """Draw the points of one side for one point seed."""
-        return clouds(trees, self.points, self.seed, side, repeat)
-
-
 def compare(
     candidates: Mapping[Side, Sequence[Octree]],
     reference: Sequence[Octree],
-    task: Comparison,
+    task: Protocol,
     progress: Progress | None = None,
 ) -> dict[Side, dict[str, Any]]:
     """Compare sets with a reference; all have the same number of shapes.
@@ -73,7 +51,7 @@ def compare(
     return results
 
 
-def itself(reference: Sequence[Octree], task: Comparison) -> dict[str, float]:
+def itself(reference: Sequence[Octree], task: Protocol) -> dict[str, float]:
     """Return, by distance, the mean distance of a shape to itself at other points.
 
     That is what MMD would be for a generator that repeats the reference: clouds of so many points

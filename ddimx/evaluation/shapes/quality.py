@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,46 +12,15 @@ from ...errors import UsageError
 from ...octree.geometry import largest_share
 from ...octree.tree import Octree
 from ...progress import Progress
-from .compare import Comparison, compare, itself
+from .compare import compare, itself
 from .intervals import bootstrap, share_of
 from .metrics import perfect_one_nna
 from .novelty import novelty
-from .points import REPEATS, Side, subset
+from .points import Side, subset
+from .protocol import Protocol
 from .report import protocol_in_words, remarks
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How the figures are computed; two results compare only under the same protocol.
-
-    Attributes:
-        points: drawn uniformly inside each shape's cells.
-        seed: of points, subsets and bootstrap.
-        repeats: point seeds over which figures are averaged, 1..1024.
-        emd_points: for the earth mover's distance; 0 leaves it out.
-        distances: whether 1-NNA, COV and MMD are computed at all.
-        floors: whether the reference is compared with itself and with training shapes.
-        workers: threads, which change nothing; None takes one a core.
-
-    Raises:
-        UsageError: numbers that make no protocol.
-    """
-
-    points: int = 2048
-    seed: int = 0
-    repeats: int = 1
-    emd_points: int = 0
-    distances: bool = True
-    floors: bool = True
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.points < 1 or not 1 <= self.repeats <= REPEATS:
-            raise UsageError(f"at least 1 point and 1..{REPEATS} point seeds are needed")
-        if not 0 <= self.emd_points <= self.points:
-            raise UsageError(
-                f"EMD takes {self.emd_points} of the {self.points} points; lower its number"
-            )
+__all__ = ["Protocol", "connectivity", "quality"]
 
 
 def quality(
@@ -101,8 +70,7 @@ def quality(
         found["novelty"] = novelty(drawn, known, seen, chosen.seed, progress)
     if chosen.distances:
         found |= _distances(drawn, known, seen, chosen, categories, progress)
-    found["protocol"] = {**asdict(chosen), "in_words": protocol_in_words(asdict(chosen))}
-    found["protocol"].pop("workers")
+    found["protocol"] = {**chosen.to_json(), "in_words": protocol_in_words(asdict(chosen))}
     return {**found, "notes": [*notes, *remarks(found)]}
 
 
@@ -125,20 +93,13 @@ def _distances(
 ) -> dict[str, Any]:
     """Compare sets of equal size, and the reference with itself and with training shapes."""
     n = min(len(samples), len(reference))
-    task = Comparison(
-        points=protocol.points,
-        seed=protocol.seed,
-        repeats=protocol.repeats,
-        emd_points=protocol.emd_points,
-        workers=protocol.workers,
-    )
     sides = {Side.SAMPLES: samples, Side.REFERENCE: reference}
     if protocol.floors and len(train) >= n:
         sides[Side.TRAIN] = train
     chosen = {side: subset(trees, n, protocol.seed, side) for side, trees in sides.items()}
     drawn = {side: [trees[i] for i in chosen[side]] for side, trees in sides.items()}
     known = drawn.pop(Side.REFERENCE)
-    results = compare(drawn, known, task, progress)
+    results = compare(drawn, known, protocol, progress)
     found: dict[str, Any] = {"compared": n, **results[Side.SAMPLES]}
     found["perfect_1-NNA"] = {"all": (n - 1) / (2 * n - 1)}
     if categories is not None:
@@ -146,7 +107,7 @@ def _distances(
         ours, theirs = ([names[i] for i in indices] for names, indices in named)
         found["perfect_1-NNA"]["by_category"] = perfect_one_nna(ours, theirs)
     if protocol.floors:
-        found["floor"] = {"same_shapes": itself(known, task)}
+        found["floor"] = {"same_shapes": itself(known, protocol)}
     if Side.TRAIN in results:
         found["floor"]["train_as_generator"] = results[Side.TRAIN]
     return found

@@ -6,19 +6,25 @@ them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...data.shape_list import lists_of, read_list
 from ...errors import DdimxError, UsageError
 from ...octree.file import Shape, read_shape
 from ...octree.tree import Octree
 from ...progress import Progress
 
 SUFFIXES = (".npz", ".npy")
-SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+
+
+def named_on_both_sides(
+    a: Sequence[str], b: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Return both sides' categories, or None unless every shape has one."""
+    return (a, b) if all(a) and all(b) else None
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def find(where: Path, split: str | None = None) -> Listed:
         return _of_list(where)
     if not where.is_dir():
         raise UsageError(f"{where}: no such folder (a set is a folder, or a list DIR/test.jsonl)")
-    lists = [name for name in SPLITS if (where / f"{name}.jsonl").is_file()]
+    lists = lists_of(where)
     if lists and split in lists:
         return _of_list(where / f"{split}.jsonl")
     if lists:
@@ -180,25 +186,11 @@ def _of_categories(
 
 def _of_list(path: Path) -> Listed:
     """Read a list of a prepared data set: one JSON object a line, with "file" and "category"."""
-    categories: dict[Path, str] = {}
-    files: list[Path] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DdimxError(f"{path}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            file = path.parent / str(entry["file"])
-            categories[file] = str(entry.get("category", ""))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DdimxError(f"{path}, line {number}: no JSON object with a 'file'") from None
-        files.append(file)
-    if not files:
+    entries = read_list(path)
+    if not entries:
         raise UsageError(f"{path}: lists no shapes")
-    return Listed(str(path), tuple(sorted(files)), categories)
+    files = tuple(sorted(entry.file for entry in entries))
+    return Listed(str(path), files, {entry.file: entry.category for entry in entries})
 
 
 def _is_token_file(path: Path) -> bool:

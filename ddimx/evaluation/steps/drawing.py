@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ...discrete.cells import Level, octrees
-from ...models.octree.process import DiscreteProcess
-from ...models.octree.sampler import draw_tokens
 from ...octree.tree import Octree
 from ...progress import Progress
+from ...sampling.batch import run_tokens
 from ...sampling.settings import Settings
 from ...signals import Stop
 from ...weights.model import Model
@@ -29,23 +28,13 @@ def drawn(
         labels: int64 [count], the classes in the order of the indices; None for a model without.
         progress: is advanced by the batch's size after each row of the plan.
     """
-    process = model.process
-    assert isinstance(process, DiscreteProcess)
     trees: list[Octree] = []
     for first in range(0, settings.count, settings.batch_size):
         part = slice(first, first + settings.batch_size)
-        indices = torch.tensor(list(settings.indices[part]), device=model.device)
-        steps = draw_tokens(
-            process,
-            model.network,
-            settings.token_plan,
-            indices,
-            settings.noise,
-            labels=None if labels is None else labels[part].to(model.device),
-            guidance=settings.guidance,
-        )
+        indices = settings.indices[part]
+        own = None if labels is None else labels[part]
         finished: tuple[Level, ...] = ()
-        for step in steps:
+        for step in run_tokens(model, settings, indices, own):
             finished = step.levels
             progress.advance(len(indices))
             if stop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...sampling.settings import Settings, labels_for
 from ...signals import Stop
 from ...weights.model import Model
 from ..shapes.quality import Protocol, quality
-from ..shapes.sets import ShapeSet
+from ..shapes.sets import ShapeSet, named_on_both_sides
 from .drawing import counted_calls, drawn, mixed_as
 from .ways import Way, Ways
 
@@ -134,7 +134,7 @@ class Study:
             [tree.coarser(depth) for tree in train.trees],
             [tree.coarser(depth) for tree in reference.trees],
             protocol=self._settings.protocol,
-            categories=_named(train, reference),
+            categories=named_on_both_sides(train.categories, reference.categories),
         )
         self.record["training"] = _figures(found)
         self.record["reference_connectivity"] = found["connectivity"]["reference"]
@@ -184,10 +184,6 @@ def _way_of(row: Row) -> Way:
     return Way(**{name: row[name] for name in Way.__dataclass_fields__})
 
 
-def _named(a: ShapeSet, b: ShapeSet) -> tuple[Sequence[str], Sequence[str]] | None:
-    return (a.categories, b.categories) if all(a.categories) and all(b.categories) else None
-
-
 def _figures(found: dict[str, Any]) -> Row:
     """Return the columns of one set's row out of everything that was measured of it."""
     row: Row = dict(found["connectivity"]["samples"])
@@ -208,8 +204,7 @@ def _figures(found: dict[str, Any]) -> Row:
 
 
 def _facts(model: Model, sets: Sets, settings: StepsSettings) -> Record:
-    protocol = asdict(settings.protocol)
-    protocol.pop("workers")
+    protocol = settings.protocol.to_json()
     return {
         "ddimx": __version__,
         "model": model.name,

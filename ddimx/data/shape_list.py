@@ -1,0 +1,51 @@
+"""The lists of a prepared set of shapes: ``train.jsonl``, ``val.jsonl``, ``test.jsonl``.
+
+A line is one JSON object with the token file, relative to the list's folder, and its category.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DdimxError
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shape of a list; ``category`` is empty where the list names none."""
+
+    file: Path
+    category: str
+
+
+def lists_of(where: Path) -> list[str]:
+    """Return the names of a prepared data set's lists, empty for whatever else ``where`` is."""
+    where = where.expanduser()
+    return [name for name in PARTS if (where / f"{name}.jsonl").is_file()]
+
+
+def read_list(path: Path) -> list[Entry]:
+    """Read a list, in its order; empty lines are passed over.
+
+    Raises:
+        DdimxError: a file that cannot be read, or a line that is no shape's.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DdimxError(f"{path}: cannot be read ({error})") from None
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            file, category = path.parent / str(value["file"]), str(value.get("category", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DdimxError(f"{path}, line {number}: no JSON object with a 'file'") from None
+        entries.append(Entry(file, category))
+    return entries
