@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DdimxError, UsageError
+from ..files import DAMAGED_NUMPY
 from ..octree.fit import MARGIN, mesh_tree, points_tree
 from ..octree.tree import Octree
 
@@ -93,10 +94,11 @@ def read_mesh(stream: IO[bytes], kind: str, name: str) -> Surface:
             # Bytes without a name, beside which nothing is looked for.
             content = io.BytesIO(stream.read())
             scene = trimesh.load_scene(content, file_type=kind[1:], process=False, **_options(kind))
-            surface = _whole(scene, trimesh)
+            parts = list(_parts(scene, trimesh))
     except _PARSER_FAULTS as error:
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         raise DdimxError(f"{name}: not a readable {kind[1:].upper()} file ({reason})") from None
+    surface = _whole(parts)
     if not len(surface.vertices):
         raise DdimxError(f"{name}: there is no mesh in it")
     if surface.faces is None and kind != ".ply":
@@ -134,25 +136,26 @@ def _silence() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _whole(scene: Any, trimesh: ModuleType) -> Surface:
-    """Put a scene's parts together: its meshes, or where it has none, its points."""
-    vertices: list[Any] = [np.zeros((0, 3))]
-    faces: list[Any] = [np.zeros((0, 3), dtype=np.int64)]
-    points: list[Any] = [np.zeros((0, 3))]
-    count = 0
+def _parts(scene: Any, trimesh: ModuleType) -> Iterator[Surface]:
+    """Yield a scene's meshes and points where they stand; trimesh reads some of it only now."""
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
         part = scene.geometry[name]
         placed = np.asarray(part.vertices, np.float64) @ transform[:3, :3].T + transform[:3, 3]
         if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            vertices.append(placed)
-            faces.append(np.asarray(part.faces, np.int64) + count)
-            count += len(placed)
+            yield Surface(placed, np.asarray(part.faces, np.int64))
         elif isinstance(part, trimesh.Trimesh | trimesh.PointCloud):
-            points.append(placed)
-    if count:
-        return Surface(np.concatenate(vertices), np.concatenate(faces))
-    return Surface(np.concatenate(points))
+            yield Surface(placed)
+
+
+def _whole(parts: list[Surface]) -> Surface:
+    """Put parts together: the meshes, or where there are none, the points."""
+    meshes = [part for part in parts if part.faces is not None]
+    if not any(len(part.vertices) for part in meshes):
+        return Surface(np.concatenate([np.zeros((0, 3)), *(part.vertices for part in parts)]))
+    counts = np.cumsum([0, *(len(part.vertices) for part in meshes)])
+    faces = [part.faces + n for part, n in zip(meshes, counts, strict=False)]
+    return Surface(np.concatenate([part.vertices for part in meshes]), np.concatenate(faces))
 
 
 def _cloud(stream: IO[bytes], name: str) -> npt.NDArray[np.float64]:
@@ -160,7 +163,7 @@ def _cloud(stream: IO[bytes], name: str) -> npt.NDArray[np.float64]:
     try:
         loaded = np.load(stream, allow_pickle=False)
         arrays = {"points": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_NUMPY as error:
         raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
     if "tokens" in arrays:
         raise DdimxError(f"{name}: this is an octree already, there is nothing to prepare")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DdimxError
-from ..files import sha256_file
+from ..files import DAMAGED_NUMPY, sha256_file
 from .sources import Bytes, Integers
 
 
@@ -57,14 +55,13 @@ def _read_npz(path: Path) -> dict[str, Any]:
             f"no data file {path}. For the emoji run 'ddimx prepare emoji'; "
             "for your own images set data.root."
         )
-    damaged = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("one array, not an archive of arrays")
         with archive:
             return {name: archive[name] for name in archive.files}
-    except damaged as error:
+    except DAMAGED_NUMPY as error:
         raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None
 
 

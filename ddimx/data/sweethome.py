@@ -17,14 +17,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..errors import DdimxError, UsageError
+from ..files import DAMAGED_ZIP
 from .licences import Credit, credit_of, licence_name
 from .meshes import Surface, read_mesh
 
 INSTALLED = Path("/usr/share/sweethome3d/furniture")
 PACKAGE = "sweethome3d-furniture"
 CATALOGUE = "PluginFurnitureCatalog.properties"
-
-_BROKEN = (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,15 @@ def read_library(path: Path) -> Library:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _library(path, archive)
-    except _BROKEN as error:
+            catalogue = archive.read(CATALOGUE).decode("latin-1")
+            members = {info.filename: info for info in archive.infolist()}
+            pages = _pages(archive)
+    except DAMAGED_ZIP as error:
         raise DdimxError(f"{path}: not a Sweet Home 3D furniture library ({error})") from None
+    about, entries = parse_catalogue(catalogue)
+    licence = licence_name(about.get("license", ""))
+    items = [_item(path, members, number, entry, licence, pages) for number, entry in entries]
+    return Library(path, about.get("id", ""), about.get("name", path.stem), licence, tuple(items))
 
 
 def read_item(item: Item) -> Surface:
@@ -125,16 +130,8 @@ def _model_bytes(item: Item) -> bytes:
     try:
         with zipfile.ZipFile(item.library) as archive:
             return archive.read(item.model)
-    except _BROKEN as error:
+    except DAMAGED_ZIP as error:
         raise DdimxError(f"{item.library}: cannot read {item.model} ({error})") from None
-
-
-def _library(path: Path, archive: zipfile.ZipFile) -> Library:
-    about, entries = parse_catalogue(archive.read(CATALOGUE).decode("latin-1"))
-    licence = licence_name(about.get("license", ""))
-    pages = _pages(archive)
-    items = [_item(path, archive, number, entry, licence, pages) for number, entry in entries]
-    return Library(path, about.get("id", ""), about.get("name", path.stem), licence, tuple(items))
 
 
 def parse_catalogue(text: str) -> tuple[dict[str, str], list[tuple[int, dict[str, str]]]]:
@@ -163,14 +160,15 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _pages(archive: zipfile.ZipFile) -> dict[PurePosixPath, str]:
-    """Return the name of the licence page in each model's folder that has one."""
+    """Return the licence page in each model's folder that has one."""
     names = [PurePosixPath(name) for name in sorted(archive.namelist())]
-    return {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
+    found = {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
+    return {parent: archive.read(n).decode("utf-8", "replace") for parent, n in found.items()}
 
 
 def _item(
     path: Path,
-    archive: zipfile.ZipFile,
+    members: dict[str, zipfile.ZipInfo],
     number: int,
     entry: dict[str, str],
     licence: str,
@@ -180,9 +178,12 @@ def _item(
     if not entry.get("name") or not model:
         raise DdimxError(f"{path}: item {number} has no name or no model")
     key = entry.get("id", f"{path.stem}#{PurePosixPath(model).stem}")
+    if model not in members:
+        raise DdimxError(
+            f"{path}: not a Sweet Home 3D furniture library (item {number}: no {model} in it)"
+        )
+    member = members[model]
     page = pages.get(PurePosixPath(model).parent)
-    words = None if page is None else archive.read(page).decode("utf-8", "replace")
-    member = archive.getinfo(model)
     return Item(
         library=path,
         key=key,
@@ -192,7 +193,7 @@ def _item(
         model=model,
         size=_numbers(path, number, [entry.get(k, "0") for k in ("width", "depth", "height")]),
         rotation=_rotation(path, number, entry.get("modelRotation")),
-        credit=credit_of(entry.get("creator", "unknown"), licence, words),
+        credit=credit_of(entry.get("creator", "unknown"), licence, page),
         checksum=f"{member.CRC:08x}-{member.file_size}",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,8 @@ def placed(
         raise UsageError("nothing to export")
     if out is not None and folder is None:
         return named(items, settings, out, merge)
-    names = [item.base for item in items]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    counts = Counter(item.base for item in items)
+    twice = next((name for name, count in counts.items() if count > 1), None)
     if twice is not None and not merge:
         raise UsageError(f"two shapes would be written to {twice}")
     return items

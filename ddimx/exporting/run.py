@@ -90,10 +90,12 @@ def _pooled(
 ) -> Iterator[Done]:
     """Yield results in the order of the items; when asked to stop, those that are under way."""
     futures = [pool.submit(export_item, item, settings) for item in items]
+    stopped = False
     for future in futures:
         while not (future.done() or stop):
             wait([future], timeout=POLL_SECONDS)
-        if stop:
+        if stop and not stopped:
+            stopped = True
             for other in futures:
                 other.cancel()
         if not future.cancelled():

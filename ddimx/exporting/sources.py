@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
+from ..files import DAMAGED_NUMPY
 from ..octree.file import Shape
 from ..runs import ROOT
 
@@ -98,6 +99,6 @@ def holds_tokens(path: Path) -> bool:
             with zipfile.ZipFile(path) as archive:
                 return "tokens.npy" in archive.namelist()
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except DAMAGED_NUMPY:
         return False
     return bool(array.ndim == 1 and array.dtype.kind in "iu")

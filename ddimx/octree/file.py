@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from ..errors import DdimxError
-from ..files import whole_file
+from ..files import DAMAGED_NUMPY, whole_file
 from .errors import OctreeError
 from .keys import MAX_DEPTH
 from .tree import Octree, from_tokens
@@ -21,11 +17,6 @@ from .tree import Octree, from_tokens
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
 CUBE = (-0.5, -0.5, -0.5)  # the minimum corner where a file names none; its edge is 1
-# What NumPy and zipfile raise on a damaged file, an object array (which only a pickle could hold)
-# among them. RuntimeError is an encrypted archive, NotImplementedError an unknown compression.
-UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, KeyError, RuntimeError)
-UNREADABLE += (zipfile.BadZipFile, zlib.error, OverflowError, NotImplementedError)
-UNREADABLE += (SyntaxError, TokenError, TypeError, struct.error)  # of an .npy's header
 UNEQUAL = 1e-6  # by how much a cube's edges may differ, relative to its coordinates
 
 
@@ -90,7 +81,7 @@ def _fields(path: Path) -> dict[str, Any]:
         raise DdimxError(f"{path} is a folder, not a token file") from None
     except MemoryError:
         raise DdimxError(f"{path}: its arrays are larger than the memory here") from None
-    except UNREADABLE as error:
+    except DAMAGED_NUMPY as error:
         raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
 
 
