@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,6 +142,20 @@ def finish_tokens(
         assert step is not None  # a plan has at least one row
         trees += octrees(step.levels)
     return trees
+
+
+def finish(
+    model: Model,
+    settings: Settings,
+    samples: Sequence[int],
+    *,
+    given: Given = NOTHING,
+    after_row: Callable[[Any, Sequence[int]], None] | None = None,
+) -> Tensor | list[Octree]:
+    """Return the results of these indices, whatever the model draws; octrees are given nothing."""
+    if isinstance(model.process, DiscreteProcess):
+        return finish_tokens(model, settings, samples, after_row=after_row)
+    return finish_batch(model, settings, samples, given=given, after_row=after_row)
 
 
 def _parts(samples: Sequence[int], invariant: bool, size: int = MICRO_BATCH) -> list[Sequence[int]]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .settings import Asked
 
 DEFAULT_STEPS = 50
-FOREIGN = ("transition", "routing", "temperature")  # options that only make sense for tokens
 
 T = TypeVar("T")
 Notes = tuple[str, ...]
@@ -42,11 +41,7 @@ def make_sampling_plan(asked: Asked, model: Model) -> tuple[Plan, Notes]:
     Raises:
         UsageError: options that exclude each other, or that no plan meets.
     """
-    foreign = [f"--{name}" for name in FOREIGN if getattr(asked, name) is not None]
-    if foreign:
-        raise UsageError(
-            f"{', '.join(foreign)}: for models of octrees, '{model.name}' draws images"
-        )
+    refuse(asked, ("transition", "routing", "temperature"), model, "octrees", "images")
     if asked.plan is not None:
         plan, notes = _given_plan(asked, asked.plan, model)
         return _clipped(plan, asked.clip), notes
@@ -60,6 +55,15 @@ def make_sampling_plan(asked: Asked, model: Model) -> tuple[Plan, Notes]:
     plan = model.process.plan(SolverChoice(chosen.solver, eta, variance), chosen.times)
     clip = asked.clip if asked.clip is not None or kind != "ddim" else defaults.clip
     return _clipped(plan, clip), chosen.notes + plan.notes
+
+
+def refuse(asked: Asked, names: Sequence[str], model: Model, theirs: str, draws: str) -> None:
+    """Raise UsageError if any of these options is given, which only other models have."""
+    given = [f"--{name}" for name in names if getattr(asked, name) is not None]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: for models of {theirs}, '{model.name}' draws {draws}"
+        )
 
 
 def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..solvers.executor import Step
 from ..weights.model import Model
 from ..weights.source import SUFFIX
 from . import manifest
-from .batch import MICRO_BATCH, Given, finish_batch, finish_tokens
+from .batch import MICRO_BATCH, Given, finish
 from .memory import check_fits
 from .settings import Settings, labels_for
 from .shape_sink import ShapeSink
@@ -46,6 +46,16 @@ class SampleRequest:
     command: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
     task: Task = SAMPLING
+
+    @property
+    def shapes(self) -> bool:
+        """Whether the model draws octrees."""
+        return isinstance(self.model.process, DiscreteProcess)
+
+    @property
+    def one_file(self) -> bool:
+        """Whether all samples end in one array: a finished one has nothing pending or to add."""
+        return self.kind in ARRAY_FORMATS and not self.shapes
 
 
 class _Stopped(Exception):
@@ -182,13 +192,14 @@ class _Job:
         indices = self._request.settings.indices
         if not self._begun:  # whatever bears our names here is not of this run
             return list(indices)
-        if self._complete and self._one_file:
+        if self._complete and self._request.one_file:
             return []
         done = self._sink.done()
         return [i for i in indices if i not in done]
 
     def _sample(self, pending: list[int], stop: Stop, progress: Progress) -> None:
-        rows = len(self._request.settings.table)
+        model, settings = self._request.model, self._request.settings
+        rows = len(settings.table)
         progress.start("sampling", len(pending) * rows)
 
         def after_row(step: Step, samples: Sequence[int]) -> None:
@@ -203,26 +214,18 @@ class _Job:
                 raise _Stopped
             batch = pending[: self._batch_size]
             try:
-                self._write_batch(batch, after_row)
+                samples = finish(model, settings, batch, given=self._given, after_row=after_row)
             except torch.cuda.OutOfMemoryError:
                 self._halve(progress)
                 continue
+            labels = labels_for(settings, model, self._given.keys(batch))
+            self._sink.write(batch, samples, labels)
             pending = pending[len(batch) :]
-
-    def _write_batch(self, batch: Sequence[int], after_row: Callable[[Any, Any], None]) -> None:
-        model, settings = self._request.model, self._request.settings
-        labels = labels_for(settings, model, self._given.keys(batch))
-        if isinstance(self._sink, ShapeSink):
-            trees = finish_tokens(model, settings, batch, after_row=after_row)
-            self._sink.write_trees(batch, trees, labels)
-            return
-        samples = finish_batch(model, settings, batch, given=self._given, after_row=after_row)
-        self._sink.write(batch, samples, labels)
 
     def _halve(self, progress: Progress) -> None:
         """Go on with half the batch after the device ran out of memory, and record it."""
-        invariant, alone = self._request.settings.invariant, isinstance(self._sink, ShapeSink)
-        if invariant and not alone:
+        invariant = self._request.settings.invariant
+        if invariant and not self._request.shapes:
             raise DdimxError(
                 f"the {MICRO_BATCH} samples that --invariant computes together do not fit into "
                 "the device's memory"
@@ -240,11 +243,6 @@ class _Job:
 
         return self._request.model.network.register_forward_hook(count)
 
-    @property
-    def _one_file(self) -> bool:
-        """Whether all samples end in one array, so that a finished run has nothing pending."""
-        return self._request.kind in ARRAY_FORMATS and not isinstance(self._sink, ShapeSink)
-
     def _write(self, status: str) -> dict[str, Any]:
         self._record["status"] = status
         write_json(self._folder / manifest.NAME, self._record)
@@ -259,7 +257,7 @@ def _identity(request: SampleRequest, start: _Start | None) -> dict[str, Any]:
 
 def _sink(request: SampleRequest, folder: Path) -> Sink:
     data, task = request.model.config.data, request.task
-    if isinstance(request.model.process, DiscreteProcess):
+    if request.shapes:
         return ShapeSink(folder, request.kind, request.model)
     if task.sink is not None:
         return task.sink(folder)
@@ -295,8 +293,7 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
 
 def _check_extension(request: SampleRequest, folder: Path, before: dict[str, Any]) -> None:
     """A finished array is one file: it cannot grow."""
-    shapes = isinstance(request.model.process, DiscreteProcess)
-    if shapes or request.kind not in ARRAY_FORMATS or before["status"] != "complete":
+    if not request.one_file or before["status"] != "complete":
         return
     if request.settings.count != before["count"]:
         raise UsageError(

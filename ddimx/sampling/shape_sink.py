@@ -48,20 +48,16 @@ class ShapeSink:
             return set()
         return {int(m[1]) for p in self._folder.iterdir() if (m := _NAME.match(p.name))}
 
-    def write_trees(
-        self, indices: Sequence[int], trees: Sequence[Octree], labels: Tensor | None
+    def write(
+        self, indices: Sequence[int], samples: Sequence[Octree], labels: Tensor | None
     ) -> None:
         """Write one file for every tree, with its class and its identity."""
-        names = [""] * len(trees)
+        names = [""] * len(samples)
         if labels is not None:
             known = (*self._model.classes, "")
             names = [known[label] for label in labels.tolist()]
-        for index, tree, category in zip(indices, trees, names, strict=True):
+        for index, tree, category in zip(indices, samples, names, strict=True):
             write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))
-
-    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
-        """Refuse tensors; shapes come by :meth:`write_trees`."""
-        raise TypeError("a shape is no tensor")
 
     def finish(self, indices: range) -> list[str]:
         """Return the files' names; they are final already."""

@@ -34,8 +34,8 @@ class Sink(Protocol):
         """Return the indices that are on disk."""
         ...
 
-    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
-        """Store samples, float32 [B, C, H, W] in the network's range."""
+    def write(self, indices: Sequence[int], samples: Any, labels: Tensor | None) -> None:
+        """Store what the model drew: float32 [B, C, H, W] in its range, or octrees."""
         ...
 
     def finish(self, indices: range) -> list[str]:

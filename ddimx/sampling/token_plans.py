@@ -12,15 +12,14 @@ from ..errors import UsageError, unknown
 from ..models.octree.process import TRANSITIONS, DiscreteProcess
 from ..solvers.names import AUTO, parse_solver
 from ..weights.model import Model
+from .plans import refuse
 
 if TYPE_CHECKING:
     from .settings import Asked
 
-DEFAULT_STEPS = 8  # per level; measured, see README
+DEFAULT_STEPS = 8  # per level; a model's own configuration says what was measured for it
 DEFAULT_ROUTING: Routing = "random"
 MOST_STEPS = 4096
-# Options that only make sense for images.
-FOREIGN = ("variance", "timesteps", "plan", "clip")
 
 
 def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tuple[str, ...]]:
@@ -31,11 +30,7 @@ def make_sampling_token_plan(asked: Asked, model: Model) -> tuple[TokenPlan, tup
     """
     process, defaults = model.process, model.config.sampling
     assert isinstance(process, DiscreteProcess)
-    foreign = [f"--{name}" for name in FOREIGN if getattr(asked, name) is not None]
-    if foreign:
-        raise UsageError(
-            f"{', '.join(foreign)}: for models of images, '{model.name}' draws octrees"
-        )
+    refuse(asked, ("variance", "timesteps", "plan", "clip"), model, "images", "octrees")
     pfdiff = _pfdiff(asked.solver or defaults.solver or "ddim")
     steps = asked.steps if asked.steps is not None else defaults.steps or DEFAULT_STEPS
     transition = asked.transition or defaults.transition or process.transitions[0]

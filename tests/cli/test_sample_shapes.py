@@ -167,14 +167,14 @@ def test_python_refuses_the_other_kind_of_model(shape_model, tiny_model):
 def test_an_interrupted_run_goes_on_with_its_options(shape_model, tmp_path, monkeypatch):
     options = ("-n", 5, "--seed", 2, "--batch-size", 2, "--temperature", 0.8, "--invariant")
     sampled(shape_model, *options, "--out", "whole")
-    real = ShapeSink.write_trees
+    real = ShapeSink.write
 
     def write(self, *batch):
         real(self, *batch)
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShapeSink, "write_trees", write)
+        patch.setattr(ShapeSink, "write", write)
         done = sample(shape_model, *options, "--export", "3dgs", "--out", "cut")
     assert done.code == 130
     assert done.err.endswith("interrupted; go on: ddimx sample --resume cut\n")

@@ -97,7 +97,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(tiny_model, tmp_path):
 def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, monkeypatch):
     from ddimx.sampling import run
 
-    real, batches = run.finish_batch, []
+    real, batches = run.finish, []
 
     def interrupted(*args, **rest):
         if len(batches) == 1:
@@ -107,7 +107,7 @@ def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, 
 
     options = ("-n", 3, "-o", "o", "--batch-size", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish_batch", interrupted)
+        patch.setattr(run, "finish", interrupted)
         assert edit("sequence", tiny_model, *options).code == 130
     before = {n: v for n, v in state_of(tmp_path / "o").items() if n.startswith("000000")}
     assert "000000.png" in before
