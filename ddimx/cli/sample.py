@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,6 @@ from . import options
 
 if TYPE_CHECKING:
     from ..progress import Progress
-    from ..sampling.run import SampleRequest
 
 # What --resume takes from the manifest unless the command line says otherwise.
 REMEMBERED = (
@@ -201,8 +199,9 @@ def sample(
     from ..signals import polite_stop
     from .output import print_json
     from .preview import preview, show_plan
+    from .sample_request import asked_for, export_finished, request_of
 
-    asked, folder = _asked(given, resume, out)
+    asked, folder = asked_for(given, resume, out)
     with Progress(quiet=quiet) as progress:
         if "prompt" in asked:
             from .prompt import prompt_work
@@ -216,7 +215,7 @@ def sample(
                 show_plan(table, as_json=json_output)
                 return
         else:
-            request = _request(asked, folder, overwrite, device, offline, progress)
+            request = request_of(asked, folder, overwrite, device, offline, progress)
             for note in request.settings.notes:
                 progress.say(f"note: {note}")
             if explain or dry_run:
@@ -228,7 +227,7 @@ def sample(
         with polite_stop() as stop:
             record, where = work(stop, progress)
         if record["status"] == "complete" and "export" in asked:
-            _export(asked["export"], record, where, progress, overwrite=overwrite)
+            export_finished(asked["export"], record, where, progress, overwrite=overwrite)
         if json_output:
             print_json({"folder": str(where), **record})
         if record["status"] == "interrupted":
@@ -236,111 +235,6 @@ def sample(
             progress.say(f"interrupted; go on: {resumed}")
             raise typer.Exit(stop.exit_code)
         _summary(progress, record, where)
-
-
-def _asked(
-    given: dict[str, Any], resume: str | None, out: Path | None
-) -> tuple[dict[str, Any], Path | None]:
-    """Return the options and the folder; --resume fills in what the interrupted run was given."""
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
-    if resume is None:
-        return plain, out
-    if out is not None:
-        raise UsageError("--resume names the folder already; leave --out away")
-    from ..runs import last_run
-    from ..sampling import manifest
-
-    folder = last_run("sample") if resume == "last" else Path(resume)
-    before = manifest.read(folder)
-    if before is None or "verb" in before["identity"]:  # other verbs name themselves there
-        raise UsageError(f"--resume {resume}: no sampling run in {folder}")
-    return {**before["asked"], **plain}, folder
-
-
-def _request(
-    asked: dict[str, Any],
-    out: Path | None,
-    overwrite: bool,
-    device: str,
-    offline: bool,
-    progress: Progress,
-) -> SampleRequest:
-    from ..exporting.settings import named_formats
-    from ..models.octree.process import DiscreteProcess
-    from ..sampling.run import SampleRequest, load_init_noise
-    from ..sampling.settings import Asked, resolve
-    from ..sampling.shape_sink import check_format
-    from ..sampling.sinks import FORMATS
-    from ..weights.model import load_model
-    from .parse import clip_value, one_of, times, weights_choice
-
-    kind = one_of("format", asked["kind"], FORMATS) if "kind" in asked else None
-    if "export" in asked:
-        named_formats([asked["export"]])
-    model = load_model(
-        asked.get("model", "emoji"),
-        device=device,
-        dtype=asked.get("dtype", "auto"),
-        weights=weights_choice(asked.get("weights")),
-        config=asked.get("config"),
-        offline=offline,
-        progress=progress,
-    )
-    shapes = isinstance(model.process, DiscreteProcess)
-    kind = kind or ("npz" if shapes else "png")
-    if shapes:
-        check_format(kind, model.name)
-    if "export" in asked and not shapes:
-        raise UsageError(f"--export writes octrees as splats, and '{model.name}' draws images")
-    if shapes and "init_noise" in asked:
-        raise UsageError(f"--init-noise is for images, and '{model.name}' draws octrees")
-    path = Path(asked["init_noise"]) if "init_noise" in asked else None
-    states = None if path is None else load_init_noise(path, model.process.shape)
-    own = {
-        "model",
-        "config",
-        "kind",
-        "dtype",
-        "weights",
-        "init_noise",
-        "timesteps",
-        "clip",
-        "export",
-    }
-    settings = resolve(
-        Asked(
-            **{k: v for k, v in asked.items() if k not in own},
-            timesteps=times(asked.get("timesteps")),
-            clip=clip_value(asked.get("clip")),
-        ),
-        model,
-        available=None if states is None else len(states),
-    )
-    return SampleRequest(
-        model=model,
-        settings=settings,
-        kind=kind,
-        out=out,
-        overwrite=overwrite,
-        init_noise=path,
-        command=shlex.join(["ddimx", *sys.argv[1:]]),
-        asked=asked,
-    )
-
-
-def _export(
-    formats: str, record: dict[str, Any], folder: Path, progress: Progress, *, overwrite: bool
-) -> None:
-    """Write a finished run's shapes as splats too; its manifest names them from then on."""
-    from ..exporting.python import export
-    from ..files import write_json
-    from ..sampling import manifest
-
-    files = export(folder, format=formats.split(","), overwrite=overwrite)
-    progress.say(f"{folder}: {len(files)} files of splats ({formats})")
-    known = record.get("exported", [])
-    record["exported"] = [*known, *(p.name for p in files if p.name not in known)]
-    write_json(folder / manifest.NAME, record)
 
 
 def _summary(progress: Progress, record: dict[str, Any], where: Path) -> None:
