@@ -34,10 +34,46 @@ TYPES = {
     torch.bool: "*i1",
     torch.uint8: "*u8",
 }
+# Shared memory that a program may have. sm_80 stands for every card without a row of its own; the
+# least of its kind, consumer cards, have 99 KiB.
+SHARED = {"sm_80": 101376, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 INTEGER = re.compile(
     r"\b(IMAD|IADD3?|LOP3|SHF|ISETP|IABS|LEA|POPC|BMSK|SGXT|VIADD|IMNMX|PRMT|UIMAD|UIADD3?|ULOP3|"
     r"USHF|ULEA|UISETP)(\.\S+)?\b"
 )
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return a tensor without data, for a launch that is only compiled."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def against_record(
+    path: Path, found: dict[tuple[str, ...], dict[str, Any]], names: tuple[str, ...], *, merge: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return these counts by "case | target", and those on record; the caller compares them.
+
+    DDIMX_RECORD=1 writes the record first: with ``merge`` beside what else it holds, for a test
+    that compiles only some of its cases. With another Triton than the record's, the test is
+    skipped.
+    """
+    import pytest
+    import triton
+
+    ours = {
+        " | ".join(key): {name: count[name] for name in names if name in count}
+        for key, count in found.items()
+    }
+    if os.environ.get("DDIMX_RECORD") == "1":
+        held = json.loads(path.read_text(encoding="utf-8"))["counts"] if path.is_file() else {}
+        everything = sorted(((held if merge else {}) | ours).items())
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(count)}" for key, count in everything)
+        text = f'{{\n "triton": "{triton.__version__}",\n "counts": {{\n{lines}\n }}\n}}\n'
+        path.write_text(text, encoding="utf-8")
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    if recorded["triton"] != triton.__version__:
+        pytest.skip(f"recorded with Triton {recorded['triton']}, this is {triton.__version__}")
+    return ours, recorded["counts"]
 
 
 def job(

@@ -4,22 +4,17 @@ The counts lie in ``attention_counts.json``. Spilled bytes and shared memory may
 After a change that has to move them: ``DDIMX_FULL=1 DDIMX_RECORD=1 pytest tests/kernels/...``.
 """
 
-import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from ddimx.kernels.attention import launch
-from tests.kernels.compiled import TARGETS, job, report
+from tests.kernels.compiled import SHARED, TARGETS, against_record, job, meta, report
 
 RECORDED = Path(__file__).with_name("attention_counts.json")
 BATCH = 16
 NAMES = ("registers", "spills", "shared")
-# Shared memory that a program may have. sm_80 stands for every card without a row of its own in
-# the table of tiles; the least of them, consumer cards, have 99 KiB.
-SHARED = {"sm_80": 101376, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 # (tokens, columns, dtype, layout of the feature map), the UNet's shapes first.
 GATE = {
     "256 x 512": (256, 512, torch.bfloat16, "NHWC"),
@@ -36,10 +31,6 @@ MORE = {
     "49 x 120": (49, 120, torch.bfloat16, "NHWC"),
     "1000 x 300": (1000, 300, torch.bfloat16, "NHWC"),
 }
-
-
-def meta(*shape, dtype=torch.float32):
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def launches(n, d, dtype, layout, arch, backward):
@@ -76,24 +67,13 @@ def counts(cases, backward):
 
 def check(found):
     """Hold the counts to the cards' limits and to the record."""
-    import triton
-
     for (case, kind, target), count in found.items():
         assert count["shared"] <= SHARED[target], (case, kind, target)
         if target in ("sm_90", "sm_100") and "fp32" not in case and "49" not in case:
             assert count["wgmma"], (case, kind, target)
-    ours = {" | ".join(key): {name: c[name] for name in NAMES} for key, c in found.items()}
-    if os.environ.get("DDIMX_RECORD") == "1":
-        before = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else {}
-        everything = sorted((before.get("counts", {}) | ours).items())
-        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(c)}" for key, c in everything)
-        text = f'{{\n "triton": "{triton.__version__}",\n "counts": {{\n{lines}\n }}\n}}\n'
-        RECORDED.write_text(text, encoding="utf-8")
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
-    if recorded["triton"] != triton.__version__:
-        pytest.skip(f"recorded with Triton {recorded['triton']}, this is {triton.__version__}")
+    ours, recorded = against_record(RECORDED, found, NAMES, merge=True)
     for key, count in ours.items():
-        before = recorded["counts"][key]
+        before = recorded[key]
         assert sum(count["spills"]) <= sum(before["spills"]), (key, count, before)
         assert count["shared"] <= before["shared"], (key, count, before)
 

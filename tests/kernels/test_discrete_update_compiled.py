@@ -4,7 +4,6 @@ The counts lie in ``discrete_update_counts.json``. A change of the kernel or of 
 them fails here; look at why, and then write them anew: ``DDIMX_RECORD=1 pytest tests/kernels/...``.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from ddimx.kernels.discrete_update import Options, Tokens, launch
 from ddimx.noise import Stream
-from tests.kernels.compiled import TARGETS, job, report
+from tests.kernels.compiled import TARGETS, against_record, job, meta, report
 
 RECORDED = Path(__file__).with_name("discrete_update_counts.json")
 COUNT = 9_000_000  # tokens, of which the last lie past 2^31 logits
@@ -26,10 +25,6 @@ if os.environ.get("DDIMX_FULL") == "1" or os.environ.get("DDIMX_RECORD") == "1":
         "uniform, x0": {"transition": "uniform"},
         "confidence, guidance": {"route": False, "guided": True},
     }
-
-
-def meta(*shape, dtype=torch.float32):
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def prepared(transition="absorbing", route=True, want_x0=True, guided=False, dtype=torch.bfloat16):
@@ -94,16 +89,5 @@ def test_offsets_of_the_logits_are_64_bit(reports):
 def test_counts_are_those_on_record(reports):
     """Registers, integer operations and all instructions per thread, by case and target."""
     names = ("registers", "spills", "shared", "integer", "instructions", "loads_128")
-    counts = {
-        f"{case} | {target}": {name: found[name] for name in names if name in found}
-        for (case, target), found in reports.items()
-    }
-    import triton
-
-    found = {"triton": triton.__version__, "counts": counts}
-    if os.environ.get("DDIMX_RECORD") == "1":
-        RECORDED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
-    if recorded["triton"] != triton.__version__:
-        pytest.skip(f"recorded with Triton {recorded['triton']}, this is {triton.__version__}")
-    assert counts == {key: recorded["counts"][key] for key in counts}
+    ours, recorded = against_record(RECORDED, reports, names, merge=False)
+    assert ours == {key: recorded[key] for key in ours}

@@ -5,8 +5,6 @@ rise. After a change that has to move them:
 ``DDIMX_FULL=1 DDIMX_RECORD=1 pytest tests/kernels/test_segment_attention_compiled.py``.
 """
 
-import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,12 +12,10 @@ import torch
 
 from ddimx.kernels.segment_attention import launch
 from ddimx.kernels.segment_attention.blocks import Tables, tables
-from tests.kernels.compiled import TARGETS, job, report
+from tests.kernels.compiled import SHARED, TARGETS, against_record, job, meta, report
 
 RECORDED = Path(__file__).with_name("segment_attention_counts.json")
 NAMES = ("registers", "spills", "shared")
-# Shared memory that a program may have; the least of sm_80's kind, consumer cards, have 99 KiB.
-SHARED = {"sm_80": 101376, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 OCTREE = (32, "bf16")  # the octree network's heads
 OTHERS = [(c, t) for c in (16, 32, 64, 128) for t in TYPES if (c, t) != OCTREE]
@@ -27,9 +23,6 @@ OTHERS = [(c, t) for c in (16, 32, 64, 128) for t in TYPES if (c, t) != OCTREE]
 
 def launches(columns, dtype, backward):
     """The launches that the operator would make: views of one projection [N, 3, H, D]."""
-
-    def meta(*shape, dtype=torch.float32):
-        return torch.empty(shape, dtype=dtype, device="meta")
 
     q, k, v = meta(200, 3, 6, columns, dtype=dtype).unbind(1)
     out, lse = meta(200, 6, columns, dtype=dtype), meta(6, 200)
@@ -54,22 +47,11 @@ def counts(cases, backward, targets=tuple(TARGETS)):
 
 def check(found):
     """Hold the counts to the cards' limits and to the record."""
-    import triton
-
     for key, count in found.items():
         assert count["shared"] <= SHARED[key[2]], key
-    ours = {" | ".join(key): {name: c[name] for name in NAMES} for key, c in found.items()}
-    if os.environ.get("DDIMX_RECORD") == "1":
-        before = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.is_file() else {}
-        everything = sorted((before.get("counts", {}) | ours).items())
-        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(c)}" for key, c in everything)
-        text = f'{{\n "triton": "{triton.__version__}",\n "counts": {{\n{lines}\n }}\n}}\n'
-        RECORDED.write_text(text, encoding="utf-8")
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
-    if recorded["triton"] != triton.__version__:
-        pytest.skip(f"recorded with Triton {recorded['triton']}, this is {triton.__version__}")
+    ours, recorded = against_record(RECORDED, found, NAMES, merge=True)
     for key, count in ours.items():
-        before = recorded["counts"][key]
+        before = recorded[key]
         assert sum(count["spills"]) <= sum(before["spills"]), (key, count, before)
         assert count["shared"] <= before["shared"], (key, count, before)
 

@@ -4,15 +4,13 @@ The counts lie in ``update_counts.json``. A change of the kernel or of Triton th
 here; look at why, and then write them anew: ``DDIMX_RECORD=1 pytest tests/kernels/...``.
 """
 
-import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from ddimx.kernels.update import Extras, launch
-from tests.kernels.compiled import TARGETS, job, report
+from tests.kernels.compiled import TARGETS, against_record, job, meta, report
 from tests.kernels.update_cases import KNOWN, STEP
 
 RECORDED = Path(__file__).with_name("update_counts.json")
@@ -26,10 +24,6 @@ CASES = {
     "guidance, three predictions": {"guided": True, "depth": 3},
     "everything": {"noise": True, "guided": True, "known": True, "depth": 4, "nhwc": True},
 }
-
-
-def meta(*shape, dtype=torch.float32):
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def prepared(nhwc=False, noise=False, guided=False, known=False, depth=1):
@@ -107,16 +101,5 @@ def test_offsets_of_a_batch_are_64_bit(reports):
 def test_counts_are_those_on_record(reports):
     """Registers, integer operations and all instructions per thread, by case and target."""
     names = ("registers", "spills", "shared", "integer", "instructions", "loads_128")
-    counts = {
-        f"{case} | {target}": {name: found[name] for name in names if name in found}
-        for (case, target), found in reports.items()
-    }
-    import triton
-
-    found = {"triton": triton.__version__, "counts": counts}
-    if os.environ.get("DDIMX_RECORD") == "1":
-        RECORDED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
-    if recorded["triton"] != triton.__version__:
-        pytest.skip(f"recorded with Triton {recorded['triton']}, this is {triton.__version__}")
-    assert counts == recorded["counts"]
+    ours, recorded = against_record(RECORDED, reports, names, merge=False)
+    assert ours == recorded
