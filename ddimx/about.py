@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .config import OCTREE_MODELS, Config
+from .config import Config
 from .device import choose_device, choose_precision
 from .kernels import attention, discrete_update, octree_decode, segment_attention, update
 from .weights.cache import cache_folder
@@ -67,7 +67,7 @@ def about_models() -> dict[str, Any]:
 
 def _sample(config: Config) -> str:
     """Return what one sample is: "3x32x32", or "octree of depth 5"."""
-    if config.model.name in OCTREE_MODELS:
+    if config.data.octrees:
         return f"octree of depth {config.data.max_depth}"
     return "x".join(str(n) for n in config.sample_shape)
 

@@ -55,6 +55,11 @@ class DataConfig(Section):
     return_mask: bool = False
     max_depth: int | None = Field(default=None, ge=1, le=10)
 
+    @property
+    def octrees(self) -> bool:
+        """Whether the examples are octrees (``SHAPENET_OCTREE`` is the seed's name), not images."""
+        return self.dataset.upper() in ("OCTREE", "SHAPENET_OCTREE")
+
     @model_validator(mode="after")
     def _one_range(self) -> DataConfig:
         if self.rescaled and self.logit_transform:

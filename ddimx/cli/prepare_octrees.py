@@ -61,13 +61,14 @@ def octrees(
     settings = Settings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeSet(out, settings)
     with Progress(quiet=quiet) as progress:
+        jobs = [job_of(shape) for shape in found]
         outcome = shapes.run(
-            [job_of(shape) for shape in found],
+            jobs,
             workers=workers or cores(),
             progress=progress,
             overwrite=overwrite,
         )
-        given = {job_of(shape).file: shape.part for shape in found}
+        given = {job.file: shape.part for job, shape in zip(jobs, found, strict=True)}
         parts = [
             given[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
             for m in outcome.made

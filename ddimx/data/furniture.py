@@ -11,9 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
-from ..octree.keys import Keys
+from ..octree.geometry import iou
 from ..octree.tree import Octree
 from .sweethome import Item
 
@@ -99,26 +97,20 @@ def families(
         parent[max(a, b)] = min(a, b)
 
     named: dict[tuple[str, ...], int] = {}
-    cells: dict[str, list[tuple[int, Keys]]] = {}
+    cells: dict[str, list[tuple[int, Octree]]] = {}
     for i, (item, category, tree) in enumerate(zip(items, categories, trees, strict=True)):
         library, _, name = item.key.partition("#")
         stem = re.split(r"[\W_]*\d", name.lower())[0] or name
         join(i, named.setdefault((category, "named", library, stem), i))
         if item.credit.url:
             join(i, named.setdefault((category, "work", item.credit.url), i))
-        own = tree.keys[min(tree.depth, ALIKE_DEPTH)]
+        own = tree.coarser(min(tree.depth, ALIKE_DEPTH))
         others = cells.setdefault(category, [])
         for j, other in others:
-            if _shared(own, other) >= ALIKE:
+            if iou(own, other) >= ALIKE:
                 join(i, j)
         others.append((i, own))
     return [root(i) for i in range(len(items))]
-
-
-def _shared(a: Keys, b: Keys) -> float:
-    """Return the intersection of two sets of cells over their union."""
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
 
 
 def split_families(names: Sequence[str], groups: Sequence[int], held_out: float) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import Config, DataConfig
+from ..config import Config
 from ..errors import DdimxError, UsageError, unknown
 from ..octree.errors import OctreeError
 from ..octree.file import Shape, read_shape
@@ -110,11 +110,6 @@ def open_shapes(config: Config, *, held_out: bool = False) -> ShapeSource:
                 f"data.max_depth is {data.max_depth}"
             )
     return source
-
-
-def is_octrees(data: DataConfig) -> bool:
-    """Return whether a data set is one of octrees (``SHAPENET_OCTREE`` is the seed's name)."""
-    return data.dataset.upper() in ("OCTREE", "SHAPENET_OCTREE")
 
 
 def _entries(root: Path, split: str) -> list[Entry]:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from ..config import Config, DataConfig
 from ..noise import Noise
 from .batches import Batches, BatchStream
-from .octrees import ShapeSource, is_octrees, open_shapes
+from .octrees import ShapeSource, open_shapes
 from .shape_batches import ShapeBatches
 from .sources import ImageSource, open_source
 
@@ -21,7 +21,7 @@ def open_examples(config: Config, *, held_out: bool = False) -> Examples:
         UsageError: an unknown data set, or one that does not fit the configuration.
         DdimxError: a data set that cannot be read.
     """
-    if is_octrees(config.data):
+    if config.data.octrees:
         return open_shapes(config, held_out=held_out)
     return open_source(config, held_out=held_out)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..data.sources import ImageSource, Integers
 from ..errors import DdimxError, UsageError
 from ..noise import Noise
@@ -20,6 +18,7 @@ from ..solvers.ddpm import Variance
 from ..weights.model import Model
 from .bits import Array, Figure, Levels, dequantized, levels, rademacher
 from .bound import Bound, variational_bound
+from .examples import batches, facts, spread
 from .flow import Angles, Hutchinson, flow_log_density
 from .predictor import Predictor
 from .published import CIFAR10_BITS
@@ -109,12 +108,11 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
         raise UsageError("this part of the data has no images; see --split")
     if len(model.process.shape) != 3:
         raise UsageError(f"model '{model.name}' does not make images")
-    count = min(settings.count, len(source))
-    numbers = np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64))
+    numbers = spread(len(source), settings.count)
     progress.start("bits per dimension", len(numbers) * _calls(model, settings))
     found: dict[str, list[Array]] = {}
-    for part in _batches(numbers, settings.batch_size):
-        for name, bits in _measure(model, source, settings, part, progress).items():
+    for part in batches(len(numbers), settings.batch_size):
+        for name, bits in _measure(model, source, settings, numbers[part], progress).items():
             found.setdefault(name, []).append(bits)
     progress.stop()
     parts = {name: np.concatenate(values) for name, values in found.items()}
@@ -191,11 +189,6 @@ def _flow(
     )
 
 
-def _batches(numbers: Integers, size: int) -> Iterator[Integers]:
-    for first in range(0, len(numbers), size):
-        yield numbers[first : first + size]
-
-
 def _calls(model: Model, settings: NllSettings) -> int:
     """Return the network calls per image."""
     middle = min(settings.terms, model.process.schedule.num_timesteps - 1)
@@ -203,17 +196,7 @@ def _calls(model: Model, settings: NllSettings) -> int:
 
 
 def _facts(model: Model, source: ImageSource, settings: NllSettings, count: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "ddimx": __version__,
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "weights": model.weights,
-        "dtype": model.precision.name,
-        "data_fingerprint": source.fingerprint,
-        "conditional": bool(model.process.num_classes),
-        **asdict(settings),
-        "count": count,
-    }
+    found = facts(model, source, settings, count)
     if model.config.data.dataset.upper() == "CIFAR10":
-        facts["published"] = [asdict(p) for p in CIFAR10_BITS]
-    return facts
+        found["published"] = [asdict(p) for p in CIFAR10_BITS]
+    return found

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..config import Transition
 from ..data.octrees import ShapeSource
 from ..data.sources import Integers
@@ -19,6 +17,7 @@ from ..noise import Noise
 from ..progress import Progress
 from ..weights.model import Model
 from .bits import Array, Figure
+from .examples import batches, facts, spread
 from .token_bound import TokenBound
 
 
@@ -131,14 +130,13 @@ def token_nll(
         raise UsageError(f"model '{model.name}' does not draw octrees")
     if not len(source):
         raise UsageError("this part of the data has no shapes; see --split")
-    count = min(settings.count, len(source))
-    numbers = np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64))
+    numbers = spread(len(source), settings.count)
     transition = settings.transition or process.transitions[0]
     bound = TokenBound(model, process, transition, Noise(settings.seed), settings.terms, progress)
     progress.start("nats per shape", len(numbers) * bound.draws)
     trees = [shape.tree.coarser(process.depth) for shape in source.shapes(numbers)]
     found = []
-    for part in _batches(len(numbers), settings.batch_size):
+    for part in batches(len(numbers), settings.batch_size):
         labels = source.labels[numbers[part]] if source.labels is not None else None
         found.append(bound(trees[part], numbers[part], labels))
     progress.stop()
@@ -155,11 +153,6 @@ def token_nll(
     )
 
 
-def _batches(count: int, size: int) -> Iterator[slice]:
-    for first in range(0, count, size):
-        yield slice(first, first + size)
-
-
 def _short(figure: Figure, digits: int) -> str:
     return f"{figure.mean:.{digits}f} ± {figure.standard_error:.{digits}f}"
 
@@ -168,16 +161,8 @@ def _facts(
     model: Model, source: ShapeSource, settings: TokenSettings, bound: TokenBound, count: int
 ) -> dict[str, Any]:
     return {
-        "ddimx": __version__,
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "weights": model.weights,
-        "dtype": model.precision.name,
-        "data_fingerprint": source.fingerprint,
-        "conditional": bool(model.process.num_classes),
-        **asdict(settings),
+        **facts(model, source, settings, count),
         "transition": bound.transition,
         "steps": bound.steps,
         "all_steps": bound.exact,
-        "count": count,
     }

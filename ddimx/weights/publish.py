@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..config import OCTREE_MODELS, Config
+from ..config import Config
 from ..config_file import dump_yaml, override
 from ..device import DTYPES
 from ..errors import DdimxError, UsageError
@@ -101,7 +101,7 @@ def _check_target(target: Path, form: Form, overwrite: bool) -> None:
 
 
 def _check_representable(form: Form, config: Config, label: str) -> None:
-    if form != "native" and config.model.name in OCTREE_MODELS:
+    if form != "native" and config.data.octrees:
         raise UsageError(f"{label}: form '{form}' holds image models, and this is one of octrees")
     if form == "diffusers":
         write_unet(config, label)
@@ -137,7 +137,7 @@ def _write_ddim(
 def _history(found: Found, config: Config) -> dict[str, Any]:
     info = {key: value for key, value in found.info.items() if key != "weights"}
     if found.form == "ddimx checkpoint":
-        seen = "shapes_seen" if config.model.name in OCTREE_MODELS else "images_seen"
+        seen = "shapes_seen" if config.data.octrees else "images_seen"
         info[seen] = info["step"] * config.training.batch_size
         info["hours"] = round(info.get("seconds", 0.0) / 3600, 2)
     elif not found.form.startswith("ddimx"):

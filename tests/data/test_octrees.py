@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddimx.config_file import override
-from ddimx.data.octrees import ShapeSource, is_octrees, open_shapes
+from ddimx.data.octrees import ShapeSource, open_shapes
 from ddimx.data.open import open_batches, open_examples
 from ddimx.data.shape_batches import ShapeBatches
 from ddimx.errors import DdimxError, UsageError
@@ -52,7 +52,7 @@ def test_the_fingerprint_is_that_of_the_shapes(root, tmp_path):
 
 def test_the_configuration_names_root_split_category_and_depth(root):
     config = octree_config(root, data={"max_depth": 3})
-    assert is_octrees(config.data)
+    assert config.data.octrees
     assert identities(open_examples(config)) == ["c3", "c4", "c5", "t6", "t7"]
     assert identities(open_examples(config, held_out=True)) == ["c6", "t5"]
     batches = open_batches(open_examples(config), config.data, Noise(0), 2)
@@ -60,7 +60,7 @@ def test_the_configuration_names_root_split_category_and_depth(root):
     seed = override(
         config, ["data.dataset=SHAPENET_OCTREE", "data.category=chair", "model.classes=[]"]
     )
-    assert is_octrees(seed.data)
+    assert seed.data.octrees
     assert identities(open_examples(seed)) == ["c3", "c4", "c5"]
 
 
