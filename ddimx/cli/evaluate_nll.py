@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from . import options
 from .output import fresh_folder, output_folder, print_json
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config import Config, Transition
     from ..evaluation.nll import Nll, NllSettings
     from ..evaluation.token_nll import TokenNll
     from ..progress import Progress
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NAMES = ("nll.json", "nll.csv")
 SPLITS = ("held-out", "train")
 SHAPE_SPLITS = (*SPLITS, "val", "test")  # lists of a prepared set, besides the model's own two
-FLOW_STEPS, PROBES = 20, 1
 
 
 def nll(
@@ -114,29 +113,20 @@ def nll(
         "--variance": variance,
         "--clip": clip,
     }
+    numbers = {"count": count, "seed": seed, "terms": terms, "batch_size": batch_size}
     with Progress(quiet=quiet) as progress:
         result: Nll | TokenNll
         if isinstance(loaded.process, DiscreteProcess):
             _refuse("for models of images, and this one draws octrees", images_only)
-            result = _shapes(
-                loaded, data, part, count, terms, transition, seed, batch_size, progress
-            )
+            result = _shapes(loaded, data, part, numbers, transition, progress)
         else:
             _refuse(
                 "for models of octrees, and this one draws images", {"--transition": transition}
             )
             one_of("split", part, SPLITS)
-            settings = _image_settings(
-                loaded.config,
-                count=count,
-                seed=seed,
-                terms=terms,
-                flow_steps=FLOW_STEPS if flow_steps is None else flow_steps,
-                probes=PROBES if probes is None else probes,
-                variance=variance,
-                clip=bound_of_x0,
-                batch_size=batch_size,
-            )
+            flow = {"flow_steps": flow_steps, "probes": probes}
+            numbers |= {name: value for name, value in flow.items() if value is not None}
+            settings = _image_settings(loaded.config, variance, bound_of_x0, numbers)
             result = _images(loaded, data, part, settings, progress)
         result.facts["split"] = part
         folder = _write(result, folder, loaded.name, progress)
@@ -156,10 +146,9 @@ def _refuse(why: str, given: Mapping[str, object]) -> None:
 
 def _image_settings(
     own: Config,
-    *,
     variance: str | None,
     clip: float | Literal["none"] | None,
-    **numbers: int,
+    numbers: dict[str, int],
 ) -> NllSettings:
     from ..evaluation.nll import NllSettings
     from .parse import one_of
@@ -187,32 +176,20 @@ def _shapes(
     model: Model,
     data: Path | None,
     part: str,
-    count: int,
-    terms: int,
+    numbers: dict[str, int],
     transition: str | None,
-    seed: int,
-    batch_size: int,
     progress: Progress,
 ) -> TokenNll:
     from ..config_file import override
     from ..data.octrees import open_shapes
     from ..evaluation.token_nll import TokenSettings, token_nll
-    from ..models.octree.process import TRANSITIONS
-    from .parse import one_of
 
-    named = None if transition is None else one_of("transition", transition, TRANSITIONS)
-    settings = TokenSettings(
-        count=count,
-        seed=seed,
-        terms=terms,
-        transition=None if named is None else "uniform" if named == "uniform" else "absorbing",
-        batch_size=batch_size,
-    )
-    own = model.config
+    # TokenSettings refuses what is no transition.
+    settings = TokenSettings(**numbers, transition=cast("Transition | None", transition))
     changes = [] if data is None else [f"data.root={data}"]
     if part in ("val", "test"):
         changes.append(f"data.test_split={part}")
-    source = open_shapes(override(own, changes), held_out=part != "train")
+    source = open_shapes(override(model.config, changes), held_out=part != "train")
     return token_nll(model, source, settings, progress)
 
 

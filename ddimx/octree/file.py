@@ -12,11 +12,10 @@ from ..errors import DdimxError
 from ..files import DAMAGED_NUMPY, whole_file
 from .errors import OctreeError
 from .keys import MAX_DEPTH
-from .tree import Octree, from_tokens
+from .tree import CUBE, Octree, from_tokens
 
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
-CUBE = (-0.5, -0.5, -0.5)  # the minimum corner where a file names none; its edge is 1
 UNEQUAL = 1e-6  # by how much a cube's edges may differ, relative to its coordinates
 
 

@@ -20,7 +20,9 @@ from .keys import MAX_DEPTH, Keys, axes_of
 Masks = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
+Corner = tuple[float, float, float]
 
+CUBE: Corner = (-0.5, -0.5, -0.5)  # the minimum corner where nothing else is said; the edge is 1
 LEAF = 1  # the token of a leaf
 PART = 8192  # cells worked on at once, so that what is only needed on the way stays in the cache
 POPCOUNT = np.array([bin(mask).count("1") for mask in range(256)], dtype=np.int64)
@@ -37,7 +39,7 @@ class Octree:
     """
 
     masks: tuple[Masks, ...]
-    lower: tuple[float, float, float] = (-0.5, -0.5, -0.5)
+    lower: Corner = CUBE
     edge: float = 1.0
 
     @property
@@ -109,7 +111,7 @@ def _parts(count: int) -> Iterator[slice]:
 def from_leaves(
     keys: npt.NDArray[np.integer],
     depth: int,
-    lower: tuple[float, float, float] = (-0.5, -0.5, -0.5),
+    lower: Corner = CUBE,
     edge: float = 1.0,
 ) -> Octree:
     """Build the tree whose leaves are these cells (any order, repetitions allowed).
@@ -146,7 +148,7 @@ def _starts(ascending: Keys) -> npt.NDArray[np.int64]:
 def from_tokens(
     tokens: npt.NDArray[np.integer],
     depth: int | None = None,
-    lower: tuple[float, float, float] = (-0.5, -0.5, -0.5),
+    lower: Corner = CUBE,
     edge: float = 1.0,
 ) -> Octree:
     """Read a whole, unpadded token stream.

@@ -51,6 +51,11 @@ class Look:
         """Whether light is baked in."""
         return self.colour in ("height", "category") if self.light is None else self.light
 
+    @property
+    def needs_normals(self) -> bool:
+        """Whether the surface's normals are looked for."""
+        return self.surfel or self.colour == "normal"
+
 
 def from_octree(
     tree: Octree,
@@ -69,11 +74,12 @@ def from_octree(
         UsageError: colours by category for a shape that has none.
     """
     look = look or Look()
-    if around is None and (look.surfel or look.lit or look.colour == "normal"):
+    if around is None and (look.lit or look.needs_normals):
         around = neighbourhood(tree)
     points = tree.centres()
     normals, flatness = None, None
-    if around is not None and (look.surfel or look.colour == "normal"):
+    if look.needs_normals:
+        assert around is not None
         normals, flatness = surface(points, around)
     count, sigma = len(points), look.scale * tree.edge * 0.5**tree.depth
     sigmas = np.full((count, 3), sigma)
@@ -100,7 +106,8 @@ def _colours(
     if look.colour == "height":
         chosen = colours.by_height(points[:, 1])
     elif look.colour == "normal":
-        chosen = colours.by_normal(normals if normals is not None else np.zeros_like(points))
+        assert normals is not None
+        chosen = colours.by_normal(normals)
     elif look.colour == "category":
         if not category:
             raise UsageError("colour 'category': the shape has no category; choose another colour")
@@ -108,7 +115,10 @@ def _colours(
     else:
         chosen = colours.rgb(look.colour)
     chosen = np.broadcast_to(chosen, points.shape)
-    return colours.lit(chosen, around) if look.lit and around is not None else chosen
+    if not look.lit:
+        return chosen
+    assert around is not None
+    return colours.lit(chosen, around)
 
 
 def surface(points: Floats, around: Neighbourhood) -> tuple[Floats, Floats]:
