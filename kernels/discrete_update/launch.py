@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._launch import run
 from .kernel import discrete_update_kernel
 from .types import Drawn, Options, Tokens
 
@@ -51,13 +52,9 @@ def discrete_update(
 
 
 def start(launch: Launch) -> None:
-    """Run a launch on the device of its tensors, which Triton takes from PyTorch's current one."""
-    if launch.grid:
-        ids = launch.results.ids
-        with torch.cuda.device(ids.device if ids.is_cuda else -1):
-            discrete_update_kernel[(launch.grid,)](
-                **launch.arguments, **launch.constants, num_warps=launch.warps
-            )
+    """Run a launch on the device of its tensors."""
+    kernel, options = discrete_update_kernel, {"num_warps": launch.warps}
+    run(kernel, launch.grid, launch.arguments, launch.constants, **options)
 
 
 def prepare(

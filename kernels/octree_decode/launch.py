@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._launch import run
 from . import kernel
 from .types import Decoded
 
@@ -51,11 +52,9 @@ def decode(
 
 
 def start(launch: Launch) -> None:
-    """Run a launch on the device of its tensors, which Triton takes from PyTorch's current one."""
-    tokens = next(v for v in launch.arguments.values() if isinstance(v, Tensor))
-    with torch.cuda.device(tokens.device if tokens.is_cuda else -1):
-        function = getattr(kernel, launch.name)
-        function[(launch.grid,)](**launch.arguments, **launch.constants, num_warps=launch.warps)
+    """Run a launch on the device of its tensors."""
+    function = getattr(kernel, launch.name)
+    run(function, launch.grid, launch.arguments, launch.constants, num_warps=launch.warps)
 
 
 def empty(tokens: Tensor, trees: int, leaves: int) -> Decoded:

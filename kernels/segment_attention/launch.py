@@ -6,11 +6,9 @@ count is what runs. Nothing here imports Triton until a launch is run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
+from .._launch import StagedLaunch
 from .blocks import BLOCK, Tables
 from .tiles import Kernel, tile
 
@@ -19,30 +17,10 @@ Arguments = dict[str, Tensor | float | int]
 MOST_PROGRAMS = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch; ``constants`` are compiled in, ``arguments`` specialised by Triton."""
+class Launch(StagedLaunch):
+    """One launch of a kernel of this operation."""
 
-    kernel: Kernel
-    programs: int
-    arguments: Arguments
-    constants: dict[str, int]
-    warps: int
-    stages: int
-
-    def __call__(self) -> None:
-        """Run it on its tensors' device."""
-        from . import kernel
-
-        if not self.programs:
-            return
-        function = getattr(kernel, self.kernel)
-        tensor = next(a for a in self.arguments.values() if isinstance(a, Tensor))
-        # Triton launches on the current device, whichever the tensors are on.
-        with torch.cuda.device(tensor.device if tensor.is_cuda else -1):
-            function[(self.programs,)](
-                **self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
-            )
+    module = "ddimx.kernels.segment_attention.kernel"
 
 
 def forward(

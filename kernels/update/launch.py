@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._launch import run
 from .kernel import update_kernel
 from .layout import Strides, addressable, inner_size, is_flat
 from .reference import SCALARS
@@ -49,11 +50,8 @@ def update(
 
 
 def start(launch: Launch) -> None:
-    """Run a launch on the device of its tensors, which Triton takes from PyTorch's current one."""
-    if launch.grid:
-        grid, constants = (launch.grid,), launch.constants
-        with torch.cuda.device(launch.results.x.device if launch.results.x.is_cuda else -1):
-            update_kernel[grid](**launch.arguments, **constants, num_warps=launch.warps)
+    """Run a launch on the device of its tensors."""
+    run(update_kernel, launch.grid, launch.arguments, launch.constants, num_warps=launch.warps)
 
 
 def prepare(
