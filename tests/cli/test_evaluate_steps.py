@@ -214,3 +214,12 @@ def test_a_model_of_images_and_a_foreign_record(tiny_model, weights, data, tmp_p
     done = evaluate(weights, data, "--out", tmp_path)
     assert done.code == 2
     assert "no record of a study" in done.err
+
+
+def test_all_parts_of_a_reference_below_home_are_measured(weights, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(data.parent))
+    parts = ("--split", "val,test", "--steps", 1, "--transition", "uniform", "--routing", "random")
+    done = evaluate(weights, f"~/{data.name}", *parts, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "out" / "steps.json").read_text())
+    assert record["reference_shapes"] == 2 + 5
