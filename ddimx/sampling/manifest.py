@@ -95,7 +95,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable manifest ({error})") from None
-    if not isinstance(value, dict) or "identity" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
         raise DdimxError(f"{path}: not a manifest of a sampling run")
     for key in ("files", "exported"):
         names = value.get(key, [])

@@ -97,6 +97,7 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
         taken=taken,
         sets=sets,
         config=config,
+        config_file=None if config is None else path / OURS,
         architecture=architecture,
         stated={**stated, "model": model, "data": data},
         defaults={} if config is not None else defaults,

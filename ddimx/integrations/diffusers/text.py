@@ -79,6 +79,17 @@ def load_text_model(
     return TextModel(pipe.to(where, precision.dtype), name, _sha256(folder), where, precision)
 
 
+def text_model_sha256(name: str, *, offline: bool = False) -> str:
+    """Return the hash that :func:`load_text_model` would state, without loading anything.
+
+    Raises:
+        UsageError, DdimxError: as far as the folder can be found, as :func:`load_text_model`.
+    """
+    folder = _folder(name, offline)
+    _refuse_code(folder)
+    return _sha256(folder)
+
+
 def _folder(name: str, offline: bool) -> Path:
     """Return the local folder of a text-to-image pipeline, downloading it where it has an id."""
     if name in NAMES:
