@@ -201,7 +201,6 @@ def remove_parts(folder: Path) -> None:
     Raises:
         DdimxError: their folder is a symbolic link to another place; nothing is removed there.
     """
-    inside(folder, PARTS, folder)
     for path in (*_parts(folder), folder / PARTS / JOINED):
         path.unlink(missing_ok=True)
     sweep(folder / PARTS)
@@ -215,8 +214,13 @@ def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """Return the parts of an array that was begun, in the order of their first index."""
-    return sorted(path for path in (folder / PARTS).glob("*.npz") if _PART.match(path.name))
+    """Return the parts of an array that was begun, in the order of their first index.
+
+    Raises:
+        DdimxError: their folder is a symbolic link to another place.
+    """
+    parts = inside(folder, PARTS, folder).glob("*.npz")
+    return sorted(path for path in parts if _PART.match(path.name))
 
 
 def _loaded(path: Path) -> dict[str, Any]:
