@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..untrusted.names import relative
+from ..untrusted.names import LONGEST, relative
 
 INDEX = "model_index.json"
 _CODE = {".py", ".pyc", ".pyd", ".so"}
@@ -66,7 +66,7 @@ def _refused(folder: Path, what: str) -> UsageError:
 
 
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and value.isidentifier()
+    return isinstance(value, str) and len(value) <= LONGEST and value.isidentifier()
 
 
 def _is_known(library: Any) -> bool:
