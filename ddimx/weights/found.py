@@ -28,12 +28,12 @@ class Found:
         tensors: parameters by name; detached, on the CPU, in the stored dtype.
         taken: which set this is; ``sets`` are those that the file offers.
         config: the configuration that the file carries, if it carries one.
-        config_file: the file that carries it, where it is another than ``file``.
         architecture: what the tensors, or another program's settings, say of the network.
         stated: what another program's settings say besides, as section -> key -> value.
         defaults: as ``stated``, for the sampling section: wishes, not facts about the weights.
         info: how the model was made, as far as the file says.
         notes: remarks that a person should see.
+        config_file: the file that carries ``config``, where it is another than ``file``.
     """
 
     form: str
@@ -42,12 +42,12 @@ class Found:
     taken: Taken
     sets: tuple[Taken, ...]
     config: Config | None = None
-    config_file: Path | None = None
     architecture: Architecture | None = None
     stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    config_file: Path | None = None
 
 
 def choose(path: Path, sets: tuple[Taken, ...], which: Which | None) -> Taken:
