@@ -46,6 +46,18 @@ CLASSES = ("round", "square")
 COUNT, SIZE = 16, 8
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Run one process per core unless -n says otherwise; plain pytest works without pytest-xdist.
+
+    A file's tests stay together, for they share what is costly to make.
+    """
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    if config.option.numprocesses is None and config.option.dist == "no":
+        config.option.numprocesses, config.option.dist = "auto", "loadfile"
+
+
 def pytest_collection_modifyitems(items):
     """Skip what this machine or this run is not for, with the reason."""
     for item in items:
