@@ -8,12 +8,13 @@ import mmap
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.kernels.attention import attention, launch, reference
 from ddimx.kernels.attention.op import attention_op
 from ddimx.kernels.attention.tiles import HALF, SINGLE, covering, tile
+from tests.conftest import examples
 from tests.kernels.attention_cases import (
     Poisoned,
     errors_of_gradients,
@@ -190,7 +191,7 @@ def test_what_is_not_finite_stays_in_its_row(m):
     assert torch.equal(out[0, kept], expected[0, kept])
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.data())
 def test_any_small_shape(b, n, m, d, data):
     layouts = data.draw(st.lists(st.sampled_from(["rows", "columns", "gaps"]), min_size=3,

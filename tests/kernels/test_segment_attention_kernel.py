@@ -8,7 +8,7 @@ import mmap
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
 
@@ -16,6 +16,7 @@ from ddimx.kernels.segment_attention import Segments, launch, segment_attention
 from ddimx.kernels.segment_attention.blocks import BLOCK, tables
 from ddimx.kernels.segment_attention.op import kernel_backward_op, kernel_op
 from ddimx.kernels.segment_attention.tiles import COLUMNS, HALF, SINGLE, tile
+from tests.conftest import examples
 from tests.kernels.attention_cases import Poisoned, guarded, within_budget
 from tests.kernels.segment_attention_cases import (
     ODD,
@@ -122,7 +123,7 @@ def test_gradient_of_scores_far_below_zero():
         assert parts[2].abs().max() > 100 * parts[3].max()
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.sampled_from([noised, clean]))
 def test_any_levels(levels, rows_of):
     check(rows_of([(1, *levels)]), 1, 16, FP32, 0.25)
