@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 
@@ -108,10 +109,18 @@ def test_a_category_is_no_way_out(outside, tmp_path):
 # --- runs of sampling -----------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def run(tiny_model, tmp_path_factory):
+    """A run of one image; read only."""
+    folder = tmp_path_factory.mktemp("run") / "a"
+    sampled(tiny_model, "-n", 1, "--out", folder)
+    return folder
+
+
 @pytest.mark.parametrize("key", ["files", "exported"])
 @pytest.mark.parametrize("name", [*WRONG, ["x"], "link/x", "file"], ids=repr)
-def test_a_manifest_removes_nothing_elsewhere(name, key, tiny_model, outside, tmp_path):
-    sampled(tiny_model, "-n", 1, "--out", "a")
+def test_a_manifest_removes_nothing_elsewhere(name, key, tiny_model, outside, run, tmp_path):
+    shutil.copytree(run, tmp_path / "a")
     (tmp_path / "a" / "link").symlink_to(outside)
     (tmp_path / "a" / "file").symlink_to(outside / "x")
     record = manifest_of(tmp_path / "a")
