@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,14 @@ def test_a_link_where_shapes_are_written(link, outside, tmp_path):
         with pytest.raises(DdimxError, match="by a symbolic link"):
             prepare(tmp_path / "set", jobs(1), **options)
         assert state_of(tmp_path / "set") == before
+
+
+def test_a_link_where_a_new_category_belongs(outside, tmp_path):
+    """The journal does not name it yet."""
+    prepare(tmp_path / "set", jobs(1))
+    (tmp_path / "set" / "shapes" / "new").symlink_to(outside)
+    with pytest.raises(DdimxError, match=r"'shapes/new/b0\.npz' is refused: .* symbolic link"):
+        prepare(tmp_path / "set", [*jobs(1), replace(jobs(1)[0], category="new")])
 
 
 def test_a_link_of_another_category_is_not_swept(outside, tmp_path):

@@ -86,6 +86,8 @@ def test_every_verb_that_builds_a_network_refuses_it_and_obeys_the_option(verb, 
     done = invoke(*command, TRUST)
     assert done.code == 0, done.err
     assert planted()
+    for record in tmp_path.rglob("manifest.json"):  # where a later command could take it from
+        assert "trust_code" not in json.loads(record.read_text())["asked"]
 
 
 def test_steps_of_octrees_need_it_too(tmp_path, planted):
