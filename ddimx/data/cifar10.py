@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError
+from ..untrusted.names import relative
 from .sources import Bytes, Integers
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -102,9 +103,10 @@ def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     found = {}
     with tarfile.open(place, "r:*") as archive:  # in memory: no path or link is followed
         for member in archive:
-            name = Path(member.name).name
-            wanted = member.isfile() and name in names
-            opened = archive.extractfile(member) if wanted else None
+            if not member.isfile():
+                continue
+            name = Path(relative(member.name, place)).name
+            opened = archive.extractfile(member) if name in names else None
             if opened is not None:
                 found[name] = opened.read()
     return found
