@@ -17,9 +17,9 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -48,7 +48,14 @@ class Exceeded(DdimxError):
     """A piece of work took more than its allowance, or ended its process; the message says which.
 
     It does not name the file, which this module does not know.
+
+    Attributes:
+        limit: whether a larger allowance could help.
     """
+
+    def __init__(self, message: str, *, limit: bool = False) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ class _Process:
             return Done(item, error=self._reason())
         if kind == "memory":
             self.end()
-            return Done(item, error=Exceeded(f"needs more than {_amount(self._allowance.memory)}"))
+            more = f"{self._allowance.memory / 1e9:.1f} GB of memory"
+            return Done(item, error=Exceeded(f"needs more than {more}", limit=True))
         if kind == "error":
             raise value
         return Done(item, value)
@@ -161,7 +169,8 @@ class _Process:
         self._process.join()
         number = -(self._process.exitcode or 0)
         if number == getattr(signal, "SIGXCPU", None):
-            return Exceeded(f"takes more than {self._allowance.cpu:.0f} seconds of computing")
+            more = f"{self._allowance.cpu:.0f} seconds of computing"
+            return Exceeded(f"takes more than {more}", limit=True)
         if number == getattr(signal, "SIGKILL", None):
             raise DdimxError(
                 "a process died, probably for want of memory; the same command with fewer "
@@ -190,30 +199,7 @@ def _taken() -> _Process:
     return _Process()
 
 
-def _amount(size: int) -> str:
-    return f"{size / 1e9:.1f} GB of memory"
-
-
 # --- What follows runs in the other process. ------------------------------------------------------
-
-
-@dataclass
-class _Room:
-    """The address space that a process has before its work, in bytes; None where none is known."""
-
-    base: int | None = None
-    warm: set[Any] = field(default_factory=set)
-
-    def warm_up(self, function: Callable[[], object] | None) -> None:
-        """Do what comes before the first work of a kind, then measure."""
-        if function is not None and function not in self.warm:
-            function()
-            self.warm.add(function)
-            self.base = None
-        if self.base is None:
-            with suppress(OSError):
-                pages = int(Path("/proc/self/statm").read_text().split()[0])
-                self.base = pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _serve(pipe: Connection) -> None:
@@ -224,22 +210,24 @@ def _serve(pipe: Connection) -> None:
     # There is a process for each core already; and each thread would take address space.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    room = _Room()
+    warm: set[Any] = set()
     while True:
         try:
             function, item, allowance, warm_up = pipe.recv()
         except (EOFError, OSError):
             return
-        room.warm_up(warm_up)
+        if warm_up is not None and warm_up not in warm:
+            warm_up()
+            warm.add(warm_up)
         answer: tuple[str, Any]
         try:
-            _limit(allowance, room.base)
+            _limit(allowance)
             answer = "result", function(item)
-        except MemoryError:
-            answer = "memory", None
         except Exception as error:  # noqa: BLE001 - raised again in the process that asked
-            answer = "error", _portable(error)
-        _limit(None, None)
+            _limit(None)
+            full = any(isinstance(one, MemoryError) for one in _chain(error))
+            answer = ("memory", None) if full else ("error", _portable(error))
+        _limit(None)
         pipe.send(answer)
 
 
@@ -251,7 +239,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _limit(allowance: Allowance | None, base: int | None) -> None:
+def _limit(allowance: Allowance | None) -> None:
     """Set the system's limits for the work to come, or lift them."""
     if sys.platform == "win32":
         return
@@ -261,7 +249,9 @@ def _limit(allowance: Allowance | None, base: int | None) -> None:
     if allowance is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         cpu = math.ceil(used.ru_utime + used.ru_stime + allowance.cpu)
-        memory = memory if base is None else base + allowance.memory
+        with suppress(OSError):  # not Linux
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            memory = pages * resource.getpagesize() + allowance.memory
     # A core file of a process that was ended for its size would be as large.
     for which, soft in (
         (resource.RLIMIT_CPU, cpu),
@@ -269,9 +259,17 @@ def _limit(allowance: Allowance | None, base: int | None) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(which)
-        within = hard != resource.RLIM_INFINITY and not 0 <= soft <= hard
+        within = hard == resource.RLIM_INFINITY or 0 <= soft <= hard
         with suppress(ValueError, OSError):  # a system that knows the limit and does not set it
-            resource.setrlimit(which, (hard if within else soft, hard))
+            resource.setrlimit(which, (soft if within else hard, hard))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised in place of: a zip that is closed for want of memory
+    complains of something else."""
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def _portable(error: Exception) -> Exception:
