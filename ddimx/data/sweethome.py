@@ -40,6 +40,7 @@ class Item:
         rotation: ``modelRotation``, nine numbers row by row; None where there is none.
         credit: whose work it is, and under which licence.
         checksum: the OBJ's CRC-32 and size, from the zip's directory.
+        model_size: bytes of the OBJ.
     """
 
     library: Path
@@ -52,6 +53,7 @@ class Item:
     rotation: tuple[float, ...] | None
     credit: Credit
     checksum: str = field(compare=False)
+    model_size: int = field(default=0, compare=False)
 
     @property
     def shape_id(self) -> str:
@@ -197,6 +199,7 @@ def _item(
         size=_numbers(path, number, [entry.get(k, "0") for k in ("width", "depth", "height")]),
         rotation=_rotation(path, number, entry.get("modelRotation")),
         credit=credit_of(entry.get("creator", "unknown"), licence, page),
+        model_size=member.file_size,
         checksum=f"{member.CRC:08x}-{member.file_size}",
     )
 
