@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -32,18 +33,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     The rename is atomic on POSIX, and the folder is synced after it, so that after a crash the
     file is either absent (or the old one) or complete. On an exception the temporary file goes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
+    with _claimed(path) as (part, release):
         yield part
         part.chmod(0o666 & ~_umask())
         sync(part)
+        release()
         part.replace(path)
         sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,29 +49,126 @@ def whole_folder(path: Path) -> Iterator[Path]:
     A folder of that name is replaced: set aside first, and removed once the new one is there. On
     an exception the temporary folder goes and an earlier one stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    old = part.with_suffix(".old")
+    with _claimed(path) as (part, _):
+        tree, old = part.with_suffix(TREE), part.with_suffix(OLD)
+        try:
+            tree.mkdir()
+            yield tree
+            for file in (tree, *tree.rglob("*")):
+                sync(file)
+            if path.is_dir():
+                path.replace(old)
+            tree.replace(path)
+            sync(path.parent)
+        finally:
+            _clear_beside(part, path)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what processes that were killed left unfinished in a folder.
+
+    With ``names``, only what would have become a file or folder of one of these names; without, all
+    that bears our temporary names, and safetensors' too: for a folder that is ours alone. What a
+    living process is writing is left: it holds a lock, which dies with it.
+    """
     try:
-        yield part
-        part.chmod(0o777 & ~_umask())
-        for file in part.rglob("*"):
-            sync(file)
-        if path.is_dir():
-            path.replace(old)
-        part.replace(path)
-        sync(path.parent)
+        found = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for part in found:
+        match = _PART.match(part.name)
+        if match is not None and (not names or match[1] in names):
+            _sweep_one(part, folder / match[1])
+        elif not names and _SAFETENSORS.match(part.name) and part.is_file():
+            part.unlink(missing_ok=True)
+
+
+# A writer's file ".NAME.xxxxxxxx.part" bears its lock; a folder stands beside it, with that suffix.
+PART, TREE, OLD = ".part", ".tree", ".old"
+_PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.part$")
+_SAFETENSORS = re.compile(r"^\.tmp[A-Za-z0-9]{6}$")
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yield a fresh, locked file beside ``path``, and what must be called before it is renamed.
+
+    Its end removes the file, unless it has been renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        # Between the two calls somebody who sweeps may have taken it for a dead process' file.
+        if _locked(handle) is not False and os.fstat(handle).st_nlink:
+            break
+        os.close(handle)
+    part, is_open = Path(name), True
+
+    def release() -> None:
+        nonlocal is_open
+        if os.name == "nt" and is_open:  # Windows renames no open file
+            os.close(handle)
+            is_open = False
+
+    try:
+        yield part, release
     finally:
+        with suppress(OSError):  # what cannot be removed now is swept later
+            release()
+            part.unlink(missing_ok=True)
+        if is_open:
+            os.close(handle)
+
+
+def _locked(handle: int) -> bool | None:
+    """Lock an open file: whether it could be had, None where there are no locks.
+
+    The lock belongs to the process that opened the file and ends with it. Windows needs none, since
+    there an open file cannot be removed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+def _sweep_one(part: Path, path: Path) -> None:
+    """Remove one writer's files if it is dead; ``path`` is what it would have written."""
+    if part.is_dir():  # as whole_folder had it in version 0.1
+        _clear_beside(part, path)
         shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not path.exists():
-            old.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
+        return
+    handle = None
+    try:
+        if os.name == "nt":
+            part.replace(part)  # refused while its writer has it open
+        else:
+            handle = os.open(part, os.O_RDWR)
+    except OSError:  # of a living writer, gone meanwhile, or somebody else's
+        return
+    try:
+        if handle is None or _locked(handle):
+            _clear_beside(part, path)
+            part.unlink(missing_ok=True)
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished in a folder that is ours alone."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+def _clear_beside(part: Path, path: Path) -> None:
+    """Remove the folders beside a writer's file; one that was set aside returns to a free place."""
+    tree, old = part.with_suffix(TREE), part.with_suffix(OLD)
+    shutil.rmtree(tree, ignore_errors=True)
+    if old.exists() and not path.exists():
+        old.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
