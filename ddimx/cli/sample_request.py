@@ -49,6 +49,7 @@ def request_of(
     from dataclasses import fields
 
     from ..exporting.settings import named_formats
+    from ..sampling.manifest import dtype_for
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
     from ..sampling.sinks import FORMATS
@@ -61,7 +62,7 @@ def request_of(
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
-        dtype=asked.get("dtype", "auto"),
+        dtype=dtype_for(asked.get("dtype"), None if overwrite else out, device),
         weights=weights_choice(asked.get("weights")),
         config=asked.get("config"),
         offline=offline,
