@@ -27,6 +27,8 @@ COLUMNS = {
 }
 BEGIN, END = "<!-- figures: python -m benchmarks readme -->", "<!-- end of figures -->"
 
+QUICK = "Quick: few rounds, kept whether the machine was steady or not."
+
 Record = dict[str, Any]
 
 
@@ -34,8 +36,10 @@ def text(record: Record) -> str:
     """Return a suite's record as aligned tables for people."""
     about = record["machine"]
     lines = [f"{about['device']}, torch {about['versions']['torch']}, load {about['load_average']}"]
+    lines += [QUICK] if record.get("quick") else []
     for table in record["tables"]:
         lines += ["", table["title"], *_aligned(table), *(f"  {note}" for note in table["notes"])]
+    lines += ["", *(f"FAILED {reason}" for reason in record.get("failed", []))]
     return "\n".join(lines) + "\n"
 
 
@@ -50,8 +54,10 @@ def markdown(records: dict[str, Record]) -> str:
             f"{about['commit']}, {versions}:",
             "",
         ]
+        lines += [QUICK, ""] if record.get("quick") else []
         for table in record["tables"]:
             lines += [*_markdown_table(table), ""]
+        lines += [f"Failed: {reason}\n" for reason in record.get("failed", [])]
     return "\n".join(lines)
 
 

@@ -225,7 +225,8 @@ def test_layout_is_what_the_row_says(layout, tiny_model):
 
 def test_sample_suite(tiny_model):
     path = str(tiny_model)
-    (table,) = sample.run(CPU, 2, model=path, steps=3, batches=(2,), compiled=False)
+    (job,) = sample.jobs(CPU, 2, model=path, steps=3, batches=(2,), compiled=False)
+    table = job()
     rows = {row["name"]: row for row in table["rows"]}
     assert list(rows) == ["eager loop fp32 NCHW", *(v.name for v in sample.VARIANTS)]
     assert rows["ddimx fp32 NHWC, compiled"]["absent"] == "--no-compile"

@@ -15,7 +15,14 @@ from ddimx.kernels._dispatch import preferred
 from ddimx.kernels.attention import attention, preference, reference
 from ddimx.kernels.attention.op import attention_op, backward_op, options
 from tests.conftest import cli_environment
-from tests.kernels.attention_cases import exact, exact_gradients, normal, problem, within_budget
+from tests.kernels.attention_cases import (
+    errors_of_gradients,
+    exact,
+    exact_gradients,
+    normal,
+    problem,
+    within_budget,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PLAIN = ("reference", "sdpa")
@@ -60,8 +67,9 @@ def test_reference_in_low_precision(dtype):
     leaves = [t.clone().requires_grad_() for t in args[:3]]
     eager = torch.autograd.grad(F.scaled_dot_product_attention(*leaves), leaves, grad)
     ours = reference.gradients(grad, *args)
-    for mine, theirs, expected in zip(ours, eager, exact_gradients(grad, *args), strict=True):
-        within_budget(mine, theirs, expected)
+    extra = errors_of_gradients(grad, *args)
+    for parts in zip(ours, eager, exact_gradients(grad, *args), extra, strict=True):
+        within_budget(*parts)
 
 
 def test_gradients_of_the_reference():

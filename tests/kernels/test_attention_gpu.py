@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from ddimx.kernels.attention import attention, reference
-from tests.kernels.attention_cases import exact_gradients, guarded, problem, within_budget
+from tests.kernels.attention_cases import (
+    errors_of_gradients,
+    exact_gradients,
+    guarded,
+    problem,
+    within_budget,
+)
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -48,7 +54,8 @@ def test_backward(shape, dtype, backward):
     eager = torch.autograd.grad(reference.attention(*leaves, scale)[0], leaves, grad)
     out = attention(*leaves, impl="triton", backward=backward)
     ours = torch.autograd.grad(out, leaves, grad)
-    for parts in zip(ours, eager, expected, strict=True):
+    extra = errors_of_gradients(grad, q, k, v, scale)
+    for parts in zip(ours, eager, expected, extra, strict=True):
         within_budget(*parts)
 
 

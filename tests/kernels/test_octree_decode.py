@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ddimx.kernels.octree_decode import count_leaves, octree_decode, reference
 from ddimx.kernels.octree_decode.op import octree_decode_op, options
+from tests.conftest import examples
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
 from tests.octree.shapes import sphere
 
@@ -13,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 @given(batches())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_the_leaves_are_those_of_the_trees(batch):
     lower, edge = batch.cubes()
     tokens, offsets = batch.tokens(), batch.offsets()

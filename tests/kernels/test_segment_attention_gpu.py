@@ -11,7 +11,7 @@ from tests.kernels.segment_attention_cases import (
     clean,
     eager,
     eager_gradients,
-    errors_of_the_weights,
+    errors_of_gradients,
     exact,
     exact_gradients,
     noised,
@@ -41,7 +41,7 @@ def test_forward_and_backward(name, columns, dtype):
     ours = torch.autograd.grad(out, leaves, guarded(grad))
     theirs = eager_gradients(grad, tensors, segments, scale)
     expected = exact_gradients(grad, tensors, rows, scale)
-    extra = errors_of_the_weights(grad, tensors, rows, scale)
+    extra = errors_of_gradients(grad, tensors, rows, scale)
     for parts in zip(ours, theirs, expected, extra, strict=True):
         within_budget(*parts)
 

@@ -8,7 +8,7 @@ import mmap
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.library import opcheck
 
@@ -16,6 +16,7 @@ from ddimx.kernels.segment_attention import Segments, launch, segment_attention
 from ddimx.kernels.segment_attention.blocks import BLOCK, tables
 from ddimx.kernels.segment_attention.op import kernel_backward_op, kernel_op
 from ddimx.kernels.segment_attention.tiles import COLUMNS, HALF, SINGLE, tile
+from tests.conftest import examples
 from tests.kernels.attention_cases import Poisoned, guarded, within_budget
 from tests.kernels.segment_attention_cases import (
     ODD,
@@ -24,7 +25,7 @@ from tests.kernels.segment_attention_cases import (
     clean,
     eager,
     eager_gradients,
-    errors_of_the_weights,
+    errors_of_gradients,
     exact,
     exact_gradients,
     noised,
@@ -82,7 +83,7 @@ def check(rows, heads, columns, dtype, scale):
     ours = run_backward(guarded(grad), inside, segments, scale)
     theirs = eager_gradients(grad, tensors, segments, scale)
     expected = exact_gradients(grad, tensors, rows, scale)
-    extra = errors_of_the_weights(grad, tensors, rows, scale)
+    extra = errors_of_gradients(grad, tensors, rows, scale)
     for parts in zip(ours, theirs, expected, extra, strict=True):
         within_budget(*parts)
 
@@ -116,13 +117,13 @@ def test_gradient_of_scores_far_below_zero():
     ours = run_backward(grad, tensors, Segments(rows), 1.0)
     theirs = eager_gradients(grad, tensors, Segments(rows), 1.0)
     expected = exact_gradients(grad, tensors, rows, 1.0)
-    extra = errors_of_the_weights(grad, tensors, rows, 1.0)
+    extra = errors_of_gradients(grad, tensors, rows, 1.0)
     for parts in zip(ours, theirs, expected, extra, strict=True):
         within_budget(*parts)
-        assert parts[2].abs().max() > 100 * parts[3]
+        assert parts[2].abs().max() > 100 * parts[3].max()
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=4), st.sampled_from([noised, clean]))
 def test_any_levels(levels, rows_of):
     check(rows_of([(1, *levels)]), 1, 16, FP32, 0.25)
@@ -206,7 +207,7 @@ def test_through_the_front_door():
     within_budget(out, eager(*args), exact(args[0], rows, args[2])[0])
     theirs = eager_gradients(torch.ones_like(q), *args)
     expected = exact_gradients(torch.ones_like(q), args[0], rows, args[2])
-    extra = errors_of_the_weights(torch.ones_like(q), args[0], rows, args[2])
+    extra = errors_of_gradients(torch.ones_like(q), args[0], rows, args[2])
     parts = (part[:3] for part in (theirs, expected, extra))
     for part in zip(ours.unbind(3), *parts, strict=True):
         within_budget(*part)
