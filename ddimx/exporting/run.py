@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError
+from ..files import sweep
 from ..progress import Progress
 from ..signals import Stop
 from .job import Done, export_item, scene_of, side_by_side, write_scene
@@ -41,6 +43,7 @@ def run(
         merged: write one file of all shapes, where this item says; its source is not read.
     """
     begun = time.monotonic()
+    _sweep([merged] if merged is not None else items, settings)
     progress.start("exporting", len(items))
     if merged is None:
         done = []
@@ -63,6 +66,16 @@ def run(
         "failed": failed,
         "seconds": time.monotonic() - begun,
     }
+
+
+def _sweep(items: Sequence[Item], settings: Settings) -> None:
+    """Remove what an export that was killed left beside these items' files."""
+    names: dict[Path, list[str]] = {}
+    for item in items:
+        for path in settings.targets(item.base, item.exact).values():
+            names.setdefault(path.parent, []).append(path.name)
+    for folder, own in names.items():
+        sweep(folder, *own)
 
 
 def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Done]:
