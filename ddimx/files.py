@@ -107,6 +107,16 @@ _PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.part$")
 _SAFETENSORS = re.compile(r"^\.tmp[A-Za-z0-9]{6}$")
 
 
+def is_unfinished(name: str) -> bool:
+    """Return whether a file or folder of this name is one that :func:`sweep` takes for unfinished.
+
+    A folder that holds nothing else was begun by us, and by a process that was killed.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    part = stem + PART if dot + suffix in (TREE, OLD) else name
+    return bool(_PART.match(part) or _SAFETENSORS.match(name))
+
+
 @contextmanager
 def _claimed(path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """Yield a fresh, locked file beside ``path``, and what must be called before it is renamed.

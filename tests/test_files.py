@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ddimx.files import sha256_file, sweep, whole_file, whole_folder, write_bytes, write_json
+from ddimx.files import (
+    is_unfinished,
+    sha256_file,
+    sweep,
+    whole_file,
+    whole_folder,
+    write_bytes,
+    write_json,
+)
 from tests.conftest import cli_environment
 
 
@@ -269,3 +277,15 @@ def test_a_temporary_file_that_cannot_be_removed_is_no_failure(tmp_path, monkeyp
     monkeypatch.setattr(Path, "unlink", refuse)
     write_bytes(tmp_path / "a.bin", b"x")
     assert (tmp_path / "a.bin").read_bytes() == b"x"
+
+
+def test_what_is_unfinished_is_told_by_its_name(tmp_path):
+    seen = []
+    with whole_file(tmp_path / "a.b"):
+        seen += names(tmp_path)
+    with whole_folder(tmp_path / "folder"):
+        seen += [name for name in names(tmp_path) if name != "a.b"]
+    assert len(seen) == 3
+    assert all(map(is_unfinished, [*seen, ".a.abcdefgh.old", ".tmpAb3xYz"]))
+    others = ("a.b", ".a.b", "a.abcdefgh.part", ".abcdefgh.part", ".a.ABCDEFGH.part", ".tmpfile")
+    assert not any(map(is_unfinished, (*others, "manifest.json", ".a.abcdefg.part")))
