@@ -93,7 +93,7 @@ def write_safetensors(
         header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
+    with path.open("wb", buffering=1 << 20) as stream:  # many tensors are small
         stream.write(struct.pack("<Q", len(text)) + text)
         for _, value in ordered:
             flat = value.detach().cpu().contiguous().reshape(-1)
