@@ -103,6 +103,7 @@ def sweep(folder: Path, *names: str) -> None:
 
 # A writer's file ".NAME.xxxxxxxx.part" bears its lock; a folder stands beside it, with that suffix.
 PART, TREE, OLD = ".part", ".tree", ".old"
+_ANY = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.(?:part|tree|old)$")
 _PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.part$")
 _SAFETENSORS = re.compile(r"^\.tmp[A-Za-z0-9]{6}$")
 
@@ -221,6 +222,35 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with whole_file(path) as part:
         part.write_bytes(data)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file; where it does not fit, nothing is added.
+
+    A process that is killed meanwhile may leave the beginning of the line.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    line = (text + "\n").encode()
+    with path.open("ab", buffering=0) as stream:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            if stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            with suppress(OSError):
+                stream.truncate(before)
+            raise
+
+
+def final_path(path: Path) -> Path:
+    """Return what a temporary path of ours would have become, any other path as it is."""
+    for part in (path, *path.parents):
+        match = _ANY.match(part.name)
+        if match is not None:
+            return part.with_name(match[1]) / path.relative_to(part)
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -15,7 +14,7 @@ from typing import Any
 from ..errors import DdimxError
 from ..files import sweep
 from ..progress import Progress
-from ..signals import Stop
+from ..signals import Stop, leave_signals_to_parent
 from .job import Done, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import Settings
@@ -88,7 +87,7 @@ def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Don
         return
     # Started afresh: a copy of a process that holds torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, _ignore_interrupts) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), context, leave_signals_to_parent) as pool:
         try:
             yield from _pooled(pool, items, settings, stop)
         except BrokenProcessPool:
@@ -113,11 +112,6 @@ def _pooled(
                 other.cancel()
         if not future.cancelled():
             yield future.result()
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that was started; it lets every worker finish its file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _together(

@@ -151,7 +151,8 @@ def _write_ddim(
 
 
 def _history(found: Found, config: Config) -> dict[str, Any]:
-    info = {key: value for key, value in found.info.items() if key != "weights"}
+    passing = ("weights", "losses", "grad_norm")  # what only this file or a resumption needs
+    info = {key: value for key, value in found.info.items() if key not in passing}
     if found.form == "ddimx checkpoint":
         seen = "shapes_seen" if config.data.octrees else "images_seen"
         info[seen] = info["step"] * config.training.batch_size

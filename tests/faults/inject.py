@@ -75,10 +75,10 @@ class Injector:
 
         class Raw(io.FileIO):
             def write(self, data):
-                injector._change(
-                    "write", self.fileno(), short=lambda: _half(super(Raw, self), data)
-                )
-                return super().write(data)
+                whole = super().write
+                half = bytes(data)[: len(data) // 2]  # what a disk that fills up still takes
+                injector._change("write", self.fileno(), short=lambda: whole(half))
+                return whole(data)
 
             def truncate(self, size=None):
                 injector._change("truncate", self.fileno())

@@ -23,7 +23,10 @@ from tests.evaluation.tiny_features import MeanColours
 from tests.faults.inject import Injector
 
 # What takes long and has nothing to do with files.
-HEAVY = {"render_thumbnail": lambda tree, **_: np.full((32, 32, 3), 255, np.uint8)}
+HEAVY = {
+    "render_thumbnail": lambda tree, **_: np.full((32, 32, 3), 255, np.uint8),
+    "preview_png": lambda scene: b"a picture",
+}
 
 
 def prepare() -> None:
