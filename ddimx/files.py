@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import hashlib
 import json
 import os
@@ -26,28 +28,42 @@ DAMAGED_NUMPY: tuple[type[Exception], ...] = (*DAMAGED_ZIP, ValueError, Overflow
 DAMAGED_NUMPY += (SyntaxError, TokenError, struct.error)
 
 
+class OtherContents(FileExistsError):
+    """A file or folder is there, is not what would be written, and may not be replaced."""
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it into place.
 
     The rename is atomic on POSIX, and the folder is synced after it, so that after a crash the
     file is either absent (or the old one) or complete. On an exception the temporary file goes.
+    Without ``replace`` a file that is there stays, which is right if it has the same bytes: a
+    command that was killed at its end then finds its work done.
+
+    Raises:
+        OtherContents: without ``replace``, if something else is there.
     """
     with _claimed(path) as (part, release):
         yield part
         part.chmod(0o666 & ~_umask())
         sync(part)
-        release()
-        part.replace(path)
+        if replace or not _is_there(path, part):
+            release()
+            part.replace(path)
         sync(path.parent)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success rename it into place.
 
     A folder of that name is replaced: set aside first, and removed once the new one is there. On
-    an exception the temporary folder goes and an earlier one stays.
+    an exception the temporary folder goes and an earlier one stays. Without ``replace`` a folder
+    that is there stays, which is right if it holds the same.
+
+    Raises:
+        OtherContents: without ``replace``, if something else is there.
     """
     with _claimed(path) as (part, _):
         tree, old = part.with_suffix(TREE), part.with_suffix(OLD)
@@ -56,9 +72,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield tree
             for file in (tree, *tree.rglob("*")):
                 sync(file)
-            if path.is_dir():
-                path.replace(old)
-            tree.replace(path)
+            if replace or not _is_there(path, tree):
+                if path.is_dir():
+                    path.replace(old)
+                tree.replace(path)
             sync(path.parent)
         finally:
             _clear_beside(part, path)
@@ -75,16 +92,18 @@ def sweep(folder: Path, *names: str) -> None:
         found = list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return
+    wanted = set(names)
     for part in found:
         match = _PART.match(part.name)
-        if match is not None and (not names or match[1] in names):
+        if match is not None and (not wanted or match[1] in wanted):
             _sweep_one(part, folder / match[1])
-        elif not names and _SAFETENSORS.match(part.name) and part.is_file():
+        elif not wanted and _SAFETENSORS.match(part.name) and part.is_file():
             part.unlink(missing_ok=True)
 
 
 # A writer's file ".NAME.xxxxxxxx.part" bears its lock; a folder stands beside it, with that suffix.
 PART, TREE, OLD = ".part", ".tree", ".old"
+_ANY = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.(?:part|tree|old)$")
 _PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.part$")
 _SAFETENSORS = re.compile(r"^\.tmp[A-Za-z0-9]{6}$")
 
@@ -149,6 +168,24 @@ def _locked(handle: int) -> bool | None:
     return True
 
 
+def _is_there(path: Path, made: Path) -> bool:
+    """Return whether a file or folder is there already; OtherContents if it is another one."""
+    if not os.path.lexists(path):
+        return False
+    if not _same(path, made):
+        raise OtherContents(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return True
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two files have the same bytes, or two folders the same files."""
+    if one.is_dir() and other.is_dir():
+        names = {path.name for path in one.iterdir()}
+        same_names = names == {path.name for path in other.iterdir()}
+        return same_names and all(_same(one / name, other / name) for name in names)
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
 def _sweep_one(part: Path, path: Path) -> None:
     """Remove one writer's files if it is dead; ``path`` is what it would have written."""
     if part.is_dir():  # as whole_folder had it in version 0.1
@@ -185,6 +222,35 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with whole_file(path) as part:
         part.write_bytes(data)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file; where it does not fit, nothing is added.
+
+    A process that is killed meanwhile may leave the beginning of the line.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    line = (text + "\n").encode()
+    with path.open("ab", buffering=0) as stream:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            if stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            with suppress(OSError):
+                stream.truncate(before)
+            raise
+
+
+def final_path(path: Path) -> Path:
+    """Return what a temporary path of ours would have become, any other path as it is."""
+    for part in (path, *path.parents):
+        match = _ANY.match(part.name)
+        if match is not None:
+            return part.with_name(match[1]) / path.relative_to(part)
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
-# --- what a killed process leaves, and what a living one is writing ---------------------------------
+# --- what a killed process leaves, and what a living one is writing -------------------------------
 
 FOLDER_KILLED = """
 import os, sys
