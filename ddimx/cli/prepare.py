@@ -156,8 +156,10 @@ def _write_changed(content: dict[Path, bytes], *, overwrite: bool) -> list[Path]
     ``overwrite`` is not set; DdimxError if a file cannot be read or written.
     """
     from ..errors import DdimxError, UsageError
-    from ..files import write_bytes
+    from ..files import sweep, write_bytes
 
+    for path in content:
+        sweep(path.parent, path.name)
     there = {path: _bytes_of(path) for path in content}
     changed = [path for path in content if content[path] != there[path]]
     for path in changed:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError
+from ..files import sweep
 from ..progress import Progress
-from ..signals import Stop
+from ..signals import Stop, leave_signals_to_parent
 from .job import Done, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import Settings
@@ -41,6 +42,7 @@ def run(
         merged: write one file of all shapes, where this item says; its source is not read.
     """
     begun = time.monotonic()
+    _sweep([merged] if merged is not None else items, settings)
     progress.start("exporting", len(items))
     if merged is None:
         done = []
@@ -65,6 +67,16 @@ def run(
     }
 
 
+def _sweep(items: Sequence[Item], settings: Settings) -> None:
+    """Remove what an export that was killed left beside these items' files."""
+    names: dict[Path, list[str]] = {}
+    for item in items:
+        for path in settings.targets(item.base, item.exact).values():
+            names.setdefault(path.parent, []).append(path.name)
+    for folder, own in names.items():
+        sweep(folder, *own)
+
+
 def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Done]:
     workers = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS, len(items) // FEW)
     if workers <= 1 or len(items) == 1:
@@ -75,7 +87,7 @@ def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Don
         return
     # Started afresh: a copy of a process that holds torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, _ignore_interrupts) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), context, leave_signals_to_parent) as pool:
         try:
             yield from _pooled(pool, items, settings, stop)
         except BrokenProcessPool:
@@ -100,11 +112,6 @@ def _pooled(
                 other.cancel()
         if not future.cancelled():
             yield future.result()
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that was started; it lets every worker finish its file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _together(
