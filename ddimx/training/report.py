@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..progress import Progress
+from ..untrusted.names import inside
 from .state import TrainState
 
 
@@ -37,8 +38,13 @@ class FolderReporter:
     EVERY = 50  # steps between two lines of the log
 
     def __init__(self, folder: Path, progress: Progress, batch_size: int) -> None:
-        """Report on the run in ``folder``; TensorBoard is used if it is installed."""
+        """Report on the run in ``folder``; TensorBoard is used if it is installed.
+
+        Raises:
+            DdimxError: the log, which is appended to, is a symbolic link to another place.
+        """
         self._folder, self._progress, self._batch_size = folder, progress, batch_size
+        self._log = inside(folder, "log.jsonl", folder)
         self._writer = _summary_writer(folder / "tensorboard")
         self._losses: list[float] = []
         self._since = (time.perf_counter(), 0, 0.0)
@@ -94,7 +100,7 @@ class FolderReporter:
 
     def _write(self, state: TrainState, values: dict[str, float]) -> None:
         line = {"step": state.step, "seconds": round(state.seconds, 1), **values}
-        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        with self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         if self._writer is not None:
             for name, value in values.items():

@@ -16,7 +16,7 @@ from ..data.open import open_examples
 from ..device import choose_device, describe
 from ..errors import UsageError
 from ..files import write_bytes
-from ..models.factory import build
+from ..models.factory import build, check_trusted
 from ..noise import Noise
 from ..progress import Progress
 from ..runs import fresh_run, last_run
@@ -35,7 +35,8 @@ class TrainRequest:
     """What the command line asks for; ``resume`` and ``init`` exclude each other.
 
     ``init`` names weights as :class:`ddimx.weights.source.Source` does, ``init_weights`` which of
-    them.
+    them. ``config_file`` says where ``config`` is from, for messages; ``trust_code`` allows its
+    ``model.name`` to be imported as ``package.module:Class``.
     """
 
     label: str
@@ -48,6 +49,8 @@ class TrainRequest:
     init: str | None = None
     init_weights: Which | None = None
     offline: bool = False
+    trust_code: bool = False
+    config_file: str = "the configuration"
     command: str = ""
 
 
@@ -72,7 +75,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     if request.init_weights is not None and request.init is None:
         raise UsageError(f"--weights {request.init_weights} chooses among those of --init")
     checkpoint = _checkpoint(request.resume) if request.resume is not None else None
-    config = _config(request, checkpoint)
+    config, named_in = _config(request, checkpoint)
+    check_trusted(config, trust_code=request.trust_code, named_in=named_in)
     obtain(config.data, offline=request.offline, progress=progress)
     source = open_examples(config)
     held_out = open_examples(config, held_out=True)
@@ -80,7 +84,7 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
-    network, process = build(config)
+    network, process = build(config, trust_code=request.trust_code, named_in=named_in)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if request.init is not None:
         source_of = Source(request.init, request.init_weights, offline=request.offline)
@@ -104,12 +108,16 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     return TrainResult(folder, state.step, finished)
 
 
-def _config(request: TrainRequest, checkpoint: Path | None) -> Config:
-    if checkpoint is None:
-        if request.config is None:
-            raise UsageError("name a configuration with --config")
-        return override(request.config, request.overrides)
-    return override(read_header(checkpoint).config, request.overrides)
+def _config(request: TrainRequest, checkpoint: Path | None) -> tuple[Config, str]:
+    """Return the run's configuration, and what names its network."""
+    if checkpoint is not None:
+        config, named_in = read_header(checkpoint).config, str(checkpoint)
+    elif request.config is not None:
+        config, named_in = request.config, request.config_file
+    else:
+        raise UsageError("name a configuration with --config")
+    changed = override(config, request.overrides)
+    return changed, named_in if changed.model.name == config.model.name else "--set"
 
 
 def _checkpoint(resume: str) -> Path:
