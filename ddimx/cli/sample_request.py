@@ -56,6 +56,7 @@ def request_of(
 
     from ..exporting.settings import named_formats
     from ..files import sha256_file
+    from ..sampling.manifest import dtype_for
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
     from ..sampling.sinks import FORMATS
@@ -73,7 +74,7 @@ def request_of(
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
-        dtype=asked.get("dtype", "auto"),
+        dtype=dtype_for(asked.get("dtype"), None if overwrite else out, device),
         weights=which,
         config=asked.get("config"),
         offline=offline,
@@ -122,10 +123,9 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
     given = {key: value for key, value in now.items() if value is not None}
     old = {key: value for key, value in before["identity"].items() if key in given}
     count = asked.get("count", before.get("count", 0))
-    manifest.check_same(folder, {**before, "identity": old}, given, count)
+    manifest.check_same(folder, before, old, given, count)
     known = {"model_sha256": before["identity"].get("model_sha256")}
-    found = {"model_sha256": sha256()}
-    manifest.check_same(folder, {**before, "identity": known}, found, count)
+    manifest.check_same(folder, before, known, {"model_sha256": sha256()}, count)
 
 
 def _checked_kind(kind: str | None, asked: dict[str, Any], model: Model) -> str:

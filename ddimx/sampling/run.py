@@ -158,6 +158,7 @@ class _Job:
         if before is not None:
             for key in ("network_calls", "seconds"):
                 self._record[key] = before.get(key, 0)
+            self._record["dtype"] = before.get("dtype", self._record["dtype"])  # and why it is so
             if "exported" in before:  # by sample --export; --overwrite removes these as well
                 self._record["exported"] = before["exported"]
         if self._task.files is not None:  # so that --overwrite knows them if we are killed
@@ -281,7 +282,11 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
         clear(folder, before)
         before = None
     elif before is not None:
-        manifest.check_same(folder, before, _identity(request, start), request.settings.count)
+        now = _identity(request, start)
+        old = request.task.translate(
+            before, manifest.translated(before, now, request.settings.table)
+        )
+        manifest.check_same(folder, before, old, now, request.settings.count)
         sweep(folder)
         _check_extension(request, folder, before)
     elif folder.is_dir() and any(folder.iterdir()):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
@@ -27,7 +26,7 @@ from .diffusers_names import to_ours, to_theirs
 from .diffusers_scheduler import read_scheduler, write_scheduler
 from .diffusers_settings import read_unet, write_unet
 from .found import Found, Taken, Which, choose
-from .native import read_tensors
+from .native import read_tensors, write_safetensors
 from .pickled import load_tensors
 from .pipeline_code import INDEX, refuse_code
 
@@ -119,9 +118,17 @@ def weights_of(path: Path) -> Path | None:
 
 
 def write_folder(
-    path: Path, tensors: Mapping[str, Tensor], config: Config, info: dict[str, Any], taken: Taken
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    info: dict[str, Any],
+    taken: Taken,
+    *,
+    replace: bool = True,
 ) -> None:
     """Write a folder that ``DDIMPipeline.from_pretrained`` loads, whole or not at all.
+
+    ``replace`` is as in :func:`ddimx.files.whole_folder`.
 
     Raises:
         UsageError: a configuration that diffusers cannot represent.
@@ -142,13 +149,12 @@ def write_folder(
         "info": info,
     }
     theirs = to_theirs(tensors, len(config.model.ch_mult))
-    with whole_folder(path) as part:
+    with whole_folder(path, replace=replace) as part:
         write_json(part / "model_index.json", index)
         write_json(part / OURS, ours)
         write_json(part / "unet" / "config.json", {**unet, **version})
         write_json(part / "scheduler" / "scheduler_config.json", {**scheduler, **version})
-        weights = {name: value.contiguous() for name, value in theirs.items()}
-        save_file(weights, part / "unet" / _WEIGHTS[0], {"format": "pt"})
+        write_safetensors(part / "unet" / _WEIGHTS[0], theirs, {"format": "pt"})
 
 
 def other_files(path: Path) -> list[str]:
