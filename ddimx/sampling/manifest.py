@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 
 from .. import __version__
 from ..errors import DdimxError, UsageError
+from ..untrusted.text import read_json, shortened, shown
 from ..weights.model import Model
 from .settings import Settings
 
 NAME = "manifest.json"
 SCHEMA = 1
+MOST_SAMPLES = 2**32  # a sample's index is a word of the noise's counter
 SEED_RULE = (
     "Philox-4x32-10; key = seed, counter = (element // 4, sample index, row of the plan, stream)"
 )
@@ -91,12 +94,45 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable manifest ({error})") from None
+        raise DdimxError(f"{path}: not a readable manifest ({shortened(str(error))})") from None
     if not isinstance(value, dict) or "identity" not in value:
         raise DdimxError(f"{path}: not a manifest of a sampling run")
+    wrong = [key for key, check in _CHECKS.items() if not check(value)]
+    if wrong:
+        found = shown(value.get(wrong[0], value["identity"]))
+        raise DdimxError(f"{path}: a damaged manifest ({wrong[0]}: {found})")
     return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SAMPLES
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# What is computed with, where it is there.
+_CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "status": lambda value: value.get("status") in ("running", "interrupted", "complete"),
+    "count": lambda value: _is_count(value.get("count")),
+    "files": lambda value: _are_names(value.get("files", [])),
+    "exported": lambda value: _are_names(value.get("exported", [])),
+    "asked": lambda value: isinstance(value.get("asked", {}), dict),
+    "network_calls": lambda value: _is_number(value.get("network_calls", 0)),
+    "seconds": lambda value: _is_number(value.get("seconds", 0)),
+    "identity": lambda value: (
+        isinstance(value["identity"], dict)
+        and _is_count(value["identity"].get("start_index", 0))
+        and isinstance(value["identity"].get("format", ""), str)
+    ),
+}
 
 
 def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], count: int) -> None:
@@ -104,7 +140,9 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], count:
     old = before["identity"]
     other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
     if other:
-        changes = ", ".join(f"{k}: {old.get(k)} -> {now.get(k)}" for k in other[:4])
+        changes = ", ".join(
+            f"{shortened(k)}: {_told(old.get(k))} -> {_told(now.get(k))}" for k in other[:4]
+        )
         raise UsageError(
             f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
         )
@@ -113,3 +151,7 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], count:
             f"{folder} holds {before['count']} samples of this run, {count} were asked for; "
             "choose another --out or --overwrite"
         )
+
+
+def _told(value: Any) -> str:
+    return shortened(value) if isinstance(value, str) else shown(value)

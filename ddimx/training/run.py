@@ -14,7 +14,7 @@ from ..config_file import dump_yaml, override
 from ..data.obtain import obtain
 from ..data.open import open_examples
 from ..device import choose_device, describe
-from ..errors import UsageError
+from ..errors import DdimxError, UsageError
 from ..files import write_bytes
 from ..models.factory import build
 from ..noise import Noise
@@ -90,6 +90,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     seed = request.seed
     if checkpoint is not None:
         before = restore(checkpoint, state)
+        if "seed" not in before:
+            raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
         seed = int(before["seed"])
         info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
     folder = _folder(request, checkpoint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,10 @@ def _read(stream: BinaryIO, header: Header) -> npt.NDArray[Any]:
         if not read:
             raise ValueError("its data end before the array does")
         place += read
+    if header.dtype.kind == "U":  # Python fails on a character that Unicode does not have
+        points = np.frombuffer(data, np.dtype("u4").newbyteorder(header.dtype.byteorder))
+        if points.size and points.max() > sys.maxunicode:
+            raise ValueError("its text holds characters that do not exist")
     order: Any = "F" if header.fortran else "C"
     return np.frombuffer(data, header.dtype, count).reshape(header.shape, order=order)
 

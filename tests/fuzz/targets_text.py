@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -341,7 +342,13 @@ def request(out: Path, kind: str, count: int = 3) -> Any:
     from ddimx.sampling.run import SampleRequest
     from ddimx.sampling.settings import Asked, resolve
 
-    asked = {"count": count, "steps": 2, "model": "tiny"}
+    asked = {
+        "count": count,
+        "steps": 2,
+        "model": "model.safetensors",
+        "eta": 0.5,
+        "spacing": "quad",
+    }
     settings = resolve(Asked(count=count, steps=2, batch_size=2), model())
     return SampleRequest(model(), settings, kind, out, asked=asked)
 
@@ -350,18 +357,21 @@ def make_run(folder: Path) -> None:
     from ddimx.sampling.run import run
 
     run(request(folder / "run", "png", 2), Stop(), Progress(quiet=True))
+    write_model(folder / "model.safetensors", IMAGES)
 
 
 def read_run(folder: Path) -> None:
-    from ddimx.cli.sample_request import asked_for
+    from ddimx.cli.sample_request import asked_for, request_of
     from ddimx.sampling import manifest
     from ddimx.sampling.run import clear, run
 
+    os.chdir(folder)
     copy = folder / "copy"
     shutil.copytree(folder / "run", copy)
     refused = []
     try:
-        asked_for({}, str(folder / "run"), None)
+        asked, out = asked_for({}, str(folder / "run"), None)
+        request_of(asked, out, False, "cpu", True, Progress(quiet=True))
         run(request(folder / "run", "png"), Stop(), Progress(quiet=True))
     except DdimxError as error:
         refused.append(error)

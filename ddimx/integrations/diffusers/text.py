@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from ...device import Precision, choose_device, choose_precision, forbid_tf32
 from ...errors import DdimxError, UsageError
 from ...files import sha256_file
+from ...untrusted.text import read_object
 from ...weights.diffusers_folder import draws_from_text
 from ...weights.hub import is_hub_id, snapshot
 from ...weights.registry import NAMES
@@ -139,7 +139,7 @@ def _check(pipe: Any, folder: Path) -> None:
 
 def _sha256(folder: Path) -> str:
     """Return a hash over the weights of the pipeline's parts and their settings."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_object(folder / "model_index.json")  # draws_from_text has read it before
     files = [p for part in sorted(index) for p in sorted((folder / part).rglob("*"))]
     chosen = [p for p in files if p.suffix in {".safetensors", ".json", ".txt"}]
     lines = [f"{p.relative_to(folder).as_posix()} {sha256_file(p)}\n" for p in chosen]
