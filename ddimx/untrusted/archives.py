@@ -178,6 +178,9 @@ class _Bounded(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read(_CHUNK) or b"", b""))
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         with readable("compressed file"):
             data = self._stream.read(len(buffer))

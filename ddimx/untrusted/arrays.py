@@ -191,7 +191,7 @@ def _shape(text: str) -> tuple[int, ...]:
     words = [word.strip().removesuffix("L") for word in text.strip("()").split(",")]
     if words and not words[-1]:
         words.pop()
-    if len(words) > limits.DIMENSIONS or not all(re.fullmatch(r"[0-9]{1,18}", w) for w in words):
+    if len(words) > limits.DIMENSIONS or not all(re.fullmatch(r"[0-9]{1,20}", w) for w in words):
         raise ValueError(f"a shape of {len(words)} dimensions that is not of whole numbers")
     return tuple(int(word) for word in words)
 
