@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,19 +149,16 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
     try:
         config = parse_json(metadata["ddimx.config"])
         info = parse_json(metadata.get("ddimx.info", "{}"))
-        kind = metadata.get("ddimx.kind", "model")
-        _check_info(info, ("step",) if kind == "checkpoint" else ())
+        _check_info(info)
     except (KeyError, ValueError) as error:
         raise DdimxError(f"{path}: its header is damaged ({shortened(str(error))})") from None
-    return Header(kind, validate(config, str(path)), info)
+    return Header(metadata.get("ddimx.kind", "model"), validate(config, str(path)), info)
 
 
-def _check_info(info: Any, needed: Sequence[str]) -> None:
+def _check_info(info: Any) -> None:
     """Raise ValueError unless what is computed with is of its kind, where it is there."""
     if not isinstance(info, dict):
         raise ValueError("its history is not a mapping")
-    if missing := [key for key in needed if key not in info]:
-        raise ValueError(f"its history holds no {missing[0]}")
     for key, kind in {"step": int, "seed": int, "seconds": int | float}.items():
         value = info.get(key, 0)
         if not isinstance(value, kind) or isinstance(value, bool) or value < 0:

@@ -58,13 +58,10 @@ def tensors(config: Config) -> dict[str, torch.Tensor]:
     return dict(build(config)[0].state_dict())
 
 
-def write_model(path: Path, tree: dict[str, Any], kind: str = "model") -> None:
+def write_model(path: Path, tree: dict[str, Any]) -> None:
     config = validate(tree, "model")
     values = tensors(config)
-    if kind == "checkpoint":
-        both = (("model", 0.0), ("ema", 1.0))
-        values = {f"{prefix}.{k}": v + add for prefix, add in both for k, v in values.items()}
-    save(path, values, Header(kind, config, {"step": 3, "seed": 0, "seconds": 1.0}))
+    save(path, values, Header("model", config, {"step": 3}))
 
 
 @lru_cache
@@ -224,6 +221,19 @@ def edit_native(folder: Path, rng: Random) -> None:
     header["__metadata__"]["ddimx.config"] = json.dumps(config)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def make_checkpoint(folder: Path) -> None:
+    from ddimx.training.state import TrainState, save_checkpoint
+
+    torch.manual_seed(0)
+    network, _ = build(images())
+    state = TrainState.fresh(network, images())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    state.step = 3
+    save_checkpoint(folder, state, images(), {"seed": 0}, keep=1)
 
 
 def read_checkpoint(folder: Path) -> None:
@@ -430,11 +440,7 @@ TARGETS = [
         read_native,
         edit_native,
     ),
-    Target(
-        "checkpoint",
-        lambda f: write_model(f / "checkpoint-00000003.safetensors", IMAGES, "checkpoint"),
-        read_checkpoint,
-    ),
+    Target("checkpoint", make_checkpoint, read_checkpoint, edit_native),
     Target("plan", make_plan, read_plan),
     Target("init noise", make_init_noise, read_init_noise),
     Target("octree", make_octree, read_octree),
