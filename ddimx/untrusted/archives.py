@@ -67,7 +67,7 @@ class Archive:
         for info in archive.infolist():
             if info.filename in self._members:
                 self._twice.add(info.filename)
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # is_dir fails on an empty name
                 self._members[info.filename] = info
 
     @property
