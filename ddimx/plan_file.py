@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,24 +48,29 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
 
 
 def plan_from_json(value: dict[str, Any]) -> Plan:
-    """Build a plan from what :meth:`Plan.to_json` returned.
+    """Build a plan from what :meth:`Plan.to_json` returned, in this version or an earlier one.
+
+    A field that is missing takes its default: earlier versions had fewer.
 
     Raises:
         KeyError, TypeError, ValueError: a column that is missing or unfit.
     """
     given: dict[str, Any] = {}
     for column in fields(Plan):
+        optional = column.default is not MISSING or column.default_factory is not MISSING
+        if column.name == "inputs" or (optional and column.name not in value):
+            continue  # the file gives numbers, whatever they were computed from
         item = value[column.name]
         if column.name == "t":
             item = [np.nan if t is None else t for t in item]
         given[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
     for name, known in (("history", ("epsilon", "x0")), ("prediction", get_args(Prediction))):
-        if given[name] not in known:
+        if given.get(name, known[0]) not in known:
             raise ValueError(f"{name} {shown(given[name])}; known are {', '.join(known)}")
-    clip, notes = given["clip"], given["notes"]
+    clip, notes = given.get("clip"), given.get("notes", ())
     if clip is not None and (isinstance(clip, bool) or not float(clip) > 0):
         raise ValueError(f"clip {shown(clip)}, expected null or a positive number")
-    if not isinstance(given["label"], str) or not all(isinstance(note, str) for note in notes):
+    if not all(isinstance(text, str) for text in (given.get("label", ""), *notes)):
         raise ValueError("label and notes are not text")
     return Plan(**{**given, "notes": tuple(notes)})
 

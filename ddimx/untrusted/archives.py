@@ -36,6 +36,7 @@ _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _MOST_COMMENT = 1 << 16
 _CHUNK = 1 << 20
+_BEGINNING = 1 << 16
 
 
 @contextmanager
@@ -110,6 +111,11 @@ class Archive:
         with readable("zip file"):
             stream = self._archive.open(info)
         return unzipped(stream, self._size, copies)
+
+    def begin(self, name: str) -> io.BytesIO:
+        """Return the first 64 KiB of one member, whatever it unpacks to."""
+        with readable("zip file"), self._archive.open(self._info(name)) as stream:
+            return io.BytesIO(stream.read(_BEGINNING))
 
     def read(self, name: str, copies: int = 1) -> bytes:
         """Return one member's bytes; it must be as long as it declares."""

@@ -141,6 +141,20 @@ def read_npz(
         return {name: _member(archive, member) for name, member in wanted.items()}
 
 
+def npz_headers(path: Path) -> dict[str, Header]:
+    """Read what the arrays of an ``.npz`` declare, by name, and nothing of their data.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: not such a file, or damaged.
+    """
+    headers = {}
+    with open_zip(path) as archive:
+        for name, member in members(archive).items():
+            headers[name] = read_header(archive.begin(member))
+    return headers
+
+
 def members(archive: Archive) -> dict[str, str]:
     """Return an ``.npz``'s arrays: their names, and those of their members."""
     return {name.removesuffix(_SUFFIX): name for name in archive.names}

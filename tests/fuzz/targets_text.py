@@ -381,7 +381,9 @@ def read_run(folder: Path) -> None:
     refused = []
     try:
         asked, out = asked_for({}, str(folder / "run"), None)
-        request_of(asked, out, False, "cpu", True, Progress(quiet=True))
+        request_of(
+            asked, out, False, "cpu", True, Progress(quiet=True), trust_code=False, begun=True
+        )
         run(request(folder / "run", "png"), Stop(), Progress(quiet=True))
     except DdimxError as error:
         refused.append(error)
