@@ -1,6 +1,9 @@
-"""What continuous integration installs and runs: pinned, by hash, with the least permissions."""
+"""What continuous integration runs and installs: named parts, pinned by hash, least permissions."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -12,9 +15,12 @@ if sys.version_info >= (3, 11):
     import tomllib
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SCRIPT = ROOT / ".ci" / "full"
 LISTS = {name: ROOT / ".ci" / name for name in ("requirements.txt", "tools.txt")}
 # Left to torch's own pins, as constraints.txt says; the rest of the list stands there.
 OF_CUDA = ("nvidia-", "cuda-")
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 
 def pinned(path):
@@ -92,3 +98,66 @@ def test_the_list_holds_every_package_that_the_tests_need():
             wanted.add(re.sub(r"[-_.]+", "-", name).lower())
     assert wanted <= pinned(LISTS["requirements.txt"]).keys()
     assert {"uv", "pip-audit"} <= pinned(LISTS["tools.txt"]).keys()
+
+
+def run(*arguments):
+    return subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, check=False)
+
+
+@needs_bash
+def test_every_part_is_explained_and_runs_weekly():
+    listed = run("--list").stdout.split()
+    assert len(listed) >= 9
+    header = SCRIPT.read_text().split("set -e")[0]
+    assert re.findall(r"^#   ([a-z]+)  ", header, re.MULTILINE) == listed
+    text = (ROOT / ".github/workflows/full.yml").read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["jobs"]["full"]["strategy"]["matrix"]["part"] == listed
+    assert workflow["permissions"] == {"contents": "read"}
+    for name in listed:
+        assert f"\n{name}() {{" in SCRIPT.read_text()
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: .ci/gpu OUT MINUTES"),
+        (["out", "nine"], "MINUTES is 'nine', not a positive number"),
+        (["out", "-1"], "MINUTES is '-1', not a positive number"),
+        (["out", "9", "tests"], "no part 'tests': check, test, train, bench"),
+    ],
+)
+def test_the_script_for_a_card_refuses_what_it_does_not_know(arguments, message, tmp_path):
+    done = subprocess.run(
+        ["bash", ROOT / ".ci" / "gpu", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@needs_bash
+def test_the_script_for_a_card_says_what_failed(tmp_path):
+    """A step that fails is noted, what it wrote is kept, and the exit code is not 0."""
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHON": "false", "SUITES": "update:1"}
+    done = subprocess.run(
+        ["bash", ROOT / ".ci" / "gpu", tmp_path / "out", "1", "bench"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "bench update: exit 1" in (tmp_path / "out" / "summary.txt").read_text()
+    assert "== bench update" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@needs_bash
+def test_an_unknown_part_is_refused_before_anything_runs():
+    done = run("gate", "cpu")
+    assert done.returncode == 2
+    assert done.stderr.startswith("full: no part 'cpu': gate full cpus")

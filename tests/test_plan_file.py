@@ -22,7 +22,10 @@ def plan_of(name="unipc:2", prediction="v", schedule=SCHEDULE):
 
 
 def same(a, b):
+    assert a.inputs is None  # a file gives numbers
     for column in dataclasses.fields(Plan):
+        if column.name == "inputs":
+            continue
         one, two = getattr(a, column.name), getattr(b, column.name)
         if isinstance(one, np.ndarray):
             assert one.dtype == two.dtype == np.float64
@@ -48,6 +51,17 @@ def test_rows_without_a_network_come_back():
     check_fits(jump, SCHEDULE, "v")
 
 
+@pytest.mark.parametrize("missing", ["history", "clip", "label", "notes"])
+def test_a_field_that_a_file_lacks_takes_its_default(missing, tmp_path):
+    """So that a field which a later version adds does not make older files unreadable."""
+    value = plan_of("ddim").to_json()
+    del value[missing]
+    default = {f.name: f.default for f in dataclasses.fields(Plan)}.get(missing)
+    back = plan_from_json(value)
+    assert getattr(back, missing) == (() if missing == "notes" else default)
+    assert np.array_equal(back.table(), plan_of("ddim").table())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -60,7 +74,7 @@ def test_rows_without_a_network_come_back():
         (lambda v: v["plan"].update(history="v"), "damaged .*history 'v'"),
         (lambda v: v["plan"].update(t=[]), "damaged"),
         (lambda v: v["plan"]["b"][0].pop(), "damaged"),
-        (lambda v: v["plan"]["c"].__setitem__(0, float("inf")), "damaged .*must be finite"),
+        (lambda v: v["plan"]["c"].__setitem__(0, float("inf")), "Infinity is not JSON"),
         (lambda v: v.pop("plan"), "damaged"),
     ],
 )

@@ -40,13 +40,16 @@ SETTINGS = (
 def load(given: dict[str, Any]) -> Model:
     """Load the model that the options name."""
     from ..progress import Progress
+    from ..sampling.manifest import dtype_for
     from ..weights.model import load_model
     from .parse import weights_choice
 
     return load_model(
         given["model"] or "emoji",
         device=given["device"],
-        dtype=given["dtype"],
+        dtype=dtype_for(
+            given["dtype"], None if given["overwrite"] else given["out"], given["device"]
+        ),
         weights=weights_choice(given["weights"]),
         config=given["config"],
         offline=given["offline"],

@@ -46,6 +46,7 @@ def prompt_work(
     _check_options(asked)
     _check_packages()
     from ..noise import Noise
+    from ..sampling.manifest import dtype_for
     from ..sampling.sinks import FORMATS
     from .parse import clip_value, one_of, times
 
@@ -66,7 +67,7 @@ def prompt_work(
     model = load_text_model(
         asked.get("model", DEFAULT_MODEL),
         device=device,
-        dtype=asked.get("dtype", "auto"),
+        dtype=dtype_for(asked.get("dtype"), None if overwrite else out, device),
         offline=offline,
     )
     _check_pipeline(asked, model)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ..sampling.run import SampleRequest
     from ..weights.model import Model
 
+_WHOLE = ("steps", "nfe", "seed", "start_index", "count", "batch_size")
+_NUMBERS = ("eta", "temperature", "guidance")
+_FLAGS = ("invariant",)
+
 
 def asked_for(
     given: dict[str, Any], resume: str | None, out: Path | None
@@ -32,7 +36,19 @@ def asked_for(
     before = manifest.read(folder)
     if before is None or "verb" in before["identity"]:  # other verbs name themselves there
         raise UsageError(f"--resume {resume}: no sampling run in {folder}")
+    wrong = [key for key, value in before["asked"].items() if not _is_option(key, value)]
+    if wrong:
+        raise UsageError(f"--resume {resume}: its manifest is damaged (asked: {wrong[0][:80]})")
     return {**before["asked"], **plain}, folder
+
+
+def _is_option(key: str, value: object) -> bool:
+    """Return whether a remembered value is of its option's kind; most options are text."""
+    if isinstance(value, bool) or key in _FLAGS:
+        return isinstance(value, bool) and key in _FLAGS
+    if key in _WHOLE:
+        return isinstance(value, int)
+    return isinstance(value, int | float if key in _NUMBERS else str)
 
 
 def request_of(
@@ -56,6 +72,7 @@ def request_of(
 
     from ..exporting.settings import named_formats
     from ..files import sha256_file
+    from ..sampling.manifest import dtype_for
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
     from ..sampling.sinks import FORMATS
@@ -73,7 +90,7 @@ def request_of(
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
-        dtype=asked.get("dtype", "auto"),
+        dtype=dtype_for(asked.get("dtype"), None if overwrite else out, device),
         weights=which,
         config=asked.get("config"),
         offline=offline,
@@ -122,10 +139,9 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
     given = {key: value for key, value in now.items() if value is not None}
     old = {key: value for key, value in before["identity"].items() if key in given}
     count = asked.get("count", before.get("count", 0))
-    manifest.check_same(folder, {**before, "identity": old}, given, count)
+    manifest.check_same(folder, before, old, given, count)
     known = {"model_sha256": before["identity"].get("model_sha256")}
-    found = {"model_sha256": sha256()}
-    manifest.check_same(folder, {**before, "identity": known}, found, count)
+    manifest.check_same(folder, before, known, {"model_sha256": sha256()}, count)
 
 
 def _checked_kind(kind: str | None, asked: dict[str, Any], model: Model) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,8 +36,9 @@ def train(
 ) -> None:
     """Train a model.
 
-    Ctrl-C or SIGTERM finishes the step, writes a checkpoint and ends; --resume goes on from
-    there and ends with the same weights as a run that was never stopped.
+    Ctrl-C or SIGTERM finishes the step, writes a checkpoint and ends; --resume, or the same
+    command into the same --out, goes on from there and ends with the same weights as a run that
+    was never stopped.
 
     Examples:
 
@@ -68,13 +70,12 @@ def train(
         offline=offline,
         trust_code=trust_code,
         config_file=str(config),
-        command=" ".join(["ddimx", *sys.argv[1:]]),
+        command=shlex.join(["ddimx", *sys.argv[1:]]),
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         result = run(request, stop, progress)
         if not result.finished:
-            progress.say(
-                f"stopped at step {result.step}; go on: ddimx train --resume {result.folder}"
-            )
+            again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])
+            progress.say(f"stopped at step {result.step}; go on: {again}")
             raise typer.Exit(stop.exit_code)
         progress.say(f"{result.folder}: {result.step} steps done")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..errors import DdimxError
 from ..untrusted.names import relative
-from .encoded import EncodedSource, fingerprint_of, is_held_out, split_number
+from .encoded import EncodedSource, fingerprint_of, is_held_out, rgb, split_number
 from .folder import image_names
 from .sources import Bytes
 
@@ -80,7 +80,7 @@ class CelebASource(EncodedSource):
         if image.size != (WIDTH, HEIGHT):
             raise ValueError(f"{image.width}x{image.height}, aligned images are {WIDTH}x{HEIGHT}")
         left, top = CENTRE_X - REACH, CENTRE_Y - REACH
-        cropped = image.crop((left, top, left + 2 * REACH, top + 2 * REACH))
+        cropped = rgb(image.crop((left, top, left + 2 * REACH, top + 2 * REACH)))
         resized = cropped.resize((self.size, self.size), Image.Resampling.BILINEAR)
         return np.asarray(resized, dtype=np.uint8)
 

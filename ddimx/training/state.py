@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,31 @@ from torch import Tensor, nn
 
 from ..config import Config, OptimConfig
 from ..errors import DdimxError
+from ..untrusted.text import shortened
 from ..weights.native import Header, read_header, read_tensors, save
-from ..weights.shapes import load_into
+from ..weights.shapes import check_shapes, load_into
 
+# What Adam keeps of a parameter: a count, and tensors of the parameter's shape.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 CHECKPOINTS = "checkpoints"  # their folder inside a run's
 _NAME = re.compile(r"^checkpoint-(\d{8,})\.safetensors$")
 
 
 @dataclass
 class TrainState:
-    """Network, its average, optimizer and position; ``step`` counts finished steps."""
+    """Network, its average, optimizer and position; ``step`` counts finished steps.
+
+    ``losses`` are those of the steps since the log's last line, ``norm`` the last gradient's: what
+    the next line is made of, also after a resumption.
+    """
 
     network: nn.Module
     ema: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    norm: float = 0.0
 
     @classmethod
     def fresh(cls, network: nn.Module, config: Config) -> TrainState:
@@ -68,15 +78,21 @@ def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optim
 def save_checkpoint(
     folder: Path, state: TrainState, config: Config, info: dict[str, Any], keep: int
 ) -> Path:
-    """Write ``checkpoint-<step>.safetensors`` and remove all but the newest ``keep``."""
+    """Write ``checkpoint-<step>.safetensors`` and remove all but the newest ``keep``.
+
+    Raises:
+        OSError: it cannot be written; those that were there are still there.
+    """
     tensors = {f"model.{n}": p for n, p in state.network.state_dict().items()}
     tensors |= {f"ema.{n}": p for n, p in state.ema.items()}
     tensors |= _optimizer_tensors(state)
     path = folder / f"checkpoint-{state.step:08d}.safetensors"
     position = {"step": state.step, "seconds": round(state.seconds, 1)}
-    save(path, tensors, Header("checkpoint", config, {**info, **position}))
+    unlogged = {"losses": state.losses, "grad_norm": state.norm}
+    save(path, tensors, Header("checkpoint", config, {**info, **position, **unlogged}))
     for old in checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # the next time it is tried again
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -97,14 +113,19 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     header = read_header(path)
     if header.kind != "checkpoint":
         raise DdimxError(f"{path}: a model, not a checkpoint; start from it with --init")
+    if "step" not in header.info:
+        raise DdimxError(f"{path}: its header does not say at which step it was written")
     load_into(state.network, read_tensors(path, "model."), str(path))
     # A run that kept no average until now begins one at its present weights.
     average = read_tensors(path, "ema.") or state.network.state_dict()
+    check_shapes(state.network, average, f"{path}: the average")
     for name, value in state.ema.items():
         value.copy_(average[name])
-    _restore_optimizer(state, read_tensors(path, "optim."))
+    _restore_optimizer(state, read_tensors(path, "optim."), str(path))
     state.step = int(header.info["step"])
     state.seconds = float(header.info.get("seconds", 0.0))
+    state.losses = [float(loss) for loss in header.info.get("losses", [])]  # version 0.1: none
+    state.norm = float(header.info.get("grad_norm", 0.0))
     return header.info
 
 
@@ -117,11 +138,14 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
+def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor], label: str) -> None:
     parameters = dict(state.network.named_parameters())
     for full, value in tensors.items():
         key, _, name = full.partition(".")
-        parameter = parameters[name]
+        parameter = parameters.get(name)
+        due = None if parameter is None else torch.Size() if key == "step" else parameter.shape
+        if parameter is None or key not in MOMENTS or value.shape != due:
+            raise DdimxError(f"{label}: not of this network's optimizer: {shortened(full)}")
         # Adam keeps its step counter on the CPU unless it is fused.
         on_device = key != "step" or parameter.is_cuda
         state.optimizer.state[parameter][key] = value.to(parameter.device) if on_device else value

@@ -1,1 +1,1 @@
-"""What comes from outside is checked here before anything is done with it."""
+"""Reading files from outside: what they declare is held against bounds before it is believed."""

@@ -1,5 +1,7 @@
 """What training carries along: the average, the optimizer, and checkpoints of it all."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from ddimx.errors import DdimxError
 from ddimx.models.factory import build
 from ddimx.training.state import (
     TrainState,
+    _restore_optimizer,
     build_optimizer,
     checkpoints,
     restore,
@@ -112,17 +115,31 @@ def test_three_steps_are_the_formula(kind, amsgrad):
 
 
 def test_a_checkpoint_restores_everything(tiny_config, formula_weights, state, tmp_path):
+    state.losses, state.norm = [0.1, 1 / 3], 2 / 7
     path = save_checkpoint(tmp_path, state, tiny_config, {"seed": 5, "note": "Ä"}, keep=3)
     assert path == tmp_path / "checkpoint-00000002.safetensors"
     other = TrainState.fresh(build(tiny_config)[0], tiny_config)
     assert not same(everything(other), everything(state))
     info = restore(path, other)
-    assert info == {"seed": 5, "note": "Ä", "step": 2, "seconds": 1.0}
+    unlogged = {"losses": [0.1, 1 / 3], "grad_norm": 2 / 7}
+    assert info == {"seed": 5, "note": "Ä", "step": 2, "seconds": 1.0, **unlogged}
     assert (other.step, other.seconds) == (2, 1.0)
+    assert (other.losses, other.norm) == ([0.1, 1 / 3], 2 / 7)
     assert same(everything(other), everything(state))
     train(state, 2)
     train(other, 2)
     assert same(everything(other), everything(state))
+
+
+def test_moments_go_where_the_weights_are_and_the_counter_stays():
+    """Adam keeps its counter on the CPU; "meta" stands for a card here."""
+    layer = nn.Linear(2, 1, device="meta")
+    state = SimpleNamespace(network=layer, optimizer=torch.optim.AdamW(layer.parameters()))
+    moments = {"exp_avg.weight": torch.ones(1, 2), "step.weight": torch.tensor(3.0)}
+    _restore_optimizer(state, moments)
+    found = state.optimizer.state[layer.weight]
+    assert found["exp_avg"].device.type == "meta"
+    assert found["step"].device.type == "cpu"
 
 
 def test_a_checkpoint_describes_itself(tiny_config, state, tmp_path):

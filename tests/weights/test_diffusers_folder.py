@@ -1,6 +1,7 @@
 """diffusers' folders: read as saved by diffusers itself, written so that it loads them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ddimx.weights.diffusers_folder.save_file", full)
+    monkeypatch.setattr("ddimx.weights.diffusers_folder.write_safetensors", full)
     with pytest.raises(OSError, match="No space"):
         write_folder(tmp_path / "m", weights(config), config, {}, "raw")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -211,6 +212,18 @@ def test_ours_beside_theirs_may_not_contradict_them(tmp_path):
 def test_a_damaged_folder_is_named(folder, damage, message):
     damage(folder)
     with pytest.raises(DdimxError, match=message):
+        loaded(folder)
+
+
+def test_files_that_will_not_do_are_named_in_order(folder, monkeypatch):
+    """A folder's files come in any order."""
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for name in ("b.bin", "c.safetensors", "a.bin"):
+        (folder / "unet" / name).write_bytes(b"")
+    weights.unlink()
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda p, pattern: sorted(real(p, pattern), reverse=True))
+    with pytest.raises(DdimxError, match=r"only a\.bin, b\.bin, c\.safetensors"):
         loaded(folder)
 
 
