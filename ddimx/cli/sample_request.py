@@ -109,10 +109,12 @@ def export_finished(
     """Write a finished run's shapes as splats too; its manifest names them from then on."""
     from ..exporting.python import export
     from ..files import write_json
-    from ..sampling import manifest
+    from ..runs.record import NAME
+    from ..runs.run import reporting
 
-    files = export(folder, format=formats.split(","), overwrite=overwrite)
-    progress.say(f"{folder}: {len(files)} files of splats ({formats})")
-    known = record.get("exported", [])
-    record["exported"] = [*known, *(p.name for p in files if p.name not in known)]
-    write_json(folder / manifest.NAME, record)
+    with reporting(folder):
+        files = export(folder, format=formats.split(","), overwrite=overwrite)
+        progress.say(f"{folder}: {len(files)} files of splats ({formats})")
+        known = record.get("exported", [])
+        record["exported"] = [*known, *(p.name for p in files if p.name not in known)]
+        write_json(folder / NAME, record)

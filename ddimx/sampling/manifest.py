@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from ..device import DTYPES, choose_device, choose_precision
 from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
 from ..plan import Plan
+from ..runs.record import NAME, Record, read_record
 from ..weights.model import Model
 from .settings import Settings
 
-NAME = "manifest.json"
 SCHEMA = 2
 SAME = 1e-9
-_HASH = re.compile("[0-9a-f]{64}")
 SEED_RULE_VERSION = 1  # raised with any change of how noise follows from seed and index
 SEED_RULE = (
     "Philox-4x32-10; key = seed, counter = (element // 4, sample index, row of the plan, stream)"
@@ -163,27 +161,16 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
     }
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def read(folder: Path) -> Record | None:
     """Return a folder's manifest, or None if it has none.
 
     Raises:
-        DdimxError: a manifest that cannot be read.
+        DdimxError: a manifest that cannot be read, or of another kind.
     """
-    path = folder / NAME
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable manifest ({error})") from None
-    if not isinstance(value, dict) or "identity" not in value:
-        raise DdimxError(f"{path}: not a manifest of a sampling run")
-    schema = value.get("schema", 1)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise DdimxError(
-            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; update ddimx"
-        )
-    return value
+    record = read_record(folder, "sampling run", SCHEMA)
+    if record is not None and not isinstance(record.get("count"), int):
+        raise DdimxError(f"{folder / NAME}: not a manifest of a sampling run")
+    return record
 
 
 def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:
@@ -212,36 +199,3 @@ def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:
             "another --out"
         ) from None
     return str(name)
-
-
-def check_same(
-    folder: Path, before: dict[str, Any], old: dict[str, Any], now: dict[str, Any], count: int
-) -> None:
-    """Raise UsageError unless the run in ``folder`` is the one that is asked for.
-
-    Args:
-        before: its manifest.
-        old: the identity in it, as this version writes it.
-        now: the identity of what is asked for.
-        count: how many samples are asked for.
-    """
-    other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
-    if other:
-        changes = ", ".join(f"{k}: {_short(old.get(k))} -> {_short(now.get(k))}" for k in other[:4])
-        raise UsageError(
-            f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
-        )
-    if count < before["count"]:
-        raise UsageError(
-            f"{folder} holds {before['count']} samples of this run, {count} were asked for; "
-            "choose another --out or --overwrite"
-        )
-
-
-def _short(value: Any) -> str:
-    """Return a value of an identity for people: of a long list its ends, of a hash its start."""
-    if isinstance(value, list):
-        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in value]
-        return "[" + ", ".join(shown if len(shown) < 5 else [*shown[:2], "...", shown[-1]]) + "]"
-    text = str(value)
-    return text[:12] + "..." if isinstance(value, str) and _HASH.fullmatch(text) else text
