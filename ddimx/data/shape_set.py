@@ -134,7 +134,7 @@ class ShapeSet:
         A line that is not whole (the last one, after a kill) is passed over: its shape is made
         again.
         """
-        entries = {}
+        entries, names = {}, []
         try:
             lines = read_bytes(self._journal).splitlines()
         except FileNotFoundError:
@@ -144,8 +144,11 @@ class ShapeSet:
         for line in lines:
             with suppress(ValueError):
                 entry = parse_json(line)
+                if isinstance(entry, dict) and "file" in entry:
+                    names.append(entry["file"])
                 if _is_entry(entry):
-                    entries[relative(entry["file"], self._journal)] = entry
+                    entries[entry["file"]] = entry
+        all_inside(self.folder, names, self._journal)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
