@@ -70,6 +70,7 @@ def nll(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
@@ -105,6 +106,7 @@ def nll(
         weights=weights_choice(weights),
         config=config,
         offline=offline,
+        trust_code=trust_code,
         progress=Progress(quiet=quiet),
     )
     images_only = {

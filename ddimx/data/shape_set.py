@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
 from ..progress import Progress
+from ..untrusted.names import all_inside, inside, relative
 from .shape_jobs import Job, Made, Settings, check_names, make_all
 from .shape_list import PARTS
 
@@ -59,9 +60,13 @@ class ShapeSet:
 
         Raises:
             UsageError: two jobs of one name, or a folder that holds something else.
-            DdimxError: none could be made, nothing can be written, or a process died.
+            DdimxError: a name in the journal or of a job that leads out of the folder (then nothing
+                is touched), none could be made, nothing can be written, or a process died.
         """
         check_names(jobs)
+        for job in jobs:
+            relative(job.file, job.origin)
+        self._check_places(jobs)
         try:
             entries = self._begun(overwrite)
             there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
@@ -82,6 +87,18 @@ class ShapeSet:
             write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
         counts = {part: len(text) for part, text in lines.items()}
         write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+
+    def _check_places(self, jobs: Sequence[Job]) -> None:
+        """Refuse to write, or to remove, anywhere else than in the folder.
+
+        Somebody else may have made it: with a journal that names other files, or with symbolic
+        links where this run would write.
+        """
+        if not self.folder.is_dir():
+            return
+        all_inside(self.folder, [job.file for job in jobs], self.folder)
+        all_inside(self.folder, self._entries(), self._journal)
+        inside(self.folder, self._journal.name, self.folder)  # it is appended to
 
     def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return the journal of an earlier run that this one continues, by file."""
@@ -107,7 +124,8 @@ class ShapeSet:
     def _sweep(self) -> None:
         """Remove what a process that was stopped had in its hands."""
         for folder in (self.folder, *self.folder.glob("shapes/*")):
-            sweep(folder)
+            if not folder.is_symlink() or folder == self.folder:
+                sweep(folder)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         """Read the journal; a last line that was cut off, and later lines of one file, count so."""
@@ -116,7 +134,7 @@ class ShapeSet:
             for line in self._journal.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, TypeError, KeyError):
                     entry = json.loads(line)
-                    entries[str(entry["file"])] = dict(entry)
+                    entries[relative(entry["file"], self._journal)] = dict(entry)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -128,10 +146,10 @@ class ShapeSet:
 
     def _drop(self, files: set[str]) -> None:
         """Remove shapes that an earlier run made and this one does not want."""
-        for file in files:
-            (self.folder / file).unlink(missing_ok=True)
+        for path in all_inside(self.folder, sorted(files), self._journal):
+            path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
-                (self.folder / file).parent.rmdir()
+                path.parent.rmdir()
 
     def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
         results: list[Made] = []

@@ -19,6 +19,7 @@ from ..device import DTYPES, choose_device, choose_precision
 from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
 from ..plan import Plan
+from ..untrusted.names import all_inside
 from ..weights.model import Model
 from .settings import Settings
 
@@ -167,7 +168,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     """Return a folder's manifest, or None if it has none.
 
     Raises:
-        DdimxError: a manifest that cannot be read.
+        DdimxError: a manifest that cannot be read, or that names files outside the folder.
     """
     path = folder / NAME
     if not path.is_file():
@@ -176,13 +177,18 @@ def read(folder: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable manifest ({error})") from None
-    if not isinstance(value, dict) or "identity" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
         raise DdimxError(f"{path}: not a manifest of a sampling run")
     schema = value.get("schema", 1)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise DdimxError(
             f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; update ddimx"
         )
+    for key in ("files", "exported"):
+        names = value.get(key, [])
+        if not isinstance(names, list):
+            raise DdimxError(f"{path}: '{key}' is no list of names")
+        all_inside(folder, names, path)
     return value
 
 

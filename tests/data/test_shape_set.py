@@ -16,22 +16,8 @@ from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.file import read_shape
 from ddimx.progress import Progress
 from ddimx.signals import Interrupted
-from tests.data.meshes import BOX, FACES, box
+from tests.data.meshes import BOX, FACES, box, broken, hidden, large, slow
 from tests.sampling import state_of
-
-
-def hidden():
-    """A box within a box."""
-    inner = (BOX - BOX.mean(0)) * 0.5 + BOX.mean(0)
-    return Surface(np.concatenate([BOX, inner]), np.concatenate([FACES, FACES + 8]))
-
-
-def broken():
-    raise DdimxError("b.obj: not a readable OBJ file")
-
-
-def interrupted():
-    raise Interrupted
 
 
 def jobs(count=3, **others):
@@ -77,7 +63,7 @@ def test_the_layout(tmp_path):
 
 
 def test_several_processes_make_the_same_files(tmp_path):
-    count = shape_jobs.FEW + 1
+    count = 9
     prepare(tmp_path / "one", jobs(count))
     prepare(tmp_path / "two", jobs(count), workers=2)
     for name in ["train.jsonl", *(f"shapes/box/b{i}.npz" for i in range(count))]:
@@ -167,10 +153,17 @@ def test_two_shapes_of_one_name_are_refused_before_anything_is_written(tmp_path)
     assert not (tmp_path / "set").exists()
 
 
-def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path):
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "set"
-    with pytest.raises(Interrupted):
-        prepare(folder, jobs(2, stop=interrupted))
+
+    def interrupted(work, settings, folder, workers):
+        yield from shape_jobs.make_all(work[:2], settings, folder, workers)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_set, "make_all", interrupted)
+        with pytest.raises(Interrupted):
+            prepare(folder, jobs(3))
     assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", "prepare.json", "shapes"]
     for i in range(2):
         read_shape(folder / f"shapes/box/b{i}.npz")
@@ -193,20 +186,23 @@ def test_hidden_cells_are_left_out_on_request(tmp_path):
     assert set(leaves[1].tolist()) < set(leaves[0].tolist())
 
 
-def test_a_mesh_too_large_for_memory_is_one_bad_mesh(tmp_path):
-    def large():
-        raise MemoryError
-
-    prepare(tmp_path / "set", jobs(1, large=large))
-    (reason,) = json.loads((tmp_path / "set" / "failures.json").read_text())
-    assert reason["reason"] == "large.obj: too large for memory at depth 3"
+def test_a_mesh_too_large_for_memory_or_patience_is_one_bad_mesh(tmp_path, monkeypatch):
+    monkeypatch.setattr(shape_jobs, "SECONDS", 0.5)
+    prepare(tmp_path / "set", jobs(1, large=large, slow=slow))
+    reasons = json.loads((tmp_path / "set" / "failures.json").read_text())
+    assert [one["reason"] for one in reasons] == [
+        "large.obj: needs more than 0.3 GB of memory at depth 3; --limit-memory allows it more",
+        "slow.obj: takes more than 1 seconds of computing at depth 3; --limit-memory allows it "
+        "more",
+    ]
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
+        yield
 
-    monkeypatch.setattr(shape_jobs, "write_shape", full)
+    monkeypatch.setattr(shape_set, "make_all", full)
     with pytest.raises(DdimxError, match=r"cannot write .*set: No space left on device"):
         prepare(tmp_path / "set", jobs())
 
