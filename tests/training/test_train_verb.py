@@ -164,7 +164,7 @@ def test_a_folder_with_a_run_is_not_overwritten(train, config_file):
         (("-c", "emoji", "--device", "tpu"), 2, "unknown device 'tpu'"),
     ],
 )
-def test_a_wrong_command_is_one_clear_message(train, tiny_npz, args, code, message):
+def test_a_wrong_command_is_one_clear_message(train, tiny_npz, tmp_path, args, code, message):
     if "--device" in args:
         args = (*args, "--set", f"data.root={tiny_npz}", "--set", "data.image_size=8")
         args = (*args, "--set", "model.classes=[round, square]", "--set", "model.ch_mult=[1, 2]")
@@ -173,6 +173,7 @@ def test_a_wrong_command_is_one_clear_message(train, tiny_npz, args, code, messa
     assert done.code == code
     assert message in done.err
     assert done.err.count("error:") == 1
+    assert not any(tmp_path.glob("runs/*"))  # nothing was begun
     assert "Traceback" not in done.err
 
 
