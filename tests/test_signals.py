@@ -9,8 +9,8 @@ from ddimx.signals import (
     HANGUP,
     Interrupted,
     Stop,
+    begin_worker,
     exit_on_interrupt,
-    leave_signals_to_parent,
     polite_stop,
 )
 
@@ -54,7 +54,7 @@ def test_a_terminal_that_is_closed_asks_unless_nohup_ignores_it():
 
 
 def test_a_worker_leaves_what_a_terminal_sends_to_its_parent():
-    leave_signals_to_parent()
+    begin_worker()
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.raise_signal(number)
