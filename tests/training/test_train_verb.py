@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from ddimx.config_file import dump_yaml, override
 from ddimx.runs import lock_folder
 from ddimx.weights.native import read_header, read_tensors
 from tests import weights as others
-from tests.conftest import cli_environment
+from tests.conftest import ROOT, cli_environment
 from tests.sampling import invoke
 
 
@@ -131,6 +132,24 @@ def test_the_command_is_recorded_as_it_can_be_given_again(train, config_file, tm
     (*_, last) = sorted((tmp_path / "a b" / "checkpoints").iterdir())
     command = read_header(last).info["command"]
     assert shlex.split(command)[-4:] == ["-o", "a b", "--set", setting]
+
+
+def test_a_training_that_version_0_1_0_stopped_goes_on(tmp_path, monkeypatch):
+    there = ROOT / "tests" / "fixtures" / "0.1.0"
+    shutil.copytree(there / "training", tmp_path / "training")
+    shutil.copy(there / "tiny.npz", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (checkpoint,) = (tmp_path / "training" / "checkpoints").iterdir()
+    before = read_header(checkpoint).info
+    assert "losses" not in before
+    done = invoke("train", "--device", "cpu", "--resume", "training", "--set", "training.n_iters=4")
+    assert done.code == 0, done.err
+    assert f"training: going on from step {before['step']}" in done.err
+    (*_, newest) = sorted((tmp_path / "training" / "checkpoints").iterdir())
+    after = read_header(newest).info
+    assert after["step"] == 4
+    assert len(after["losses"]) == 4 - before["step"]
+    assert after["seed"] == before["seed"]
 
 
 def test_a_second_process_is_refused(train, config_file, tmp_path):
