@@ -284,9 +284,14 @@ def test_statistics_and_images(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("count", 10**12), ("count", "a"), ("count", None), ("status", "x"), ("files", [1])),
-        *(("files", {}), ("identity", []), ("identity", {"start_index": 10**12}), ("asked", [])),
-        *(("seconds", "a"), ("identity", {"format": 5})),
+        *(("count", 10**12), ("count", "a"), ("count", None), ("status", "x"), ("files", 1)),
+        *(
+            ("files", {}),
+            ("identity", {"dtype": []}),
+            ("identity", {"start_index": 10**12}),
+            ("asked", []),
+        ),
+        *(("seconds", "a"), ("identity", {"format": "x/../y"})),
     ],
 )
 def test_manifests(tmp_path, key, value):
