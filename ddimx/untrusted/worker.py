@@ -5,13 +5,13 @@ piece of work runs in another process, with an allowance of memory and of CPU ti
 (not of wall time: a busy machine is no fault of a file's), and one that exceeds it, or crashes, is
 one failed piece of work. Processes are used again, since starting Python costs more than most work.
 
-The limits are the system's own (``setrlimit``), so that they hold within C code too. Where a system
-has none (Windows; for memory also macOS) the work is done without them.
+The limits are the system's own (``setrlimit`` for memory, a timer that counts CPU time), so that
+they hold within C code too. Where a system has none (Windows; for memory also macOS) the work is
+done without them.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import signal
@@ -168,8 +168,8 @@ class _Process:
         """Return why the process ended before its work did."""
         self._process.join()
         number = -(self._process.exitcode or 0)
-        if number == getattr(signal, "SIGXCPU", None):
-            more = f"{self._allowance.cpu:.0f} seconds of computing"
+        if number == getattr(signal, "SIGPROF", None):
+            more = f"{self._allowance.cpu:.1f} seconds of computing"
             return Exceeded(f"takes more than {more}", limit=True)
         if number == getattr(signal, "SIGKILL", None):
             raise DdimxError(
@@ -245,23 +245,18 @@ def _limit(allowance: Allowance | None) -> None:
         return
     import resource
 
-    cpu = memory = resource.RLIM_INFINITY
+    # When it runs out, SIGPROF ends the process. RLIMIT_CPU counts from the process's start and by
+    # another clock than getrusage: after minutes they were seconds apart.
+    signal.setitimer(signal.ITIMER_PROF, 0 if allowance is None else allowance.cpu)
+    memory = resource.RLIM_INFINITY
     if allowance is not None:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = math.ceil(used.ru_utime + used.ru_stime + allowance.cpu)
         with suppress(OSError):  # not Linux
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             memory = pages * resource.getpagesize() + allowance.memory
-    # A core file of a process that was ended for its size would be as large.
-    for which, soft in (
-        (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(which)
-        within = hard == resource.RLIM_INFINITY or 0 <= soft <= hard
-        with suppress(ValueError, OSError):  # a system that knows the limit and does not set it
-            resource.setrlimit(which, (soft if within else hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    within = hard == resource.RLIM_INFINITY or 0 <= memory <= hard
+    with suppress(ValueError, OSError):  # a system that knows the limit and does not set it
+        resource.setrlimit(resource.RLIMIT_AS, (memory if within else hard, hard))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
