@@ -172,6 +172,22 @@ def test_the_history_of_a_checkpoint(tmp_path, info):
     refuses(read_header, path, match="its header is damaged")
 
 
+def test_the_option_raises_the_bound(tmp_path, monkeypatch):
+    """On the command line, and by the variable that it sets for the processes that are started."""
+    from ddimx.untrusted import limits
+    from tests.sampling import invoke
+
+    monkeypatch.setenv(limits.VARIABLE, "1K")
+    good.make_plan(tmp_path)
+    refuses(read_plan, tmp_path / "plan.json", match="--limit-memory", kind=UsageError)
+    done = invoke("info", tmp_path / "absent", "--limit-memory", "64M")
+    assert done.code == 2
+    assert limits.memory() == 64 << 20
+    read_plan(tmp_path / "plan.json")
+    done = invoke("info", tmp_path / "absent", "--limit-memory", "many")
+    assert "--limit-memory many: write a size such as 800M or 4G" in done.err
+
+
 # Plans and configurations
 
 
