@@ -206,7 +206,8 @@ _CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "seconds": lambda value: _is_number(value.get("seconds", 0)),
     "identity": lambda value: (
         _is_count(value["identity"].get("start_index", 0))
-        and isinstance(value["identity"].get("format", ""), str)
+        and re.fullmatch("[a-z0-9]*", str(value["identity"].get("format", ""))) is not None
+        and isinstance(value["identity"].get("dtype", ""), str)
     ),
 }
 
