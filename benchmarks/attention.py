@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddimx.config_file import load_config
+from ddimx.kernels._dispatch import TRITON_INSTALLED
 from ddimx.kernels.attention import Backward, attention, reference
 from ddimx.models.factory import build
 
 from .device import waiter
-from .runner import Absent, Contender, compare
+from .runner import Absent, Contender, Job, compare
 
 ROUNDS = 20
 BACKENDS = {
@@ -42,7 +43,11 @@ SHAPES = {
 }
 # What a peer's largest error may be, in units of the materialised one's: sums in another order.
 WORSE = 4.0
-REFUSALS = (RuntimeError, OSError, ValueError)  # what PyTorch, its compiler and Triton raise
+REFUSALS: tuple[type[Exception], ...] = (RuntimeError, OSError, ValueError)  # PyTorch's own
+if TRITON_INSTALLED:
+    from triton.errors import TritonError  # too much shared memory, say
+
+    REFUSALS += (TritonError,)
 
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -78,18 +83,17 @@ class Problem:
         return Problem(parts[0], parts[1], parts[2], parts[3], self.backward)
 
 
-def run(
+def jobs(
     device: torch.device,
     rounds: int | None = None,
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     compiled: bool = True,
-) -> list[dict[str, Any]]:
-    """Return two tables for every shape (B, N, D): forward, and forward with backward."""
+) -> list[Job]:
+    """Return what measures two tables for every shape (B, N, D): forward, and with backward."""
     chosen = shapes or SHAPES.get(device.type, SHAPES["cpu"])
-    share = f"attention is {unet_share():.1%} of the FLOPs of cifar10's UNet"
     return [
-        _table(problem(device, shape, backward), rounds or ROUNDS, compiled, share)
+        partial(_table, device, shape, backward, rounds or ROUNDS, compiled)
         for shape in chosen
         for backward in (False, True)
     ]
@@ -103,6 +107,7 @@ def problem(device: torch.device, shape: Sequence[int], backward: bool) -> Probl
     return Problem(parts[0], parts[1], parts[2], parts[3], backward)
 
 
+@lru_cache
 def unet_share(config: str = "cifar10") -> float:
     """Return attention's part of a shipped network's FLOPs, counted on tensors without memory.
 
@@ -129,14 +134,17 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(heads[0], heads[1], heads[2]).squeeze(1)
 
 
-def _table(given: Problem, rounds: int, compiled: bool, share: str) -> dict[str, Any]:
+def _table(
+    device: torch.device, shape: Sequence[int], backward: bool, rounds: int, compiled: bool
+) -> dict[str, Any]:
+    given = problem(device, shape, backward)
     check = Checker(given)
     peers = [_contender(name, way, given, check) for name, way in _ways(given.backward).items()]
     peers += _compiled_peers(given, check) if compiled else []
-    device = given.q.device
-    shape = "x".join(str(n) for n in given.q.shape)
     what = "forward and backward" if given.backward else "forward"
-    title = f"attention, {shape} {str(given.q.dtype).removeprefix('torch.')}, {what}"
+    dtype = str(given.q.dtype).removeprefix("torch.")
+    title = f"attention, {'x'.join(map(str, shape))} {dtype}, {what}"
+    share = f"attention is {unet_share():.1%} of the FLOPs of cifar10's UNet"
     notes = [
         f"{share}, which bounds what a faster one can save",
         "max error: the largest difference to float64, over the largest value",

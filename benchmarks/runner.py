@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Call = Callable[[], object]
+Table = dict[str, Any]
+Job = Callable[[], Table]  # measures one table
 
 RESAMPLES = 4000
 SEED = 0  # of the order within rounds and of the bootstrap: a table can be computed again
@@ -126,7 +128,7 @@ def compare(
     *,
     wait: Call = lambda: None,
     notes: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Table:
     """Measure the peers and return one table as JSON values; the first peer is the baseline."""
     present = [peer for peer in peers if isinstance(peer, Contender)]
     seconds = measure(present, rounds, wait=wait)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ from ddimx.models.gaussian import GaussianProcess
 from ddimx.noise import Noise
 
 from .device import waiter
-from .runner import Absent, Contender, compare
+from .runner import Absent, Contender, Job, compare
 
 ROUNDS = 10
 STEPS = 50
-BATCHES = (1, 16)
+BATCHES = {"cpu": (1, 16), "cuda": (1, 16, 512)}
 Draw = Callable[[], Tensor]
 
 
@@ -56,41 +57,55 @@ VARIANTS = (
 )
 
 
-def run(
+def jobs(
     device: torch.device,
     rounds: int | None = None,
     *,
     model: str = "emoji",
     steps: int = STEPS,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] = (),
     compiled: bool = True,
-) -> list[dict[str, Any]]:
-    """Return a table for every batch size: the eager loop, then each variant."""
-    refusals = {variant: _refusal(variant, device, compiled) for variant in VARIANTS}
-    models = {v: load_variant(v, model, device) for v, why in refusals.items() if why is None}
-    plain = models[VARIANTS[0]]
-    tables = []
-    for batch in batches:
-        loop = eager_loop(plain, batch, steps)
-        first = loop()
-        peers = [
-            _contender("eager loop fp32 NCHW", plain, loop, first),
-            *(
-                Absent(v.name, why)
-                if why is not None
-                else _contender(v.name, models[v], _ours(models[v], batch, steps), first)
-                for v, why in refusals.items()
-            ),
-        ]
-        title = f"sample, {plain.name}, batch {batch}, {steps} steps of DDIM"
-        notes = [
-            "rms diff.: to the eager loop's samples from the same starting noise, in [-1, 1]",
-            f"model sha256 {plain.sha256}",
-        ]
-        tables.append(compare(title, peers, rounds or ROUNDS, wait=waiter(device), notes=notes))
-        for row in tables[-1]["rows"]:
-            _add_rates(row, batch)
-    return tables
+) -> list[Job]:
+    """Return what measures a table for every batch size: the eager loop, then each variant."""
+
+    @cache  # the models of all tables, loaded when the first is measured
+    def models() -> dict[Variant, ddimx.Model | str]:
+        refusals = {variant: _refusal(variant, device, compiled) for variant in VARIANTS}
+        return {v: why or load_variant(v, model, device) for v, why in refusals.items()}
+
+    chosen = batches or BATCHES.get(device.type, BATCHES["cpu"])
+    return [partial(_table, models, device, rounds or ROUNDS, steps, batch) for batch in chosen]
+
+
+def _table(
+    models: Callable[[], dict[Variant, ddimx.Model | str]],
+    device: torch.device,
+    rounds: int,
+    steps: int,
+    batch: int,
+) -> dict[str, Any]:
+    plain = models()[VARIANTS[0]]
+    assert isinstance(plain, ddimx.Model)
+    loop = eager_loop(plain, batch, steps)
+    first = loop()
+    peers = [
+        _contender("eager loop fp32 NCHW", plain, loop, first),
+        *(
+            Absent(variant.name, model)
+            if isinstance(model, str)
+            else _contender(variant.name, model, _ours(model, batch, steps), first)
+            for variant, model in models().items()
+        ),
+    ]
+    title = f"sample, {plain.name}, batch {batch}, {steps} steps of DDIM"
+    notes = [
+        "rms diff.: to the eager loop's samples from the same starting noise, in [-1, 1]",
+        f"model sha256 {plain.sha256}",
+    ]
+    table = compare(title, peers, rounds, wait=waiter(device), notes=notes)
+    for row in table["rows"]:
+        _add_rates(row, batch)
+    return table
 
 
 def eager_loop(model: ddimx.Model, batch: int, steps: int) -> Draw:
@@ -191,7 +206,7 @@ def _contender(name: str, model: ddimx.Model, draw: Draw, first: Tensor) -> Cont
     seconds = time.perf_counter() - begun
     before = _calls(model)
     samples = draw()
-    difference = (samples - first).square().mean().sqrt().item()
+    difference = (samples.cpu() - first.cpu()).square().mean().sqrt().item()
     facts = {"network_calls": _calls(model) - before, "rms_difference": difference}
     if "compiled" in name:
         facts["compile_s"] = seconds

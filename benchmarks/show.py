@@ -1,4 +1,4 @@
-"""Records as tables: for a terminal, and as the README's section, which is made from them."""
+"""Records as tables: for a terminal, and as the page of figures, which is made from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ COLUMNS = {
     "launches": "launches",
     "compile_s": "compile s",
 }
-BEGIN, END = "<!-- figures: python -m benchmarks readme -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures: python -m benchmarks figures -->", "<!-- end of figures -->"
+
+QUICK = "Quick: few rounds, kept whether the machine was steady or not."
 
 Record = dict[str, Any]
 
@@ -34,8 +36,10 @@ def text(record: Record) -> str:
     """Return a suite's record as aligned tables for people."""
     about = record["machine"]
     lines = [f"{about['device']}, torch {about['versions']['torch']}, load {about['load_average']}"]
+    lines += [QUICK] if record.get("quick") else []
     for table in record["tables"]:
         lines += ["", table["title"], *_aligned(table), *(f"  {note}" for note in table["notes"])]
+    lines += ["", *(f"FAILED {reason}" for reason in record.get("failed", []))]
     return "\n".join(lines) + "\n"
 
 
@@ -50,28 +54,30 @@ def markdown(records: dict[str, Record]) -> str:
             f"{about['commit']}, {versions}:",
             "",
         ]
+        lines += [QUICK, ""] if record.get("quick") else []
         for table in record["tables"]:
             lines += [*_markdown_table(table), ""]
+        lines += [f"Failed: {reason}\n" for reason in record.get("failed", [])]
     return "\n".join(lines)
 
 
-def readme_section(folder: Path) -> str:
-    """Return what stands between the README's markers, from every file of the results folder."""
+def section(folder: Path) -> str:
+    """Return what stands between the page's markers, from every file of the results folder."""
     files = sorted(folder.glob("*.json"))
     parts = [markdown(json.loads(path.read_text(encoding="utf-8"))) for path in files]
     return f"{BEGIN}\n\n" + "\n".join(parts) + f"{END}\n"
 
 
-def with_section(readme: str, section: str) -> str:
-    """Return the README's text with its section replaced.
+def with_section(page: str, section: str) -> str:
+    """Return the page's text with its section replaced.
 
     Raises:
-        ValueError: a README without the two markers.
+        ValueError: a page without the two markers.
     """
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(f"{END}\n")
     if not begin or not end:
-        raise ValueError(f"the README lacks the lines '{BEGIN}' and '{END}'")
+        raise ValueError(f"the page lacks the lines '{BEGIN}' and '{END}'")
     return before + section + after
 
 

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ddimx.kernels.update import Extras, preference, update
 from ddimx.kernels.update.reference import SCALARS
 
 from .device import graphed, launches, waiter
-from .runner import Absent, Contender, compare
+from .runner import Absent, Contender, Job, compare
 
 ROUNDS = 30
 FLOATS_MOVED = 3
@@ -55,17 +56,17 @@ class Levels:
         return math.sqrt(1 - self.ab_to - self.sigma**2)
 
 
-def run(
+def jobs(
     device: torch.device,
     rounds: int | None = None,
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     compiled: bool = True,
-) -> list[dict[str, Any]]:
-    """Return a table for every shape, without and with noise."""
+) -> list[Job]:
+    """Return what measures a table for every shape, without and with noise."""
     chosen = shapes or SHAPES.get(device.type, SHAPES["cpu"])
     return [
-        _table(device, rounds or ROUNDS, shape, Levels(eta), compiled)
+        partial(_table, device, rounds or ROUNDS, shape, Levels(eta), compiled)
         for shape in chosen
         for eta in (0.0, 1.0)
     ]

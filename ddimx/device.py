@@ -61,6 +61,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         return _automatic(device)
     if name not in DTYPES:
         raise UsageError(f"unknown dtype '{name}'. Allowed: auto, {', '.join(DTYPES)}.")
+    _check_computes(name, device)
     return Precision(DTYPES[name], "asked for")
 
 
@@ -86,6 +87,18 @@ def forbid_tf32() -> None:
     """Make float32 mean float32 in matrix products and convolutions."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def _check_computes(name: str, device: torch.device) -> None:
+    """Refuse a dtype that the device has no product in, before a network is loaded for it."""
+    try:
+        one = torch.ones(1, 1, dtype=DTYPES[name], device=device)
+        one @ one
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"this {device.type.upper()} cannot compute in {name} ({reason})"
+        ) from None
 
 
 def _automatic(device: torch.device) -> Precision:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -25,63 +28,243 @@ DAMAGED_NUMPY: tuple[type[Exception], ...] = (*DAMAGED_ZIP, ValueError, Overflow
 DAMAGED_NUMPY += (SyntaxError, TokenError, struct.error)
 
 
+class OtherContents(FileExistsError):
+    """A file or folder is there, is not what would be written, and may not be replaced."""
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it into place.
 
     The rename is atomic on POSIX, and the folder is synced after it, so that after a crash the
     file is either absent (or the old one) or complete. On an exception the temporary file goes.
+    Without ``replace`` a file that is there stays, which is right if it has the same bytes: a
+    command that was killed at its end then finds its work done.
+
+    Raises:
+        OtherContents: without ``replace``, if something else is there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
+    with _claimed(path) as (part, release):
         yield part
         part.chmod(0o666 & ~_umask())
         sync(part)
-        part.replace(path)
+        if replace or not _is_there(path, part):
+            release()
+            part.replace(path)
         sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success rename it into place.
 
     A folder of that name is replaced: set aside first, and removed once the new one is there. On
-    an exception the temporary folder goes and an earlier one stays.
+    an exception the temporary folder goes and an earlier one stays. Without ``replace`` a folder
+    that is there stays, which is right if it holds the same.
+
+    Raises:
+        OtherContents: without ``replace``, if something else is there.
+    """
+    with _claimed(path) as (part, _):
+        tree, old = part.with_suffix(TREE), part.with_suffix(OLD)
+        try:
+            tree.mkdir()
+            yield tree
+            for file in (tree, *tree.rglob("*")):
+                sync(file)
+            if replace or not _is_there(path, tree):
+                if path.is_dir():
+                    path.replace(old)
+                tree.replace(path)
+            sync(path.parent)
+        finally:
+            _clear_beside(part, path)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what processes that were killed left unfinished in a folder.
+
+    With ``names``, only what would have become a file or folder of one of these names; without, all
+    that bears our temporary names, and safetensors' too: for a folder that is ours alone. What a
+    living process is writing is left: it holds a lock, which dies with it. With ``names``, their
+    lock files (:func:`ddimx.runs.lock_file`) go as well, unless they are held.
+    """
+    for name in names:
+        lock = folder / f".{name}.lock"
+        with _unheld(lock) as left:
+            if left:
+                lock.unlink(missing_ok=True)
+    try:
+        found = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    wanted = set(names)
+    for part in found:
+        match = _PART.match(part.name)
+        if match is not None and (not wanted or match[1] in wanted):
+            _sweep_one(part, folder / match[1])
+        elif not wanted and _SAFETENSORS.match(part.name) and part.is_file():
+            part.unlink(missing_ok=True)
+
+
+# A writer's file ".NAME.xxxxxxxx.part" bears its lock; a folder stands beside it, with that suffix.
+PART, TREE, OLD = ".part", ".tree", ".old"
+_ANY = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.(?:part|tree|old)$")
+_PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}\.part$")
+_SAFETENSORS = re.compile(r"^\.tmp[A-Za-z0-9]{6}$")
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether a file or folder of this name is one that :func:`sweep` takes for unfinished.
+
+    A folder that holds nothing else was begun by us, and by a process that was killed.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    part = stem + PART if dot + suffix in (TREE, OLD) else name
+    return bool(_PART.match(part) or _SAFETENSORS.match(name))
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yield a fresh, locked file beside ``path``, and what must be called before it is renamed.
+
+    Its end removes the file, unless it has been renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    old = part.with_suffix(".old")
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        # Between the two calls somebody who sweeps may have taken it for a dead process' file.
+        if _locked(handle) is not False and os.fstat(handle).st_nlink:
+            break
+        os.close(handle)
+    part, is_open = Path(name), True
+
+    def release() -> None:
+        nonlocal is_open
+        if os.name == "nt" and is_open:  # Windows renames no open file
+            os.close(handle)
+            is_open = False
+
     try:
-        yield part
-        part.chmod(0o777 & ~_umask())
-        for file in part.rglob("*"):
-            sync(file)
-        if path.is_dir():
-            path.replace(old)
-        part.replace(path)
-        sync(path.parent)
+        yield part, release
     finally:
+        with suppress(OSError):  # what cannot be removed now is swept later
+            release()
+            part.unlink(missing_ok=True)
+        if is_open:
+            os.close(handle)
+
+
+def _locked(handle: int) -> bool | None:
+    """Lock an open file: whether it could be had, None where there are no locks.
+
+    The lock belongs to the process that opened the file and ends with it. Windows needs none, since
+    there an open file cannot be removed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+def _is_there(path: Path, made: Path) -> bool:
+    """Return whether a file or folder is there already; OtherContents if it is another one."""
+    if not os.path.lexists(path):
+        return False
+    if not _same(path, made):
+        raise OtherContents(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return True
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two files have the same bytes, or two folders the same files."""
+    if one.is_dir() and other.is_dir():
+        names = {path.name for path in one.iterdir()}
+        same_names = names == {path.name for path in other.iterdir()}
+        return same_names and all(_same(one / name, other / name) for name in names)
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def _sweep_one(part: Path, path: Path) -> None:
+    """Remove one writer's files if it is dead; ``path`` is what it would have written."""
+    if part.is_dir():  # as whole_folder had it in version 0.1
+        _clear_beside(part, path)
         shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not path.exists():
-            old.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
+        return
+    with _unheld(part) as dead:
+        if dead:
+            _clear_beside(part, path)
+            part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished in a folder that is ours alone."""
-    for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+@contextmanager
+def _unheld(path: Path) -> Iterator[bool]:
+    """Yield whether no living process holds the lock of a file, which is ours meanwhile."""
+    handle = None
+    try:
+        if os.name == "nt":
+            path.replace(path)  # refused while its writer has it open
+        else:
+            handle = os.open(path, os.O_RDWR)
+    except OSError:  # of a living writer, gone meanwhile, or somebody else's
+        yield False
+        return
+    try:
+        yield handle is None or bool(_locked(handle))
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _clear_beside(part: Path, path: Path) -> None:
+    """Remove the folders beside a writer's file; one that was set aside returns to a free place."""
+    tree, old = part.with_suffix(TREE), part.with_suffix(OLD)
+    shutil.rmtree(tree, ignore_errors=True)
+    if old.exists() and not path.exists():
+        old.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with whole_file(path) as part:
         part.write_bytes(data)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file; where it does not fit, nothing is added.
+
+    A process that is killed meanwhile may leave the beginning of the line.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    line = (text + "\n").encode()
+    with path.open("ab", buffering=0) as stream:
+        before = stream.seek(0, os.SEEK_END)
+        try:
+            if stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            with suppress(OSError):
+                stream.truncate(before)
+            raise
+
+
+def final_path(path: Path) -> Path:
+    """Return what a temporary path of ours would have become, any other path as it is."""
+    for part in (path, *path.parents):
+        match = _ANY.match(part.name)
+        if match is not None:
+            return part.with_name(match[1]) / path.relative_to(part)
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,6 +14,7 @@ A row whose ``t`` is NaN calls no network and uses neither x0 nor m. The state g
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,6 +44,11 @@ class Plan:
         prediction: what the network's raw output is.
         clip: bound of x0 in every row, or None.
         label: the solver and its arguments, for people.
+        notes: remarks for people.
+        inputs: what the table was computed from, as JSON values: the solver with its version and
+            options, and the times. None for a table that was given as numbers. Two plans of equal
+            inputs are the same plan, though their numbers differ in the last bit where two
+            machines computed them. Whoever changes the numbers adds to the inputs what was done.
     """
 
     t: Array
@@ -65,6 +71,7 @@ class Plan:
     clip: float | None = None
     label: str = ""
     notes: tuple[str, ...] = field(default=())
+    inputs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.t)
@@ -136,8 +143,27 @@ class Plan:
         older = (self.b[:, 1:] != 0).any() or (self.q != 0).any()
         return bool(older or (self.t != self.t_from)[np.isfinite(self.t)].any())
 
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this plan from others, as JSON values: never a label or a note.
+
+        These are its inputs or, where it was given as numbers, the SHA-256 of its table in float32,
+        which is what runs.
+        """
+        common = {"steps": len(self), "prediction": self.prediction, "clip": self.clip}
+        if self.inputs is not None:
+            return common | self.inputs
+        columns = np.concatenate([self.t[:, None], self.t_to[:, None], self.table()], axis=1)
+        numbers = columns.astype("<f4")
+        digest = hashlib.sha256(f"{self.history} {numbers.shape} ".encode())
+        # One NaN and one zero, of the several that IEEE 754 has.
+        digest.update((np.where(np.isnan(numbers), np.float32(np.nan), numbers) + 0.0).tobytes())
+        return common | {"table_sha256": digest.hexdigest()}
+
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values; ``t`` is null where no network is called."""
+        """Return the table and what it says as JSON values, without ``inputs``.
+
+        ``t`` is null where no network is called.
+        """
         value: dict[str, Any] = {
             "label": self.label,
             "prediction": self.prediction,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +47,25 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
 
 
 def plan_from_json(value: dict[str, Any]) -> Plan:
-    """Build a plan from what :meth:`Plan.to_json` returned.
+    """Build a plan from what :meth:`Plan.to_json` returned, in this version or an earlier one.
+
+    A field that is missing takes its default: earlier versions had fewer.
 
     Raises:
         KeyError, TypeError, ValueError: a column that is missing or unfit.
     """
     given: dict[str, Any] = {}
     for column in fields(Plan):
+        optional = column.default is not MISSING or column.default_factory is not MISSING
+        if column.name == "inputs" or (optional and column.name not in value):
+            continue  # the file gives numbers, whatever they were computed from
         item = value[column.name]
         if column.name == "t":
             item = [np.nan if t is None else t for t in item]
         given[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
-    if given["history"] not in ("epsilon", "x0"):
-        raise ValueError(f"history {given['history']!r}")
-    return Plan(**{**given, "notes": tuple(given["notes"])})
+    if given.get("history", "epsilon") not in ("epsilon", "x0"):
+        raise ValueError(f"history {given.get('history')!r}")
+    return Plan(**{**given, "notes": tuple(given.get("notes", ()))})
 
 
 def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:

@@ -77,9 +77,16 @@ class Progress:
         """Print one line of plain text above the bar."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    @property
+    def lost(self) -> OSError | None:
+        """Why messages can no longer be seen, if they cannot, where the output can tell."""
+        error: OSError | None = getattr(self.console.file, "lost", None)
+        return error
+
     def stop(self) -> None:
         """Take the bar down, leaving its last state on the screen."""
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
-        sys.stderr.flush()
+        if sys.stderr is not None:  # as it is in a process without any output
+            sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Stopping politely: the first Ctrl-C or SIGTERM asks, the second Ctrl-C insists."""
+"""Stopping politely: the first Ctrl-C, SIGTERM or SIGHUP asks, the second Ctrl-C insists."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+def leave_signals_to_parent() -> None:
+    """Have a worker process ignore what a terminal sends to all processes: the first decides."""
+    for number in (signal.SIGINT, HANGUP):
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
 
 
 class Interrupted(SystemExit):
@@ -47,10 +55,11 @@ class Stop:
 
 @contextmanager
 def polite_stop() -> Iterator[Stop]:
-    """Yield a :class:`Stop` that the first SIGINT or SIGTERM sets; restore handlers at the end.
+    """Yield a :class:`Stop` that the first signal sets; restore the handlers at the end.
 
-    A second SIGINT raises :class:`Interrupted` where the program stands. Off the main thread, where
-    Python allows no handlers, nothing is installed.
+    SIGINT, SIGTERM, and SIGHUP, which comes when a terminal is closed, unless it is ignored already
+    as under ``nohup``. A second SIGINT raises :class:`Interrupted` where the program stands. Off
+    the main thread, where Python allows no handlers, nothing is installed.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -62,7 +71,10 @@ def polite_stop() -> Iterator[Stop]:
             raise Interrupted
         stop.signal = number
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        numbers.append(HANGUP)
+    previous = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
     finally:

@@ -83,3 +83,8 @@ def explicit(times: Sequence[float], total: int) -> Times:
     if not ((step > 0).all() or (step < 0).all()):
         raise UsageError("timesteps must fall (or rise) strictly, without repeats")
     return np.sort(given)
+
+
+def as_run(times: Sequence[float] | Times) -> list[float]:
+    """Return times as the network is given them, in float32: by them a run knows its plan again."""
+    return [float(np.float32(t)) for t in times]

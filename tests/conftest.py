@@ -36,14 +36,49 @@ from ddimx.files import whole_file
 from ddimx.models.factory import build
 from ddimx.weights.native import Header, save
 
-# In the gate half of hypothesis' usual number of examples; .ci/full takes all of them.
-hypothesis.settings.register_profile("gate", max_examples=50)
-if os.environ.get("DDIMX_FULL") != "1":
-    hypothesis.settings.load_profile("gate")
+FULL = os.environ.get("DDIMX_FULL") == "1"
+GATE_EXAMPLES, FULL_EXAMPLES = 50, 300
+
+# The gate takes the same examples every time, so that a change fails for what it changes; .ci/full
+# takes others each time, and prints how to repeat those that failed. How long an example took never
+# decides, because a busy machine is no fault.
+hypothesis.settings.register_profile(
+    "ddimx",
+    max_examples=FULL_EXAMPLES if FULL else GATE_EXAMPLES,
+    derandomize=not FULL,
+    database=None,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ddimx")
+
+
+def examples(count: int) -> hypothesis.settings:
+    """Settings of a test whose examples are costly: ``count`` in the gate, six times that in full.
+
+    Use this and not ``@settings``, so that everything else stays as the profile says.
+    """
+    return hypothesis.settings(
+        max_examples=count * FULL_EXAMPLES // GATE_EXAMPLES if FULL else count
+    )
+
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("round", "square")
 COUNT, SIZE = 16, 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Run one process per core unless -n says otherwise; plain pytest works without pytest-xdist.
+
+    A file's tests stay together, for they share what is costly to make.
+    """
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    if config.option.numprocesses is None and config.option.dist == "no":
+        config.option.numprocesses, config.option.dist = "auto", "loadfile"
 
 
 def pytest_collection_modifyitems(items):
@@ -51,7 +86,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        if item.get_closest_marker("full") and os.environ.get("DDIMX_FULL") != "1":
+        if item.get_closest_marker("full") and not FULL:
             item.add_marker(pytest.mark.skip(reason="runs in .ci/full (DDIMX_FULL=1)"))
 
 

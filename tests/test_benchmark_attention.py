@@ -39,7 +39,7 @@ def test_the_check_sees_a_wrong_peer():
 
 
 def test_a_small_run():
-    tables = bench.run(CPU, 2, shapes=[(2, 16, 8)], compiled=False)
+    tables = [job() for job in bench.jobs(CPU, 2, shapes=[(2, 16, 8)], compiled=False)]
     assert json.loads(json.dumps(tables, allow_nan=False)) == tables
     assert [t["title"] for t in tables] == [
         "attention, 2x16x8 float32, forward",

@@ -43,7 +43,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_every_table_has_its_rows(small):
-    tables = octree.run(CPU, 2)
+    tables = [job() for job in octree.jobs(CPU, 2)]
     rows = {table["title"].split(",")[0]: table["rows"] for table in tables}
     assert [table["title"].replace(",", "").split()[0] for table in tables] == [
         *("decode", "encode", "decode", "encode"),
@@ -112,4 +112,4 @@ def test_a_cache_that_changes_the_logits_is_seen(small, monkeypatch):
 
     monkeypatch.setattr(levels, "drawer", shifted)
     with pytest.raises(RuntimeError, match=r"cached and uncached logits differ by 0\.01"):
-        levels.tables(CPU, 2)
+        levels.jobs(CPU, 2)[0]()

@@ -111,3 +111,12 @@ def test_fp32_forbids_tf32():
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.allow_tf32 = value
+
+
+def test_a_dtype_that_a_device_has_no_product_in_is_refused(monkeypatch):
+    def ones(*_, dtype, **__):
+        raise RuntimeError('"addmm" not implemented for bf16\nmore of it')
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(UsageError, match=r"this CPU cannot compute in bf16 \(\"addmm\" not impl"):
+        choose_precision("bf16", CPU)

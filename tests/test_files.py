@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ddimx.files import sha256_file, whole_file, whole_folder, write_bytes, write_json
+from ddimx.files import (
+    is_unfinished,
+    sha256_file,
+    sweep,
+    whole_file,
+    whole_folder,
+    write_bytes,
+    write_json,
+)
+from ddimx.runs import lock_file
 from tests.conftest import cli_environment
 
 
@@ -167,7 +176,7 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch
     replace = Path.replace
 
     def refuse(self, other):
-        if self.suffix == ".part":
+        if self.suffix == ".tree":
             raise OSError("no")
         return replace(self, other)
 
@@ -176,3 +185,117 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch
         (part / "new").write_text("new")
     assert (target / "old").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+# --- what a killed process leaves, and what a living one is writing -------------------------------
+
+FOLDER_KILLED = """
+import os, sys
+from pathlib import Path
+from ddimx.files import whole_folder
+replace = Path.replace
+def killed(self, other):
+    if self.suffix == sys.argv[2]:
+        os._exit(9)
+    return replace(self, other)
+Path.replace = killed
+with whole_folder(Path(sys.argv[1])) as tree:
+    (tree / "inner").mkdir()
+    (tree / "inner" / "a").write_text("new")
+    if sys.argv[2] == "writing":
+        os._exit(9)
+"""
+
+
+def killed(code, *args):
+    done = subprocess.run([sys.executable, "-c", code, *args], env=cli_environment(), check=False)
+    assert done.returncode == 9
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path):
+    killed(KILLED, tmp_path / "a.bin")
+    killed(KILLED, tmp_path / "b.bin")
+    others = {".gitignore", ".a.bin.part", "a.bin.abcdefgh.part", ".tmpAbC123", "c.bin"}
+    for name in others:
+        (tmp_path / name).touch()
+    left = set(names(tmp_path)) - others
+    assert len(left) == 2
+    sweep(tmp_path, "a.bin", "c.bin")
+    assert {n.partition(".bin.")[0] for n in set(names(tmp_path)) - others} == {".b"}
+    sweep(tmp_path)  # ours alone, where safetensors' own name is known too
+    assert set(names(tmp_path)) == others - {".tmpAbC123"}
+    sweep(tmp_path / "absent")
+    sweep(tmp_path / "c.bin")
+
+
+@pytest.mark.parametrize("moment", ["writing", ".tree"])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_writer_of_a_folder_left_is_swept(tmp_path, moment, there):
+    target = tmp_path / "folder"
+    if there:
+        target.mkdir()
+        (target / "old").touch()
+    killed(FOLDER_KILLED, target, moment)
+    assert len(names(tmp_path)) > there
+    sweep(tmp_path, "folder")
+    # Killed between the two renames, the folder that had been set aside is back.
+    assert names(tmp_path) == (["folder"] if there else [])
+    assert not there or names(target) == ["old"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there anyway")
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_a_living_writer_is_left_alone(tmp_path, whole):
+    code = "import sys; from pathlib import Path; from ddimx.files import sweep; sweep(Path('.'))"
+    with whole(tmp_path / "a") as part:
+        here = part if whole is whole_file else part / "inner"
+        here.write_bytes(b"half")
+        sweep(tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=cli_environment(), check=True
+        )
+        assert done.returncode == 0
+        assert here.read_bytes() == b"half"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there anyway")
+def test_lock_files_go_unless_they_are_held(tmp_path):
+    (tmp_path / ".b.lock").touch()
+    with lock_file(tmp_path / "a"):
+        sweep(tmp_path, "a", "b")
+        assert names(tmp_path) == [".a.lock"]
+    assert names(tmp_path) == []
+
+
+def test_the_folders_of_version_0_1_are_swept(tmp_path):
+    (tmp_path / ".a.0123abc_.part" / "inner").mkdir(parents=True)
+    (tmp_path / ".a.0123abc_.old").mkdir()
+    (tmp_path / ".b.bin.0123abc_.part").touch()
+    sweep(tmp_path, "a", "b.bin")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_temporary_file_that_cannot_be_removed_is_no_failure(tmp_path, monkeypatch):
+    unlink = Path.unlink
+
+    def refuse(self, missing_ok=False):
+        if self.suffix == ".part":
+            raise OSError("no")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    write_bytes(tmp_path / "a.bin", b"x")
+    assert (tmp_path / "a.bin").read_bytes() == b"x"
+
+
+def test_what_is_unfinished_is_told_by_its_name(tmp_path):
+    seen = []
+    with whole_file(tmp_path / "a.b"):
+        seen += names(tmp_path)
+    with whole_folder(tmp_path / "folder"):
+        seen += [name for name in names(tmp_path) if name != "a.b"]
+    assert len(seen) == 3
+    assert all(map(is_unfinished, [*seen, ".a.abcdefgh.old", ".tmpAb3xYz"]))
+    others = ("a.b", ".a.b", "a.abcdefgh.part", ".abcdefgh.part", ".a.ABCDEFGH.part", ".tmpfile")
+    assert not any(map(is_unfinished, (*others, "manifest.json", ".a.abcdefg.part")))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.config import DiffusionConfig
@@ -97,7 +97,6 @@ def test_whole_times_give_the_table_exactly(name):
 
 
 @given(step=st.integers(0, 999), share=st.floats(0, 1))
-@settings(deadline=None)
 def test_between_whole_times_the_logarithm_is_linear(step, share):
     schedule = linear()
     t = step - 1 + share

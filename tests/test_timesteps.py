@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.errors import UsageError
@@ -107,7 +107,6 @@ def test_as_many_steps_as_times(spacing, total):
 
 
 @given(spacing=st.sampled_from(sorted(SPACINGS)), total=st.integers(1, 5000), data=st.data())
-@settings(deadline=None)
 def test_every_spacing_rises_strictly_inside_the_range(spacing, total, data):
     steps = data.draw(st.integers(1, total))
     times = spaced(spacing, total, steps)

@@ -6,21 +6,20 @@ where they draw random numbers, to draw from the same distribution) before they 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from ..runner import Job
 from . import codec, export, levels, tokens
 
 ROUNDS = 10
 
 
-def run(device: torch.device, rounds: int | None = None) -> list[dict[str, Any]]:
-    """Return all tables of the suite."""
+def jobs(device: torch.device, rounds: int | None = None) -> list[Job]:
+    """Return what measures each table of the suite."""
     rounds = rounds or ROUNDS
     return [
-        *codec.tables(device, rounds),
-        *tokens.tables(device, rounds),
-        *levels.tables(device, rounds),
-        *export.tables(rounds),
+        *levels.jobs(device, rounds),
+        *tokens.jobs(device, rounds),
+        *codec.jobs(device, rounds),
+        *export.jobs(rounds),
     ]

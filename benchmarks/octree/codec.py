@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,20 @@ from ddimx.octree.keys import cells_of, keys_of
 from ddimx.octree.tree import Octree, from_leaves, from_tokens
 
 from ..device import graphed, launches, waiter
-from ..runner import Absent, Call, Contender, compare
+from ..runner import Absent, Call, Contender, Job, compare
 from . import peers, shapes
 
 TOLERANCE = 1e-6
 Peers = list[Contender | Absent]
 
 
-def tables(device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Return decoding and encoding of one deep sphere and of many small ones."""
-    deep, small = shapes.sphere(8), shapes.spheres()
-    found = []
-    for trees in ([deep], small):
-        found.append(_table("decode", trees, decoders(trees, device), device, rounds))
-        found.append(_table("encode", trees, encoders(trees, device), device, rounds))
-    return found
+def jobs(device: torch.device, rounds: int) -> list[Job]:
+    """Return what measures decoding and encoding of one deep sphere and of many small ones."""
+    return [
+        partial(_table, what, trees, device, rounds)
+        for trees in (lambda: [shapes.sphere(8)], shapes.spheres)
+        for what in ("decode", "encode")
+    ]
 
 
 def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
@@ -94,8 +94,10 @@ def encoders(trees: Sequence[Octree], device: torch.device) -> Peers:
 
 
 def _table(
-    what: str, trees: Sequence[Octree], found: Peers, device: torch.device, rounds: int
+    what: str, make: Callable[[], list[Octree]], device: torch.device, rounds: int
 ) -> dict[str, Any]:
+    trees = make()
+    found = decoders(trees, device) if what == "decode" else encoders(trees, device)
     length = sum(sum(tree.counts) for tree in trees)
     shape = "one sphere" if len(trees) == 1 else f"{len(trees):,} spheres"
     title = f"{what}, {shape} of depth {trees[0].depth}, {length:,} tokens"

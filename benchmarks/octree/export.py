@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ddimx.splats.cloud import GaussianCloud
 from ddimx.splats.formats import FORMATS, Options
 from ddimx.splats.from_octree import Look, from_octree
 
-from ..runner import Absent, Contender, compare
+from ..runner import Absent, Contender, Job, compare
 from . import shapes
 
 DEPTH = 8
 FIELDS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "red", "green", "blue", "opacity")
 
 
-def tables(rounds: int) -> list[dict[str, Any]]:
-    """Return a table of all formats; it is the host's work whatever the device."""
-    cloud = from_octree(shapes.sphere(DEPTH), Look(colour="#c8a070"))
-    return [_table(cloud, rounds)]
+def jobs(rounds: int) -> list[Job]:
+    """Return what measures a table of all formats; it is the host's work whatever the device."""
+    return [partial(_table, rounds)]
 
 
 def seed_ply(cloud: GaussianCloud) -> bytes:
@@ -39,7 +39,8 @@ def seed_ply(cloud: GaussianCloud) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _table(cloud: GaussianCloud, rounds: int) -> dict[str, Any]:
+def _table(rounds: int) -> dict[str, Any]:
+    cloud = from_octree(shapes.sphere(DEPTH), Look(colour="#c8a070"))
     peers: list[Contender | Absent] = [
         Contender("text PLY, a line at a time", lambda: seed_ply(cloud), facts=_size(cloud, None))
     ]

@@ -6,6 +6,7 @@ The network is ``configs/furniture.yml`` with random weights, which take as long
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ddimx.models.factory import build
 from ddimx.models.octree.sampler import TokenDenoiser
 
 from ..device import waiter
-from ..runner import Contender, compare
+from ..runner import Contender, Job, compare
 from . import shapes
 
 CONFIG = "furniture"
@@ -28,9 +29,9 @@ TOLERANCE = 1e-4  # of logits of order 1, in float32
 Draw = Callable[[], Tensor]
 
 
-def tables(device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Return a table for the finest level of tokens."""
-    return [_table(device, rounds)]
+def jobs(device: torch.device, rounds: int) -> list[Job]:
+    """Return what measures a table for the finest level of tokens."""
+    return [partial(_table, device, rounds)]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ddimx.kernels.discrete_update import (
 )
 
 from ..device import graphed, launches, waiter
-from ..runner import Contender, compare
+from ..runner import Contender, Job, compare
 
 # A few shapes' tokens of a level, and a batch's.
 COUNTS = (4096, 65536)
@@ -42,12 +43,10 @@ class Row:
     noise: float = NOISE
 
 
-def tables(device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """Return a table for either transition and each number of tokens."""
+def jobs(device: torch.device, rounds: int) -> list[Job]:
+    """Return what measures a table for either transition and each number of tokens."""
     rows = [Row("absorbing"), Row("uniform")]
-    for row in rows:
-        check(row, device)
-    return [_table(row, count, device, rounds) for row in rows for count in COUNTS]
+    return [partial(_table, row, count, device, rounds) for row in rows for count in COUNTS]
 
 
 def eager_step(row: Row) -> Step:
@@ -104,6 +103,7 @@ def check(row: Row, device: torch.device) -> None:
 
 
 def _table(row: Row, count: int, device: torch.device, rounds: int) -> dict[str, Any]:
+    check(row, device)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(count, IDS, generator=generator).to(device)
     ids = torch.randint(1, IDS, (count,), generator=generator, dtype=torch.uint8)

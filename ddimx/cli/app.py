@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,6 +25,7 @@ from . import (
     sequence,
     train,
 )
+from .output import steady_output
 
 app = typer.Typer(
     name="ddimx",
@@ -60,20 +63,52 @@ def top(
     """Denoising diffusion implicit models for images and 3D shapes."""
 
 
+# What the system refuses, whatever the program does: a disk that is full or broken, and rights.
+_DISK = {errno.ENOSPC, errno.EIO, errno.EDQUOT}
+_RIGHTS = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 def run() -> NoReturn:
     """Run the command line and exit: 0 done, 2 wrong usage, 1 failed, 130 interrupted."""
     from ..signals import exit_on_interrupt
 
+    steady_output()
     exit_on_interrupt()
     try:
         check_links()
         app()
     except DdimxError as error:
         _fail(str(error), error.exit_code)
+    except SystemExit as end:
+        sys.exit(end.code or _results_lost())
     except Exception as error:  # noqa: BLE001 - a fault of ours is one line too, not a traceback
+        if isinstance(error, OSError) and error.errno in _DISK | _RIGHTS:
+            _fail(_refused(error), 1)
         name = type(error).__name__
         _fail(f"{name}: {error}\nThis is a fault of ddimx; DDIMX_DEBUG=1 shows where.", 1)
-    sys.exit(0)
+    sys.exit(_results_lost())
+
+
+def _refused(error: OSError) -> str:
+    """Say what the system refused; files are written whole, so that all others are valid."""
+    from ..files import final_path
+
+    what = "" if error.filename is None else f"{final_path(Path(os.fsdecode(error.filename)))}: "
+    rest = "; what was written before is whole, and the same command does the rest"
+    return f"{what}{error.strerror}{rest if error.errno in _DISK else ''}"
+
+
+def _results_lost() -> int:
+    """Write out the results; return 1, having said why, if they went nowhere.
+
+    A reader that went away had what it wanted.
+    """
+    sys.stdout.flush()
+    lost = getattr(sys.stdout, "lost", None)
+    if lost is None or lost.errno == errno.EPIPE:
+        return 0
+    print(f"error: cannot write to standard output: {lost.strerror}", file=sys.stderr)
+    return 1
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -36,7 +36,9 @@ def convert(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Sampling defaults: sampling.eta=1."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace DST if it is another model.")
+    ] = False,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
 ) -> None:

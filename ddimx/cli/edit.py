@@ -40,16 +40,20 @@ SETTINGS = (
 def load(given: dict[str, Any]) -> Model:
     """Load the model that the options name."""
     from ..progress import Progress
+    from ..sampling.manifest import dtype_for
     from ..weights.model import load_model
     from .parse import weights_choice
 
     return load_model(
         given["model"] or "emoji",
         device=given["device"],
-        dtype=given["dtype"],
+        dtype=dtype_for(
+            given["dtype"], None if given["overwrite"] else given["out"], given["device"]
+        ),
         weights=weights_choice(given["weights"]),
         config=given["config"],
         offline=given["offline"],
+        trust_code=given["trust_code"],
         progress=Progress(quiet=given["quiet"]),
     )
 
@@ -68,7 +72,7 @@ def request(
     from ..sampling.run import SampleRequest
 
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
-    for name in ("json_output", "quiet", "out", "overwrite", "device"):
+    for name in ("json_output", "quiet", "out", "overwrite", "device", "trust_code"):
         plain.pop(name, None)
     return SampleRequest(
         model=model,

@@ -60,6 +60,7 @@ def solvers(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
@@ -97,6 +98,7 @@ def solvers(
         weights=weights_choice(weights),
         config=config,
         offline=offline,
+        trust_code=trust_code,
         progress=Progress(quiet=quiet),
     )
     image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'

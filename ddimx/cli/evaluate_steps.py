@@ -95,6 +95,7 @@ def steps(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
@@ -138,6 +139,7 @@ def steps(
             weights=weights_choice(weights),
             config=config,
             offline=offline,
+            trust_code=trust_code,
             progress=progress,
         )
         ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)

@@ -49,6 +49,7 @@ def interpolate(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
@@ -104,4 +105,7 @@ def _request(given: dict[str, Any], progress: Progress) -> SampleRequest:
     encode = way.encoder(model, codec, lambda _, samples: progress.advance(len(samples)))
     found = way.interpolate(ends, frames, model, settings, encode)
     progress.stop()
-    return request(given, model, found.settings, way.interpolate_task(found, kind), "png")
+    named = [way.end_identity(*pair) for pair in zip(given["ends"], ends, strict=True)]
+    corrections = None if codec is None else codec.up.plan.identity()["refine"]
+    task = way.interpolate_task(found, kind, named, corrections)
+    return request(given, model, found.settings, task, "png")

@@ -1,10 +1,14 @@
-"""Results on stdout, and the folder that they are written to."""
+"""Results on stdout, the folder that they are written to, and outputs that outlive their reader."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import UsageError
 
@@ -23,7 +27,14 @@ def fresh_folder(verb: str, model: str) -> Path:
 
 
 def refuse_existing(out: Path | None, overwrite: bool) -> None:
-    """Raise UsageError for a file that is there and may not be written over."""
+    """Raise UsageError for a file that is there and may not be written over.
+
+    What a killed process left unfinished of it is removed.
+    """
+    from ..files import sweep
+
+    if out is not None:
+        sweep(out.parent, out.name)
     if out is not None and out.exists() and not overwrite:
         raise UsageError(f"{out} exists; choose another file or --overwrite")
 
@@ -39,3 +50,72 @@ def output_folder(out: Path | None, overwrite: bool, names: tuple[str, ...]) -> 
     if out is not None and not overwrite and any((out / name).exists() for name in names):
         raise UsageError(f"{out} holds results already; choose another --out or --overwrite")
     return out
+
+
+class SteadyStream:
+    """A text stream whose reader may go away: what cannot be written is dropped, once and for all.
+
+    A closed pipe, a terminal that is gone or a full disk must not end a long work whose results go
+    elsewhere. ``lost`` is the first error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Stand before ``stream``."""
+        self._stream = stream
+        self.lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text, or drop it; returns its length."""
+        if self.lost is None:
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write out what the stream holds back, or drop it."""
+        if self.lost is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._lose(error)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lose(self, error: OSError) -> None:
+        """Point the stream elsewhere: it still holds a text, which Python would try again to write.
+
+        What C libraries and child processes write there must not end them either.
+        """
+        self.lost = error
+        with suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def steady_output() -> None:
+    """Make both outputs :class:`SteadyStream`, and have them and the input open.
+
+    A process that is started with a closed output would get that output's number for the next file
+    that it opens, and whatever a library prints would end in that file.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.set_inheritable(number, True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        if not isinstance(stream, SteadyStream):
+            setattr(sys, name, SteadyStream(stream))

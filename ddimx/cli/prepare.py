@@ -156,8 +156,11 @@ def _write_changed(content: dict[Path, bytes], *, overwrite: bool) -> list[Path]
     ``overwrite`` is not set; DdimxError if a file cannot be read or written.
     """
     from ..errors import DdimxError, UsageError
-    from ..files import write_bytes
+    from ..files import sweep, write_bytes
+    from ..runs import lock_file
 
+    for path in content:
+        sweep(path.parent, path.name)
     there = {path: _bytes_of(path) for path in content}
     changed = [path for path in content if content[path] != there[path]]
     for path in changed:
@@ -168,7 +171,8 @@ def _write_changed(content: dict[Path, bytes], *, overwrite: bool) -> list[Path]
             )
     for path in changed:
         try:
-            write_bytes(path, content[path])
+            with lock_file(path):
+                write_bytes(path, content[path])
         except (FileExistsError, NotADirectoryError) as error:
             raise DdimxError(f"cannot write {path}: {path.parent} is not a folder") from error
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,12 +31,14 @@ def train(
     ] = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model.
 
-    Ctrl-C or SIGTERM finishes the step, writes a checkpoint and ends; --resume goes on from
-    there and ends with the same weights as a run that was never stopped.
+    Ctrl-C or SIGTERM finishes the step, writes a checkpoint and ends; --resume, or the same
+    command into the same --out, goes on from there and ends with the same weights as a run that
+    was never stopped.
 
     Examples:
 
@@ -65,13 +68,14 @@ def train(
         init=init,
         init_weights=weights_choice(weights),
         offline=offline,
-        command=" ".join(["ddimx", *sys.argv[1:]]),
+        trust_code=trust_code,
+        config_file=str(config),
+        command=shlex.join(["ddimx", *sys.argv[1:]]),
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         result = run(request, stop, progress)
         if not result.finished:
-            progress.say(
-                f"stopped at step {result.step}; go on: ddimx train --resume {result.folder}"
-            )
+            again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])
+            progress.say(f"stopped at step {result.step}; go on: {again}")
             raise typer.Exit(stop.exit_code)
         progress.say(f"{result.folder}: {result.step} steps done")

@@ -25,6 +25,7 @@ from ..errors import DdimxError
 from ..untrusted import limits
 from ..untrusted.archives import unzipped
 from ..untrusted.foreign import FAULTS, reason
+from ..untrusted.names import relative
 from .sources import Bytes, Integers
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -127,9 +128,10 @@ def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     # unpacked can be counted.
     with _unpacked(place) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            name = Path(member.name).name
-            wanted = member.isfile() and name in names
-            opened = archive.extractfile(member) if wanted else None
+            if not member.isfile():
+                continue
+            name = Path(relative(member.name, place)).name
+            opened = archive.extractfile(member) if name in names else None
             if opened is not None:
                 found[name] = _batch(opened, name)
     return found

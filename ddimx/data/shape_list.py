@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DdimxError
+from ..untrusted.names import all_inside
 from ..untrusted.text import parse_json, read_bytes
 
 PARTS = ("train", "val", "test")
@@ -32,26 +33,29 @@ def read_list(path: Path) -> list[Entry]:
     """Read a list, in its order; empty lines are passed over.
 
     Raises:
-        DdimxError: a file that cannot be read, or a line that is no shape's.
+        DdimxError: a file that cannot be read, a line that is no shape's, or a file that does not
+            lie in the list's folder.
     """
     try:
         lines = read_bytes(path).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: cannot be read ({error})") from None
-    entries = []
+    files, categories = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             value = parse_json(line)
-            if not isinstance(value, dict):
-                raise ValueError("not in braces")
-            file, category = value.get("file"), value.get("category", "")
-            if not isinstance(file, str) or not isinstance(category, str):
-                raise ValueError("'file' and 'category' are texts")
+            if not isinstance(value, dict) or "file" not in value:
+                raise ValueError("it names none")
+            category = value.get("category", "")
+            if not isinstance(category, str):
+                raise ValueError("its category is not a text")
         except ValueError as error:
             raise DdimxError(
                 f"{path}, line {number}: no JSON object with a 'file' ({error})"
             ) from None
-        entries.append(Entry(path.parent / file, category))
-    return entries
+        files.append(value["file"])
+        categories.append(category)
+    paths = all_inside(path.parent, files, path)
+    return [Entry(*pair) for pair in zip(paths, categories, strict=True)]

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
 from ..progress import Progress
+from ..untrusted.names import all_inside, inside, relative
 from ..untrusted.text import parse_json, read_bytes, read_object, shown
 from .shape_jobs import Job, Made, Settings, check_names, make_all
 from .shape_list import PARTS
@@ -60,9 +61,13 @@ class ShapeSet:
 
         Raises:
             UsageError: two jobs of one name, or a folder that holds something else.
-            DdimxError: none could be made, nothing can be written, or a process died.
+            DdimxError: a name in the journal or of a job that leads out of the folder (then nothing
+                is touched), none could be made, nothing can be written, or a process died.
         """
         check_names(jobs)
+        for job in jobs:
+            relative(job.file, job.origin)
+        self._check_places(jobs)
         try:
             entries = self._begun(overwrite)
             there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
@@ -83,6 +88,18 @@ class ShapeSet:
             write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
         counts = {part: len(text) for part, text in lines.items()}
         write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+
+    def _check_places(self, jobs: Sequence[Job]) -> None:
+        """Refuse to write, or to remove, anywhere else than in the folder.
+
+        Somebody else may have made it: with a journal that names other files, or with symbolic
+        links where this run would write.
+        """
+        if not self.folder.is_dir():
+            return
+        all_inside(self.folder, [job.file for job in jobs], self.folder)
+        all_inside(self.folder, self._entries(), self._journal)
+        inside(self.folder, self._journal.name, self.folder)  # it is appended to
 
     def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return the journal of an earlier run that this one continues, by file."""
@@ -108,13 +125,13 @@ class ShapeSet:
     def _sweep(self) -> None:
         """Remove what a process that was stopped had in its hands."""
         for folder in (self.folder, *self.folder.glob("shapes/*")):
-            sweep(folder)
+            if not folder.is_symlink() or folder == self.folder:
+                sweep(folder)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         """Read the journal; of two lines for one file the later one counts.
 
-        A line that is not whole (the last one, after a kill) is passed over: its shape is made
-        again.
+        A line that is no JSON (the last one, after a kill) is passed over.
         """
         entries = {}
         try:
@@ -126,23 +143,23 @@ class ShapeSet:
         for line in lines:
             with suppress(ValueError):
                 entry = parse_json(line)
-                if _is_entry(entry):
-                    entries[entry["file"]] = entry
+                if isinstance(entry, dict) and "file" in entry:
+                    entries[relative(entry["file"], self._journal)] = entry
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         """Return the journal's entry of a shape that need not be made again."""
         entry, path = entries.get(job.file), self.folder / job.file
-        if entry is None or entry.get("stamp") != job.stamp or not path.is_file():
+        if entry is None or not _is_whole(entry) or entry["stamp"] != job.stamp:
             return None
-        return entry if path.stat().st_size == entry.get("bytes") else None
+        return entry if path.is_file() and path.stat().st_size == entry["bytes"] else None
 
     def _drop(self, files: set[str]) -> None:
         """Remove shapes that an earlier run made and this one does not want."""
-        for file in files:
-            (self.folder / file).unlink(missing_ok=True)
+        for path in all_inside(self.folder, sorted(files), self._journal):
+            path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
-                (self.folder / file).parent.rmdir()
+                path.parent.rmdir()
 
     def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
         results: list[Made] = []
@@ -192,12 +209,10 @@ def row(made: Made) -> dict[str, Any]:
     return named | counts | {"source": job.origin} | job.about
 
 
-def _is_entry(value: Any) -> bool:
+def _is_whole(entry: dict[str, Any]) -> bool:
     """Whether a journal's line says all that a manifest's row needs."""
-    return isinstance(value, dict) and (
-        all(isinstance(value.get(key), str) for key in ("file", "stamp"))
-        and all(type(value.get(key)) is int for key in ("bytes", "nodes", "leaves"))
-    )
+    numbers = (entry.get(key) for key in ("bytes", "nodes", "leaves"))
+    return isinstance(entry.get("stamp"), str) and all(type(number) is int for number in numbers)
 
 
 def _settings_in(record: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import DdimxError, UsageError
 from ..untrusted import limits
 from ..untrusted.archives import Archive, open_zip
+from ..untrusted.names import relative
 from .licences import Credit, credit_of, licence_name
 from .meshes import Surface, read_mesh
 
@@ -100,10 +101,13 @@ def read_library(path: Path) -> Library:
     """Return what a library holds.
 
     Raises:
-        DdimxError: no such library, or an item without a name or a model.
+        DdimxError: no such library, an item without a name or a model, or a member whose name leads
+            out of the library.
     """
     try:
         with open_zip(path) as archive:
+            for name in archive.names:
+                relative(name, path)
             about, entries = parse_catalogue(_text(archive, CATALOGUE, CATALOGUE_BYTES, "latin-1"))
             licence = licence_name(about.get("license", ""))
             pages = _pages(archive)
@@ -189,7 +193,7 @@ def _item(
     licence: str,
     pages: dict[PurePosixPath, str],
 ) -> Item:
-    model = entry.get("model", "").lstrip("/")
+    model = entry.get("model", "").lstrip("/")  # Java's paths within a library begin with it
     if not entry.get("name") or not model:
         raise DdimxError(f"{path}: item {number} has no name or no model")
     key = entry.get("id", f"{path.stem}#{PurePosixPath(model).stem}")

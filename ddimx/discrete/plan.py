@@ -13,6 +13,7 @@ share of each sample's tokens is clean after the row, and the network's confiden
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -58,6 +59,8 @@ class TokenPlan:
         calls: bool [rows], whether the row calls the network.
         transition, routing: see the module.
         label: the solver and its arguments, for people.
+        notes: remarks for people.
+        inputs: as of :class:`ddimx.plan.Plan`: what the table was computed from, or None.
     """
 
     level: npt.NDArray[np.int64]
@@ -76,6 +79,7 @@ class TokenPlan:
     routing: Routing = "random"
     label: str = ""
     notes: tuple[str, ...] = field(default=())
+    inputs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.transition not in get_args(Transition) or self.routing not in get_args(Routing):
@@ -119,6 +123,17 @@ class TokenPlan:
             "gumbel": self.gumbel,
         }
         return np.stack([columns[name] for name in COLUMNS], axis=1)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this plan from others, as :meth:`ddimx.plan.Plan.identity` does."""
+        common = {"rows": len(self), "transition": self.transition, "routing": self.routing}
+        if self.inputs is not None:
+            return common | self.inputs
+        columns = [getattr(self, name).astype("<f4") for name in (*FLOATS, "level", "calls")]
+        numbers = np.stack(columns)
+        digest = hashlib.sha256(f"{numbers.shape} ".encode())
+        digest.update((np.where(np.isnan(numbers), np.float32(np.nan), numbers) + 0.0).tobytes())
+        return common | {"table_sha256": digest.hexdigest()}
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; ``reveal`` is null with random routing."""

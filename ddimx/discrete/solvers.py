@@ -26,6 +26,7 @@ from .plan import Array, Routing, TokenPlan
 from .transition import route
 
 SPACINGS = ("linear", "cosine")
+VERSION = 1  # part of what identifies a run; raised whenever the numbers of a plan change
 
 
 def make_token_plan(
@@ -95,6 +96,15 @@ def make_token_plan(
         routing=routing,
         label=_label(transition, routing, eta, pfdiff),
         notes=_notes(counts, pfdiff),
+        inputs={
+            "solver": _solver(pfdiff),
+            "solver_version": VERSION,
+            "steps": list(counts),
+            "eta": eta,
+            "spacing": spacing,
+            "temperature": list(temperature) if isinstance(temperature, tuple) else temperature,
+            "gumbel": gumbel,
+        },
     )
 
 
@@ -180,11 +190,14 @@ def _check(
         )
 
 
+def _solver(pfdiff: tuple[int, int] | None) -> str:
+    return "ddim" if pfdiff is None else f"pfdiff:{pfdiff[0]},{pfdiff[1]}"
+
+
 def _label(
     transition: Transition, routing: Routing, eta: float, pfdiff: tuple[int, int] | None
 ) -> str:
-    name = "ddim" if pfdiff is None else f"pfdiff:{pfdiff[0]},{pfdiff[1]}"
-    return f"{name} on {transition} tokens, {routing} routing, eta {eta:g}"
+    return f"{_solver(pfdiff)} on {transition} tokens, {routing} routing, eta {eta:g}"
 
 
 def _notes(counts: tuple[int, ...], pfdiff: tuple[int, int] | None) -> tuple[str, ...]:

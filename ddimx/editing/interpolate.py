@@ -141,9 +141,35 @@ def check_ends(count: int, frames: int | None) -> int:
     return number
 
 
-def interpolate_task(found: Interpolation, animation: str) -> Task:
-    """Return the run that decodes an interpolation; all frames share the noise of sample 0."""
+def end_identity(text: str, end: End) -> str:
+    """Return what tells an end from others: a seed, or a hash of the numbers that were given."""
+    if re.fullmatch(r"\d+", text):
+        return f"seed {int(text)}"
+    return fingerprint(end.pixels if isinstance(end, Picture) else end.numpy())
+
+
+def interpolate_task(
+    found: Interpolation, animation: str, ends: Sequence[str], refine: int | None = None
+) -> Task:
+    """Return the run that decodes an interpolation; all frames share the noise of sample 0.
+
+    Args:
+        found: the states to decode.
+        animation: the animation's format.
+        ends: what the ends are, by :func:`end_identity`. The states between them are computed, and
+            another machine computes other last bits.
+        refine: the corrections of every step where images were encoded.
+    """
     results: dict[str, Any] = {}
+    own = {"ends": list(ends), "refine": refine}
+
+    def translate(before: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+        """Version 0.1 hashed the states; from seeds alone they are the same on any machine."""
+        if "states_sha256" not in old:
+            return old
+        stated = [f"seed {end}" for end in before.get("asked", {}).get("ends", ())]
+        same = old.pop("states_sha256") == fingerprint(found.states.numpy())
+        return old | (own if same or stated == own["ends"] else {"ends": None})
 
     def finish(folder: Path, sink: Sink, indices: range) -> list[str]:
         write_grid(folder / "grid.png", sink.pixels(indices), found.columns)
@@ -159,10 +185,11 @@ def interpolate_task(found: Interpolation, animation: str) -> Task:
         given=Given(start=lambda samples: found.states[list(samples)], noise_index=lambda _: 0),
         identity={
             "verb": "interpolate",
-            "states_sha256": fingerprint(found.states.numpy()),
+            **own,
             "columns": found.columns,
             "animation": animation,
         },
+        translate=translate,
         finish=finish,
         results=results,
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError
+from ..files import sweep
 from ..progress import Progress
-from ..signals import Stop
+from ..runs import lock_folder
+from ..signals import Stop, leave_signals_to_parent
 from .job import Done, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import Settings
@@ -39,7 +42,28 @@ def run(
 
     Args:
         merged: write one file of all shapes, where this item says; its source is not read.
+
+    Raises:
+        UsageError: another process exports into one of the folders.
     """
+    names: dict[Path, list[str]] = {}
+    for item in items if merged is None else [merged]:
+        for path in settings.targets(item.base, item.exact).values():
+            names.setdefault(path.parent, []).append(path.name)
+    with ExitStack() as stack:
+        for folder, own in names.items():
+            stack.enter_context(lock_folder(folder, "export"))
+            sweep(folder, *own)
+        return _run(items, settings, stop, progress, merged)
+
+
+def _run(
+    items: Sequence[Item],
+    settings: Settings,
+    stop: Stop,
+    progress: Progress,
+    merged: Item | None,
+) -> dict[str, Any]:
     begun = time.monotonic()
     progress.start("exporting", len(items))
     if merged is None:
@@ -75,7 +99,7 @@ def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Don
         return
     # Started afresh: a copy of a process that holds torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, _ignore_interrupts) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), context, leave_signals_to_parent) as pool:
         try:
             yield from _pooled(pool, items, settings, stop)
         except BrokenProcessPool:
@@ -100,11 +124,6 @@ def _pooled(
                 other.cancel()
         if not future.cancelled():
             yield future.result()
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that was started; it lets every worker finish its file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _together(

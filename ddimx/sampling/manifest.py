@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,39 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..config import Config
+from ..config_file import validate
+from ..device import DTYPES, choose_device, choose_precision
+from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
+from ..plan import Plan
+from ..untrusted.names import all_inside
 from ..weights.model import Model
 from .settings import Settings
 
 NAME = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
+SAME = 1e-9
+_HASH = re.compile("[0-9a-f]{64}")
+SEED_RULE_VERSION = 1  # raised with any change of how noise follows from seed and index
 SEED_RULE = (
     "Philox-4x32-10; key = seed, counter = (element // 4, sample index, row of the plan, stream)"
 )
 
 
 def identity(model: Model, settings: Settings, kind: str, init_noise: str | None) -> dict[str, Any]:
-    """Return everything that determines the files of a run except how many there are."""
-    plan = json.dumps(settings.table.to_json(), sort_keys=True)
+    """Return everything that determines the files of a run except how many there are.
+
+    Only resolved inputs, as JSON values: no prose, and no number that a machine has computed.
+    """
     return {
+        "schema": SCHEMA,
         "model_sha256": model.sha256,
-        "config_sha256": _config_sha256(model),
+        "config_sha256": None if model.form.startswith("ddimx ") else config_sha256(model.config),
         "weights": model.weights,
-        "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
-        "plan": settings.table.label,
-        "steps": len(settings.table),
+        "schedule": schedule_of(model.config),
+        **settings.table.identity(),
+        "seed_rule": SEED_RULE_VERSION,
         "seed": settings.noise.seed,
         "guidance": settings.guidance,
         "category": settings.category,
@@ -42,6 +55,84 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
         "format": kind,
         "init_noise_sha256": init_noise,
     }
+
+
+def schedule_of(config: Config) -> list[Any]:
+    """Return a model's noise schedule as a run's identity has it."""
+    diffusion = config.diffusion
+    numbers = (diffusion.beta_start, diffusion.beta_end, diffusion.num_diffusion_timesteps)
+    return [diffusion.beta_schedule, *numbers]
+
+
+def config_sha256(config: Config) -> str:
+    """Return a hash of what a configuration says of the network and its data.
+
+    It is for weights whose own hash does not cover it. Values that are the defaults do not enter:
+    a key that a later version adds changes nothing.
+    """
+    data = {"image_size", "channels", "rescaled", "logit_transform", "max_depth"}
+    parts = config.model_dump(
+        mode="json",
+        include={"data": data, "model": True, "diffusion": True},
+        exclude_defaults=True,
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def translated(
+    before: dict[str, Any], now: dict[str, Any], table: Plan | TokenPlan
+) -> dict[str, Any]:
+    """Return the identity in a manifest as this version writes it, to be compared with ``now``.
+
+    Version 0.1 (schema 1) hashed plans as text, with labels and all digits. Its manifests hold the
+    whole plan: where that is ``table``, up to rounding, it was made from the same inputs.
+    """
+    old: dict[str, Any] = dict(before["identity"])
+    if "schema" in old:
+        return old
+    label = old.pop("plan", None)
+    for name in ("plan_sha256", "steps", "config_sha256"):
+        old.pop(name, None)
+    own = _config_of(before)
+    if "config_sha256" in now:
+        foreign = not str(before.get("model", {}).get("format")).startswith("ddimx ")
+        old["config_sha256"] = config_sha256(own) if foreign and own is not None else None
+        old["schedule"] = None if own is None else schedule_of(own)
+    plan = table.identity()
+    if not _same_table(before.get("plan"), table):
+        plan["solver"] = f"another plan, {label}"
+    return {**old, "schema": SCHEMA, "seed_rule": SEED_RULE_VERSION, **plan}
+
+
+def _config_of(before: dict[str, Any]) -> Config | None:
+    try:
+        return validate(before["config"], "manifest")
+    except (KeyError, TypeError, UsageError):
+        return None
+
+
+def _same_table(stored: Any, table: Plan | TokenPlan) -> bool:
+    """Return whether a plan as JSON is this one, up to what machines differ by."""
+    now = table.to_json()
+    for prose in ("label", "notes"):
+        now.pop(prose)
+    if not isinstance(stored, dict) or not now.keys() <= stored.keys():
+        return False
+    for name, own in now.items():
+        if not isinstance(own, list):
+            if stored[name] != own:
+                return False
+            continue
+        try:
+            theirs, ours = (np.array(v, dtype=np.float64) for v in (stored[name], own))
+        except (TypeError, ValueError):
+            return False
+        # Columns of 52 of 140 plans differ between CPUs, by 4e-16; any two options by far more.
+        if theirs.shape != ours.shape or not np.allclose(
+            theirs, ours, rtol=SAME, atol=SAME, equal_nan=True
+        ):
+            return False
+    return True
 
 
 def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
@@ -73,19 +164,11 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
     }
 
 
-def _config_sha256(model: Model) -> str | None:
-    """Return a hash of the configuration where the model's own does not cover it."""
-    if model.form.startswith("ddimx "):
-        return None
-    parts = model.config.model_dump(mode="json", include={"data", "model", "diffusion"})
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def read(folder: Path) -> dict[str, Any] | None:
     """Return a folder's manifest, or None if it has none.
 
     Raises:
-        DdimxError: a manifest that cannot be read.
+        DdimxError: a manifest that cannot be read, or that names files outside the folder.
     """
     path = folder / NAME
     if not path.is_file():
@@ -94,17 +177,63 @@ def read(folder: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable manifest ({error})") from None
-    if not isinstance(value, dict) or "identity" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
         raise DdimxError(f"{path}: not a manifest of a sampling run")
+    schema = value.get("schema", 1)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise DdimxError(
+            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; update ddimx"
+        )
+    for key in ("files", "exported"):
+        names = value.get(key, [])
+        if not isinstance(names, list):
+            raise DdimxError(f"{path}: '{key}' is no list of names")
+        all_inside(folder, names, path)
     return value
 
 
-def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], count: int) -> None:
-    """Raise UsageError unless the run in ``folder`` is the one that is asked for."""
-    old = before["identity"]
+def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:
+    """Return the dtype to load a model in: for "auto", that in which the folder's run was begun.
+
+    Args:
+        asked: a name, "auto" or None, which is "auto" too.
+        folder: where the run is, or is to be; None for a fresh one.
+        device: as the command line has it.
+
+    Raises:
+        UsageError: the run was begun in a dtype that this machine does not compute in.
+        DdimxError: a manifest that cannot be read.
+    """
+    if folder is None or asked not in (None, "auto"):
+        return asked or "auto"
+    before = read(folder)
+    name = None if before is None else before["identity"].get("dtype")
+    if name not in DTYPES:
+        return "auto"
+    try:
+        choose_precision(name, choose_device(device))
+    except UsageError as error:
+        raise UsageError(
+            f"{folder} was begun in {name}, and {error}; go on where it was begun, or choose "
+            "another --out"
+        ) from None
+    return str(name)
+
+
+def check_same(
+    folder: Path, before: dict[str, Any], old: dict[str, Any], now: dict[str, Any], count: int
+) -> None:
+    """Raise UsageError unless the run in ``folder`` is the one that is asked for.
+
+    Args:
+        before: its manifest.
+        old: the identity in it, as this version writes it.
+        now: the identity of what is asked for.
+        count: how many samples are asked for.
+    """
     other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
     if other:
-        changes = ", ".join(f"{k}: {old.get(k)} -> {now.get(k)}" for k in other[:4])
+        changes = ", ".join(f"{k}: {_short(old.get(k))} -> {_short(now.get(k))}" for k in other[:4])
         raise UsageError(
             f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
         )
@@ -113,3 +242,12 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], count:
             f"{folder} holds {before['count']} samples of this run, {count} were asked for; "
             "choose another --out or --overwrite"
         )
+
+
+def _short(value: Any) -> str:
+    """Return a value of an identity for people: of a long list its ends, of a hash its start."""
+    if isinstance(value, list):
+        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in value]
+        return "[" + ", ".join(shown if len(shown) < 5 else [*shown[:2], "...", shown[-1]]) + "]"
+    text = str(value)
+    return text[:12] + "..." if isinstance(value, str) and _HASH.fullmatch(text) else text

@@ -22,6 +22,7 @@ from ..progress import Progress
 from ..runs import fresh_run
 from ..signals import Interrupted, Stop
 from ..solvers.executor import Step
+from ..untrusted.names import all_inside
 from ..weights.model import Model
 from ..weights.source import SUFFIX
 from . import manifest
@@ -157,12 +158,14 @@ class _Job:
         if before is not None:
             for key in ("network_calls", "seconds"):
                 self._record[key] = before.get(key, 0)
+            self._record["dtype"] = before.get("dtype", self._record["dtype"])  # and why it is so
             if "exported" in before:  # by sample --export; --overwrite removes these as well
                 self._record["exported"] = before["exported"]
         if self._task.files is not None:  # so that --overwrite knows them if we are killed
             self._record["files"] = self._task.files(settings.indices)
         elif self._task.names is not None:
             self._record["files"] = [*map(self._task.names, settings.indices)]
+        all_inside(folder, self._record.get("files", []), folder)  # also no link in their places
 
     def run(self, stop: Stop, progress: Progress) -> dict[str, Any]:
         settings = self._request.settings
@@ -279,7 +282,11 @@ def _folder(request: SampleRequest, start: _Start | None) -> tuple[Path, dict[st
         clear(folder, before)
         before = None
     elif before is not None:
-        manifest.check_same(folder, before, _identity(request, start), request.settings.count)
+        now = _identity(request, start)
+        old = request.task.translate(
+            before, manifest.translated(before, now, request.settings.table)
+        )
+        manifest.check_same(folder, before, old, now, request.settings.count)
         sweep(folder)
         _check_extension(request, folder, before)
     elif folder.is_dir() and any(folder.iterdir()):
@@ -303,19 +310,23 @@ def _check_extension(request: SampleRequest, folder: Path, before: dict[str, Any
 
 
 def clear(folder: Path, before: dict[str, Any] | None) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    remove_parts(folder)
+    """Remove what an earlier run wrote, and nothing else.
+
+    Raises:
+        DdimxError: the manifest names a file outside the folder; then nothing is removed.
+    """
     if before is None:
+        remove_parts(folder)
         return
     names = [*before.get("files", []), *before.get("exported", []), "grid.png", manifest.NAME]
     indices = range(
         before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
     )
     names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
-    for name in {Path(n) for n in names}:
-        if name.is_absolute() or ".." in name.parts:
-            continue
-        (folder / name).unlink(missing_ok=True)
-        if name.parent != Path():
+    paths = all_inside(folder, names, folder / manifest.NAME)
+    remove_parts(folder)
+    for path in set(paths):
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
             with contextlib.suppress(OSError):  # not empty yet, or not ours alone
-                (folder / name.parent).rmdir()
+                path.parent.rmdir()

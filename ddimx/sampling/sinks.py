@@ -19,6 +19,7 @@ from ..config import DataConfig
 from ..data.transform import to_bytes
 from ..errors import unknown
 from ..files import sweep, whole_file
+from ..untrusted.names import inside
 
 IMAGE_FORMATS = ("png", "webp")
 ARRAY_FORMATS = ("npz", "npy", "adm")
@@ -134,6 +135,7 @@ class ArraySink:
 
     def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
         """Write one part."""
+        inside(self._folder, PARTS, self._folder)
         values = samples if self._kind == "npy" else to_bytes(samples, self._data)
         path = self._folder / PARTS / f"{indices[0]:08d}-{len(indices)}.npz"
         with whole_file(path) as part, part.open("wb") as stream:
@@ -194,7 +196,11 @@ class ArraySink:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts of an array, and their folder unless it holds something else."""
+    """Remove the parts of an array, and their folder unless it holds something else.
+
+    Raises:
+        DdimxError: their folder is a symbolic link to another place; nothing is removed there.
+    """
     for path in (*_parts(folder), folder / PARTS / JOINED):
         path.unlink(missing_ok=True)
     sweep(folder / PARTS)
@@ -208,8 +214,13 @@ def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """Return the parts of an array that was begun, in the order of their first index."""
-    return sorted(path for path in (folder / PARTS).glob("*.npz") if _PART.match(path.name))
+    """Return the parts of an array that was begun, in the order of their first index.
+
+    Raises:
+        DdimxError: their folder is a symbolic link to another place.
+    """
+    parts = inside(folder, PARTS, folder).glob("*.npz")
+    return sorted(path for path in parts if _PART.match(path.name))
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Task:
         verb: the name in the run's folder.
         given: what its samples are given.
         identity: what determines the files besides model and settings.
+        translate: brings the identity in a manifest of an earlier version, which is its first
+            argument, up to this version's; as the second it is given what all verbs share so.
         names: the samples' files, where these are not named by index.
         sink: opens what takes the samples, where neither ``names`` nor the format says it.
         files: the names of all files of a run, where there are more than the samples'.
@@ -38,6 +40,7 @@ class Task:
     verb: str = "sample"
     given: Given = NOTHING
     identity: dict[str, Any] = field(default_factory=dict)
+    translate: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda _, old: old
     names: Callable[[int], str] | None = None
     sink: Callable[[Path], Sink] | None = None
     files: Callable[[range], list[str]] | None = None

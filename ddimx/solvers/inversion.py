@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
 from ..plan import Array, Plan, output_coefficients
 from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from ..timesteps import Times, as_run
 
+VERSION = 1  # part of what identifies a run, as a solver's
 REFINE = 2  # corrections of every step by default
 
 
@@ -52,7 +55,9 @@ def ddim_inversion(
     big_a = np.sqrt(ab_upper / ab_lower)
     big_b = np.sqrt(1 - ab_upper) - big_a * np.sqrt(1 - ab_lower)
     t_to = np.where(final, upper, lower)
-    return _plan(schedule, prediction, (t, lower, t_to, ab), (big_a, big_b), final, refine)
+    plan = _plan(schedule, prediction, (t, lower, t_to, ab), (big_a, big_b), final, refine)
+    inputs = {"solver": "ddim inversion", "solver_version": VERSION, "times": as_run(times)}
+    return replace(plan, inputs=inputs | {"refine": refine})
 
 
 def _plan(

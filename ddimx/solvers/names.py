@@ -16,10 +16,13 @@ class Kind:
     Attributes:
         allowed: the argument lists there are, the first one being the default; none if empty.
         about: one line for people.
+        version: part of what identifies a run. Whoever changes the numbers that a solver computes
+            raises it, so that no run goes on with other numbers than it began with.
     """
 
     about: str
     allowed: tuple[tuple[int, ...], ...] = ()
+    version: int = 1
 
 
 KINDS = {

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..config import Prediction
 from ..errors import UsageError
 from ..plan import Plan
 from ..schedule import Schedule
-from ..timesteps import Times
+from ..timesteps import Times, as_run
 from .ddim import ddim
 from .ddpm import Variance, ddpm
 from .dpmpp import dpmpp
 from .ipndm import ipndm
-from .names import SolverName, parse_solver
+from .names import KINDS, SolverName, parse_solver
 from .pfdiff import evaluations as pfdiff_evaluations
 from .pfdiff import pfdiff
 from .unipc import unipc
@@ -38,15 +39,24 @@ def make_plan(
     """
     name = parse_solver(choice.name)
     _check_options(name, choice)
+    inputs: dict[str, Any] = {
+        "solver": str(name),
+        "solver_version": KINDS[name.kind].version,
+        "times": as_run(times),
+    }
     if name.kind == "ddim":
-        return ddim(schedule, times, prediction=prediction, eta=choice.eta or 0.0)
-    if name.kind == "ddpm":
-        return ddpm(schedule, times, prediction=prediction, variance=choice.variance or "large")
-    if name.kind == "pfdiff":
+        inputs["eta"] = choice.eta or 0.0
+        plan = ddim(schedule, times, prediction=prediction, eta=choice.eta or 0.0)
+    elif name.kind == "ddpm":
+        inputs["variance"] = variance = choice.variance or "large"
+        plan = ddpm(schedule, times, prediction=prediction, variance=variance)
+    elif name.kind == "pfdiff":
         k, h = name.args
-        return pfdiff(schedule, times, k=k, h=h, prediction=prediction)
-    multistep = {"dpm++": dpmpp, "ipndm": ipndm, "unipc": unipc}[name.kind]
-    return multistep(schedule, times, order=name.args[0], prediction=prediction)
+        plan = pfdiff(schedule, times, k=k, h=h, prediction=prediction)
+    else:
+        multistep = {"dpm++": dpmpp, "ipndm": ipndm, "unipc": unipc}[name.kind]
+        plan = multistep(schedule, times, order=name.args[0], prediction=prediction)
+    return replace(plan, inputs=inputs)
 
 
 def evaluations(name: str, n: int) -> int:

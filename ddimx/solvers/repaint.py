@@ -15,6 +15,7 @@ from ..schedule import Schedule
 Order = npt.NDArray[np.int64]
 
 JUMP = 5  # rows a jump goes back by default; fewer in short plans
+VERSION = 1  # part of what identifies a run, as a solver's
 RESAMPLE = 5  # how often the rows below a jump are walked by default
 
 
@@ -56,7 +57,10 @@ def repaint(plan: Plan, schedule: Schedule, jump: int, resample: int) -> Plan:
         for name, jumps in _jumps(plan, schedule, jump).items()
     }
     label = f"{plan.label}, RePaint with jumps of {jump} and {resample} passes"
-    return replace(plan, label=label, **columns)
+    inputs = plan.inputs
+    if inputs is not None:
+        inputs = inputs | {"jump": jump, "resample": resample, "repaint_version": VERSION}
+    return replace(plan, label=label, inputs=inputs, **columns)
 
 
 def default_jump(rows: int) -> int:

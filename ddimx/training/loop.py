@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -45,8 +46,12 @@ class Trainer:
     def run(self, stop: Stop, report: Reporter) -> bool:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.
 
+        At each step the checkpoint comes first: what else is written is worth less, and is made
+        up for by a run that goes on from that checkpoint.
+
         Raises:
-            DdimxError: loss or gradient are not finite; the last good checkpoint stays.
+            DdimxError: loss or gradient are not finite, or a checkpoint cannot be written; the
+                last good checkpoint stays.
         """
         training = self.config.training
         batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
@@ -55,22 +60,38 @@ class Trainer:
             math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
         )
         begun, before = time.perf_counter(), self.state.seconds
-        report.start(self.state.step, total)
+        report.start(self.state, total)
+        if self.state.step:
+            self._look(total, report)
         for step, positions, batch in batches.steps(self.state.step, total):
             loss, norm = self.step(step, positions, batch, total)
             self.state.seconds = before + time.perf_counter() - begun
-            report.step(self.state, loss, norm, batches.waited)
             done = self.state.step
-            if done % training.validation_freq == 0 or done == total:
-                report.validation(self.state, self.validate())
-            if done % training.snapshot_freq == 0 or done == total or stop:
+            due = done % training.snapshot_freq == 0 or done == total or bool(stop)
+            if due:
                 self.save()
+            report.step(self.state, loss, norm, batches.waited)
+            if stop and not due:  # asked for meanwhile
+                due = True
+                self.save()
+            if due:
                 report.saved(self.state)
-                if not stop:
-                    self.draw_grid()
             if stop:
                 return False
+            self._look(total, report)
         return True
+
+    def _look(self, total: int, report: Reporter) -> None:
+        """Measure and draw what is due at this step, unless that has been done."""
+        done, training = self.state.step, self.config.training
+        if (done % training.validation_freq == 0 or done == total) and not report.validated(done):
+            report.validation(self.state, self.validate())
+        picture = self._picture()
+        if (done % training.snapshot_freq == 0 or done == total) and not picture.exists():
+            try:
+                self.draw_grid()
+            except OSError as error:
+                report.problem(self.state, str(picture.parent), error)
 
     def step(
         self, step: int, positions: Tensor, batch: Mapping[str, Tensor], total: int
@@ -94,6 +115,8 @@ class Trainer:
             group["lr"] = config.optim.learning_rate(step, total)
         optimizer.step()
         self.state.step = step + 1
+        self.state.losses.append(value)
+        self.state.norm = norm
         if config.model.ema:
             self.state.update_ema(config.model.ema_rate)
         return value, norm
@@ -112,22 +135,36 @@ class Trainer:
     @torch.no_grad()
     def draw_grid(self) -> Path:
         """Write a grid of samples from the averaged weights, always the same noise."""
-        path = self.folder / "samples" / f"step-{self.state.step:08d}.png"
+        path = self._picture()
         with self._averaged(), self._autocast():
             draw_samples(
                 path, self.process, self.state.network, self.config, VALIDATION_SEED, self.device
             )
         return path
 
+    def _picture(self) -> Path:
+        return self.folder / "samples" / f"step-{self.state.step:08d}.png"
+
     def save(self) -> Path:
-        """Write a checkpoint of the present state."""
-        return save_checkpoint(
-            self.folder / CHECKPOINTS,
-            self.state,
-            self.config,
-            {**self.info, "seed": self.noise.seed},
-            self.config.training.keep_checkpoints,
-        )
+        """Write a checkpoint of the present state.
+
+        Raises:
+            DdimxError: it cannot be written; the last one is still there.
+        """
+        try:
+            return save_checkpoint(
+                self.folder / CHECKPOINTS,
+                self.state,
+                self.config,
+                {**self.info, "seed": self.noise.seed},
+                self.config.training.keep_checkpoints,
+            )
+        except OSError as error:
+            raise DdimxError(
+                f"cannot write the checkpoint of step {self.state.step}: "
+                f"{error.strerror or error}; {self._last_good()}. "
+                f"Go on with: {shlex.join(['ddimx', 'train', '--resume', str(self.folder)])}"
+            ) from None
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -158,12 +195,14 @@ class Trainer:
         """Stop before a step that would spoil the weights, and with them the next checkpoint."""
         if math.isfinite(value):
             return
-        kept = checkpoints(self.folder / CHECKPOINTS)
-        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         raise DdimxError(
-            f"the {what} is {value} at step {step}; training stopped, {last}. "
+            f"the {what} is {value} at step {step}; training stopped, {self._last_good()}. "
             "Lower optim.lr, or set optim.grad_clip."
         )
+
+    def _last_good(self) -> str:
+        kept = checkpoints(self.folder / CHECKPOINTS)
+        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
 
     def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import deque
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..files import append_line
 from ..progress import Progress
+from ..untrusted.names import inside
 from .state import TrainState
 
 
 class Reporter(Protocol):
-    """Receives what happens in a training run."""
+    """Receives what happens in a training run; nothing that it does may end the training."""
 
-    def start(self, step: int, total: int) -> None:
-        """Training begins at ``step`` of ``total``."""
+    def start(self, state: TrainState, total: int) -> None:
+        """Training begins at ``state.step`` of ``total``."""
         ...
 
     def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
@@ -26,8 +32,16 @@ class Reporter(Protocol):
         """The averaged weights were measured."""
         ...
 
+    def validated(self, step: int) -> bool:
+        """Return whether the averaged weights of a step have been measured already."""
+        ...
+
     def saved(self, state: TrainState) -> None:
         """A checkpoint is on disk."""
+        ...
+
+    def problem(self, state: TrainState, what: str, error: OSError) -> None:
+        """Something that is no checkpoint cannot be written; training goes on."""
         ...
 
 
@@ -35,20 +49,47 @@ class FolderReporter:
     """Progress on stderr, curves in ``<folder>/tensorboard``, lines in ``<folder>/log.jsonl``."""
 
     EVERY = 50  # steps between two lines of the log
+    RECENT = 100  # steps whose mean the screen shows
 
     def __init__(self, folder: Path, progress: Progress, batch_size: int) -> None:
-        """Report on the run in ``folder``; TensorBoard is used if it is installed."""
+        """Report on the run in ``folder``; TensorBoard is used if it is installed.
+
+        Raises:
+            DdimxError: the log, which is appended to, is a symbolic link to another place.
+        """
         self._folder, self._progress, self._batch_size = folder, progress, batch_size
-        self._writer = _summary_writer(folder / "tensorboard")
-        self._losses: list[float] = []
+        self._log = inside(folder, "log.jsonl", folder)
+        self._writer: Any = None
+        self._recent: deque[float] = deque(maxlen=self.RECENT)
         self._since = (time.perf_counter(), 0, 0.0)
         self._begun, self._waiting = self._since[0], ""
+        self._validated: set[int] = set()
+        self._said: set[str] = set()
 
-    def start(self, step: int, total: int) -> None:
-        """Open the progress bar at ``step`` of ``total``."""
-        self._progress.start("training", total, step)
+    def start(self, state: TrainState, total: int) -> None:
+        """Open the progress bar at the state's step of ``total``.
+
+        The log goes on where the state stands: lines of later steps, which will be done again, are
+        removed, and so is the beginning of a line; a line that a kill swallowed is written.
+        """
+        self._progress.start("training", total, state.step)
         self._begun = time.perf_counter()
-        self._since = (self._begun, step, 0.0)
+        self._since = (self._begun, state.step, 0.0)
+        try:
+            there = _lines_until(self._log, state.step)
+        except OSError as error:
+            there = []
+            self.problem(state, str(self._log), error)
+        self._validated = {line["step"] for line in there if any(map(_of_validation, line))}
+        logged = {line["step"] for line in there if "loss" in line}
+        try:
+            self._writer = _summary_writer(self._folder / "tensorboard", state.step)
+        except OSError as error:
+            self.problem(state, str(self._folder / "tensorboard"), error)
+        if state.losses and state.step % self.EVERY == 0:
+            if state.step not in logged:
+                self._write(state, {"loss": _mean(state.losses), "grad_norm": state.norm})
+            state.losses.clear()
 
     def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
         """Note one step; every ``EVERY`` steps write the mean since the last line.
@@ -56,54 +97,112 @@ class FolderReporter:
         The line on the screen shows the share of the run's time spent waiting for data, the log
         that since its last line.
         """
-        self._losses.append(loss)
+        self._recent.append(loss)
         now = time.perf_counter()
-        mean = sum(self._losses[-100:]) / len(self._losses[-100:])
         self._waiting = f"waiting for data {waited / max(now - self._begun, 1e-9):.0%}"
-        self._progress.advance(1, f"loss {mean:.4f}  {self._waiting}")
+        self._progress.advance(1, f"loss {_mean(self._recent):.4f}  {self._waiting}")
+        if self._progress.lost is not None:
+            self.problem(state, "messages", self._progress.lost)
         if state.step % self.EVERY:
             return
         then, step, waited_then = self._since
         seconds = max(now - then, 1e-9)
         rate = (state.step - step) / seconds
         values = {
-            "loss": sum(self._losses) / len(self._losses),
+            "loss": _mean(state.losses),
             "grad_norm": norm,
             "images_per_second": rate * self._batch_size,
             "data_wait_seconds": waited,
             "data_wait_share": (waited - waited_then) / seconds,
         }
-        self._losses, self._since = self._losses[-100:], (now, state.step, waited)
+        self._since = (now, state.step, waited)
+        state.losses.clear()
         self._write(state, values)
 
     def validation(self, state: TrainState, losses: dict[str, float]) -> None:
         """Note the averaged weights' loss on training and held-out examples."""
-        self._write(state, {f"validation_{name}": value for name, value in losses.items()})
+        self._validated.add(state.step)
+        self._write(state, {f"{VALIDATION}{name}": value for name, value in losses.items()})
         text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         self._progress.say(f"step {state.step}: averaged weights' loss: {text}")
+
+    def validated(self, step: int) -> bool:
+        """Return whether the log holds the validation of a step."""
+        return step in self._validated
 
     def saved(self, state: TrainState) -> None:
         """Note that a checkpoint is on disk."""
         self._progress.say(f"step {state.step}: checkpoint written, {self._waiting}")
 
+    def problem(self, state: TrainState, what: str, error: OSError) -> None:
+        """Say once of each thing that it cannot be written, on the screen and in the log."""
+        if what in self._said:
+            return
+        self._said.add(what)
+        text = f"cannot write {what}: {error.strerror or error}; training goes on"
+        self._progress.say(f"step {state.step}: {text}")
+        with suppress(OSError):
+            append_line(self._log, json.dumps({"step": state.step, "note": text}))
+
     def close(self) -> None:
         """Close bar and curves."""
         self._progress.stop()
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
     def _write(self, state: TrainState, values: dict[str, float]) -> None:
         line = {"step": state.step, "seconds": round(state.seconds, 1), **values}
-        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-        if self._writer is not None:
+        try:
+            append_line(self._log, json.dumps(line))
+        except OSError as error:
+            self.problem(state, str(self._log), error)
+        if self._writer is None:
+            return
+        try:
             for name, value in values.items():
                 self._writer.add_scalar(name.replace("_", "/", 1), value, state.step)
+        except OSError as error:
+            self._writer = None
+            self.problem(state, str(self._folder / "tensorboard"), error)
 
 
-def _summary_writer(folder: Path) -> Any:
+VALIDATION = "validation_"
+
+
+def _of_validation(key: str) -> bool:
+    return key.startswith(VALIDATION)
+
+
+def _mean(losses: Collection[float]) -> float:
+    return sum(losses) / len(losses)
+
+
+def _lines_until(log: Path, step: int) -> list[dict[str, Any]]:
+    """Return a log's lines up to a step, and cut off what follows them."""
+    try:
+        data = log.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines, end = [], 0
+    for text in data.splitlines(keepends=True):
+        try:
+            line = json.loads(text)
+            if line["step"] > step or not text.endswith(b"\n"):
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        lines.append(line)
+        end += len(text)
+    if end < len(data):
+        os.truncate(log, end)
+    return lines
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    """Open the curves, from which TensorBoard drops what stands there of later steps."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder)
+    return SummaryWriter(folder, purge_step=step + 1 if step else None)

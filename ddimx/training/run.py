@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,16 @@ import torch
 
 from .. import __version__
 from ..config import Config
-from ..config_file import dump_yaml, override
+from ..config_file import dump_yaml, load_config, override
 from ..data.obtain import obtain
 from ..data.open import open_examples
 from ..device import choose_device, describe
-from ..errors import UsageError
-from ..files import write_bytes
-from ..models.factory import build
+from ..errors import DdimxError, UsageError
+from ..files import sweep, write_bytes, write_json
+from ..models.factory import build, check_trusted
 from ..noise import Noise
 from ..progress import Progress
-from ..runs import fresh_run, last_run
+from ..runs import fresh_run, last_run, lock_folder
 from ..signals import Stop
 from ..weights.found import Which
 from ..weights.native import read_header
@@ -29,13 +30,16 @@ from .loop import Trainer
 from .report import FolderReporter
 from .state import CHECKPOINTS, TrainState, checkpoints, restore
 
+CONFIG, RECORD = "config.yml", "train.json"  # of a run: with what it runs, with what it began
+
 
 @dataclass(frozen=True)
 class TrainRequest:
     """What the command line asks for; ``resume`` and ``init`` exclude each other.
 
     ``init`` names weights as :class:`ddimx.weights.source.Source` does, ``init_weights`` which of
-    them.
+    them. ``config_file`` says where ``config`` is from, for messages; ``trust_code`` allows its
+    ``model.name`` to be imported as ``package.module:Class``.
     """
 
     label: str
@@ -48,6 +52,8 @@ class TrainRequest:
     init: str | None = None
     init_weights: Which | None = None
     offline: bool = False
+    trust_code: bool = False
+    config_file: str = "the configuration"
     command: str = ""
 
 
@@ -64,15 +70,45 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     """Train as asked, from the beginning, from other weights or from a checkpoint.
 
     Raises:
-        UsageError: the request contradicts itself or its data.
-        DdimxError: data or weights cannot be read, or the loss left the finite numbers.
+        UsageError: the request contradicts itself, its data or the folder, or another process
+            trains there.
+        DdimxError: data or weights cannot be read, a checkpoint cannot be written, or the loss
+            left the finite numbers.
     """
     if request.resume is not None and request.init is not None:
         raise UsageError("--resume goes on with a run, --init starts a new one: choose one")
     if request.init_weights is not None and request.init is None:
         raise UsageError(f"--weights {request.init_weights} chooses among those of --init")
-    checkpoint = _checkpoint(request.resume) if request.resume is not None else None
-    config = _config(request, checkpoint)
+    checkpoint = None
+    if request.resume is not None:
+        checkpoint = _checkpoint(request.resume)
+        if checkpoint is None:
+            request = _from_the_beginning(request)
+            progress.say(f"{request.out}: no checkpoint yet; beginning again")
+    config, named_in = _config(request, checkpoint)
+    check_trusted(config, trust_code=request.trust_code, named_in=named_in)
+    folder = _folder(request, checkpoint)
+    with lock_folder(folder):
+        return _train(
+            request,
+            config,
+            named_in,
+            _newest(request, config, folder, checkpoint),
+            folder,
+            stop,
+            progress,
+        )
+
+
+def _train(
+    request: TrainRequest,
+    config: Config,
+    named_in: str,
+    checkpoint: Path | None,
+    folder: Path,
+    stop: Stop,
+    progress: Progress,
+) -> TrainResult:
     obtain(config.data, offline=request.offline, progress=progress)
     source = open_examples(config)
     held_out = open_examples(config, held_out=True)
@@ -80,9 +116,9 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
-    network, process = build(config)
+    network, process = build(config, trust_code=request.trust_code, named_in=named_in)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if request.init is not None:
+    if request.init is not None and checkpoint is None:
         source_of = Source(request.init, request.init_weights, offline=request.offline)
         load_into(network, find_weights(source_of, progress).tensors, request.init)
     state = TrainState.fresh(network, config)
@@ -91,12 +127,14 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     if checkpoint is not None:
         before = restore(checkpoint, state)
         seed = int(before["seed"])
+        info["init"] = before.get("init")
         info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
-    folder = _folder(request, checkpoint)
-    write_bytes(folder / "config.yml", dump_yaml(config).encode())
+    _begin(folder, request, config, fresh=checkpoint is None)
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
     progress.say(f"{folder}: {_size(network)} parameters on {info['device']}, seed {seed}")
+    if state.step:
+        progress.say(f"{folder}: going on from step {state.step}")
     try:
         finished = trainer.run(stop, report)
     finally:
@@ -104,40 +142,113 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     return TrainResult(folder, state.step, finished)
 
 
-def _config(request: TrainRequest, checkpoint: Path | None) -> Config:
-    if checkpoint is None:
-        if request.config is None:
-            raise UsageError("name a configuration with --config")
-        return override(request.config, request.overrides)
-    return override(read_header(checkpoint).config, request.overrides)
+def _config(request: TrainRequest, checkpoint: Path | None) -> tuple[Config, str]:
+    """Return the run's configuration, and what names its network."""
+    if checkpoint is not None:
+        config, named_in = read_header(checkpoint).config, str(checkpoint)
+    elif request.config is not None:
+        config, named_in = request.config, request.config_file
+    else:
+        raise UsageError("name a configuration with --config")
+    changed = override(config, request.overrides)
+    return changed, named_in if changed.model.name == config.model.name else "--set"
 
 
-def _checkpoint(resume: str) -> Path:
-    """Return the checkpoint that ``--resume`` names: a file, a run folder, or "last"."""
-    path = last_run("train") if resume == "last" else Path(resume)
+def _checkpoint(resume: str) -> Path | None:
+    """Return the checkpoint that ``--resume`` names: a file, a run folder, or "last".
+
+    None where a run has begun, but was ended before its first one.
+    """
+    path = _run_of(resume)
     if path.is_file():
         return path
     found = checkpoints(path / CHECKPOINTS) or checkpoints(path)
-    if not found:
+    if found:
+        return found[-1]
+    if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
         raise UsageError(f"--resume {resume}: no checkpoint in {path}")
-    return found[-1]
+    return None
+
+
+def _run_of(resume: str) -> Path:
+    return last_run("train") if resume == "last" else Path(resume)
+
+
+def _from_the_beginning(request: TrainRequest) -> TrainRequest:
+    """Return what a run that has no checkpoint yet was begun with."""
+    assert request.resume is not None
+    folder = _run_of(request.resume)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        given = {key: record[key] for key in ("seed", "init", "init_weights")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DdimxError(f"{folder / RECORD}: not readable ({error}); begin anew") from None
+    config = load_config(str(folder / CONFIG))
+    return replace(
+        request,
+        resume=None,
+        config=config,
+        config_file=str(folder / CONFIG),
+        out=request.out or folder,
+        **given,
+    )
+
+
+def _begin(folder: Path, request: TrainRequest, config: Config, *, fresh: bool) -> None:
+    """Clear away what a killed process left, and write what the run is, before anything else.
+
+    Raises:
+        DdimxError: it cannot be written.
+    """
+    try:
+        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
+            sweep(place)
+        if fresh:
+            record = {key: getattr(request, key) for key in ("command", "seed", "init")}
+            write_json(folder / RECORD, record | {"init_weights": request.init_weights})
+        write_bytes(folder / CONFIG, dump_yaml(config).encode())
+    except OSError as error:
+        raise DdimxError(
+            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
+            "command goes on"
+        ) from None
 
 
 def _folder(request: TrainRequest, checkpoint: Path | None) -> Path:
-    """Return the run's folder, in which no other checkpoint may be newer than the one given."""
-    folder = request.out
-    if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
-        folder = checkpoint.parent.parent
-    if folder is None:
-        return fresh_run("train", request.label)
+    """Return the run's folder: the one asked for, that of the checkpoint, or a fresh one."""
+    if request.out is not None:
+        return request.out
+    if checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
+        return checkpoint.parent.parent
+    return fresh_run("train", request.label)
+
+
+def _newest(
+    request: TrainRequest, config: Config, folder: Path, checkpoint: Path | None
+) -> Path | None:
+    """Return the checkpoint to go on from, which must be the folder's newest, if it has one.
+
+    Without ``--resume``, the command that a run was begun with goes on with it.
+
+    Raises:
+        UsageError: the folder holds another run, or the run is further.
+    """
     there = checkpoints(folder / CHECKPOINTS)
-    if there and (checkpoint is None or there[-1].resolve() != checkpoint.resolve()):
-        raise UsageError(
-            f"{folder} holds a training run up to {there[-1].name}; go on with --resume {folder}, "
-            "or name another folder with --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if not there:
+        return checkpoint
+    newest = there[-1]
+    if checkpoint is None:
+        header = read_header(newest)
+        init = None if request.init is None else Path(request.init).name
+        same = header.info.get("seed") == request.seed and header.info.get("init") == init
+        if same and header.config.model_dump() == config.model_dump():
+            return newest
+    elif newest.resolve() == checkpoint.resolve():
+        return checkpoint
+    raise UsageError(
+        f"{folder} holds a training run up to {newest.name}; go on with --resume {folder}, "
+        "or name another folder with --out"
+    )
 
 
 def _info(request: TrainRequest, fingerprint: str, device: torch.device) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ _NAME = re.compile(r"^checkpoint-(\d{8,})\.safetensors$")
 
 @dataclass
 class TrainState:
-    """Network, its average, optimizer and position; ``step`` counts finished steps."""
+    """Network, its average, optimizer and position; ``step`` counts finished steps.
+
+    ``losses`` are those of the steps since the log's last line, ``norm`` the last gradient's: what
+    the next line is made of, also after a resumption.
+    """
 
     network: nn.Module
     ema: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    norm: float = 0.0
 
     @classmethod
     def fresh(cls, network: nn.Module, config: Config) -> TrainState:
@@ -68,15 +75,21 @@ def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optim
 def save_checkpoint(
     folder: Path, state: TrainState, config: Config, info: dict[str, Any], keep: int
 ) -> Path:
-    """Write ``checkpoint-<step>.safetensors`` and remove all but the newest ``keep``."""
+    """Write ``checkpoint-<step>.safetensors`` and remove all but the newest ``keep``.
+
+    Raises:
+        OSError: it cannot be written; those that were there are still there.
+    """
     tensors = {f"model.{n}": p for n, p in state.network.state_dict().items()}
     tensors |= {f"ema.{n}": p for n, p in state.ema.items()}
     tensors |= _optimizer_tensors(state)
     path = folder / f"checkpoint-{state.step:08d}.safetensors"
     position = {"step": state.step, "seconds": round(state.seconds, 1)}
-    save(path, tensors, Header("checkpoint", config, {**info, **position}))
+    unlogged = {"losses": state.losses, "grad_norm": state.norm}
+    save(path, tensors, Header("checkpoint", config, {**info, **position, **unlogged}))
     for old in checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # the next time it is tried again
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -105,6 +118,8 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     _restore_optimizer(state, read_tensors(path, "optim."))
     state.step = int(header.info["step"])
     state.seconds = float(header.info.get("seconds", 0.0))
+    state.losses = [float(loss) for loss in header.info.get("losses", [])]  # version 0.1: none
+    state.norm = float(header.info.get("grad_norm", 0.0))
     return header.info
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
@@ -27,8 +26,9 @@ from .diffusers_names import to_ours, to_theirs
 from .diffusers_scheduler import read_scheduler, write_scheduler
 from .diffusers_settings import read_unet, write_unet
 from .found import Found, Taken, Which, choose
-from .native import read_tensors
+from .native import read_tensors, write_safetensors
 from .pickled import load_tensors
+from .pipeline_code import INDEX, refuse_code
 
 FORM = "diffusers folder"
 OURS = "ddimx.json"
@@ -48,13 +48,26 @@ def draws_from_text(path: Path) -> bool:
     """Return whether a pipeline's folder has a text encoder.
 
     Raises:
+        UsageError: the pipeline brings code of its own.
         DdimxError: a damaged ``model_index.json``.
     """
-    if not (path / "model_index.json").is_file():
+    if not (path / INDEX).is_file():
         return False
-    index = _json(path / "model_index.json")
+    index = read_index(path)
     encoders = [value for name, value in index.items() if name.startswith("text_encoder")]
     return any(isinstance(value, list) and value and value[0] for value in encoders)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return a pipeline's ``model_index.json``.
+
+    Raises:
+        UsageError: the pipeline brings code of its own.
+        DdimxError: a damaged file.
+    """
+    index = _json(path / INDEX)
+    refuse_code(path, index)
+    return index
 
 
 def read_folder(path: Path, which: Which | None = None) -> Found:
@@ -63,7 +76,7 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
     Raises:
         DdimxError: a file that is missing or damaged, or settings that cannot be represented.
         UsageError: a wish for one set of weights where the folder does not say which it holds, or
-            a pipeline that draws from a text.
+            a pipeline that draws from a text or brings code of its own.
     """
     architecture, other = _unet_settings(path)
     config, info, taken = _read_ours(path)
@@ -83,6 +96,7 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
         taken=taken,
         sets=sets,
         config=config,
+        config_file=None if config is None else path / OURS,
         architecture=architecture,
         stated={**stated, "model": model, "data": data},
         defaults={} if config is not None else defaults,
@@ -104,9 +118,17 @@ def weights_of(path: Path) -> Path | None:
 
 
 def write_folder(
-    path: Path, tensors: Mapping[str, Tensor], config: Config, info: dict[str, Any], taken: Taken
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    info: dict[str, Any],
+    taken: Taken,
+    *,
+    replace: bool = True,
 ) -> None:
     """Write a folder that ``DDIMPipeline.from_pretrained`` loads, whole or not at all.
+
+    ``replace`` is as in :func:`ddimx.files.whole_folder`.
 
     Raises:
         UsageError: a configuration that diffusers cannot represent.
@@ -127,13 +149,12 @@ def write_folder(
         "info": info,
     }
     theirs = to_theirs(tensors, len(config.model.ch_mult))
-    with whole_folder(path) as part:
+    with whole_folder(path, replace=replace) as part:
         write_json(part / "model_index.json", index)
         write_json(part / OURS, ours)
         write_json(part / "unet" / "config.json", {**unet, **version})
         write_json(part / "scheduler" / "scheduler_config.json", {**scheduler, **version})
-        weights = {name: value.contiguous() for name, value in theirs.items()}
-        save_file(weights, part / "unet" / _WEIGHTS[0], {"format": "pt"})
+        write_safetensors(part / "unet" / _WEIGHTS[0], theirs, {"format": "pt"})
 
 
 def other_files(path: Path) -> list[str]:

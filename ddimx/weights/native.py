@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..config import Config
@@ -41,8 +42,10 @@ class Header:
     info: dict[str, Any]
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
-    """Write tensors and header, whole or not at all."""
+def save(
+    path: Path, tensors: Mapping[str, Tensor], header: Header, *, replace: bool = True
+) -> None:
+    """Write tensors and header, whole or not at all; ``replace`` as in :func:`whole_file`."""
     metadata = {
         "format": "pt",
         "ddimx.schema": str(SCHEMA),
@@ -50,8 +53,51 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
         "ddimx.config": header.config.model_dump_json(exclude_unset=True),
         "ddimx.info": json.dumps(header.info, ensure_ascii=False, sort_keys=True),
     }
-    with whole_file(path) as part:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata)
+    with whole_file(path, replace=replace) as part:
+        write_safetensors(part, tensors, metadata)
+
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file: the same bytes for the same tensors and metadata.
+
+    The library's own writer shuffles the metadata anew in every process, and leaves a file of a
+    name of its own if it is killed. The order of the tensors is the library's: larger types first,
+    so that all are aligned, then by name.
+    https://github.com/huggingface/safetensors#format
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, value in ordered:
+        begin, end = end, end + value.numel() * value.element_size()
+        kind = _DTYPES[value.dtype]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb", buffering=1 << 20) as stream:  # many tensors are small
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for _, value in ordered:
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            stream.write(flat.view(torch.uint8).numpy().data)
 
 
 def read_header(path: Path) -> Header:

@@ -86,12 +86,19 @@ def found_in(content: Any, path: Path, which: Which | None) -> Found:
 
 
 def write_list(
-    path: Path, raw: Mapping[str, Tensor], ema: Mapping[str, Tensor], config: Config, step: int
+    path: Path,
+    raw: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor],
+    config: Config,
+    step: int,
+    *,
+    replace: bool = True,
 ) -> None:
     """Write (model, optimizer, epoch, step, EMA) as ermongroup/ddim's runner saves and reads it.
 
     The model's names bear ``module.``, the average's do not. The optimizer is a fresh Adam: its
-    moments are not carried over.
+    moments are not carried over. The same weights give the same bytes. ``replace`` is as in
+    :func:`ddimx.files.whole_file`.
     """
     optim = config.optim
     adam = torch.optim.Adam(
@@ -104,8 +111,9 @@ def write_list(
     )
     model = {_MODULE + name: value.contiguous() for name, value in raw.items()}
     average = {name: value.contiguous() for name, value in ema.items()}
-    with whole_file(path) as part:
-        torch.save([model, adam.state_dict(), 0, step, average], part)
+    with whole_file(path, replace=replace) as part, part.open("wb") as stream:
+        # Given a path, torch would name the archive inside by it: by that of a temporary file.
+        torch.save([model, adam.state_dict(), 0, step, average], stream)
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -14,8 +14,9 @@ from ..config import Config
 from ..config_file import dump_yaml, override
 from ..device import DTYPES
 from ..errors import DdimxError, UsageError
-from ..files import sha256_file, write_bytes
+from ..files import OtherContents, sha256_file, sweep, write_bytes
 from ..progress import Progress
+from ..runs import lock_file
 from .diffusers_folder import other_files, write_folder
 from .diffusers_scheduler import write_scheduler
 from .diffusers_settings import write_unet
@@ -48,11 +49,13 @@ def publish(
     ``ddim`` a checkpoint list of ermongroup/ddim with its configuration beside it. A list has
     room for both sets of weights and gets both where the source has them and no wish was stated.
     ``notes`` are "key=text" pairs for the history, ``settings`` overrides of the configuration's
-    sampling section, the defaults that the model brings along.
+    sampling section, the defaults that the model brings along. A target that is there and is what
+    would be written is left as it is.
 
     Raises:
-        UsageError: the target exists or has another suffix, a malformed note, weights that do not
-            fit into the dtype's range, or a model that the form cannot represent.
+        UsageError: the target exists with other contents or has another suffix, a malformed note,
+            weights that do not fit into the dtype's range, or a model that the form cannot
+            represent.
         DdimxError: a source that cannot be read, a target that cannot be written.
     """
     _check_target(target, form, overwrite)
@@ -65,13 +68,17 @@ def publish(
     stored = _cast(found.tensors, dtype, source.name)
     info = {**_history(found, config), **_parsed(notes), "dtype": dtype}
     try:
-        if form == "native":
-            header = {**info, "weights": found.taken}
-            save(target, stored, Header("model", config, header))
-        elif form == "diffusers":
-            write_folder(target, stored, config, info, found.taken)
-        else:
-            _write_ddim(target, stored, found, source, config, dtype)
+        with lock_file(target):
+            sweep(target.parent, target.name, target.with_suffix(".yml").name)
+            if form == "native":
+                header = Header("model", config, {**info, "weights": found.taken})
+                save(target, stored, header, replace=overwrite)
+            elif form == "diffusers":
+                write_folder(target, stored, config, info, found.taken, replace=overwrite)
+            else:
+                _write_ddim(target, stored, found, source, config, dtype, overwrite)
+    except OtherContents:
+        raise _exists(target) from None
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DdimxError(f"cannot write {target}: {reason}") from None
@@ -92,12 +99,18 @@ def _check_target(target: Path, form: Form, overwrite: bool) -> None:
         raise UsageError(f"{target}: form 'diffusers' is a folder, not a file")
     beside = [target.with_suffix(".yml")] if form == "ddim" else []
     for path in (target, *beside):
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists; --overwrite replaces it")
         if path.exists() and path.is_dir() != (form == "diffusers"):
+            if not overwrite:
+                raise _exists(path)
             raise UsageError(f"{path} is a {'folder' if path.is_dir() else 'file'}; name another")
     if target.is_dir() and (others := other_files(target)):
+        if not overwrite:
+            raise _exists(target)
         raise UsageError(f"{target} holds other files too, {others[0]} for one; name another")
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path} exists; --overwrite replaces it")
 
 
 def _check_representable(form: Form, config: Config, label: str) -> None:
@@ -124,18 +137,24 @@ def _write_ddim(
     source: Source,
     config: Config,
     dtype: str,
+    overwrite: bool,
 ) -> None:
+    settings, text = target.with_suffix(".yml"), dump_yaml(config).encode()
+    if settings.exists() and settings.read_bytes() != text and not overwrite:
+        raise _exists(settings)
     raw = stored
     if source.which is None and found.taken == "ema" and "raw" in found.sets:
         other = find_weights(Source(source.name, "raw", source.config, source.offline))
         raw = _cast(other.tensors, dtype, source.name)
     step = found.info.get("step", 0)
-    write_list(target, raw, stored, config, step if isinstance(step, int) else 0)
-    write_bytes(target.with_suffix(".yml"), dump_yaml(config).encode())
+    step = step if isinstance(step, int) else 0
+    write_list(target, raw, stored, config, step, replace=overwrite)
+    write_bytes(settings, text)
 
 
 def _history(found: Found, config: Config) -> dict[str, Any]:
-    info = {key: value for key, value in found.info.items() if key != "weights"}
+    passing = ("weights", "losses", "grad_norm")  # what only this file or a resumption needs
+    info = {key: value for key, value in found.info.items() if key not in passing}
     if found.form == "ddimx checkpoint":
         seen = "shapes_seen" if config.data.octrees else "images_seen"
         info[seen] = info["step"] * config.training.batch_size

@@ -157,6 +157,33 @@ def test_a_folder_of_ours_can_be_replaced(native, folder):
     assert same(find_weights(Source("folder")).tensors, EMA)
 
 
+@pytest.mark.parametrize("form", TARGETS)
+def test_what_is_there_already_is_done(native, folder, form):
+    converted(native, TARGETS[form], "--to", form)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    converted(native, TARGETS[form], "--to", form)  # as after a kill at the very end
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    if form == "ddim":  # killed between its two files
+        (folder / "m.yml").unlink()
+        converted(native, TARGETS[form], "--to", form)
+        assert (folder / "m.yml").read_bytes() == before[folder / "m.yml"]
+    done = invoke("convert", native, TARGETS[form], "--to", form, "--dtype", "bf16")
+    assert done.code == 2
+    assert "exists; --overwrite replaces it" in done.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_what_a_killed_process_left_is_swept(native, folder, form):
+    name = f".{TARGETS[form]}.0123abc_"
+    (folder / f"{name}.part").touch()
+    (folder / f"{name}.tree" / "unet").mkdir(parents=True)
+    (folder / ".mine.0123abc_.part").touch()
+    converted(native, TARGETS[form], "--to", form)
+    hidden = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    assert hidden == {".mine.0123abc_.part"}
+
+
 def test_sampling_from_a_list_records_what_was_taken(folder, listed):
     settings = config_file(folder, CONFIG)
     common = ("-n", 1, "--steps", 1, "--device", "cpu", "--dtype", "fp32", "--config", settings)

@@ -105,8 +105,8 @@ def test_more_samples_are_added(tiny_model, tmp_path):
     [
         (["--seed", 1], "seed: 0 -> 1"),
         (["--steps", 4], "steps: 3 -> 4"),
-        (["--eta", 0.5], "plan: ddim, eta 0 -> ddim, eta 0.5"),
-        (["--clip", 1], "plan_sha256"),
+        (["--eta", 0.5], "(eta: 0.0 -> 0.5)"),
+        (["--clip", 1], "(clip: None -> 1.0)"),
         (["--guidance", 2], "guidance: 1.0 -> 2.0"),
         (["--category", "round"], "category: None -> round"),
         (["--start-index", 1], "start_index: 0 -> 1"),

@@ -169,7 +169,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path, monkeypatch
         read_shape(folder / f"shapes/box/b{i}.npz")
     with (folder / "journal.jsonl").open("a") as journal:
         journal.write('{"file": "shapes/box/b1.npz", "st')  # cut off by a power failure
-    (folder / "shapes/box/.b9.npz.part").write_bytes(b"half")
+    (folder / "shapes/box/.b9.npz.abcd1234.part").write_bytes(b"half")
     assert prepare(folder, jobs(3)).found == 2
     assert prepare(folder, jobs(3)).found == 3
     assert len(list((folder / "shapes/box").iterdir())) == 3

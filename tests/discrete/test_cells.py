@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.discrete.cells import Cells, Level, children, levels_of, octrees, root
@@ -22,7 +22,6 @@ def trees_of(leaves):
 
 
 @given(leaves=TREES)
-@settings(deadline=None)
 def test_levels_hold_every_trees_cells(leaves):
     trees = trees_of(leaves)
     levels = levels_of(trees)
@@ -38,7 +37,6 @@ def test_levels_hold_every_trees_cells(leaves):
 
 
 @given(leaves=TREES)
-@settings(deadline=None)
 def test_children_are_the_next_level(leaves):
     trees = trees_of(leaves)
     levels = levels_of(trees)
@@ -55,7 +53,6 @@ def test_children_are_the_next_level(leaves):
 
 
 @given(leaves=TREES)
-@settings(deadline=None)
 def test_trees_come_back(leaves):
     trees = trees_of(leaves)
     for found, exact in zip(octrees(levels_of(trees)), trees, strict=True):

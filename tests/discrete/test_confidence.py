@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.discrete.cells import Cells
@@ -58,7 +58,6 @@ def by_hand(cells, state, drawn, reveal_to, remask):
 
 
 @given(problem=problems())
-@settings(deadline=None)
 def test_the_surest_are_revealed_and_the_least_sure_given_up(problem):
     cells, state, drawn, reveal_to, remask = problem
     shares = torch.tensor([reveal_to, remask], dtype=torch.float64)
@@ -72,7 +71,6 @@ def test_the_surest_are_revealed_and_the_least_sure_given_up(problem):
 
 
 @given(problem=problems())
-@settings(deadline=None)
 def test_ranks_are_places_in_a_stable_sort(problem):
     cells, state, drawn, *_ = problem
     found = ranks(drawn.confidence, state.clean, cells)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.discrete.draws import location_codes, token_words, uniform_ids
@@ -24,7 +24,6 @@ def test_weights_of_the_worked_example():
 
 
 @given(a=SHARE, b=SHARE, eta=SHARE)
-@settings(deadline=None)
 def test_weights_are_a_distribution_and_keep_the_marginal(a, b, eta):
     """x_t is clean with a_t, so x_s is with keep a_t + clean, which must be a_s."""
     a_t, a_s = min(a, b), max(a, b)
@@ -36,7 +35,6 @@ def test_weights_are_a_distribution_and_keep_the_marginal(a, b, eta):
 
 
 @given(a=SHARE, b=SHARE, eta=SHARE)
-@settings(deadline=None)
 def test_absorbing_weights_are_remdms(a, b, eta):
     """ReMDM (arXiv 2503.00307, eq. 4) with sigma = eta (1 - a_s) is the same row."""
     a_t, a_s = min(a, b), max(a, b)

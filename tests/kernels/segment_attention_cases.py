@@ -6,6 +6,7 @@ The budget of every test in low precision is that of ``attention_cases``.
 import torch
 
 from ddimx.kernels.segment_attention import reference
+from tests.kernels import attention_cases
 from tests.kernels.attention_cases import normal
 
 SHAPES = ((1, 5, 20), (1, 8, 0, 33), (2,), (1, 70))  # tokens per level
@@ -81,26 +82,20 @@ def exact_gradients(grad, tensors, rows, scale):
     return torch.autograd.grad(exact(leaves, rows, scale)[0], leaves, grad.cpu().double())
 
 
-def errors_of_the_weights(grad, tensors, rows, scale):
-    """How far each gradient may move because the kernels' weights come from a rounded logsumexp.
+def errors_of_output(tensors, rows, scale):
+    """``attention_cases.errors_of_output``, [Nq, H, D]."""
+    unseen = _scores(tensors, rows, scale)[0].isneginf()
+    q, keys, values = (t.transpose(0, 1) for t in joined(tensors))
+    return attention_cases.errors_of_output(q, keys, values, scale, unseen).transpose(0, 1)
 
-    A weight's relative error is the rounding of scale q k^T - lse: half a unit of each and of their
-    difference, none larger than the largest logsumexp or score. Every term of a sum may err so.
-    """
-    q, keys, values = joined(tensors)
-    scores, _ = _scores(tensors, rows, scale)
-    lse, grad = scores.logsumexp(dim=2), grad.cpu().double()
-    largest = max(lse.abs().max(), scores[scores.isfinite()].abs().max())
-    weights = (scores - lse[:, :, None]).exp()
-    slopes = torch.einsum("nhd,mhd->hnm", grad, values)
-    slopes = weights * (slopes - (weights * slopes).sum(dim=2, keepdim=True)).abs() * abs(scale)
-    own = len(tensors[1])
-    by_queries = torch.einsum("hnm,mhd->nhd", slopes, keys.abs())
-    by_keys = torch.einsum("hnm,nhd->mhd", slopes, q.abs())
-    by_values = torch.einsum("hnm,nhd->mhd", weights, grad.abs())
-    parts = by_queries, by_keys[:own], by_values[:own], by_keys[own:], by_values[own:]
-    error = 1.5 * torch.finfo(torch.float32).eps * largest
-    return [float(error) * max(part.flatten().tolist(), default=0.0) for part in parts]
+
+def errors_of_gradients(grad, tensors, rows, scale):
+    """``attention_cases.errors_of_gradients`` of each tensor, in the tensors' shapes."""
+    unseen, own = _scores(tensors, rows, scale)[0].isneginf(), len(tensors[1])
+    turned = (t.cpu().transpose(0, 1) for t in (grad, *joined(tensors)))
+    parts = attention_cases.errors_of_gradients(*turned, scale, unseen)
+    by_query, by_key, by_value = (part.transpose(0, 1) for part in parts)
+    return by_query, by_key[:own], by_value[:own], by_key[own:], by_value[own:]
 
 
 def eager(tensors, segments, scale):

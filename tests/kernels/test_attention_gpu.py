@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from ddimx.kernels.attention import attention, reference
-from tests.kernels.attention_cases import exact_gradients, guarded, problem, within_budget
+from tests.kernels.attention_cases import (
+    errors_of_gradients,
+    errors_of_output,
+    exact_gradients,
+    guarded,
+    problem,
+    within_budget,
+)
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -34,7 +41,8 @@ def test_forward(shape, dtype):
     for layout in ("rows", "columns"):
         out = attention(*(guarded(t, layout) for t in (q, k, v)), impl="triton")
         scale = shape[3] ** -0.5
-        within_budget(out, reference.attention(q, k, v, scale)[0], exact(q, k, v, scale))
+        eager, extra = reference.attention(q, k, v, scale)[0], errors_of_output(q, k, v, scale)
+        within_budget(out, eager, exact(q, k, v, scale), extra)
 
 
 @pytest.mark.parametrize("backward", ["torch", "triton"])
@@ -48,7 +56,8 @@ def test_backward(shape, dtype, backward):
     eager = torch.autograd.grad(reference.attention(*leaves, scale)[0], leaves, grad)
     out = attention(*leaves, impl="triton", backward=backward)
     ours = torch.autograd.grad(out, leaves, grad)
-    for parts in zip(ours, eager, expected, strict=True):
+    extra = errors_of_gradients(grad, q, k, v, scale)
+    for parts in zip(ours, eager, expected, extra, strict=True):
         within_budget(*parts)
 
 

@@ -10,10 +10,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ddimx.kernels.discrete_update import Options, Tokens, launch
 from ddimx.noise import Stream
+from tests.conftest import examples
 from tests.kernels.discrete_update_cases import TOKEN, cases, make, uniform_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,7 +26,7 @@ def triton(case, dtype=torch.float32):
 
 
 @given(case=cases(most=2 * launch.BLOCK + 1))
-@settings(deadline=None, max_examples=20)
+@examples(20)
 def test_any_row_is_its_definition(case):
     case.check(*triton(case))
 

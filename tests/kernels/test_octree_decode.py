@@ -2,18 +2,20 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ddimx.kernels.octree_decode import count_leaves, octree_decode, reference
 from ddimx.kernels.octree_decode.op import octree_decode_op, options
+from tests.conftest import examples
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
+from tests.kernels.test_octree_decode_kernel import DEVICE
 from tests.octree.shapes import sphere
 
 CPU = torch.device("cpu")
 
 
 @given(batches())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_the_leaves_are_those_of_the_trees(batch):
     lower, edge = batch.cubes()
     tokens, offsets = batch.tokens(), batch.offsets()
@@ -108,8 +110,9 @@ def test_what_does_not_fit_is_refused(changed, message):
 @pytest.mark.parametrize("cube", [False, True])
 def test_the_operator_keeps_its_word(impl, cube):
     batch = random_batch(3, 3, 4, 30, cube)
-    arguments = (batch.tokens(), batch.offsets(), *batch.cubes(), 3, batch.leaves, impl)
-    torch.library.opcheck(octree_decode_op, arguments)
+    tensors = (batch.tokens(), batch.offsets(), *batch.cubes())
+    tensors = (value if value is None else value.to(DEVICE) for value in tensors)
+    torch.library.opcheck(octree_decode_op, (*tensors, 3, batch.leaves, impl))
 
 
 def test_it_is_one_node_of_a_compiled_graph():

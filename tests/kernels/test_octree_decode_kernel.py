@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ddimx.kernels.octree_decode import Decoded, launch, octree_decode
+from tests.conftest import examples
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
 from tests.octree.shapes import sphere
 
@@ -50,7 +51,7 @@ def run(tokens, offsets, depth, leaves, lower=None, edge=None):
 
 
 @given(batches())
-@settings(deadline=None, max_examples=15)
+@examples(15)
 def test_the_leaves_are_those_of_the_trees(batch):
     lower, edge = batch.cubes()
     found = run(batch.tokens(), batch.offsets(), batch.depth, batch.leaves, lower, edge)

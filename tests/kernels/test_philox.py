@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -62,7 +62,6 @@ def test_known_answers(counter, key, expected):
     assert " ".join(f"{w:08x}" for w in scalar_philox(counter, key)) == expected
 
 
-@settings(deadline=None)
 @given(counters=st.lists(st.tuples(WORD, WORD, WORD, WORD), min_size=1, max_size=20), seed=SEED)
 def test_words_equal_the_scalar_definition(counters, seed):
     key = (seed % 2**32, seed >> 32)
@@ -71,7 +70,6 @@ def test_words_equal_the_scalar_definition(counters, seed):
     assert got.tolist() == [scalar_philox(c, key) for c in counters]
 
 
-@settings(deadline=None)
 @given(seed=SEED, c1=WORD, c2=WORD, c3=WORD)
 def test_a_seed_tensor_and_broadcasting_change_nothing(seed, c1, c2, c3):
     c0 = torch.arange(5)
@@ -148,7 +146,6 @@ def test_elements_are_laid_out_as_stated():
     assert torch.equal(philox.randint(5, sample, 2, 7, 12, 2**32)[0], words)
 
 
-@settings(deadline=None)
 @given(seed=SEED, numel=st.integers(0, 70), shorter=st.integers(0, 70))
 def test_an_element_does_not_depend_on_how_many_are_drawn(seed, numel, shorter):
     sample = torch.tensor([3, 2**32 - 1])
@@ -159,7 +156,6 @@ def test_an_element_does_not_depend_on_how_many_are_drawn(seed, numel, shorter):
         assert torch.equal(part, full[:, : part.shape[1]])
 
 
-@settings(deadline=None)
 @given(data=st.data(), seed=SEED, start=st.integers(0, 2**32 - 40), count=st.integers(1, 40))
 def test_any_split_start_and_order_gives_the_same_bits(data, seed, start, count):
     index = torch.arange(start, start + count)
@@ -278,7 +274,6 @@ def test_randint_stays_in_range_and_is_uniform(high):
         assert stats.chisquare(counts, expected).pvalue > 1e-3
 
 
-@settings(deadline=None)
 @given(seed=SEED, high=st.integers(1, 2**32))
 def test_randint_is_the_upper_half_of_the_exact_product(seed, high):
     sample = torch.tensor([1])

@@ -5,16 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ddimx.kernels.update import Extras, update
+from tests.conftest import examples
 from tests.kernels.update_cases import KNOWN, STEP, cases
 
 GOOD = {"seed": torch.tensor(0), "samples": torch.arange(2)}
 
 
 @given(case=cases())
-@settings(deadline=None, max_examples=80)
+@examples(80)
 def test_update_is_its_formulas(case):
     for ours, exact in zip(case.update(), case.in_numpy(), strict=True):
         assert (ours is None) == (exact is None)
@@ -24,7 +25,7 @@ def test_update_is_its_formulas(case):
 
 
 @given(case=cases())
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_float32_stays_float32(case):
     found = zip(case.update(torch.float32), case.in_numpy(), case.rounding(), strict=True)
     for ours, exact, bound in found:

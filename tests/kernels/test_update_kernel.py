@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ddimx.kernels.philox import reference as philox
 from ddimx.kernels.update import Extras, launch, update
 from ddimx.kernels.update.layout import Strides, addressable, is_flat, strides_of
 from ddimx.noise import Noise, Stream
+from tests.conftest import examples
 from tests.kernels.update_cases import KNOWN, STEP, cases
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,7 +37,7 @@ def call(arguments, **options):
 
 
 @given(case=cases(ODD_SHAPES))
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_any_row_is_its_formulas(case):
     found = call(case.arguments(torch.float32))
     for ours, exact, bound in zip(found, case.in_numpy(), case.rounding(), strict=True):

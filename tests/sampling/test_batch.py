@@ -40,7 +40,7 @@ def test_invariant_bits_do_not_depend_on_the_company(model):
     settings = resolve(Asked(steps=3, eta=1.0, invariant=True, guidance=2.0), model)
     together = finish_batch(model, settings, range(MICRO_BATCH + 3))
     assert together.shape == (MICRO_BATCH + 3, 3, 8, 8)
-    for samples in ([10], [10, 0], [4, 10, 0]):
+    for samples in ([10], [10, 0], [4, 10, 0], [9, 1], [7, 8, 6]):
         assert torch.equal(finish_batch(model, settings, samples), together[samples])
 
 
@@ -78,7 +78,29 @@ def test_the_start_may_come_from_elsewhere(model, invariant):
         return Noise(0).normal(samples, model.process.shape, dtype=torch.float64)
 
     assert torch.equal(finish_batch(model, settings, [3, 4], given=Given(start=start)), drawn)
-    assert asked == [[3, 4, *[4] * (MICRO_BATCH - 2)]] if invariant else [[3, 4]]
+    assert asked == ([[3, 3, 3, 3, 4, 3, 3, 3]] if invariant else [[3, 4]])
+
+
+def test_an_invariant_sample_stands_where_its_index_says(model, monkeypatch):
+    """A product whose rows depend on their place, as MKL's on some CPUs, changes nothing."""
+    settings = resolve(Asked(steps=2, invariant=True), model)
+    forward = model.network.forward
+
+    def uneven(y, *rest):
+        place = torch.arange(len(y)).view(-1, 1, 1, 1)
+        return forward(y, *rest) + (place >= 6) * 1e-3 * y
+
+    monkeypatch.setattr(model.network, "forward", uneven)
+    together = finish_batch(model, settings, range(13))
+    for samples in ([6], [7, 2], [12, 5, 4], [3, 11]):
+        seen = []
+        parts = finish_batch(
+            model, settings, samples, after_row=lambda step, part, to=seen: to.append((step, part))
+        )
+        assert torch.equal(parts, together[samples])
+        ends = [(step.y, part) for step, part in seen if step.row == 1]
+        assert torch.equal(torch.cat([y for y, _ in ends]), parts)
+        assert [i for _, part in ends for i in part] == samples
 
 
 def test_an_error_of_an_observer_ends_the_batch(model):

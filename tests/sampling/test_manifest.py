@@ -9,6 +9,7 @@ from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file, write_json
 from ddimx.sampling import manifest
 from ddimx.sampling.settings import Asked, resolve
+from ddimx.solvers import names
 from ddimx.weights.model import load_model
 
 
@@ -53,10 +54,73 @@ def test_a_run_is_identified_by_what_determines_its_files(model, tiny_model):
     assert len(set(texts)) == len(texts)
 
 
+def test_prose_and_last_bits_do_not_enter_an_identity(model):
+    """The same inputs on another machine, and in a version that words its notes otherwise."""
+    settings = resolve(Asked(solver="unipc:2", steps=10, spacing="ddim"), model)
+    plan = settings.plan
+    moved = dataclasses.replace(
+        plan,
+        label="other words",
+        notes=("a remark",),
+        q=plan.q * (1 + 4e-16),
+        b=plan.b * (1 - 4e-16),
+    )
+    assert (moved.q != plan.q).any()
+    other = dataclasses.replace(settings, table=moved)
+    own = manifest.identity(model, settings, "png", None)
+    assert manifest.identity(model, other, "png", None) == own
+    given = dataclasses.replace(settings, table=dataclasses.replace(plan, inputs=None))
+    moved = dataclasses.replace(settings, table=dataclasses.replace(moved, inputs=None))
+    table = manifest.identity(model, given, "png", None)
+    assert "solver" not in table
+    assert manifest.identity(model, moved, "png", None) == table  # the same in float32
+    changed = dataclasses.replace(
+        settings, table=dataclasses.replace(plan, inputs=None, a=plan.a * (1 + 1e-6))
+    )
+    assert manifest.identity(model, changed, "png", None) != table
+    for value in (own, table):
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+def test_the_version_of_a_solver_is_part_of_the_identity(model, monkeypatch):
+    settings = resolve(Asked(steps=3), model)
+    kind = names.KINDS["ddim"]
+    monkeypatch.setitem(names.KINDS, "ddim", dataclasses.replace(kind, version=kind.version + 1))
+    changed = resolve(Asked(steps=3), model)
+    own, other = (manifest.identity(model, s, "png", None) for s in (settings, changed))
+    assert {key for key in own if own[key] != other[key]} == {"solver_version"}
+
+
+def test_an_older_versions_identity_is_translated(model):
+    settings = resolve(Asked(steps=3, solver="unipc:2"), model)
+    now = manifest.identity(model, settings, "png", None)
+    record = json.loads(json.dumps(manifest.describe(model, settings, "")))
+    kept = ("model_sha256", "weights", "seed", "guidance", "category", "start_index", "dtype")
+    kept += ("invariant", "format", "init_noise_sha256")
+    of_0_1 = {"config_sha256": None, "plan_sha256": "0" * 64, "plan": "unipc:2", "steps": 3}
+    before = record | {"identity": {name: now[name] for name in kept} | of_0_1}
+    plan = record["plan"]
+    plan["q"] = [[value * (1 + 4e-16) for value in row] for row in plan["q"]]  # another CPU's
+    plan["label"] = "as it was called then"
+    assert manifest.translated(before, now, settings.table) == now
+    assert manifest.translated({"identity": now}, now, settings.table) == now
+    plan["q"][1][0] += 1e-6
+    other = manifest.translated(before, now, settings.table)
+    assert {key for key in now if now[key] != other.get(key)} == {"solver"}
+    for damage in ({"plan": None}, {"plan": {}}, {"plan": plan | {"q": "x"}}, {"config": 3}):
+        assert manifest.translated(before | damage, now, settings.table) != now
+
+
+def test_a_later_versions_record_is_refused(tmp_path):
+    write_json(tmp_path / manifest.NAME, {"identity": {}, "count": 1, "schema": 3})
+    with pytest.raises(DdimxError, match="written in schema 3, this version reads up to 2"):
+        manifest.read(tmp_path)
+
+
 def test_what_is_known_before_the_first_sample(model):
     settings = resolve(Asked(steps=3, guidance=2.0), model)
     record = manifest.describe(model, settings, "ddimx sample")
-    assert (record["schema"], record["command"]) == (1, "ddimx sample")
+    assert (record["schema"], record["command"]) == (2, "ddimx sample")
     assert (record["nfe"], record["forward_passes_per_sample"]) == (3, 6)
     assert record["plan"] == settings.plan.to_json()
     assert record["dtype"] == {"name": "fp32", "reason": "asked for"}
@@ -84,12 +148,36 @@ def test_what_is_no_record_is_an_error(tmp_path, data):
 
 def test_the_same_run_may_grow_but_not_shrink(tmp_path):
     before = {"identity": {"seed": 0, "steps": 3}, "count": 4}
+    old = before["identity"]
     for count in (4, 5):
-        manifest.check_same(tmp_path, before, {"seed": 0, "steps": 3}, count)
+        manifest.check_same(tmp_path, before, old, {"seed": 0, "steps": 3}, count)
     with pytest.raises(UsageError, match="holds 4 samples of this run, 3 were asked for"):
-        manifest.check_same(tmp_path, before, {"seed": 0, "steps": 3}, 3)
+        manifest.check_same(tmp_path, before, old, {"seed": 0, "steps": 3}, 3)
     with pytest.raises(UsageError, match=r"a different run \(seed: 0 -> 1, steps: 3 -> 5\)"):
-        manifest.check_same(tmp_path, before, {"seed": 1, "steps": 5}, 4)
+        manifest.check_same(tmp_path, before, old, {"seed": 1, "steps": 5}, 4)
     # A record of an older version lacks what newer ones compare.
     with pytest.raises(UsageError, match=r"a different run \(dtype: None -> fp32\)"):
-        manifest.check_same(tmp_path, before, {"seed": 0, "steps": 3, "dtype": "fp32"}, 4)
+        manifest.check_same(tmp_path, before, old, {**old, "dtype": "fp32"}, 4)
+    with pytest.raises(
+        UsageError, match=r"\(times: \[0, 9, ..., 99\] -> \[7.5\], hash: aaaaaaaaaaaa"
+    ):
+        manifest.check_same(
+            tmp_path,
+            before,
+            {"times": [0.0, 9.0, 18.0, 27.0, 99.0], "hash": "a" * 64},
+            {"times": [7.5], "hash": "b" * 64},
+            4,
+        )
+
+
+def test_a_run_whose_dtype_this_machine_lacks_is_refused(tmp_path, monkeypatch):
+    write_json(tmp_path / manifest.NAME, {"identity": {"dtype": "bf16"}, "count": 1})
+    assert manifest.dtype_for(None, tmp_path, "cpu") == "bf16"
+
+    def refuse(name, device):
+        raise UsageError(f"this {device.type.upper()} cannot compute in {name} (no product)")
+
+    monkeypatch.setattr(manifest, "choose_precision", refuse)
+    with pytest.raises(UsageError, match=r"was begun in bf16, and this CPU cannot compute in bf16"):
+        manifest.dtype_for("auto", tmp_path, "cpu")
+    assert manifest.dtype_for("fp32", tmp_path, "cpu") == "fp32"  # which is then a different run

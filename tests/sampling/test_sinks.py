@@ -167,7 +167,7 @@ def test_an_array_is_whole_or_absent_and_its_parts_stay(tmp_path, monkeypatch):
 def test_only_our_parts_are_removed(tmp_path):
     sink, _, _ = written(tmp_path, "npy")
     (tmp_path / "parts" / "mine.npz").write_bytes(b"mine")
-    (tmp_path / "parts" / ".00000001-1.npz.x.part").write_bytes(b"left by a killed process")
+    (tmp_path / "parts" / ".00000001-1.npz.abcd1234.part").write_bytes(b"left by a killed process")
     assert sink.done() == set(range(10, 15))
     sink.finish(range(10, 15))
     assert names_in(tmp_path) == ["parts", "samples.npy"]

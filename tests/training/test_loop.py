@@ -32,8 +32,8 @@ class Notes:
         self.losses, self.norms, self.validations, self.saves = [], [], [], []
         self._stop, self._after = stop, after
 
-    def start(self, step, total):
-        self.begun = (step, total)
+    def start(self, state, total):
+        self.begun = (state.step, total)
 
     def step(self, state, loss, norm, waited):
         assert waited >= 0.0
@@ -45,8 +45,14 @@ class Notes:
     def validation(self, state, losses):
         self.validations.append((state.step, losses))
 
+    def validated(self, step):
+        return False
+
     def saved(self, state):
         self.saves.append(state.step)
+
+    def problem(self, state, what, error):
+        raise AssertionError(what)
 
 
 @pytest.fixture
@@ -354,7 +360,7 @@ def test_eight_images_are_learnt(trainer):
 
 
 def test_the_log_of_a_run(trainer, monkeypatch):
-    monkeypatch.setattr(reporting, "_summary_writer", lambda folder: None)
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
     monkeypatch.setattr(FolderReporter, "EVERY", 2)
     run = trainer()
     run.folder.mkdir()
@@ -375,16 +381,17 @@ def test_the_share_of_waiting_for_data(trainer, monkeypatch, tmp_path):
     """By a clock of our own: of every second of training 0.25 s waiting, from step 3 on 0.75 s."""
     clock = [100.0]
     monkeypatch.setattr(reporting.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(reporting, "_summary_writer", lambda folder: None)
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
     monkeypatch.setattr(FolderReporter, "EVERY", 2)
     stream = io.StringIO()
     report = FolderReporter(tmp_path, Progress(console=Console(file=stream, width=200)), 4)
-    report.start(0, 4)
     state, waited = trainer().state, 0.0
+    report.start(state, 4)
     for step in (1, 2, 3, 4):
         clock[0] += 1.0
         waited += 0.25 if step < 3 else 0.75
         state.step = step
+        state.losses.append(1.0)
         report.step(state, 1.0, 1.0, waited)
     report.saved(state)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

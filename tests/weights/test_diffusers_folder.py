@@ -140,7 +140,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ddimx.weights.diffusers_folder.save_file", full)
+    monkeypatch.setattr("ddimx.weights.diffusers_folder.write_safetensors", full)
     with pytest.raises(OSError, match="No space"):
         write_folder(tmp_path / "m", weights(config), config, {}, "raw")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]

@@ -4,13 +4,22 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from safetensors.torch import save as library_bytes
 
 from ddimx.config_file import override
 from ddimx.errors import DdimxError, UsageError
 from ddimx.models.factory import build
 from ddimx.weights.model import load_model
-from ddimx.weights.native import Header, read_header, read_native, read_tensors, save
+from ddimx.weights.native import (
+    Header,
+    read_header,
+    read_native,
+    read_tensors,
+    save,
+    write_safetensors,
+)
 from ddimx.weights.source import find_model
 
 
@@ -30,6 +39,36 @@ def test_a_file_gives_back_what_was_saved(tiny_config, tensors, tmp_path):
     assert (found.form, found.config, found.info) == ("ddimx model", tiny_config, {"note": "grün"})
     assert found.tensors.keys() == tensors.keys()
     assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
+
+
+def test_the_library_reads_what_is_written(tmp_path):
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
+    kinds += (torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+    values = torch.arange(6).reshape(2, 3)
+    tensors = {f"t{(7 * i) % 10}": values.to(kind) for i, kind in enumerate(kinds)}
+    tensors |= {"empty": torch.zeros(0, 4), "turned": values.T.float()}
+    write_safetensors(tmp_path / "a", tensors, {"note": 'ä"\\\n'})
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        assert file.metadata() == {"note": 'ä"\\\n'}
+    back = load_file(tmp_path / "a")
+    assert back.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name], value)
+
+
+def test_the_bytes_are_those_of_the_library(tmp_path):
+    tensors = {name: torch.arange(5.0) + i for i, name in enumerate("bcaÄ")}
+    tensors |= {"scalar": torch.tensor(2.5), "half": torch.ones(3).half()}
+    write_safetensors(tmp_path / "ours", tensors, {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == library_bytes(tensors, {"format": "pt"})
+
+
+def test_the_same_model_is_the_same_file(tiny_config, tensors, tmp_path):
+    # The library orders the metadata anew for every file.
+    for name in ("a", "b", "c", "d"):
+        save(tmp_path / name, tensors, header_of(tiny_config, note="x"))
+    assert len({(tmp_path / name).read_bytes() for name in ("a", "b", "c", "d")}) == 1
 
 
 def test_a_checkpoint_holds_two_sets_and_one_is_asked_for(tiny_config, tmp_path):

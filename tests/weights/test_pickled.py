@@ -121,6 +121,12 @@ def test_what_is_written_is_what_the_original_reads(path):
     assert optimizer.param_groups[0]["lr"] == 0.001
 
 
+def test_the_same_list_is_the_same_file(tmp_path):
+    for name in ("a.pth", "another name.pth"):
+        write_list(tmp_path / name, RAW, EMA, CONFIG, step=7)
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "another name.pth").read_bytes()
+
+
 def test_a_model_is_loaded_from_it(path, tmp_path):
     torch.save(original_list(RAW, EMA), path)
     model = load_model(path, device="cpu", dtype="fp32", config=config_file(tmp_path, CONFIG))

@@ -140,7 +140,8 @@ def _folder(request: PromptRequest, identity: dict[str, Any]) -> tuple[Path, dic
         clear(folder, before)
         before = None
     elif before is not None:
-        manifest.check_same(folder, before, identity, count)
+        old = manifest.translated(before, identity, request.plan())
+        manifest.check_same(folder, before, old, identity, count)
         finished = request.kind in ARRAY_FORMATS and before["status"] == "complete"
         if finished and before["count"] != count:
             raise UsageError(

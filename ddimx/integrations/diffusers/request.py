@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from ... import __version__
 from ...noise import Noise
 from ...plan import Plan
 from ...sampling import manifest
+from ...solvers.names import KINDS
+from ...timesteps import as_run
 from .scheduler import DDIMScheduler
 from .text import TextModel
 
@@ -57,14 +58,19 @@ class PromptRequest:
             UsageError: steps, timesteps or eta out of range.
         """
         self.scheduler.set_timesteps(**self.timing)
-        return self.scheduler.plan(self.eta)
+        inputs = {
+            "solver": "ddim",
+            "solver_version": KINDS["ddim"].version,
+            "times": as_run([float(t) for t in self.scheduler.timesteps]),
+            "eta": self.eta,
+        }
+        return replace(self.scheduler.plan(self.eta), inputs=inputs)
 
 
 def record_of(request: PromptRequest, plan: Plan) -> dict[str, Any]:
     """Return the run's manifest as far as it is known before the first image."""
     model = request.model
     table = plan.to_json()
-    digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
     return {
         "schema": manifest.SCHEMA,
         "status": "running",
@@ -91,11 +97,11 @@ def record_of(request: PromptRequest, plan: Plan) -> dict[str, Any]:
         "plan": table,
         "scheduler": json.loads(request.scheduler.to_json_string()),
         "identity": {
+            "schema": manifest.SCHEMA,
             "model_sha256": model.sha256,
             "prompt": request.prompt,
-            "plan_sha256": digest,
-            "plan": plan.label,
-            "steps": len(plan),
+            **plan.identity(),
+            "seed_rule": manifest.SEED_RULE_VERSION,
             "seed": request.noise.seed,
             "guidance": request.guidance,
             "start_index": request.indices.start,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .errors import DdimxError
+from ..errors import DdimxError
 
 ROOT = Path("runs")
 _NAME = re.compile(r"^(\d{4,})-([a-z]+)(-.*)?$")

@@ -1,0 +1,97 @@
+"""One living writer for a folder or a file: a second one is refused at once.
+
+The lock is the operating system's (flock, or its counterpart on Windows), so that it ends with the
+process that holds it, however that ends. Its file is called ``.ddimx.lock`` in a folder,
+``.NAME.lock`` beside a file NAME, and is removed by whoever held the lock; a killed process leaves
+it behind, where it locks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import DdimxError, UsageError
+
+ATTEMPTS = 3  # a lock file may be removed by its owner between our opening and our locking it
+
+
+def lock_name(key: str = "") -> str:
+    """Return the name of a folder's lock file; ``key`` names the part of the folder it is for."""
+    return f".ddimx-{key}.lock" if key else ".ddimx.lock"
+
+
+def is_lock(name: str) -> bool:
+    """Return whether a file of this name in a folder is a lock of ours."""
+    return name.startswith(".ddimx") and name.endswith(".lock")
+
+
+@contextmanager
+def lock_folder(folder: Path, key: str = "") -> Iterator[None]:
+    """Be the only process that writes into a folder, or into the part of it that ``key`` names.
+
+    The folder is made if it is not there, and removed again if nothing was put into it.
+
+    Raises:
+        UsageError: another process is writing there; nothing was touched.
+        DdimxError: the folder or the lock file cannot be made.
+    """
+    with ExitStack() as stack:
+        fresh = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DdimxError(f"cannot create {folder}: {error.strerror or error}") from None
+        if fresh:
+            stack.callback(_remove_if_empty, folder)
+        try:
+            stack.enter_context(_held(folder / lock_name(key), folder))
+        except OSError as error:
+            raise DdimxError(f"cannot write to {folder}: {error.strerror or error}") from None
+        yield
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Be the only process that writes a file, or a folder that is replaced as a whole.
+
+    Raises:
+        UsageError: another process is writing it; nothing was touched.
+        OSError: the lock file cannot be made, and so neither could the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.parent / f".{path.name}.lock", path):
+        yield
+
+
+@contextmanager
+def _held(name: Path, what: Path) -> Iterator[None]:
+    lock = FileLock(name)
+    for attempt in range(ATTEMPTS):
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout:
+            if attempt == ATTEMPTS - 1:
+                raise UsageError(
+                    f"another process is writing {what}; wait for its end, or choose another --out"
+                ) from None
+        except NotImplementedError:  # a file system without locks, which filelock says so
+            yield
+            return
+    try:
+        yield
+    finally:
+        # While we still hold it: afterwards the file may be another process's. Windows does not
+        # remove open files, and there filelock does it.
+        with suppress(OSError):
+            name.unlink(missing_ok=True)
+        lock.release()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,74 @@
+"""The process that forks, and what the commands read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ddimx.weights.native import Header, save
+from tests.conftest import cli_environment
+from tests.faults.verbs import VERBS, write_inputs
+from tests.weights import plain, weights
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its code (minus the signal that killed it), words, and changes."""
+
+    code: int
+    said: str
+    calls: list[str]
+
+
+class Server:
+    """Runs commands in forks of one process; see :mod:`tests.faults.server`."""
+
+    def __init__(self, inputs: Path, scratch: Path) -> None:
+        self._inputs, self._scratch = inputs, scratch
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.server"],
+            env=cli_environment() | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout.readline() == "ready\n"
+
+    def run(self, verb: str, cwd: Path, kind: str | None = None, at: int = 0) -> Ended:
+        """Run a verb's command in a folder, with a fault at its ``at``-th change."""
+        cwd.mkdir(exist_ok=True)
+        argv = [word.replace("{in}", str(self._inputs)) for word in VERBS[verb]]
+        said, calls = self._scratch / "said", self._scratch / "calls"
+        calls.write_text("[]")
+        job = {"argv": argv, "cwd": str(cwd), "kind": kind, "at": at}
+        job |= {"err": str(said), "calls": str(calls)}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return Ended(code, said.read_text(), json.loads(calls.read_text()))
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_config, tiny_model, tmp_path_factory):
+    if not (hasattr(os, "fork") and Path("/proc/self/fd").is_dir()):
+        pytest.skip("needs fork and /proc")
+    inputs = tmp_path_factory.mktemp("inputs")
+
+    def write_plain(path: Path) -> None:
+        config = plain()
+        save(path, weights(config), Header("model", config, {"weights": "ema"}))
+
+    write_inputs(inputs, tiny_config, tiny_model, write_plain)
+    server = Server(inputs, tmp_path_factory.mktemp("scratch"))
+    yield server
+    server.close()
