@@ -1,5 +1,6 @@
 """What continuous integration runs and installs: named parts, pinned by hash, least permissions."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -115,6 +116,44 @@ def test_every_part_is_explained_and_runs_weekly():
     assert workflow["permissions"] == {"contents": "read"}
     for name in listed:
         assert f"\n{name}() {{" in SCRIPT.read_text()
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: .ci/gpu OUT MINUTES"),
+        (["out", "nine"], "MINUTES is 'nine', not a positive number"),
+        (["out", "-1"], "MINUTES is '-1', not a positive number"),
+        (["out", "9", "tests"], "no part 'tests': check, test, train, bench"),
+    ],
+)
+def test_the_script_for_a_card_refuses_what_it_does_not_know(arguments, message, tmp_path):
+    done = subprocess.run(
+        ["bash", ROOT / ".ci" / "gpu", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@needs_bash
+def test_the_script_for_a_card_says_what_failed(tmp_path):
+    """A step that fails is noted, what it wrote is kept, and the exit code is not 0."""
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHON": "false", "SUITES": "update:1"}
+    done = subprocess.run(
+        ["bash", ROOT / ".ci" / "gpu", tmp_path / "out", "1", "bench"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "bench update: exit 1" in (tmp_path / "out" / "summary.txt").read_text()
+    assert "== bench update" in (tmp_path / "out" / "log.txt").read_text()
 
 
 @needs_bash

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
 from ..plan import Plan
 from ..untrusted.names import all_inside
+from ..untrusted.text import read_json, shortened, shown
 from ..weights.model import Model
 from .settings import Settings
 
 NAME = "manifest.json"
 SCHEMA = 2
+MOST_SAMPLES = 2**32  # a sample's index is a word of the noise's counter
 SAME = 1e-9
 _HASH = re.compile("[0-9a-f]{64}")
 SEED_RULE_VERSION = 1  # raised with any change of how noise follows from seed and index
@@ -174,22 +177,52 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable manifest ({error})") from None
+        raise DdimxError(f"{path}: not a readable manifest ({shortened(str(error))})") from None
     if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
         raise DdimxError(f"{path}: not a manifest of a sampling run")
     schema = value.get("schema", 1)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise DdimxError(
-            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; update ddimx"
+            f"{path}: written in schema {shown(schema)}, this version reads up to {SCHEMA}; "
+            "update ddimx"
         )
+    wrong = [key for key, check in _CHECKS.items() if not check(value)]
+    if wrong:
+        found = shown(value.get(wrong[0], value["identity"]))
+        raise DdimxError(f"{path}: a damaged manifest ({wrong[0]}: {found})")
     for key in ("files", "exported"):
-        names = value.get(key, [])
-        if not isinstance(names, list):
-            raise DdimxError(f"{path}: '{key}' is no list of names")
-        all_inside(folder, names, path)
+        all_inside(folder, value.get(key, []), path)
     return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SAMPLES
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# What is computed with, where it is there.
+_CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "status": lambda value: value.get("status") in ("running", "interrupted", "complete"),
+    "count": lambda value: _is_count(value.get("count")),
+    "files": lambda value: _are_names(value.get("files", [])),
+    "exported": lambda value: _are_names(value.get("exported", [])),
+    "asked": lambda value: isinstance(value.get("asked", {}), dict),
+    "network_calls": lambda value: _is_number(value.get("network_calls", 0)),
+    "seconds": lambda value: _is_number(value.get("seconds", 0)),
+    "identity": lambda value: (
+        _is_count(value["identity"].get("start_index", 0))
+        and isinstance(value["identity"].get("format", ""), str)
+    ),
+}
 
 
 def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:
@@ -247,7 +280,9 @@ def check_same(
 def _short(value: Any) -> str:
     """Return a value of an identity for people: of a long list its ends, of a hash its start."""
     if isinstance(value, list):
-        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in value]
-        return "[" + ", ".join(shown if len(shown) < 5 else [*shown[:2], "...", shown[-1]]) + "]"
-    text = str(value)
-    return text[:12] + "..." if isinstance(value, str) and _HASH.fullmatch(text) else text
+        kept = value if len(value) < 5 else [*value[:2], value[-1]]
+        items = [f"{v:g}" if isinstance(v, float) else _short(v) for v in kept]
+        return "[" + ", ".join(items if len(value) < 5 else [*items[:2], "...", items[-1]]) + "]"
+    if not isinstance(value, str):
+        return shown(value)
+    return value[:12] + "..." if _HASH.fullmatch(value) else shortened(value)

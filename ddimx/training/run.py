@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..noise import Noise
 from ..progress import Progress
 from ..runs import fresh_run, last_run, lock_folder
 from ..signals import Stop
+from ..untrusted.text import read_object, shown
 from ..weights.found import Which
 from ..weights.native import read_header
 from ..weights.shapes import load_into
@@ -126,6 +126,8 @@ def _train(
     seed = request.seed
     if checkpoint is not None:
         before = restore(checkpoint, state)
+        if "seed" not in before:
+            raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
         seed = int(before["seed"])
         info["init"] = before.get("init")
         info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
@@ -179,8 +181,11 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     assert request.resume is not None
     folder = _run_of(request.resume)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_object(folder / RECORD)
         given = {key: record[key] for key in ("seed", "init", "init_weights")}
+        kinds = (int, str | None, str | None)
+        if not all(isinstance(v, k) for v, k in zip(given.values(), kinds, strict=True)):
+            raise ValueError(f"it holds {shown(given)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DdimxError(f"{folder / RECORD}: not readable ({error}); begin anew") from None
     config = load_config(str(folder / CONFIG))

@@ -132,7 +132,7 @@ def test_what_is_known_before_the_first_sample(model):
 def test_reading(tmp_path):
     assert manifest.read(tmp_path) is None
     assert manifest.read(tmp_path / "absent") is None
-    value = {"identity": {}, "count": 1}
+    value = {"identity": {}, "count": 1, "status": "running"}
     write_json(tmp_path / manifest.NAME, value)
     assert manifest.read(tmp_path) == value
 
