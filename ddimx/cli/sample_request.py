@@ -44,6 +44,10 @@ def asked_for(
 
 def _is_option(key: str, value: object) -> bool:
     """Return whether a remembered value is of its option's kind; most options are text."""
+    from .sample import REMEMBERED
+
+    if key not in REMEMBERED:  # then nothing takes it from there
+        return True
     if isinstance(value, bool) or key in _FLAGS:
         return isinstance(value, bool) and key in _FLAGS
     if key in _WHOLE:

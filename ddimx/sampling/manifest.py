@@ -201,10 +201,6 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SAMPLES
 
 
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -213,14 +209,15 @@ def _is_number(value: Any) -> bool:
 _CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "status": lambda value: value.get("status") in ("running", "interrupted", "complete"),
     "count": lambda value: _is_count(value.get("count")),
-    "files": lambda value: _are_names(value.get("files", [])),
-    "exported": lambda value: _are_names(value.get("exported", [])),
+    "files": lambda value: isinstance(value.get("files", []), list),
+    "exported": lambda value: isinstance(value.get("exported", []), list),
     "asked": lambda value: isinstance(value.get("asked", {}), dict),
     "network_calls": lambda value: _is_number(value.get("network_calls", 0)),
     "seconds": lambda value: _is_number(value.get("seconds", 0)),
     "identity": lambda value: (
         _is_count(value["identity"].get("start_index", 0))
-        and isinstance(value["identity"].get("format", ""), str)
+        and re.fullmatch("[a-z0-9]*", str(value["identity"].get("format", ""))) is not None
+        and isinstance(value["identity"].get("dtype", ""), str)
     ),
 }
 
