@@ -169,7 +169,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path, monkeypatch
         read_shape(folder / f"shapes/box/b{i}.npz")
     with (folder / "journal.jsonl").open("a") as journal:
         journal.write('{"file": "shapes/box/b1.npz", "st')  # cut off by a power failure
-    (folder / "shapes/box/.b9.npz.part").write_bytes(b"half")
+    (folder / "shapes/box/.b9.npz.abcd1234.part").write_bytes(b"half")
     assert prepare(folder, jobs(3)).found == 2
     assert prepare(folder, jobs(3)).found == 3
     assert len(list((folder / "shapes/box").iterdir())) == 3
@@ -211,3 +211,25 @@ def test_manifest_rows_are_what_the_journal_says():
     made = shape_jobs.Made(jobs(1)[0], {"nodes": 3, "leaves": 8, "stamp": "0", "bytes": 9})
     assert shape_set.row(made)["leaves"] == 8
     assert "stamp" not in shape_set.row(made)
+
+
+@pytest.mark.parametrize("key", ["nodes", "leaves", "bytes", "stamp"])
+def test_a_journals_line_that_lacks_something_is_made_again(tmp_path, key):
+    folder = tmp_path / "set"
+    prepare(folder, jobs(2))
+    before = lines(folder, "train")
+    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text().split("\n") if line]
+    del rows[0][key]
+    wrong = [rows[1] | {key: []}, [], 5, None]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, *wrong]) + "[" * 100_000 + "\n"
+    (folder / "journal.jsonl").write_text(text + '{"file": "shapes/box/b0.npz", "nodes": 1' + "\n")
+    assert prepare(folder, jobs(2)).found == 0
+    assert lines(folder, "train") == before
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"settings": []}', '{"settings": 5}', "\xff"])
+def test_a_record_that_is_none(tmp_path, text):
+    prepare(tmp_path / "set", jobs(1))
+    (tmp_path / "set" / "prepare.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"prepare\.json is no record of a prepared set"):
+        prepare(tmp_path / "set", jobs(1))
