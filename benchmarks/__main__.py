@@ -1,4 +1,4 @@
-"""``python -m benchmarks update|attention|sample|octree|all``; ``readme`` shows what was saved.
+"""``python -m benchmarks update|attention|sample|octree|all``; ``figures`` shows what was saved.
 
 ``python -m benchmarks paper`` measures quality, not speed, and ``python -m benchmarks check`` holds
 every kernel and model to the CPU; both have options of their own.
@@ -21,10 +21,10 @@ from ddimx.files import write_bytes, write_json
 
 from . import attention, check, machine, octree, paper, sample, update
 from .runner import Job, unsteady
-from .show import readme_section, text, with_section
+from .show import section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
-README = RESULTS.parent.parent / "README.md"
+PAGE = RESULTS.parent.parent / "docs" / "figures.md"
 SUITES = ("update", "attention", "sample", "octree")
 SCHEMA = 1
 FEWEST = 10  # rounds below which a 95% interval means little
@@ -40,15 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(words)
     if asked.shape and asked.suite not in ("update", "attention"):
         parser.error("--shape belongs to update (B,C,H,W) and to attention (B,N,D)")
-    if asked.suite == "readme":
-        section = readme_section(asked.results)
-        write_bytes(README, with_section(README.read_text(encoding="utf-8"), section).encode())
+    if asked.suite == "figures":
+        page = with_section(PAGE.read_text(encoding="utf-8"), section(asked.results))
+        write_bytes(PAGE, page.encode())
         return 0
     records: dict[str, Any] = {}
+    # Where figures are kept says nothing about them, and may name a folder of this machine.
+    where = words.index("--results") if "--results" in words else len(words)
+    command = [*words[:where], *words[where + 2 :]]
     out = sys.stderr if asked.json else sys.stdout
     try:
         for suite in SUITES if asked.suite == "all" else (asked.suite,):
-            records[suite] = _measure(suite, asked, words)
+            records[suite] = _measure(suite, asked, command)
             print(text(records[suite]), file=out, flush=True)
         if asked.json:
             print(json.dumps(records, indent=2, allow_nan=False))
@@ -88,7 +91,7 @@ def save(records: dict[str, Any], folder: Path) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", choices=(*SUITES, "all", "readme"))
+    parser.add_argument("suite", choices=(*SUITES, "all", "figures"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or mps")
     parser.add_argument(
         "--rounds", type=_positive, help="default: 30 of update, 20 of attention, else 10"

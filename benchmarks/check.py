@@ -81,7 +81,13 @@ def checks(device: torch.device) -> dict[str, Check]:
     dtypes = [torch.float32, torch.float16]
     if device.type == "cuda":
         dtypes.append(torch.bfloat16)  # the interpreter computes it wrongly
-    found: dict[str, Check] = {"noise": partial(noise, device), "update": partial(row, device)}
+    found: dict[str, Check] = {"noise": partial(noise, device)}
+    found |= {
+        f"{what} {model}": partial(check, device, model)
+        for model in ("emoji", "furniture")
+        for what, check in (("loss and gradient of", loss), ("samples of", samples))
+    }
+    found["update"] = partial(row, device)
     for dtype in dtypes:
         name = str(dtype).removeprefix("torch.")
         for columns in (256, 512):
@@ -93,11 +99,6 @@ def checks(device: torch.device) -> dict[str, Check]:
     found |= {
         f"discrete_update, {kind}": partial(tokens, device, kind)
         for kind in ("absorbing", "uniform")
-    }
-    found |= {
-        f"{what} {model}": partial(check, device, model)
-        for model in ("emoji", "furniture")
-        for what, check in (("loss and gradient of", loss), ("samples of", samples))
     }
     return found
 

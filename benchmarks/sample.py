@@ -206,7 +206,7 @@ def _contender(name: str, model: ddimx.Model, draw: Draw, first: Tensor) -> Cont
     seconds = time.perf_counter() - begun
     before = _calls(model)
     samples = draw()
-    difference = (samples - first).square().mean().sqrt().item()
+    difference = (samples.cpu() - first.cpu()).square().mean().sqrt().item()
     facts = {"network_calls": _calls(model) - before, "rms_difference": difference}
     if "compiled" in name:
         facts["compile_s"] = seconds

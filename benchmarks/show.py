@@ -1,4 +1,4 @@
-"""Records as tables: for a terminal, and as the README's section, which is made from them."""
+"""Records as tables: for a terminal, and as the page of figures, which is made from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = {
     "launches": "launches",
     "compile_s": "compile s",
 }
-BEGIN, END = "<!-- figures: python -m benchmarks readme -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures: python -m benchmarks figures -->", "<!-- end of figures -->"
 
 QUICK = "Quick: few rounds, kept whether the machine was steady or not."
 
@@ -61,23 +61,23 @@ def markdown(records: dict[str, Record]) -> str:
     return "\n".join(lines)
 
 
-def readme_section(folder: Path) -> str:
-    """Return what stands between the README's markers, from every file of the results folder."""
+def section(folder: Path) -> str:
+    """Return what stands between the page's markers, from every file of the results folder."""
     files = sorted(folder.glob("*.json"))
     parts = [markdown(json.loads(path.read_text(encoding="utf-8"))) for path in files]
     return f"{BEGIN}\n\n" + "\n".join(parts) + f"{END}\n"
 
 
-def with_section(readme: str, section: str) -> str:
-    """Return the README's text with its section replaced.
+def with_section(page: str, section: str) -> str:
+    """Return the page's text with its section replaced.
 
     Raises:
-        ValueError: a README without the two markers.
+        ValueError: a page without the two markers.
     """
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(f"{END}\n")
     if not begin or not end:
-        raise ValueError(f"the README lacks the lines '{BEGIN}' and '{END}'")
+        raise ValueError(f"the page lacks the lines '{BEGIN}' and '{END}'")
     return before + section + after
 
 

@@ -86,8 +86,14 @@ def sweep(folder: Path, *names: str) -> None:
 
     With ``names``, only what would have become a file or folder of one of these names; without, all
     that bears our temporary names, and safetensors' too: for a folder that is ours alone. What a
-    living process is writing is left: it holds a lock, which dies with it.
+    living process is writing is left: it holds a lock, which dies with it. With ``names``, their
+    lock files (:func:`ddimx.runs.lock_file`) go as well, unless they are held.
     """
+    for name in names:
+        lock = folder / f".{name}.lock"
+        with _unheld(lock) as left:
+            if left:
+                lock.unlink(missing_ok=True)
     try:
         found = list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -192,18 +198,26 @@ def _sweep_one(part: Path, path: Path) -> None:
         _clear_beside(part, path)
         shutil.rmtree(part, ignore_errors=True)
         return
+    with _unheld(part) as dead:
+        if dead:
+            _clear_beside(part, path)
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _unheld(path: Path) -> Iterator[bool]:
+    """Yield whether no living process holds the lock of a file, which is ours meanwhile."""
     handle = None
     try:
         if os.name == "nt":
-            part.replace(part)  # refused while its writer has it open
+            path.replace(path)  # refused while its writer has it open
         else:
-            handle = os.open(part, os.O_RDWR)
+            handle = os.open(path, os.O_RDWR)
     except OSError:  # of a living writer, gone meanwhile, or somebody else's
+        yield False
         return
     try:
-        if handle is None or _locked(handle):
-            _clear_beside(part, path)
-            part.unlink(missing_ok=True)
+        yield handle is None or bool(_locked(handle))
     finally:
         if handle is not None:
             os.close(handle)

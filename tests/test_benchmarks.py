@@ -151,10 +151,10 @@ def test_save_refuses_figures_that_mean_nothing(bad, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_readme_shows_what_is_recorded():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = show.readme_section(ROOT / "benchmarks" / "results")
-    assert section in text, "run python -m benchmarks readme"
+def test_the_page_shows_what_is_recorded():
+    text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    section = show.section(ROOT / "benchmarks" / "results")
+    assert section in text, "run python -m benchmarks figures"
     assert show.with_section(text, section) == text
 
 
@@ -186,7 +186,7 @@ def test_the_section_is_replaced_and_the_rest_left_alone():
     old = f"a\n{show.BEGIN}\nold\n{show.END}\nz\n"
     new = f"{show.BEGIN}\nnew\n{show.END}\n"
     assert show.with_section(old, new) == f"a\n{new}z\n"
-    with pytest.raises(ValueError, match="the README lacks the lines"):
+    with pytest.raises(ValueError, match="the page lacks the lines"):
         show.with_section("no markers", new)
 
 
@@ -272,7 +272,7 @@ def test_the_command(tmp_path):
     done = run_benchmarks(*words)
     records = json.loads(done.stdout)
     about = records["update"]["machine"]
-    assert about["command"] == " ".join(["python -m benchmarks", *words])
+    assert about["command"] == " ".join(["python -m benchmarks", *words[:-2]])
     assert about["versions"]["torch"] == torch.__version__
     assert len(records["update"]["tables"]) == 2  # without and with noise
     assert "ddimx update" in done.stderr

@@ -19,6 +19,7 @@ from ddimx.files import (
     write_bytes,
     write_json,
 )
+from ddimx.runs import lock_file
 from tests.conftest import cli_environment
 
 
@@ -256,6 +257,15 @@ def test_a_living_writer_is_left_alone(tmp_path, whole):
         assert done.returncode == 0
         assert here.read_bytes() == b"half"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there anyway")
+def test_lock_files_go_unless_they_are_held(tmp_path):
+    (tmp_path / ".b.lock").touch()
+    with lock_file(tmp_path / "a"):
+        sweep(tmp_path, "a", "b")
+        assert names(tmp_path) == [".a.lock"]
+    assert names(tmp_path) == []
 
 
 def test_the_folders_of_version_0_1_are_swept(tmp_path):

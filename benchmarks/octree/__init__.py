@@ -18,8 +18,8 @@ def jobs(device: torch.device, rounds: int | None = None) -> list[Job]:
     """Return what measures each table of the suite."""
     rounds = rounds or ROUNDS
     return [
-        *codec.jobs(device, rounds),
-        *tokens.jobs(device, rounds),
         *levels.jobs(device, rounds),
+        *tokens.jobs(device, rounds),
+        *codec.jobs(device, rounds),
         *export.jobs(rounds),
     ]

@@ -53,6 +53,7 @@ def load(given: dict[str, Any]) -> Model:
         weights=weights_choice(given["weights"]),
         config=given["config"],
         offline=given["offline"],
+        trust_code=given["trust_code"],
         progress=Progress(quiet=given["quiet"]),
     )
 
@@ -71,7 +72,7 @@ def request(
     from ..sampling.run import SampleRequest
 
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
-    for name in ("json_output", "quiet", "out", "overwrite", "device"):
+    for name in ("json_output", "quiet", "out", "overwrite", "device", "trust_code"):
         plain.pop(name, None)
     return SampleRequest(
         model=model,

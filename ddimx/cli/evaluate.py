@@ -45,6 +45,7 @@ def neighbours(
     ] = Path("neighbours.png"),
     device: options.Device = "auto",
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -78,6 +79,7 @@ def neighbours(
         weights=weights_choice(weights),
         config=config,
         offline=offline,
+        trust_code=trust_code,
         progress=Progress(quiet=quiet),
     )
     own = loaded.config

@@ -66,13 +66,12 @@ def fid(
         raise UsageError("--batch-size must be at least 1")
     from .output import refuse_existing
 
-    for path in (out, save_stats):
-        refuse_existing(path, overwrite)
+    refuse_existing(out or save_stats, overwrite)  # what is written last; the other is compared
     from ..device import choose_device, forbid_tf32
     from ..evaluation import features as networks
     from ..evaluation.fid import compare, remarks, statistics_of
     from ..evaluation.frechet import write_statistics
-    from ..files import write_json
+    from ..files import OtherContents, sweep, write_json
     from ..progress import Progress
     from .output import print_json
 
@@ -82,7 +81,13 @@ def fid(
         network = networks.inception(features, where, offline=offline, progress=progress)
         known = statistics_of(reference, network, batch_size, progress, offline=offline)
         if save_stats is not None:
-            write_statistics(save_stats, known)
+            try:
+                sweep(save_stats.parent, save_stats.name)
+                write_statistics(save_stats, known, replace=overwrite)
+            except OtherContents:
+                raise UsageError(
+                    f"{save_stats} exists; choose another file or --overwrite"
+                ) from None
             progress.say(f"{save_stats}: statistics of {known.count} images")
         if samples is None:
             if json_output:

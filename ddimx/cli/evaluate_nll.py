@@ -70,6 +70,7 @@ def nll(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
@@ -97,7 +98,7 @@ def nll(
 
     part = one_of("split", split, SHAPE_SPLITS)
     bound_of_x0 = clip_value(clip)
-    folder = output_folder(out, overwrite, NAMES)
+    folder = output_folder(out, overwrite, NAMES[:1])  # the record, which is written last
     loaded = load_model(
         model or "emoji",
         device=device,
@@ -105,6 +106,7 @@ def nll(
         weights=weights_choice(weights),
         config=config,
         offline=offline,
+        trust_code=trust_code,
         progress=Progress(quiet=quiet),
     )
     images_only = {
@@ -204,9 +206,10 @@ def with_data(config: Config, data: Path | None) -> Config:
 
 
 def _write(result: Nll | TokenNll, folder: Path | None, label: str, progress: Progress) -> Path:
-    from ..files import write_bytes, write_json
+    from ..files import sweep, write_bytes, write_json
 
     folder = folder or fresh_folder("nll", label)
+    sweep(folder, *NAMES)
     write_bytes(folder / NAMES[1], _csv(result).encode())
     write_json(folder / NAMES[0], result.to_json())
     progress.say(f"{folder}: {', '.join(NAMES)}")

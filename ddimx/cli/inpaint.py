@@ -56,6 +56,7 @@ def inpaint(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,

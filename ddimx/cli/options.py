@@ -52,6 +52,13 @@ Weights = Annotated[
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Refuse to download anything.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Import, that is run, the network's class that a file names as package.module:Class.",
+    ),
+]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Number of steps (default: the model's, else 50).")
 ]

@@ -27,7 +27,14 @@ def fresh_folder(verb: str, model: str) -> Path:
 
 
 def refuse_existing(out: Path | None, overwrite: bool) -> None:
-    """Raise UsageError for a file that is there and may not be written over."""
+    """Raise UsageError for a file that is there and may not be written over.
+
+    What a killed process left unfinished of it is removed.
+    """
+    from ..files import sweep
+
+    if out is not None:
+        sweep(out.parent, out.name)
     if out is not None and out.exists() and not overwrite:
         raise UsageError(f"{out} exists; choose another file or --overwrite")
 

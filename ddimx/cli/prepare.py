@@ -157,6 +157,7 @@ def _write_changed(content: dict[Path, bytes], *, overwrite: bool) -> list[Path]
     """
     from ..errors import DdimxError, UsageError
     from ..files import sweep, write_bytes
+    from ..runs import lock_file
 
     for path in content:
         sweep(path.parent, path.name)
@@ -170,7 +171,8 @@ def _write_changed(content: dict[Path, bytes], *, overwrite: bool) -> list[Path]
             )
     for path in changed:
         try:
-            write_bytes(path, content[path])
+            with lock_file(path):
+                write_bytes(path, content[path])
         except (FileExistsError, NotADirectoryError) as error:
             raise DdimxError(f"cannot write {path}: {path.parent} is not a folder") from error
         except OSError as error:

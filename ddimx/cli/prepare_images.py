@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import DdimxError
 from . import options
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def images(
     if json_output:
         print_json(_summary(packed, size))
     if packed.bad:
-        raise typer.Exit(1)
+        raise DdimxError(_left_out(packed))
 
 
 def _packing(
@@ -114,14 +115,16 @@ def _text(packed: Packed, size: int) -> str:
     settings = ["data.dataset=PACKED", f"data.root={packed.path}", f"data.image_size={size}"]
     following = shlex.join([word for item in settings for word in ("--set", item)])
     state = f" ({packed.found} were there already)" if packed.found else ""
-    lines = [
+    return (
         f"{packed.path}: {packed.images} images{state}, {packed.held_out} of them held out, "
         f"fingerprint {packed.fingerprint[:16]}; next: ddimx train --config NAME {following}"
-    ]
-    if packed.bad:
-        lines += [f"{len(packed.bad)} images are left out:"]
-        lines += [f"  {message}" for message in packed.bad[:SHOWN]]
-        more = len(packed.bad) - SHOWN
-        lines += [f"  and {more} more (--json lists all)"] if more > 0 else []
-        lines += ["mend or remove them and give --overwrite, or train without them"]
-    return "\n".join(lines)
+    )
+
+
+def _left_out(packed: Packed) -> str:
+    """Return which images are not in the file."""
+    lines = [f"{len(packed.bad)} images are left out:"]
+    lines += [f"  {message}" for message in packed.bad[:SHOWN]]
+    more = len(packed.bad) - SHOWN
+    lines += [f"  and {more} more (--json lists all)"] if more > 0 else []
+    return "\n".join([*lines, "mend or remove them and give --overwrite, or train without them"])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import DdimxError, UsageError
+
 if TYPE_CHECKING:
     from ..data.shape_set import Outcome, ShapeSet
     from ..progress import Progress
@@ -29,7 +31,6 @@ Replace = Annotated[
 
 def check_visible(depth: int, visible: bool) -> None:
     """Refuse --visible at a depth where it cannot be had."""
-    from ..errors import UsageError
     from ..octree.visible import MAX_VISIBLE_DEPTH
 
     if visible and depth > MAX_VISIBLE_DEPTH:
@@ -61,7 +62,11 @@ def versions() -> dict[str, Any]:
 def report(
     shapes: ShapeSet, outcome: Outcome, parts: list[str], progress: Progress, json_output: bool
 ) -> None:
-    """Say what there is now; exit with 1 if something could not be made."""
+    """Say what there is now.
+
+    Raises:
+        DdimxError: something could not be made; the message lists it.
+    """
     from .output import print_json
 
     summary = _summary(shapes, outcome, parts)
@@ -70,7 +75,7 @@ def report(
     if json_output:
         print_json(summary)
     if outcome.failed:
-        raise typer.Exit(1)
+        raise DdimxError(_failures([made.reason for made in outcome.failed]))
 
 
 def _summary(shapes: ShapeSet, outcome: Outcome, parts: list[str]) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def _summary(shapes: ShapeSet, outcome: Outcome, parts: list[str]) -> dict[str, 
 
 def _text(summary: dict[str, Any]) -> str:
     """Return what the person at the terminal reads at the end."""
-    found, failed = summary["found"], summary["failed"]
+    found = summary["found"]
     state = f" ({found} were there already)" if found else ""
     counts = ", ".join(f"{count} {part}" for part, count in summary["parts"].items())
     made = f"{summary['shapes']} octrees of depth {summary['depth']}{state}"
@@ -103,8 +108,12 @@ def _text(summary: dict[str, Any]) -> str:
         f"  {name:{width}}  {sum(parts.values()):5d}"
         for name, parts in summary["categories"].items()
     ]
-    if failed:
-        lines += [f"{len(failed)} could not be made (failures.json lists all):"]
-        lines += [f"  {one['reason']}" for one in failed[:SHOWN]]
-        lines += ["mend or remove them and give the same command, or train without them"]
     return "\n".join(lines)
+
+
+def _failures(reasons: list[str]) -> str:
+    lines = [f"{len(reasons)} could not be made (failures.json lists all):"]
+    lines += [f"  {reason}" for reason in reasons[:SHOWN]]
+    return "\n".join(
+        [*lines, "mend or remove them and give the same command, or train without them"]
+    )

@@ -26,9 +26,17 @@ TAKEN |= {"start_index", "count", "batch_size", "kind", "dtype", "solver"}
 
 
 def prompt_work(
-    asked: dict[str, Any], out: Path | None, *, overwrite: bool, device: str, offline: bool
+    asked: dict[str, Any],
+    out: Path | None,
+    *,
+    overwrite: bool,
+    device: str,
+    offline: bool,
+    begun: bool = False,
 ) -> tuple[Work, Plan]:
     """Load the pipeline, resolve what is asked of it, and return the run and its plan.
+
+    ``begun``: ``out`` holds the run, and its manifest may be what names the pipeline.
 
     Raises:
         UsageError: an option that has no meaning with a prompt, a value out of range, a model that
@@ -50,8 +58,12 @@ def prompt_work(
     from ..integrations.diffusers import attach
     from ..integrations.diffusers.prompt import run_prompt
     from ..integrations.diffusers.request import PromptRequest
-    from ..integrations.diffusers.text import load_text_model
+    from ..integrations.diffusers.text import load_text_model, text_model_sha256
+    from .sample_request import check_begun
 
+    if begun and out is not None and not overwrite:
+        name = asked.get("model", DEFAULT_MODEL)
+        check_begun(asked, out, lambda: text_model_sha256(name, offline=offline))
     model = load_text_model(
         asked.get("model", DEFAULT_MODEL),
         device=device,

@@ -159,6 +159,7 @@ def sample(
     ] = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     device: options.Device = "auto",
     dtype: Annotated[
         str | None,
@@ -208,14 +209,30 @@ def sample(
 
             if dry_run:
                 raise UsageError("--dry-run: not for a run with --prompt")
+            if trust_code:
+                raise UsageError("--trust-code: code in a pipeline's folder is never run")
             work, table = prompt_work(
-                asked, folder, overwrite=overwrite, device=device, offline=offline
+                asked,
+                folder,
+                overwrite=overwrite,
+                device=device,
+                offline=offline,
+                begun=resume is not None,
             )
             if explain:
                 show_plan(table, as_json=json_output)
                 return
         else:
-            request = request_of(asked, folder, overwrite, device, offline, progress)
+            request = request_of(
+                asked,
+                folder,
+                overwrite,
+                device,
+                offline,
+                progress,
+                trust_code=trust_code,
+                begun=resume is not None,
+            )
             for note in request.settings.notes:
                 progress.say(f"note: {note}")
             if explain or dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,31 +42,43 @@ def request_of(
     device: str,
     offline: bool,
     progress: Progress,
+    *,
+    trust_code: bool,
+    begun: bool,
 ) -> SampleRequest:
     """Load the model and resolve everything that is asked of it.
 
-    What can be seen to be wrong without the model is refused before it is loaded.
+    What can be seen to be wrong without the model is refused before it is loaded. With ``begun``
+    the model may be named by the manifest in ``out`` alone (``--resume``): then it is loaded only
+    if it is the one that the run was begun with.
     """
     from dataclasses import fields
 
     from ..exporting.settings import named_formats
+    from ..files import sha256_file
     from ..sampling.manifest import dtype_for
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
     from ..sampling.sinks import FORMATS
     from ..weights.model import load_model
+    from ..weights.source import Source, tensors_file
     from .parse import clip_value, one_of, times, weights_choice
 
     kind = one_of("format", asked["kind"], FORMATS) if "kind" in asked else None
     if "export" in asked:
         named_formats([asked["export"]])
+    which = weights_choice(asked.get("weights"))
+    if begun and out is not None and not overwrite:
+        source = Source(asked.get("model", "emoji"), which, offline=offline)
+        check_begun(asked, out, lambda: sha256_file(tensors_file(source, progress)))
     model = load_model(
         asked.get("model", "emoji"),
         device=device,
         dtype=dtype_for(asked.get("dtype"), None if overwrite else out, device),
-        weights=weights_choice(asked.get("weights")),
+        weights=which,
         config=asked.get("config"),
         offline=offline,
+        trust_code=trust_code,
         progress=progress,
     )
     kind = _checked_kind(kind, asked, model)
@@ -86,6 +99,34 @@ def request_of(
         command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
+
+
+def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) -> None:
+    """Refuse another run's folder as far as that can be seen without loading the model.
+
+    Args:
+        sha256: returns the digest of the model's tensors; asked only where a run is there.
+
+    Raises:
+        UsageError: another model, or another value of an option that stands in a run's identity.
+        DdimxError: a manifest that cannot be read.
+    """
+    from ..runs.record import check_same
+    from ..sampling import manifest
+
+    before = manifest.read(folder) if folder.is_dir() else None
+    if before is None:
+        return
+    defaults = {"seed": 0, "start_index": 0}
+    named = {"seed": "seed", "start_index": "start_index", "format": "kind", "prompt": "prompt"}
+    named |= {"guidance": "guidance", "category": "category"}
+    now = {key: asked.get(name, defaults.get(key)) for key, name in named.items()}
+    given = {key: value for key, value in now.items() if value is not None}
+    old = {key: value for key, value in before["identity"].items() if key in given}
+    count = int(asked.get("count", before["count"]))
+    check_same(folder, before["count"], old, given, count)
+    known = {"model_sha256": before["identity"].get("model_sha256")}
+    check_same(folder, before["count"], known, {"model_sha256": sha256()}, count)
 
 
 def _checked_kind(kind: str | None, asked: dict[str, Any], model: Model) -> str:

@@ -31,6 +31,7 @@ def train(
     ] = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model.
@@ -67,6 +68,8 @@ def train(
         init=init,
         init_weights=weights_choice(weights),
         offline=offline,
+        trust_code=trust_code,
+        config_file=str(config),
         command=shlex.join(["ddimx", *sys.argv[1:]]),
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:

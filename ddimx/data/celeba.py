@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DdimxError
-from .encoded import EncodedSource, fingerprint_of, is_held_out, split_number
+from ..untrusted.names import relative
+from .encoded import EncodedSource, fingerprint_of, is_held_out, rgb, split_number
 from .folder import image_names
 from .sources import Bytes
 
@@ -42,7 +43,8 @@ class CelebASource(EncodedSource):
 
         Raises:
             UsageError: no such split.
-            DdimxError: neither is there, or archive or list are damaged.
+            DdimxError: neither is there, or archive or list are damaged or hold names that lead
+                out of their folder.
         """
         super().__init__(size, workers)
         number = split_number(split, SPLITS)
@@ -78,7 +80,7 @@ class CelebASource(EncodedSource):
         if image.size != (WIDTH, HEIGHT):
             raise ValueError(f"{image.width}x{image.height}, aligned images are {WIDTH}x{HEIGHT}")
         left, top = CENTRE_X - REACH, CENTRE_Y - REACH
-        cropped = image.crop((left, top, left + 2 * REACH, top + 2 * REACH))
+        cropped = rgb(image.crop((left, top, left + 2 * REACH, top + 2 * REACH)))
         resized = cropped.resize((self.size, self.size), Image.Resampling.BILINEAR)
         return np.asarray(resized, dtype=np.uint8)
 
@@ -103,7 +105,10 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _jpegs(archive: zipfile.ZipFile) -> list[str]:
-    names = sorted(n for n in archive.namelist() if n.lower().endswith(".jpg"))
+    members = [n for n in archive.namelist() if not n.endswith("/")]
+    names = sorted(
+        n for n in members if relative(n, str(archive.filename)).lower().endswith(".jpg")
+    )
     if not names:
         raise DdimxError(f"{archive.filename}: no .jpg in it")
     return names
@@ -127,5 +132,5 @@ def _parsed(path: Path) -> dict[str, int]:
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             raise DdimxError(f"{path}, line {number}: expected 'NAME 0|1|2', found '{line}'")
-        splits[words[0]] = int(words[1])
+        splits[relative(words[0], path)] = int(words[1])
     return splits

@@ -7,16 +7,25 @@ the keys ``data`` (uint8 [10000, 3072], row by row, red before green before blue
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import pickle
+import pickletools
 import tarfile
-import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from ..errors import DdimxError
+from ..untrusted import limits
+from ..untrusted.archives import unzipped
+from ..untrusted.foreign import FAULTS, reason
+from ..untrusted.names import relative
 from .sources import Bytes, Integers
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -29,6 +38,15 @@ CLASSES = (
 )
 _SIZE, _CHANNELS = 32, 3
 _NUMBERS = _SIZE * _SIZE * _CHANNELS
+BATCH_BYTES = 64 << 20  # twice of what those published have
+OPERATIONS = 1_000_000  # of a batch's pickle; those published have four for each of 10,000 images
+_UNPACK: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZ": bz2.BZ2File,
+    b"\xfd7": lzma.LZMAFile,
+}
+_ARCHIVE_FAULTS: tuple[type[Exception], ...] = (*FAULTS, tarfile.TarError, lzma.LZMAError)
+_PICKLE_FAULTS: tuple[type[Exception], ...] = (*FAULTS, pickle.UnpicklingError, MemoryError)
 
 
 class Cifar10Source:
@@ -85,9 +103,10 @@ def _read(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """Return the bytes of these batches, in this order."""
     try:
         found = _from_archive(place, names) if place.is_file() else _from_folder(place, names)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile tells of every method it tried
-        raise DdimxError(f"{place}: cannot be read ({reason})") from None
+    except _ARCHIVE_FAULTS as error:
+        # tarfile tells of every method it tried
+        why = str(error).partition("\n")[0].rstrip(":") or reason(error)
+        raise DdimxError(f"{place}: cannot be read ({why})") from None
     missing = [name for name in names if name not in found]
     if missing:
         raise DdimxError(f"{place}: lacks {', '.join(missing)}; is it the python version, whole?")
@@ -95,19 +114,46 @@ def _read(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    return {name: (place / name).read_bytes() for name in names if (place / name).is_file()}
+    found = {}
+    for name in names:
+        if (place / name).is_file():
+            with (place / name).open("rb") as stream:
+                found[name] = _batch(stream, name)
+    return found
 
 
 def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     found = {}
-    with tarfile.open(place, "r:*") as archive:  # in memory: no path or link is followed
+    # In memory, so that no path or link is followed; and from front to back, so that what is
+    # unpacked can be counted.
+    with _unpacked(place) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            name = Path(member.name).name
-            wanted = member.isfile() and name in names
-            opened = archive.extractfile(member) if wanted else None
+            if not member.isfile():
+                continue
+            name = Path(relative(member.name, place)).name
+            opened = archive.extractfile(member) if name in names else None
             if opened is not None:
-                found[name] = opened.read()
+                found[name] = _batch(opened, name)
     return found
+
+
+def _batch(stream: IO[bytes], name: str) -> bytes:
+    data = stream.read(BATCH_BYTES + 1)
+    if len(data) > BATCH_BYTES:
+        raise ValueError(f"{name} is longer than {limits.readable(BATCH_BYTES)}")
+    return data
+
+
+@contextmanager
+def _unpacked(place: Path) -> Iterator[BinaryIO]:
+    """Open an archive, compressed or not, of which no more than ``limits.memory()`` can be read.
+
+    The published one has 186 MB unpacked.
+    """
+    with place.open("rb") as stream:
+        unpack = _UNPACK.get(stream.read(2))
+    with place.open("rb") if unpack is None else unpack(place) as stream:
+        yield unzipped(stream, 0)
 
 
 def _parsed(data: bytes, label: str) -> tuple[Bytes, Integers]:
@@ -117,21 +163,32 @@ def _parsed(data: bytes, label: str) -> tuple[Bytes, Integers]:
         DdimxError: not such a batch; ``label`` names it.
     """
     try:
+        _check_pickle(data)
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
-        flat, labels = batch[b"data"].numbers(), np.array(batch[b"labels"], dtype=np.int64)
-    except _DAMAGED as error:
-        raise DdimxError(f"{label}: not a CIFAR-10 batch ({error})") from None
-    if flat.shape != (len(labels), _NUMBERS) or not np.isin(labels, range(len(CLASSES))).all():
-        raise DdimxError(f"{label}: data {list(flat.shape)} and labels {labels.shape} do not fit")
+        flat, labels = batch[b"data"].numbers(), batch[b"labels"]
+        # Of lists within lists, each many times the same, NumPy would make an array.
+        if type(labels) is not list or not all(type(label) is int for label in labels):
+            raise ValueError("its labels are not a list of whole numbers")
+        numbers = np.array(labels, dtype=np.int64)
+    except _PICKLE_FAULTS as error:
+        raise DdimxError(f"{label}: not a CIFAR-10 batch ({reason(error)})") from None
+    if flat.shape != (len(numbers), _NUMBERS) or not np.isin(numbers, range(len(CLASSES))).all():
+        raise DdimxError(f"{label}: data {list(flat.shape)} and labels {numbers.shape} do not fit")
     planes = flat.reshape(-1, _CHANNELS, _SIZE, _SIZE)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), numbers
 
 
-# What a damaged pickle, or one of other contents, raises on its way.
-_DAMAGED = (
-    *(pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError),
-    *(AttributeError, IndexError, OverflowError, MemoryError),
-)
+def _check_pickle(data: bytes) -> None:
+    """Raise ValueError for what would fill the memory before a batch is there.
+
+    Python's unpickler makes a memo as large as the largest number in it, and allocates what a
+    string declares.
+    """
+    for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+        if "PUT" in operation.name and (argument or 0) > count:
+            raise ValueError(f"its memo has a gap before {argument}")
+        if count > OPERATIONS:
+            raise ValueError(f"more than {OPERATIONS} operations")
 
 
 class _Array:

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DdimxError
+from ..untrusted.pictures import MOST_PIXELS, open_picture
 from .sources import Bytes, Integers
 
-# What Pillow raises for broken files, and for such as claim an absurd size.
-UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
+BAND = 1 << 20  # pixels that are converted and resized together
 
 
 class EncodedSource(ABC):
@@ -55,7 +55,10 @@ class EncodedSource(ABC):
 
     @abstractmethod
     def fitted(self, image: Image.Image) -> Bytes:
-        """Crop and resize one RGB image, uint8 [size, size, 3]; ValueError if it cannot be."""
+        """Crop and resize one image of any mode, uint8 [size, size, 3]; ValueError if it cannot be.
+
+        The image is not decoded yet, so that one of a wrong size need not be.
+        """
 
     def images(self, indices: Integers) -> Bytes:
         """Decode images, uint8 [len(indices), size, size, 3].
@@ -76,9 +79,9 @@ class EncodedSource(ABC):
             DdimxError: it cannot be decoded; the message names it.
         """
         try:
-            with Image.open(self.stream(index)) as image:
-                return self.fitted(rgb(image))
-        except UNREADABLE as error:
+            with open_picture(self.stream(index)) as image:
+                return self.fitted(image)
+        except (OSError, ValueError) as error:
             raise DdimxError(f"{self.place(index)}: cannot be decoded ({error})") from None
 
     def _decoded_or_error(self, index: int) -> Bytes | DdimxError:
@@ -106,8 +109,8 @@ def rgb(image: Image.Image) -> Image.Image:
 def eight_bits(image: Image.Image) -> Image.Image:
     """Return an image of 16 bits with its upper 8; any other as it is."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip them at 255
-        high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        return Image.fromarray(high.astype(np.uint8))
+        high = np.asarray(image) >> 8
+        return Image.fromarray(np.clip(high, 0, 255, out=high).astype(np.uint8))
     return image
 
 
@@ -116,8 +119,8 @@ def square(image: Image.Image, size: int) -> Bytes:
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    cropped = image.crop((left, top, left + side, top + side))
-    return np.asarray(cropped.resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
+    box = (left, top, left + side, top + side)
+    return np.asarray(_resized(image, box, (size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
 def scaled_centre(image: Image.Image, size: int) -> Bytes:
@@ -126,14 +129,40 @@ def scaled_centre(image: Image.Image, size: int) -> Bytes:
     What the original does by torchvision's ``Resize(size)`` and ``CenterCrop(size)`` on Pillow
     images (ermongroup/ddim, datasets/__init__.py): a bilinear filter whose support grows with the
     reduction, the longer side cut down to an integer, the margin rounded half to even.
+
+    Raises:
+        ValueError: so long and narrow that it would become too large.
     """
     width, height = image.size
     short = min(width, height)
     width, height = size * width // short, size * height // short
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if width * height > max(MOST_PIXELS, size**2):
+        raise ValueError(f"{image.width}x{image.height} is too narrow for {size} pixels")
+    whole = (0, 0, image.width, image.height)
+    image = _resized(image, whole, (width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def _resized(
+    image: Image.Image,
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Return ``rgb(image).crop(box).resize(size, resample)``, without large copies on the way.
+
+    Pillow resizes the width before the height and rounds to whole numbers in between, so that the
+    first half can be done in bands of rows, with the same result to the bit.
+    """
+    left, top, right, bottom = box
+    rows = max(1, BAND // (right - left))
+    halfway = Image.new("RGB", (size[0], bottom - top))
+    for start in range(top, bottom, rows):
+        end = min(start + rows, bottom)
+        band = rgb(image.crop((left, start, right, end)))
+        halfway.paste(band.resize((size[0], end - start), resample), (0, start - top))
+    return halfway.resize(size, resample)
 
 
 def split_number(wanted: str, known: Sequence[str]) -> int:

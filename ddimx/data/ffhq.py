@@ -85,4 +85,8 @@ def _keys(source: Lmdb, size: int) -> list[str]:
         raise UsageError(
             f"{source.path}: no images of {size} pixels (there are {made}); set data.image_size"
         )
+    if len(length) > 18 or int(length) > source.entries:
+        raise DdimxError(
+            f"{source.path}: 'length' says more images than its {source.entries} entries"
+        )
     return [f"{size}-{index:05d}" for index in range(int(length))]

@@ -54,6 +54,7 @@ def jobs_of(pieces: Sequence[Piece]) -> list[Job]:
             origin=f"{piece.item.library.name}: {piece.item.model}",
             stamp=piece.item.checksum,
             read=partial(read_item, piece.item),
+            size=piece.item.model_size,
             about={
                 "name": piece.item.name,
                 "creator": piece.item.credit.creator,

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import DdimxError
+from ..untrusted.names import relative
 from .encoded import EncodedSource, is_held_out, scaled_centre
 from .lmdb_file import open_lmdb
 from .sources import Bytes
@@ -34,7 +35,7 @@ class LsunSource(EncodedSource):
 
         Raises:
             UsageError: the package lmdb is missing.
-            DdimxError: no such LMDB, or a damaged one.
+            DdimxError: no such LMDB, a damaged one, or a category that is no name of a folder.
         """
         super().__init__(size, workers)
         train, validation = _found(root, category)
@@ -63,6 +64,7 @@ class LsunSource(EncodedSource):
 
 def _found(root: Path, category: str) -> tuple[Path, Path | None]:
     """Return the folders of training and of validation, which may be missing."""
+    relative(category, "data.category")
     validation = root / f"{category}_val_lmdb"
     for train in (root / f"{category}_train_lmdb", root / category, root / f"{category}_lmdb"):
         if (train / "data.mdb").is_file():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
+import re
+import stat
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,30 +18,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DdimxError, UsageError
-from ..files import DAMAGED_NUMPY
 from ..octree.fit import MARGIN, mesh_tree, points_tree
 from ..octree.tree import Octree
+from ..untrusted.arrays import Header, is_npy, npz_headers, read_npy, read_npz
+from ..untrusted.foreign import FAULTS, reason
+from .gltf import check_glb
 
 MESHES = (".obj", ".ply", ".stl", ".off", ".glb")
 POINTS = (".npz", ".npy")
 EXTENSIONS = (*MESHES, *POINTS)
 
-# What trimesh's parsers let through when a file is not what its name says.
-_PARSER_FAULTS = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ImportError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+_COPIES = 8  # of points, float64 and on their way to cells
+# Corners of one face. It is cut into triangles from its first corner, each of which may cross the
+# whole shape; the largest faces that CAD programs write, circles, have a few hundred.
+CORNERS = 4096
+_OBJ_LINE = re.compile(rb"^([vf])[ \t]+([^\n]+)", re.MULTILINE)
+_OBJ_OTHER = re.compile(rb"/[^ \t\n]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +69,11 @@ def read_surface(path: Path) -> Surface:
     if kind not in EXTENSIONS:
         raise DdimxError(f"{path}: '{kind}' is not among {' '.join(EXTENSIONS)}")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise DdimxError(f"{path}: not a plain file")
+        if kind in POINTS:
+            return Surface(_cloud(path))
         with path.open("rb") as stream:
-            if kind in POINTS:
-                return Surface(_cloud(stream, str(path)))
             return read_mesh(stream, kind, str(path))
     except OSError as error:
         raise DdimxError(f"cannot read {path}: {error.strerror or error}") from None
@@ -90,20 +83,52 @@ def read_mesh(stream: IO[bytes], kind: str, name: str) -> Surface:
     """Read a mesh from an open file; ``name`` is for messages, the rest as :func:`read_surface`."""
     trimesh = require_trimesh()
     try:
+        content = stream.read()
+        if kind == ".obj":
+            content = _bare_obj(content)
+        elif kind == ".glb":
+            check_glb(content)
         with _silence():
             # Bytes without a name, beside which nothing is looked for.
-            content = io.BytesIO(stream.read())
-            scene = trimesh.load_scene(content, file_type=kind[1:], process=False, **_options(kind))
+            scene = trimesh.load_scene(
+                io.BytesIO(content), file_type=kind[1:], process=False, **_options(kind)
+            )
             parts = list(_parts(scene, trimesh))
-    except _PARSER_FAULTS as error:
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise DdimxError(f"{name}: not a readable {kind[1:].upper()} file ({reason})") from None
+    except FAULTS as error:
+        raise DdimxError(
+            f"{name}: not a readable {kind[1:].upper()} file ({reason(error)})"
+        ) from None
     surface = _whole(parts)
     if not len(surface.vertices):
         raise DdimxError(f"{name}: there is no mesh in it")
     if surface.faces is None and kind != ".ply":
         raise DdimxError(f"{name}: the mesh has no faces (of points alone make a .ply or .npz)")
     return surface
+
+
+def _bare_obj(content: bytes) -> bytes:
+    """Return an OBJ's vertices and faces without all else: textures, normals, groups, materials.
+
+    None of it counts for the surface, and trimesh makes a mesh of its own for each group: of a
+    million lines 'usemtl' or 'o' it takes half a minute.
+
+    Raises:
+        ValueError: a face of more than ``CORNERS`` corners.
+    """
+    lines = []
+    for kind, rest in _OBJ_LINE.findall(content.replace(b"\r\n", b"\n").replace(b"\\\n", b"")):
+        if kind == b"f":
+            rest = _OBJ_OTHER.sub(b"", rest)
+            if len(rest) > 2 * CORNERS and len(rest.split()) > CORNERS:
+                raise ValueError(f"a face of {len(rest.split())} corners, {CORNERS} are read")
+        lines.append(kind + b" " + rest)
+    return b"\n".join(lines) + b"\n"
+
+
+def warm_up() -> None:
+    """Import what meshes are read with, for a process that is to read many."""
+    with suppress(UsageError):  # points need no trimesh; a mesh will say it
+        require_trimesh()
 
 
 def require_trimesh() -> ModuleType:
@@ -119,7 +144,8 @@ def require_trimesh() -> ModuleType:
 
 def _options(kind: str) -> dict[str, Any]:
     """Return how to read a file as its own numbers say, without what hangs on it."""
-    return {"skip_materials": True, "maintain_order": True} if kind == ".obj" else {}
+    options = {"skip_materials": True} if kind in (".obj", ".glb", ".ply") else {}
+    return options | ({"maintain_order": True} if kind == ".obj" else {})
 
 
 @contextmanager
@@ -158,18 +184,29 @@ def _whole(parts: list[Surface]) -> Surface:
     return Surface(np.concatenate([part.vertices for part in meshes]), np.concatenate(faces))
 
 
-def _cloud(stream: IO[bytes], name: str) -> npt.NDArray[np.float64]:
+def _cloud(path: Path) -> npt.NDArray[np.float64]:
     """Read points from ``.npy``, or from ``.npz``: 'points', or its only array [N, 3]."""
     try:
-        loaded = np.load(stream, allow_pickle=False)
-        arrays = {"points": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except DAMAGED_NUMPY as error:
-        raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
-    if "tokens" in arrays:
-        raise DdimxError(f"{name}: this is an octree already, there is nothing to prepare")
-    fitting = [a for a in arrays.values() if a.ndim == 2 and a.shape[1] == 3]
-    points = arrays.get("points", fitting[0] if len(fitting) == 1 else None)
-    if points is None or points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "iuf":
-        held = ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in arrays.items()) or "nothing"
-        raise DdimxError(f"{name}: no points [N, 3] under the name 'points'; it holds {held}")
+        array = read_npy(path, _COPIES) if is_npy(path) else None
+        held = dict(npz_headers(path)) if array is None else {"points": _about(array)}
+        if "tokens" in held:
+            raise DdimxError(f"{path}: this is an octree already, there is nothing to prepare")
+        fitting = [key for key, about in held.items() if _is_points(about)]
+        name = "points" if "points" in held else fitting[0] if len(fitting) == 1 else ""
+        if name not in fitting or held[name].dtype.kind not in "iuf":
+            what = ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in held.items()) or "nothing"
+            raise DdimxError(
+                f"{path}: no points [N, 3] under the name 'points'; it holds {what[:500]}"
+            )
+        points = read_npz(path, [name], _COPIES)[name] if array is None else array
+    except ValueError as error:
+        raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
     return np.asarray(points, dtype=np.float64)
+
+
+def _about(array: npt.NDArray[Any]) -> Header:
+    return Header(array.shape, array.dtype, fortran=False, length=0)
+
+
+def _is_points(about: Header) -> bool:
+    return len(about.shape) == 2 and about.shape[1] == 3

@@ -12,6 +12,7 @@ from ..errors import DdimxError, UsageError, unknown
 from ..octree.errors import OctreeError
 from ..octree.file import Shape, read_shape
 from ..octree.tree import Octree
+from ..untrusted.names import relative
 from .shape_list import Entry, lists_of, read_list
 from .sources import Integers
 
@@ -114,7 +115,7 @@ def open_shapes(config: Config, *, held_out: bool = False) -> ShapeSource:
 
 def _entries(root: Path, split: str) -> list[Entry]:
     """Return the shapes of a split's list, each with its category."""
-    path = root / f"{split}.jsonl"
+    path = root / f"{relative(split, 'data.train_split, data.test_split')}.jsonl"
     if not path.is_file():
         there = sorted(lists_of(root))
         hint = f"splits there: {', '.join(there)}" if there else "make it with 'ddimx prepare'"

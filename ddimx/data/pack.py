@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import DdimxError, UsageError
 from ..files import sync, write_json
 from ..progress import Progress
+from ..untrusted.names import all_inside, refusal
 from .encoded import EncodedSource
 from .packed import HEADER_SIZE, header, read_index, trailer
 from .sources import Bytes
@@ -85,6 +86,10 @@ class Packing:
             return self._made()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            # All are written in place: a link among them would have another file overwritten.
+            if self._folder.is_symlink():
+                raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
+            all_inside(self._folder, ["lock", "pixels", "state.json"], self._folder)
             with self._alone():
                 state = self._begun(overwrite)
                 found = state.done

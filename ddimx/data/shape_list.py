@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DdimxError
+from ..untrusted.names import all_inside
 
 PARTS = ("train", "val", "test")
 
@@ -32,20 +33,22 @@ def read_list(path: Path) -> list[Entry]:
     """Read a list, in its order; empty lines are passed over.
 
     Raises:
-        DdimxError: a file that cannot be read, or a line that is no shape's.
+        DdimxError: a file that cannot be read, a line that is no shape's, or a file that does not
+            lie in the list's folder.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DdimxError(f"{path}: cannot be read ({error})") from None
-    entries = []
+    files, categories = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-            file, category = path.parent / str(value["file"]), str(value.get("category", ""))
+            files.append(value["file"])
+            categories.append(str(value.get("category", "")))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DdimxError(f"{path}, line {number}: no JSON object with a 'file'") from None
-        entries.append(Entry(file, category))
-    return entries
+    paths = all_inside(path.parent, files, path)
+    return [Entry(*pair) for pair in zip(paths, categories, strict=True)]

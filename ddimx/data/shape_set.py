@@ -13,15 +13,18 @@ manifests are written last, so that a folder with manifests is complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
 from ..progress import Progress
+from ..runs.lock import lock_folder
+from ..runs.run import only_ours, reporting
+from ..untrusted.names import all_inside, inside, relative
 from .shape_jobs import Job, Made, Settings, check_names, make_all
 from .shape_list import PARTS
 
@@ -47,6 +50,18 @@ class ShapeSet:
         self.folder, self.settings = folder, settings
         self._record, self._journal = folder / "prepare.json", folder / "journal.jsonl"
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process that writes into the folder, from the first shape to the manifests.
+
+        Raises:
+            UsageError: it is no folder, or another process writes there.
+            DdimxError: it cannot be made, or written within.
+        """
+        self._check_folder()
+        with lock_folder(self.folder), reporting(self.folder):
+            yield
+
     def run(
         self,
         jobs: Sequence[Job],
@@ -59,44 +74,73 @@ class ShapeSet:
 
         Raises:
             UsageError: two jobs of one name, or a folder that holds something else.
-            DdimxError: none could be made, nothing can be written, or a process died.
+            DdimxError: a name in the journal or of a job that leads out of the folder (then nothing
+                is touched), none could be made, nothing can be written, or a process died.
         """
         check_names(jobs)
-        try:
+        for job in jobs:
+            relative(job.file, job.origin)
+        self._check_places(jobs)
+        with reporting(self.folder):
             entries = self._begun(overwrite)
             there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
             self._drop(set(entries) - {job.file for job in jobs})
             progress.start("octrees", len(jobs), len(there))
             results = self._make([job for job in jobs if job.file not in there], workers, progress)
-        except OSError as error:
-            raise DdimxError(f"cannot write {self.folder}: {error.strerror or error}") from None
-        old = [Made(job, there[job.file]) for job in jobs if job.file in there]
-        return self._outcome(jobs, [*old, *results], len(there))
+            old = [Made(job, there[job.file]) for job in jobs if job.file in there]
+            return self._outcome(jobs, [*old, *results], len(there))
 
     def finish(self, outcome: Outcome, parts: Sequence[str], about: dict[str, Any]) -> None:
-        """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``."""
+        """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``.
+
+        The journal is brought into the jobs' order, so that a set does not show in which order its
+        shapes were made: by how many processes, and where they were stopped.
+
+        Raises:
+            DdimxError: they cannot be written.
+        """
         lines: dict[str, list[str]] = {part: [] for part in PARTS}
         for made, part in zip(outcome.made, parts, strict=True):
             lines[part].append(json.dumps(row(made), ensure_ascii=False) + "\n")
-        for part, text in lines.items():
-            write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
+        entries = [json.dumps(made.entry) + "\n" for made in outcome.made]
         counts = {part: len(text) for part, text in lines.items()}
-        write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+        with reporting(self.folder):
+            write_bytes(self._journal, "".join(entries).encode())
+            for part, text in lines.items():
+                write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
+            write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+
+    def _check_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is there and is no folder; give another name")
+
+    def _check_places(self, jobs: Sequence[Job]) -> None:
+        """Refuse to write, or to remove, anywhere else than in the folder.
+
+        Somebody else may have made it: with a journal that names other files, or with symbolic
+        links where this run would write.
+        """
+        if not self.folder.is_dir():
+            return
+        all_inside(self.folder, [job.file for job in jobs], self.folder)
+        all_inside(self.folder, self._entries(), self._journal)
+        inside(self.folder, self._journal.name, self.folder)  # it is appended to
 
     def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return the journal of an earlier run that this one continues, by file."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder} is there and is no folder; give another name")
+        self._check_folder()
         entries = self._entries()
         if self._record.is_file():
-            settings = _settings_in(self._record)
+            # What an earlier version did not record was as it is by default.
+            known = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+            settings = known | _settings_in(self._record)
             if settings != asdict(self.settings):
                 if not overwrite:
                     raise UsageError(_difference(self.folder, settings, asdict(self.settings)))
                 self._drop(set(entries))
                 self._journal.unlink(missing_ok=True)
                 entries = {}
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not only_ours(self.folder):
             raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
         self._sweep()
         for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
@@ -107,7 +151,8 @@ class ShapeSet:
     def _sweep(self) -> None:
         """Remove what a process that was stopped had in its hands."""
         for folder in (self.folder, *self.folder.glob("shapes/*")):
-            sweep(folder)
+            if not folder.is_symlink() or folder == self.folder:
+                sweep(folder)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
         """Read the journal; a last line that was cut off, and later lines of one file, count so."""
@@ -116,7 +161,7 @@ class ShapeSet:
             for line in self._journal.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, TypeError, KeyError):
                     entry = json.loads(line)
-                    entries[str(entry["file"])] = dict(entry)
+                    entries[relative(entry["file"], self._journal)] = dict(entry)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -128,10 +173,10 @@ class ShapeSet:
 
     def _drop(self, files: set[str]) -> None:
         """Remove shapes that an earlier run made and this one does not want."""
-        for file in files:
-            (self.folder / file).unlink(missing_ok=True)
+        for path in all_inside(self.folder, sorted(files), self._journal):
+            path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
-                (self.folder / file).parent.rmdir()
+                path.parent.rmdir()
 
     def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
         results: list[Made] = []
@@ -183,7 +228,7 @@ def row(made: Made) -> dict[str, Any]:
 
 def _settings_in(record: Path) -> Any:
     try:
-        return json.loads(record.read_text(encoding="utf-8"))["settings"]
+        return dict(json.loads(record.read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{record} is no record of a prepared set ({error})") from None
 

@@ -72,15 +72,16 @@ def job_of(found: Found) -> Job:
     """Return what makes a found shape."""
     try:
         status = found.path.stat()
-        stamp = f"{status.st_size}-{status.st_mtime_ns}"
+        stamp, size = f"{status.st_size}-{status.st_mtime_ns}", status.st_size
     except OSError:  # a link to nowhere: reading it will say so
-        stamp = ""
+        stamp, size = "", 0
     return Job(
         category=found.category,
         shape_id=found.shape_id,
         origin=str(found.path),
         stamp=stamp,
         read=partial(read_surface, found.path),
+        size=size,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import DdimxError, UsageError
 from ..files import DAMAGED_ZIP
+from ..untrusted.names import relative
 from .licences import Credit, credit_of, licence_name
 from .meshes import Surface, read_mesh
 
@@ -39,6 +40,7 @@ class Item:
         rotation: ``modelRotation``, nine numbers row by row; None where there is none.
         credit: whose work it is, and under which licence.
         checksum: the OBJ's CRC-32 and size, from the zip's directory.
+        model_size: bytes of the OBJ.
     """
 
     library: Path
@@ -51,6 +53,7 @@ class Item:
     rotation: tuple[float, ...] | None
     credit: Credit
     checksum: str = field(compare=False)
+    model_size: int = field(default=0, compare=False)
 
     @property
     def shape_id(self) -> str:
@@ -91,12 +94,14 @@ def read_library(path: Path) -> Library:
     """Return what a library holds.
 
     Raises:
-        DdimxError: no such library, or an item without a name or a model.
+        DdimxError: no such library, an item without a name or a model, or a member whose name leads
+            out of the library.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             catalogue = archive.read(CATALOGUE).decode("latin-1")
-            members = {info.filename: info for info in archive.infolist()}
+            listed = [info for info in archive.infolist() if not info.is_dir()]
+            members = {relative(info.filename, path): info for info in listed}
             pages = _pages(archive)
     except DAMAGED_ZIP as error:
         raise DdimxError(f"{path}: not a Sweet Home 3D furniture library ({error})") from None
@@ -174,7 +179,7 @@ def _item(
     licence: str,
     pages: dict[PurePosixPath, str],
 ) -> Item:
-    model = entry.get("model", "").lstrip("/")
+    model = entry.get("model", "").lstrip("/")  # Java's paths within a library begin with it
     if not entry.get("name") or not model:
         raise DdimxError(f"{path}: item {number} has no name or no model")
     key = entry.get("id", f"{path.stem}#{PurePosixPath(model).stem}")
@@ -194,6 +199,7 @@ def _item(
         size=_numbers(path, number, [entry.get(k, "0") for k in ("width", "depth", "height")]),
         rotation=_rotation(path, number, entry.get("modelRotation")),
         credit=credit_of(entry.get("creator", "unknown"), licence, page),
+        model_size=member.file_size,
         checksum=f"{member.CRC:08x}-{member.file_size}",
     )
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.encoded import UNREADABLE, eight_bits
+from ..data.encoded import eight_bits
 from ..data.folder import SUFFIXES
 from ..data.transform import to_network
 from ..errors import UsageError
+from ..untrusted.pictures import open_picture
 from ..weights.model import Model, process_is_image
 
 Bytes = npt.NDArray[np.uint8]
@@ -145,10 +146,10 @@ def _opened(path: Path) -> Image.Image:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.load()
             return eight_bits(image)
-    except UNREADABLE as error:
+    except ValueError as error:
         raise UsageError(f"{path}: not a readable image ({error})") from None
 
 

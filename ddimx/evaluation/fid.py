@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import __version__
 from ..config_file import load_config
-from ..data.encoded import UNREADABLE
 from ..data.folder import SUFFIXES
 from ..data.obtain import obtain
 from ..data.sources import Bytes, ImageSource, open_source
 from ..errors import DdimxError
 from ..progress import Progress
+from ..untrusted.pictures import open_picture
 from .features import Features
 from .frechet import Accumulator, Statistics, frechet_distance, npz_arrays, read_statistics
 
@@ -181,9 +180,9 @@ def _stacked(files: list[Path]) -> Bytes:
 
 def _decoded(path: Path) -> Bytes:
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except UNREADABLE as error:
+    except ValueError as error:
         raise DdimxError(f"{path}: cannot be decoded ({error})") from None
 
 

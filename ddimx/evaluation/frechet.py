@@ -93,15 +93,18 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return max(float(difference @ difference + traces - 2 * overlap), 0.0)
 
 
-def write_statistics(path: Path, statistics: Statistics) -> None:
-    """Write ``mu``, ``sigma`` (as pytorch-fid names them), ``count`` and ``about``, a JSON text."""
+def write_statistics(path: Path, statistics: Statistics, *, replace: bool = True) -> None:
+    """Write ``mu``, ``sigma`` (as pytorch-fid names them), ``count`` and ``about``, a JSON text.
+
+    ``replace`` is as in :func:`ddimx.files.whole_file`.
+    """
     arrays = {
         "mu": statistics.mean,
         "sigma": statistics.covariance,
         "count": np.array(statistics.count),
         "about": np.array(json.dumps(statistics.about, ensure_ascii=False)),
     }
-    with whole_file(path) as part, part.open("wb") as stream:
+    with whole_file(path, replace=replace) as part, part.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 

@@ -14,6 +14,7 @@ from ..progress import Progress
 from ..signals import Stop
 from ..splats.formats import Options
 from ..splats.from_octree import Look
+from ..untrusted.names import relative
 from .place import is_file_name, merged_item, named
 from .run import run
 from .settings import Settings, named_formats
@@ -130,7 +131,11 @@ def _in_memory(source: Any, out: Path | None, number: int) -> Item:
     if out is None:
         raise UsageError("an octree in memory has no place of its own: give out=")
     name = source.shape_id or f"{number:06d}"
-    if Path(name).name != name:
+    try:
+        plain = Path(relative(name, "shape_id")).name == name
+    except DdimxError as error:
+        raise UsageError(str(error)) from None
+    if not plain:
         raise UsageError(f"shape id {name!r} is no file name")
     return Item(source, out / name)
 

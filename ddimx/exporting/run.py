@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError
 from ..files import sweep
 from ..progress import Progress
+from ..runs import lock_folder
 from ..signals import Stop, leave_signals_to_parent
 from .job import Done, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
@@ -40,9 +42,29 @@ def run(
 
     Args:
         merged: write one file of all shapes, where this item says; its source is not read.
+
+    Raises:
+        UsageError: another process exports into one of the folders.
     """
+    names: dict[Path, list[str]] = {}
+    for item in items if merged is None else [merged]:
+        for path in settings.targets(item.base, item.exact).values():
+            names.setdefault(path.parent, []).append(path.name)
+    with ExitStack() as stack:
+        for folder, own in names.items():
+            stack.enter_context(lock_folder(folder, "export"))
+            sweep(folder, *own)
+        return _run(items, settings, stop, progress, merged)
+
+
+def _run(
+    items: Sequence[Item],
+    settings: Settings,
+    stop: Stop,
+    progress: Progress,
+    merged: Item | None,
+) -> dict[str, Any]:
     begun = time.monotonic()
-    _sweep([merged] if merged is not None else items, settings)
     progress.start("exporting", len(items))
     if merged is None:
         done = []
@@ -65,16 +87,6 @@ def run(
         "failed": failed,
         "seconds": time.monotonic() - begun,
     }
-
-
-def _sweep(items: Sequence[Item], settings: Settings) -> None:
-    """Remove what an export that was killed left beside these items' files."""
-    names: dict[Path, list[str]] = {}
-    for item in items:
-        for path in settings.targets(item.base, item.exact).values():
-            names.setdefault(path.parent, []).append(path.name)
-    for folder, own in names.items():
-        sweep(folder, *own)
 
 
 def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Done]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,16 +28,23 @@ _BUILT_IN: dict[str, Any] = {"unet": UNet, "octree": OctreeNet, "discrete": Octr
 _PROCESSES: dict[str, Any] = {"gaussian": GaussianProcess, "discrete": DiscreteProcess}
 
 
-def build(config: Config) -> tuple[nn.Module, Process]:
+def build(
+    config: Config, *, trust_code: bool = False, named_in: str | Path = "the configuration"
+) -> tuple[nn.Module, Process]:
     """Build the network of ``config.model.name`` (freshly initialised) and its process.
 
     A name is ours, an entry point of the group ``ddimx.models``, or ``package.module:Class``.
     The class needs ``from_config(config)``, and says in ``process`` (default "gaussian") which
     process it belongs to: a name of ours, or a class with ``from_config`` of its own.
 
+    Args:
+        trust_code, named_in: as for :func:`check_trusted`.
+
     Raises:
-        UsageError: an unknown name, a class that cannot be imported or lacks ``from_config``.
+        UsageError: an unknown name, a class that is not trusted, cannot be imported or lacks
+            ``from_config``.
     """
+    check_trusted(config, trust_code=trust_code, named_in=named_in)
     network = _network_class(config.model.name)
     process = getattr(network, "process", "gaussian")
     if isinstance(process, str):
@@ -42,19 +55,59 @@ def build(config: Config) -> tuple[nn.Module, Process]:
     return network.from_config(config), process.from_config(config)
 
 
+def check_trusted(config: Config, *, trust_code: bool, named_in: str | Path) -> None:
+    """Refuse a ``package.module:Class`` unless the user said that it may be imported.
+
+    Importing a module runs it, and a configuration may come from a file that somebody else made.
+    What a package registered when it was installed needs no such word.
+
+    Args:
+        trust_code: whether this very command, or call, says so.
+        named_in: the file that names the class, for the message.
+
+    Raises:
+        UsageError: with the class, the file and the option.
+    """
+    name = config.model.name
+    if ":" in name and not trust_code:
+        raise UsageError(
+            f"{named_in} names the network '{name}', and to import it is to run its module: if you "
+            "trust that code, give --trust-code (in Python: trust_code=True)"
+        )
+
+
 def _network_class(name: str) -> Any:
     if name in _BUILT_IN:
         return _BUILT_IN[name]
     if ":" in name:
         return _checked(name, _imported(name))
-    registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name in registered:
-        return _checked(name, registered[name].load())
+    with _installed_only():
+        registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+        if name in registered:
+            return _checked(name, registered[name].load())
     known = sorted({*_BUILT_IN, *registered})
     raise UsageError(
         f"unknown model.name '{name}'{nearest(name, known)} "
         f"Allowed: {', '.join(known)}, or package.module:Class."
     )
+
+
+@contextmanager
+def _installed_only() -> Iterator[None]:
+    """Hide the current folder from imports: what lies there registers itself by lying there.
+
+    ``python -m`` and an interactive Python put it before the standard library in ``sys.path``,
+    installations (also editable ones) put their folders behind.
+    """
+    here, before = os.path.realpath(os.curdir), sys.path[:]
+    library = sysconfig.get_path("stdlib")
+    first = before.index(library) if library in before else len(before)
+    hidden = [entry for entry in before[:first] if os.path.realpath(entry or os.curdir) != here]
+    sys.path[:] = [*hidden, *before[first:]]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _imported(name: str) -> Any:

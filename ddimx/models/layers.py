@@ -40,13 +40,15 @@ class Keyed(nn.Module):
         self.layer = layer
         self.key: tuple[Noise, Tensor, int] | None = None
 
-    def kept(self, numel: int) -> Tensor:
-        """Return which of ``numel`` elements of every example stay, bool [B, numel]."""
+    def kept(self, numel: int, device: torch.device) -> Tensor:
+        """Return which of ``numel`` elements of every example stay, bool [B, numel] on a device.
+
+        They are drawn there: masks that a CPU draws for a GPU made up most of a training step.
+        """
         assert self.key is not None
         noise, positions, step = self.key
-        words = noise.integers(
-            positions, ((numel + 1) // 2,), 2**32, row=step, stream=dropout_stream(self.layer)
-        )
+        shape, stream = ((numel + 1) // 2,), dropout_stream(self.layer)
+        words = noise.integers(positions, shape, 2**32, row=step, stream=stream, device=device)
         halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :numel]
         return halves >= round(self.rate * 65536)
 
@@ -60,8 +62,8 @@ class KeyedDropout(Keyed):
             return x
         if self.key is None:
             return F.dropout(x, self.rate)
-        keep = self.kept(x[0].numel()).to(x.dtype).view(x.shape)
-        return x * keep.to(x.device) / (1.0 - self.rate)
+        keep = self.kept(x[0].numel(), x.device).to(x.dtype).view(x.shape)
+        return x * keep / (1.0 - self.rate)
 
 
 class Downsample(nn.Module):

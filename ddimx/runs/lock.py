@@ -47,7 +47,10 @@ def lock_folder(folder: Path, key: str = "") -> Iterator[None]:
             raise DdimxError(f"cannot create {folder}: {error.strerror or error}") from None
         if fresh:
             stack.callback(_remove_if_empty, folder)
-        stack.enter_context(_held(folder / lock_name(key), folder))
+        try:
+            stack.enter_context(_held(folder / lock_name(key), folder))
+        except OSError as error:
+            raise DdimxError(f"cannot write to {folder}: {error.strerror or error}") from None
         yield
 
 
@@ -57,12 +60,9 @@ def lock_file(path: Path) -> Iterator[None]:
 
     Raises:
         UsageError: another process is writing it; nothing was touched.
-        DdimxError: the lock file cannot be made.
+        OSError: the lock file cannot be made, and so neither could the file.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DdimxError(f"cannot create {path.parent}: {error.strerror or error}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _held(path.parent / f".{path.name}.lock", path):
         yield
 
@@ -82,8 +82,6 @@ def _held(name: Path, what: Path) -> Iterator[None]:
         except NotImplementedError:  # a file system without locks, which filelock says so
             yield
             return
-        except OSError as error:
-            raise DdimxError(f"cannot write to {name.parent}: {error.strerror or error}") from None
     try:
         yield
     finally:

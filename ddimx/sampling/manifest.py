@@ -19,6 +19,7 @@ from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
 from ..plan import Plan
 from ..runs.record import NAME, Record, read_record
+from ..untrusted.names import all_inside
 from ..weights.model import Model
 from .settings import Settings
 
@@ -165,11 +166,19 @@ def read(folder: Path) -> Record | None:
     """Return a folder's manifest, or None if it has none.
 
     Raises:
-        DdimxError: a manifest that cannot be read, or of another kind.
+        DdimxError: a manifest that cannot be read, is of another kind, or names files outside the
+            folder.
     """
-    record = read_record(folder, "sampling run", SCHEMA)
-    if record is not None and not isinstance(record.get("count"), int):
-        raise DdimxError(f"{folder / NAME}: not a manifest of a sampling run")
+    record, path = read_record(folder, "sampling run", SCHEMA), folder / NAME
+    if record is None:
+        return None
+    if not isinstance(record.get("count"), int):
+        raise DdimxError(f"{path}: not a manifest of a sampling run")
+    for key in ("files", "exported"):
+        names = record.get(key, [])
+        if not isinstance(names, list):
+            raise DdimxError(f"{path}: '{key}' is no list of names")
+        all_inside(folder, names, path)
     return record
 
 

@@ -58,7 +58,7 @@ def bytes_per_sample(model: Model, guidance: float) -> int:
     here hold their skip connections by name, so that the peak is right to a few percent.
     """
     with torch.device("meta"):
-        network, process = build(model.config)
+        network, process = build(model.config, trust_code=True)  # it was, or there were no model
         network.to(model.precision.dtype).eval()
         x = torch.empty(1, *process.shape, dtype=model.precision.dtype)
         arguments = [x, torch.zeros(1)]

@@ -22,6 +22,7 @@ from ..runs.record import NAME, Record
 from ..runs.run import Asked, Filling, Stopped, begin
 from ..signals import Stop
 from ..solvers.executor import Step
+from ..untrusted.names import all_inside
 from ..weights.model import Model
 from ..weights.source import SUFFIX
 from . import manifest
@@ -89,7 +90,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     )
     with begin(asked) as (folder, before):
         sink = _sink(request, folder)
-        record = _record(request, identity, before)
+        record = _record(request, folder, identity, before)
         filling = Filling(folder, before, record, sink, settings.indices, request.one_file)
         given = task.given if start is None else Given(start=start)
         draw = _drawer(request, folder, sink, given, stop, progress)
@@ -146,7 +147,9 @@ class _Start:
         return torch.from_numpy(np.array(self._states[chosen], dtype=np.float32))
 
 
-def _record(request: SampleRequest, identity: Record, before: Record | None) -> Record:
+def _record(
+    request: SampleRequest, folder: Path, identity: Record, before: Record | None
+) -> Record:
     """Return the manifest as far as it is known before the first sample."""
     settings, task = request.settings, request.task
     record = {
@@ -168,6 +171,7 @@ def _record(request: SampleRequest, identity: Record, before: Record | None) -> 
         record["files"] = task.files(settings.indices)
     elif task.names is not None:
         record["files"] = [*map(task.names, settings.indices)]
+    all_inside(folder, record.get("files", []), folder)  # also no link in their places
     return record
 
 
@@ -227,20 +231,24 @@ def _sink(request: SampleRequest, folder: Path) -> Sink:
 
 
 def clear(folder: Path, before: dict[str, Any] | None) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    remove_parts(folder)
+    """Remove what an earlier run wrote, and nothing else.
+
+    Raises:
+        DdimxError: the manifest names a file outside the folder; then nothing is removed.
+    """
     if before is None:
+        remove_parts(folder)
         return
     names = [*before.get("files", []), *before.get("exported", []), "grid.png"]
     indices = range(
         before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
     )
     names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
-    for name in {Path(n) for n in names}:
-        if name.is_absolute() or ".." in name.parts:
-            continue
-        (folder / name).unlink(missing_ok=True)
-        if name.parent != Path():
+    paths = all_inside(folder, names, folder / NAME)
+    remove_parts(folder)
+    for path in set(paths):
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
             with suppress(OSError):  # not empty yet, or not ours alone
-                (folder / name.parent).rmdir()
+                path.parent.rmdir()
     (folder / NAME).unlink(missing_ok=True)  # last: until then it says what is still to be removed

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..files import append_line
 from ..progress import Progress
+from ..untrusted.names import inside
 from .state import TrainState
 
 
@@ -51,9 +52,13 @@ class FolderReporter:
     RECENT = 100  # steps whose mean the screen shows
 
     def __init__(self, folder: Path, progress: Progress, batch_size: int) -> None:
-        """Report on the run in ``folder``; TensorBoard is used if it is installed."""
+        """Report on the run in ``folder``; TensorBoard is used if it is installed.
+
+        Raises:
+            DdimxError: the log, which is appended to, is a symbolic link to another place.
+        """
         self._folder, self._progress, self._batch_size = folder, progress, batch_size
-        self._log = folder / "log.jsonl"
+        self._log = inside(folder, "log.jsonl", folder)
         self._writer: Any = None
         self._recent: deque[float] = deque(maxlen=self.RECENT)
         self._since = (time.perf_counter(), 0, 0.0)

@@ -17,7 +17,7 @@ from ..data.open import open_examples
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
-from ..models.factory import build
+from ..models.factory import build, check_trusted
 from ..noise import Noise
 from ..progress import Progress
 from ..runs import fresh_run, last_run, lock_folder
@@ -38,7 +38,8 @@ class TrainRequest:
     """What the command line asks for; ``resume`` and ``init`` exclude each other.
 
     ``init`` names weights as :class:`ddimx.weights.source.Source` does, ``init_weights`` which of
-    them.
+    them. ``config_file`` says where ``config`` is from, for messages; ``trust_code`` allows its
+    ``model.name`` to be imported as ``package.module:Class``.
     """
 
     label: str
@@ -51,6 +52,8 @@ class TrainRequest:
     init: str | None = None
     init_weights: Which | None = None
     offline: bool = False
+    trust_code: bool = False
+    config_file: str = "the configuration"
     command: str = ""
 
 
@@ -82,20 +85,30 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
+    config, named_in = _config(request, checkpoint)
+    check_trusted(config, trust_code=request.trust_code, named_in=named_in)
     folder = _folder(request, checkpoint)
     with lock_folder(folder):
-        return _train(request, checkpoint, folder, stop, progress)
+        return _train(
+            request,
+            config,
+            named_in,
+            _newest(request, config, folder, checkpoint),
+            folder,
+            stop,
+            progress,
+        )
 
 
 def _train(
     request: TrainRequest,
+    config: Config,
+    named_in: str,
     checkpoint: Path | None,
     folder: Path,
     stop: Stop,
     progress: Progress,
 ) -> TrainResult:
-    config = _config(request, checkpoint)
-    checkpoint = _newest(request, config, folder, checkpoint)
     obtain(config.data, offline=request.offline, progress=progress)
     source = open_examples(config)
     held_out = open_examples(config, held_out=True)
@@ -103,7 +116,7 @@ def _train(
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
-    network, process = build(config)
+    network, process = build(config, trust_code=request.trust_code, named_in=named_in)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if request.init is not None and checkpoint is None:
         source_of = Source(request.init, request.init_weights, offline=request.offline)
@@ -129,12 +142,16 @@ def _train(
     return TrainResult(folder, state.step, finished)
 
 
-def _config(request: TrainRequest, checkpoint: Path | None) -> Config:
-    if checkpoint is None:
-        if request.config is None:
-            raise UsageError("name a configuration with --config")
-        return override(request.config, request.overrides)
-    return override(read_header(checkpoint).config, request.overrides)
+def _config(request: TrainRequest, checkpoint: Path | None) -> tuple[Config, str]:
+    """Return the run's configuration, and what names its network."""
+    if checkpoint is not None:
+        config, named_in = read_header(checkpoint).config, str(checkpoint)
+    elif request.config is not None:
+        config, named_in = request.config, request.config_file
+    else:
+        raise UsageError("name a configuration with --config")
+    changed = override(config, request.overrides)
+    return changed, named_in if changed.model.name == config.model.name else "--set"
 
 
 def _checkpoint(resume: str) -> Path | None:
@@ -167,7 +184,14 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DdimxError(f"{folder / RECORD}: not readable ({error}); begin anew") from None
     config = load_config(str(folder / CONFIG))
-    return replace(request, resume=None, config=config, out=request.out or folder, **given)
+    return replace(
+        request,
+        resume=None,
+        config=config,
+        config_file=str(folder / CONFIG),
+        out=request.out or folder,
+        **given,
+    )
 
 
 def _begin(folder: Path, request: TrainRequest, config: Config, *, fresh: bool) -> None:

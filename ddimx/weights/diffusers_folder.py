@@ -28,6 +28,7 @@ from .diffusers_settings import read_unet, write_unet
 from .found import Found, Taken, Which, choose
 from .native import read_tensors, write_safetensors
 from .pickled import load_tensors
+from .pipeline_code import INDEX, refuse_code
 
 FORM = "diffusers folder"
 OURS = "ddimx.json"
@@ -47,13 +48,26 @@ def draws_from_text(path: Path) -> bool:
     """Return whether a pipeline's folder has a text encoder.
 
     Raises:
+        UsageError: the pipeline brings code of its own.
         DdimxError: a damaged ``model_index.json``.
     """
-    if not (path / "model_index.json").is_file():
+    if not (path / INDEX).is_file():
         return False
-    index = _json(path / "model_index.json")
+    index = read_index(path)
     encoders = [value for name, value in index.items() if name.startswith("text_encoder")]
     return any(isinstance(value, list) and value and value[0] for value in encoders)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return a pipeline's ``model_index.json``.
+
+    Raises:
+        UsageError: the pipeline brings code of its own.
+        DdimxError: a damaged file.
+    """
+    index = _json(path / INDEX)
+    refuse_code(path, index)
+    return index
 
 
 def read_folder(path: Path, which: Which | None = None) -> Found:
@@ -62,7 +76,7 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
     Raises:
         DdimxError: a file that is missing or damaged, or settings that cannot be represented.
         UsageError: a wish for one set of weights where the folder does not say which it holds, or
-            a pipeline that draws from a text.
+            a pipeline that draws from a text or brings code of its own.
     """
     architecture, other = _unet_settings(path)
     config, info, taken = _read_ours(path)
@@ -82,6 +96,7 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
         taken=taken,
         sets=sets,
         config=config,
+        config_file=None if config is None else path / OURS,
         architecture=architecture,
         stated={**stated, "model": model, "data": data},
         defaults={} if config is not None else defaults,

@@ -33,6 +33,7 @@ class Found:
         defaults: as ``stated``, for the sampling section: wishes, not facts about the weights.
         info: how the model was made, as far as the file says.
         notes: remarks that a person should see.
+        config_file: the file that carries ``config``, where it is another than ``file``.
     """
 
     form: str
@@ -46,6 +47,7 @@ class Found:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    config_file: Path | None = None
 
 
 def choose(path: Path, sets: tuple[Taken, ...], which: Which | None) -> Taken:

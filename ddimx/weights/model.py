@@ -61,6 +61,7 @@ def load_model(
     weights: Which | None = None,
     config: str | Path | None = None,
     offline: bool = False,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model for sampling.
@@ -74,10 +75,14 @@ def load_model(
         weights: where there are two sets, the averaged ("ema", the default) or the last ("raw").
         config: a configuration's name or file, for weights that come without one.
         offline: refuse to download.
+        trust_code: import the network's class where a file names it as ``package.module:Class``;
+            to import is to run that module. Without it such a file is refused. Classes that an
+            installed package registers need no trust.
         progress: where to show a download; by default on stderr.
 
     Raises:
-        UsageError: an unknown model, device or dtype, or a configuration that does not fit.
+        UsageError: an unknown model, device or dtype, a configuration that does not fit, or a class
+            that is not trusted.
         DdimxError: a file that is damaged or cannot be represented, a download that failed.
     """
     given = None if config is None else load_config(config)
@@ -86,7 +91,8 @@ def load_model(
     precision = choose_precision(dtype, where)
     if dtype == "fp32":
         forbid_tf32()
-    network, process = build(whole)
+    named_in = config if config is not None else found.config_file or found.file
+    network, process = build(whole, trust_code=trust_code, named_in=named_in)
     if (
         dtype == "auto"
         and isinstance(process, DiscreteProcess)

@@ -16,6 +16,7 @@ from ..device import DTYPES
 from ..errors import DdimxError, UsageError
 from ..files import OtherContents, sha256_file, sweep, write_bytes
 from ..progress import Progress
+from ..runs import lock_file
 from .diffusers_folder import other_files, write_folder
 from .diffusers_scheduler import write_scheduler
 from .diffusers_settings import write_unet
@@ -67,14 +68,15 @@ def publish(
     stored = _cast(found.tensors, dtype, source.name)
     info = {**_history(found, config), **_parsed(notes), "dtype": dtype}
     try:
-        sweep(target.parent, target.name, target.with_suffix(".yml").name)
-        if form == "native":
-            header = Header("model", config, {**info, "weights": found.taken})
-            save(target, stored, header, replace=overwrite)
-        elif form == "diffusers":
-            write_folder(target, stored, config, info, found.taken, replace=overwrite)
-        else:
-            _write_ddim(target, stored, found, source, config, dtype, overwrite)
+        with lock_file(target):
+            sweep(target.parent, target.name, target.with_suffix(".yml").name)
+            if form == "native":
+                header = Header("model", config, {**info, "weights": found.taken})
+                save(target, stored, header, replace=overwrite)
+            elif form == "diffusers":
+                write_folder(target, stored, config, info, found.taken, replace=overwrite)
+            else:
+                _write_ddim(target, stored, found, source, config, dtype, overwrite)
     except OtherContents:
         raise _exists(target) from None
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from ..config_file import load_config
 from ..errors import DdimxError, UsageError, nearest
 from ..progress import Progress
 from .configure import configure
-from .diffusers_folder import is_diffusers_folder, read_folder
+from .diffusers_folder import is_diffusers_folder, read_folder, weights_of
 from .found import Found, Which
 from .hub import from_hub, is_hub_id
 from .native import is_native, read_native, read_tensors
@@ -84,6 +84,20 @@ def find_weights(source: Source, progress: Progress | None = None) -> Found:
         taken = source.which or "ema"
         return replace(read_any(path, None), taken=taken, sets=(taken,))
     return read_any(_locate(source, progress or Progress()), source.which)
+
+
+def tensors_file(source: Source, progress: Progress | None = None) -> Path:
+    """Return the file that holds a model's tensors, of which nothing is read.
+
+    Raises:
+        UsageError: an unknown name.
+        DdimxError: a download that failed, or a folder without such a file.
+    """
+    path = _locate(source, progress or Progress())
+    file = weights_of(path) if path.is_dir() else path
+    if file is None:
+        raise DdimxError(f"{path}: no file of weights in this folder")
+    return file
 
 
 def find_model(name: str | Path) -> Path:

@@ -39,8 +39,10 @@ def check(
         raise ValueError(f"transition '{options.transition}' is none of {names}")
     if not (options.route or options.want_x0):
         raise ValueError("without routing and without x0 nothing is asked for")
+    # Named one by one: torch.compile of PyTorch 2.11 cannot trace vars().
+    state = {"ids": tokens.ids, "keys": tokens.keys, "samples": tokens.samples}
     others = {"table": table, "row": row, "seed": seed, "uncond": uncond, "guidance": guidance}
-    for name, value in {**others, **vars(tokens)}.items():
+    for name, value in {**state, **others}.items():
         if value is not None and value.device != logits.device:
             raise ValueError(f"{name} is on {value.device}, the logits on {logits.device}")
 

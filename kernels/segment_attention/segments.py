@@ -50,8 +50,8 @@ class Segments:
         self.n_queries, self.n_own, self.n_context = (int(n) for n in ends)
         self.groups, self.masks = grouped(self.rows.tolist())
         self._tables: dict[torch.device, Tables] = {}
-        if device is not None:
-            self.tables(torch.device(device))
+        if device is not None:  # with its number, as tensors that are there have it
+            self.tables(torch.empty(0, device=device).device)
 
     def tables(self, device: torch.device) -> Tables:
         """Return the kernels' tables on a device, made once for each."""

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 
 from ddimx.data.meshes import Surface
+from ddimx.errors import DdimxError
 
 BOX = np.array([[x, y, z] for x in (0, 4) for y in (0, 1) for z in (0, 2)], dtype=np.float64)
 QUADS = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
@@ -17,6 +18,25 @@ FACES = np.array([t for a, b, c, d in QUADS for t in ((a, b, c), (a, c, d))])
 def box(scale=1.0):
     """The box as a surface, stretched upwards."""
     return Surface(BOX * [1, scale, 1], FACES)
+
+
+def hidden():
+    """A box within a box."""
+    inner = (BOX - BOX.mean(0)) * 0.5 + BOX.mean(0)
+    return Surface(np.concatenate([BOX, inner]), np.concatenate([FACES, FACES + 8]))
+
+
+def broken():
+    raise DdimxError("b.obj: not a readable OBJ file")
+
+
+def large():
+    raise MemoryError
+
+
+def slow():
+    while True:
+        pass
 
 
 def obj(vertices=BOX, faces=FACES, head=""):

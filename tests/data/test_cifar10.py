@@ -1,5 +1,7 @@
 """CIFAR-10 as published: what is read, and what a pickle may not do."""
 
+import gzip
+import io
 import pickle
 import tarfile
 
@@ -144,3 +146,65 @@ def test_paths_in_an_archive_are_not_followed(tmp_path):
     path.write_bytes((tmp_path / "evil.tar").read_bytes())
     with pytest.raises(DdimxError, match="lacks test_batch"):
         Cifar10Source(tmp_path, held_out=True)
+
+
+def gzip_bomb(size, name="test_batch"):
+    """A tar in gzip in which one file has this many zeros."""
+    head = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+    head.size = size
+    stream = io.BytesIO()
+    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1) as out:
+        out.write(head.tobuf())
+        for _ in range(size >> 20):
+            out.write(bytes(1 << 20))
+    return stream.getvalue()
+
+
+def sparse(size):
+    """A tar whose test batch is a hole of this many bytes."""
+    head = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+    head.type = tarfile.GNUTYPE_SPARSE
+    data = bytearray(head.tobuf(tarfile.GNU_FORMAT))
+    data[386:398], data[398:410] = b"%011o\0" % (size - 1), b"%011o\0" % 0
+    data[483:495] = b"%011o\0" % size
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data) + bytes(1024)
+
+
+BOMBS = {
+    "a large member": (gzip_bomb(70 << 20), "test_batch is longer than 64M"),
+    "a sparse member": (sparse(1 << 32), "test_batch is longer than 64M"),
+    "a long archive": (gzip_bomb(300 << 20, "readme.html"), "unpacks to"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused(tmp_path, name):
+    data, reason = BOMBS[name]
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(data)
+    with pytest.raises(DdimxError, match=rf"cannot be read \(.*({reason})"):
+        Cifar10Source(tmp_path, held_out=True)
+
+
+NESTED = b"](" + b"K\x01" * 9 + b"e"  # a list, and lists that hold the one before nine times
+for level in range(9):
+    NESTED = NESTED + b"q" + bytes([level]) + b"](" + (b"h" + bytes([level])) * 9 + b"e"
+
+PICKLES = {
+    "a memo of gigabytes": (b"\x80\x02}r\xff\xff\xff\x0f.", "memo has a gap"),
+    "a string that is not there": (b"\x80\x02T\xff\xff\xff\x7fabc.", "2147483647 bytes"),
+    "lists of lists": (
+        GOOD.replace(b"](K\x00e", b"](" + NESTED + b"e"),
+        "not a list of whole numbers",
+    ),
+    "very deep": (b"\x80\x02" + b"]" * 50000 + b"a" * 49999 + b".", "not a CIFAR-10 batch"),
+    "a number of 5,000 digits": (b"I" + b"9" * 5000 + b"\n.", "not a CIFAR-10 batch"),
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickle_that_would_fill_the_memory_is_refused(tmp_path, name):
+    data, reason = PICKLES[name]
+    with pytest.raises(DdimxError, match=reason):
+        batch_of(tmp_path / "set", data)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddimx.data.encoded import scaled_centre
 from ddimx.data.ffhq import FfhqSource, part_of
+from ddimx.data.lmdb_pages import check_lmdb
 from ddimx.data.lsun import LsunSource
 from ddimx.errors import DdimxError, UsageError
 from tests.data.official import encoded, ffhq, lmdb_of, lsun, smooth
@@ -149,3 +150,80 @@ def test_no_ffhq(tmp_path):
     lmdb_of(tmp_path / "other", {b"key": b"value"})
     with pytest.raises(DdimxError, match="no entry 'length'"):
         faces(tmp_path / "other")
+
+
+# --- LMDBs that are cut or damaged ----------------------------------------------------------------
+# liblmdb would map more than there is, or follow what a page says: the process ends by a signal.
+
+
+def changed(path, change):
+    """Write a damaged copy of an LMDB's file and return its folder."""
+    data = bytearray((path / "data.mdb").read_bytes())
+    result = change(data)
+    (path / "data.mdb").write_bytes(data if result is None else result)
+    return path
+
+
+def page_of(data, flags):
+    """Return where the last page of a kind begins: 1 branches, 2 entries."""
+    starts = range(2 * 4096, len(data), 4096)
+    return [s for s in starts if int.from_bytes(data[s + 10 : s + 12], "little") == flags][-1]
+
+
+def put(data, place, value, length):
+    data[place : place + length] = value.to_bytes(length, "little")
+
+
+def first_node(data, page):
+    return page + int.from_bytes(data[page + 16 : page + 18], "little")
+
+
+LEAF, BRANCH = 2, 1
+DAMAGED = {
+    "cut": (lambda d: d[:-4096], "it was cut"),
+    "two pages": (lambda d: d[:8192], "it was cut"),
+    "less than two pages": (lambda d: d[:5000], "is shorter|not an LMDB's"),
+    "empty": (lambda d: b"", "shorter than two pages"),
+    "page size 0": (lambda d: [put(d, p + 24, 0, 4) for p in (16, 4112)] and d, "first page"),
+    "fixed address": (lambda d: [put(d, p + 8, 1, 8) for p in (16, 4112)] and d, "fixed address"),
+    "duplicates": (lambda d: [put(d, p + 76, 4, 2) for p in (16, 4112)] and d, "another kind"),
+    "depth": (lambda d: [put(d, p + 78, 60000, 2) for p in (16, 4112)] and d, "60000 levels"),
+    "root": (lambda d: [put(d, p + 112, 2**40, 8) for p in (16, 4112)] and d, "not in the file"),
+    "entries": (lambda d: [put(d, p + 104, 10**15, 8) for p in (16, 4112)] and d, "says 10{15}"),
+    "a loop": (
+        lambda d: put(d, first_node(d, page_of(d, BRANCH)), page_of(d, BRANCH) // 4096, 4),
+        "in the tree twice",
+    ),
+    "offsets": (lambda d: put(d, page_of(d, LEAF) + 16, 65534, 2), "is damaged"),
+    "long value": (
+        lambda d: put(d, first_node(d, page_of(d, LEAF)), 2**31, 4),
+        "is damaged|not in the file",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_lmdb_is_refused_before_it_is_mapped(tmp_path, name):
+    entries = {b"%040x" % i: bytes(i % 300 * 20) for i in range(300)}
+    path = tmp_path / "cat"
+    lmdb_of(path, entries)
+    with (path / "data.mdb").open("rb") as stream:
+        assert check_lmdb(stream) == 300
+    change, reason = DAMAGED[name]
+    changed(path, change)
+    with pytest.raises(DdimxError, match=rf"cat: not a readable LMDB \(.*({reason})"):
+        bedroom(tmp_path, category="cat")
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 3000])
+def test_the_entries_of_a_whole_lmdb_are_counted(tmp_path, count):
+    lmdb_of(tmp_path, {b"%040x" % i: b"v" * (i % 50) for i in range(count)})
+    with (tmp_path / "data.mdb").open("rb") as stream:
+        assert check_lmdb(stream) == count
+
+
+@pytest.mark.parametrize("length", [b"12", b"9" * 5000])
+def test_an_ffhq_that_says_more_images_than_it_holds(tmp_path, length):
+    lmdb_of(tmp_path / "ffhq", {b"length": length, b"16-00000": b""})
+    with pytest.raises(DdimxError, match="says more images than its 2 entries"):
+        faces(tmp_path / "ffhq")

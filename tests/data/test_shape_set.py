@@ -16,22 +16,8 @@ from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.file import read_shape
 from ddimx.progress import Progress
 from ddimx.signals import Interrupted
-from tests.data.meshes import BOX, FACES, box
+from tests.data.meshes import BOX, FACES, box, broken, hidden, large, slow
 from tests.sampling import state_of
-
-
-def hidden():
-    """A box within a box."""
-    inner = (BOX - BOX.mean(0)) * 0.5 + BOX.mean(0)
-    return Surface(np.concatenate([BOX, inner]), np.concatenate([FACES, FACES + 8]))
-
-
-def broken():
-    raise DdimxError("b.obj: not a readable OBJ file")
-
-
-def interrupted():
-    raise Interrupted
 
 
 def jobs(count=3, **others):
@@ -77,7 +63,7 @@ def test_the_layout(tmp_path):
 
 
 def test_several_processes_make_the_same_files(tmp_path):
-    count = shape_jobs.FEW + 1
+    count = 9
     prepare(tmp_path / "one", jobs(count))
     prepare(tmp_path / "two", jobs(count), workers=2)
     for name in ["train.jsonl", *(f"shapes/box/b{i}.npz" for i in range(count))]:
@@ -167,16 +153,23 @@ def test_two_shapes_of_one_name_are_refused_before_anything_is_written(tmp_path)
     assert not (tmp_path / "set").exists()
 
 
-def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path):
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "set"
-    with pytest.raises(Interrupted):
-        prepare(folder, jobs(2, stop=interrupted))
+
+    def interrupted(work, settings, folder, workers):
+        yield from shape_jobs.make_all(work[:2], settings, folder, workers)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_set, "make_all", interrupted)
+        with pytest.raises(Interrupted):
+            prepare(folder, jobs(3))
     assert sorted(p.name for p in folder.iterdir()) == ["journal.jsonl", "prepare.json", "shapes"]
     for i in range(2):
         read_shape(folder / f"shapes/box/b{i}.npz")
     with (folder / "journal.jsonl").open("a") as journal:
         journal.write('{"file": "shapes/box/b1.npz", "st')  # cut off by a power failure
-    (folder / "shapes/box/.b9.npz.part").write_bytes(b"half")
+    (folder / "shapes/box/.b9.npz.abcd1234.part").write_bytes(b"half")
     assert prepare(folder, jobs(3)).found == 2
     assert prepare(folder, jobs(3)).found == 3
     assert len(list((folder / "shapes/box").iterdir())) == 3
@@ -193,20 +186,23 @@ def test_hidden_cells_are_left_out_on_request(tmp_path):
     assert set(leaves[1].tolist()) < set(leaves[0].tolist())
 
 
-def test_a_mesh_too_large_for_memory_is_one_bad_mesh(tmp_path):
-    def large():
-        raise MemoryError
-
-    prepare(tmp_path / "set", jobs(1, large=large))
-    (reason,) = json.loads((tmp_path / "set" / "failures.json").read_text())
-    assert reason["reason"] == "large.obj: too large for memory at depth 3"
+def test_a_mesh_too_large_for_memory_or_patience_is_one_bad_mesh(tmp_path, monkeypatch):
+    monkeypatch.setattr(shape_jobs, "SECONDS", 0.5)
+    prepare(tmp_path / "set", jobs(1, large=large, slow=slow))
+    reasons = json.loads((tmp_path / "set" / "failures.json").read_text())
+    assert [one["reason"] for one in reasons] == [
+        "large.obj: needs more than 0.3 GB of memory at depth 3; --limit-memory allows it more",
+        "slow.obj: takes more than 1 seconds of computing at depth 3; --limit-memory allows it "
+        "more",
+    ]
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
+        yield
 
-    monkeypatch.setattr(shape_jobs, "write_shape", full)
+    monkeypatch.setattr(shape_set, "make_all", full)
     with pytest.raises(DdimxError, match=r"cannot write .*set: No space left on device"):
         prepare(tmp_path / "set", jobs())
 
@@ -215,3 +211,83 @@ def test_manifest_rows_are_what_the_journal_says():
     made = shape_jobs.Made(jobs(1)[0], {"nodes": 3, "leaves": 8, "stamp": "0", "bytes": 9})
     assert shape_set.row(made)["leaves"] == 8
     assert "stamp" not in shape_set.row(made)
+
+
+def test_the_journal_does_not_show_how_a_set_was_made(tmp_path, monkeypatch):
+    """Undisturbed, stopped after two shapes with another order of jobs, or in several processes."""
+    count = 10
+    prepare(tmp_path / "whole", jobs(count))
+
+    def interrupted(work, settings, folder, workers):
+        yield from shape_jobs.make_all(work[:1:-1], settings, folder, workers)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_set, "make_all", interrupted)
+        with pytest.raises(Interrupted):
+            prepare(tmp_path / "stopped", jobs(4))
+    assert len((tmp_path / "stopped" / "journal.jsonl").read_text().splitlines()) == 2
+    prepare(tmp_path / "stopped", jobs(count))
+    prepare(tmp_path / "parallel", jobs(count), workers=2)
+    journal = (tmp_path / "whole" / "journal.jsonl").read_text()
+    files = [json.loads(line)["file"] for line in journal.splitlines()]
+    assert files == [f"shapes/box/b{i}.npz" for i in range(count)]
+    for name in ("stopped", "parallel"):
+        assert (tmp_path / name / "journal.jsonl").read_text() == journal
+
+
+def test_a_folder_that_was_only_begun_is_taken(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / ".prepare.json.abcd1234.part").write_text("{")
+    (folder / ".ddimx.lock").write_text("")
+    prepare(folder, jobs(1))
+    assert sorted(p.name for p in folder.iterdir() if p.name != ".ddimx.lock") == [
+        "journal.jsonl",
+        "prepare.json",
+        "shapes",
+        "test.jsonl",
+        "train.jsonl",
+        "val.jsonl",
+    ]
+
+
+def test_a_setting_that_an_older_set_lacks_is_the_default(tmp_path):
+    folder = tmp_path / "set"
+    prepare(folder, jobs(1))
+    record = json.loads((folder / "prepare.json").read_text())
+    del record["settings"]["visible"]
+    (folder / "prepare.json").write_text(json.dumps(record))
+    assert prepare(folder, jobs(1)).found == 1
+    with pytest.raises(UsageError, match="visible False instead of True"):
+        prepare(folder, jobs(1), visible=True)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    shapes = ShapeSet(tmp_path / "set", Settings("here", 3))
+    with (
+        shapes.alone(),
+        pytest.raises(UsageError, match="another process is writing"),
+        ShapeSet(tmp_path / "set", Settings("here", 3)).alone(),
+    ):
+        pass
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "prepare.json", "journal.jsonl"])
+def test_a_disk_that_fills_up_at_the_end_leaves_what_goes_on(tmp_path, monkeypatch, name):
+    folder, real = tmp_path / "set", shape_set.write_bytes
+
+    def full(path, data):
+        if path.name == name:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_set, "write_bytes", full)
+        patch.setattr(shape_set, "write_json", lambda path, _: full(path, b"{}"))
+        with pytest.raises(DdimxError, match="No space left on device; what was written is valid"):
+            prepare(folder, jobs(2))
+    (folder / "prepare.json").unlink(missing_ok=True)
+    shape_set.write_json(folder / "prepare.json", {"settings": vars(Settings("here", 3))})
+    assert prepare(folder, jobs(2)).found in (0, 2)

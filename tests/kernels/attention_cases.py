@@ -2,8 +2,19 @@
 
 The budget of every kernel test is relative: against float64 a kernel may err twice as much as eager
 PyTorch does in the same precision (another order of the same sums), and by one rounding of the
-largest result more (the store). To the gradients' budgets comes a floor, what the kernels' own
-formula may lose where eager PyTorch loses nothing. Nothing in it was tuned.
+largest result more (the store). To this comes a floor, what float32 may lose where eager PyTorch
+loses nothing, by its formula or by luck. Nothing in it was tuned.
+
+The floor's errors are propagated as variances, counted in those of one rounding of a number of size
+1: uniform within u, half of float32's epsilon, so u^2 / 3. A rounding of x counts x^2, and so on:
+
+- A sum of n products rounds each of them, and n partial sums, whose squares are in the mean over
+  all orders at most half of (the sum of the products' squares + the square of the sum).
+- The exponent of a weight P loses the sum over D in scale q k^T and two roundings of it, two of the
+  difference from lse (one is the product with log2(e)), and exp2 may be off by 4 u.
+- lse loses, for its whole row, a mean of the scores' losses and three roundings.
+
+Six standard deviations are allowed: once in 5e8 elements, were the errors normal.
 """
 
 import numpy as np
@@ -51,49 +62,64 @@ def within_budget(ours, eager, expected, extra=0.0):
     )
 
 
-def errors_of_gradients(grad, q, k, v, scale, unseen=None):
-    """How far float32 may move the gradients of q, k and v though eager PyTorch errs not at all.
+ALLOWED = 6 * torch.finfo(torch.float32).eps / 2 / 3**0.5  # six deviations of a rounding of 1
 
-    ``grad``, ``q`` [B, N, D], ``k``, ``v`` [B, M, D]; ``unseen`` [B or 1, N, M] is true where a
-    query does not look. Returns a bound for each element, in the gradients' shapes, in float64.
+
+def _of_sums(squares, total, n):
+    """The variance of a sum of ``n`` products from the sum of their squares and their sum."""
+    return (n / 2 + 1) * squares + n / 2 * total.square()
+
+
+def _weights(q, k, scale, unseen):
+    """Return P, lse [B, N, 1] and the variances of what P's exponents and lse lose."""
+    scores = torch.where(unseen, float("-inf"), scale * (q @ k.mT))  # [B, N, M]
+    lse = scores.logsumexp(dim=2, keepdim=True)
+    weights, scores = (scores - lse).exp(), torch.where(unseen, 0.0, scores)
+    squares = scale**2 * (q.square() @ k.mT.square())
+    in_scores = _of_sums(squares, scores, q.shape[2]) + 2 * scores.square()
+    in_lse = (weights * in_scores).sum(dim=2, keepdim=True) + 3 * lse.square()
+    return weights, in_scores + 2 * (scores - lse).square() + 16, in_lse
+
+
+SEEN = torch.zeros(1, dtype=torch.bool)
+
+
+def errors_of_output(q, k, v, scale, unseen=SEEN):
+    """How far float32 may move the output though eager PyTorch errs not at all, [B, N, D] float64.
+
+    ``q`` [B, N, D], ``k``, ``v`` [B, M, D]; ``unseen`` [B or 1, N, M] is true where a query does
+    not look. The output is sum P' v / sum P', with P' the weights before the division: a weight
+    that is off moves it towards v; both sums are rounded, the quotient and its store.
+    """
+    q, k, v = (t.detach().cpu().double() for t in (q, k, v))
+    weights, in_exponents, _ = _weights(q, k, scale, unseen)
+    out, m = weights @ v, k.shape[1]
+    squares = weights.square() * in_exponents
+    apart = squares @ v.square() - 2 * out * (squares @ v) + out.square() * squares.sum(2, True)
+    of_total = _of_sums(weights.square().sum(dim=2, keepdim=True), torch.ones(1), m)
+    of_mixed = _of_sums(weights.square() @ v.square(), out, m)
+    return ALLOWED * (apart.clamp(min=0) + of_mixed + (of_total + 2) * out.square()).sqrt()
+
+
+def errors_of_gradients(grad, q, k, v, scale, unseen=SEEN):
+    """The same for the gradients of q, k and v, in their shapes; ``grad`` is the output's.
 
     The kernels compute P = exp(scale q k^T - lse) and dS = P (dP - delta), where dP = grad v^T and
     delta, the row sums of grad * out, are sums of D products each, rounded on their own. Eager
     PyTorch takes delta from the dP that it has, so that what both lost cancels: with a single key
     its dS is exactly 0, as it should be, and twice its error is 0 too. Ours is then as large as the
-    errors of dP and delta; with few keys eager PyTorch may be as exact by luck.
-
-    The errors are propagated as variances, counted in those of one rounding of a number of size 1:
-    uniform within u, half of float32's epsilon, so u^2 / 3. A rounding of x counts x^2.
-
-    - A sum of n products rounds each of them, and n partial sums, whose squares are in the mean
-      over all orders at most half of (the sum of the products' squares + the square of the sum).
-    - The exponent of P loses the sum over D in scale q k^T and two roundings of it, two of the
-      difference from lse (one is the product with log2(e)), and exp2 may be off by 4 u.
-    - lse loses, for its whole row, a mean of the scores' losses and three roundings.
-    - What is lost in delta and lse is the same for all keys of a query, and all else independent.
-
-    Six standard deviations are allowed: once in 5e8 elements, were the errors normal.
+    errors of dP and delta. What is lost in delta and lse is the same for all keys of a query, and
+    all else independent.
     """
     grad, q, k, v = (t.detach().cpu().double() for t in (grad, q, k, v))
-
-    def of_sums(squares, total, n):
-        return (n / 2 + 1) * squares + n / 2 * total.square()
-
-    d, unseen = q.shape[2], torch.zeros(1, dtype=torch.bool) if unseen is None else unseen
-    scores = torch.where(unseen, float("-inf"), scale * (q @ k.mT))  # [B, N, M]
-    lse = scores.logsumexp(dim=2, keepdim=True)
-    weights, scores = (scores - lse).exp(), torch.where(unseen, 0.0, scores)
-    out, products = weights @ v, grad @ v.mT
+    weights, in_exponents, in_lse = _weights(q, k, scale, unseen)
+    out, products, d = weights @ v, grad @ v.mT, q.shape[2]
     delta = (grad * out).sum(dim=2, keepdim=True)
     slopes = weights * (products - delta)
 
-    in_scores = of_sums(scale**2 * (q.square() @ k.mT.square()), scores, d) + 2 * scores.square()
-    in_lse = (weights * in_scores).sum(dim=2, keepdim=True) + 3 * lse.square()
-    in_exponents = in_scores + 2 * (scores - lse).square() + 16
-    in_products = of_sums(grad.square() @ v.mT.square(), products, d)
-    in_out = of_sums(weights.square() @ v.square(), out, k.shape[1]) + 2 * out.square()
-    in_delta = of_sums((grad * out).square().sum(dim=2, keepdim=True), delta, d)
+    in_products = _of_sums(grad.square() @ v.mT.square(), products, d)
+    in_out = _of_sums(weights.square() @ v.square(), out, k.shape[1]) + 2 * out.square()
+    in_delta = _of_sums((grad * out).square().sum(dim=2, keepdim=True), delta, d)
     in_delta = in_delta + (grad.square() * in_out).sum(dim=2, keepdim=True)
 
     alone = weights.square() * in_products + slopes.square() * in_exponents
@@ -101,8 +127,7 @@ def errors_of_gradients(grad, q, k, v, scale, unseen=None):
     in_q = alone @ k.square() + in_delta * (weights @ k).square() + in_lse * (slopes @ k).square()
     in_k = (alone + by_row).mT @ q.square()
     in_v = (weights.square() * (in_exponents + in_lse)).mT @ grad.square()
-    deviation = torch.finfo(torch.float32).eps / 2 / 3**0.5
-    return [6 * deviation * part.sqrt() for part in (scale**2 * in_q, scale**2 * in_k, in_v)]
+    return [ALLOWED * part.sqrt() for part in (scale**2 * in_q, scale**2 * in_k, in_v)]
 
 
 def guarded(tensor, layout="rows"):

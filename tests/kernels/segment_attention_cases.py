@@ -6,7 +6,7 @@ The budget of every test in low precision is that of ``attention_cases``.
 import torch
 
 from ddimx.kernels.segment_attention import reference
-from tests.kernels.attention_cases import errors_of_gradients as dense_errors
+from tests.kernels import attention_cases
 from tests.kernels.attention_cases import normal
 
 SHAPES = ((1, 5, 20), (1, 8, 0, 33), (2,), (1, 70))  # tokens per level
@@ -82,12 +82,18 @@ def exact_gradients(grad, tensors, rows, scale):
     return torch.autograd.grad(exact(leaves, rows, scale)[0], leaves, grad.cpu().double())
 
 
+def errors_of_output(tensors, rows, scale):
+    """``attention_cases.errors_of_output``, [Nq, H, D]."""
+    unseen = _scores(tensors, rows, scale)[0].isneginf()
+    q, keys, values = (t.transpose(0, 1) for t in joined(tensors))
+    return attention_cases.errors_of_output(q, keys, values, scale, unseen).transpose(0, 1)
+
+
 def errors_of_gradients(grad, tensors, rows, scale):
     """``attention_cases.errors_of_gradients`` of each tensor, in the tensors' shapes."""
-    q, keys, values = (t.transpose(0, 1) for t in joined(tensors))
-    unseen = _scores(tensors, rows, scale)[0].isneginf()
-    grad, own = grad.cpu().transpose(0, 1), len(tensors[1])
-    parts = dense_errors(grad, q, keys, values, scale, unseen)
+    unseen, own = _scores(tensors, rows, scale)[0].isneginf(), len(tensors[1])
+    turned = (t.cpu().transpose(0, 1) for t in (grad, *joined(tensors)))
+    parts = attention_cases.errors_of_gradients(*turned, scale, unseen)
     by_query, by_key, by_value = (part.transpose(0, 1) for part in parts)
     return by_query, by_key[:own], by_value[:own], by_key[own:], by_value[own:]
 

@@ -17,6 +17,7 @@ from ddimx.kernels.attention.op import attention_op, backward_op, options
 from tests.conftest import cli_environment
 from tests.kernels.attention_cases import (
     errors_of_gradients,
+    errors_of_output,
     exact,
     exact_gradients,
     normal,
@@ -63,7 +64,7 @@ def test_reference_in_low_precision(dtype):
     q, k, v, grad = problem(2, 9, 33, 40, dtype=dtype)
     args = q, k, v, 40**-0.5
     within_budget(reference.attention(*args)[0], F.scaled_dot_product_attention(*args[:3]),
-                  exact(*args)[0])  # fmt: skip
+                  exact(*args)[0], errors_of_output(*args))  # fmt: skip
     leaves = [t.clone().requires_grad_() for t in args[:3]]
     eager = torch.autograd.grad(F.scaled_dot_product_attention(*leaves), leaves, grad)
     ours = reference.gradients(grad, *args)
@@ -156,7 +157,8 @@ def test_autocast_casts_as_pytorch_does():
         for impl in PLAIN:
             out = attention(q, k, v, impl=impl)
             assert out.dtype == expected.dtype == torch.bfloat16
-            within_budget(out, expected, exact(q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.25)[0])
+            arguments = q.bfloat16(), k.bfloat16(), v.bfloat16(), 0.25
+            within_budget(out, expected, exact(*arguments)[0], errors_of_output(*arguments))
         assert attention(q.double(), k.double(), v.double()).dtype == torch.float64
 
 
@@ -200,7 +202,8 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 
 
 def test_wishes_are_met_or_refused():
-    q, k, v, _ = problem(1, 4, 4, 8)
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    q, k, v, _ = problem(1, 4, 4, 8, device=place)
     with pytest.raises(ValueError, match="impl 'flash' is none of auto, triton, sdpa, loop, ref"):
         attention(q, k, v, impl="flash")
     with pytest.raises(ValueError, match="backward 'fused' is none of auto, triton, torch"):

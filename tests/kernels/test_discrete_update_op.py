@@ -8,6 +8,7 @@ import torch
 from ddimx.kernels.discrete_update import Options, Tokens, discrete_update, preference
 from ddimx.kernels.discrete_update.op import discrete_update_op, options
 from tests.kernels.discrete_update_cases import TOKEN, make
+from tests.kernels.test_discrete_update_kernel import DEVICE
 
 CPU = torch.device("cpu")
 
@@ -38,7 +39,8 @@ CALLS = [(True, True, True), (True, False, False), (False, True, False)]
 @pytest.mark.parametrize(("call", "impl"), [*itertools.product(CALLS, ["reference", "triton"])])
 def test_the_operator_keeps_its_word(call, impl):
     """What PyTorch checks: the schema's mutation and aliasing, the fake's shapes, tracing."""
-    torch.library.opcheck(discrete_update_op, spread(*call, impl))
+    arguments = (v.to(DEVICE) if isinstance(v, torch.Tensor) else v for v in spread(*call, impl))
+    torch.library.opcheck(discrete_update_op, tuple(arguments))
 
 
 def test_what_is_not_wanted_is_empty():

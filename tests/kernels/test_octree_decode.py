@@ -8,6 +8,7 @@ from ddimx.kernels.octree_decode import count_leaves, octree_decode, reference
 from ddimx.kernels.octree_decode.op import octree_decode_op, options
 from tests.conftest import examples
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
+from tests.kernels.test_octree_decode_kernel import DEVICE
 from tests.octree.shapes import sphere
 
 CPU = torch.device("cpu")
@@ -109,8 +110,9 @@ def test_what_does_not_fit_is_refused(changed, message):
 @pytest.mark.parametrize("cube", [False, True])
 def test_the_operator_keeps_its_word(impl, cube):
     batch = random_batch(3, 3, 4, 30, cube)
-    arguments = (batch.tokens(), batch.offsets(), *batch.cubes(), 3, batch.leaves, impl)
-    torch.library.opcheck(octree_decode_op, arguments)
+    tensors = (batch.tokens(), batch.offsets(), *batch.cubes())
+    tensors = (value if value is None else value.to(DEVICE) for value in tensors)
+    torch.library.opcheck(octree_decode_op, (*tensors, 3, batch.leaves, impl))
 
 
 def test_it_is_one_node_of_a_compiled_graph():

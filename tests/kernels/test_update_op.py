@@ -7,7 +7,7 @@ import torch
 
 from ddimx.kernels.update import Extras, reference, update
 from ddimx.kernels.update.op import options, update_op, wanted
-from tests.kernels.test_update_kernel import plain
+from tests.kernels.test_update_kernel import on_device, plain
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,8 @@ CALLS = {
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 def test_the_operator_keeps_its_word(name, impl):
     """What PyTorch checks: the schema's mutation and aliasing, the fake's shapes, tracing."""
-    arguments = [v.clone() if isinstance(v, torch.Tensor) else v for v in CALLS[name]]
+    arguments = [on_device(v.clone()) if isinstance(v, torch.Tensor) else v for v in CALLS[name]]
+    arguments[-1] = on_device(arguments[-1])
     torch.library.opcheck(update_op, spread(arguments, impl))
 
 

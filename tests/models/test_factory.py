@@ -71,7 +71,7 @@ def test_the_unet(tiny_config):
 
 
 def test_a_class_by_its_path_with_its_own_process(tiny_config):
-    network, process = build(named(tiny_config, f"{__name__}:WithProcess"))
+    network, process = build(named(tiny_config, f"{__name__}:WithProcess"), trust_code=True)
     assert type(network) is WithProcess
     assert network.layer.in_features == 8
     assert type(process) is Process
@@ -80,14 +80,14 @@ def test_a_class_by_its_path_with_its_own_process(tiny_config):
 
 @pytest.mark.parametrize("name", ["Plain", "Default"])
 def test_a_class_of_the_gaussian_process(tiny_config, name):
-    network, process = build(named(tiny_config, f"{__name__}:{name}"))
+    network, process = build(named(tiny_config, f"{__name__}:{name}"), trust_code=True)
     assert type(network).__name__ == name
     assert isinstance(process, GaussianProcess)
 
 
 def test_another_models_class_is_not_held_to_the_unets_rules(tiny_config):
     items = [f"model.name={__name__}:WithProcess", "model.ch=7", "data.image_size=5"]
-    assert build(override(tiny_config, items))[0].layer.in_features == 7
+    assert build(override(tiny_config, items), trust_code=True)[0].layer.in_features == 7
 
 
 def test_an_entry_point(tiny_config, monkeypatch):
@@ -122,14 +122,14 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "message"), REFUSED)
 def test_names_that_lead_nowhere(tiny_config, name, message):
     with pytest.raises(UsageError, match=message):
-        build(named(tiny_config, f"'{name}'"))
+        build(named(tiny_config, f"'{name}'"), trust_code=True)
 
 
 def test_an_error_inside_the_other_module_is_not_hidden(tiny_config, tmp_path, monkeypatch):
     (tmp_path / "broken_model.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ZeroDivisionError):
-        build(named(tiny_config, "broken_model:Class"))
+        build(named(tiny_config, "broken_model:Class"), trust_code=True)
 
 
 def test_building_draws_from_torchs_generator_only(tiny_config):

@@ -11,12 +11,15 @@ from typing import Any
 
 import diffusers
 import torch
+from huggingface_hub import ModelCard
 
 from ...device import Precision, choose_device, choose_precision, forbid_tf32
 from ...errors import DdimxError, UsageError
 from ...files import sha256_file
-from ...weights.diffusers_folder import draws_from_text
+from ...untrusted.names import all_inside, relative
+from ...weights.diffusers_folder import draws_from_text, read_index
 from ...weights.hub import is_hub_id, snapshot
+from ...weights.pipeline_code import INDEX, refuse_class_map
 from ...weights.registry import NAMES
 from ...weights.source import find_model
 
@@ -61,7 +64,8 @@ def load_text_model(
     """Load a text-to-image pipeline from a folder or the Hugging Face hub; safetensors only.
 
     Raises:
-        UsageError: a model that draws without a text, or an unknown one.
+        UsageError: a model that draws without a text, one that brings code of its own, or an
+            unknown one.
         DdimxError: a download that failed, or parts that cannot be loaded or sampled.
     """
     folder = _folder(name, offline)
@@ -69,9 +73,21 @@ def load_text_model(
     precision = choose_precision(dtype, where)
     if dtype == "fp32":
         forbid_tf32()
+    _refuse_code(folder)
     pipe = _loaded(folder)
     _check(pipe, folder)
     return TextModel(pipe.to(where, precision.dtype), name, _sha256(folder), where, precision)
+
+
+def text_model_sha256(name: str, *, offline: bool = False) -> str:
+    """Return the hash that :func:`load_text_model` would state, without loading anything.
+
+    Raises:
+        UsageError, DdimxError: as far as the folder can be found, as :func:`load_text_model`.
+    """
+    folder = _folder(name, offline)
+    _refuse_code(folder)
+    return _sha256(folder)
 
 
 def _folder(name: str, offline: bool) -> Path:
@@ -99,6 +115,32 @@ def _unconditional(name: str) -> UsageError:
         f"--prompt: model '{name}' draws without a text; give a text-to-image pipeline's folder or "
         "hub id with --model, or leave --prompt away"
     )
+
+
+def _refuse_code(folder: Path) -> None:
+    """Look through everything by which a pipeline could have diffusers run code or read elsewhere.
+
+    Raises:
+        UsageError: it brings code of its own.
+        DdimxError: a part, or a file of weights, outside the folder.
+    """
+    index = read_index(folder)
+    for part in all_inside(folder, index, folder / INDEX):
+        for file in sorted(part.glob("*.json")):
+            try:
+                settings = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise DdimxError(f"cannot read {file}: {error}") from None
+            if isinstance(settings, dict):
+                refuse_class_map(settings, file)
+                shards = settings.get("weight_map", {})
+                for name in shards.values() if isinstance(shards, dict) else [shards]:
+                    relative(name, file)  # in the hub's cache each is a link to a place beside
+    if getattr(getattr(diffusers, str(index.get("_class_name")), None), "_load_connected_pipes", 0):
+        # diffusers loads the pipelines that the folder's README names beside this one.
+        for prior in getattr(ModelCard.load(folder / "README.md").data, "prior", None) or []:
+            named = Path(str(prior))
+            _refuse_code(named if named.is_dir() else snapshot(str(prior), [INDEX], offline=True))
 
 
 def _loaded(folder: Path) -> Any:
@@ -139,8 +181,8 @@ def _check(pipe: Any, folder: Path) -> None:
 
 def _sha256(folder: Path) -> str:
     """Return a hash over the weights of the pipeline's parts and their settings."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    files = [p for part in sorted(index) for p in sorted((folder / part).rglob("*"))]
+    parts = all_inside(folder, sorted(read_index(folder)), folder / INDEX)
+    files = [p for part in parts for p in sorted(part.rglob("*"))]
     chosen = [p for p in files if p.suffix in {".safetensors", ".json", ".txt"}]
     lines = [f"{p.relative_to(folder).as_posix()} {sha256_file(p)}\n" for p in chosen]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

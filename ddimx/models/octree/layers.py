@@ -93,7 +93,7 @@ class LevelDropout(Keyed):
         if self.key is None:
             mask = torch.rand(layout.batch * levels, width, device=x.device) >= self.rate
         else:
-            mask = self.kept(levels * width).view(-1, width).to(x.device)
+            mask = self.kept(levels * width, x.device).view(-1, width)
         return x * mask[layout.row] / (1.0 - self.rate)
 
 

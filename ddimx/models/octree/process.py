@@ -156,8 +156,13 @@ class DiscreteProcess:
             return ids
         totals = layout.counts.sum(axis=1)
         words = draws.noise.integers(
-            draws.positions, (int(totals.max()),), 2**32, row=draws.step, stream=Stream.TRAIN_PARENT
-        ).to(ids.device)
+            draws.positions,
+            (int(totals.max()),),
+            2**32,
+            row=draws.step,
+            stream=Stream.TRAIN_PARENT,
+            device=ids.device,
+        )
         starts = torch.from_numpy(totals.cumsum() - totals).to(ids.device)
         place = torch.arange(len(ids), device=ids.device) - starts[layout.shape]
         word = words[layout.shape, place]

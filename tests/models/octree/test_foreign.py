@@ -67,7 +67,9 @@ def train(tmp_path, monkeypatch):
         steps = ["training.n_iters=2", "training.snapshot_freq=2", "training.validation_freq=2"]
         config = override(octree_config("set"), [f"model.name={module}:Net", *steps])
         (tmp_path / "own.yml").write_text(dump_yaml(config))
-        return invoke("train", "-q", "-c", "own.yml", "-o", "run", "--device", "cpu")
+        return invoke(
+            "train", "-q", "-c", "own.yml", "-o", "run", "--device", "cpu", "--trust-code"
+        )
 
     return run
 
@@ -80,7 +82,18 @@ def test_it_is_trained_sampled_and_exported(train, tmp_path, answer):
     assert 0 < log[-1]["validation_held_out"] < 7
     assert "step-00000002.png" in names_in(tmp_path / "run" / "samples")
     done = invoke(
-        "sample", "-m", "run", "-n", 2, "--category", "table", "--out", "drawn", "--device", "cpu"
+        "sample",
+        "-m",
+        "run",
+        "-n",
+        2,
+        "--category",
+        "table",
+        "--out",
+        "drawn",
+        "--device",
+        "cpu",
+        "--trust-code",
     )
     assert done.code == 0, done.err
     shape = read_shape(tmp_path / "drawn" / "000001.npz", depth=3)

@@ -1,0 +1,436 @@
+"""Weights, settings, plans, arrays and records of runs: what the verbs around models read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddimx.config import Config
+from ddimx.config_file import dump_yaml, load_config, validate
+from ddimx.errors import DdimxError
+from ddimx.models.factory import build
+from ddimx.plan_file import write_plan
+from ddimx.progress import Progress
+from ddimx.signals import Stop
+from ddimx.weights.diffusers_folder import write_folder
+from ddimx.weights.model import Model, load_model
+from ddimx.weights.native import Header, save
+from ddimx.weights.pickled import write_list
+
+from .target import Target
+from .values import DIGITS, NUMBERS
+from .zips import bomb, packed, spanned, stored, unpacked
+
+IMAGES: dict[str, Any] = {
+    "data": {"dataset": "FOLDER", "image_size": 8, "channels": 3},
+    "model": {"ch": 4, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [4]}
+    | {"norm_groups": 2},
+    "diffusion": {"num_diffusion_timesteps": 20},
+    "training": {},
+    "sampling": {},
+    "optim": {},
+}
+OCTREES: dict[str, Any] = {
+    "data": {"dataset": "OCTREE", "image_size": 8, "channels": 1, "max_depth": 3},
+    "model": {"name": "octree", "hidden_dim": 8, "num_layers": 1, "num_heads": 2}
+    | {"classes": ["chair", "table"]},
+    "diffusion": {"num_diffusion_timesteps": 20},
+    "training": {},
+    "sampling": {},
+    "optim": {},
+}
+
+
+def images() -> Config:
+    return validate(IMAGES, "images")
+
+
+def tensors(config: Config) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return dict(build(config)[0].state_dict())
+
+
+def write_model(path: Path, tree: dict[str, Any], kind: str = "model") -> None:
+    config = validate(tree, "model")
+    values = tensors(config)
+    if kind == "checkpoint":
+        both = (("model", 0.0), ("ema", 1.0))
+        values = {f"{prefix}.{k}": v + add for prefix, add in both for k, v in values.items()}
+    save(path, values, Header(kind, config, {"step": 3, "seed": 0, "seconds": 1.0}))
+
+
+@lru_cache
+def model() -> Model:
+    """The model that plans and runs are read with."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        write_model(path, IMAGES)
+        return load_model(path, device="cpu", dtype="fp32")
+
+
+# Configurations
+
+
+def make_config(folder: Path) -> None:
+    (folder / "tiny.yml").write_text(
+        dump_yaml(images()) + "# classes below\n" + "defaults: &d {a: 1}\n".replace("defaults", "#")
+    )
+
+
+def read_config(folder: Path) -> None:
+    load_config(folder / "tiny.yml", ["training.batch_size=2"])
+
+
+# Weights
+
+
+def make_pth(folder: Path) -> None:
+    values = tensors(images())
+    write_list(folder / "model.pth", values, values, images(), 3)
+    (folder / "plain.yml").write_text(dump_yaml(images()))
+
+
+def read_pth(folder: Path) -> None:
+    path = folder / "model.pth"
+    for config in (None, folder / "plain.yml"):
+        try:
+            load_model(path, device="cpu", dtype="fp32", config=config)
+        except DdimxError as error:
+            if config is not None or len(str(error)) > 6000:
+                raise
+
+
+def make_ckpt(folder: Path) -> None:
+    torch.save(tensors(images()), folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(images()))
+
+
+def edit_pth(folder: Path, rng: Random) -> None:
+    """Write a file of torch.save with wrong names, shapes, types or other contents."""
+    path = folder / "model.pth"
+    zipped = path.read_bytes()[:4] == b"PK\x03\x04"
+    if zipped and rng.random() < 0.3:
+        data = path.read_bytes()
+        if rng.random() < 0.4:
+            path.write_bytes(spanned(data))
+            return
+        members = [stored(n, c, rng.choice((0, 8))) for n, c in unpacked(data)]
+        place = rng.randrange(len(members))
+        members[place] = bomb(members[place].name.decode(), 600)
+        path.write_bytes(packed(members))
+        return
+    values: Any = tensors(images())
+    for _ in range(rng.choice((1, 1, 3))):
+        name = rng.choice(sorted(values, key=str))
+        value = values.pop(name)
+        kind = rng.randrange(4) if isinstance(name, str) else 3
+        if kind == 0:
+            number = str(rng.choice((*NUMBERS, DIGITS, 999999999, 10**12)))
+            parts = name.split(".")
+            places = [i for i, part in enumerate(parts) if part.isdigit()] or [0]
+            parts[rng.choice(places)] = number
+            values[".".join(parts)] = value
+        elif kind == 1:
+            values[name] = rng.choice(_STRANGE)(value)
+        elif kind == 2:
+            values[rng.choice((5, None, "", "x" * 30000, ("a", 1), DIGITS, "conv_in.weight"))] = (
+                value
+            )
+    content: Any = rng.choice(
+        (values, values, {"state_dict": values}, [values, {}, 0, 10**30, values])
+    )
+    if rng.random() < 0.1:
+        content = rng.choice(([], {}, None, 5, "text", [[[]]], torch.zeros(2), [values] * 3))
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+
+
+_STRANGE = (
+    lambda value: value[:0],
+    lambda value: value.to(torch.float16),
+    lambda value: value.to(torch.int64),
+    lambda value: value.to(torch.complex64),
+    lambda value: value.to(torch.float8_e4m3fn),
+    lambda value: value > 0,
+    lambda value: value * float("nan"),
+    lambda value: value.to_sparse(),
+    lambda value: torch.zeros(1).expand(10**10),
+    lambda value: torch.zeros(1).expand(1, 10**6, 10**6),
+    lambda value: torch.zeros(()),
+    lambda value: value.reshape(-1),
+    lambda value: torch.zeros(0, 4, 3, 3),
+    lambda value: torch.zeros(4, 3, 3, 3)[:, ::3],
+    lambda value: torch.nn.Parameter(value),
+    lambda value: torch.quantize_per_tensor(value.float(), 0.1, 0, torch.qint8),
+)
+
+
+def make_diffusers(folder: Path) -> None:
+    write_folder(folder / "model", tensors(images()), images(), {"step": 3}, "ema")
+
+
+def make_foreign_diffusers(folder: Path) -> None:
+    """As another program leaves it: without our own file."""
+    make_diffusers(folder)
+    (folder / "model" / "ddimx.json").unlink()
+
+
+def edit_diffusers(folder: Path, rng: Random) -> None:
+    """Set one of the settings to a value of its own kind that no tensor bears out."""
+    path = folder / "model" / rng.choice(("unet/config.json", "scheduler/scheduler_config.json"))
+    settings = json.loads(path.read_text())
+    numbers = [k for k, v in settings.items() if isinstance(v, int | float | list)]
+    key = rng.choice(sorted(numbers))
+    big = rng.choice((0, 1, 2, 3, 7, 64, 10**6, 10**9, 10**12, 2**62, 0.5, -1, None))
+    settings[key] = [big] * rng.choice((1, 2, 1000)) if isinstance(settings[key], list) else big
+    path.write_text(json.dumps(settings))
+
+
+def read_diffusers(folder: Path) -> None:
+    load_model(folder / "model", device="cpu", dtype="fp32")
+
+
+def read_native(folder: Path) -> None:
+    load_model(folder / "model.safetensors", device="cpu", dtype="fp32")
+
+
+def edit_native(folder: Path, rng: Random) -> None:
+    """Write the header's configuration with a number that no tensor bears out."""
+    path = next(folder.glob("*.safetensors"))
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    config = json.loads(header["__metadata__"]["ddimx.config"])
+    section = config[rng.choice(("model", "model", "model", "data", "diffusion"))]
+    extra = rng.choice(
+        ("num_res_blocks", "patch_size", "num_layers", "window", "norm_groups", "ch")
+    )
+    extra = extra if section is config["model"] else rng.choice(sorted(section))
+    key = rng.choice([*sorted(section), extra])
+    big = rng.choice((0, 1, 2, 3, 64, 4096, 10**6, 10**9, 10**12, 2**62))
+    value = section.get(key)
+    section[key] = [big] * rng.choice((1, 2, 1000)) if isinstance(value, list) else big
+    if rng.random() < 0.1:
+        section[key] = [f"c{i}" for i in range(100_000)]
+    header["__metadata__"]["ddimx.config"] = json.dumps(config)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def read_checkpoint(folder: Path) -> None:
+    from ddimx.training.run import _config
+    from ddimx.training.state import TrainState, restore
+
+    path = folder / "checkpoint-00000003.safetensors"
+    request: Any = type("Request", (), {"overrides": ()})
+    config = _config(request, path)
+    if config.model.name != "unet" or config.model != images().model:
+        return  # training builds what it is asked for: that is its user's own word
+    network, _ = build(config)
+    restore(path, TrainState.fresh(network, config))
+
+
+# Plans, arrays
+
+
+def make_plan(folder: Path) -> None:
+    from ddimx.sampling.settings import Asked, resolve
+
+    settings = resolve(Asked(count=1, steps=3, solver="dpm++:2"), model())
+    write_plan(folder / "plan.json", settings.table, {"model": "tiny", "model_sha256": "0" * 64})
+
+
+def read_plan(folder: Path) -> None:
+    from ddimx.api import sample
+
+    sample(model(), count=1, plan=folder / "plan.json")
+
+
+def make_init_noise(folder: Path) -> None:
+    np.save(folder / "noise.npy", np.zeros((2, 3, 8, 8), np.float32))
+
+
+def read_init_noise(folder: Path) -> None:
+    from ddimx.sampling.run import _Start, load_init_noise
+
+    states = load_init_noise(folder / "noise.npy", (3, 8, 8))
+    settings: Any = type("Settings", (), {"start_index": 0})
+    _Start(folder / "noise.npy", settings)(range(len(states)))
+
+
+def tree() -> Any:
+    from ddimx.octree.tree import from_leaves
+
+    return from_leaves(np.unique(np.random.default_rng(0).integers(0, 8**4, 60)), 4)
+
+
+def make_octree(folder: Path) -> None:
+    from ddimx.octree.file import Shape, write_shape
+
+    write_shape(folder / "shape.npz", Shape(tree(), "chair", "a1"))
+    tokens = tree().tokens()
+    padded = np.zeros((1, len(tokens) + 9), np.int32)
+    padded[0, : len(tokens)] = tokens
+    np.save(folder / "tokens.npy", padded)
+
+
+def read_octree(folder: Path) -> None:
+    from ddimx.exporting.sources import holds_tokens, items_of
+    from ddimx.octree.file import read_shape
+
+    refused = []
+    for item in items_of(folder, None):
+        assert isinstance(item.source, Path)
+        holds_tokens(item.source)
+        try:
+            read_shape(item.source)
+        except DdimxError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+
+
+def make_statistics(folder: Path) -> None:
+    from ddimx.evaluation.frechet import Statistics, write_statistics
+
+    about = {"network": "n", "library": "l", "images": "x"}
+    write_statistics(folder / "stats.npz", Statistics(np.zeros(6), np.eye(6), 40, about))
+
+
+def read_statistics(folder: Path) -> None:
+    from ddimx.evaluation import fid
+
+    features: Any = type("Features", (), {"about": {"network": "n"}})
+    fid.statistics_of(str(folder / "stats.npz"), features, 2, Progress(quiet=True))
+
+
+def make_image_array(folder: Path) -> None:
+    pixels = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    np.savez_compressed(folder / "images.npz", arr_0=pixels, labels=np.arange(4), notes=np.zeros(9))
+    np.savez(
+        folder / "data.npz",
+        images=pixels,
+        labels=np.array([0, 1, 0, 1]),
+        families=np.arange(4),
+        held_out=np.arange(4) > 2,
+        groups=np.array(["a", "b"]),
+    )
+
+
+def read_image_array(folder: Path) -> None:
+    from ddimx.data.npz import NpzSource
+    from ddimx.evaluation.fid import open_images
+
+    list(open_images(str(folder / "images.npz")).batches(2))
+    source = NpzSource(folder / "data.npz", held_out=False)
+    source.images(np.arange(len(source)))
+
+
+# Runs
+
+
+def request(out: Path, kind: str, count: int = 3) -> Any:
+    from ddimx.sampling.run import SampleRequest
+    from ddimx.sampling.settings import Asked, resolve
+
+    asked = {"count": count, "steps": 2, "model": "tiny"}
+    settings = resolve(Asked(count=count, steps=2, batch_size=2), model())
+    return SampleRequest(model(), settings, kind, out, asked=asked)
+
+
+def make_run(folder: Path) -> None:
+    from ddimx.sampling.run import run
+
+    run(request(folder / "run", "png", 2), Stop(), Progress(quiet=True))
+
+
+def read_run(folder: Path) -> None:
+    from ddimx.cli.sample_request import asked_for
+    from ddimx.sampling import manifest
+    from ddimx.sampling.run import clear, run
+
+    copy = folder / "copy"
+    shutil.copytree(folder / "run", copy)
+    refused = []
+    try:
+        asked_for({}, str(folder / "run"), None)
+        run(request(folder / "run", "png"), Stop(), Progress(quiet=True))
+    except DdimxError as error:
+        refused.append(error)
+    clear(copy, manifest.read(copy))
+    if refused:
+        raise refused[0]
+
+
+def make_array_run(folder: Path) -> None:
+    """As a full disk leaves it: parts of an array, and a manifest of a run that was begun."""
+    from ddimx.sampling.run import run
+    from ddimx.sampling.sinks import ArraySink
+
+    def full(self: ArraySink, indices: range) -> list[str]:
+        raise OSError("no space left on device")
+
+    finish = ArraySink.finish
+    ArraySink.finish = full  # type: ignore[method-assign]
+    try:
+        run(request(folder / "run", "npy"), Stop(), Progress(quiet=True))
+    except DdimxError:
+        pass
+    finally:
+        ArraySink.finish = finish  # type: ignore[method-assign]
+
+
+def read_array_run(folder: Path) -> None:
+    from ddimx.sampling.run import run
+
+    run(request(folder / "run", "npy"), Stop(), Progress(quiet=True))
+
+
+def make_study(folder: Path) -> None:
+    record = {"rows": [{"steps": 2, "coverage": 0.5}], "identity": {"model": "x"}, "seconds": 1.5}
+    (folder / "steps.json").write_text(json.dumps(record))
+
+
+def read_study(folder: Path) -> None:
+    from ddimx.cli.evaluate_steps import _before
+
+    _before(folder)
+
+
+TARGETS = [
+    Target("configuration", make_config, read_config),
+    Target("pth", make_pth, read_pth, edit_pth, ("*.pth",)),
+    Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
+    Target("diffusers", make_diffusers, read_diffusers, edit_diffusers),
+    Target("diffusers of others", make_foreign_diffusers, read_diffusers, edit_diffusers),
+    Target(
+        "model", lambda f: write_model(f / "model.safetensors", IMAGES), read_native, edit_native
+    ),
+    Target(
+        "octree model",
+        lambda f: write_model(f / "model.safetensors", OCTREES),
+        read_native,
+        edit_native,
+    ),
+    Target(
+        "checkpoint",
+        lambda f: write_model(f / "checkpoint-00000003.safetensors", IMAGES, "checkpoint"),
+        read_checkpoint,
+    ),
+    Target("plan", make_plan, read_plan),
+    Target("init noise", make_init_noise, read_init_noise),
+    Target("octree", make_octree, read_octree),
+    Target("statistics", make_statistics, read_statistics),
+    Target("images in npz", make_image_array, read_image_array),
+    Target("run", make_run, read_run, changed=("run/manifest.json", "run/*.png")),
+    Target("array run", make_array_run, read_array_run),
+    Target("study", make_study, read_study),
+]

@@ -1,0 +1,40 @@
+"""What the tests of processes have done in them; a module of its own, for it is imported there."""
+
+import os
+
+
+def square(number):
+    return number * number
+
+
+def who(_):
+    return os.getpid()
+
+
+def spin(_):
+    while True:
+        pass
+
+
+def fill(size):
+    return len(bytearray(size))
+
+
+def die(number):
+    os.kill(os.getpid(), number)
+
+
+def fail(error):
+    raise error
+
+
+class Strange(Exception):
+    """An error that cannot go to another process."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+        self.two = two
+
+
+def strange(_):
+    raise Strange("what", "is this")
