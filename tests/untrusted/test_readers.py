@@ -14,6 +14,7 @@ from ddimx.evaluation.frechet import read_statistics
 from ddimx.exporting.sources import holds_tokens
 from ddimx.octree.file import read_shape
 from ddimx.plan_file import read_plan
+from ddimx.runs.record import NAME
 from ddimx.sampling import manifest
 from ddimx.sampling.run import clear, load_init_noise
 from ddimx.weights.model import load_model
@@ -172,6 +173,22 @@ def test_the_history_of_a_checkpoint(tmp_path, info):
     refuses(read_header, path, match="its header is damaged")
 
 
+def test_the_option_raises_the_bound(tmp_path, monkeypatch):
+    """On the command line, and by the variable that it sets for the processes that are started."""
+    from ddimx.untrusted import limits
+    from tests.sampling import invoke
+
+    good.make_plan(tmp_path)
+    monkeypatch.setenv(limits.VARIABLE, "1K")
+    refuses(read_plan, tmp_path / "plan.json", match="--limit-memory", kind=UsageError)
+    done = invoke("info", tmp_path / "absent", "--limit-memory", "64M")
+    assert done.code == 2
+    assert limits.memory() == 64 << 20
+    read_plan(tmp_path / "plan.json")
+    done = invoke("info", tmp_path / "absent", "--limit-memory", "many")
+    assert "--limit-memory many: write a size such as 800M or 4G" in done.err
+
+
 # Plans and configurations
 
 
@@ -284,14 +301,19 @@ def test_statistics_and_images(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("count", 10**12), ("count", "a"), ("count", None), ("status", "x"), ("files", [1])),
-        *(("files", {}), ("identity", []), ("identity", {"start_index": 10**12}), ("asked", [])),
-        *(("seconds", "a"), ("identity", {"format": 5})),
+        *(("count", 10**12), ("count", "a"), ("count", None), ("status", "x"), ("files", 1)),
+        *(
+            ("files", {}),
+            ("identity", {"dtype": []}),
+            ("identity", {"start_index": 10**12}),
+            ("asked", []),
+        ),
+        *(("seconds", "a"), ("identity", {"format": "x/../y"})),
     ],
 )
 def test_manifests(tmp_path, key, value):
     record = {"status": "complete", "count": 2, "files": [], "identity": {}, "asked": {}}
-    path = tmp_path / manifest.NAME
+    path = tmp_path / NAME
     path.write_text(json.dumps(record))
     assert manifest.read(tmp_path) == record
     path.write_text(json.dumps({**record, key: value}))
@@ -319,7 +341,7 @@ def test_remembered_options(tmp_path, asked):
     from ddimx.cli.sample_request import asked_for
 
     record = {"status": "running", "count": 2, "identity": {}, "asked": asked}
-    (tmp_path / manifest.NAME).write_text(json.dumps(record))
+    (tmp_path / NAME).write_text(json.dumps(record))
     refuses(asked_for, {}, str(tmp_path), None, match="manifest is damaged", kind=UsageError)
 
 

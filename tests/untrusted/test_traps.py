@@ -166,7 +166,10 @@ def test_a_manifests_format_is_part_of_names(tiny_model, outside, tmp_path):
     record = manifest_of(tmp_path / "a")
     record["identity"]["format"] = "x/../../precious/x"
     (tmp_path / "a" / "manifest.json").write_text(json.dumps(record))
-    sample(tiny_model, "-n", 1, "--out", "a", "--overwrite")  # refused, or done: outside is whole
+    before = state_of(outside)
+    done = sample(tiny_model, "-n", 1, "--out", "a", "--overwrite")
+    assert done.code == 0  # what bears a number and that ending is removed: nothing does
+    assert state_of(outside) == before
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])

@@ -179,7 +179,11 @@ def test_sampling_is_resumed_only_with_it(planted, tmp_path):
     os.remove("it-ran")
     sys.modules.pop("planted")
     record = manifest_of(tmp_path / "out")
-    record["asked"] |= {"trust_code": True}
+    asked = record["asked"] | {"trust_code": True}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(record | {"asked": asked}))
+    done = invoke("sample", "--resume", "out", "-n", 2)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert not planted()
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(record))
     done = invoke("sample", "--resume", "out", "-n", 2)
     assert done.code == 2
