@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shutil
 import tarfile
 import zipfile
@@ -26,7 +25,7 @@ from tests.data.test_shape_set import jobs, prepare
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
 
 # What each system would take out of the folder, or could not take at all.
-WRONG = ["../x", "/etc/x", "a/../../x", "..", "", "C:x", "\\\\server\\x", "a\\..\\b", "a\0b"]
+WRONG = ["../x", "/etc/x", "a/../../x", "..", "", "C:x", "\\\\server\\x", "a\\..\\b", "a\0b", None]
 
 
 @pytest.fixture(autouse=True)
@@ -50,15 +49,14 @@ def outside(tmp_path):
 def journal(folder, *names):
     with (folder / "journal.jsonl").open("a") as stream:
         for name in names:
-            entry = {"file": name, "stamp": "0", "bytes": 7, "nodes": 1, "leaves": 1}
-            stream.write(json.dumps(entry) + "\n")
+            stream.write(json.dumps({"file": name, "stamp": "0", "bytes": 7}) + "\n")
 
 
 # --- prepare octrees ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", [*WRONG, "link/x", "file"], ids=repr)
+@pytest.mark.parametrize("name", [*WRONG, 5, "link/x", "file"], ids=repr)
 def test_a_journal_removes_nothing_elsewhere(name, overwrite, outside, tmp_path):
     prepare(tmp_path / "set", jobs(2))
     (tmp_path / "set" / "link").symlink_to(outside)
@@ -70,14 +68,6 @@ def test_a_journal_removes_nothing_elsewhere(name, overwrite, outside, tmp_path)
         prepare(tmp_path / "set", jobs(1), overwrite=overwrite, depth=2 if overwrite else 3)
     assert state_of(tmp_path / "set") == before
     assert (tmp_path / "x").read_text() == "beside the set"
-
-
-@pytest.mark.parametrize("name", [None, 5, ["x"]], ids=repr)
-def test_a_line_of_a_journal_that_names_nothing_is_passed_over(name, outside, tmp_path):
-    """As a line that a kill cut off."""
-    prepare(tmp_path / "set", jobs(1))
-    journal(tmp_path / "set", name)
-    assert prepare(tmp_path / "set", jobs(1)).found == 1
 
 
 def test_an_absolute_name_of_a_file_that_is_there(outside, tmp_path):
@@ -137,7 +127,7 @@ def run(tiny_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("key", ["files", "exported"])
-@pytest.mark.parametrize("name", [*WRONG, None, ["x"], "link/x", "file"], ids=repr)
+@pytest.mark.parametrize("name", [*WRONG, ["x"], "link/x", "file"], ids=repr)
 def test_a_manifest_removes_nothing_elsewhere(name, key, tiny_model, outside, run, tmp_path):
     shutil.copytree(run, tmp_path / "a")
     (tmp_path / "a" / "link").symlink_to(outside)
@@ -149,7 +139,7 @@ def test_a_manifest_removes_nothing_elsewhere(name, key, tiny_model, outside, ru
     for options in (["--overwrite", "--seed", 1], []):
         done = sample(tiny_model, "-n", 1, "--out", "a", *options)
         assert done.code == 1
-        assert re.search(r"manifest\.json: (the name |a damaged manifest)", done.err)
+        assert "manifest.json: the name " in done.err
         assert state_of(tmp_path / "a") == before
 
 
@@ -170,6 +160,15 @@ def test_a_manifests_format_is_part_of_names(tiny_model, outside, tmp_path):
     done = sample(tiny_model, "-n", 1, "--out", "a", "--overwrite")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert state_of(outside) == before
+
+
+def test_a_lock_that_is_a_link(tiny_model, outside, tmp_path):
+    """A lock file is opened to be written; what it leads to must not be."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".ddimx.lock").symlink_to(outside / "x")
+    done = sample(tiny_model, "-n", 1, "--out", "a")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "'.ddimx.lock' is refused: it is a symbolic link" in done.err
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
@@ -256,21 +255,20 @@ def test_a_folder_of_unfinished_work_elsewhere(outside, tmp_path):
 # --- lists and configurations ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*WRONG, None, 5, "link/x"], ids=repr)
+@pytest.mark.parametrize("name", [*WRONG, 5, "link/x"], ids=repr)
 def test_lists_of_shapes(name, outside, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "link").symlink_to(outside)
     lines = [{"file": "shapes/a.npz", "category": "a"}, {"file": name, "category": "a"}]
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reason = r"train\.jsonl(: the name .* is refused|, line 2: .*'file')"
-    with pytest.raises(DdimxError, match=reason):
+    with pytest.raises(DdimxError, match=r"train\.jsonl: the name .* is refused"):
         read_list(folder / "train.jsonl")
-    with pytest.raises(DdimxError, match=reason):
+    with pytest.raises(DdimxError, match=r"train\.jsonl: the name .* is refused"):
         ShapeSource(folder, "train")
     done = invoke("evaluate", "shapes", "--samples", "set/train.jsonl", "--reference", "set")
     assert done.code == 1
-    assert re.search(reason, done.err)
+    assert "train.jsonl: the name " in done.err
 
 
 @pytest.mark.parametrize("name", ["../other", "/etc/x", "C:x", "a\\..\\b"])
