@@ -46,16 +46,16 @@ def read_list(path: Path) -> list[Entry]:
             continue
         try:
             value = parse_json(line)
-            if not isinstance(value, dict):
-                raise ValueError("not in braces")
-            file, category = value.get("file"), value.get("category", "")
-            if not isinstance(file, str) or not isinstance(category, str):
-                raise ValueError("'file' and 'category' are texts")
+            if not isinstance(value, dict) or "file" not in value:
+                raise ValueError("it names none")
+            category = value.get("category", "")
+            if not isinstance(category, str):
+                raise ValueError("its category is not a text")
         except ValueError as error:
             raise DdimxError(
                 f"{path}, line {number}: no JSON object with a 'file' ({error})"
             ) from None
-        files.append(file)
+        files.append(value["file"])
         categories.append(category)
     paths = all_inside(path.parent, files, path)
     return [Entry(*pair) for pair in zip(paths, categories, strict=True)]

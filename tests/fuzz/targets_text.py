@@ -397,7 +397,7 @@ def make_array_run(folder: Path) -> None:
     from ddimx.sampling.run import run
     from ddimx.sampling.sinks import ArraySink
 
-    def full(self: ArraySink, indices: range) -> list[str]:
+    def full(self: ArraySink, indices: range, **_: bool) -> list[str]:
         raise OSError("no space left on device")
 
     finish = ArraySink.finish
