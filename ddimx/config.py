@@ -20,6 +20,7 @@ BetaSchedule = Literal[
 TokenSpacing = Literal["linear", "cosine"]
 OCTREE_MODELS = ("octree", "discrete")
 Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
+MOST_LEVELS = 16  # of a UNet, each of half the size: enough for 65,536 pixels
 
 
 class Section(BaseModel):
@@ -108,6 +109,8 @@ class ModelConfig(Section):
     def _some_levels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or min(value) < 1:
             raise ValueError("needs at least one multiplier, each 1 or more")
+        if len(value) > MOST_LEVELS:
+            raise ValueError(f"has {len(value)} levels; {MOST_LEVELS} are the most")
         return value
 
     @model_validator(mode="after")
@@ -129,7 +132,8 @@ class DiffusionConfig(Section):
     beta_schedule: BetaSchedule = "linear"
     beta_start: float = Field(default=1e-4, gt=0.0, lt=1.0)
     beta_end: float = Field(default=0.02, gt=0.0, lt=1.0)
-    num_diffusion_timesteps: int = Field(default=1000, ge=1)
+    # DDPM's 1,000, continuous-time models' 100,000; every schedule is a table of that length.
+    num_diffusion_timesteps: int = Field(default=1000, ge=1, le=1_000_000)
     prediction: Prediction = "epsilon"
     # Ours, tokens: the kinds of noise to train on; the first is sampling's default.
     transitions: tuple[Transition, ...] = ("absorbing",)

@@ -13,6 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from .config import Config
 from .errors import UsageError, check_links, nearest
+from .untrusted import limits
+from .untrusted.text import read_bytes, shortened, shown
+from .untrusted.yaml_text import parse_yaml
+
+_SHOWN = 20  # problems of one configuration; every key of a section wrong is fewer
 
 
 def shipped_configs() -> list[str]:
@@ -30,8 +35,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     label, text = _read(source)
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = parse_yaml(text)
+    except ValueError as error:
         raise UsageError(f"{label}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UsageError(f"{label}: expected sections such as 'data:' and 'model:'")
@@ -43,8 +48,10 @@ def validate(tree: Mapping[str, Any], label: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {_describe(e)}" for e in error.errors()]
-        raise UsageError(f"{label}: invalid configuration\n" + "\n".join(lines)) from None
+        errors = error.errors(include_url=False, include_context=False)
+        lines = [f"  {_describe(e)}" for e in errors[:_SHOWN]]
+        more = [f"  and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
+        raise UsageError(f"{label}: invalid configuration\n" + "\n".join(lines + more)) from None
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -63,8 +70,8 @@ def _read(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     if path.suffix in {".yml", ".yaml"} or path.is_file():
         try:
-            return str(path), path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return str(path), read_bytes(path, limits.YAML_BYTES).decode("utf-8")
+        except (OSError, ValueError) as error:
             raise UsageError(f"cannot read config {path}: {error}") from None
     name = str(source)
     known = shipped_configs()
@@ -85,8 +92,8 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         if not (sign and dot and section and name):
             raise UsageError(f"--set {item}: write section.key=value, as training.batch_size=64")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = parse_yaml(text)
+        except ValueError:
             value = text
         # YAML 1.1 reads 2e-5 as a word; pydantic turns numeric words into numbers.
         present = {} if tree.get(section) is None else tree[section]
@@ -97,17 +104,16 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 def _describe(error: Any) -> str:
     """One line for one of pydantic's errors: key, what is wrong, allowed values, nearest key."""
-    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    where = ".".join(shortened(str(part)) for part in error["loc"]) or "configuration"
     if error["type"] == "extra_forbidden":
         known = _keys_at(error["loc"][:-1])
         return (
-            f"{where}: unknown key{nearest(str(error['loc'][-1]), known)} "
+            f"{where}: unknown key{nearest(shortened(str(error['loc'][-1])), known)} "
             f"Allowed: {', '.join(sorted(known))}."
         )
-    message = error["msg"].removeprefix("Value error, ")
-    given = (
-        f" (given: {error['input']!r})" if error["type"] not in {"missing", "value_error"} else ""
-    )
+    message = shortened(error["msg"].removeprefix("Value error, "), 3 * limits.SHOWN)
+    told = error["type"] in {"missing", "value_error"}
+    given = "" if told else f" (given: {shown(error['input'])})"
     return f"{where}: {message[0].lower()}{message[1:]}{given}"
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from .errors import UsageError
 from .files import write_json
 from .plan import SCALARS, Plan, output_coefficients
 from .schedule import CLEAN, Schedule
+from .untrusted.text import read_json, shortened, shown
 
 KIND = "ddimx plan"
 SCHEMA = 1
@@ -33,17 +33,18 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
         UsageError: not a plan file, or one with missing, misshapen or infinite columns.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"--plan {path}: not a readable plan file ({error})") from None
     if not isinstance(value, dict) or value.get("kind") != KIND:
         raise UsageError(f"--plan {path}: not a plan file; evaluate solvers --search writes them")
     if value.get("schema") != SCHEMA:
-        raise UsageError(f"--plan {path}: schema {value.get('schema')}, this reads {SCHEMA}")
+        raise UsageError(f"--plan {path}: schema {shown(value.get('schema'))}, this reads {SCHEMA}")
     try:
         return plan_from_json(value["plan"]), dict(value.get("found", {}))
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"--plan {path}: damaged ({type(error).__name__}: {error})") from None
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        raise UsageError(f"--plan {path}: damaged ({reason})") from None
 
 
 def plan_from_json(value: dict[str, Any]) -> Plan:
@@ -63,9 +64,15 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
         if column.name == "t":
             item = [np.nan if t is None else t for t in item]
         given[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
-    if given.get("history", "epsilon") not in ("epsilon", "x0"):
-        raise ValueError(f"history {given.get('history')!r}")
-    return Plan(**{**given, "notes": tuple(given.get("notes", ()))})
+    for name, known in (("history", ("epsilon", "x0")), ("prediction", get_args(Prediction))):
+        if given.get(name, known[0]) not in known:
+            raise ValueError(f"{name} {shown(given[name])}; known are {', '.join(known)}")
+    clip, notes = given.get("clip"), given.get("notes", ())
+    if clip is not None and (isinstance(clip, bool) or not float(clip) > 0):
+        raise ValueError(f"clip {shown(clip)}, expected null or a positive number")
+    if not all(isinstance(text, str) for text in (given.get("label", ""), *notes)):
+        raise ValueError("label and notes are not text")
+    return Plan(**{**given, "notes": tuple(notes)})
 
 
 def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
@@ -78,7 +85,8 @@ def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
     try:
         levels, level_to = schedule.alpha_bar(plan.t[called]), schedule.alpha_bar(plan.t_to)
     except ValueError as error:
-        raise UsageError(f"the plan is for another number of timesteps: {error}") from None
+        reason = shortened(str(error))
+        raise UsageError(f"the plan is for another number of timesteps: {reason}") from None
     if plan.t_to[-1] != CLEAN:
         raise UsageError(f"the plan ends at t = {plan.t_to[-1]:g}, not at clean data")
     pairs = [(plan.known_signal, np.sqrt(level_to)), (plan.known_sigma, np.sqrt(1 - level_to))]

@@ -74,7 +74,7 @@ def test_a_field_that_a_file_lacks_takes_its_default(missing, tmp_path):
         (lambda v: v["plan"].update(history="v"), "damaged .*history 'v'"),
         (lambda v: v["plan"].update(t=[]), "damaged"),
         (lambda v: v["plan"]["b"][0].pop(), "damaged"),
-        (lambda v: v["plan"]["c"].__setitem__(0, float("inf")), "damaged .*must be finite"),
+        (lambda v: v["plan"]["c"].__setitem__(0, float("inf")), "Infinity is not JSON"),
         (lambda v: v.pop("plan"), "damaged"),
     ],
 )

@@ -228,14 +228,14 @@ def _sets(
 
 def _before(folder: Path | None) -> dict[str, Any] | None:
     """Return the record that a study left in its folder, if there is one."""
-    import json
+    from ..untrusted.text import read_object
 
     path = None if folder is None else folder / NAMES[0]
     if path is None or not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return dict(record) if isinstance(record["rows"], list) else None
+        record = read_object(path)
+        return record if isinstance(record["rows"], list) else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no record of a study ({error}); choose another --out or --overwrite"

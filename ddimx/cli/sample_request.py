@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ..sampling.run import SampleRequest
     from ..weights.model import Model
 
+_WHOLE = ("steps", "nfe", "seed", "start_index", "count", "batch_size")
+_NUMBERS = ("eta", "temperature", "guidance")
+_FLAGS = ("invariant",)
+
 
 def asked_for(
     given: dict[str, Any], resume: str | None, out: Path | None
@@ -32,7 +36,19 @@ def asked_for(
     before = manifest.read(folder)
     if before is None or "verb" in before["identity"]:  # other verbs name themselves there
         raise UsageError(f"--resume {resume}: no sampling run in {folder}")
+    wrong = [key for key, value in before["asked"].items() if not _is_option(key, value)]
+    if wrong:
+        raise UsageError(f"--resume {resume}: its manifest is damaged (asked: {wrong[0][:80]})")
     return {**before["asked"], **plain}, folder
+
+
+def _is_option(key: str, value: object) -> bool:
+    """Return whether a remembered value is of its option's kind; most options are text."""
+    if isinstance(value, bool) or key in _FLAGS:
+        return isinstance(value, bool) and key in _FLAGS
+    if key in _WHOLE:
+        return isinstance(value, int)
+    return isinstance(value, int | float if key in _NUMBERS else str)
 
 
 def request_of(
@@ -123,7 +139,7 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
     now = {key: asked.get(name, defaults.get(key)) for key, name in named.items()}
     given = {key: value for key, value in now.items() if value is not None}
     old = {key: value for key, value in before["identity"].items() if key in given}
-    count = asked["count"] if "count" in asked else before["count"]
+    count = int(asked.get("count") or before["count"])
     check_same(folder, before["count"], old, given, count)
     known = {"model_sha256": before["identity"].get("model_sha256")}
     check_same(folder, before["count"], known, {"model_sha256": sha256()}, count)

@@ -8,7 +8,6 @@ and ends after its resumption with the same bytes as if it had not been killed.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from ..progress import Progress
 from ..runs.lock import lock_folder
 from ..runs.run import reporting
 from ..untrusted.names import all_inside, refusal
+from ..untrusted.text import read_object
 from .encoded import EncodedSource
 from .packed import HEADER_SIZE, header, read_index, trailer
 from .sources import Bytes
@@ -135,10 +135,17 @@ class Packing:
 
     def _recorded(self) -> _State:
         try:
-            values = json.loads(self._record.read_text(encoding="utf-8"))
+            values = read_object(self._record)
+            values["bad"] = [(position, message) for position, message in values["bad"]]
             state = _State(**values)
-            state.bad = [(int(position), str(message)) for position, message in state.bad]
-        except (ValueError, TypeError) as error:
+            if not (
+                type(state.done) is int
+                and len(state.bad) <= state.done <= self._total
+                and isinstance(state.digest, str)
+                and all(type(p) is int and isinstance(m, str) for p, m in state.bad)
+            ):
+                raise ValueError("its numbers do not fit")
+        except (ValueError, TypeError, KeyError) as error:
             raise DdimxError(f"{self._record}: {error}; remove {self._folder}") from None
         return state
 

@@ -20,6 +20,7 @@ the index             JSON, UTF-8: ``held_out_from`` (number of training images)
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError
+from ..untrusted import limits
+from ..untrusted.arrays import Header, map_npy, read_header
+from ..untrusted.text import parse_json, shown
 from .sources import Bytes, Integers
 
 MAGIC = b"DDIMXPK1"
@@ -46,7 +50,10 @@ class PackedSource:
             DdimxError: no such file, or not a whole packed file.
         """
         index = read_index(path)
-        everything = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            everything = map_npy(path)
+        except (OSError, ValueError) as error:
+            raise DdimxError(f"{path}: not a whole packed file ({error})") from None
         cut = index["held_out_from"]
         part = slice(cut, None) if held_out else slice(cut)
         self._images: Bytes = everything[part]
@@ -87,40 +94,53 @@ def read_index(path: Path) -> dict[str, Any]:
         raise DdimxError(f"no packed file {path}; make it with 'ddimx prepare images SRC {path}'")
     try:
         with path.open("rb") as stream:
-            size = stream.seek(-_FOOTER.size, 2)
-            length, magic = _FOOTER.unpack(stream.read())
+            size = stream.seek(0, os.SEEK_END) - _FOOTER.size
+            if size < HEADER_SIZE:
+                raise ValueError("it is shorter than header and footer")
+            stream.seek(size)
+            length, magic = _FOOTER.unpack(stream.read(_FOOTER.size))
             if magic != MAGIC or length > size:
                 raise ValueError("its last bytes are not a packed file's")
+            limits.refused("its index", length * limits.TEXT_COST, 0)
             stream.seek(size - length)
-            index: dict[str, Any] = json.loads(stream.read(length))
+            index = parse_json(stream.read(length))
             stream.seek(0)
-            count, shape = _shape(stream.read(HEADER_SIZE))
-        if size - length - HEADER_SIZE != count * int(np.prod(shape)):
+            header = read_header(stream)
+        if not _is_pictures(header):
+            raise ValueError("its header is not uint8 [N, H, W, C]")
+        if size - length - HEADER_SIZE != header.size:
             raise ValueError("its length does not fit its header")
-        _check(index, count)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        return _checked(index, header.shape[0])
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a whole packed file ({error})") from None
-    return index
 
 
-def _shape(start: bytes) -> tuple[int, tuple[int, ...]]:
-    """Return N and (H, W, C) of a header."""
-    import io
-
-    stream = io.BytesIO(start)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("another version of NumPy's format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if len(shape) != 4 or fortran or dtype != np.uint8 or stream.tell() != HEADER_SIZE:
-        raise ValueError("its header is not uint8 [N, H, W, C]")
-    return shape[0], shape[1:]
+def _is_pictures(header: Header) -> bool:
+    """Whether it is that of plain pictures; none of them has an edge of 0."""
+    plain = header.dtype == np.uint8 and not header.fortran and header.length == HEADER_SIZE
+    return plain and len(header.shape) == 4 and 0 not in header.shape
 
 
-def _check(index: dict[str, Any], count: int) -> None:
-    labels = index["labels"]
-    if not 0 <= index["held_out_from"] <= count:
-        raise ValueError("its index says more training images than there are")
-    if labels is not None and len(labels) != count:
+def _checked(index: Any, count: int) -> dict[str, Any]:
+    """Return the index of ``count`` images if it is one; fields that it may lack are not in it."""
+    if not isinstance(index, dict):
+        raise ValueError("its index is not an object")
+    cut, labels = index.get("held_out_from"), index.get("labels")
+    if not isinstance(cut, int) or isinstance(cut, bool) or not 0 <= cut <= count:
+        raise ValueError(
+            f"its index says {shown(cut)} training images, there are {count} images in all"
+        )
+    if labels is not None and not (_all(labels, int) and len(labels) == count):
         raise ValueError("its index has another number of labels than of images")
-    if not isinstance(index["fingerprint"], str) or not isinstance(index["classes"], list):
-        raise ValueError("its index lacks fingerprint or classes")
+    if any(not -(1 << 63) <= label < 1 << 63 for label in labels or ()):
+        raise ValueError("its index has a label of more than 64 bits")
+    for key in ("classes", "bad"):
+        if not _all(index.get(key), str):
+            raise ValueError(f"its index lacks {key}, a list of texts")
+    if not isinstance(index.get("fingerprint"), str) or "origin" not in index:
+        raise ValueError("its index lacks fingerprint or origin")
+    return index | {"labels": labels}
+
+
+def _all(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)

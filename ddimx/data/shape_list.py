@@ -5,12 +5,12 @@ A line is one JSON object with the token file, relative to the list's folder, an
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DdimxError
 from ..untrusted.names import all_inside
+from ..untrusted.text import parse_json, read_bytes
 
 PARTS = ("train", "val", "test")
 
@@ -37,18 +37,25 @@ def read_list(path: Path) -> list[Entry]:
             lie in the list's folder.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_bytes(path).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: cannot be read ({error})") from None
     files, categories = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-            files.append(value["file"])
-            categories.append(str(value.get("category", "")))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DdimxError(f"{path}, line {number}: no JSON object with a 'file'") from None
+            value = parse_json(line)
+            if not isinstance(value, dict):
+                raise ValueError("not in braces")
+            category = value.get("category", "")
+            if "file" not in value or not isinstance(category, str):
+                raise ValueError("'file' and 'category' are texts")
+        except ValueError as error:
+            raise DdimxError(
+                f"{path}, line {number}: no JSON object with a 'file' ({error})"
+            ) from None
+        files.append(value["file"])
+        categories.append(category)
     paths = all_inside(path.parent, files, path)
     return [Entry(*pair) for pair in zip(paths, categories, strict=True)]

@@ -25,6 +25,7 @@ from ..progress import Progress
 from ..runs.lock import lock_folder
 from ..runs.run import only_ours, reporting
 from ..untrusted.names import all_inside, inside, relative
+from ..untrusted.text import parse_json, read_bytes, read_object, shown
 from .shape_jobs import Job, Made, Settings, check_names, make_all
 from .shape_list import PARTS
 
@@ -155,13 +156,26 @@ class ShapeSet:
                 sweep(folder)
 
     def _entries(self) -> dict[str, dict[str, Any]]:
-        """Read the journal; a last line that was cut off, and later lines of one file, count so."""
-        entries = {}
-        with suppress(FileNotFoundError):
-            for line in self._journal.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError, TypeError, KeyError):
-                    entry = json.loads(line)
-                    entries[relative(entry["file"], self._journal)] = dict(entry)
+        """Read the journal; of two lines for one file the later one counts.
+
+        A line that is not whole (the last one, after a kill) is passed over: its shape is made
+        again.
+        """
+        entries, names = {}, []
+        try:
+            lines = read_bytes(self._journal).splitlines()
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise DdimxError(f"{self._journal}: {error}") from None
+        for line in lines:
+            with suppress(ValueError):
+                entry = parse_json(line)
+                if isinstance(entry, dict) and "file" in entry:
+                    names.append(entry["file"])
+                if _is_entry(entry):
+                    entries[entry["file"]] = entry
+        all_inside(self.folder, names, self._journal)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -226,14 +240,25 @@ def row(made: Made) -> dict[str, Any]:
     return named | counts | {"source": job.origin} | job.about
 
 
-def _settings_in(record: Path) -> Any:
+def _is_entry(value: Any) -> bool:
+    """Whether a journal's line says all that a manifest's row needs."""
+    return isinstance(value, dict) and (
+        all(isinstance(value.get(key), str) for key in ("file", "stamp"))
+        and all(type(value.get(key)) is int for key in ("bytes", "nodes", "leaves"))
+    )
+
+
+def _settings_in(record: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(record.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError) as error:
+        settings = read_object(record)["settings"]
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are not an object")
+    except (ValueError, KeyError) as error:
         raise UsageError(f"{record} is no record of a prepared set ({error})") from None
+    return settings
 
 
 def _difference(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> str:
     changed = [key for key in new if old.get(key) != new[key]]
-    words = ", ".join(f"{key} {old.get(key)} instead of {new[key]}" for key in changed)
+    words = ", ".join(f"{key} {shown(old.get(key))} instead of {new[key]}" for key in changed)
     return f"{folder} was prepared with {words}; give --overwrite to make it again, or another name"

@@ -15,18 +15,22 @@ import csv
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ..errors import DdimxError, UsageError, unknown
+from ..untrusted.foreign import reason
+from ..untrusted.text import read_bytes
 from .meshes import EXTENSIONS, read_surface
 from .shape_jobs import Job
 from .shape_list import PARTS
 from .shapenet import SYNSETS
 
 _PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LINKED = 100  # ways by which a folder is looked into, where links lead to it
 _SYNSET = re.compile(r"\d{8}")
 _SHAPENET_FILES = (("models", "model_normalized.obj"), ("model.obj",))
 
@@ -52,7 +56,8 @@ def find_shapes(
         skip: a folder within that is not looked into.
 
     Raises:
-        UsageError: no such folder, nothing in it that can be read, or no such category.
+        UsageError: no such folder, nothing in it that can be read, a name that is no text, or no
+            such category.
     """
     if not source.is_dir():
         raise UsageError(f"no folder {source}")
@@ -102,13 +107,36 @@ def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) ->
 def _files(source: Path, skip: Path | None) -> Iterator[Path]:
     """Yield the files of a known kind, hidden ones left out, in order."""
     closed = None if skip is None else skip.resolve()
+    above: dict[str, frozenset[tuple[int, int]]] = {}
+    times: Counter[tuple[int, int]] = Counter()
     for folder, below, names in os.walk(source, followlinks=True):
+        status = os.stat(folder)
+        own = (status.st_dev, status.st_ino)
+        ways = above.get(os.path.dirname(folder), frozenset())
         below[:] = sorted(name for name in below if not name.startswith("."))
+        times[own] += 1
+        # A link to a folder above it, in which there would be no end, or links that fork on and on.
+        if own in ways or times[own] > LINKED:
+            below[:] = []
+            continue
+        above[folder] = ways | {own}
         if closed is not None:
             below[:] = [name for name in below if (Path(folder) / name).resolve() != closed]
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
-                yield Path(folder) / name
+                path = Path(folder) / name
+                if not _is_text(str(path.relative_to(source))):
+                    raise UsageError(f"{str(path)!r}: its name is not in UTF-8; rename it")
+                yield path
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written into a list; other bytes are surrogates in Python."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _place(source: Path, path: Path, category: str | None) -> Found | None:
@@ -134,14 +162,15 @@ def _official_parts(path: Path) -> dict[tuple[str, str], str]:
     if not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [
-                (r["synsetId"].zfill(8), r["modelId"], r["split"]) for r in csv.DictReader(stream)
-            ]
+        text = read_bytes(path).decode("utf-8")
+        rows = [
+            (r["synsetId"].zfill(8), r["modelId"], r["split"])
+            for r in csv.DictReader(text.splitlines(keepends=True))
+        ]
         return {(SYNSETS.get(s, s), model): _PART_NAMES[part] for s, model, part in rows}
-    except (KeyError, ValueError, AttributeError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, AttributeError, csv.Error) as error:
         raise DdimxError(
-            f"{path}: not ShapeNet's list of splits (synsetId, modelId, split): {error!r}"
+            f"{path}: not ShapeNet's list of splits (synsetId, modelId, split): {reason(error)}"
         ) from None
 
 

@@ -9,15 +9,16 @@ describes the keys.
 from __future__ import annotations
 
 import io
+import math
 import re
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..errors import DdimxError, UsageError
-from ..files import DAMAGED_ZIP
+from ..untrusted import limits
+from ..untrusted.archives import Archive, open_zip
 from ..untrusted.names import relative
 from .licences import Credit, credit_of, licence_name
 from .meshes import Surface, read_mesh
@@ -25,6 +26,12 @@ from .meshes import Surface, read_mesh
 INSTALLED = Path("/usr/share/sweethome3d/furniture")
 PACKAGE = "sweethome3d-furniture"
 CATALOGUE = "PluginFurnitureCatalog.properties"
+# Bytes of a licence page and of the catalogue; Debian's have up to 6 KB and 150 KB. Some patterns
+# that a page is searched for take quadratic time.
+PAGE_BYTES, CATALOGUE_BYTES = 64 << 10, 16 << 20
+COPIES = 16  # of an OBJ's bytes while it is read: text, words, numbers, triangles
+LARGEST = 1e9  # of an item, cm: ten thousand kilometres
+_WORD = 80  # characters of a number, blanks included
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,17 @@ def read_library(path: Path) -> Library:
             out of the library.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            catalogue = archive.read(CATALOGUE).decode("latin-1")
-            listed = [info for info in archive.infolist() if not info.is_dir()]
-            members = {relative(info.filename, path): info for info in listed}
+        with open_zip(path) as archive:
+            for name in archive.names:
+                relative(name, path)
+            about, entries = parse_catalogue(_text(archive, CATALOGUE, CATALOGUE_BYTES, "latin-1"))
+            licence = licence_name(about.get("license", ""))
             pages = _pages(archive)
-    except DAMAGED_ZIP as error:
+            items = [
+                _item(path, archive, number, entry, licence, pages) for number, entry in entries
+            ]
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a Sweet Home 3D furniture library ({error})") from None
-    about, entries = parse_catalogue(catalogue)
-    licence = licence_name(about.get("license", ""))
-    items = [_item(path, members, number, entry, licence, pages) for number, entry in entries]
     return Library(path, about.get("id", ""), about.get("name", path.stem), licence, tuple(items))
 
 
@@ -133,9 +141,9 @@ def read_item(item: Item) -> Surface:
 
 def _model_bytes(item: Item) -> bytes:
     try:
-        with zipfile.ZipFile(item.library) as archive:
-            return archive.read(item.model)
-    except DAMAGED_ZIP as error:
+        with open_zip(item.library) as archive:
+            return archive.read(item.model, COPIES)
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{item.library}: cannot read {item.model} ({error})") from None
 
 
@@ -155,7 +163,7 @@ def parse_catalogue(text: str) -> tuple[dict[str, str], list[tuple[int, dict[str
         name, mark, number = key.partition("#")
         if not mark:
             library[key] = value
-        elif number.isdigit():
+        elif re.fullmatch("[0-9]{1,9}", number):
             entries.setdefault(int(number), {})[name] = value
     return library, sorted(entries.items())
 
@@ -164,16 +172,22 @@ def _unescaped(found: re.Match[str]) -> str:
     return chr(int(found[1], 16)) if found[1] else found[2]
 
 
-def _pages(archive: zipfile.ZipFile) -> dict[PurePosixPath, str]:
-    """Return the licence page in each model's folder that has one."""
-    names = [PurePosixPath(name) for name in sorted(archive.namelist())]
-    found = {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
-    return {parent: archive.read(n).decode("utf-8", "replace") for parent, n in found.items()}
+def _text(archive: Archive, name: str, most: int, encoding: str) -> str:
+    """Return a member that is a text of no more than ``most`` bytes; ValueError of a longer one."""
+    if archive.declared(name) > most:
+        raise ValueError(f"{name} is longer than {limits.readable(most)}")
+    return archive.read(name).decode(encoding, "replace")
+
+
+def _pages(archive: Archive) -> dict[PurePosixPath, str]:
+    """Return the name of the licence page in each model's folder that has one."""
+    names = [PurePosixPath(name) for name in sorted(archive.names)]
+    return {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
 
 
 def _item(
     path: Path,
-    members: dict[str, zipfile.ZipInfo],
+    archive: Archive,
     number: int,
     entry: dict[str, str],
     licence: str,
@@ -183,12 +197,12 @@ def _item(
     if not entry.get("name") or not model:
         raise DdimxError(f"{path}: item {number} has no name or no model")
     key = entry.get("id", f"{path.stem}#{PurePosixPath(model).stem}")
-    if model not in members:
+    if model not in archive.names:
         raise DdimxError(
-            f"{path}: not a Sweet Home 3D furniture library (item {number}: no {model} in it)"
+            f"{path}: not a Sweet Home 3D furniture library (item {number}: no {model[:200]} in it)"
         )
-    member = members[model]
     page = pages.get(PurePosixPath(model).parent)
+    words = None if page is None else _text(archive, page, PAGE_BYTES, "utf-8")
     return Item(
         library=path,
         key=key,
@@ -198,9 +212,9 @@ def _item(
         model=model,
         size=_numbers(path, number, [entry.get(k, "0") for k in ("width", "depth", "height")]),
         rotation=_rotation(path, number, entry.get("modelRotation")),
-        credit=credit_of(entry.get("creator", "unknown"), licence, page),
-        model_size=member.file_size,
-        checksum=f"{member.CRC:08x}-{member.file_size}",
+        credit=credit_of(entry.get("creator", "unknown"), licence, words),
+        checksum=f"{archive.checksum(model):08x}-{archive.declared(model)}",
+        model_size=archive.declared(model),
     )
 
 
@@ -215,6 +229,9 @@ def _rotation(path: Path, number: int, text: str | None) -> tuple[float, ...] | 
 
 def _numbers(path: Path, number: int, words: list[str]) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in words)
+        values = tuple(float(word[:_WORD]) for word in words)
     except ValueError:
-        raise DdimxError(f"{path}: item {number}: not numbers: {' '.join(words)}") from None
+        values = (math.nan,)
+    if not all(abs(value) <= LARGEST for value in values):
+        raise DdimxError(f"{path}: item {number}: not numbers: {' '.join(words)[:200]}")
+    return values

@@ -22,6 +22,7 @@ from ..sampling.sinks import ArraySink, Sink
 from ..sampling.task import Task
 from ..solvers.executor import Step
 from ..solvers.inversion import REFINE, ddim_inversion
+from ..untrusted.arrays import read_npy
 from ..weights.model import Model
 from .pictures import Picture, as_states, fingerprint
 from .settings import resolve_editing
@@ -132,7 +133,7 @@ class EncodeTask:
 
     def _decode(self, folder: Path, sink: Sink, indices: range) -> list[str]:
         """Write ``grid.png``: every picture beside what its latent decodes to."""
-        latents = torch.from_numpy(np.load(folder / LATENTS))
+        latents = torch.from_numpy(read_npy(folder / LATENTS))  # just written
         decoded = to_bytes(
             run_all(self.model, self.codec.down, latents), self.model.config.data
         ).numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from ..errors import DdimxError, UsageError
 from ..files import sha256_file
 from ..progress import Progress
 from ..weights.cache import cache_folder
+from ..weights.pickled import load_state_dict
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -45,7 +45,9 @@ class Inception:
             DdimxError: a file that holds other things than this network's tensors.
         """
         library = torch_fidelity()
-        tensors = _tensors(weights)
+        if not weights.is_file():
+            raise DdimxError(f"no such file: {weights}")
+        tensors = load_state_dict(weights)
         # The library unpickles without restraint, so it is given a file that we wrote.
         with tempfile.TemporaryDirectory(prefix="ddimx-") as folder:
             clean = Path(folder) / "weights.pth"
@@ -106,20 +108,6 @@ def torch_fidelity() -> Any:
             "and there give the samples with --samples"
         ) from None
     return library
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running anything that the file may hold."""
-    if not path.is_file():
-        raise DdimxError(f"no such file: {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DdimxError(f"{path}: not a file of tensors ({first})") from None
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise DdimxError(f"{path}: not a state dict, names with tensors")
-    return dict(content)
 
 
 def _downloaded(offline: bool, progress: Progress) -> Path:

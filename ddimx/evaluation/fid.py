@@ -18,6 +18,7 @@ from ..data.sources import Bytes, ImageSource, open_source
 from ..errors import DdimxError
 from ..progress import Progress
 from ..untrusted.pictures import open_picture
+from ..untrusted.text import shown
 from .features import Features
 from .frechet import Accumulator, Statistics, frechet_distance, npz_arrays, read_statistics
 
@@ -79,7 +80,7 @@ def open_images(where: str, *, offline: bool = False, progress: Progress | None 
         if not files:
             raise DdimxError(f"{path}: no images (looked for {', '.join(sorted(SUFFIXES))})")
         return Images(str(path), files=files)
-    arrays = npz_arrays(path)
+    arrays = npz_arrays(path, ("arr_0", "images"))
     array = arrays.get("arr_0", arrays.get("images"))
     if array is None or array.ndim != 4 or array.dtype != np.uint8:
         raise DdimxError(f"{path}: needs an array 'arr_0' or 'images', uint8 [N, H, W, C]")
@@ -100,7 +101,7 @@ def statistics_of(
         DdimxError: no images, or statistics of another feature network.
     """
     path = Path(where).expanduser()
-    if path.is_file() and path.suffix == ".npz" and "mu" in npz_arrays(path):
+    if path.is_file() and path.suffix == ".npz" and npz_arrays(path, ("mu",)):
         found = read_statistics(path)
         check_network(found, features, where)
         return found
@@ -134,7 +135,7 @@ def check_network(statistics: Statistics, features: Features, where: str) -> Non
     """
     theirs, ours = statistics.about.get("network"), features.about.get("network")
     if theirs is not None and theirs != ours:
-        raise DdimxError(f"{where}: statistics of the network '{theirs}', not of '{ours}'")
+        raise DdimxError(f"{where}: statistics of the network {shown(theirs)}, not of '{ours}'")
 
 
 def compare(samples: Statistics, reference: Statistics) -> dict[str, Any]:

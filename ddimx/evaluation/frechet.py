@@ -7,8 +7,7 @@ FID (Heusel et al., arXiv 1706.08500, equation 6) is
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ import numpy.typing as npt
 
 from ..errors import DdimxError
 from ..files import whole_file
+from ..untrusted.arrays import read_npz
+from ..untrusted.text import parse_json, shortened
 
 Array = npt.NDArray[np.float64]
 
@@ -114,36 +115,40 @@ def read_statistics(path: Path) -> Statistics:
     Raises:
         DdimxError: no such file, or arrays that are no mean and covariance.
     """
-    arrays = npz_arrays(path)
+    arrays = npz_arrays(path, ("mu", "sigma", "count", "about"), copies=2)  # as float64
     mean, covariance = arrays.get("mu"), arrays.get("sigma")
     if mean is None or covariance is None:
         raise DdimxError(f"{path}: holds no 'mu' and 'sigma'")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DdimxError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}")
+    if mean.dtype.kind not in "iuf" or covariance.dtype.kind not in "iuf":
+        raise DdimxError(f"{path}: mu and sigma are {mean.dtype} and {covariance.dtype}")
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DdimxError(f"{path}: mu or sigma is not finite")
     try:
-        about = json.loads(str(arrays["about"])) if "about" in arrays else {}
-        count = int(arrays["count"]) if "count" in arrays else 0
-    except (ValueError, TypeError) as error:
-        raise DdimxError(f"{path}: 'about' or 'count' is damaged ({error})") from None
+        about = parse_json(str(arrays["about"].item())) if "about" in arrays else {}
+        count = int(arrays["count"].item()) if "count" in arrays else 0
+        if not isinstance(about, dict):
+            raise ValueError("'about' is not a mapping")
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = shortened(str(error))
+        raise DdimxError(f"{path}: 'about' or 'count' is damaged ({reason})") from None
     return Statistics(mean, covariance, count, about)
 
 
-def npz_arrays(path: Path) -> dict[str, Any]:
-    """Return the arrays of an .npz; nothing is unpickled.
+def npz_arrays(path: Path, names: Collection[str], copies: int = 1) -> dict[str, Any]:
+    """Return those arrays of an .npz that have these names; nothing is unpickled.
+
+    Args:
+        copies: how many times their size is held at once while they are worked on.
 
     Raises:
         DdimxError: no such file, or not an .npz of plain arrays.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("one array, not an archive of arrays")
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        return read_npz(path, names, copies)
     except FileNotFoundError:
         raise DdimxError(f"no such file: {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None

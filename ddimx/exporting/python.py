@@ -133,8 +133,8 @@ def _in_memory(source: Any, out: Path | None, number: int) -> Item:
     name = source.shape_id or f"{number:06d}"
     try:
         plain = Path(relative(name, "shape_id")).name == name
-    except DdimxError as error:
-        raise UsageError(str(error)) from None
+    except DdimxError:
+        plain = False
     if not plain:
         raise UsageError(f"shape id {name!r} is no file name")
     return Item(source, out / name)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import UsageError
-from ..files import DAMAGED_NUMPY
 from ..octree.file import Shape
 from ..runs import ROOT
+from ..untrusted.archives import open_zip
+from ..untrusted.arrays import members, read_header
 
 TOKEN_SUFFIXES = (".npz", ".npy")
 
@@ -96,9 +94,10 @@ def holds_tokens(path: Path) -> bool:
     """Return whether a file looks like an octree's, from its directory or header alone."""
     try:
         if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                return "tokens.npy" in archive.namelist()
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except DAMAGED_NUMPY:
+            with open_zip(path) as archive:
+                return "tokens" in members(archive)
+        with path.open("rb") as stream:
+            header = read_header(stream)
+    except (OSError, ValueError):
         return False
-    return bool(array.ndim == 1 and array.dtype.kind in "iu")
+    return len(header.shape) == 1 and header.dtype.kind in "iu"

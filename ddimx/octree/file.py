@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError
-from ..files import DAMAGED_NUMPY, whole_file
+from ..files import whole_file
+from ..untrusted.arrays import read_npy, read_npz
 from .errors import OctreeError
 from .keys import MAX_DEPTH
 from .tree import CUBE, Octree, from_tokens
 
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
+COPIES = 64  # of a token's size while a tree is made of it: keys and counts are int64
 UNEQUAL = 1e-6  # by how much a cube's edges may differ, relative to its coordinates
 
 
@@ -73,25 +75,18 @@ def _fields(path: Path) -> dict[str, Any]:
             magic = stream.read(6)
         if not magic.startswith(MAGIC):
             raise DdimxError(f"{path}: no octree file, for it is neither .npz nor .npy")
-        return _loaded(path)
+        if magic == MAGIC[0]:
+            return {"tokens": read_npy(path, COPIES)}
+        fields = read_npz(path, FIELDS, COPIES)
     except FileNotFoundError:
         raise DdimxError(f"no file {path}") from None
     except IsADirectoryError:
         raise DdimxError(f"{path} is a folder, not a token file") from None
-    except MemoryError:
-        raise DdimxError(f"{path}: its arrays are larger than the memory here") from None
-    except DAMAGED_NUMPY as error:
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return {"tokens": loaded}
-    with loaded:
-        if "tokens" not in loaded.files:
-            raise DdimxError(f"{path}: an .npz without 'tokens': no octree file")
-        return {name: loaded[name] for name in FIELDS if name in loaded.files}
+    if "tokens" not in fields:
+        raise DdimxError(f"{path}: an .npz without 'tokens': no octree file")
+    return fields
 
 
 def _shape(fields: dict[str, Any], depth: int | None) -> Shape:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError, UsageError
+from ..untrusted.text import read_json, shortened, shown
 
 Record = dict[str, Any]
 
@@ -30,15 +30,16 @@ def read_record(folder: Path, what: str, schema: int) -> Record | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable manifest ({error})") from None
+        raise DdimxError(f"{path}: not a readable manifest ({shortened(str(error))})") from None
     if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
         raise DdimxError(f"{path}: not a manifest of a {what}")
     own = value.get("schema", 1)
     if not isinstance(own, int) or own > schema:
         raise DdimxError(
-            f"{path}: written in schema {own}, this version reads up to {schema}; update ddimx"
+            f"{path}: written in schema {shown(own)}, this version reads up to {schema}; "
+            "update ddimx"
         )
     return value
 
@@ -69,7 +70,9 @@ def check_same(folder: Path, count: int, old: Record, now: Record, wanted: int) 
 def _short(value: Any) -> str:
     """Return a value of an identity for people: of a long list its ends, of a hash its start."""
     if isinstance(value, list):
-        shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in value]
-        return "[" + ", ".join(shown if len(shown) < 5 else [*shown[:2], "...", shown[-1]]) + "]"
-    text = str(value)
-    return text[:12] + "..." if isinstance(value, str) and _HASH.fullmatch(text) else text
+        kept = value if len(value) < 5 else [*value[:2], value[-1]]
+        items = [f"{v:g}" if isinstance(v, float) else _short(v) for v in kept]
+        return "[" + ", ".join(items if len(value) < 5 else [*items[:2], "...", items[-1]]) + "]"
+    if not isinstance(value, str):
+        return shown(value)
+    return value[:12] + "..." if _HASH.fullmatch(value) else shortened(value)

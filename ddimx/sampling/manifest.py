@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from ..errors import DdimxError, UsageError
 from ..plan import Plan
 from ..runs.record import NAME, Record, read_record
 from ..untrusted.names import all_inside
+from ..untrusted.text import shown
 from ..weights.model import Model
 from .settings import Settings
 
 SCHEMA = 2
+MOST_SAMPLES = 2**32  # a sample's index is a word of the noise's counter
 SAME = 1e-9
 SEED_RULE_VERSION = 1  # raised with any change of how noise follows from seed and index
 SEED_RULE = (
@@ -169,17 +172,43 @@ def read(folder: Path) -> Record | None:
         DdimxError: a manifest that cannot be read, is of another kind, or names files outside the
             folder.
     """
-    record, path = read_record(folder, "sampling run", SCHEMA), folder / NAME
+    record = read_record(folder, "sampling run", SCHEMA)
     if record is None:
         return None
-    if not isinstance(record.get("count"), int):
+    path = folder / NAME
+    if "count" not in record:
         raise DdimxError(f"{path}: not a manifest of a sampling run")
+    wrong = [key for key, check in _CHECKS.items() if not check(record)]
+    if wrong:
+        found = shown(record.get(wrong[0], record["identity"]))
+        raise DdimxError(f"{path}: a damaged manifest ({wrong[0]}: {found})")
     for key in ("files", "exported"):
-        names = record.get(key, [])
-        if not isinstance(names, list):
-            raise DdimxError(f"{path}: '{key}' is no list of names")
-        all_inside(folder, names, path)
+        all_inside(folder, record.get(key, []), path)
     return record
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SAMPLES
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# What is computed with, where it is there.
+_CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "status": lambda value: value.get("status") in ("running", "interrupted", "complete"),
+    "count": lambda value: _is_count(value.get("count")),
+    "files": lambda value: isinstance(value.get("files", []), list),
+    "exported": lambda value: isinstance(value.get("exported", []), list),
+    "asked": lambda value: isinstance(value.get("asked", {}), dict),
+    "network_calls": lambda value: _is_number(value.get("network_calls", 0)),
+    "seconds": lambda value: _is_number(value.get("seconds", 0)),
+    "identity": lambda value: (
+        _is_count(value["identity"].get("start_index", 0))
+        and isinstance(value["identity"].get("format", ""), str)
+    ),
+}
 
 
 def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from ..runs.record import NAME, Record
 from ..runs.run import Asked, Filling, Stopped, begin
 from ..signals import Stop
 from ..solvers.executor import Step
+from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
 from ..weights.model import Model
 from ..weights.source import SUFFIX
@@ -120,13 +121,12 @@ def load_init_noise(
         UsageError: not a ``.npy`` of that shape, or with values that are not finite.
     """
     try:
-        states = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        states = map_npy(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{what} {path}: not a readable .npy ({error})") from None
-    if not isinstance(states, np.ndarray) or states.shape[1:] != shape or not len(states):
-        found = getattr(states, "shape", "an archive")
+    if states.shape[1:] != shape or not states.size:
         expected = ", ".join(str(n) for n in shape)
-        raise UsageError(f"{what} {path}: shape {found}, expected (N, {expected})")
+        raise UsageError(f"{what} {path}: shape {states.shape}, expected (N, {expected})")
     if states.dtype.kind != "f":
         raise UsageError(f"{what} {path}: dtype {states.dtype}, expected floating point")
     if not all(np.isfinite(state).all() for state in states):
@@ -139,7 +139,7 @@ class _Start:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.sha256 = sha256_file(path)
-        self._states = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._states = map_npy(path)  # what load_init_noise has looked at
         self._first = settings.start_index
 
     def __call__(self, samples: Sequence[int]) -> Tensor:
@@ -240,10 +240,11 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
         remove_parts(folder)
         return
     names = [*before.get("files", []), *before.get("exported", []), "grid.png"]
-    indices = range(
-        before["identity"]["start_index"], before["identity"]["start_index"] + before["count"]
-    )
-    names += [f"{i:06d}.{before['identity']['format']}" for i in indices]
+    first = before["identity"].get("start_index", 0)
+    indices = range(first, first + before["count"])
+    numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape(before['identity'].get('format', ''))}")
+    found = [(m, path.name) for path in folder.iterdir() if (m := numbered.fullmatch(path.name))]
+    names += [name for m, name in found if int(m[1]) in indices]
     paths = all_inside(folder, names, folder / NAME)
     remove_parts(folder)
     for path in set(paths):
@@ -251,4 +252,5 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
         if path.parent != folder:
             with suppress(OSError):  # not empty yet, or not ours alone
                 path.parent.rmdir()
-    (folder / NAME).unlink(missing_ok=True)  # last: until then it says what is still to be removed
+    # Last: until then it says what is still to be removed.
+    (folder / NAME).unlink(missing_ok=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..data.transform import to_bytes
-from ..errors import unknown
+from ..errors import DdimxError, unknown
 from ..files import sweep, whole_file
+from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
 
 IMAGE_FORMATS = ("png", "webp")
@@ -137,7 +138,7 @@ class ArraySink:
 
     def done(self) -> set[int]:
         """Return the indices in the parts; a finished file is known to the manifest."""
-        return {i for part in _parts(self._folder) for i in _loaded(part)["indices"].tolist()}
+        return {i for part in _parts(self._folder) for i in self._loaded(part)["indices"].tolist()}
 
     def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
         """Write one part."""
@@ -171,21 +172,33 @@ class ArraySink:
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
         """Return samples of the finished file as uint8 [B, H, W, C]."""
         where = [i - self._first for i in indices]
-        if self._kind == "npy":
-            values = np.load(self._final, mmap_mode="r")[where]
-            return to_bytes(torch.from_numpy(np.array(values)), self._data).numpy()
-        pixels: npt.NDArray[np.uint8]
-        pixels = _loaded(self._final)["images" if self._kind == "npz" else "arr_0"]
-        return pixels[where]
+        name = "images" if self._kind == "npz" else "arr_0"
+        try:
+            if self._kind == "npy":
+                values = map_npy(self._final)
+            else:
+                values = read_npz(self._final, [name])[name]
+        except (OSError, ValueError, KeyError) as error:
+            raise DdimxError(f"{self._final}: not readable ({error})") from None
+        if not self._is_ours(values) or max(where, default=-1) >= len(values):
+            raise DdimxError(
+                f"{self._final}: {values.dtype} {list(values.shape)}, not this run's samples"
+            )
+        chosen = np.array(values[where])
+        if self._kind != "npy":
+            return chosen
+        return to_bytes(torch.from_numpy(chosen), self._data).numpy()
 
     def _join(self, indices: range, parts: Sequence[Path], path: Path) -> None:
-        first = _loaded(parts[0])
+        first = self._loaded(parts[0])
         shape = (len(indices), *first["values"].shape[1:])
         scratch = self._folder / PARTS / JOINED
         joined = np.lib.format.open_memmap(scratch, "w+", first["values"].dtype, shape)
         labels = np.zeros(len(indices) if len(first["labels"]) else 0, dtype=np.int64)
         for part in parts:
-            arrays = _loaded(part)
+            arrays = self._loaded(part)
+            if arrays["values"].shape[1:] != shape[1:]:
+                raise DdimxError(f"{part}: not a part of this run; remove it")
             wanted = [i in indices for i in arrays["indices"].tolist()]
             where = arrays["indices"][wanted] - indices.start
             joined[where] = arrays["values"][wanted]
@@ -198,6 +211,33 @@ class ArraySink:
             return
         with path.open("wb") as stream:
             np.savez(stream, **self._named(joined, labels))
+
+    def _is_ours(self, values: npt.NDArray[Any]) -> bool:
+        """Return whether an array may be of samples of this run."""
+        return values.ndim == 4 and values.dtype == (
+            np.float32 if self._kind == "npy" else np.uint8
+        )
+
+    def _loaded(self, path: Path) -> dict[str, npt.NDArray[Any]]:
+        """Read a part of the array: ``indices`` int64 [B], ``values``, ``labels`` int64 [B or 0].
+
+        Raises:
+            DdimxError: damaged, or of another run.
+        """
+        try:
+            arrays = read_npz(path, ("indices", "values", "labels"))
+            indices, values, labels = (arrays[n] for n in ("indices", "values", "labels"))
+        except (OSError, ValueError, KeyError) as error:
+            raise DdimxError(
+                f"{path}: a part of this run that cannot be read ({error}); remove it, and the "
+                "same command draws it again"
+            ) from None
+        whole = indices.dtype == labels.dtype == np.int64 and indices.ndim == labels.ndim == 1
+        if not (whole and self._is_ours(values) and len(values) == len(indices)) or (
+            len(labels) not in (0, len(indices))
+        ):
+            raise DdimxError(f"{path}: not a part of this run; remove it")
+        return arrays
 
     def _named(self, images: Any, labels: Any) -> dict[str, Any]:
         if self._kind == "adm":
@@ -237,8 +277,3 @@ def _parts(folder: Path) -> list[Path]:
     """
     parts = inside(folder, PARTS, folder).glob("*.npz")
     return sorted(path for path in parts if _PART.match(path.name))
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}

@@ -187,10 +187,10 @@ def _lines_until(log: Path, step: int) -> list[dict[str, Any]]:
     lines, end = [], 0
     for text in data.splitlines(keepends=True):
         try:
-            line = json.loads(text)
+            line = json.loads(text)  # with NaN, which a loss may be
             if line["step"] > step or not text.endswith(b"\n"):
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
         lines.append(line)
         end += len(text)

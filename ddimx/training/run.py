@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..noise import Noise
 from ..progress import Progress
 from ..runs import fresh_run, last_run, lock_folder
 from ..signals import Stop
+from ..untrusted.text import read_object, shown
 from ..weights.found import Which
 from ..weights.native import read_header
 from ..weights.shapes import load_into
@@ -87,17 +88,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
     config, named_in = _config(request, checkpoint)
     check_trusted(config, trust_code=request.trust_code, named_in=named_in)
-    folder = _folder(request, checkpoint)
-    with lock_folder(folder):
-        return _train(
-            request,
-            config,
-            named_in,
-            _newest(request, config, folder, checkpoint),
-            folder,
-            stop,
-            progress,
-        )
+    with ExitStack() as lock:
+        return _train(request, config, named_in, checkpoint, lock, stop, progress)
 
 
 def _train(
@@ -105,10 +97,16 @@ def _train(
     config: Config,
     named_in: str,
     checkpoint: Path | None,
-    folder: Path,
+    lock: ExitStack,
     stop: Stop,
     progress: Progress,
 ) -> TrainResult:
+    folder = request.out
+    if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
+        folder = checkpoint.parent.parent
+    if folder is not None:
+        lock.enter_context(lock_folder(folder))
+        checkpoint = _newest(request, config, folder, checkpoint)
     obtain(config.data, offline=request.offline, progress=progress)
     source = open_examples(config)
     held_out = open_examples(config, held_out=True)
@@ -126,9 +124,14 @@ def _train(
     seed = request.seed
     if checkpoint is not None:
         before = restore(checkpoint, state)
+        if "seed" not in before:
+            raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
         seed = int(before["seed"])
         info["init"] = before.get("init")
         info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
+    if folder is None:  # not before it is known that there is something to put into it
+        folder = fresh_run("train", request.label)
+        lock.enter_context(lock_folder(folder))
     _begin(folder, request, config, fresh=checkpoint is None)
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
@@ -166,7 +169,10 @@ def _checkpoint(resume: str) -> Path | None:
     if found:
         return found[-1]
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
-        raise UsageError(f"--resume {resume}: no checkpoint in {path}")
+        raise UsageError(
+            f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
+            "its command again"
+        )
     return None
 
 
@@ -179,8 +185,11 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     assert request.resume is not None
     folder = _run_of(request.resume)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_object(folder / RECORD)
         given = {key: record[key] for key in ("seed", "init", "init_weights")}
+        kinds = (int, str | None, str | None)
+        if not all(isinstance(v, k) for v, k in zip(given.values(), kinds, strict=True)):
+            raise ValueError(f"it holds {shown(given)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DdimxError(f"{folder / RECORD}: not readable ({error}); begin anew") from None
     config = load_config(str(folder / CONFIG))
@@ -212,15 +221,6 @@ def _begin(folder: Path, request: TrainRequest, config: Config, *, fresh: bool) 
             f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
             "command goes on"
         ) from None
-
-
-def _folder(request: TrainRequest, checkpoint: Path | None) -> Path:
-    """Return the run's folder: the one asked for, that of the checkpoint, or a fresh one."""
-    if request.out is not None:
-        return request.out
-    if checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
-        return checkpoint.parent.parent
-    return fresh_run("train", request.label)
 
 
 def _newest(

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from ..config import Config, OptimConfig
 from ..errors import DdimxError
+from ..untrusted.text import shortened
 from ..weights.native import Header, read_header, read_tensors, save
-from ..weights.shapes import load_into
+from ..weights.shapes import check_shapes, load_into
 
+# What Adam keeps of a parameter: a count, and tensors of the parameter's shape.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 CHECKPOINTS = "checkpoints"  # their folder inside a run's
 _NAME = re.compile(r"^checkpoint-(\d{8,})\.safetensors$")
 
@@ -110,12 +113,15 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     header = read_header(path)
     if header.kind != "checkpoint":
         raise DdimxError(f"{path}: a model, not a checkpoint; start from it with --init")
+    if "step" not in header.info:
+        raise DdimxError(f"{path}: its header does not say at which step it was written")
     load_into(state.network, read_tensors(path, "model."), str(path))
     # A run that kept no average until now begins one at its present weights.
     average = read_tensors(path, "ema.") or state.network.state_dict()
+    check_shapes(state.network, average, f"{path}: the average")
     for name, value in state.ema.items():
         value.copy_(average[name])
-    _restore_optimizer(state, read_tensors(path, "optim."))
+    _restore_optimizer(state, read_tensors(path, "optim."), str(path))
     state.step = int(header.info["step"])
     state.seconds = float(header.info.get("seconds", 0.0))
     state.losses = [float(loss) for loss in header.info.get("losses", [])]  # version 0.1: none
@@ -132,11 +138,14 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
+def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor], label: str) -> None:
     parameters = dict(state.network.named_parameters())
     for full, value in tensors.items():
         key, _, name = full.partition(".")
-        parameter = parameters[name]
+        parameter = parameters.get(name)
+        due = None if parameter is None else torch.Size() if key == "step" else parameter.shape
+        if parameter is None or key not in MOMENTS or value.shape != due:
+            raise DdimxError(f"{label}: not of this network's optimizer: {shortened(full)}")
         # Adam keeps its step counter on the CPU unless it is fused.
         on_device = key != "step" or parameter.is_cuda
         state.optimizer.state[parameter][key] = value.to(parameter.device) if on_device else value

@@ -68,7 +68,7 @@ class Archive:
         for info in archive.infolist():
             if info.filename in self._members:
                 self._twice.add(info.filename)
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # is_dir fails on an empty name
                 self._members[info.filename] = info
 
     @property
@@ -183,6 +183,9 @@ class _Bounded(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read(_CHUNK) or b"", b""))
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         with readable("compressed file"):

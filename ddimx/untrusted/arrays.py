@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,10 @@ def _read(stream: BinaryIO, header: Header) -> npt.NDArray[Any]:
         if not read:
             raise ValueError("its data end before the array does")
         place += read
+    if header.dtype.kind == "U":  # Python fails on a character that Unicode does not have
+        points = np.frombuffer(data, np.dtype("u4").newbyteorder(header.dtype.byteorder))
+        if points.size and points.max() > sys.maxunicode:
+            raise ValueError("its text holds characters that do not exist")
     order: Any = "F" if header.fortran else "C"
     return np.frombuffer(data, header.dtype, count).reshape(header.shape, order=order)
 
@@ -200,7 +205,7 @@ def _shape(text: str) -> tuple[int, ...]:
     words = [word.strip().removesuffix("L") for word in text.strip("()").split(",")]
     if words and not words[-1]:
         words.pop()
-    if len(words) > limits.DIMENSIONS or not all(re.fullmatch(r"[0-9]{1,18}", w) for w in words):
+    if len(words) > limits.DIMENSIONS or not all(re.fullmatch(r"[0-9]{1,20}", w) for w in words):
         raise ValueError(f"a shape of {len(words)} dimensions that is not of whole numbers")
     return tuple(int(word) for word in words)
 

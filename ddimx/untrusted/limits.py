@@ -100,7 +100,7 @@ def refused(what: str, declared: int, stored: int, copies: int = 1) -> None:
 
 
 def readable(count: int) -> str:
-    """Return a number of bytes as ``--limit-memory`` takes it, rounded up: "3G"."""
-    units = [unit for unit in range(5) if count < 1000 << 10 * unit]
+    """Return a number of bytes as ``--limit-memory`` takes it, rounded up: "1500M"."""
+    units = [unit for unit in range(5) if count < 10_000 << 10 * unit]
     unit = units[0] if units else 4
     return f"{-(-count >> 10 * unit) if unit else count}{['', 'K', 'M', 'G', 'T'][unit]}"

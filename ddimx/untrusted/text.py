@@ -96,8 +96,12 @@ def parse_json(text: bytes | str) -> Any:
 
 def shown(value: object) -> str:
     """Return ``repr(value)`` shortened for an error, whatever its size or nesting."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= limits.SHOWN else f"{text[: limits.SHOWN]}..."
+    return shortened(_SHORT.repr(value))
+
+
+def shortened(text: str, most: int = limits.SHOWN) -> str:
+    """Return a text as an error may quote it: its beginning, where it is long."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _short() -> reprlib.Repr:

@@ -5,27 +5,27 @@ piece of work runs in another process, with an allowance of memory and of CPU ti
 (not of wall time: a busy machine is no fault of a file's), and one that exceeds it, or crashes, is
 one failed piece of work. Processes are used again, since starting Python costs more than most work.
 
-The limits are the system's own (``setrlimit``), so that they hold within C code too. Where a system
-has none (Windows; for memory also macOS) the work is done without them.
+The limits are the system's own (``setrlimit`` for memory, a timer that counts CPU time), so that
+they hold within C code too. Where a system has none (Windows; for memory also macOS) the work is
+done without them.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import DdimxError
+from ..signals import begin_worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -168,8 +168,8 @@ class _Process:
         """Return why the process ended before its work did."""
         self._process.join()
         number = -(self._process.exitcode or 0)
-        if number == getattr(signal, "SIGXCPU", None):
-            more = f"{self._allowance.cpu:.0f} seconds of computing"
+        if number == getattr(signal, "SIGPROF", None):
+            more = f"{self._allowance.cpu:.1f} seconds of computing"
             return Exceeded(f"takes more than {more}", limit=True)
         if number == getattr(signal, "SIGKILL", None):
             raise DdimxError(
@@ -204,9 +204,7 @@ def _taken() -> _Process:
 
 def _serve(pipe: Connection) -> None:
     """Do what comes through the pipe until it closes."""
-    # Ctrl-C, which all processes of a terminal get, is the parent's affair.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker()
     # There is a process for each core already; and each thread would take address space.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
@@ -232,37 +230,24 @@ def _serve(pipe: Connection) -> None:
         pipe.send(answer)
 
 
-def _end_with_parent() -> None:
-    """Wait for the process that started this one: if it was killed, nobody wants more work."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _limit(allowance: Allowance | None) -> None:
     """Set the system's limits for the work to come, or lift them."""
     if sys.platform == "win32":
         return
     import resource
 
-    cpu = memory = resource.RLIM_INFINITY
+    # When it runs out, SIGPROF ends the process. RLIMIT_CPU counts from the process's start and by
+    # another clock than getrusage: after minutes they were seconds apart.
+    signal.setitimer(signal.ITIMER_PROF, 0 if allowance is None else allowance.cpu)
+    memory = resource.RLIM_INFINITY
     if allowance is not None:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = math.ceil(used.ru_utime + used.ru_stime + allowance.cpu)
         with suppress(OSError):  # not Linux
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             memory = pages * resource.getpagesize() + allowance.memory
-    # A core file of a process that was ended for its size would be as large.
-    for which, soft in (
-        (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(which)
-        within = hard == resource.RLIM_INFINITY or 0 <= soft <= hard
-        with suppress(ValueError, OSError):  # a system that knows the limit and does not set it
-            resource.setrlimit(which, (soft if within else hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    within = hard == resource.RLIM_INFINITY or 0 <= memory <= hard
+    with suppress(ValueError, OSError):  # a system that knows the limit and does not set it
+        resource.setrlimit(resource.RLIMIT_AS, (memory if within else hard, hard))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import Config
+from ..config import MOST_LEVELS, Config
 from ..errors import DdimxError
+from ..untrusted.text import shortened, shown
 
+_FIRST, _LAST = "conv_in.weight", "conv_out.weight"
 _KEYS = ("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "resamp_with_conv")
 
 
@@ -49,24 +51,54 @@ def from_tensors(tensors: Mapping[str, Tensor], label: str) -> Architecture:
     Raises:
         DdimxError: not the tensors of such a UNet.
     """
-    first = tensors.get("conv_in.weight")
-    last = tensors.get("conv_out.weight")
-    levels = _count(tensors, r"down\.(\d+)\.block\.0\.conv1\.weight")
-    if first is None or last is None or first.dim() != 4 or not levels:
+    blocks = _numbered(tensors, r"down\.([0-9]{1,4})\.block\.0\.conv1\.weight")
+    levels = len(blocks)
+    shapes = [tuple(tensors[n].shape) for n in (_FIRST, _LAST, *blocks.values()) if n in tensors]
+    if not levels or len(shapes) != levels + 2:
         raise DdimxError(f"{label}: not the UNet of ermongroup/ddim; {_outline(tensors)}")
+    if any(len(shape) != 4 or 0 in shape for shape in shapes):
+        raise DdimxError(f"{label}: convolutions of shape {shown(shapes)}; not a UNet's")
+    first, last, widths = tensors[_FIRST], tensors[_LAST], [shape[0] for shape in shapes[2:]]
     ch = first.shape[0]
-    widths = [tensors[f"down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
     if any(width % ch for width in widths):
-        raise DdimxError(f"{label}: widths {widths} are no multiples of ch {ch}")
-    return Architecture(
+        raise DdimxError(f"{label}: widths {shown(widths)} are no multiples of ch {ch}")
+    architecture = Architecture(
         in_channels=first.shape[1],
         out_ch=last.shape[0],
         ch=ch,
         ch_mult=tuple(width // ch for width in widths),
-        num_res_blocks=_count(tensors, r"down\.0\.block\.(\d+)\.conv1\.weight"),
+        num_res_blocks=len(_numbered(tensors, r"down\.0\.block\.([0-9]{1,4})\.conv1\.weight")),
         attention=frozenset(i for i in range(levels) if f"down.{i}.attn.0.q.weight" in tensors),
         resamp_with_conv=levels == 1 or "down.0.downsample.conv.weight" in tensors,
     )
+    check_counts(architecture, tensors, label)
+    return architecture
+
+
+def check_counts(
+    architecture: Architecture, tensors: Mapping[str, Tensor], label: str, patch_size: int = 1
+) -> None:
+    """Refuse settings that ask for more, or wider, layers than these tensors could fill.
+
+    What is left costs little to build; whether each tensor fits is for :func:`load_into` to say.
+
+    Raises:
+        DdimxError: such settings, by name.
+    """
+    a, count = architecture, len(tensors)
+    widest = max((n for value in tensors.values() for n in value.shape), default=0)
+    levels = len(a.ch_mult)
+    # Every block, of which the way up has one more per level, has five layers of two tensors.
+    if levels > MOST_LEVELS or levels * (2 * a.num_res_blocks + 1) * 10 > count:
+        raise DdimxError(
+            f"{label}: {shown(a.num_res_blocks)} blocks on each of {levels} levels, "
+            f"in a file of {count} tensors"
+        )
+    widths = (a.ch * max(a.ch_mult), a.in_channels * patch_size**2, a.out_ch * patch_size**2)
+    if max(widths) > widest:
+        raise DdimxError(
+            f"{label}: {shown(max(widths))} channels, in a file whose tensors have at most {widest}"
+        )
 
 
 def from_config(config: Config) -> Architecture:
@@ -84,11 +116,11 @@ def _outline(tensors: Mapping[str, Tensor]) -> str:
     """Say whose tensors these may be."""
     if any(name.startswith("down_blocks.") for name in tensors):
         return "its names are diffusers': give the folder that holds it and its config.json"
-    some = ", ".join(sorted(tensors)[:3]) or "none at all"
+    some = ", ".join(map(shortened, sorted(tensors)[:3])) or "none at all"
     return f"its tensors begin {some}"
 
 
-def _count(names: Iterable[str], pattern: str) -> int:
-    """Return one more than the largest number that the pattern's group takes, 0 without any."""
-    found = [int(m[1]) for name in names if (m := re.fullmatch(pattern, name))]
-    return max(found) + 1 if found else 0
+def _numbered(names: Iterable[str], pattern: str) -> dict[int, str]:
+    """Return the names that fit, by the number in the pattern's group: 0, 1, ... without a gap."""
+    found = {int(m[1]): name for name in names if (m := re.fullmatch(pattern, name))}
+    return {i: found[i] for i in range(len(found)) if i in found}

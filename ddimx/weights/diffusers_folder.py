@@ -21,13 +21,14 @@ from ..config_file import validate
 from ..errors import DdimxError, UsageError
 from ..files import whole_folder, write_json
 from ..models.unet import UNet
-from .architecture import Architecture
+from ..untrusted.text import read_object, shown
+from .architecture import Architecture, check_counts
 from .diffusers_names import to_ours, to_theirs
 from .diffusers_scheduler import read_scheduler, write_scheduler
 from .diffusers_settings import read_unet, write_unet
 from .found import Found, Taken, Which, choose
 from .native import read_tensors, write_safetensors
-from .pickled import load_tensors
+from .pickled import load_state_dict
 from .pipeline_code import INDEX, refuse_code
 
 FORM = "diffusers folder"
@@ -83,8 +84,10 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
     sets: tuple[Taken, ...] = (taken,)
     choose(path, sets, which)
     file = _weights_file(path)
+    theirs = read_tensors(file) if file.suffix == ".safetensors" else load_state_dict(file)
+    check_counts(architecture, theirs, str(file))
     names = _parameter_names(architecture, other)
-    tensors = to_ours(_read(file), names, len(architecture.ch_mult), str(file))
+    tensors = to_ours(theirs, names, len(architecture.ch_mult), str(file))
     stated, defaults, notes = _read_schedule(path)
     kept = {key: other[key] for key in ("norm_groups", "dropout")}
     model = {**stated.get("model", {}), **kept}
@@ -182,7 +185,8 @@ def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], Taken]:
     if not file.is_file():
         return None, {}, "unstated"
     values = _json(file)
-    if values.get("schema") != SCHEMA or not isinstance(values.get("config"), dict):
+    parts = (values.get("config"), values.get("info", {}))
+    if values.get("schema") != SCHEMA or not all(isinstance(part, dict) for part in parts):
         raise DdimxError(f"{file}: not of schema {SCHEMA}, which this version reads; update ddimx")
     taken: Taken = values["weights"] if values.get("weights") in ("ema", "raw") else "unstated"
     return validate(values["config"], str(file)), dict(values.get("info", {})), taken
@@ -190,12 +194,9 @@ def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], Taken]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise DdimxError(f"cannot read {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise DdimxError(f"{path}: expected settings in braces")
-    return value
 
 
 def _unet_folder(path: Path) -> Path:
@@ -212,7 +213,7 @@ def _unet_settings(path: Path) -> tuple[Architecture, dict[str, Any]]:
     settings = _json(file)
     kind = settings.get("_class_name")
     if kind != "UNet2DModel":
-        raise DdimxError(f"{file}: _class_name is {kind!r}, not UNet2DModel")
+        raise DdimxError(f"{file}: _class_name is {shown(kind)}, not UNet2DModel")
     return read_unet(settings, str(file))
 
 
@@ -224,15 +225,6 @@ def _weights_file(path: Path) -> Path:
     others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
     seen = f", only {', '.join(others)}" if others else ""
     raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{seen}")
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return read_tensors(file)
-    content = load_tensors(file)
-    if not isinstance(content, Mapping):
-        raise DdimxError(f"{file}: not a state dict")
-    return dict(content)
 
 
 def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:

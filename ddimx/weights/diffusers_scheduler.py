@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import DdimxError, UsageError
+from ..untrusted.text import shown
 
 # The parameters of DDIMScheduler and DDPMScheduler and their defaults (diffusers 0.42.1).
 SCHEDULER_DEFAULTS: dict[str, Any] = {
@@ -70,7 +71,9 @@ def read_scheduler(settings: Mapping[str, Any], label: str) -> Scheduler:
     """
     kind = settings.get("_class_name")
     if kind not in _CLASSES:
-        raise DdimxError(f"{label}: _class_name is {kind!r}; known are {' and '.join(_CLASSES)}")
+        raise DdimxError(
+            f"{label}: _class_name is {shown(kind)}; known are {' and '.join(_CLASSES)}"
+        )
     own = OF_DDIM if kind == "DDIMScheduler" else OF_DDPM
     values = {**SCHEDULER_DEFAULTS, **own, **settings}
     problems = _problems(values)
@@ -128,12 +131,12 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
     if values["rescale_betas_zero_snr"]:
         problems.append("rescale_betas_zero_snr is True; the schedule cannot be rescaled")
     if not isinstance(values["clip_sample_range"], int | float):
-        problems.append(f"clip_sample_range is {values['clip_sample_range']!r}, not a number")
+        problems.append(f"clip_sample_range is {shown(values['clip_sample_range'])}, not a number")
     tables = {"beta_schedule": BETAS, "prediction_type": PREDICTIONS}
     if "variance_type" in values:
         tables["variance_type"] = _VARIANCES
     return problems + [
-        f"{key} is {values[key]!r}; known are {', '.join(table)}"
+        f"{key} is {shown(values[key])}; known are {', '.join(table)}"
         for key, table in tables.items()
         if values[key] not in list(table)
     ]
@@ -160,8 +163,8 @@ def _notes(values: Mapping[str, Any]) -> tuple[str, ...]:
         )
     if values["steps_offset"]:
         notes.append(
-            f"the model's scheduler has steps_offset={values['steps_offset']}, which is not taken "
-            "over: timesteps begin at 0"
+            f"the model's scheduler has steps_offset={shown(values['steps_offset'])}, which is not "
+            "taken over: timesteps begin at 0"
         )
     if not values.get("set_alpha_to_one", True):
         notes.append(

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import DdimxError, UsageError
+from ..untrusted.text import shortened, shown
 from .architecture import Architecture, from_config
 
 # UNet2DModel's parameters and their defaults (diffusers 0.42.1).
@@ -66,6 +67,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 # What diffusers' EMAModel adds to the settings of the model that it averages.
 _OF_EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power"}
 _OF_EMA |= {"update_after_step", "use_ema_warmup"}
+_SHOWN = 20  # problems of one file
 _DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 _UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
 
@@ -83,7 +85,7 @@ def read_unet(settings: Mapping[str, Any], label: str) -> tuple[Architecture, di
     problems = _fixed_problems(values) + _strange(settings)
     problems += _type_problems(values) or _shape_problems(values)
     if problems:
-        lines = "\n".join(f"  {line}" for line in problems)
+        lines = "\n".join(f"  {line}" for line in problems[:_SHOWN])
         raise DdimxError(f"{label}: a UNet2DModel that this network cannot represent\n{lines}")
     widths = values["block_out_channels"]
     size = values["sample_size"]
@@ -155,7 +157,7 @@ def refuse(label: str, wrong: Mapping[str, bool], config: Config, target: str) -
 
 def _fixed_problems(values: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key} is {values[key]!r}; this network has {allowed[0]!r}"
+        f"{key} is {shown(values[key])}; this network has {allowed[0]!r}"
         for key, allowed in _FIXED.items()
         if values[key] not in allowed
     ]
@@ -165,7 +167,7 @@ def _strange(settings: Mapping[str, Any]) -> list[str]:
     """Settings of a diffusers newer than this table, unless they are off."""
     known = UNET_DEFAULTS.keys() | _OF_EMA
     return [
-        f"{key} is {value!r}; a setting that is not known here"
+        f"{shortened(key)} is {shown(value)}; a setting that is not known here"
         for key, value in settings.items()
         if key not in known and not key.startswith("_") and value not in (None, False)
     ]
@@ -174,7 +176,7 @@ def _strange(settings: Mapping[str, Any]) -> list[str]:
 def _type_problems(values: Mapping[str, Any]) -> list[str]:
     """Settings of which a number or a list is needed, so that what follows can count on it."""
     problems = [
-        f"{key} is {values[key]!r}; a positive whole number is needed"
+        f"{key} is {shown(values[key])}; a positive whole number is needed"
         for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
         if not _counts(values[key])
     ]
@@ -185,11 +187,11 @@ def _type_problems(values: Mapping[str, Any]) -> list[str]:
     ):
         items = values[key]
         if not isinstance(items, list | tuple) or not items or not all(map(kind, items)):
-            problems.append(f"{key} is {items!r}; a list is needed")
+            problems.append(f"{key} is {shown(items)}; a list is needed")
     size = values["sample_size"]
     sizes = size if isinstance(size, list | tuple) else [size]
     if not sizes or not all(map(_counts, sizes)) or len(set(sizes)) != 1:
-        problems.append(f"sample_size is {size!r}; square images of a stated size are needed")
+        problems.append(f"sample_size is {shown(size)}; square images of a stated size are needed")
     return problems
 
 
@@ -206,14 +208,16 @@ def _shape_problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if values["in_channels"] != values["out_channels"]:
         problems.append(
-            f"out_channels is {values['out_channels']!r} and in_channels {values['in_channels']!r};"
+            f"out_channels is {values['out_channels']} and in_channels {values['in_channels']};"
             " this network predicts as many as it sees"
         )
     if any(width % widths[0] for width in widths):
-        problems.append(f"block_out_channels are {widths!r}; all must be multiples of the first")
+        problems.append(
+            f"block_out_channels are {shown(widths)}; all must be multiples of the first"
+        )
     strange = [kind for kind in down if kind not in _DOWN] + [k for k in up if k not in _UP]
     if strange:
-        problems.append(f"block types {strange!r}; known are {[*_DOWN, *_UP]!r}")
+        problems.append(f"block types {shown(strange)}; known are {[*_DOWN, *_UP]!r}")
     elif _attending(down, _DOWN) != _attending(up[::-1], _UP):
         problems.append("up_block_types do not attend where down_block_types do")
     return problems + _width_problems(values, widths, down)
@@ -225,17 +229,21 @@ def _width_problems(values: Mapping[str, Any], widths: list[int], down: list[str
     attending |= {width for width, kind in zip(widths, down, strict=True) if _DOWN.get(kind)}
     if head is not None and any(width != head for width in attending):
         problems.append(
-            f"attention_head_dim is {head!r} (absent means 8); this network has one head, None"
+            f"attention_head_dim is {shown(head)} (absent means 8); this network has one head, None"
         )
     if values["time_embedding_dim"] not in (None, 4 * widths[0]):
         problems.append(
-            f"time_embedding_dim is {values['time_embedding_dim']!r}; this network has "
+            f"time_embedding_dim is {shown(values['time_embedding_dim'])}; this network has "
             f"{4 * widths[0]}"
         )
     groups = values["norm_num_groups"]
+    if any(width % groups for width in widths):
+        problems.append(
+            f"norm_num_groups is {shown(groups)}; it must divide block_out_channels {shown(widths)}"
+        )
     if values["attn_norm_num_groups"] not in (None, groups):
         problems.append(
-            f"attn_norm_num_groups is {values['attn_norm_num_groups']!r}; this network has "
+            f"attn_norm_num_groups is {shown(values['attn_norm_num_groups'])}; this network has "
             f"norm_num_groups, {groups!r}"
         )
     return problems

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..config import Config
+from ..config import OCTREE_MODELS, Config
 from ..config_file import load_config
 from ..device import Precision, choose_device, choose_precision, forbid_tf32
+from ..errors import DdimxError
 from ..files import sha256_file
 from ..models.factory import build
 from ..models.octree.network import OctreeNet
 from ..models.octree.process import DiscreteProcess
 from ..models.process import Process
 from ..progress import Progress
+from .architecture import check_counts, from_config
 from .found import Found, Taken, Which
-from .shapes import load_into
+from .shapes import check_shapes, load_into
 from .source import SUFFIX, Source, read_source
 
 
@@ -91,6 +94,7 @@ def load_model(
     precision = choose_precision(dtype, where)
     if dtype == "fp32":
         forbid_tf32()
+    check_fits(whole, found.tensors, str(found.file))
     named_in = config if config is not None else found.config_file or found.file
     network, process = build(whole, trust_code=trust_code, named_in=named_in)
     if (
@@ -117,6 +121,33 @@ def load_model(
         device=where,
         precision=precision,
     )
+
+
+def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> None:
+    """Refuse tensors that are not those of the configured network, before it is built.
+
+    A header's word that a network has a billion layers costs nothing but this check. A network
+    from outside the package is built as its own code wants.
+
+    Raises:
+        DdimxError: names or shapes that do not fit.
+    """
+    model = config.model
+    if model.name == "unet":
+        check_counts(from_config(config), tensors, label, model.patch_size)
+    elif model.name in OCTREE_MODELS:
+        widest = max((n for value in tensors.values() for n in value.shape), default=0)
+        layers, width = model.num_layers or 0, model.hidden_dim or 0
+        if layers > len(tensors) or width > widest or (model.num_heads or 0) > widest:
+            raise DdimxError(
+                f"{label}: {layers} layers of width {width}, in a file of {len(tensors)} tensors "
+                f"of at most {widest}"
+            )
+    else:
+        return
+    with torch.device("meta"):
+        network, _ = build(config)
+    check_shapes(network, tensors, label)
 
 
 def process_is_image(process: Process) -> bool:

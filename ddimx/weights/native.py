@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ from ..config import Config
 from ..config_file import validate
 from ..errors import DdimxError
 from ..files import whole_file
+from ..untrusted.text import parse_json, shortened, shown
 from .found import Found, Taken, Which, choose
+from .shapes import check_plain
 
 SCHEMA = 1
 PREFIX: dict[Taken, str] = {"ema": "ema.", "raw": "model."}
+# What safetensors and the making of a tensor raise on a file that is damaged or made to be.
+_UNREADABLE = (SafetensorError, OSError, ValueError, RuntimeError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,19 @@ def is_native(path: Path) -> bool:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read the tensors whose names start with ``prefix``, on the CPU, named without it."""
+    """Read the tensors whose names start with ``prefix``, on the CPU, named without it.
+
+    Raises:
+        DdimxError: not a readable safetensors file, or with tensors that are not plain numbers.
+    """
     with _open(path) as file:
-        return {
-            name[len(prefix) :]: file.get_tensor(name)
-            for name in file.keys()  # noqa: SIM118 - not a mapping
-            if name.startswith(prefix)
-        }
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        try:
+            tensors = {name[len(prefix) :]: file.get_tensor(name) for name in names}
+        except _UNREADABLE as error:
+            raise DdimxError(f"{path}: not readable ({shortened(str(error))})") from None
+    check_plain(tensors, str(path))
+    return tensors
 
 
 def read_native(path: Path, which: Which | None = None) -> Found:
@@ -166,9 +177,9 @@ def _open(path: Path) -> Any:
         raise DdimxError(f"no weights file {path}")
     try:
         return safe_open(os.fspath(path), framework="pt", device="cpu")
-    except (SafetensorError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DdimxError(
-            f"{path}: not a readable safetensors file, perhaps truncated ({error})"
+            f"{path}: not a readable safetensors file, perhaps truncated ({shortened(str(error))})"
         ) from None
 
 
@@ -176,13 +187,27 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
     schema = metadata.get("ddimx.schema")
     if schema is None:
         raise DdimxError(f"{path}: a safetensors file, but without this package's header")
-    if not schema.isdigit() or int(schema) > SCHEMA:
+    if not re.fullmatch(r"[0-9]{1,9}", schema) or int(schema) > SCHEMA:
         raise DdimxError(
-            f"{path}: written in schema {schema}, this version reads up to {SCHEMA}; update ddimx"
+            f"{path}: written in schema {shortened(schema)}, this version reads up to {SCHEMA}; "
+            "update ddimx"
         )
     try:
-        config = json.loads(metadata["ddimx.config"])
-        info = json.loads(metadata.get("ddimx.info", "{}"))
+        config = parse_json(metadata["ddimx.config"])
+        info = parse_json(metadata.get("ddimx.info", "{}"))
+        _check_info(info)
     except (KeyError, ValueError) as error:
-        raise DdimxError(f"{path}: its header is damaged ({error})") from None
+        raise DdimxError(f"{path}: its header is damaged ({shortened(str(error))})") from None
     return Header(metadata.get("ddimx.kind", "model"), validate(config, str(path)), info)
+
+
+def _check_info(info: Any) -> None:
+    """Raise ValueError unless what is computed with is of its kind, where it is there."""
+    if not isinstance(info, dict):
+        raise ValueError("its history is not a mapping")
+    for key, kind in {"step": int, "seed": int, "seconds": int | float}.items():
+        value = info.get(key, 0)
+        if not isinstance(value, kind) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{key} is {shown(value)}")
+    if not isinstance(info.get("resumed", []), list):
+        raise ValueError(f"resumed is {shown(info['resumed'])}")

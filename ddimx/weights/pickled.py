@@ -7,7 +7,7 @@ needs more than that is refused.
 from __future__ import annotations
 
 import pickle
-import zipfile
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,21 @@ from torch import Tensor
 from ..config import Config
 from ..errors import DdimxError
 from ..files import whole_file
+from ..untrusted.archives import open_zip
+from ..untrusted.text import shortened, shown
 from .architecture import from_tensors
 from .found import Found, Taken, Which, choose
+from .shapes import check_plain
 
 LIST = "ermongroup list"
 STATE_DICT = "state dict"
 _MODULE = "module."  # what torch.nn.DataParallel puts before every name
+_ZIP = b"PK\x03\x04"
+# What torch.load raises on damaged files besides its UnpicklingError.
+_DAMAGED = (
+    *(OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError),
+    *(AttributeError, AssertionError, ImportError, OverflowError, MemoryError, struct.error),
+)
 _STEP, _EMA = 3, 4  # places in the list (model, optimizer, epoch, step, EMA)
 
 
@@ -44,20 +53,44 @@ def load_tensors(path: Path) -> Any:
         DdimxError: not such a file, damaged, or holding more than tensors and plain containers.
     """
     try:
-        if path.suffix == ".safetensors":  # torch.load goes by that name, we by content
-            with path.open("rb") as stream:
+        with path.open("rb") as stream:
+            zipped = stream.read(len(_ZIP)) == _ZIP
+            stream.seek(0)
+            if not zipped or path.suffix == ".safetensors":
+                # torch.load goes by that name, we by content
+                if zipped:
+                    _check_members(path)
                 return torch.load(stream, map_location="cpu", weights_only=True)
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        _check_members(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0]
         raise DdimxError(
             f"{path}: not a file of tensors alone, which is all that is read from a pickle "
-            f"({reason or 'damaged'})"
+            f"({shortened(reason) or 'damaged'})"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+    except _DAMAGED as error:
+        reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
         raise DdimxError(f"{path}: not a readable PyTorch file ({reason})") from None
+
+
+def _check_members(path: Path) -> None:
+    """Raise ValueError unless a zip of torch.save unpacks to about its own size."""
+    with open_zip(path) as archive:
+        archive.check(archive.names)
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that holds them by name, and nothing else.
+
+    Raises:
+        DdimxError: as :func:`load_tensors`, or other contents.
+    """
+    content = load_tensors(path)
+    if not _is_state_dict(content):
+        raise DdimxError(f"{path}: {_outline(content)}; not a state dict, names with tensors")
+    check_plain(content, str(path))
+    return dict(content)
 
 
 def found_in(content: Any, path: Path, which: Which | None) -> Found:
@@ -73,6 +106,7 @@ def found_in(content: Any, path: Path, which: Which | None) -> Found:
     else:
         raise DdimxError(f"{path}: {_outline(content)}; neither a state dict nor {LIST}")
     taken = choose(path, tuple(sets), which)
+    check_plain(sets[taken], str(path))
     tensors = {name.removeprefix(_MODULE): value for name, value in sets[taken].items()}
     return Found(
         form=form,
@@ -111,7 +145,7 @@ def write_list(
     )
     model = {_MODULE + name: value.contiguous() for name, value in raw.items()}
     average = {name: value.contiguous() for name, value in ema.items()}
-    with whole_file(path, replace=replace) as part, part.open("wb") as stream:
+    with whole_file(path, replace=replace) as part, part.open("wb", buffering=1 << 20) as stream:
         # Given a path, torch would name the archive inside by it: by that of a temporary file.
         torch.save([model, adam.state_dict(), 0, step, average], stream)
 
@@ -125,12 +159,14 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _step(value: Any) -> dict[str, Any]:
-    return {"step": value} if isinstance(value, int) else {}
+    return {"step": value} if isinstance(value, int) and 0 <= value < 1 << 63 else {}
 
 
 def _outline(content: Any) -> str:
     if isinstance(content, Mapping):
-        names = ", ".join(str(key) for key in list(content)[:4])
+        names = ", ".join(
+            shortened(key) if isinstance(key, str) else shown(key) for key in list(content)[:4]
+        )
         return f"holds a dict with {names}"
     if isinstance(content, Sequence) and not isinstance(content, str):
         kinds = ", ".join(type(part).__name__ for part in list(content)[:5])

@@ -192,7 +192,7 @@ def test_a_mesh_too_large_for_memory_or_patience_is_one_bad_mesh(tmp_path, monke
     reasons = json.loads((tmp_path / "set" / "failures.json").read_text())
     assert [one["reason"] for one in reasons] == [
         "large.obj: needs more than 0.3 GB of memory at depth 3; --limit-memory allows it more",
-        "slow.obj: takes more than 1 seconds of computing at depth 3; --limit-memory allows it "
+        "slow.obj: takes more than 0.5 seconds of computing at depth 3; --limit-memory allows it "
         "more",
     ]
 

@@ -105,7 +105,7 @@ def damaged_files(folder):
     (folder / "empty.npz").write_bytes(b"")
     (folder / "text.npz").write_text("not an archive")
     np.save(folder / "single.npy", IMAGES)
-    np.savez(folder / "object.npz", images=IMAGES, names=np.array(["a", None], dtype=object))
+    np.savez(folder / "object.npz", images=IMAGES, groups=np.array(["a", None], dtype=object))
     with zipfile.ZipFile(folder / "other.npz", "w") as archive:
         archive.writestr("images.npy", b"\x93NUMPY but no more")
     return sorted(p.name for p in folder.iterdir() if p.name != "whole.npz")

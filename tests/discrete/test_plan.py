@@ -97,3 +97,15 @@ def test_json_holds_every_number():
         assert (value["nfe"], value["depth"]) == (plan.nfe, plan.depth)
         assert value["transition"], value["routing"] == (plan.transition, plan.routing)
     assert PLAN.to_json()["reveal"] == [None] * 6
+
+
+def test_a_plan_begins_with_the_root():
+    plan = make_token_plan(LINEAR, 3, steps=2)
+    assert plan.level.tolist() == [0, 1, 1, 2, 2]  # the root of an octree is one token
+    for levels in ([1, 1, 1, 1, 1], [1, 2, 2, 3, 3]):
+        with pytest.raises(ValueError, match="must run through the levels 0, 1"):
+            dataclasses.replace(plan, level=np.array(levels))
+
+
+def test_eight_steps_a_level_are_the_default():
+    assert np.bincount(make_token_plan(LINEAR, 3).level).tolist() == [1, 8, 8]

@@ -162,3 +162,17 @@ def test_no_two_cells_of_a_tree_share_a_location_code():
     assert location_codes(levels, keys).tolist() == [1, 8, 15, 8191]
     with pytest.raises(UsageError, match=r"level 11 is outside 0\.\.10"):
         location_codes(11, keys)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_step_between_clean_times_divides_by_nothing(eta):
+    """From alpha 1 to alpha 1 every token keeps its id, or its clean one: they are the same."""
+    with np.errstate(all="raise"):
+        keep, clean, noise = (float(part) for part in route(1.0, 1.0, eta))
+    assert (keep, clean, noise) == (1 - eta, eta, 0.0)
+
+
+def test_eta_ends_at_one():
+    for eta in (np.nextafter(1.0, 2.0), -np.nextafter(0.0, 1.0)):
+        with pytest.raises(UsageError, match="eta must lie in"):
+            route(0.5, 0.6, eta)

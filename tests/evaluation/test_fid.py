@@ -121,3 +121,25 @@ def test_what_is_no_set_of_images_is_refused(tmp_path):
     save(tmp_path / "d", [PIXELS[0], PIXELS[1][:3, :3]])
     with pytest.raises(DdimxError, match="images of"):
         list(fid.open_images(str(tmp_path / "d")).batches(1))
+
+
+def statistics(count, features=4, **about):
+    return Statistics(np.zeros(features), np.eye(features), count, about)
+
+
+def test_what_a_reader_of_the_figure_is_told():
+    """Biased below 10,000 samples; of low rank if either side has no more images than features."""
+    known = statistics(50_000, network="inception")
+
+    def about(count, reference=known, features=4):
+        return [note.split()[1] for note in fid.remarks(statistics(count, features), reference)]
+
+    assert about(10_000) == []
+    assert about(9_999) == ["FID"]
+    assert about(5) == ["FID"]
+    assert about(4) == ["FID", "fewer"]
+    assert about(10_000, statistics(4, network="inception")) == ["fewer"]
+    assert about(10_000, statistics(0, network="inception")) == []  # a count that nobody wrote down
+    assert about(10_000, statistics(50_000)) == ["the"]
+    (note,) = fid.remarks(statistics(10_000, 20_000), known)
+    assert note == "note: fewer images than the 20000 features: of low rank"

@@ -102,6 +102,8 @@ def test_statistics_of_other_programs_are_read(tmp_path):
         ({"mu": np.zeros(3)}, "holds no 'mu' and 'sigma'"),
         ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"mu \[3\] and sigma \[2, 2\]"),
         ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "not finite"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1, np.nan], [np.nan, 1]])}, "not finite"),
+        ({"mu": np.array([0, np.inf]), "sigma": np.eye(2)}, "not finite"),
         ({"mu": np.zeros(1), "sigma": np.eye(1), "about": np.array("{")}, "damaged"),
         ({"mu": np.zeros(1), "sigma": np.array([[None]])}, "not a readable"),
     ],
@@ -118,5 +120,8 @@ def test_what_is_no_archive_is_refused_and_nothing_is_unpickled(tmp_path):
     (tmp_path / "p.npz").write_bytes(stream.getvalue())
     with pytest.raises(DdimxError, match="not a readable"):
         read_statistics(tmp_path / "p.npz")
+    np.save(tmp_path / "one.npy", np.eye(2))
+    with pytest.raises(DdimxError, match="not a readable"):
+        read_statistics((tmp_path / "one.npy").rename(tmp_path / "one.npz"))
     with pytest.raises(DdimxError, match="no such file"):
         read_statistics(tmp_path / "absent.npz")

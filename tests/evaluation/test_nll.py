@@ -12,7 +12,14 @@ from ddimx.config import DataConfig
 from ddimx.config_file import override
 from ddimx.data.transform import to_network
 from ddimx.errors import DdimxError, UsageError
-from ddimx.evaluation.bits import Figure, dequantized, levels
+from ddimx.evaluation.bits import (
+    DEQUANTIZE_ROW,
+    PROBE_ROW,
+    STRATUM_ROW,
+    Figure,
+    dequantized,
+    levels,
+)
 from ddimx.evaluation.nll import NllSettings, nll
 from ddimx.evaluation.predictor import Predictor
 from ddimx.noise import Noise
@@ -177,3 +184,21 @@ def test_what_cannot_be_measured_is_refused(loaded):
     model = dataclasses.replace(loaded, network=Broken(loaded.process.schedule))
     with pytest.raises(DdimxError, match="bits of image 0 are not finite"):
         nll(model, Pixels(1), NllSettings(count=1, terms=1, flow_steps=0), QUIET)
+
+
+def test_published_figures_stand_beside_cifar10s_alone(loaded):
+    """A bound is "<=", the flow's bits are not."""
+    settings = NllSettings(count=1, terms=1, flow_steps=0)
+    model = dataclasses.replace(loaded, network=NormalPixels(loaded.process.schedule))
+    assert "published" not in nll(model, Pixels(1), settings, QUIET).facts
+    config = override(loaded.config, ["data.dataset=CIFAR10"])
+    found = nll(dataclasses.replace(model, config=config), Pixels(1), settings, QUIET)
+    lines = [line for line in found.in_words() if line.startswith("published: ")]
+    assert len(lines) == len(found.facts["published"]) == 5
+    assert lines[0].startswith("published: DDPM, L_simple: variational bound: <= 3.75 (")
+    assert lines[1].startswith("published: the same weights: probability flow: 3.28 (")
+
+
+def test_rows_of_noise_are_a_format():
+    """Renumbering changes every figure that anyone measured; below 2^31 are the timesteps."""
+    assert (DEQUANTIZE_ROW, STRATUM_ROW, PROBE_ROW) == (2**31, 2**31 + 1, 2**31 + 2)

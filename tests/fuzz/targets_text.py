@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -57,13 +58,10 @@ def tensors(config: Config) -> dict[str, torch.Tensor]:
     return dict(build(config)[0].state_dict())
 
 
-def write_model(path: Path, tree: dict[str, Any], kind: str = "model") -> None:
+def write_model(path: Path, tree: dict[str, Any]) -> None:
     config = validate(tree, "model")
     values = tensors(config)
-    if kind == "checkpoint":
-        both = (("model", 0.0), ("ema", 1.0))
-        values = {f"{prefix}.{k}": v + add for prefix, add in both for k, v in values.items()}
-    save(path, values, Header(kind, config, {"step": 3, "seed": 0, "seconds": 1.0}))
+    save(path, values, Header("model", config, {"step": 3}))
 
 
 @lru_cache
@@ -225,6 +223,19 @@ def edit_native(folder: Path, rng: Random) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
+def make_checkpoint(folder: Path) -> None:
+    from ddimx.training.state import TrainState, save_checkpoint
+
+    torch.manual_seed(0)
+    network, _ = build(images())
+    state = TrainState.fresh(network, images())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    state.step = 3
+    save_checkpoint(folder, state, images(), {"seed": 0}, keep=1)
+
+
 def read_checkpoint(folder: Path) -> None:
     from ddimx.training.run import _config
     from ddimx.training.state import TrainState, restore
@@ -341,7 +352,13 @@ def request(out: Path, kind: str, count: int = 3) -> Any:
     from ddimx.sampling.run import SampleRequest
     from ddimx.sampling.settings import Asked, resolve
 
-    asked = {"count": count, "steps": 2, "model": "tiny"}
+    asked = {
+        "count": count,
+        "steps": 2,
+        "model": "model.safetensors",
+        "eta": 0.5,
+        "spacing": "quad",
+    }
     settings = resolve(Asked(count=count, steps=2, batch_size=2), model())
     return SampleRequest(model(), settings, kind, out, asked=asked)
 
@@ -350,18 +367,23 @@ def make_run(folder: Path) -> None:
     from ddimx.sampling.run import run
 
     run(request(folder / "run", "png", 2), Stop(), Progress(quiet=True))
+    write_model(folder / "model.safetensors", IMAGES)
 
 
 def read_run(folder: Path) -> None:
-    from ddimx.cli.sample_request import asked_for
+    from ddimx.cli.sample_request import asked_for, request_of
     from ddimx.sampling import manifest
     from ddimx.sampling.run import clear, run
 
+    os.chdir(folder)
     copy = folder / "copy"
     shutil.copytree(folder / "run", copy)
     refused = []
     try:
-        asked_for({}, str(folder / "run"), None)
+        asked, out = asked_for({}, str(folder / "run"), None)
+        request_of(
+            asked, out, False, "cpu", True, Progress(quiet=True), trust_code=False, begun=True
+        )
         run(request(folder / "run", "png"), Stop(), Progress(quiet=True))
     except DdimxError as error:
         refused.append(error)
@@ -420,11 +442,7 @@ TARGETS = [
         read_native,
         edit_native,
     ),
-    Target(
-        "checkpoint",
-        lambda f: write_model(f / "checkpoint-00000003.safetensors", IMAGES, "checkpoint"),
-        read_checkpoint,
-    ),
+    Target("checkpoint", make_checkpoint, read_checkpoint, edit_native),
     Target("plan", make_plan, read_plan),
     Target("init noise", make_init_noise, read_init_noise),
     Target("octree", make_octree, read_octree),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from random import Random
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 255, 256, 4096, 65535, 10**6, 10**9, 10**12, 2**31 - 1, 2**31)
@@ -22,6 +23,7 @@ def integer_bytes(rng: Random) -> bytes:
     return number.to_bytes(width, rng.choice(("little", "big")))
 
 
+@lru_cache
 def zeros(count: int) -> tuple[bytes, int]:
     """Return ``count`` MiB of zeros as a raw deflate stream, and their CRC-32.
 

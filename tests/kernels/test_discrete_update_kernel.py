@@ -15,7 +15,8 @@ from hypothesis import given
 from ddimx.kernels.discrete_update import Options, Tokens, launch
 from ddimx.noise import Stream
 from tests.conftest import examples
-from tests.kernels.discrete_update_cases import TOKEN, cases, make, uniform_of
+from tests.kernels.discrete_update_cases import ROWS, TOKEN, cases, make, uniform_of
+from tests.kernels.inside import REASON, only_inside
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -66,6 +67,29 @@ def test_what_nobody_wants_changes_no_id():
         assert np.array_equal(found[0], ids)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason=REASON)
+@pytest.mark.parametrize("want_x0", [False, True])
+@pytest.mark.parametrize("transition", ["absorbing", "uniform"])
+def test_nothing_is_touched_but_results_and_logits_that_a_token_needs(transition, want_x0):
+    """A program's lanes behind the last token read nothing either, whatever their route."""
+    case = make(launch.BLOCK + 3, Options(transition, TOKEN, want_x0=want_x0), guided=True)
+    case.table[2, :2] = 1.0, 0.0  # all are kept, so that nobody needs logits
+    both = [torch.from_numpy(value).float() for value in (case.logits, case.uncond)]
+    guided = {"uncond": both[1], "guidance": torch.tensor(case.guidance)}
+    for row in (1, 2, ROWS, -1):
+        ready = prepared(case, row=torch.tensor(row), logits=both[0], **guided)
+        needed = np.full(len(case.ids), 0 <= row < ROWS)
+        if needed.any() and transition == "absorbing":
+            needed &= case.ids == 0
+        if needed.any() and not want_x0:
+            kept, noised = dataclasses.replace(case, row=row)._routes()
+            needed &= ~kept & ~noised
+        others = [v for v in ready.arguments.values() if not any(v is whole for whole in both)]
+        assert len(others) == len(ready.arguments) - 2
+        with only_inside([*others, *(whole[i] for whole in both for i in np.flatnonzero(needed))]):
+            launch.start(ready)
+
+
 def select(case, keys, chosen):
     """Return the case with one token for each chosen key."""
     return dataclasses.replace(
@@ -93,6 +117,23 @@ def test_tokens_nearest_to_the_thresholds_take_the_right_route():
     assert np.abs(u[chosen] - [[0.3] * 6 + [0.8] * 6]).max() < 1e-3
     near = select(case, keys, chosen)
     near.check(*triton(near))
+
+
+def test_a_uniform_at_a_threshold_takes_the_route_below():
+    """u <= keep keeps, u > 1 - noise takes noise: equality is on the lower side of both."""
+    case = make(20, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    u = uniform_of(case.words()[1])
+    ids = case.ids.copy()
+    exact = np.flatnonzero(u >= 0.5)[:3]  # where 1 - u is exact
+    assert len(exact) == 3
+    for i in exact:
+        case.table[case.row, :2] = u[i], 0.0
+        case.check(*triton(case))
+        assert triton(case)[0][i] == ids[i]
+        case.table[case.row, :2] = 0.0, 1 - u[i]
+        case.check(*triton(case))
+        kept, noised = case._routes()
+        assert not (kept | noised)[i]
 
 
 def test_a_word_on_an_edge_belongs_to_the_id_above():

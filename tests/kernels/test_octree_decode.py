@@ -61,6 +61,18 @@ def test_no_trees_are_no_leaves():
     assert [len(part) for part in found] == [0, 0, 0, 0, 0]
 
 
+def test_a_tree_without_tokens_is_not_valid():
+    found = reference.decode(torch.empty(0, dtype=torch.uint8), torch.tensor([0, 0, 0]), 3, 0)
+    assert found.valid.tolist() == [False, False]
+
+
+def test_offsets_that_end_early_are_an_answer_and_no_error():
+    """On a device nobody looks at the offsets first."""
+    tokens = torch.tensor([3, 1, 1, 1, 1, 9, 9], dtype=torch.uint8)
+    found = reference.decode(tokens, torch.tensor([0, 3, 5]), 1, 3)
+    assert found.keys.tolist() == [0, 1, 0]
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_streams_are_flagged_and_refused(name):
     tokens, offsets, depth, leaves, wrong = broken(name)

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from ddimx.kernels.octree_decode import Decoded, launch, octree_decode
 from tests.conftest import examples
+from tests.kernels.inside import start_inside
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
 from tests.octree.shapes import sphere
 
@@ -42,7 +43,7 @@ def run(tokens, offsets, depth, leaves, lower=None, edge=None):
             if name in each.arguments:
                 each.arguments[name] = rooms[name][0]
     for each in launches:
-        launch.start(each)
+        start_inside(each, launch.start)
     for name, (_, around) in rooms.items():
         fresh = guarded(0, around.dtype)[1]
         for edge_of in (around[:GUARD], around[-GUARD:]):

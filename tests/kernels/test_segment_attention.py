@@ -10,6 +10,7 @@ from torch.library import opcheck
 
 from ddimx.kernels._dispatch import preferred
 from ddimx.kernels.segment_attention import Segments, preference, segment_attention
+from ddimx.kernels.segment_attention.groups import WASTE
 from ddimx.kernels.segment_attention.op import loop_backward_op, loop_op, options
 from tests.kernels.attention_cases import normal, within_budget
 from tests.kernels.segment_attention_cases import (
@@ -124,6 +125,16 @@ def test_groups_join_small_levels_and_leave_large_ones():
     assert [(row[0] % 542, row[1] - row[0]) for row in counts] == [
         (0, 45), (45, 106), (151, 391)] * 3  # fmt: skip
     assert [row[6] >= 0 for row in counts] == [True, False, False] * 3
+
+
+def test_groups_join_as_long_as_the_mask_wastes_little():
+    """Scores of the hull that belong to no row: 140 * 110 - 70 * 100 - 70 * 110, then 7,000."""
+    first = [0, 70, 0, 100, 0, 0]
+    assert len(Segments([first, [70, 140, 0, 110, 0, 0]]).groups) == 1
+    assert len(Segments([first, [70, 140, 0, 200, 0, 0]]).groups) == 2
+    exact = 100 + WASTE // 70  # 70 queries waste as many keys as the first row lacks
+    for keys, groups in ((exact, 1), (exact + 1, 2)):
+        assert len(Segments([first, [70, 140, 0, keys, 0, 0]]).groups) == groups
 
 
 @pytest.mark.parametrize("rows_of", [noised, clean])

@@ -12,6 +12,7 @@ from ddimx.kernels.update import Extras, launch, update
 from ddimx.kernels.update.layout import Strides, addressable, is_flat, strides_of
 from ddimx.noise import Noise, Stream
 from tests.conftest import examples
+from tests.kernels.inside import REASON, only_inside
 from tests.kernels.update_cases import KNOWN, STEP, cases
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -128,6 +129,25 @@ def test_every_element_is_written_and_nothing_else():
         assert wide[:2048].isnan().all(), name
         assert wide[2048 + exact.numel() :].isnan().all(), name
         assert torch.allclose(wide[2048 : 2048 + exact.numel()].view(exact.shape), exact, atol=2e-4)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason=REASON)
+@pytest.mark.parametrize("given", [False, True])
+def test_nothing_is_read_or_written_outside(given):
+    shape = (2, 3, 5, 7)
+    extras = {"z": torch.zeros(shape), "step_stream": None} if given else {}
+    for row in (2, 4, -1):
+        arguments = plain(shape, **extras)
+        arguments[1] = torch.tensor(row)
+        ready = launch.prepare(*arguments)
+        with only_inside(ready.arguments.values()):
+            launch.start(ready)
+
+
+def test_an_inner_dimension_of_two_counts():
+    assert strides_of(torch.zeros(1, 1, 5, 4)[..., :2]) is None
+    assert strides_of(torch.zeros(1, 1, 5, 2)) == Strides(10, 0, 1)
+    assert strides_of(torch.zeros(2, 3, 5, 4)[..., :1]) == Strides(60, 20, 4)
 
 
 def test_what_is_not_wanted_is_not_written():

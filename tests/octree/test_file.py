@@ -167,7 +167,7 @@ def test_what_is_no_token_file_is_refused(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(DdimxError, match=r"pickle.npy.*not a readable"):
         read_shape(tmp_path / "pickle.npy")
-    with pytest.raises(DdimxError, match=r"not a readable.*Object arrays"):
+    with pytest.raises(DdimxError, match=r"not a readable.*objects"):
         read_shape(saved(tmp_path, tokens=TOKENS, category=np.array([{}], dtype=object)))
     with pytest.raises(DdimxError, match=r"an \.npz without 'tokens'"):
         read_shape(saved(tmp_path, images=TOKENS))

@@ -10,6 +10,7 @@ from ddimx.octree.geometry import (
     OFFSETS_6,
     OFFSETS_26,
     components,
+    indices,
     iou,
     largest_share,
     mirrored,
@@ -124,3 +125,9 @@ def test_turning_rotates_the_centres_about_y(tree, quarters):
     expected = {tuple(p) for p in tree.centres() @ rotation.T}
     assert {tuple(p) for p in image.centres()} == expected
     np.testing.assert_array_equal(turned(image, -quarters).leaves, tree.leaves)
+
+
+def test_among_no_keys_none_is_found():
+    none = np.zeros(0, dtype=np.int64)
+    assert indices(none, np.array([0, 5])).tolist() == [-1, -1]
+    assert indices(np.array([5]), none).tolist() == []

@@ -184,3 +184,20 @@ def test_a_depth_too_large_for_memory_is_named(monkeypatch):
         OctreeError, match=r"at depth 7 .* more than 1,000 cells, .* a smaller depth"
     ):
         triangle_cells(sphere(), 7)
+
+
+@pytest.mark.filterwarnings("error")
+def test_triangles_of_no_area_touch_their_points_cells_without_dividing_by_nothing():
+    point = np.full((3, 3), 0.3)
+    along = np.array([[0.1, 0.1, 0.1], [0.4, 0.1, 0.1], [0.2, 0.1, 0.1]])
+    with np.errstate(invalid="raise"):
+        assert triangle_cells(point[None], 2).tolist() == keys_of(np.array([[1, 1, 1]])).tolist()
+        cells = [[x, 0, 0] for x in range(2)]
+        assert triangle_cells(along[None], 2).tolist() == sorted(keys_of(np.array(cells)).tolist())
+
+
+def test_a_box_that_ends_just_before_a_boundary_touches_what_lies_behind():
+    """Half the cube long but for 1e-10, which is less than the tolerance of 1e-8 of a cell."""
+    along = np.array([[0.25, 0.1, 0.1], [0.75 - 1e-10, 0.1, 0.1], [0.5, 0.1, 0.1]])
+    cells = [[x, 0, 0] for x in range(4)]
+    assert triangle_cells(along[None], 2).tolist() == sorted(keys_of(np.array(cells)).tolist())

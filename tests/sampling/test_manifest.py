@@ -133,7 +133,7 @@ def test_what_is_known_before_the_first_sample(model):
 def test_reading(tmp_path):
     assert manifest.read(tmp_path) is None
     assert manifest.read(tmp_path / "absent") is None
-    value = {"identity": {}, "count": 1}
+    value = {"identity": {}, "count": 1, "status": "running"}
     write_json(tmp_path / NAME, value)
     assert manifest.read(tmp_path) == value
 
@@ -171,7 +171,8 @@ def test_the_same_run_may_grow_but_not_shrink(tmp_path):
 
 
 def test_a_run_whose_dtype_this_machine_lacks_is_refused(tmp_path, monkeypatch):
-    write_json(tmp_path / NAME, {"identity": {"dtype": "bf16"}, "count": 1})
+    record = {"identity": {"dtype": "bf16"}, "count": 1, "status": "running"}
+    write_json(tmp_path / NAME, record)
     assert manifest.dtype_for(None, tmp_path, "cpu") == "bf16"
 
     def refuse(name, device):

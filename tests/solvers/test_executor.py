@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ddimx.kernels.update import update
 from ddimx.noise import Noise, Stream
 from ddimx.plan import SCALARS, Plan
+from ddimx.solvers import executor
 from ddimx.solvers.executor import Draw, Known, Raw, execute
 from tests.solvers.exact import Solver
 
@@ -178,6 +180,27 @@ def test_z_replaces_the_drawn_noise():
     compare(plan, z=z)
     assert asked == [*range(6), *range(6)]
     compare(plan, z=z, known=known_half())  # the noise on known pixels is still the seed's
+
+
+@pytest.mark.parametrize(
+    ("noisy", "given", "stream"),
+    [
+        (True, False, int(Stream.STEP)),
+        (True, True, None),
+        (False, False, None),
+        (False, True, None),
+    ],
+)
+def test_noise_is_drawn_only_where_it_is_added_and_not_given(noisy, given, stream, monkeypatch):
+    plan = Solver("ddim", 1.0 if noisy else 0.0).plan(np.array([100.0, 500.0]))
+    seen = []
+    monkeypatch.setattr(
+        executor, "update", lambda *a: (seen.append(a[6].step_stream), update(*a))[1]
+    )
+    x = torch.zeros(2, *SHAPE, dtype=torch.float64)
+    z = (lambda row: torch.ones_like(x)) if given else None
+    list(execute(plan, toy, x, Draw(Noise(1), torch.arange(2), z)))
+    assert seen == [stream] * 2
 
 
 def test_a_plan_without_noise_ignores_the_seed():

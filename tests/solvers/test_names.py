@@ -6,6 +6,8 @@ import pytest
 from ddimx.errors import UsageError
 from ddimx.schedule import Schedule
 from ddimx.solvers import auto
+from ddimx.solvers.ddim import ddim
+from ddimx.solvers.inversion import ddim_inversion
 from ddimx.solvers.names import SolverName, all_names, parse_solver
 from ddimx.solvers.registry import SolverChoice, evaluations, make_plan, most_times
 
@@ -56,6 +58,33 @@ def test_other_names_are_refused_with_what_is_allowed(text, message):
     with pytest.raises(UsageError) as error:
         parse_solver(text)
     assert message in str(error.value)
+
+
+def test_auto_changes_where_it_was_measured_to():
+    few, some = ("pfdiff:3,1", "trailing"), ("pfdiff:2,1", "trailing")
+    more, many = ("pfdiff:2,1", "linspace"), ("ipndm:3", "linspace")
+    numbers = (1, 7, 8, 14, 15, 30, 31, 10_000)
+    found = [auto.choose(number) for number in numbers]
+    assert found == [few, few, some, some, more, more, many, many]
+
+
+def test_eta_ends_at_one():
+    assert ddim(SCHEDULE, TIMES, eta=1.0).noisy
+    for eta in (np.nextafter(1.0, 2.0), 1.01, -np.nextafter(0.0, 1.0), np.nan):
+        with pytest.raises(UsageError, match="eta must lie in"):
+            ddim(SCHEDULE, TIMES, eta=eta)
+
+
+@pytest.mark.parametrize("name", [*all_names(), "inversion"])
+def test_what_is_known_is_noised_to_the_level_of_each_row(name):
+    """sqrt(ab) of signal and sqrt(1 - ab) of noise, at the time where the row leads to."""
+    if name == "inversion":
+        plan = ddim_inversion(SCHEDULE, TIMES[1:], refine=1)
+    else:
+        plan = make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon")
+    ab = np.append(1.0, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[plan.t_to.astype(int) + 1]
+    np.testing.assert_allclose(plan.known_signal, np.sqrt(ab), rtol=1e-12)
+    np.testing.assert_allclose(plan.known_sigma, np.sqrt(1 - ab), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", [n for n in all_names() if n not in ("ddim", "ddpm")])

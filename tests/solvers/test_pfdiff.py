@@ -67,6 +67,11 @@ def run(plan, prediction="epsilon"):
     return last.numpy(), asked
 
 
+def test_the_default_is_2_1():
+    times = np.arange(0.0, 900.0, 90.0)
+    assert pfdiff(SCHEDULE, times).label == pfdiff(SCHEDULE, times, k=2, h=1).label == "pfdiff:2,1"
+
+
 @pytest.mark.parametrize(("k", "h"), VARIANTS)
 def test_results_and_calls_are_those_of_the_published_loop(k, h):
     for n in range(1, 41):

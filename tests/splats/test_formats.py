@@ -1,5 +1,6 @@
 """Every format read back by other code, within what its numbers can hold; and what is refused."""
 
+import contextlib
 import io
 import sys
 from dataclasses import replace
@@ -161,6 +162,16 @@ def test_spz_takes_the_usual_12_bits_where_they_will_do():
 def test_spz_refuses_what_it_cannot_hold(reach, sigma, message):
     cloud = balls([[reach, 0, 0]], sigma, (1, 1, 1), 1)
     with pytest.raises(DdimxError, match=message):
+        encode("spz", cloud)
+
+
+@pytest.mark.parametrize(
+    ("byte", "held"), [(-0.497, True), (-0.503, False), (255.497, True), (255.503, False)]
+)
+def test_spz_holds_what_rounds_to_a_byte(byte, held):
+    """A byte is 16 (ln sigma + 10), rounded; float32's sigma moves it by 1e-6."""
+    cloud = balls([[0, 0, 0]], float(np.exp(byte / 16 - 10)), (1, 1, 1), 1)
+    with contextlib.nullcontext() if held else pytest.raises(DdimxError, match="deviations"):
         encode("spz", cloud)
 
 

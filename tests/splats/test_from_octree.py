@@ -172,3 +172,13 @@ def test_categories_have_colours_of_their_own():
 def test_looks_that_make_no_sense_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         Look(**options)
+
+
+def test_turns_are_the_shortest():
+    """At most a quarter turn, as a Gaussian has no front."""
+    random = np.random.default_rng(0).normal(size=(1000, 3))
+    normals = random / np.linalg.norm(random, axis=1, keepdims=True)
+    turns = tilted(normals)
+    np.testing.assert_allclose(np.linalg.norm(turns, axis=1), 1, rtol=1e-12)
+    # The real part is cos(angle / 2), and cos(angle) is |z|.
+    np.testing.assert_allclose(2 * turns[:, 0] ** 2 - 1, np.abs(normals[:, 2]), atol=1e-12)

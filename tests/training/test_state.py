@@ -1,5 +1,7 @@
 """What training carries along: the average, the optimizer, and checkpoints of it all."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from ddimx.errors import DdimxError
 from ddimx.models.factory import build
 from ddimx.training.state import (
     TrainState,
+    _restore_optimizer,
     build_optimizer,
     checkpoints,
     restore,
@@ -126,6 +129,17 @@ def test_a_checkpoint_restores_everything(tiny_config, formula_weights, state, t
     train(state, 2)
     train(other, 2)
     assert same(everything(other), everything(state))
+
+
+def test_moments_go_where_the_weights_are_and_the_counter_stays():
+    """Adam keeps its counter on the CPU; "meta" stands for a card here."""
+    layer = nn.Linear(2, 1, device="meta")
+    state = SimpleNamespace(network=layer, optimizer=torch.optim.AdamW(layer.parameters()))
+    moments = {"exp_avg.weight": torch.ones(1, 2), "step.weight": torch.tensor(3.0)}
+    _restore_optimizer(state, moments)
+    found = state.optimizer.state[layer.weight]
+    assert found["exp_avg"].device.type == "meta"
+    assert found["step"].device.type == "cpu"
 
 
 def test_a_checkpoint_describes_itself(tiny_config, state, tmp_path):

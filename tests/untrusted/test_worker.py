@@ -47,7 +47,7 @@ def raised(done):
 @linux
 def test_too_much_computing_ends_one_piece_of_work():
     spun, squared = results(spin, [0], Allowance(1 << 30, 1)), results(square, [3])
-    assert raised(spun[0]) == "takes more than 1 seconds of computing"
+    assert raised(spun[0]) == "takes more than 1.0 seconds of computing"
     assert squared[0].result == 9
 
 

@@ -1,6 +1,7 @@
 """diffusers' folders: read as saved by diffusers itself, written so that it loads them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +212,18 @@ def test_ours_beside_theirs_may_not_contradict_them(tmp_path):
 def test_a_damaged_folder_is_named(folder, damage, message):
     damage(folder)
     with pytest.raises(DdimxError, match=message):
+        loaded(folder)
+
+
+def test_files_that_will_not_do_are_named_in_order(folder, monkeypatch):
+    """A folder's files come in any order."""
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for name in ("b.bin", "c.safetensors", "a.bin"):
+        (folder / "unet" / name).write_bytes(b"")
+    weights.unlink()
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda p, pattern: sorted(real(p, pattern), reverse=True))
+    with pytest.raises(DdimxError, match=r"only a\.bin, b\.bin, c\.safetensors"):
         loaded(folder)
 
 

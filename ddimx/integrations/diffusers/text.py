@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ...device import Precision, choose_device, choose_precision, forbid_tf32
 from ...errors import DdimxError, UsageError
 from ...files import sha256_file
 from ...untrusted.names import all_inside, relative
+from ...untrusted.text import read_json
 from ...weights.diffusers_folder import draws_from_text, read_index
 from ...weights.hub import is_hub_id, snapshot
 from ...weights.pipeline_code import INDEX, refuse_class_map
@@ -128,7 +128,7 @@ def _refuse_code(folder: Path) -> None:
     for part in all_inside(folder, index, folder / INDEX):
         for file in sorted(part.glob("*.json")):
             try:
-                settings = json.loads(file.read_text(encoding="utf-8"))
+                settings = read_json(file)
             except (OSError, ValueError) as error:
                 raise DdimxError(f"cannot read {file}: {error}") from None
             if isinstance(settings, dict):

@@ -266,6 +266,13 @@ def test_classes_are_dropped_at_the_rate_asked_for():
     assert torch.equal(spy.condition.label[~dropped], labels[~dropped])
 
 
+def test_a_model_without_classes_is_told_none():
+    process = DiscreteProcess(Schedule(np.linspace(0.01, 0.999, T)), DEPTH)
+    assert process.num_classes == 0
+    _, spy = spied(process, [tree(1, 3), tree(2, 5)], labels=torch.tensor([0, 1]))
+    assert spy.condition.label is None
+
+
 def test_an_examples_loss_does_not_depend_on_how_the_batch_is_split():
     net = network(classes=2)
     process = process_of(
