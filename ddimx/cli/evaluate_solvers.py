@@ -66,6 +66,7 @@ def solvers(
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how far each solver's x_0 is from that of many small steps, from the same x_T.

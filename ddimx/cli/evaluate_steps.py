@@ -99,6 +99,7 @@ def steps(
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure how the quality of octrees depends on steps, noise, routing and temperature.

@@ -34,6 +34,7 @@ def furniture(
     workers: Workers = None,
     overwrite: Replace = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make octrees of Sweet Home 3D's furniture.

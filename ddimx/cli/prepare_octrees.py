@@ -29,6 +29,7 @@ def octrees(
     workers: Workers = None,
     overwrite: Replace = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Turn meshes and point clouds into octrees of the cells their surface touches.

@@ -158,8 +158,7 @@ class ShapeSet:
     def _entries(self) -> dict[str, dict[str, Any]]:
         """Read the journal; of two lines for one file the later one counts.
 
-        A line that is not whole (the last one, after a kill) is passed over: its shape is made
-        again.
+        A line that is no JSON (the last one, after a kill) is passed over.
         """
         entries, names = {}, []
         try:
@@ -173,17 +172,17 @@ class ShapeSet:
                 entry = parse_json(line)
                 if isinstance(entry, dict) and "file" in entry:
                     names.append(entry["file"])
-                if _is_entry(entry):
-                    entries[entry["file"]] = entry
+                    if isinstance(entry["file"], str):
+                        entries[entry["file"]] = entry
         all_inside(self.folder, names, self._journal)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         """Return the journal's entry of a shape that need not be made again."""
         entry, path = entries.get(job.file), self.folder / job.file
-        if entry is None or entry.get("stamp") != job.stamp or not path.is_file():
+        if entry is None or not _is_whole(entry) or entry["stamp"] != job.stamp:
             return None
-        return entry if path.stat().st_size == entry.get("bytes") else None
+        return entry if path.is_file() and path.stat().st_size == entry["bytes"] else None
 
     def _drop(self, files: set[str]) -> None:
         """Remove shapes that an earlier run made and this one does not want."""
@@ -240,12 +239,10 @@ def row(made: Made) -> dict[str, Any]:
     return named | counts | {"source": job.origin} | job.about
 
 
-def _is_entry(value: Any) -> bool:
+def _is_whole(entry: dict[str, Any]) -> bool:
     """Whether a journal's line says all that a manifest's row needs."""
-    return isinstance(value, dict) and (
-        all(isinstance(value.get(key), str) for key in ("file", "stamp"))
-        and all(type(value.get(key)) is int for key in ("bytes", "nodes", "leaves"))
-    )
+    numbers = (entry.get(key) for key in ("bytes", "nodes", "leaves"))
+    return isinstance(entry.get("stamp"), str) and all(type(number) is int for number in numbers)
 
 
 def _settings_in(record: Path) -> dict[str, Any]:

@@ -252,5 +252,4 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
         if path.parent != folder:
             with suppress(OSError):  # not empty yet, or not ours alone
                 path.parent.rmdir()
-    # Last: until then it says what is still to be removed.
-    (folder / NAME).unlink(missing_ok=True)
+    (folder / NAME).unlink(missing_ok=True)  # last: until then it says what is still to be removed

@@ -213,6 +213,28 @@ def test_manifest_rows_are_what_the_journal_says():
     assert "stamp" not in shape_set.row(made)
 
 
+@pytest.mark.parametrize("key", ["nodes", "leaves", "bytes", "stamp"])
+def test_a_journals_line_that_lacks_something_is_made_again(tmp_path, key):
+    folder = tmp_path / "set"
+    prepare(folder, jobs(2))
+    before = lines(folder, "train")
+    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text().split("\n") if line]
+    del rows[0][key]
+    wrong = [rows[1] | {key: []}, [], 5, None]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, *wrong]) + "[" * 100_000 + "\n"
+    (folder / "journal.jsonl").write_text(text + '{"file": "shapes/box/b0.npz", "nodes": 1' + "\n")
+    assert prepare(folder, jobs(2)).found == 0
+    assert lines(folder, "train") == before
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"settings": []}', '{"settings": 5}', "\xff"])
+def test_a_record_that_is_none(tmp_path, text):
+    prepare(tmp_path / "set", jobs(1))
+    (tmp_path / "set" / "prepare.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"prepare\.json is no record of a prepared set"):
+        prepare(tmp_path / "set", jobs(1))
+
+
 def test_the_journal_does_not_show_how_a_set_was_made(tmp_path, monkeypatch):
     """Undisturbed, stopped after two shapes with another order of jobs, or in several processes."""
     count = 10
