@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import struct
 from pathlib import Path
 
 # What tells when, how long, and how often a run was interrupted.
 TIMES = {"seconds", "network_calls", "images_per_second", "data_wait_seconds", "data_wait_share"}
-TIMES |= {"resumed", "hours", "found"}
+TIMES |= {"resumed", "hours", "found", "seconds_per_shape"}
 
 
 def content(path: Path):
@@ -19,6 +20,8 @@ def content(path: Path):
     if path.suffix == ".jsonl":  # a note says that something could not be written
         lines = [json.loads(line) for line in data.splitlines() if line]
         return [timeless(line) for line in lines if "note" not in line]
+    if path.suffix == ".csv":
+        return [timeless(row) for row in csv.DictReader(data.decode().splitlines())]
     if path.suffix == ".safetensors":
         length = 8 + struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8:length])
