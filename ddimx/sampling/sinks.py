@@ -153,7 +153,7 @@ class ArraySink:
         if parts := _parts(self._folder):
             with whole_file(self._final) as target:
                 self._join(indices, parts, target)
-            remove_parts(self._folder)
+        remove_parts(self._folder)  # also what could not be removed the last time
         return [self._final.name]
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
