@@ -40,6 +40,7 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace DST if it is another model.")
     ] = False,
     offline: options.Offline = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Turn weights of any known format into one of three; the numbers stay the same, bit by bit.

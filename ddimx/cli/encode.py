@@ -36,6 +36,7 @@ def encode(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Find the noise that images would be drawn from, by DDIM inversion (eta 0, guidance 1).

@@ -47,6 +47,7 @@ def neighbours(
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Put samples beside their nearest training images, to see whether they are copies.

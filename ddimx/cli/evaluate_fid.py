@@ -42,6 +42,7 @@ def fid(
     offline: options.Offline = False,
     device: options.Device = "auto",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure the Fréchet Inception distance of samples to a reference.

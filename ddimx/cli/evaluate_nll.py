@@ -74,6 +74,7 @@ def nll(
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure bits per dimension of held-out images, or nats per held-out shape.

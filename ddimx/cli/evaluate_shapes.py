@@ -60,6 +60,7 @@ def shapes(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure shapes against a reference: 1-NNA, COV, MMD, validity, connectivity, novelty.

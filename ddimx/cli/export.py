@@ -96,6 +96,7 @@ def export(
         bool, typer.Option("--overwrite", help="Replace files that are there and differ.")
     ] = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Write octrees as Gaussian splats: one Gaussian for each leaf.

@@ -24,6 +24,7 @@ def info(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
 ) -> None:
     """Print versions, devices, the kernels that run here and why, cache and models.
 

@@ -60,6 +60,7 @@ def inpaint(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Paint part of an image anew (RePaint), or change all of it (--strength).

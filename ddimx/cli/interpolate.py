@@ -53,6 +53,7 @@ def interpolate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Go from one image to another through the model's latents, by spherical interpolation.

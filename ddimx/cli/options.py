@@ -27,6 +27,26 @@ Dtype = Annotated[
     str, typer.Option("--dtype", metavar="auto|fp32|bf16|fp16", help="Precision of the network.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
+
+
+def _limit_memory(text: str | None) -> str | None:
+    """Raise the bounds on what a file may become, before any is read."""
+    from ..untrusted.limits import raise_memory
+
+    if text is not None:
+        raise_memory(text)
+    return text
+
+
+LimitMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-memory",
+        metavar="SIZE",
+        callback=_limit_memory,
+        help="What one file may take once it is unpacked (default: 256M, or 8 times its size).",
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

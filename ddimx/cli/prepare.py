@@ -70,6 +70,7 @@ def emoji(
         bool, typer.Option("--overwrite", help="Replace existing files that differ.")
     ] = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a training set from the emoji of a font.

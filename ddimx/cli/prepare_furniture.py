@@ -34,6 +34,7 @@ def furniture(
     workers: Workers = None,
     overwrite: Replace = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make octrees of Sweet Home 3D's furniture.
@@ -68,7 +69,7 @@ def furniture(
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
     shapes = ShapeSet(out, Settings(source, depth, visible=visible))
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
             jobs_of(pieces), workers=workers or cores(), progress=progress, overwrite=overwrite
         )

@@ -39,6 +39,7 @@ def images(
         bool, typer.Option("--overwrite", help="Replace a file that is there.")
     ] = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Decode, crop and resize images once, into one file that training maps into memory.

@@ -29,6 +29,7 @@ def octrees(
     workers: Workers = None,
     overwrite: Replace = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Turn meshes and point clouds into octrees of the cells their surface touches.
@@ -60,7 +61,7 @@ def octrees(
         require_trimesh()
     settings = Settings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeSet(out, settings)
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress, shapes.alone():
         jobs = [job_of(shape) for shape in found]
         outcome = shapes.run(
             jobs,

@@ -172,6 +172,7 @@ def sample(
         bool, typer.Option("--dry-run", help="Print plan, evaluations, memory, time and end.")
     ] = False,
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Draw samples from a model into a run folder.

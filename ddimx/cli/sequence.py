@@ -49,6 +49,7 @@ def sequence(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Show how samples come about: the model's prediction of the image after every step.

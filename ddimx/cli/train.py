@@ -32,6 +32,7 @@ def train(
     weights: options.Weights = None,
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
+    limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +18,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DdimxError
+from ..untrusted import limits
+from ..untrusted.archives import check_zip, readable
 from ..untrusted.names import relative
+from ..untrusted.text import read_bytes, shown
 from .encoded import EncodedSource, fingerprint_of, is_held_out, rgb, split_number
 from .folder import image_names
 from .sources import Bytes
@@ -70,10 +72,10 @@ class CelebASource(EncodedSource):
         """Return the image's path, or its bytes out of the archive."""
         if self._archive is None:
             return self._place / self._paths[index]
-        try:
-            return io.BytesIO(self._archive.read(self._paths[index]))
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise OSError(str(error)) from None
+        info = self._archive.getinfo(self._paths[index])
+        limits.refused("it", info.file_size, info.compress_size)
+        with readable("zip archive"):
+            return io.BytesIO(self._archive.read(info))
 
     def fitted(self, image: Image.Image) -> Bytes:
         """Take the original's crop and resize it; another size than 178x218 is a ValueError."""
@@ -99,8 +101,10 @@ def _found(root: Path) -> Path:
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+        check_zip(path)
+        with readable("zip archive"):
+            return zipfile.ZipFile(path)
+    except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable zip archive ({error})") from None
 
 
@@ -125,12 +129,16 @@ def _partition(root: Path, place: Path) -> dict[str, int] | None:
 
 def _parsed(path: Path) -> dict[str, int]:
     """Read lines such as ``000001.jpg 0``."""
+    try:
+        lines = read_bytes(path).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: cannot be read ({error})") from None
     splits = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
-            raise DdimxError(f"{path}, line {number}: expected 'NAME 0|1|2', found '{line}'")
+            raise DdimxError(f"{path}, line {number}: expected 'NAME 0|1|2', found {shown(line)}")
         splits[relative(words[0], path)] = int(words[1])
     return splits

@@ -48,7 +48,7 @@ def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
         OctreeError: no triangles, a corner that is not finite or outside the cube, or more than
             ``MAX_CELLS`` cells.
     """
-    corners = _checked(triangles, depth, (3, 3))
+    corners = _distinct(_checked(triangles, depth, (3, 3)))
     found, count, limit = [np.zeros(0, dtype=np.int64)], 0, MAX_CELLS // 2
     for start in range(0, len(corners), TRIANGLES):
         for keys in _descend(_Slabs.of(corners[start : start + TRIANGLES]), depth):
@@ -83,6 +83,23 @@ def _checked(values: npt.NDArray[Any], depth: int, shape: tuple[int, ...]) -> Ar
     if not inside.all():
         raise OctreeError(f"{what} {int(np.argmin(inside))} is not within the cube")
     return array
+
+
+def _distinct(corners: Array) -> Array:
+    """Return each triangle [T, 3, 3] once, in order: a file may repeat one a million times.
+
+    They are compared by a hash first, since sorting nine numbers each takes as long as the rest.
+    """
+    rows = np.ascontiguousarray(corners).reshape(len(corners), 9)
+    factors = np.random.default_rng(0).integers(1, 2**63, 9, dtype=np.uint64) | np.uint64(1)
+    mixed = (rows.view(np.uint64) * factors).sum(axis=1)
+    _, first, place = np.unique(mixed, return_index=True, return_inverse=True)
+    if len(first) == len(rows):
+        return corners
+    own = first[place]
+    again = (own != np.arange(len(rows))) & (rows == rows[own]).all(axis=1)
+    distinct: Array = corners[~again]
+    return distinct
 
 
 def _affordable(cells: int, depth: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,8 @@ _CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "seconds": lambda value: _is_number(value.get("seconds", 0)),
     "identity": lambda value: (
         _is_count(value["identity"].get("start_index", 0))
-        and isinstance(value["identity"].get("format", ""), str)
+        and re.fullmatch("[a-z0-9]*", str(value["identity"].get("format", ""))) is not None
+        and isinstance(value["identity"].get("dtype", ""), str)
     ),
 }
 

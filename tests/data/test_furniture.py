@@ -1,5 +1,6 @@
 """Libraries of furniture: catalogues, categories, variants, credits; and the real ones if there."""
 
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ddimx.data.attribution import attribution
 from ddimx.data.furniture import CATEGORIES, category_of, families, split_families
 from ddimx.data.licences import CC0, CC_BY, CC_BY_US, Credit, credit_of, licence_name
 from ddimx.data.sweethome import (
+    CATALOGUE,
     INSTALLED,
     Item,
     find_libraries,
@@ -276,3 +278,63 @@ def test_the_real_libraries():
     assert np.ptp(vertices, axis=0) == pytest.approx([chair.size[0], chair.size[2], chair.size[1]])
     height = (vertices[:, 1] - vertices[:, 1].min()) / np.ptp(vertices[:, 1])
     assert vertices[height > 0.8, 2].mean() < vertices[(height > 0.4) & (height < 0.6), 2].mean()
+
+
+# --- libraries that ask for too much --------------------------------------------------------------
+
+
+def with_member(path, name, megabytes):
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(name, "w") as out,
+    ):
+        for _ in range(megabytes):
+            out.write(bytes(1 << 20))
+
+
+CHAIR = {"id": "Test#chair", "name": "Chair"}
+
+
+def test_a_bomb_that_nobody_needs_is_not_unpacked(tmp_path):
+    path = library(tmp_path / "a.sh3f", [CHAIR])
+    for name in ("LICENSE.TXT", "other/LICENSE.TXT", "models/chair/chair.png"):
+        with_member(path, name, 300)
+    (item,) = read_library(path).items
+    assert np.ptp(read_item(item).vertices, axis=0) == pytest.approx([40, 10, 20])
+
+
+def test_bombs_that_are_needed_are_refused(tmp_path):
+    path = library(tmp_path / "a.sh3f", [CHAIR])
+    with_member(path, "models/chair/LICENSE.TXT", 1)
+    with pytest.raises(DdimxError, match=r"models/chair/LICENSE\.TXT is longer than 64K"):
+        read_library(path)
+    path = library(tmp_path / "b.sh3f", [CHAIR | {"model": "x"}])
+    with zipfile.ZipFile(path) as archive:
+        catalogue = archive.read(CATALOGUE)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(CATALOGUE, catalogue)
+    with_member(path, "models/chair/chair.obj", 100)
+    (item,) = read_library(path).items
+    with pytest.raises(DdimxError, match=r"cannot read models/chair/chair\.obj .*unpacks to 100M"):
+        read_item(item)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("width", "9" * 5000),
+        ("depth", "inf"),
+        ("height", "nan"),
+        ("width", "1e300"),
+        ("modelRotation", "1 0 0 0 1 0 0 0 inf"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path, key, value):
+    with pytest.raises(DdimxError, match="item 1: not numbers: ") as caught:
+        read_library(library(tmp_path / "a.sh3f", [CHAIR | {key: value}]))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\u00b2", "-1"])
+def test_an_item_of_no_number_is_passed_over(number):
+    assert parse_catalogue(f"name#{number}=Chair\nname#2=Table") == ({}, [(2, {"name": "Table"})])

@@ -1,6 +1,11 @@
 """Reading meshes and point clouds in every format, and files that are none."""
 
+import io
+import json
+import os
+import struct
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ from ddimx.data import meshes
 from ddimx.data.meshes import read_surface
 from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.errors import OctreeError
-from tests.data.meshes import BOX, FACES, glb, npz, obj, off, ply, stl, tokens_npz
+from tests.data.meshes import BOX, FACES, box, glb, npz, obj, off, ply, stl, tokens_npz
 
 TEXTURED = "mtllib missing.mtl\nusemtl wood\nvt 0 0\nvn 0 1 0\n"
 
@@ -149,3 +154,167 @@ def test_the_parsers_log_stays_quiet_and_is_left_as_it_was(tmp_path, caplog):
 def test_an_octree_error_is_an_error_of_a_shape():
     with pytest.raises(OctreeError, match="no faces"):
         meshes.Surface(BOX, np.zeros((0, 3), np.int64)).tree(3)
+
+
+# --- files that ask for too much ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", ["usemtl m{}\n", "o part{}\n", "g group{}\n", "s {}\n", "mtllib {}\n"]
+)
+def test_a_million_groups_of_an_obj_cost_nothing(tmp_path, monkeypatch, line):
+    """None of them reaches trimesh, which took half a minute."""
+    import trimesh
+
+    seen, load = [], trimesh.load_scene
+
+    def counted(content, **options):
+        seen.append(len(content.getvalue()))
+        return load(content, **options)
+
+    monkeypatch.setattr(trimesh, "load_scene", counted)
+    text = obj() + "".join(map(line.format, range(1_000_000))).encode()
+    assert triangles(read_surface(written(tmp_path, "a.obj", text))) == triangles(box())
+    assert seen[0] <= len(obj())
+
+
+def test_groups_and_textures_of_an_obj_change_no_triangle(tmp_path):
+    lines = obj().decode().splitlines()
+    grouped = []
+    for i, line in enumerate(lines):
+        grouped += [f"usemtl m{i % 3}", f"o part{i % 2}", "vt 0 0", "vn 0 0 1"] if i > 8 else []
+        grouped.append(line)
+    text = "\r\n".join(grouped).replace("f 1 ", "f 1/1/1 ").replace("f 5 ", "f\t5//1 \\\r\n")
+    surface = read_surface(written(tmp_path, "a.obj", text.encode()))
+    assert triangles(surface) == triangles(box())
+
+
+def test_a_face_of_very_many_corners(tmp_path):
+    most = meshes.CORNERS
+    ring = "".join(f"v {np.cos(i)} {np.sin(i)} 0\n" for i in range(most))
+    good = ring + "f " + " ".join(str(i + 1) for i in range(most)) + "\n"
+    assert len(read_surface(written(tmp_path, "a.obj", good.encode())).faces) == most - 2
+    bad = ring + "f " + "1 2 3 " * 300_000 + "\n"
+    with pytest.raises(DdimxError, match="a face of 900000 corners, 4096 are read"):
+        read_surface(written(tmp_path, "a.obj", bad.encode()))
+
+
+def glb_with(change):
+    """The scene of two boxes with its JSON changed."""
+    data = glb()
+    length = int.from_bytes(data[12:16], "little")
+    document = json.loads(data[20 : 20 + length])
+    change(document)
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    head = struct.pack("<4sIIII", b"glTF", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A)
+    return head + text + rest
+
+
+def many_nodes(document):
+    document["accessors"][0]["count"] = 8
+    document["accessors"].append({"componentType": 5126, "type": "VEC3", "count": 1_000_000})
+    document["meshes"][0]["primitives"][0]["attributes"]["POSITION"] = 2
+    document["nodes"] = [{"mesh": 0}] * 2000
+    document["scenes"] = [{"nodes": list(range(2000))}]
+
+
+HOSTILE_GLB = {
+    "zeros without a view": (
+        lambda d: d["accessors"].append(
+            {"componentType": 5126, "type": "VEC3", "count": 6 * 10**9}
+        ),
+        r"what its accessors declare unpacks to 68G.*--limit-memory",
+    ),
+    "no views": (lambda d: d.pop("bufferViews"), "not a readable GLB"),
+    "no accessors": (lambda d: d.pop("accessors"), "not a readable GLB"),
+    "views of another kind": (lambda d: d.update(bufferViews=5), "not a readable GLB"),
+    "a count that is none": (
+        lambda d: d["accessors"][0].update(count=True),
+        "count is not a whole",
+    ),
+    "one mesh, many times": (many_nodes, "what its nodes place unpacks to"),
+    "deep": (lambda d: d.update(extras=deep(200)), "nested deeper than 64"),
+    "a node within itself": (lambda d: d["nodes"][0].update(children=[0]), None),
+}
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("name", HOSTILE_GLB)
+def test_hostile_glb(tmp_path, name):
+    change, words = HOSTILE_GLB[name]
+    path = written(tmp_path, "a.glb", glb_with(change))
+    if words is None:
+        read_surface(path)
+    else:
+        with pytest.raises(DdimxError, match=words):
+            read_surface(path)
+
+
+@pytest.mark.parametrize("error", [UnboundLocalError("name"), RecursionError("deep"), KeyError(3)])
+def test_whatever_trimesh_raises_is_a_bad_file(tmp_path, monkeypatch, error):
+    """Some versions forget a variable where a PLY has a property before any element."""
+    import trimesh
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(trimesh, "load_scene", fails)
+    with pytest.raises(DdimxError, match=r"a\.ply: not a readable PLY file"):
+        read_surface(written(tmp_path, "a.ply", ply()))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.obj")
+    with pytest.raises(DdimxError, match=r"a\.obj: not a plain file"):
+        read_surface(tmp_path / "a.obj")
+
+
+def declared(shape):
+    """An array that says this shape and has 24 bytes."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00\x76\x00" + text.encode() + bytes(24)
+
+
+def bomb(**members):
+    """An .npz of members of this many megabytes of zeros, or of these bytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            with archive.open(f"{name}.npy", "w") as out:
+                if isinstance(content, bytes):
+                    out.write(content)
+                    continue
+                out.write(declared(((content << 20) // 24, 3))[:-24])
+                for _ in range(content):
+                    out.write(bytes(1 << 20))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.npy", declared((2**60, 3)), r"its header declares \[1152921504606846976, 3\]"),
+        ("a.npz", bomb(points=declared((2**57, 3))), "its header declares"),
+        ("a.npz", bomb(points=600), "unpacks to .*--limit-memory"),
+        ("a.npy", declared("(" + "9" * 5000 + ", 3)"), "not a readable"),
+    ],
+)
+def test_clouds_that_declare_too_much(tmp_path, name, content, words):
+    with pytest.raises(DdimxError, match=words):
+        read_surface(written(tmp_path, name, content))
+
+
+def test_members_that_nobody_needs_are_not_unpacked(tmp_path):
+    stream = io.BytesIO()
+    np.save(stream, BOX)
+    content = bomb(points=stream.getvalue(), mask=600, colours=declared((2**60,)))
+    surface = read_surface(written(tmp_path, "a.npz", content))
+    assert np.array_equal(surface.vertices, BOX)

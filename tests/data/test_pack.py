@@ -13,6 +13,7 @@ from ddimx.data.packed import MAGIC, PackedSource, header, read_index
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file
 from ddimx.progress import Progress
+from ddimx.runs import lock_folder
 from tests.data.official import encoded
 
 COUNT, SIZE = 50, 8
@@ -223,13 +224,11 @@ def test_a_damaged_record(pictures, tmp_path, damage):
 
 
 def test_a_second_process_is_refused(pictures, tmp_path):
-    fcntl = pytest.importorskip("fcntl", reason="a system without flock")
-    folder = tmp_path / "p.npy.unfinished"
-    folder.mkdir()
-    with (folder / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match=r"another process is making .*p\.npy"):
-            run(pictures, tmp_path / "p.npy")
+    with (
+        lock_folder(tmp_path / "p.npy.unfinished"),
+        pytest.raises(UsageError, match=r"another process is writing .*p\.npy\.unfinished"),
+    ):
+        run(pictures, tmp_path / "p.npy")
     assert run(pictures, tmp_path / "p.npy").found == 0
 
 
@@ -272,6 +271,10 @@ def test_labels_stay_with_their_images(pictures, tmp_path):
 # --- what is no packed file -----------------------------------------------------------------------
 
 
+def indexed(pixels, text):
+    return pixels + text + len(text).to_bytes(8, "little") + MAGIC
+
+
 def damaged(data, kind):
     length = int.from_bytes(data[-16:-8], "little")
     start = len(data) - 16 - length
@@ -280,10 +283,16 @@ def damaged(data, kind):
         "labels": {"labels": [0]},
         "cut": {"held_out_from": 49},
         "fingerprint": {"fingerprint": None},
+        "cut half": {"held_out_from": 1.5},
+        "no bad": {"bad": None},
+        "bad": {"bad": [3]},
+        "classes": {"classes": [["a"]]},
+        "label text": {"labels": ["a"] * 48},
+        "label long": {"labels": [2**63] * 48},
+        "labels deep": {"labels": [[0]] * 48},
     }
     if kind in changes:
-        text = json.dumps(index | changes[kind]).encode()
-        return data[:start] + text + len(text).to_bytes(8, "little") + MAGIC
+        return indexed(data[:start], json.dumps(index | changes[kind]).encode())
     return {
         "short": data[:128] + data[129:],
         "end": data[:-1],
@@ -292,11 +301,22 @@ def damaged(data, kind):
         "length": data[:-16] + (2**60).to_bytes(8, "little") + MAGIC,
         "npy": data[:start],
         "dtype": data.replace(b"'|u1'", b"'<f4'"),
+        "header cut": data[128:],
+        "header half": data[:10] + bytes(118) + data[128:],
+        "header bracket": data.replace(b"{'descr'", b"{('desc'"),
+        "negative": data.replace(b"'shape': (", b"'shape': (-"),
+        "deep": indexed(data[:start], b"[" * 100_000),
+        "number": indexed(data[:start], b'{"labels": ' + b"9" * 5000 + b"}"),
+        "list": indexed(data[:start], b"[]"),
         "json": data[:start] + b"?" + data[start + 1 :],
     }[kind]
 
 
 KINDS = ["labels", "cut", "fingerprint", "short", "end", "empty", "only magic", "length", "npy"]
+
+
+KINDS += ["cut half", "no bad", "bad", "classes", "label text", "label long", "labels deep"]
+KINDS += ["header cut", "header half", "header bracket", "negative", "deep", "number", "list"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "dtype", "json"])

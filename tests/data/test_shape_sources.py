@@ -1,7 +1,10 @@
 """What the place of a mesh in a folder says: category, identity and part."""
 
+import os
+
 import pytest
 
+from ddimx.data import shape_sources
 from ddimx.data.shape_sources import find_shapes, job_of, part_of
 from ddimx.data.shapenet import SYNSETS
 from ddimx.errors import DdimxError, UsageError
@@ -116,3 +119,51 @@ def test_another_source_has_another_stamp(tmp_path):
     before = job_of(find_shapes(tmp_path)[0]).stamp
     (tmp_path / "a.obj").write_bytes(b"xy")
     assert job_of(find_shapes(tmp_path)[0]).stamp != before
+
+
+def test_links_in_a_circle_have_an_end(tmp_path):
+    folder = tmp_path / "src" / "chair"
+    folder.mkdir(parents=True)
+    (folder / "a.npz").write_bytes(b"")
+    (folder / "up").symlink_to(tmp_path / "src")
+    (tmp_path / "src" / "same").symlink_to(folder)
+    found = find_shapes(tmp_path / "src")
+    # The folder itself, and by the link beside it; nothing by the links upwards.
+    assert [shape.path.relative_to(tmp_path / "src").parts for shape in found] == [
+        ("chair", "a.npz"),
+        ("same", "a.npz"),
+    ]
+
+
+def test_links_that_fork_on_and_on_have_an_end(tmp_path):
+    """Each folder leads to the next by three links: 3^12 ways to the last."""
+    for i in range(12):
+        (tmp_path / f"d{i}").mkdir()
+        for way in "xyz":
+            (tmp_path / f"d{i}" / way).symlink_to(tmp_path / f"d{i + 1}")
+    (tmp_path / "d12").mkdir()
+    (tmp_path / "d12" / "a.npz").write_bytes(b"")
+    assert 1 <= len(find_shapes(tmp_path)) <= shape_sources.LINKED
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.npz"
+    try:
+        with open(path, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(UsageError, match="its name is not in UTF-8"):
+        find_shapes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff\xfe", b"synsetId,modelId,split\n1,b,sometimes\n", b"\0,\n1"]
+)
+def test_a_list_of_parts_that_is_none(tmp_path, text):
+    (tmp_path / "a.npz").write_bytes(b"")
+    (tmp_path / "all.csv").write_bytes(text)
+    if text.startswith(b"\0"):
+        text += b"\n"
+    with pytest.raises(DdimxError, match=r"all\.csv: not ShapeNet's list"):
+        find_shapes(tmp_path)

@@ -77,6 +77,7 @@ class Runner:
             folder.mkdir(parents=True)
             target.make(folder)
             copy = self._folder / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder, copy)
             target.read(copy)  # also imports what it needs, which is no growth afterwards
             shutil.rmtree(copy)
@@ -85,7 +86,10 @@ class Runner:
     def run(self, name: str, indices: range) -> list[str]:
         """Return the findings among these inputs, each with what makes it again."""
         target = self.targets[name]
-        good = self.good(target)
+        try:
+            good = self.good(target)
+        except Exception:  # noqa: BLE001 - the other targets are still to be read
+            return [f"{name}: its good files are refused: {traceback.format_exc()[-3000:]}"]
         found = []
         for index in indices:
             folder = self._folder / "input"

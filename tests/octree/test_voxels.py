@@ -201,3 +201,17 @@ def test_a_box_that_ends_just_before_a_boundary_touches_what_lies_behind():
     along = np.array([[0.25, 0.1, 0.1], [0.75 - 1e-10, 0.1, 0.1], [0.5, 0.1, 0.1]])
     cells = [[x, 0, 0] for x in range(4)]
     assert triangle_cells(along[None], 2).tolist() == sorted(keys_of(np.array(cells)).tolist())
+
+
+def test_a_triangle_given_again_is_looked_at_once(monkeypatch):
+    """A file may repeat one a million times; the cells are those of the triangles by themselves."""
+    generator = np.random.default_rng(0)
+    few = generator.random((5, 3, 3))
+    many = few[generator.integers(0, 5, 1000)]
+    looked_at = []
+    of = voxels._Slabs.of
+    monkeypatch.setattr(
+        voxels._Slabs, "of", lambda corners: looked_at.append(len(corners)) or of(corners)
+    )
+    assert np.array_equal(triangle_cells(many, 5), triangle_cells(few, 5))
+    assert looked_at == [5, 5]

@@ -173,6 +173,22 @@ def test_the_history_of_a_checkpoint(tmp_path, info):
     refuses(read_header, path, match="its header is damaged")
 
 
+def test_the_option_raises_the_bound(tmp_path, monkeypatch):
+    """On the command line, and by the variable that it sets for the processes that are started."""
+    from ddimx.untrusted import limits
+    from tests.sampling import invoke
+
+    good.make_plan(tmp_path)
+    monkeypatch.setenv(limits.VARIABLE, "1K")
+    refuses(read_plan, tmp_path / "plan.json", match="--limit-memory", kind=UsageError)
+    done = invoke("info", tmp_path / "absent", "--limit-memory", "64M")
+    assert done.code == 2
+    assert limits.memory() == 64 << 20
+    read_plan(tmp_path / "plan.json")
+    done = invoke("info", tmp_path / "absent", "--limit-memory", "many")
+    assert "--limit-memory many: write a size such as 800M or 4G" in done.err
+
+
 # Plans and configurations
 
 
@@ -285,9 +301,14 @@ def test_statistics_and_images(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("count", 10**12), ("count", "a"), ("count", None), ("status", "x"), ("files", [1])),
-        *(("files", {}), ("identity", []), ("identity", {"start_index": 10**12}), ("asked", [])),
-        *(("seconds", "a"), ("identity", {"format": 5})),
+        *(("count", 10**12), ("count", "a"), ("count", None), ("status", "x"), ("files", 1)),
+        *(
+            ("files", {}),
+            ("identity", {"dtype": []}),
+            ("identity", {"start_index": 10**12}),
+            ("asked", []),
+        ),
+        *(("seconds", "a"), ("identity", {"format": "x/../y"})),
     ],
 )
 def test_manifests(tmp_path, key, value):

@@ -1,0 +1,405 @@
+"""Data sets: packed files, LMDBs, CIFAR's archive, pictures, meshes, furniture, sets of shapes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import signal
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddimx.config import DataConfig
+from ddimx.data import shape_jobs
+from ddimx.data.celeba import CelebASource
+from ddimx.data.cifar10 import Cifar10Source
+from ddimx.data.ffhq import FfhqSource
+from ddimx.data.folder import FolderSource
+from ddimx.data.furniture_set import choose, jobs_of
+from ddimx.data.lsun import LsunSource
+from ddimx.data.meshes import EXTENSIONS, warm_up
+from ddimx.data.octrees import ShapeSource
+from ddimx.data.pack import Packing
+from ddimx.data.packed import HEADER_SIZE, PackedSource
+from ddimx.data.shape_jobs import Job, Settings, allowance, make
+from ddimx.data.shape_set import ShapeSet
+from ddimx.data.shape_sources import find_shapes, job_of
+from ddimx.data.sources import open_part
+from ddimx.data.sweethome import find_libraries, read_library
+from ddimx.errors import DdimxError
+from ddimx.progress import Progress
+from ddimx.untrusted import worker
+from tests.data import meshes
+from tests.data.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
+
+from .mutate import json_text, mutated, plain
+from .target import Target
+from .values import integer_bytes, zeros
+
+DEPTH = 6  # of octrees, as 'prepare octrees' has it by default
+
+# Pictures and what holds them
+
+
+def decoded(source: Any) -> None:
+    """Decode every picture of a data set; those that cannot be are errors of ours, one by one."""
+    source.each(range(min(len(source), 40)))
+
+
+def make_pictures(folder: Path) -> None:
+    pixels = smooth(1, 40, 30)
+    for kind in ("png", "jpeg", "webp", "gif", "bmp", "tiff"):
+        (folder / f"a.{kind}").write_bytes(encoded(pixels, kind.upper()))
+    Image.fromarray(pixels).quantize(8).save(folder / "palette.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    Image.fromarray(pixels).save(folder / "progressive.jpg", progressive=True)
+    Image.fromarray(pixels).save(folder / "deflated.tif", compression="tiff_deflate")
+
+
+def read_pictures(folder: Path) -> None:
+    for held_out in (False, True):
+        decoded(FolderSource(folder, size=16, held_out=held_out, workers=1))
+
+
+def edit_pictures(folder: Path, rng: Random) -> None:
+    """Large pictures in small files, narrow ones, and files of other kinds by these names."""
+    path = folder / f"b.{rng.choice(('png', 'tif', 'gif', 'jpg', 'webp'))}"
+    mode = rng.choice(("RGB", "L", "P", "RGBA", "1", "I;16", "CMYK"))
+    size = rng.choice(((9400, 9400), (1, 100_000), (100_000, 1), (12_000, 12_000), (3, 65_000)))
+    kind = rng.choice(("PNG", "TIFF", "GIF", "JPEG", "WEBP", "JPEG2000", "BMP"))
+    stream = io.BytesIO()
+    try:
+        Image.new(mode, size).save(stream, kind)
+    except (OSError, ValueError, struct.error):  # not every kind has every mode and size
+        Image.new("L", (50, 50)).save(stream, "PNG")
+    path.write_bytes(stream.getvalue() if rng.random() < 0.7 else plain(stream.getvalue(), rng))
+
+
+def make_celeba(folder: Path) -> None:
+    celeba(folder, count=4)
+
+
+def read_celeba(folder: Path) -> None:
+    decoded(CelebASource(folder, size=16, held_out=False, split="train", workers=1))
+
+
+def make_lsun(folder: Path) -> None:
+    lsun(folder, count=6, height=40, width=50)
+    lmdb_of(folder / "cat", {b"%040x" % i: b"%d" % i * (i * 37 % 900) for i in range(200)})
+
+
+def read_lsun(folder: Path) -> None:
+    for category in ("bedroom", "cat"):
+        decoded(LsunSource(folder, category, size=16, held_out=False, workers=1))
+
+
+def edit_lmdb(folder: Path, rng: Random) -> None:
+    """Change a page's header, a node or a meta; or put one page in another's place."""
+    for path in folder.rglob("data.mdb"):
+        data = bytearray(path.read_bytes())
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            start = rng.randrange(len(data) // 4096) * 4096
+            if rng.random() < 0.2:
+                other = rng.randrange(len(data) // 4096) * 4096
+                data[start + 8 : start + 4096] = data[other + 8 : other + 4096]
+                continue
+            inside = rng.randrange(160) if rng.random() < 0.7 else rng.randrange(4088)
+            field = integer_bytes(rng)
+            place = start + inside // 2 * 2
+            data[place : place + len(field)] = field
+        path.write_bytes(data)
+
+
+def make_ffhq(folder: Path) -> None:
+    ffhq(folder / "ffhq")
+
+
+def read_ffhq(folder: Path) -> None:
+    decoded(FfhqSource(folder / "ffhq", size=16, held_out=False, workers=1))
+
+
+def make_cifar(folder: Path) -> None:
+    cifar10(folder, count=2)
+
+
+def read_cifar(folder: Path) -> None:
+    for held_out in (False, True):
+        Cifar10Source(folder, held_out=held_out)
+
+
+def edit_cifar(folder: Path, rng: Random) -> None:
+    """Change one batch within the archive, or a member's header, or put a bomb there."""
+    path = folder / "cifar-10-python.tar.gz"
+    with tarfile.open(path) as archive:
+        found = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
+    stream, name = io.BytesIO(), rng.choice(sorted(found))
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for member, data in found.items():
+            info = tarfile.TarInfo(member)
+            content = mutated(data, rng) if member == name else data
+            info.size = len(content)
+            if member == name and rng.random() < 0.2:
+                info.type = rng.choice((tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE, tarfile.DIRTYPE))
+            archive.addfile(info, io.BytesIO(content))
+    data = stream.getvalue()
+    if rng.random() < 0.2:
+        at = rng.randrange(len(data) // 512) * 512 + rng.choice((124, 100, 156, 257, 0))
+        data = data[:at] + integer_bytes(rng) + data[at + 8 :]
+    path.write_bytes(gzip.compress(data, 1))
+
+
+def make_packed(folder: Path) -> None:
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for i in range(30):
+        (pictures / f"{i}.png").write_bytes(encoded(smooth(i, 8, 8)))
+    pack(folder)
+    for path in pictures.iterdir():
+        path.unlink()
+    pictures.rmdir()
+
+
+def pack(folder: Path) -> None:
+    data = DataConfig(dataset="FOLDER", root=str(folder / "pictures"), image_size=8, channels=3)
+    parts = open_part(data, held_out=False), open_part(data, held_out=True)
+    Packing(parts, {"size": 8}, folder / "packed.npy").run(Progress(quiet=True))  # type: ignore[arg-type]
+
+
+def read_packed(folder: Path) -> None:
+    for held_out in (False, True):
+        source = PackedSource(folder / "packed.npy", held_out=held_out)
+        source.images(np.arange(len(source)))
+
+
+def edit_packed(folder: Path, rng: Random) -> None:
+    """Change the index and state its length right; or the header."""
+    path = folder / "packed.npy"
+    data = path.read_bytes()
+    length = int.from_bytes(data[-16:-8], "little")
+    pixels, index = data[: -16 - length], data[-16 - length : -16]
+    if rng.random() < 0.7:
+        index = json_text(index, rng)
+    else:
+        pixels = mutated(pixels[:HEADER_SIZE], rng) + pixels[HEADER_SIZE:]
+    path.write_bytes(pixels + index + len(index).to_bytes(8, "little") + data[-8:])
+
+
+def make_unfinished(folder: Path) -> None:
+    """A packing that was stopped: its record beside the pixels."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for i in range(30):
+        (pictures / f"{i}.png").write_bytes(encoded(smooth(i, 8, 8)))
+    from ddimx.data import pack as module
+
+    replace, chunk = module._State, module.CHUNK
+    module.CHUNK = 8
+    try:
+        data = DataConfig(dataset="FOLDER", root=str(pictures), image_size=8, channels=3)
+        parts = open_part(data, held_out=False), open_part(data, held_out=True)
+        packing = Packing(parts, {"size": 8}, folder / "packed.npy")  # type: ignore[arg-type]
+        packing._finished = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
+        packing.run(Progress(quiet=True))
+    finally:
+        module._State, module.CHUNK = replace, chunk
+
+
+# Meshes and what is made of them
+
+
+def in_limits(job: Job, settings: Settings, folder: Path) -> None:
+    """Make one shape as a worker does, in a fork: what takes too much there is an error of ours."""
+    child = os.fork()
+    if not child:
+        # What ends this process is told by its status; a traceback by 99.
+        status = 99
+        try:
+            worker._limit(allowance(settings, job))
+            made = make(job, settings, folder)
+            status = 1 if made.entry is None else 0
+        except (DdimxError, MemoryError):
+            status = 1
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGPROF:
+        raise DdimxError(f"{job.origin}: ended by signal {os.WTERMSIG(status)}")
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) == 99:
+        make(job, settings, folder)  # again, for its traceback
+        raise AssertionError("it failed only once")
+
+
+def make_meshes(folder: Path) -> None:
+    warm_up()
+    files: dict[str, bytes] = {
+        "a.obj": meshes.obj(head="mtllib a.mtl\no box\nusemtl red\n"),
+        "b.off": meshes.off(),
+        "c.stl": meshes.stl(),
+        "d.ply": meshes.ply(),
+        "e.ply": meshes.ply(faces=False),
+        "f.glb": meshes.glb(),
+        "g.npz": meshes.npz(points=meshes.BOX),
+        "h.npz": meshes.npz(cloud=meshes.BOX, colours=np.zeros(8)),
+    }
+    stream = io.BytesIO()
+    np.save(stream, meshes.BOX)
+    files["i.npy"] = stream.getvalue()
+    ascii_ply = "ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\n"
+    ascii_ply += "property float z\nelement face 6\nproperty list uchar int vertex_indices\n"
+    ascii_ply += "end_header\n" + "".join(" ".join(map(str, v)) + "\n" for v in meshes.BOX)
+    ascii_ply += "".join("4 " + " ".join(map(str, quad)) + "\n" for quad in meshes.QUADS)
+    files["j.ply"] = ascii_ply.encode()
+    solid = "".join(
+        "facet normal 0 0 1\nouter loop\n"
+        + "".join(f"vertex {x} {y} {z}\n" for x, y, z in meshes.BOX[face])
+        + "endloop\nendfacet\n"
+        for face in meshes.FACES
+    )
+    files["k.stl"] = f"solid box\n{solid}endsolid box\n".encode()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def read_meshes(only: str) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        settings = Settings("here", DEPTH)
+        for shape in find_shapes(folder):
+            if shape.path.suffix == only:
+                in_limits(job_of(shape), settings, folder / "out")
+
+    return read
+
+
+def edit_glb(folder: Path, rng: Random) -> None:
+    """Change the JSON and state both lengths right."""
+    path = folder / "f.glb"
+    data = path.read_bytes()
+    length = int.from_bytes(data[12:16], "little")
+    text = json_text(data[20 : 20 + length].rstrip(), rng)
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    head = struct.pack("<4sIIII", b"glTF", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A)
+    path.write_bytes(head + text + rest)
+
+
+def edit_obj(folder: Path, rng: Random) -> None:
+    """Repeat a line very often, or make a face of very many corners."""
+    path = folder / "a.obj"
+    count = rng.choice((100, 10_000, 300_000))
+    line = rng.choice(
+        ("usemtl a{}\n", "o {}\n", "g {}\n", "s 1\n", "v 0 0 {}\n", "f 1 2 3\n", "f 1/{}/1 2 3\n")
+    )
+    text = "".join(line.format(i) for i in range(count))
+    if rng.random() < 0.3:
+        text = "f " + "1 2 3 " * count + "\n"
+    path.write_bytes(path.read_bytes() + text.encode())
+
+
+def make_library(folder: Path) -> None:
+    warm_up()
+    page = "Blend #75131: Chair Released under Creative Commons Attribution 3.0"
+    turned = {"modelRotation": "0 0 1 0 1 0 -1 0 0"}
+    meshes.library(
+        folder / "a.sh3f",
+        [{"id": f"Test#{name}", "name": name.title(), "page": page} for name in ("chair", "table")]
+        + [{"id": "Test#sofa", "name": "Sofa"} | turned],
+    )
+
+
+def read_furniture(folder: Path) -> None:
+    (path,) = find_libraries([folder / "a.sh3f"])
+    pieces = choose([read_library(path)], [])
+    for job in jobs_of(pieces)[:5]:
+        in_limits(job, Settings("here", DEPTH), folder / "out")
+
+
+def make_set(folder: Path) -> None:
+    """Two shapes prepared from meshes, with all lists; and ShapeNet's list of parts."""
+    source = folder / "src" / "chair"
+    source.mkdir(parents=True)
+    for i in range(2):
+        (source / f"c{i}.npz").write_bytes(meshes.npz(points=meshes.BOX * (1 + i)))
+    (folder / "src" / "all.csv").write_text("synsetId,modelId,split\n3001627,c0,train\n")
+    prepare(folder)
+
+
+def prepare(folder: Path) -> None:
+    shapes = ShapeSet(folder / "set", Settings("here", 3))
+    run = shape_jobs.run_all
+
+    def here(function: Any, items: Any, **_: Any) -> Any:
+        """In this process: the limits of the fuzzer hold for it."""
+        for item in items:
+            yield worker.Done(item, function(item))
+
+    shape_jobs.run_all = here
+    try:
+        jobs = [job_of(shape) for shape in find_shapes(folder / "src")]
+        outcome = shapes.run(jobs, workers=1, progress=Progress(quiet=True))
+        shapes.finish(outcome, ["train"] * len(outcome.made), {})
+    finally:
+        shape_jobs.run_all = run
+
+
+def read_set(folder: Path) -> None:
+    ShapeSource(folder / "set", "train")
+
+
+def edit_bombs(folder: Path, rng: Random) -> None:
+    """Put zeros, many and well packed, beside the tokens of a shape or in their place."""
+    import zipfile
+
+    for path in sorted(folder.rglob("*.npz"))[:1]:
+        with zipfile.ZipFile(path) as archive:
+            found = {name: archive.read(name) for name in archive.namelist()}
+        name = rng.choice([*sorted(found), "other.npy", "LICENSE.TXT"])
+        size = rng.choice((1, 300, 900))
+        head = (
+            b"\x93NUMPY\x01\x00\x76\x00"
+            + (
+                f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size << 20},), }}".ljust(117)
+            ).encode()
+            + b"\n"
+        )
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for member, data in found.items():
+                if member != name:
+                    archive.writestr(member, data)
+            with archive.open(name, "w") as stream:
+                stream.write(head)
+                for _ in range(size):
+                    stream.write(bytes(1 << 20))
+    assert zeros is not None
+
+
+TARGETS = [
+    Target("pictures", make_pictures, read_pictures, edit_pictures),
+    Target("celeba", make_celeba, read_celeba),
+    Target("lsun", make_lsun, read_lsun, edit_lmdb, ("**/data.mdb",)),
+    Target("ffhq", make_ffhq, read_ffhq, edit_lmdb, ("**/data.mdb",)),
+    Target("cifar10", make_cifar, read_cifar, edit_cifar),
+    Target("packed", make_packed, read_packed, edit_packed),
+    Target(
+        "unfinished packing", make_unfinished, pack, changed=("packed.npy.unfinished/state.json",)
+    ),
+    *(
+        Target(
+            f"mesh {kind}",
+            make_meshes,
+            read_meshes(kind),
+            {".glb": edit_glb, ".obj": edit_obj, ".npz": edit_bombs}.get(kind),
+            (f"*{kind}",),
+        )
+        for kind in EXTENSIONS
+    ),
+    Target("furniture", make_library, read_furniture),
+    Target("prepared set", make_set, read_set, edit_bombs, ("set/**/*",)),
+    Target("preparing again", make_set, prepare, changed=("set/*.json*", "src/**/*")),
+]
