@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import struct
 from pathlib import Path
@@ -21,7 +22,7 @@ def content(path: Path):
         lines = [json.loads(line) for line in data.splitlines() if line]
         return [timeless(line) for line in lines if "note" not in line]
     if path.suffix == ".csv":
-        return [timeless(row) for row in csv.DictReader(data.decode().splitlines())]
+        return [timeless(row) for row in csv.DictReader(io.StringIO(data.decode()))]
     if path.suffix == ".safetensors":
         length = 8 + struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8:length])
