@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
 HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
-def leave_signals_to_parent() -> None:
-    """Have a worker process ignore what a terminal sends to all processes: the first decides."""
+def begin_worker() -> None:
+    """Begin a process that works for another one: the first decides when to stop.
+
+    What a terminal sends to all its processes, Ctrl-C and its own end, is left to the parent; if
+    that is killed, nobody wants more work, and this process ends.
+    """
     for number in (signal.SIGINT, HANGUP):
         if number is not None:
             signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Interrupted(SystemExit):

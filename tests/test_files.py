@@ -1,6 +1,7 @@
 """Files are whole or absent, also when the writer fails, is killed or is overtaken."""
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ddimx.files import (
+    append_line,
+    final_path,
     is_unfinished,
     sha256_file,
     sweep,
@@ -299,3 +302,33 @@ def test_what_is_unfinished_is_told_by_its_name(tmp_path):
     assert all(map(is_unfinished, [*seen, ".a.abcdefgh.old", ".tmpAb3xYz"]))
     others = ("a.b", ".a.b", "a.abcdefgh.part", ".abcdefgh.part", ".a.ABCDEFGH.part", ".tmpfile")
     assert not any(map(is_unfinished, (*others, "manifest.json", ".a.abcdefg.part")))
+
+
+# --- lines, and names that a user can read --------------------------------------------------------
+
+
+def test_a_line_that_does_not_fit_is_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    append_line(path, "one")
+    append_line(path, "zwei")
+    assert path.read_text() == "one\nzwei\n"
+
+    class Full(io.FileIO):
+        def write(self, data):
+            return super().write(data[:3])  # a disk that takes so much and no more
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode, buffering: Full(self, "ab"))
+        with pytest.raises(OSError, match="No space left"):
+            append_line(path, "three")
+    assert path.read_text() == "one\nzwei\n"
+
+
+def test_the_name_that_a_temporary_path_stands_for(tmp_path):
+    with whole_file(tmp_path / "a.bin") as part:
+        part.touch()
+        assert final_path(part) == tmp_path / "a.bin"
+    with whole_folder(tmp_path / "b") as part:
+        assert final_path(part / "unet" / "w") == tmp_path / "b" / "unet" / "w"
+    for other in ("a.bin", ".gitignore", ".a.part"):
+        assert final_path(tmp_path / other) == tmp_path / other

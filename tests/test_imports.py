@@ -16,11 +16,12 @@ from tests.conftest import ROOT, cli_environment
 # From the bottom up (DESIGN section 2). A module may import from its own layer and those below.
 LAYERS = [
     {"kernels"},
-    {"errors", "files", "untrusted"},
+    {"errors", "files", "signals"},
+    {"untrusted"},
     {"octree"},
     {"splats"},
     {"config", "config_file", "device", "noise", "plan", "plan_file", "progress", "runs"}
-    | {"schedule", "signals", "timesteps"},
+    | {"schedule", "timesteps"},
     {"solvers"},
     {"discrete"},
     {"models"},

@@ -5,9 +5,16 @@ import threading
 
 import pytest
 
-from ddimx.signals import Interrupted, Stop, exit_on_interrupt, polite_stop
+from ddimx.signals import (
+    HANGUP,
+    Interrupted,
+    Stop,
+    begin_worker,
+    exit_on_interrupt,
+    polite_stop,
+)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, HANGUP) if s is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +37,28 @@ def test_the_first_signal_asks(number, code):
         signal.raise_signal(number)
         assert stop
         assert (stop.signal, stop.exit_code) == (number, code)
+
+
+@pytest.mark.skipif(HANGUP is None, reason="Windows has no SIGHUP")
+def test_a_terminal_that_is_closed_asks_unless_nohup_ignores_it():
+    signal.signal(HANGUP, signal.SIG_DFL)
+    with polite_stop() as stop:
+        signal.raise_signal(HANGUP)
+        assert (stop.signal, stop.exit_code) == (HANGUP, 129)
+    assert signal.getsignal(HANGUP) == signal.SIG_DFL
+    signal.signal(HANGUP, signal.SIG_IGN)
+    with polite_stop() as stop:
+        signal.raise_signal(HANGUP)
+        assert not stop
+    assert signal.getsignal(HANGUP) == signal.SIG_IGN
+
+
+def test_a_worker_leaves_what_a_terminal_sends_to_its_parent():
+    begin_worker()
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.raise_signal(number)
+            assert signal.getsignal(number) == signal.SIG_IGN
 
 
 def test_the_second_ctrl_c_insists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import fresh_folder, output_folder, print_json
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..evaluation.study import Study
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..sampling.settings import Settings
 
 NAMES = ("solvers.csv", "solvers.png", "solvers.json")
+RECORD = NAMES[2]
 
 
 def solvers(
@@ -71,7 +73,7 @@ def solvers(
 
     The error says how well the sampler's equation is solved, not how good the pictures are. A
     searched plan is fitted to other samples than those it is measured on; use it with
-    'ddimx sample --plan'.
+    'ddimx sample --plan'. The same command into the same --out goes on where it stopped.
 
     Examples:
 
@@ -79,14 +81,22 @@ def solvers(
 
       ddimx evaluate solvers --nfe 10 --solver ddim --solver unipc:2 --guidance 1 --search
     """
+    import shlex
+    import signal
+
     from rich.console import Console
 
     from ..editing.pictures import image_shape
     from ..evaluation.report import error_table
+    from ..evaluation.solvers import DETERMINISTIC, candidates
     from ..evaluation.study import study
     from ..progress import Progress
+    from ..runs.run import Stopped, locked_output
     from ..sampling.settings import Asked, resolve
+    from ..signals import Interrupted, polite_stop
+    from ..timesteps import SPACINGS
     from ..weights.model import load_model
+    from ..weights.source import SUFFIX
     from .parse import weights_choice
 
     nfes = _numbers(nfe)
@@ -111,20 +121,42 @@ def solvers(
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
-    folder = output_folder(out, overwrite, NAMES)
-    with Progress(quiet=quiet) as progress:
-        result = study(
-            loaded,
-            measured,
-            nfes,
-            solver,
-            spacing,
-            reference,
-            progress,
-            fitted=fitted,
-            trials=trials,
-        )
-        folder = _write(result, folder, loaded.name, progress)
+    candidates(loaded, nfes, solver or DETERMINISTIC, spacing or tuple(SPACINGS))  # refuses names
+
+    def holds(folder: Path) -> bool:
+        return overwrite or (folder / RECORD).is_file()
+
+    label = Path(loaded.name).name.removesuffix(SUFFIX)
+    with (
+        Progress(quiet=quiet) as progress,
+        polite_stop() as stop,
+        locked_output(out, "solvers", label, holds=holds, what="study of solvers") as folder,
+    ):
+        if overwrite:
+            _clear(folder)
+        try:
+            result = study(
+                loaded,
+                measured,
+                nfes,
+                solver,
+                spacing,
+                reference,
+                progress,
+                fitted=fitted,
+                trials=trials,
+                before=_before(folder),
+                save=lambda found: _save(found, folder, "running"),
+                stop=stop,
+            )
+        except (Stopped, Interrupted):
+            stop.signal = stop.signal or signal.SIGINT
+            progress.stop()
+            progress.say(
+                f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
+            )
+            raise typer.Exit(stop.exit_code) from None
+        _write(result, folder, progress)
     if json_output:
         print_json({"folder": str(folder), **result.to_json()})
     elif not quiet:
@@ -141,22 +173,63 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _write(result: Study, folder: Path | None, label: str, progress: Progress) -> Path:
-    """Write table, plot, record and plans, and say in words what came out."""
-    from ..evaluation.report import csv_text, plot
-    from ..files import whole_file, write_bytes, write_json
+def _before(folder: Path) -> Study | None:
+    """Return what an interrupted study left, with the plans that it found."""
+    import json
+
+    from ..evaluation.study import SEARCHED, Study
+    from ..plan_file import read_plan
+
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "status" not in record:
+            raise UsageError(
+                f"{folder} holds results already, of version {record.get('ddimx')}, which this one "
+                "cannot add to; choose another --out or --overwrite"
+            )
+        nfes = [r["nfe"] for r in record["results"] if r["solver"] == SEARCHED]
+        plans = {n: folder / f"plan-{n}.json" for n in nfes}
+        found = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
+        return Study.from_json(record, found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is not a record of a study ({error!r}); choose another --out or --overwrite"
+        ) from None
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier study's files, its record last."""
+    for path in (*folder.glob("plan-*.json"), *(folder / name for name in NAMES)):
+        if path.name in NAMES or re.fullmatch(r"plan-\d+\.json", path.name):
+            path.unlink(missing_ok=True)
+
+
+def _save(result: Study, folder: Path, status: str) -> None:
+    """Write the plans and the record, without which a plan's file counts as not there."""
+    from ..files import write_json
     from ..plan_file import write_plan
 
-    folder = folder or fresh_folder("solvers", label)
+    for n, plan in result.plans.items():
+        if any(r.nfe == n and r.solver == "searched" for r in result.results):
+            write_plan(folder / f"plan-{n}.json", plan, result.found(n))
+    write_json(folder / RECORD, result.to_json(status))
+
+
+def _write(result: Study, folder: Path, progress: Progress) -> None:
+    """Write table, plot, plans and, last, the record; say in words what came out."""
+    from ..evaluation.report import csv_text, plot
+    from ..files import whole_file, write_bytes
+
+    assert result.reference_error is not None
     write_bytes(folder / NAMES[0], csv_text(result.results).encode())
     with whole_file(folder / NAMES[1]) as part:
         plot(result.results, result.reference_error).save(part, format="PNG")
-    write_json(folder / NAMES[2], result.to_json())
-    for n, plan in result.plans.items():
-        path = folder / f"plan-{n}.json"
-        write_plan(path, plan, result.found(n))
-        progress.say(f"plan of {n} evaluations: ddimx sample --plan {path}")
+    _save(result, folder, "complete")
+    for n in result.plans:
+        progress.say(f"plan of {n} evaluations: ddimx sample --plan {folder / f'plan-{n}.json'}")
     for line in result.in_words():
         progress.say(line)
     progress.say(f"{folder}: {', '.join(NAMES)}")
-    return folder

@@ -131,6 +131,7 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
         UsageError: another model, or another value of an option that stands in a run's identity.
         DdimxError: a manifest that cannot be read.
     """
+    from ..runs.record import check_same
     from ..sampling import manifest
 
     before = manifest.read(folder) if folder.is_dir() else None
@@ -142,10 +143,10 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
     now = {key: asked.get(name, defaults.get(key)) for key, name in named.items()}
     given = {key: value for key, value in now.items() if value is not None}
     old = {key: value for key, value in before["identity"].items() if key in given}
-    count = asked.get("count", before.get("count", 0))
-    manifest.check_same(folder, before, old, given, count)
+    count = int(asked.get("count") or before["count"])
+    check_same(folder, before["count"], old, given, count)
     known = {"model_sha256": before["identity"].get("model_sha256")}
-    manifest.check_same(folder, before, known, {"model_sha256": sha256()}, count)
+    check_same(folder, before["count"], known, {"model_sha256": sha256()}, count)
 
 
 def _checked_kind(kind: str | None, asked: dict[str, Any], model: Model) -> str:
@@ -169,10 +170,12 @@ def export_finished(
     """Write a finished run's shapes as splats too; its manifest names them from then on."""
     from ..exporting.python import export
     from ..files import write_json
-    from ..sampling import manifest
+    from ..runs.record import NAME
+    from ..runs.run import reporting
 
-    files = export(folder, format=formats.split(","), overwrite=overwrite)
-    progress.say(f"{folder}: {len(files)} files of splats ({formats})")
-    known = record.get("exported", [])
-    record["exported"] = [*known, *(p.name for p in files if p.name not in known)]
-    write_json(folder / manifest.NAME, record)
+    with reporting(folder):
+        files = export(folder, format=formats.split(","), overwrite=overwrite)
+        progress.say(f"{folder}: {len(files)} files of splats ({formats})")
+        known = record.get("exported", [])
+        record["exported"] = [*known, *(p.name for p in files if p.name not in known)]
+        write_json(folder / NAME, record)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..plan import Plan
+from ..runs.batches import in_batches
 from ..sampling.batch import finish_batch
 from ..sampling.settings import Settings
 from ..solvers.executor import Step
@@ -47,9 +48,12 @@ def run_plan(
     model: Model, settings: Settings, plan: Plan, after_row: AfterRow | None = None
 ) -> Tensor:
     """Return the results of a plan for the samples of ``settings``, float32 [N, ...]."""
-    mine, indices, size = replace(settings, table=plan), settings.indices, settings.batch_size
-    batches = [indices[i : i + size] for i in range(0, len(indices), size)]
-    return torch.cat([finish_batch(model, mine, b, after_row=after_row) for b in batches])
+    mine = replace(settings, table=plan)
+
+    def do(batch: Sequence[int]) -> Tensor:
+        return finish_batch(model, mine, batch, after_row=after_row)
+
+    return torch.cat([x0 for _, x0 in in_batches(settings.indices, settings.batch_size, do)])
 
 
 def fine_times(model: Model, evaluations: int) -> Times:

@@ -16,7 +16,7 @@ from ..errors import DdimxError
 from ..files import sweep
 from ..progress import Progress
 from ..runs import lock_folder
-from ..signals import Stop, leave_signals_to_parent
+from ..signals import Stop, begin_worker
 from .job import Done, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import Settings
@@ -99,7 +99,7 @@ def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Don
         return
     # Started afresh: a copy of a process that holds torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, leave_signals_to_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), context, begin_worker) as pool:
         try:
             yield from _pooled(pool, items, settings, stop)
         except BrokenProcessPool:

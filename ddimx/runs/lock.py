@@ -87,8 +87,10 @@ def _held(name: Path, what: Path) -> Iterator[None]:
     finally:
         # While we still hold it: afterwards the file may be another process's. Windows does not
         # remove open files, and there filelock does it.
-        with suppress(OSError):
-            name.unlink(missing_ok=True)
+        for _ in range(2):  # an input/output error may pass
+            with suppress(OSError):
+                name.unlink(missing_ok=True)
+                break
         lock.release()
 
 

@@ -20,16 +20,15 @@ from ..device import DTYPES, choose_device, choose_precision
 from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
 from ..plan import Plan
+from ..runs.record import NAME, Record, read_record
 from ..untrusted.names import all_inside
-from ..untrusted.text import read_json, shortened, shown
+from ..untrusted.text import shown
 from ..weights.model import Model
 from .settings import Settings
 
-NAME = "manifest.json"
 SCHEMA = 2
 MOST_SAMPLES = 2**32  # a sample's index is a word of the noise's counter
 SAME = 1e-9
-_HASH = re.compile("[0-9a-f]{64}")
 SEED_RULE_VERSION = 1  # raised with any change of how noise follows from seed and index
 SEED_RULE = (
     "Philox-4x32-10; key = seed, counter = (element // 4, sample index, row of the plan, stream)"
@@ -167,34 +166,26 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
     }
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def read(folder: Path) -> Record | None:
     """Return a folder's manifest, or None if it has none.
 
     Raises:
-        DdimxError: a manifest that cannot be read, or that names files outside the folder.
+        DdimxError: a manifest that cannot be read, is of another kind, or names files outside the
+            folder.
     """
-    path = folder / NAME
-    if not path.is_file():
+    record = read_record(folder, "sampling run", SCHEMA)
+    if record is None:
         return None
-    try:
-        value = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable manifest ({shortened(str(error))})") from None
-    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
+    path = folder / NAME
+    if "count" not in record:
         raise DdimxError(f"{path}: not a manifest of a sampling run")
-    schema = value.get("schema", 1)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise DdimxError(
-            f"{path}: written in schema {shown(schema)}, this version reads up to {SCHEMA}; "
-            "update ddimx"
-        )
-    wrong = [key for key, check in _CHECKS.items() if not check(value)]
+    wrong = [key for key, check in _CHECKS.items() if not check(record)]
     if wrong:
-        found = shown(value.get(wrong[0], value["identity"]))
+        found = shown(record.get(wrong[0], record["identity"]))
         raise DdimxError(f"{path}: a damaged manifest ({wrong[0]}: {found})")
     for key in ("files", "exported"):
-        all_inside(folder, value.get(key, []), path)
-    return value
+        all_inside(folder, record.get(key, []), path)
+    return record
 
 
 def _is_count(value: Any) -> bool:
@@ -248,38 +239,3 @@ def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:
             "another --out"
         ) from None
     return str(name)
-
-
-def check_same(
-    folder: Path, before: dict[str, Any], old: dict[str, Any], now: dict[str, Any], count: int
-) -> None:
-    """Raise UsageError unless the run in ``folder`` is the one that is asked for.
-
-    Args:
-        before: its manifest.
-        old: the identity in it, as this version writes it.
-        now: the identity of what is asked for.
-        count: how many samples are asked for.
-    """
-    other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
-    if other:
-        changes = ", ".join(f"{k}: {_short(old.get(k))} -> {_short(now.get(k))}" for k in other[:4])
-        raise UsageError(
-            f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
-        )
-    if count < before["count"]:
-        raise UsageError(
-            f"{folder} holds {before['count']} samples of this run, {count} were asked for; "
-            "choose another --out or --overwrite"
-        )
-
-
-def _short(value: Any) -> str:
-    """Return a value of an identity for people: of a long list its ends, of a hash its start."""
-    if isinstance(value, list):
-        kept = value if len(value) < 5 else [*value[:2], value[-1]]
-        items = [f"{v:g}" if isinstance(v, float) else _short(v) for v in kept]
-        return "[" + ", ".join(items if len(value) < 5 else [*items[:2], "...", items[-1]]) + "]"
-    if not isinstance(value, str):
-        return shown(value)
-    return value[:12] + "..." if _HASH.fullmatch(value) else shortened(value)

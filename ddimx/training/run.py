@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,17 +88,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
     config, named_in = _config(request, checkpoint)
     check_trusted(config, trust_code=request.trust_code, named_in=named_in)
-    folder = _folder(request, checkpoint)
-    with lock_folder(folder):
-        return _train(
-            request,
-            config,
-            named_in,
-            _newest(request, config, folder, checkpoint),
-            folder,
-            stop,
-            progress,
-        )
+    with ExitStack() as lock:
+        return _train(request, config, named_in, checkpoint, lock, stop, progress)
 
 
 def _train(
@@ -105,10 +97,16 @@ def _train(
     config: Config,
     named_in: str,
     checkpoint: Path | None,
-    folder: Path,
+    lock: ExitStack,
     stop: Stop,
     progress: Progress,
 ) -> TrainResult:
+    folder = request.out
+    if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
+        folder = checkpoint.parent.parent
+    if folder is not None:
+        lock.enter_context(lock_folder(folder))
+        checkpoint = _newest(request, config, folder, checkpoint)
     obtain(config.data, offline=request.offline, progress=progress)
     source = open_examples(config)
     held_out = open_examples(config, held_out=True)
@@ -131,6 +129,9 @@ def _train(
         seed = int(before["seed"])
         info["init"] = before.get("init")
         info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
+    if folder is None:  # not before it is known that there is something to put into it
+        folder = fresh_run("train", request.label)
+        lock.enter_context(lock_folder(folder))
     _begin(folder, request, config, fresh=checkpoint is None)
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
@@ -168,7 +169,10 @@ def _checkpoint(resume: str) -> Path | None:
     if found:
         return found[-1]
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
-        raise UsageError(f"--resume {resume}: no checkpoint in {path}")
+        raise UsageError(
+            f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
+            "its command again"
+        )
     return None
 
 
@@ -217,15 +221,6 @@ def _begin(folder: Path, request: TrainRequest, config: Config, *, fresh: bool) 
             f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
             "command goes on"
         ) from None
-
-
-def _folder(request: TrainRequest, checkpoint: Path | None) -> Path:
-    """Return the run's folder: the one asked for, that of the checkpoint, or a fresh one."""
-    if request.out is not None:
-        return request.out
-    if checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
-        return checkpoint.parent.parent
-    return fresh_run("train", request.label)
 
 
 def _newest(

@@ -16,16 +16,16 @@ import os
 import pickle
 import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import DdimxError
+from ..signals import begin_worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -204,9 +204,7 @@ def _taken() -> _Process:
 
 def _serve(pipe: Connection) -> None:
     """Do what comes through the pipe until it closes."""
-    # Ctrl-C, which all processes of a terminal get, is the parent's affair.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker()
     # There is a process for each core already; and each thread would take address space.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
@@ -229,14 +227,6 @@ def _serve(pipe: Connection) -> None:
             answer = ("memory", None) if full else ("error", _portable(error))
         _limit(None)
         pipe.send(answer)
-
-
-def _end_with_parent() -> None:
-    """Wait for the process that started this one: if it was killed, nobody wants more work."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _limit(allowance: Allowance | None) -> None:

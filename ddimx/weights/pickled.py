@@ -145,7 +145,7 @@ def write_list(
     )
     model = {_MODULE + name: value.contiguous() for name, value in raw.items()}
     average = {name: value.contiguous() for name, value in ema.items()}
-    with whole_file(path, replace=replace) as part, part.open("wb") as stream:
+    with whole_file(path, replace=replace) as part, part.open("wb", buffering=1 << 20) as stream:
         # Given a path, torch would name the archive inside by it: by that of a temporary file.
         torch.save([model, adam.state_dict(), 0, step, average], stream)
 

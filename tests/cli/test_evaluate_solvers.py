@@ -2,11 +2,13 @@
 
 import csv
 import json
+import signal
 
 import pytest
 from PIL import Image
 
-from tests.sampling import invoke
+from ddimx.evaluation import solvers
+from tests.sampling import invoke, names_in
 
 SMALL = ("--reference", 20, "--count", 2, "--batch-size", 2, "--device", "cpu")
 
@@ -87,7 +89,64 @@ def test_results_are_not_replaced_unasked(searched, tiny_model):
     folder, _ = searched
     done = evaluate(tiny_model, "--nfe", 2, "--out", folder)
     assert (done.code, done.out) == (2, "")
-    assert "holds results already" in done.err
+    assert "the results there are of another study (guidance, search_seed" in done.err
+
+
+def test_a_study_that_was_stopped_goes_on(tiny_model, tmp_path, monkeypatch):
+    """Ctrl-C after the second of four solvers, then in the search; nothing is measured twice."""
+    options = ("--nfe", "2,3", "--spacing", "trailing", "--solver", "ddim", "--solver", "unipc")
+    options += ("--search", "--search-count", 2, "--trials", 3)
+    whole = evaluate(tiny_model, *options, "--out", tmp_path / "whole")
+    assert whole.code == 0, whole.err
+    real, measured = solvers.run_plan, []
+
+    def run_plan(model, settings, plan, after_row):
+        measured.append(plan.label)
+        if len(measured) in (3, 6):
+            signal.raise_signal(signal.SIGINT)
+        return real(model, settings, plan, after_row)
+
+    monkeypatch.setattr(solvers, "run_plan", run_plan)
+    out, counts = tmp_path / "out", []
+    for code in (130, 130, 0):
+        done = evaluate(tiny_model, *options, "--out", out)
+        assert done.code == code, done.err
+        record = json.loads((out / "solvers.json").read_text())
+        assert record["status"] == ("complete" if code == 0 else "running")
+        counts.append(len(record["results"]))
+        if code:
+            assert f"the same command with --out {out} goes on" in done.err
+            assert list(out.glob("*.png")) == []
+    assert counts == [2, 4, 6]
+    assert measured[-1] == "searched, 3 evaluations"
+    names = ["plan-2.json", "plan-3.json", "solvers.csv", "solvers.json", "solvers.png"]
+    assert names_in(out) == names
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    calls = len(measured)
+    done = evaluate(tiny_model, *options, "--out", out)
+    assert (done.code, len(measured)) == (0, calls)
+    assert "4 of 4 solvers are measured already" in done.err
+
+
+def test_what_is_no_study_of_this_version_is_left_alone(tiny_model, tmp_path):
+    for content, words in (
+        ('{"ddimx": "0.1.0", "results": []}', "holds results already, of version 0.1.0"),
+        ("[]", "is not a record of a study"),
+        ('{"status": "running"}', "is not a record of a study"),
+    ):
+        (tmp_path / "solvers.json").write_text(content)
+        done = evaluate(tiny_model, "--nfe", 2, "--out", tmp_path)
+        assert done.code == 2
+        assert words in done.err
+        assert (tmp_path / "solvers.json").read_text() == content
+    (tmp_path / "solvers.json").unlink()
+    (tmp_path / "mine.txt").write_text("mine")
+    done = evaluate(tiny_model, "--nfe", 2, "--out", tmp_path)
+    assert "is not empty and holds no study of solvers" in done.err
+    options = ("--nfe", 2, "--solver", "ddim", "--spacing", "trailing", "--overwrite")
+    assert evaluate(tiny_model, *options, "--out", tmp_path).code == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_json_and_a_folder_of_its_own(tiny_model, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 
 from ddimx.weights.native import Header, save
 from tests.conftest import cli_environment
+from tests.faults.compare import tree
 from tests.faults.verbs import VERBS, write_inputs
 from tests.weights import plain, weights
 
@@ -40,14 +41,25 @@ class Server:
         )
         assert self._process.stdout.readline() == "ready\n"
 
-    def run(self, verb: str, cwd: Path, kind: str | None = None, at: int = 0) -> Ended:
-        """Run a verb's command in a folder, with a fault at its ``at``-th change."""
+    def run(
+        self,
+        verb: str,
+        cwd: Path,
+        kind: str | None = None,
+        at: int = 0,
+        outputs: str | None = None,
+    ) -> Ended:
+        """Run a verb's command in a folder, with a fault at its ``at``-th change.
+
+        ``outputs`` are "closed", have a reader that is "gone", or are "full".
+        """
         cwd.mkdir(exist_ok=True)
         argv = [word.replace("{in}", str(self._inputs)) for word in VERBS[verb]]
         said, calls = self._scratch / "said", self._scratch / "calls"
         calls.write_text("[]")
         job = {"argv": argv, "cwd": str(cwd), "kind": kind, "at": at}
-        job |= {"err": str(said), "calls": str(calls)}
+        job |= {"err": str(said), "calls": str(calls), "outputs": outputs}
+        said.write_text("")
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
@@ -56,6 +68,22 @@ class Server:
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(server, tmp_path_factory):
+    """Return a function that gives a verb's changes and files, run once without a fault."""
+    known = {}
+
+    def of(verb):
+        if verb not in known:
+            folder = tmp_path_factory.mktemp("undisturbed") / "cwd"
+            ended = server.run(verb, folder)
+            assert ended.code == 0, ended.said
+            known[verb] = (ended.calls, tree(folder))
+        return known[verb]
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """One process that has imported everything, and forks for every command: ``python -m``.
 
-Reads one JSON object a line: ``argv``, ``cwd``, ``kind`` and ``at`` of the fault (or null), and two
-files: ``err`` for what the command says, ``calls`` for the list of its changes. Answers with the
-exit code, which is minus the signal's number for one that was killed.
+Reads one JSON object a line: ``argv``, ``cwd``, ``kind`` and ``at`` of the fault (or null),
+``outputs`` (what is done to stdout and stderr, or null), and two files: ``err`` for what the
+command says, ``calls`` for the list of its changes. Answers with the exit code, which is minus the
+signal's number for one that was killed.
 """
 
 from __future__ import annotations
@@ -47,12 +48,28 @@ def prepare() -> None:
     sys.modules["ddimx.evaluation.features"].inception = lambda *_, **__: MeanColours()
 
 
-def command(job: dict) -> None:
-    """Run one command in this process, a fork; does not return."""
-    out = os.open(job["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def outputs(kind: str | None, err: str) -> None:
+    """Turn both outputs into a file, or into what cannot be written to."""
+    if kind == "closed":
+        os.close(1)
+        os.close(2)
+        sys.stdout = sys.stderr = None  # as Python has it where it is started so
+        return
+    if kind == "gone":
+        reader, out = os.pipe()
+        os.close(reader)
+    elif kind == "full":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        out = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.close(out)
+
+
+def command(job: dict) -> None:
+    """Run one command in this process, a fork; does not return."""
+    outputs(job["outputs"], job["err"])
     os.chdir(job["cwd"])
     sys.argv = ["ddimx", *job["argv"]]
     injector = Injector(Path(job["cwd"]), job["kind"], job["at"])
@@ -68,7 +85,8 @@ def command(job: dict) -> None:
         with open(job["calls"], "w", encoding="utf-8") as stream:
             json.dump(injector.calls, stream)
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         os._exit(code)
 
 

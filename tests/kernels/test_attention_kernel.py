@@ -26,6 +26,7 @@ from tests.kernels.attention_cases import (
     problem,
     within_budget,
 )
+from tests.kernels.inside import start_inside
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,7 +48,7 @@ def run(q, k, v, scale, arch=ARCH):
     """The forward launch into poisoned results."""
     out = Poisoned(q.shape, q.dtype, q.device)
     lse = Poisoned(q.shape[:2], torch.float32, q.device)
-    launch.forward(q, k, v, out.tensor, lse.tensor, scale, arch)()
+    start_inside(launch.forward(q, k, v, out.tensor, lse.tensor, scale, arch))
     return out.filled(), lse.filled()
 
 
@@ -59,7 +60,7 @@ def run_backward(grad, q, k, v, scale, arch=ARCH):
     tensors = tuple(result.tensor for result in results)
     lse = lse.float().to(q.device)
     for step in launch.backward(grad, q, k, v, lse, delta, tensors, scale, arch):
-        step()
+        start_inside(step)
     return [result.filled() for result in results]
 
 

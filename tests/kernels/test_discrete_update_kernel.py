@@ -70,17 +70,23 @@ def test_what_nobody_wants_changes_no_id():
 @pytest.mark.skipif(DEVICE == "cuda", reason=REASON)
 @pytest.mark.parametrize("want_x0", [False, True])
 @pytest.mark.parametrize("transition", ["absorbing", "uniform"])
-def test_nothing_is_read_or_written_outside(transition, want_x0):
-    """Without x0, a program's lanes behind the last token must not read, whatever their route."""
+def test_nothing_is_touched_but_results_and_logits_that_a_token_needs(transition, want_x0):
+    """A program's lanes behind the last token read nothing either, whatever their route."""
     case = make(launch.BLOCK + 3, Options(transition, TOKEN, want_x0=want_x0), guided=True)
-    for row in (1, ROWS, -1):
-        ready = prepared(
-            case,
-            row=torch.tensor(row),
-            uncond=torch.from_numpy(case.uncond).float(),
-            guidance=torch.tensor(case.guidance),
-        )
-        with only_inside(ready.arguments.values()):
+    case.table[2, :2] = 1.0, 0.0  # all are kept, so that nobody needs logits
+    both = [torch.from_numpy(value).float() for value in (case.logits, case.uncond)]
+    guided = {"uncond": both[1], "guidance": torch.tensor(case.guidance)}
+    for row in (1, 2, ROWS, -1):
+        ready = prepared(case, row=torch.tensor(row), logits=both[0], **guided)
+        needed = np.full(len(case.ids), 0 <= row < ROWS)
+        if needed.any() and transition == "absorbing":
+            needed &= case.ids == 0
+        if needed.any() and not want_x0:
+            kept, noised = dataclasses.replace(case, row=row)._routes()
+            needed &= ~kept & ~noised
+        others = [v for v in ready.arguments.values() if not any(v is whole for whole in both)]
+        assert len(others) == len(ready.arguments) - 2
+        with only_inside([*others, *(whole[i] for whole in both for i in np.flatnonzero(needed))]):
             launch.start(ready)
 
 

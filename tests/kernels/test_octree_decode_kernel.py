@@ -1,7 +1,5 @@
 """The Triton decoding against NumPy's trees: in the interpreter, or on a card if there is one."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from hypothesis import given
 
 from ddimx.kernels.octree_decode import Decoded, launch, octree_decode
 from tests.conftest import examples
-from tests.kernels.inside import only_inside
+from tests.kernels.inside import start_inside
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
 from tests.octree.shapes import sphere
 
@@ -44,10 +42,8 @@ def run(tokens, offsets, depth, leaves, lower=None, edge=None):
         for each in launches:
             if name in each.arguments:
                 each.arguments[name] = rooms[name][0]
-    values = [value for each in launches for value in each.arguments.values()]
-    with only_inside(values) if DEVICE == "cpu" else contextlib.nullcontext():
-        for each in launches:
-            launch.start(each)
+    for each in launches:
+        start_inside(each, launch.start)
     for name, (_, around) in rooms.items():
         fresh = guarded(0, around.dtype)[1]
         for edge_of in (around[:GUARD], around[-GUARD:]):

@@ -18,6 +18,7 @@ from ddimx.kernels.segment_attention.op import kernel_backward_op, kernel_op
 from ddimx.kernels.segment_attention.tiles import COLUMNS, HALF, SINGLE, tile
 from tests.conftest import examples
 from tests.kernels.attention_cases import Poisoned, guarded, within_budget
+from tests.kernels.inside import start_inside
 from tests.kernels.segment_attention_cases import (
     ODD,
     SHAPES,
@@ -46,7 +47,7 @@ def run(tensors, segments, scale):
     out = Poisoned(q.shape, q.dtype, q.device)
     lse = Poisoned((q.shape[1], q.shape[0]), torch.float32, q.device)
     made = segments.tables(q.device)
-    launch.forward(*tensors, out.tensor, lse.tensor, made, scale)()
+    start_inside(launch.forward(*tensors, out.tensor, lse.tensor, made, scale))
     return out.filled(), lse.filled()
 
 
@@ -63,7 +64,7 @@ def run_backward(grad, tensors, segments, scale):
     lse = lse.float().contiguous().to(grad.device)
     made = segments.tables(grad.device)
     for step in launch.backward(grad, *tensors, lse, delta, views, made, scale):
-        step()
+        start_inside(step)
     for result, column in zip(results[1:], (2, 2, 4, 4), strict=True):
         alone = unread(rows, column, len(result.tensor)).to(grad.device)
         assert result.tensor[alone].isnan().all()

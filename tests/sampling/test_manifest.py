@@ -7,6 +7,7 @@ import pytest
 
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file, write_json
+from ddimx.runs.record import NAME, check_same
 from ddimx.sampling import manifest
 from ddimx.sampling.settings import Asked, resolve
 from ddimx.solvers import names
@@ -112,7 +113,7 @@ def test_an_older_versions_identity_is_translated(model):
 
 
 def test_a_later_versions_record_is_refused(tmp_path):
-    write_json(tmp_path / manifest.NAME, {"identity": {}, "count": 1, "schema": 3})
+    write_json(tmp_path / NAME, {"identity": {}, "count": 1, "schema": 3})
     with pytest.raises(DdimxError, match="written in schema 3, this version reads up to 2"):
         manifest.read(tmp_path)
 
@@ -133,13 +134,13 @@ def test_reading(tmp_path):
     assert manifest.read(tmp_path) is None
     assert manifest.read(tmp_path / "absent") is None
     value = {"identity": {}, "count": 1, "status": "running"}
-    write_json(tmp_path / manifest.NAME, value)
+    write_json(tmp_path / NAME, value)
     assert manifest.read(tmp_path) == value
 
 
-@pytest.mark.parametrize("data", [b"{", b"\xff", b"[]", b'"identity"', b"{}"])
+@pytest.mark.parametrize("data", [b"{", b"\xff", b"[]", b'"identity"', b"{}", b'{"identity": {}}'])
 def test_what_is_no_record_is_an_error(tmp_path, data):
-    path = tmp_path / manifest.NAME
+    path = tmp_path / NAME
     path.write_bytes(data)
     with pytest.raises(DdimxError) as caught:
         manifest.read(tmp_path)
@@ -147,23 +148,22 @@ def test_what_is_no_record_is_an_error(tmp_path, data):
 
 
 def test_the_same_run_may_grow_but_not_shrink(tmp_path):
-    before = {"identity": {"seed": 0, "steps": 3}, "count": 4}
-    old = before["identity"]
+    old = {"seed": 0, "steps": 3}
     for count in (4, 5):
-        manifest.check_same(tmp_path, before, old, {"seed": 0, "steps": 3}, count)
+        check_same(tmp_path, 4, old, {"seed": 0, "steps": 3}, count)
     with pytest.raises(UsageError, match="holds 4 samples of this run, 3 were asked for"):
-        manifest.check_same(tmp_path, before, old, {"seed": 0, "steps": 3}, 3)
+        check_same(tmp_path, 4, old, {"seed": 0, "steps": 3}, 3)
     with pytest.raises(UsageError, match=r"a different run \(seed: 0 -> 1, steps: 3 -> 5\)"):
-        manifest.check_same(tmp_path, before, old, {"seed": 1, "steps": 5}, 4)
+        check_same(tmp_path, 4, old, {"seed": 1, "steps": 5}, 4)
     # A record of an older version lacks what newer ones compare.
     with pytest.raises(UsageError, match=r"a different run \(dtype: None -> fp32\)"):
-        manifest.check_same(tmp_path, before, old, {**old, "dtype": "fp32"}, 4)
+        check_same(tmp_path, 4, old, {**old, "dtype": "fp32"}, 4)
     with pytest.raises(
         UsageError, match=r"\(times: \[0, 9, ..., 99\] -> \[7.5\], hash: aaaaaaaaaaaa"
     ):
-        manifest.check_same(
+        check_same(
             tmp_path,
-            before,
+            4,
             {"times": [0.0, 9.0, 18.0, 27.0, 99.0], "hash": "a" * 64},
             {"times": [7.5], "hash": "b" * 64},
             4,
@@ -171,8 +171,7 @@ def test_the_same_run_may_grow_but_not_shrink(tmp_path):
 
 
 def test_a_run_whose_dtype_this_machine_lacks_is_refused(tmp_path, monkeypatch):
-    before = {"identity": {"dtype": "bf16"}, "count": 1, "status": "interrupted"}
-    write_json(tmp_path / manifest.NAME, before)
+    write_json(tmp_path / NAME, {"identity": {"dtype": "bf16"}, "count": 1})
     assert manifest.dtype_for(None, tmp_path, "cpu") == "bf16"
 
     def refuse(name, device):

@@ -1,6 +1,8 @@
 """``ddimx train`` as a process: stopping, going on, and wrong commands."""
 
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 from ddimx.config_file import dump_yaml, override
+from ddimx.runs import lock_folder
 from ddimx.weights.native import read_header, read_tensors
 from tests import weights as others
-from tests.conftest import cli_environment
+from tests.conftest import ROOT, cli_environment
 from tests.sampling import invoke
 
 
@@ -91,6 +94,71 @@ def test_resume_and_init_exclude_each_other(train, tiny_model):
     assert "choose one" in done.err
 
 
+def test_the_command_of_a_run_goes_on_with_it(train, config_file, tmp_path):
+    assert train("-c", config_file, "-o", "whole", "--seed", 4).code == 0
+    assert train("-c", config_file, "-o", "there", "--seed", 4).code == 0
+    (tmp_path / "there" / "checkpoints" / "checkpoint-00000006.safetensors").unlink()
+    assert train("-c", config_file, "-o", "there", "--seed", 4).code == 0
+    whole, there = (weights(tmp_path / name, 6, "") for name in ("whole", "there"))
+    assert whole.keys() == there.keys()
+    assert all(torch.equal(whole[name], there[name]) for name in whole)
+    info = read_header(tmp_path / "there" / "checkpoints" / "checkpoint-00000006.safetensors").info
+    assert [entry["step"] for entry in info["resumed"]] == [3]
+    done = train("-c", config_file, "-o", "there", "--seed", 5)
+    assert done.code == 2
+    assert "go on with --resume there" in done.err
+
+
+def test_a_run_without_a_checkpoint_begins_again(train, config_file, tiny_model, tmp_path):
+    start = ("--seed", 4, "--init", tiny_model)
+    assert train("-c", config_file, "-o", "whole", *start).code == 0
+    assert train("-c", config_file, "-o", "killed", *start).code == 0
+    for path in (tmp_path / "killed" / "checkpoints").iterdir():
+        path.unlink()
+    done = invoke("train", "--device", "cpu", "--resume", "killed")
+    assert done.code == 0, done.err
+    assert "killed: no checkpoint yet; beginning again" in done.err
+    whole, again = (weights(tmp_path / name, 6, "") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    (tmp_path / "killed" / "train.json").unlink()
+    for path in (tmp_path / "killed" / "checkpoints").iterdir():
+        path.unlink()
+    assert "no checkpoint in killed" in train("--resume", "killed").err
+
+
+def test_the_command_is_recorded_as_it_can_be_given_again(train, config_file, tmp_path):
+    setting = "model.classes=[round, square]"
+    assert train("-c", config_file, "-o", "a b", "--set", setting).code == 0
+    (*_, last) = sorted((tmp_path / "a b" / "checkpoints").iterdir())
+    command = read_header(last).info["command"]
+    assert shlex.split(command)[-4:] == ["-o", "a b", "--set", setting]
+
+
+def test_a_training_that_version_0_1_0_stopped_goes_on(tmp_path, monkeypatch):
+    there = ROOT / "tests" / "fixtures" / "0.1.0"
+    shutil.copytree(there / "training", tmp_path / "training")
+    shutil.copy(there / "tiny.npz", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (checkpoint,) = (tmp_path / "training" / "checkpoints").iterdir()
+    before = read_header(checkpoint).info
+    assert "losses" not in before
+    done = invoke("train", "--device", "cpu", "--resume", "training", "--set", "training.n_iters=4")
+    assert done.code == 0, done.err
+    assert f"training: going on from step {before['step']}" in done.err
+    (*_, newest) = sorted((tmp_path / "training" / "checkpoints").iterdir())
+    after = read_header(newest).info
+    assert after["step"] == 4
+    assert len(after["losses"]) == 4 - before["step"]
+    assert after["seed"] == before["seed"]
+
+
+def test_a_second_process_is_refused(train, config_file, tmp_path):
+    with lock_folder(tmp_path / "run"):
+        done = train("-c", config_file, "-o", "run")
+    assert done.code == 2
+    assert "another process is writing run" in done.err
+
+
 def test_a_folder_with_a_run_is_not_overwritten(train, config_file):
     assert train("-c", config_file, "-o", "there", "--set", "training.n_iters=1").code == 0
     done = train("-c", config_file, "-o", "there")
@@ -115,7 +183,7 @@ def test_a_folder_with_a_run_is_not_overwritten(train, config_file):
         (("-c", "emoji", "--device", "tpu"), 2, "unknown device 'tpu'"),
     ],
 )
-def test_a_wrong_command_is_one_clear_message(train, tiny_npz, args, code, message):
+def test_a_wrong_command_is_one_clear_message(train, tiny_npz, tmp_path, args, code, message):
     if "--device" in args:
         args = (*args, "--set", f"data.root={tiny_npz}", "--set", "data.image_size=8")
         args = (*args, "--set", "model.classes=[round, square]", "--set", "model.ch_mult=[1, 2]")
@@ -124,6 +192,7 @@ def test_a_wrong_command_is_one_clear_message(train, tiny_npz, args, code, messa
     assert done.code == code
     assert message in done.err
     assert done.err.count("error:") == 1
+    assert not any(tmp_path.glob("runs/*"))  # nothing was begun
     assert "Traceback" not in done.err
 
 

@@ -88,11 +88,13 @@ def test_an_index_that_points_at_code(kind, changes, reason, copy, tmp_path):
     refused(folder, reason)
 
 
+@pytest.mark.parametrize("kind", ["plain", "painter"])
 @pytest.mark.parametrize("part", ["../x", "/etc", "C:x", "..", ""])
-def test_a_part_outside_the_folder(part, copy):
-    folder = copy("painter")
+def test_a_part_outside_the_folder(part, kind, copy):
+    folder = copy(kind)
     change(folder / "model_index.json", **{part: ["diffusers", "UNet2DModel"]})
-    done = invoke("sample", "-m", "painter", "--prompt", "a", "-n", 1)
+    prompt = ("--prompt", "a") if kind == "painter" else ()
+    done = invoke("sample", "-m", kind, "-n", 1, *prompt)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert f"model_index.json: the name {part!r} is refused" in done.err
 

@@ -14,6 +14,7 @@ from ddimx.evaluation.frechet import read_statistics
 from ddimx.exporting.sources import holds_tokens
 from ddimx.octree.file import read_shape
 from ddimx.plan_file import read_plan
+from ddimx.runs.record import NAME
 from ddimx.sampling import manifest
 from ddimx.sampling.run import clear, load_init_noise
 from ddimx.weights.model import load_model
@@ -312,7 +313,7 @@ def test_statistics_and_images(tmp_path):
 )
 def test_manifests(tmp_path, key, value):
     record = {"status": "complete", "count": 2, "files": [], "identity": {}, "asked": {}}
-    path = tmp_path / manifest.NAME
+    path = tmp_path / NAME
     path.write_text(json.dumps(record))
     assert manifest.read(tmp_path) == record
     path.write_text(json.dumps({**record, key: value}))
@@ -340,7 +341,7 @@ def test_remembered_options(tmp_path, asked):
     from ddimx.cli.sample_request import asked_for
 
     record = {"status": "running", "count": 2, "identity": {}, "asked": asked}
-    (tmp_path / manifest.NAME).write_text(json.dumps(record))
+    (tmp_path / NAME).write_text(json.dumps(record))
     refuses(asked_for, {}, str(tmp_path), None, match="manifest is damaged", kind=UsageError)
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,8 @@ def test_every_verb_that_builds_a_network_refuses_it_and_obeys_the_option(verb, 
     done = invoke(*command, TRUST)
     assert done.code == 0, done.err
     assert planted()
+    for record in tmp_path.rglob("manifest.json"):  # where a later command could take it from
+        assert "trust_code" not in json.loads(record.read_text())["asked"]
 
 
 def test_steps_of_octrees_need_it_too(tmp_path, planted):
@@ -176,7 +179,11 @@ def test_sampling_is_resumed_only_with_it(planted, tmp_path):
     os.remove("it-ran")
     sys.modules.pop("planted")
     record = manifest_of(tmp_path / "out")
-    record["asked"] |= {"trust_code": True}
+    asked = record["asked"] | {"trust_code": True}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(record | {"asked": asked}))
+    done = invoke("sample", "--resume", "out", "-n", 2)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert not planted()
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(record))
     done = invoke("sample", "--resume", "out", "-n", 2)
     assert done.code == 2
@@ -211,17 +218,16 @@ def test_a_manifest_of_another_run_loads_nothing(change, message, planted, tmp_p
     assert not planted()
 
 
-# --- the current folder ------------------------------------------------------------------------
+# --- the current folder ---------------------------------------------------------------------------
 
 
-def in_process(folder, *command, code=None):
-    """Run from ``folder`` with the checkout on the path only as an installation would be."""
-    start = ["-c", code] if code else ["-m", "ddimx", *map(str, command)]
+def in_process(folder, *command):
+    """Run from ``folder``, with the checkout on the path as an installation would be."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     return subprocess.run(
-        [sys.executable, *start],
+        [sys.executable, "-m", "ddimx", *map(str, command)],
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
-        | {"PYTHONPATH": str(ROOT)},
+        env=kept | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -229,58 +235,59 @@ def in_process(folder, *command, code=None):
     )
 
 
+def register(folder, group, value):
+    """Make a folder look as if a package were installed in it."""
+    info = folder / "planted-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
+    with (info / "entry_points.txt").open("a") as stream:
+        stream.write(f"[{group}]\nmine = {value}\n")
+
+
 def test_python_m_from_a_download(planted, tmp_path):
+    """Also not by the name of what is imported later, nor by a record that it were installed."""
+    for name in ("tensorboard", "trimesh", "plyfile", "safetensors", "yaml"):
+        shutil.copy(tmp_path / "planted.py", tmp_path / f"{name}.py")
+    register(tmp_path, "torch.backends", "planted:Net")  # which torch runs when it is imported
+    register(tmp_path, "ddimx.models", "planted:Net")
     command = ("sample", "-m", "m.safetensors", "-n", 1, "--steps", 1, "--device", "cpu")
     done = in_process(tmp_path, *command)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"'{NAME}'" in done.stderr
     assert not planted()
+
+
+def test_python_m_from_a_download_that_is_trusted(planted, tmp_path):
+    command = ("sample", "-m", "m.safetensors", "-n", 1, "--steps", 1, "--device", "cpu")
     done = in_process(tmp_path, *command, TRUST)
     assert done.returncode == 0, done.stderr
     assert planted()
 
 
-def test_packages_are_not_looked_for_beside_the_data(planted, tmp_path):
-    """A file that bears the name of what is imported later, and one that registers itself."""
-    for name in ("tensorboard", "trimesh", "plyfile"):
-        shutil.copy(tmp_path / "planted.py", tmp_path / f"{name}.py")
-    register(tmp_path, "torch.backends", "planted:Net")
-    done = in_process(tmp_path, "sample", "-n", 1, "--steps", 1, "--out", "o", "--device", "cpu")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no safe path before 3.11")
+def test_processes_that_are_started_do_not_look_there_either(planted, tmp_path):
+    """Python begins them with the current folder first, before anything of ours can be said."""
+    shutil.copy(tmp_path / "planted.py", tmp_path / "socket.py")  # multiprocessing imports it
+    (tmp_path / "clouds").mkdir()
+    for i in range(9):
+        np.save(tmp_path / "clouds" / f"{i}.npy", np.random.RandomState(i).rand(20, 3))
+    done = in_process(tmp_path, "prepare", "octrees", "clouds", "set", "--depth", 2, "--workers", 2)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "set" / "train.jsonl").is_file()
     assert not planted()
 
 
-def register(folder, group, value, name="mine"):
-    """Make a folder look as if a package were installed in it."""
-    info = folder / "planted-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
-
-
-BUILD = """
-import ddimx
-from ddimx.config_file import load_config, override
-from ddimx.errors import UsageError
-from ddimx.models.factory import build
-try:
-    print(type(build(override(load_config("plain.yml"), ["model.name=mine"]))[0]).__name__)
-except UsageError as error:
-    print(error)
-"""
-
-
-def test_only_what_is_installed_registers_itself(planted, tmp_path, tiny_config):
+def test_only_what_is_installed_registers_itself(planted, tmp_path, tiny_config, monkeypatch):
     """In the current folder a distribution's record is a file like any other."""
-    (tmp_path / "plain.yml").write_text(dump_yaml(tiny_config))
     register(tmp_path, "ddimx.models", NAME)
-    done = in_process(tmp_path, code=BUILD)
-    assert "unknown model.name 'mine'" in done.stdout, done.stderr
+    config = override(tiny_config, ["model.name=mine"])
+    for entry in (str(tmp_path), "", "."):
+        monkeypatch.setattr(sys, "path", [entry, *sys.path[1:]])
+        with pytest.raises(UsageError, match=r"unknown model\.name 'mine'"):
+            build(config)
+        assert sys.path[0] == entry
     assert not planted()
     # The same folder, as an installation adds it: behind the standard library.
-    (tmp_path / "elsewhere").mkdir()
-    shutil.move(tmp_path / "plain.yml", tmp_path / "elsewhere")
-    installed = f"import sys; sys.path.append({str(tmp_path)!r})\n"
-    done = in_process(tmp_path / "elsewhere", code=installed + BUILD)
-    assert done.stdout == "Net\n", done.stderr
+    monkeypatch.setattr(sys, "path", [*sys.path[1:], str(tmp_path)])
+    assert type(build(config)[0]).__name__ == "Net"
     assert planted()

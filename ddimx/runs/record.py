@@ -1,0 +1,78 @@
+"""The record of a run, ``manifest.json``, and the question whether a folder holds the same run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import DdimxError, UsageError
+from ..untrusted.text import read_json, shortened, shown
+
+Record = dict[str, Any]
+
+NAME = "manifest.json"
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+def read_record(folder: Path, what: str, schema: int) -> Record | None:
+    """Return a folder's record, or None if it has none.
+
+    Args:
+        folder: the run's.
+        what: the kind of run, for the message where it is another one's: without an identity.
+        schema: the newest that can be read.
+
+    Raises:
+        DdimxError: a record that cannot be read.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: not a readable manifest ({shortened(str(error))})") from None
+    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
+        raise DdimxError(f"{path}: not a manifest of a {what}")
+    own = value.get("schema", 1)
+    if not isinstance(own, int) or own > schema:
+        raise DdimxError(
+            f"{path}: written in schema {shown(own)}, this version reads up to {schema}; "
+            "update ddimx"
+        )
+    return value
+
+
+def check_same(folder: Path, count: int, old: Record, now: Record, wanted: int) -> None:
+    """Raise UsageError unless the run in ``folder`` is the one that is asked for.
+
+    Args:
+        folder: the run's.
+        count: how many samples it has, or is to have.
+        old: its identity.
+        now: the identity of what is asked for.
+        wanted: how many samples are asked for.
+    """
+    other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
+    if other:
+        changes = ", ".join(f"{k}: {_short(old.get(k))} -> {_short(now.get(k))}" for k in other[:4])
+        raise UsageError(
+            f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
+        )
+    if wanted < count:
+        raise UsageError(
+            f"{folder} holds {count} samples of this run, {wanted} were asked for; "
+            "choose another --out or --overwrite"
+        )
+
+
+def _short(value: Any) -> str:
+    """Return a value of an identity for people: of a long list its ends, of a hash its start."""
+    if isinstance(value, list):
+        kept = value if len(value) < 5 else [*value[:2], value[-1]]
+        items = [f"{v:g}" if isinstance(v, float) else _short(v) for v in kept]
+        return "[" + ", ".join(items if len(value) < 5 else [*items[:2], "...", items[-1]]) + "]"
+    if not isinstance(value, str):
+        return shown(value)
+    return value[:12] + "..." if _HASH.fullmatch(value) else shortened(value)

@@ -1,0 +1,249 @@
+"""A run that fills a folder item by item, however often it is interrupted.
+
+What every such verb does, once: the folder is made or found again, locked, checked to hold the same
+run, and swept; what is there is left out; the record says how far the run is; Ctrl-C, a kill or a
+full disk end it with everything finished in its place; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import DdimxError, UsageError
+from ..files import is_unfinished, sweep, write_json
+from ..progress import Progress
+from ..signals import Interrupted, Stop
+from .batches import in_batches
+from .folder import fresh_run
+from .lock import is_lock, lock_folder
+from .record import NAME, Record, check_same
+
+
+class Stopped(Exception):
+    """Somebody asked to stop in the middle of a batch."""
+
+
+@contextmanager
+def reporting(folder: Path) -> Iterator[None]:
+    """Turn what a disk refuses into an error that says what is left, and what to do.
+
+    Raises:
+        DdimxError: for every OSError within.
+    """
+    try:
+        yield
+    except OSError as error:
+        # A temporary file's name means nothing to anybody.
+        raise DdimxError(
+            f"cannot write to {folder}: {error.strerror or error}; what was written is valid, "
+            "the same command goes on from there"
+        ) from None
+
+
+def only_ours(folder: Path) -> bool:
+    """Return whether a folder holds nothing but what a process of ours left that was killed."""
+    return all(is_unfinished(path.name) or is_lock(path.name) for path in folder.iterdir())
+
+
+def sweep_run(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a run's folder and those directly below."""
+    sweep(folder)
+    for below in folder.iterdir():
+        if below.is_dir() and not below.is_symlink():
+            sweep(below)
+
+
+@contextmanager
+def locked_output(
+    out: Path | None, verb: str, label: str, *, holds: Callable[[Path], bool], what: str = "run"
+) -> Iterator[Path]:
+    """Yield a folder to write to, which is ours alone until the end, and swept.
+
+    Args:
+        out: the folder, or None for a fresh numbered one.
+        verb, label: the name of a fresh one.
+        holds: whether a folder holds a run of this kind.
+        what: what it is called.
+
+    Raises:
+        UsageError: it is a file, holds something else, or another process writes there.
+        DdimxError: it cannot be made.
+    """
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file")
+    folder = fresh_run(verb, label) if out is None else out
+    with lock_folder(folder), reporting(folder):
+        if not holds(folder) and not only_ours(folder):
+            raise UsageError(f"{folder} is not empty and holds no {what}; choose another --out")
+        sweep_run(folder)
+        yield folder
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run that is asked for.
+
+    Attributes:
+        verb, label: the name of a fresh folder.
+        out: the folder, or None for a fresh one.
+        overwrite: whether what the folder holds is removed first.
+        identity: everything that determines the files, except how many there are.
+        count: how many samples.
+        one_file: whether all samples end in one file, so that a finished run cannot grow.
+        read: returns a folder's record, or None.
+        translate: brings a record's identity up to this version's.
+        clear: removes what an earlier run wrote, given its record; nothing else.
+    """
+
+    verb: str
+    label: str
+    out: Path | None
+    overwrite: bool
+    identity: Record
+    count: int
+    one_file: bool
+    read: Callable[[Path], Record | None]
+    translate: Callable[[Record], Record]
+    clear: Callable[[Path, Record | None], None]
+
+
+@contextmanager
+def begin(asked: Asked) -> Iterator[tuple[Path, Record | None]]:
+    """Yield the folder of a run and, where it was begun before, its record.
+
+    Raises:
+        UsageError: the folder holds something else, or another process writes there.
+        DdimxError: the folder cannot be written, then or within.
+    """
+
+    def holds(folder: Path) -> bool:
+        return asked.overwrite or asked.read(folder) is not None
+
+    with locked_output(asked.out, asked.verb, asked.label, holds=holds) as folder:
+        before = asked.read(folder)
+        if asked.overwrite:
+            asked.clear(folder, before)
+            before = None
+        if before is not None:
+            old = asked.translate(before)
+            check_same(folder, before["count"], old, asked.identity, asked.count)
+            finished = asked.one_file and before.get("status") == "complete"
+            if finished and asked.count != before["count"]:
+                raise UsageError(
+                    f"{folder} holds a finished file of {before['count']} samples; "
+                    "choose another --out or --overwrite"
+                )
+        yield folder, before
+
+
+class Sink(Protocol):
+    """What a run needs to know of where its samples go."""
+
+    def done(self) -> set[int]:
+        """Return the indices of the samples that are on disk."""
+        ...
+
+    def finish(self, indices: range) -> list[str]:
+        """Bring the run's files into their final form and return their names."""
+        ...
+
+
+@dataclass(eq=False)
+class Filling:
+    """A folder on its way: which samples are pending, and the record of it all.
+
+    Attributes:
+        folder: the run's.
+        before: its record as it was found, None for a fresh run.
+        record: what will be written; ``status``, ``seconds`` and ``files`` are set here.
+        sink: where samples go.
+        indices: those of all samples.
+        one_file: as of :class:`Asked`.
+    """
+
+    folder: Path
+    before: Record | None
+    record: Record
+    sink: Sink
+    indices: range
+    one_file: bool
+
+    def pending(self) -> list[int]:
+        """Return the samples that are not there yet."""
+        if self.before is None:  # whatever bears our names here is not of this run
+            return list(self.indices)
+        if self.one_file and self.before.get("status") == "complete":
+            names = self.before.get("files", [])
+            if all((self.folder / name).is_file() for name in names):
+                return []
+        done = self.sink.done()
+        return [i for i in self.indices if i not in done]
+
+    def fill(
+        self,
+        draw: Callable[[Sequence[int]], None],
+        finish: Callable[[], dict[str, Any]],
+        stop: Stop,
+        progress: Progress,
+        *,
+        title: str,
+        rows: int,
+        indivisible: str | None = None,
+    ) -> Record:
+        """Draw what is pending, finish, and return the record.
+
+        Its ``status`` is "complete", or "interrupted" if ``stop`` was set; then the same run goes
+        on where this one ended.
+
+        Args:
+            draw: draws and writes a batch; may raise :class:`Stopped`.
+            finish: is called when all samples are there, after the sink's; returns what goes into
+                the record besides. It runs again where a killed process may not have come to it.
+            stop: set once somebody asked to stop.
+            progress: where to say what is there already, and that memory ran out.
+            title, rows: of the progress: what is done, and in how many advances for each sample.
+            indivisible: as of :func:`ddimx.runs.batches.in_batches`.
+        """
+        pending = self.pending()
+        already = len(self.indices) - len(pending)
+        if already:
+            progress.say(
+                f"{self.folder}: {already} of {len(self.indices)} samples are there already"
+            )
+        seconds = 0.0 if self.before is None else self.before.get("seconds", 0.0)
+        self.record["seconds"] = seconds
+        self._write("running")
+        progress.start(title, len(pending) * rows)
+
+        def halved(size: int) -> None:
+            self.record["batch_size"] = size
+            progress.say(f"out of memory; going on with batches of {size}")
+
+        begun = time.perf_counter()
+        try:
+            size = self.record["batch_size"]
+            batches = in_batches(pending, size, draw, halved=halved, indivisible=indivisible)
+            while not stop and next(batches, None) is not None:
+                pass
+        except (Stopped, Interrupted):
+            stop.signal = stop.signal or signal.SIGINT
+        finally:
+            progress.stop()
+            self.record["seconds"] = round(seconds + time.perf_counter() - begun, 3)
+        if stop:
+            return self._write("interrupted")
+        files = self.sink.finish(self.indices)
+        more = finish()
+        self.record |= more | {"files": [*files, *more.get("files", ())]}
+        return self._write("complete")
+
+    def _write(self, status: str) -> Record:
+        self.record["status"] = status
+        write_json(self.folder / NAME, self.record)
+        return self.record
