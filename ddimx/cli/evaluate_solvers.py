@@ -123,14 +123,11 @@ def solvers(
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
     candidates(loaded, nfes, solver or DETERMINISTIC, spacing or tuple(SPACINGS))  # refuses names
 
-    def holds(folder: Path) -> bool:
-        return overwrite or (folder / RECORD).is_file()
-
     label = Path(loaded.name).name.removesuffix(SUFFIX)
     with (
         Progress(quiet=quiet) as progress,
         polite_stop() as stop,
-        locked_output(out, "solvers", label, holds=holds, what="study of solvers") as folder,
+        locked_output(out, "solvers", label, [*NAMES, *map(_plan_name, nfes)]) as folder,
     ):
         if overwrite:
             _clear(folder)
@@ -163,6 +160,10 @@ def solvers(
         Console().print(error_table(result.results))
 
 
+def _plan_name(nfe: int) -> str:
+    return f"plan-{nfe}.json"
+
+
 def _numbers(text: str) -> list[int]:
     try:
         numbers = sorted({int(part) for part in text.split(",") if part.strip()})
@@ -191,7 +192,7 @@ def _before(folder: Path) -> Study | None:
                 "cannot add to; choose another --out or --overwrite"
             )
         nfes = [r["nfe"] for r in record["results"] if r["solver"] == SEARCHED]
-        plans = {n: folder / f"plan-{n}.json" for n in nfes}
+        plans = {n: folder / _plan_name(n) for n in nfes}
         found = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
         return Study.from_json(record, found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -214,7 +215,7 @@ def _save(result: Study, folder: Path, status: str) -> None:
 
     for n, plan in result.plans.items():
         if any(r.nfe == n and r.solver == "searched" for r in result.results):
-            write_plan(folder / f"plan-{n}.json", plan, result.found(n))
+            write_plan(folder / _plan_name(n), plan, result.found(n))
     write_json(folder / RECORD, result.to_json(status))
 
 
@@ -229,7 +230,7 @@ def _write(result: Study, folder: Path, progress: Progress) -> None:
         plot(result.results, result.reference_error).save(part, format="PNG")
     _save(result, folder, "complete")
     for n in result.plans:
-        progress.say(f"plan of {n} evaluations: ddimx sample --plan {folder / f'plan-{n}.json'}")
+        progress.say(f"plan of {n} evaluations: ddimx sample --plan {folder / _plan_name(n)}")
     for line in result.in_words():
         progress.say(line)
     progress.say(f"{folder}: {', '.join(NAMES)}")

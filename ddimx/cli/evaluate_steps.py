@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import fresh_folder, output_folder, print_json
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..evaluation.steps.study import Record, Sets
@@ -120,8 +120,10 @@ def steps(
     from ..evaluation.shapes.quality import Protocol
     from ..evaluation.steps.study import StepsSettings, Study
     from ..progress import Progress
+    from ..runs.run import locked_output
     from ..signals import polite_stop
     from ..weights.model import load_model
+    from ..weights.source import SUFFIX
     from .parse import one_of, weights_choice
 
     parts = [one_of("split", part, PARTS) for part in _listed("split", split, str)]
@@ -131,7 +133,6 @@ def steps(
     chosen = StepsSettings(
         count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
     )
-    folder = output_folder(out, True, ())  # a study that is there goes on
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         loaded = load_model(
             model or "furniture",
@@ -145,9 +146,10 @@ def steps(
         )
         ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
         sets = _sets(loaded, reference, train, parts, category, progress)
-        study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
-        folder = folder or fresh_folder("steps", loaded.name)
-        record = study.run(ways, progress, partial(_write, folder=folder), stop)
+        label = Path(loaded.name).name.removesuffix(SUFFIX)
+        with locked_output(out, "steps", label, NAMES) as folder:
+            study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
+            record = study.run(ways, progress, partial(_write, folder=folder), stop)
         progress.stop()
         progress.say(f"{folder}: {', '.join(NAMES)}")
         _print(record, folder, json_output)

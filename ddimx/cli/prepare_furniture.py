@@ -69,7 +69,7 @@ def furniture(
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
     shapes = ShapeSet(out, Settings(source, depth, visible=visible))
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
             jobs_of(pieces), workers=workers or cores(), progress=progress, overwrite=overwrite
         )

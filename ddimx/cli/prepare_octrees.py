@@ -61,7 +61,7 @@ def octrees(
         require_trimesh()
     settings = Settings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeSet(out, settings)
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress, shapes.alone():
         jobs = [job_of(shape) for shape in found]
         outcome = shapes.run(
             jobs,

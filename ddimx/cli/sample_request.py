@@ -143,7 +143,7 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
     now = {key: asked.get(name, defaults.get(key)) for key, name in named.items()}
     given = {key: value for key, value in now.items() if value is not None}
     old = {key: value for key, value in before["identity"].items() if key in given}
-    count = int(asked.get("count") or before["count"])
+    count = asked["count"] if "count" in asked else before["count"]
     check_same(folder, before["count"], old, given, count)
     known = {"model_sha256": before["identity"].get("model_sha256")}
     check_same(folder, before["count"], known, {"model_sha256": sha256()}, count)

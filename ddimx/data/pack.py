@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError, UsageError
-from ..files import sync, write_json
+from ..files import sweep, sync, write_json
 from ..progress import Progress
+from ..runs.lock import lock_folder
+from ..runs.run import reporting
 from ..untrusted.names import all_inside, refusal
 from ..untrusted.text import read_object
 from .encoded import EncodedSource
@@ -84,32 +84,16 @@ class Packing:
             raise DdimxError("there are no images to pack")
         if self._path.exists() and not overwrite:
             return self._made()
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # All are written in place: a link among them would have another file overwritten.
-            if self._folder.is_symlink():
-                raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
-            all_inside(self._folder, ["lock", "pixels", "state.json"], self._folder)
-            with self._alone():
-                state = self._begun(overwrite)
-                found = state.done
-                self._fill(state, progress)
-                return self._finished(state, found)
-        except OSError as error:
-            raise DdimxError(f"cannot write {self._path}: {error.strerror or error}") from None
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Refuse a second process, where the system has locks: two would mix their pixels."""
-        with (self._folder / "lock").open("w") as stream:
-            with suppress(ImportError):
-                import fcntl
-
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UsageError(f"another process is making {self._path}") from None
-            yield
+        # All are written in place: a link among them would have another file overwritten.
+        if self._folder.is_symlink():
+            raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
+        with lock_folder(self._folder), reporting(self._path):
+            all_inside(self._folder, ["pixels", "state.json"], self._folder)
+            sweep(self._folder)
+            state = self._begun(overwrite)
+            found = state.done
+            self._fill(state, progress)
+            return self._finished(state, found)
 
     def _made(self) -> Packed:
         """Return what is in the finished file, if it is the one that is asked for."""

@@ -46,11 +46,11 @@ def read_list(path: Path) -> list[Entry]:
             continue
         try:
             value = parse_json(line)
-            if not isinstance(value, dict):
-                raise ValueError("not in braces")
+            if not isinstance(value, dict) or "file" not in value:
+                raise ValueError("it names none")
             category = value.get("category", "")
-            if "file" not in value or not isinstance(category, str):
-                raise ValueError("'file' and 'category' are texts")
+            if not isinstance(category, str):
+                raise ValueError("its category is not a text")
         except ValueError as error:
             raise DdimxError(
                 f"{path}, line {number}: no JSON object with a 'file' ({error})"

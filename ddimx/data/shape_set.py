@@ -13,15 +13,17 @@ manifests are written last, so that a folder with manifests is complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
 from ..progress import Progress
+from ..runs.lock import lock_folder
+from ..runs.run import only_ours, reporting
 from ..untrusted.names import all_inside, inside, relative
 from ..untrusted.text import parse_json, read_bytes, read_object, shown
 from .shape_jobs import Job, Made, Settings, check_names, make_all
@@ -49,6 +51,18 @@ class ShapeSet:
         self.folder, self.settings = folder, settings
         self._record, self._journal = folder / "prepare.json", folder / "journal.jsonl"
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process that writes into the folder, from the first shape to the manifests.
+
+        Raises:
+            UsageError: it is no folder, or another process writes there.
+            DdimxError: it cannot be made, or written within.
+        """
+        self._check_folder()
+        with lock_folder(self.folder), reporting(self.folder):
+            yield
+
     def run(
         self,
         jobs: Sequence[Job],
@@ -68,26 +82,38 @@ class ShapeSet:
         for job in jobs:
             relative(job.file, job.origin)
         self._check_places(jobs)
-        try:
+        with reporting(self.folder):
             entries = self._begun(overwrite)
             there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
             self._drop(set(entries) - {job.file for job in jobs})
             progress.start("octrees", len(jobs), len(there))
             results = self._make([job for job in jobs if job.file not in there], workers, progress)
-        except OSError as error:
-            raise DdimxError(f"cannot write {self.folder}: {error.strerror or error}") from None
-        old = [Made(job, there[job.file]) for job in jobs if job.file in there]
-        return self._outcome(jobs, [*old, *results], len(there))
+            old = [Made(job, there[job.file]) for job in jobs if job.file in there]
+            return self._outcome(jobs, [*old, *results], len(there))
 
     def finish(self, outcome: Outcome, parts: Sequence[str], about: dict[str, Any]) -> None:
-        """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``."""
+        """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``.
+
+        The journal is brought into the jobs' order, so that a set does not show in which order its
+        shapes were made: by how many processes, and where they were stopped.
+
+        Raises:
+            DdimxError: they cannot be written.
+        """
         lines: dict[str, list[str]] = {part: [] for part in PARTS}
         for made, part in zip(outcome.made, parts, strict=True):
             lines[part].append(json.dumps(row(made), ensure_ascii=False) + "\n")
-        for part, text in lines.items():
-            write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
+        entries = [json.dumps(made.entry) + "\n" for made in outcome.made]
         counts = {part: len(text) for part, text in lines.items()}
-        write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+        with reporting(self.folder):
+            write_bytes(self._journal, "".join(entries).encode())
+            for part, text in lines.items():
+                write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
+            write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+
+    def _check_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is there and is no folder; give another name")
 
     def _check_places(self, jobs: Sequence[Job]) -> None:
         """Refuse to write, or to remove, anywhere else than in the folder.
@@ -103,18 +129,19 @@ class ShapeSet:
 
     def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return the journal of an earlier run that this one continues, by file."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder} is there and is no folder; give another name")
+        self._check_folder()
         entries = self._entries()
         if self._record.is_file():
-            settings = _settings_in(self._record)
+            # What an earlier version did not record was as it is by default.
+            known = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+            settings = known | _settings_in(self._record)
             if settings != asdict(self.settings):
                 if not overwrite:
                     raise UsageError(_difference(self.folder, settings, asdict(self.settings)))
                 self._drop(set(entries))
                 self._journal.unlink(missing_ok=True)
                 entries = {}
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not only_ours(self.folder):
             raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
         self._sweep()
         for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
@@ -133,7 +160,7 @@ class ShapeSet:
 
         A line that is no JSON (the last one, after a kill) is passed over.
         """
-        entries = {}
+        entries, names = {}, []
         try:
             lines = read_bytes(self._journal).splitlines()
         except FileNotFoundError:
@@ -144,7 +171,10 @@ class ShapeSet:
             with suppress(ValueError):
                 entry = parse_json(line)
                 if isinstance(entry, dict) and "file" in entry:
-                    entries[relative(entry["file"], self._journal)] = entry
+                    names.append(entry["file"])
+                    if isinstance(entry["file"], str):
+                        entries[entry["file"]] = entry
+        all_inside(self.folder, names, self._journal)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:

@@ -117,7 +117,7 @@ class SequenceSink(ImageSink):
             write_animation(animation, paths, self._frames.milliseconds)
         super().write(indices, samples, labels)
 
-    def finish(self, indices: range) -> list[str]:
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
         """Return the names of all files."""
         return [n for i in indices for n in (*_summary(i, self._frames), *_frames(i, self._frames))]
 

@@ -60,29 +60,30 @@ def sweep_run(folder: Path) -> None:
 
 
 @contextmanager
-def locked_output(
-    out: Path | None, verb: str, label: str, *, holds: Callable[[Path], bool], what: str = "run"
-) -> Iterator[Path]:
-    """Yield a folder to write to, which is ours alone until the end, and swept.
+def locked_output(out: Path | None, verb: str, label: str, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder to write files of these names to, which no other process does meanwhile.
+
+    What else lies there may be anybody's and is left alone.
 
     Args:
         out: the folder, or None for a fresh numbered one.
         verb, label: the name of a fresh one.
-        holds: whether a folder holds a run of this kind.
-        what: what it is called.
+        names: of the files that will be written; what is unfinished of them is removed.
 
     Raises:
-        UsageError: it is a file, holds something else, or another process writes there.
-        DdimxError: it cannot be made.
+        UsageError: it is a file, or another process writes there.
+        DdimxError: it cannot be made, or written within.
     """
+    folder = _output(out, verb, label)
+    with lock_folder(folder), reporting(folder):
+        sweep(folder, *names)
+        yield folder
+
+
+def _output(out: Path | None, verb: str, label: str) -> Path:
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file")
-    folder = fresh_run(verb, label) if out is None else out
-    with lock_folder(folder), reporting(folder):
-        if not holds(folder) and not only_ours(folder):
-            raise UsageError(f"{folder} is not empty and holds no {what}; choose another --out")
-        sweep_run(folder)
-        yield folder
+    return fresh_run(verb, label) if out is None else out
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,12 @@ def begin(asked: Asked) -> Iterator[tuple[Path, Record | None]]:
         UsageError: the folder holds something else, or another process writes there.
         DdimxError: the folder cannot be written, then or within.
     """
-
-    def holds(folder: Path) -> bool:
-        return asked.overwrite or asked.read(folder) is not None
-
-    with locked_output(asked.out, asked.verb, asked.label, holds=holds) as folder:
+    folder = _output(asked.out, asked.verb, asked.label)
+    with lock_folder(folder), reporting(folder):
         before = asked.read(folder)
+        if before is None and not asked.overwrite and not only_ours(folder):
+            raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
+        sweep_run(folder)
         if asked.overwrite:
             asked.clear(folder, before)
             before = None
@@ -149,8 +150,12 @@ class Sink(Protocol):
         """Return the indices of the samples that are on disk."""
         ...
 
-    def finish(self, indices: range) -> list[str]:
-        """Bring the run's files into their final form and return their names."""
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Bring the run's files into their final form, if they are not, and return their names."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what is needed no longer, once the record says that the run is complete."""
         ...
 
 
@@ -178,12 +183,17 @@ class Filling:
         """Return the samples that are not there yet."""
         if self.before is None:  # whatever bears our names here is not of this run
             return list(self.indices)
-        if self.one_file and self.before.get("status") == "complete":
-            names = self.before.get("files", [])
-            if all((self.folder / name).is_file() for name in names):
-                return []
+        if self.whole:
+            return []
         done = self.sink.done()
         return [i for i in self.indices if i not in done]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all samples are in their one file already."""
+        if self.before is None or not self.one_file or self.before.get("status") != "complete":
+            return False
+        return all((self.folder / name).is_file() for name in self.before.get("files", []))
 
     def fill(
         self,
@@ -210,7 +220,7 @@ class Filling:
             title, rows: of the progress: what is done, and in how many advances for each sample.
             indivisible: as of :func:`ddimx.runs.batches.in_batches`.
         """
-        pending = self.pending()
+        pending, whole = self.pending(), self.whole
         already = len(self.indices) - len(pending)
         if already:
             progress.say(
@@ -238,10 +248,12 @@ class Filling:
             self.record["seconds"] = round(seconds + time.perf_counter() - begun, 3)
         if stop:
             return self._write("interrupted")
-        files = self.sink.finish(self.indices)
+        files = self.sink.finish(self.indices, whole=whole)
         more = finish()
         self.record |= more | {"files": [*files, *more.get("files", ())]}
-        return self._write("complete")
+        self._write("complete")
+        self.sink.tidy()
+        return self.record
 
     def _write(self, status: str) -> Record:
         self.record["status"] = status

@@ -91,8 +91,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     )
     with begin(asked) as (folder, before):
         sink = _sink(request, folder)
-        record = _record(request, identity, before)
-        all_inside(folder, record.get("files", []), folder)  # also no link in their places
+        record = _record(request, folder, identity, before)
         filling = Filling(folder, before, record, sink, settings.indices, request.one_file)
         given = task.given if start is None else Given(start=start)
         draw = _drawer(request, folder, sink, given, stop, progress)
@@ -148,7 +147,9 @@ class _Start:
         return torch.from_numpy(np.array(self._states[chosen], dtype=np.float32))
 
 
-def _record(request: SampleRequest, identity: Record, before: Record | None) -> Record:
+def _record(
+    request: SampleRequest, folder: Path, identity: Record, before: Record | None
+) -> Record:
     """Return the manifest as far as it is known before the first sample."""
     settings, task = request.settings, request.task
     record = {
@@ -170,6 +171,7 @@ def _record(request: SampleRequest, identity: Record, before: Record | None) -> 
         record["files"] = task.files(settings.indices)
     elif task.names is not None:
         record["files"] = [*map(task.names, settings.indices)]
+    all_inside(folder, record.get("files", []), folder)  # also no link in their places
     return record
 
 
@@ -250,5 +252,4 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
         if path.parent != folder:
             with suppress(OSError):  # not empty yet, or not ours alone
                 path.parent.rmdir()
-    # Last: until then it says what is still to be removed.
-    (folder / NAME).unlink(missing_ok=True)
+    (folder / NAME).unlink(missing_ok=True)  # last: until then it says what is still to be removed

@@ -59,9 +59,12 @@ class ShapeSink:
         for index, tree, category in zip(indices, samples, names, strict=True):
             write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))
 
-    def finish(self, indices: range) -> list[str]:
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
         """Return the files' names; they are final already."""
         return [self._path(i).name for i in indices]
+
+    def tidy(self) -> None:
+        """Remove nothing."""
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
         """Return pictures of the shapes, uint8 [B, H, W, 3]."""

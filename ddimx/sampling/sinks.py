@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -40,8 +39,12 @@ class Sink(Protocol):
         """Store what the model drew: float32 [B, C, H, W] in its range, or octrees."""
         ...
 
-    def finish(self, indices: range) -> list[str]:
-        """Bring the run's files into their final form and return their names."""
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Bring the run's files into their final form, if they are not, and return their names."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what is needed no longer, once the record says that the run is complete."""
         ...
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
@@ -81,9 +84,12 @@ class ImageSink:
             with whole_file(self._path(index)) as part:
                 as_image(picture).save(part, format=self._suffix.upper(), lossless=True)
 
-    def finish(self, indices: range) -> list[str]:
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
         """Return the files' names; they are final already."""
         return [self._path(i).name for i in indices]
+
+    def tidy(self) -> None:
+        """Remove nothing."""
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
         """Read images back, uint8 [B, H, W, C]."""
@@ -147,14 +153,21 @@ class ArraySink:
                 labels=np.empty(0, np.int64) if labels is None else labels.cpu().numpy(),
             )
 
-    def finish(self, indices: range) -> list[str]:
-        """Join the parts in the order of the indices; the parts go when the file is whole."""
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Join the parts in the order of the indices, unless the file is whole already.
+
+        The parts stay until :meth:`tidy`: if this process ends before the record says that the run
+        is complete, nothing has to be drawn again.
+        """
         self._first = indices.start
-        if parts := _parts(self._folder):
+        if not whole:
             with whole_file(self._final) as target:
-                self._join(indices, parts, target)
-            remove_parts(self._folder)
+                self._join(indices, _parts(self._folder), target)
         return [self._final.name]
+
+    def tidy(self) -> None:
+        """Remove the parts."""
+        remove_parts(self._folder)
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
         """Return samples of the finished file as uint8 [B, H, W, C]."""
@@ -244,8 +257,11 @@ def remove_parts(folder: Path) -> None:
     for path in (*_parts(folder), folder / PARTS / JOINED):
         path.unlink(missing_ok=True)
     sweep(folder / PARTS)
-    with contextlib.suppress(OSError):
+    try:
         (folder / PARTS).rmdir()
+    except OSError:
+        if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
+            raise
 
 
 def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:

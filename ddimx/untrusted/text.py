@@ -47,7 +47,12 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is not JSON, or beyond what is read.
     """
-    return parse_json(read_bytes(path, limits.memory() // limits.TEXT_COST))
+    most = limits.memory() // limits.TEXT_COST
+    try:
+        data = read_bytes(path, most)
+    except ValueError as error:
+        raise ValueError(f"{error}, a bound that --limit-memory raises") from None
+    return parse_json(data)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class _Process:
         """Hand over a piece of work."""
         self._allowance = allowance
         with suppress(BrokenPipeError):  # it died while idle: outcome() tells
-            self.pipe.send((function, item, allowance, warm_up))
+            self.pipe.send((os.getcwd(), function, item, allowance, warm_up))
 
     def outcome(self, item: Any) -> Done[Any, Any]:
         """Return what came of the work, or raise it."""
@@ -211,7 +211,7 @@ def _serve(pipe: Connection) -> None:
     warm: set[Any] = set()
     while True:
         try:
-            function, item, allowance, warm_up = pipe.recv()
+            folder, function, item, allowance, warm_up = pipe.recv()
         except (EOFError, OSError):
             return
         if warm_up is not None and warm_up not in warm:
@@ -219,6 +219,7 @@ def _serve(pipe: Connection) -> None:
             warm.add(warm_up)
         answer: tuple[str, Any]
         try:
+            os.chdir(folder)  # relative paths mean what they mean there, which may have changed
             _limit(allowance)
             answer = "result", function(item)
         except Exception as error:  # noqa: BLE001 - raised again in the process that asked

@@ -142,11 +142,10 @@ def test_what_is_no_study_of_this_version_is_left_alone(tiny_model, tmp_path):
         assert (tmp_path / "solvers.json").read_text() == content
     (tmp_path / "solvers.json").unlink()
     (tmp_path / "mine.txt").write_text("mine")
-    done = evaluate(tiny_model, "--nfe", 2, "--out", tmp_path)
-    assert "is not empty and holds no study of solvers" in done.err
-    options = ("--nfe", 2, "--solver", "ddim", "--spacing", "trailing", "--overwrite")
+    options = ("--nfe", 2, "--solver", "ddim", "--spacing", "trailing")
     assert evaluate(tiny_model, *options, "--out", tmp_path).code == 0
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert evaluate(tiny_model, *options, "--out", tmp_path, "--overwrite").code == 0
+    assert names_in(tmp_path) == ["mine.txt", "solvers.csv", "solvers.json", "solvers.png"]
 
 
 def test_json_and_a_folder_of_its_own(tiny_model, tmp_path, monkeypatch):

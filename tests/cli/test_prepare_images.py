@@ -89,7 +89,7 @@ def test_the_other_data_sets_keep_their_own_crops(here):
         (("pictures", "p.npy", "--size", 8, "--dataset", "CELBA"), 2, "did you mean 'CELEBA'?"),
         (("pictures", "pictures", "--size", 8), 2, "is there and is no plain file"),
         (("pictures", "other.npy", "--size", 8), 2, "made from something else"),
-        (("pictures", "other.npy/p.npy", "--size", 8), 1, "cannot write other.npy/p.npy"),
+        (("pictures", "other.npy/p.npy", "--size", 8), 1, "cannot create other.npy/p.npy"),
     ],
 )
 def test_a_wrong_command_is_one_clear_message(here, args, code, message):

@@ -13,6 +13,7 @@ from ddimx.data.packed import MAGIC, PackedSource, header, read_index
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file
 from ddimx.progress import Progress
+from ddimx.runs import lock_folder
 from tests.data.official import encoded
 
 COUNT, SIZE = 50, 8
@@ -223,13 +224,11 @@ def test_a_damaged_record(pictures, tmp_path, damage):
 
 
 def test_a_second_process_is_refused(pictures, tmp_path):
-    fcntl = pytest.importorskip("fcntl", reason="a system without flock")
-    folder = tmp_path / "p.npy.unfinished"
-    folder.mkdir()
-    with (folder / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match=r"another process is making .*p\.npy"):
-            run(pictures, tmp_path / "p.npy")
+    with (
+        lock_folder(tmp_path / "p.npy.unfinished"),
+        pytest.raises(UsageError, match=r"another process is writing .*p\.npy\.unfinished"),
+    ):
+        run(pictures, tmp_path / "p.npy")
     assert run(pictures, tmp_path / "p.npy").found == 0
 
 

@@ -233,3 +233,83 @@ def test_a_record_that_is_none(tmp_path, text):
     (tmp_path / "set" / "prepare.json").write_text(text, encoding="latin-1")
     with pytest.raises(UsageError, match=r"prepare\.json is no record of a prepared set"):
         prepare(tmp_path / "set", jobs(1))
+
+
+def test_the_journal_does_not_show_how_a_set_was_made(tmp_path, monkeypatch):
+    """Undisturbed, stopped after two shapes with another order of jobs, or in several processes."""
+    count = 10
+    prepare(tmp_path / "whole", jobs(count))
+
+    def interrupted(work, settings, folder, workers):
+        yield from shape_jobs.make_all(work[:1:-1], settings, folder, workers)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_set, "make_all", interrupted)
+        with pytest.raises(Interrupted):
+            prepare(tmp_path / "stopped", jobs(4))
+    assert len((tmp_path / "stopped" / "journal.jsonl").read_text().splitlines()) == 2
+    prepare(tmp_path / "stopped", jobs(count))
+    prepare(tmp_path / "parallel", jobs(count), workers=2)
+    journal = (tmp_path / "whole" / "journal.jsonl").read_text()
+    files = [json.loads(line)["file"] for line in journal.splitlines()]
+    assert files == [f"shapes/box/b{i}.npz" for i in range(count)]
+    for name in ("stopped", "parallel"):
+        assert (tmp_path / name / "journal.jsonl").read_text() == journal
+
+
+def test_a_folder_that_was_only_begun_is_taken(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / ".prepare.json.abcd1234.part").write_text("{")
+    (folder / ".ddimx.lock").write_text("")
+    prepare(folder, jobs(1))
+    assert sorted(p.name for p in folder.iterdir() if p.name != ".ddimx.lock") == [
+        "journal.jsonl",
+        "prepare.json",
+        "shapes",
+        "test.jsonl",
+        "train.jsonl",
+        "val.jsonl",
+    ]
+
+
+def test_a_setting_that_an_older_set_lacks_is_the_default(tmp_path):
+    folder = tmp_path / "set"
+    prepare(folder, jobs(1))
+    record = json.loads((folder / "prepare.json").read_text())
+    del record["settings"]["visible"]
+    (folder / "prepare.json").write_text(json.dumps(record))
+    assert prepare(folder, jobs(1)).found == 1
+    with pytest.raises(UsageError, match="visible False instead of True"):
+        prepare(folder, jobs(1), visible=True)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    shapes = ShapeSet(tmp_path / "set", Settings("here", 3))
+    with (
+        shapes.alone(),
+        pytest.raises(UsageError, match="another process is writing"),
+        ShapeSet(tmp_path / "set", Settings("here", 3)).alone(),
+    ):
+        pass
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "prepare.json", "journal.jsonl"])
+def test_a_disk_that_fills_up_at_the_end_leaves_what_goes_on(tmp_path, monkeypatch, name):
+    folder, real = tmp_path / "set", shape_set.write_bytes
+
+    def full(path, data):
+        if path.name == name:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape_set, "write_bytes", full)
+        patch.setattr(shape_set, "write_json", lambda path, _: full(path, b"{}"))
+        with pytest.raises(DdimxError, match="No space left on device; what was written is valid"):
+            prepare(folder, jobs(2))
+    (folder / "prepare.json").unlink(missing_ok=True)
+    shape_set.write_json(folder / "prepare.json", {"settings": vars(Settings("here", 3))})
+    assert prepare(folder, jobs(2)).found in (0, 2)

@@ -171,7 +171,8 @@ def test_the_same_run_may_grow_but_not_shrink(tmp_path):
 
 
 def test_a_run_whose_dtype_this_machine_lacks_is_refused(tmp_path, monkeypatch):
-    write_json(tmp_path / NAME, {"identity": {"dtype": "bf16"}, "count": 1})
+    before = {"identity": {"dtype": "bf16"}, "count": 1, "status": "interrupted"}
+    write_json(tmp_path / NAME, before)
     assert manifest.dtype_for(None, tmp_path, "cpu") == "bf16"
 
     def refuse(name, device):

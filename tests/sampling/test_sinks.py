@@ -96,13 +96,16 @@ def test_npy_is_float32_and_not_clamped(tmp_path):
     extra = torch.full((1, 3, 2, 2), 3.5)
     sink.write([15], extra, torch.tensor([0]))
     assert sink.finish(range(10, 16)) == ["samples.npy"]
+    assert names_in(tmp_path) == ["parts", "samples.npy"]  # until the record says "complete"
+    sink.tidy()
     assert names_in(tmp_path) == ["samples.npy"]
     values = np.load(tmp_path / "samples.npy")
     assert values.dtype == np.float32
     assert (values == torch.cat([samples, extra]).numpy()).all()
     assert (sink.pixels(range(10, 16))[5] == 255).all()
     assert sink.done() == set()  # the parts are gone
-    assert sink.finish(range(10, 16)) == ["samples.npy"]
+    assert sink.finish(range(10, 16), whole=True) == ["samples.npy"]
+    assert (sink.pixels(range(10, 16))[5] == 255).all()
 
 
 def test_npz_has_labels_and_groups(tmp_path):
@@ -160,6 +163,7 @@ def test_an_array_is_whole_or_absent_and_its_parts_stay(tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["parts"]
     assert sink.done() == set(range(10, 15))
     sink.finish(range(10, 15))
+    sink.tidy()
     assert names_in(tmp_path) == ["samples.npz"]
     assert (sink.pixels(range(10, 15)) == pixels).all()
 
@@ -170,6 +174,7 @@ def test_only_our_parts_are_removed(tmp_path):
     (tmp_path / "parts" / ".00000001-1.npz.abcd1234.part").write_bytes(b"left by a killed process")
     assert sink.done() == set(range(10, 15))
     sink.finish(range(10, 15))
+    sink.tidy()
     assert names_in(tmp_path) == ["parts", "samples.npy"]
     assert names_in(tmp_path / "parts") == ["mine.npz"]
     remove_parts(tmp_path)

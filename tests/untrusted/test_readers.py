@@ -178,8 +178,8 @@ def test_the_option_raises_the_bound(tmp_path, monkeypatch):
     from ddimx.untrusted import limits
     from tests.sampling import invoke
 
-    monkeypatch.setenv(limits.VARIABLE, "1K")
     good.make_plan(tmp_path)
+    monkeypatch.setenv(limits.VARIABLE, "1K")
     refuses(read_plan, tmp_path / "plan.json", match="--limit-memory", kind=UsageError)
     done = invoke("info", tmp_path / "absent", "--limit-memory", "64M")
     assert done.code == 2

@@ -115,13 +115,14 @@ class Study:
 
     def _continue(self, before: Record) -> None:
         own = {key: value for key, value in self.record.items() if key not in ("status", "rows")}
-        differ = [key for key, value in own.items() if before.get(key) != value]
+        # A newer version measures the same.
+        differ = [key for key, v in own.items() if key != "ddimx" and before.get(key) != v]
         if differ:
             raise UsageError(
                 f"the results there are of another study ({', '.join(differ)}); "
                 "choose another --out or --overwrite"
             )
-        self.record = {**before, "status": "running"}
+        self.record = {**before, "status": "running", "ddimx": __version__}
 
     def _baseline(self, progress: Progress) -> None:
         """Measure once what training shapes reach in the samples' place."""
