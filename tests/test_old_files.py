@@ -208,4 +208,4 @@ def test_a_set_from_another_place_is_refused_with_the_reason(old):
     (old / "meshes" / "a.obj").write_bytes(obj())
     done = invoke("prepare", "octrees", "meshes", "set", "--depth", 3)
     assert done.code == 2
-    assert f"source {THEN}/meshes instead of {old}/meshes" in done.err
+    assert f"source '{THEN}/meshes' instead of {old}/meshes" in done.err

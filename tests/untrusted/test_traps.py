@@ -158,8 +158,17 @@ def test_a_manifests_format_is_part_of_names(tiny_model, outside, tmp_path):
     (tmp_path / "a" / "manifest.json").write_text(json.dumps(record))
     before = state_of(outside)
     done = sample(tiny_model, "-n", 1, "--out", "a", "--overwrite")
-    assert done.code == 0  # what bears a number and that ending is removed: nothing does
+    assert (done.code, done.err.count("\n")) == (1, 1)
     assert state_of(outside) == before
+
+
+def test_a_lock_that_is_a_link(tiny_model, outside, tmp_path):
+    """A lock file is opened to be written; what it leads to must not be."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".ddimx.lock").symlink_to(outside / "x")
+    done = sample(tiny_model, "-n", 1, "--out", "a")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "'.ddimx.lock' is refused: it is a symbolic link" in done.err
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
@@ -217,18 +226,19 @@ def test_a_log_that_is_a_link_is_not_appended_to(tiny_config, outside, tmp_path)
     assert "'log.jsonl' is refused: it leads out of run by a symbolic link" in done.err
 
 
-@pytest.mark.parametrize("name", ["pixels", "lock"])
-def test_packing_writes_through_no_link(name, outside, tmp_path):
+@pytest.mark.parametrize("link", ["p.npy.unfinished/pixels", "p.npy.unfinished/.ddimx.lock"])
+def test_packing_writes_through_no_link(link, outside, tmp_path):
     from PIL import Image
 
     (tmp_path / "in").mkdir()
     for i in range(3):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "in" / f"{i}.png")
     (tmp_path / "p.npy.unfinished").mkdir()
-    (tmp_path / "p.npy.unfinished" / name).symlink_to(outside / name)
+    (tmp_path / link).symlink_to(outside / "x")
+    before = state_of(outside)
     done = invoke("prepare", "images", "in", "p.npy", "--size", 8)
-    assert done.code == 1
-    assert f"'{name}' is refused" in done.err
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert state_of(outside) == before
 
 
 def test_a_folder_of_unfinished_work_elsewhere(outside, tmp_path):
