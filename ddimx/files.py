@@ -9,23 +9,11 @@ import json
 import os
 import re
 import shutil
-import struct
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
-
-# What zipfile raises on a damaged archive: KeyError is a missing member, RuntimeError an encrypted
-# one or, as NotImplementedError, an unknown compression. To be caught around reading, not more.
-DAMAGED_ZIP: tuple[type[Exception], ...] = (OSError, EOFError, KeyError, RuntimeError)
-DAMAGED_ZIP += (zipfile.BadZipFile, zlib.error)
-# And what NumPy raises besides: its headers are literals of Python, objects would need a pickle.
-DAMAGED_NUMPY: tuple[type[Exception], ...] = (*DAMAGED_ZIP, ValueError, OverflowError, TypeError)
-DAMAGED_NUMPY += (SyntaxError, TokenError, struct.error)
 
 
 class OtherContents(FileExistsError):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import DiffusionConfig
-from .errors import unknown
+from .errors import UsageError, unknown
 
 Array = npt.NDArray[np.float64]
 
@@ -87,7 +87,7 @@ class Schedule:
         if self.betas.ndim != 1 or not len(self.betas):
             raise ValueError("betas must be a non-empty vector")
         if not ((self.betas > 0) & (self.betas <= 1)).all():
-            raise ValueError("every beta must lie in (0, 1]")
+            raise UsageError("a noise schedule whose betas leave (0, 1]: change diffusion.beta_*")
 
     @classmethod
     def from_config(cls, config: DiffusionConfig) -> Schedule:

@@ -24,7 +24,8 @@ from ..runs import fresh_run, last_run, lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
 from ..weights.found import Which
-from ..weights.native import read_header
+from ..weights.model import check_fits
+from ..weights.native import read_header, read_shapes
 from ..weights.shapes import load_into
 from ..weights.source import Source, find_weights
 from .loop import Trainer
@@ -114,6 +115,8 @@ def _train(
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
+    if checkpoint is not None:
+        check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
     network, process = build(config, trust_code=request.trust_code, named_in=named_in)
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if request.init is not None and checkpoint is None:

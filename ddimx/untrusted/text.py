@@ -63,11 +63,12 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_json(text: bytes | str) -> Any:
+def parse_json(text: bytes | str, *, finite: bool = True) -> Any:
     """Return the value of a JSON text in UTF-8.
 
-    Numbers are finite: integers of at most 64 bits, and floats that are no infinity. ``NaN`` and
-    ``Infinity``, which are not JSON, and an object with a key twice are refused.
+    Integers have at most 64 bits, and no object has a key twice. With ``finite`` floats that are
+    infinite are refused, as are ``NaN`` and ``Infinity``, which are not JSON; without it they are
+    read as Python writes them.
 
     Raises:
         ValueError: it is not such a text, or longer or deeper than what is read.
@@ -93,8 +94,8 @@ def parse_json(text: bytes | str) -> Any:
     return json.loads(
         data.decode("utf-8"),
         parse_int=_integer,
-        parse_float=_finite,
-        parse_constant=_constant,
+        parse_float=_finite if finite else float,
+        parse_constant=_constant if finite else None,
         object_pairs_hook=_unique,
     )
 

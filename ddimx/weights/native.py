@@ -141,6 +141,21 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     return tensors
 
 
+def read_shapes(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Return tensors as :func:`read_tensors` names them, without their numbers: on "meta".
+
+    Raises:
+        DdimxError: not a readable safetensors file.
+    """
+    with _open(path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        try:
+            shapes = {name[len(prefix) :]: file.get_slice(name).get_shape() for name in names}
+            return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        except _UNREADABLE as error:
+            raise DdimxError(f"{path}: not readable ({shortened(str(error))})") from None
+
+
 def read_native(path: Path, which: Which | None = None) -> Found:
     """Read a model file, or a checkpoint's averaged (``ema``) or last (``raw``) weights.
 
@@ -194,7 +209,8 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
         )
     try:
         config = parse_json(metadata["ddimx.config"])
-        info = parse_json(metadata.get("ddimx.info", "{}"))
+        # A checkpoint remembers losses and the gradient's norm, which may have overflowed.
+        info = parse_json(metadata.get("ddimx.info", "{}"), finite=False)
         _check_info(info)
     except (KeyError, ValueError) as error:
         raise DdimxError(f"{path}: its header is damaged ({shortened(str(error))})") from None
@@ -211,3 +227,8 @@ def _check_info(info: Any) -> None:
             raise ValueError(f"{key} is {shown(value)}")
     if not isinstance(info.get("resumed", []), list):
         raise ValueError(f"resumed is {shown(info['resumed'])}")
+    losses, norm = info.get("losses", []), info.get("grad_norm", 0.0)
+    if not isinstance(losses, list) or not all(
+        isinstance(value, int | float) for value in (*losses, norm)
+    ):
+        raise ValueError(f"losses and grad_norm are {shown([losses, norm])}")

@@ -239,12 +239,12 @@ def make_checkpoint(folder: Path) -> None:
 def read_checkpoint(folder: Path) -> None:
     from ddimx.config_file import override
     from ddimx.training.state import TrainState, restore
-    from ddimx.weights.native import read_header
+    from ddimx.weights.model import check_fits
+    from ddimx.weights.native import read_header, read_shapes
 
     path = folder / "checkpoint-00000003.safetensors"
     config = override(read_header(path).config, ["training.batch_size=2"])
-    if config.model.name != "unet" or config.model != images().model:
-        return  # training builds what it is asked for: that is its user's own word
+    check_fits(config, read_shapes(path, "model."), str(path))
     network, _ = build(config)
     restore(path, TrainState.fresh(network, config))
 

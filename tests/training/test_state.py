@@ -136,7 +136,7 @@ def test_moments_go_where_the_weights_are_and_the_counter_stays():
     layer = nn.Linear(2, 1, device="meta")
     state = SimpleNamespace(network=layer, optimizer=torch.optim.AdamW(layer.parameters()))
     moments = {"exp_avg.weight": torch.ones(1, 2), "step.weight": torch.tensor(3.0)}
-    _restore_optimizer(state, moments)
+    _restore_optimizer(state, moments, "a checkpoint")
     found = state.optimizer.state[layer.weight]
     assert found["exp_avg"].device.type == "meta"
     assert found["step"].device.type == "cpu"

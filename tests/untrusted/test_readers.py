@@ -157,7 +157,18 @@ def test_counts_of_octrees(tmp_path, key, value):
     refuses(check_fits, validate(tree, "octrees"), tensors, "model", match="in a file of")
 
 
-@pytest.mark.parametrize("info", ["null", "[]", '{"step": "a"}', '{"step": -1}', "[" * 9999])
+@pytest.mark.parametrize(
+    "info",
+    [
+        "null",
+        "[]",
+        '{"step": "a"}',
+        '{"step": -1}',
+        '{"losses": 5}',
+        '{"grad_norm": "~"}',
+        "[" * 9999,
+    ],
+)
 def test_the_history_of_a_checkpoint(tmp_path, info):
     from ddimx.weights.native import read_header
 

@@ -57,6 +57,15 @@ def test_what_is_refused(text, reason):
         parse_json(text)
 
 
+def test_what_python_writes_of_a_training_is_read_where_that_is_asked():
+    text = json.dumps({"norm": [float("inf"), float("nan"), 1.5]})
+    values = parse_json(text, finite=False)["norm"]
+    assert values[0] == float("inf")
+    assert values[1] != values[1]
+    with pytest.raises(ValueError, match="is not JSON"):
+        parse_json(text)
+
+
 def test_brackets_and_digits_in_strings_count_for_nothing():
     text = "[" * 100 + "9" * 100 + '\\"' + "\\" + "," * 100
     assert parse_json(json.dumps({text: text})) == {text: text}
