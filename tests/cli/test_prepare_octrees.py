@@ -246,7 +246,10 @@ def test_furniture_with_a_missing_model(here):
     (here / "b.sh3f").write_bytes(content.replace(b"v 4.0 0.0", b"v 4.0 9.9", 1))  # a bad checksum
     done = invoke("prepare", "furniture", "--library", "b.sh3f", "--depth", 3, "--out", "out")
     assert done.code == 1
-    assert "b.sh3f: cannot read models/chair/chair.obj (Bad CRC-32" in done.err
+    assert (
+        "b.sh3f: cannot read models/chair/chair.obj (not a readable compressed file: Bad CRC-32"
+        in done.err
+    )
     assert "lib-chair" not in manifest(here / "out")
     assert "- Ada: bar\\_chair, desk, stool\n" in (here / "out" / "ATTRIBUTION.md").read_text(
         encoding="utf-8"
