@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .discrete.executor import TokenStep
@@ -14,7 +13,7 @@ from .errors import UsageError
 from .exporting.python import export
 from .models.octree.process import DiscreteProcess
 from .octree.tree import Octree
-from .sampling.batch import NOTHING, Given, finish_batch, finish_tokens, run_batch, run_tokens
+from .sampling.batch import NOTHING, Given, finish_all, finish_tokens, run_batch, run_tokens
 from .sampling.settings import Asked, resolve
 from .solvers.executor import Step
 from .weights.model import Model, load_model
@@ -53,13 +52,8 @@ def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **opti
     """
     settings = resolve(Asked(count=count, **options), model)
     _check_start(start, (count, *model.process.shape))
-    results = []
-    for first in range(0, count, settings.batch_size):
-        indices = settings.indices[first : first + settings.batch_size]
-        given = None if start is None else start[first : first + len(indices)]
-        chosen = NOTHING if given is None else Given(start=_chooser(given, indices))
-        results.append(finish_batch(model, settings, indices, given=chosen))
-    return torch.cat(results)
+    given = NOTHING if start is None else Given(start=_chooser(start, settings.indices))
+    return finish_all(model, settings, settings.indices, given=given)
 
 
 def stream(

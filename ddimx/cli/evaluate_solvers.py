@@ -121,7 +121,10 @@ def solvers(
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
-    candidates(loaded, nfes, solver or DETERMINISTIC, spacing or tuple(SPACINGS))  # refuses names
+    names = solver or DETERMINISTIC, spacing or tuple(SPACINGS)
+    plans, missing = candidates(loaded, nfes, *names)
+    if not plans and not search:
+        raise UsageError(f"--nfe {nfe}: there is nothing to measure: {missing[0]}")
 
     label = Path(loaded.name).name.removesuffix(SUFFIX)
     with (
@@ -176,16 +179,15 @@ def _numbers(text: str) -> list[int]:
 
 def _before(folder: Path) -> Study | None:
     """Return what an interrupted study left, with the plans that it found."""
-    import json
-
     from ..evaluation.study import SEARCHED, Study
     from ..plan_file import read_plan
+    from ..untrusted.text import read_object
 
     path = folder / RECORD
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
         if "status" not in record:
             raise UsageError(
                 f"{folder} holds results already, of version {record.get('ddimx')}, which this one "

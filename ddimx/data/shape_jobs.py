@@ -20,9 +20,9 @@ from .meshes import Surface, warm_up
 
 FORMAT = 1  # of a prepared folder; another one is not continued
 # What making a shape may take, at least four times of what 450 pieces of furniture took at most:
-# 0.35 s for each MB of the file and 120 MB at depth 6, 9 s and 290 MB at depth 9, where to find
-# what is visible takes 23 s even of a box. A surface has some
-# 4^depth cells. --limit-memory raises the time in proportion to the memory.
+# 0.35 s for each MB of the file and 120 MB at depth 6, 9 s and 290 MB at depth 9; finding what is
+# visible takes 23 s at depth 9, even of a box. A surface has some 4^depth cells, the grid 8^depth.
+# --limit-memory raises the time in proportion to the memory.
 SECONDS, SECONDS_PER_MB, SECONDS_PER_CELL, SECONDS_PER_VISIBLE = 3.0, 1.5, 200e-6, 4e-6
 BYTES_PER_BYTE, BYTES_PER_CELL, BYTES_PER_VISIBLE = 40, 1000, 24
 

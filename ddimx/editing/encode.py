@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..data.transform import to_bytes
 from ..errors import UsageError
-from ..sampling.batch import Given, finish_batch
+from ..sampling.batch import Given, finish_all
 from ..sampling.grid import MOST, write_grid
 from ..sampling.settings import Asked, Settings
 from ..sampling.sinks import ArraySink, Sink
@@ -74,17 +74,7 @@ def run_all(
 ) -> Tensor:
     """Run a plan from states [N, ...] in batches and return the results, float32 on the CPU."""
     given = Given(start=lambda samples: states[list(samples)], noise_index=lambda _: 0)
-    parts = [
-        finish_batch(
-            model,
-            settings,
-            range(first, min(first + settings.batch_size, len(states))),
-            given=given,
-            after_row=after_row,
-        )
-        for first in range(0, len(states), settings.batch_size)
-    ]
-    return torch.cat(parts)
+    return finish_all(model, settings, range(len(states)), given=given, after_row=after_row)
 
 
 def differences(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Noise
-from ..sampling.batch import finish_batch
+from ..sampling.batch import finish_all
 from ..sampling.settings import Asked
 from ..weights.model import Model
 from .encode import make_codec, run_all
@@ -58,11 +58,7 @@ def inpaint(
     paint = None if mask is None else mask[None].cpu()
     states = image[None].to("cpu", torch.float32)
     given = inpaint_given(settings, model, states, paint, edit)
-    batches = [
-        settings.indices[first : first + settings.batch_size]
-        for first in range(0, settings.count, settings.batch_size)
-    ]
-    return torch.cat([finish_batch(model, settings, batch, given=given) for batch in batches])
+    return finish_all(model, settings, settings.indices, given=given)
 
 
 def encode(model: Model, images: Tensor, *, refine: int | None = None, **options: Any) -> Tensor:

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..plan import Plan
-from ..runs.batches import in_batches
-from ..sampling.batch import finish_batch
+from ..sampling.batch import finish_all
 from ..sampling.settings import Settings
 from ..solvers.executor import Step
 from ..solvers.registry import SolverChoice
@@ -49,11 +47,7 @@ def run_plan(
 ) -> Tensor:
     """Return the results of a plan for the samples of ``settings``, float32 [N, ...]."""
     mine = replace(settings, table=plan)
-
-    def do(batch: Sequence[int]) -> Tensor:
-        return finish_batch(model, mine, batch, after_row=after_row)
-
-    return torch.cat([x0 for _, x0 in in_batches(settings.indices, settings.batch_size, do)])
+    return finish_all(model, mine, settings.indices, after_row=after_row)
 
 
 def fine_times(model: Model, evaluations: int) -> Times:

@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import DdimxError, UsageError
+from ..untrusted.names import refusal
 
 ATTEMPTS = 3  # a lock file may be removed by its owner between our opening and our locking it
 
@@ -69,6 +70,8 @@ def lock_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(name: Path, what: Path) -> Iterator[None]:
+    if name.is_symlink():  # it is opened to be written, by older versions of filelock also emptied
+        raise refusal(name.name, name.parent, "is a symbolic link")
     lock = FileLock(name)
     for attempt in range(ATTEMPTS):
         try:

@@ -14,6 +14,7 @@ from ..discrete.executor import TokenStep
 from ..models.octree.process import DiscreteProcess
 from ..models.octree.sampler import draw_tokens
 from ..octree.tree import Octree
+from ..runs.batches import in_batches
 from ..solvers.executor import Draw, Known, Step
 from ..weights.model import Model
 from .settings import Settings, labels_for
@@ -105,6 +106,39 @@ def finish_batch(
         assert final is not None  # a plan has at least one row
         results.append(final[places].to("cpu", torch.float32))
     return torch.cat(results)
+
+
+def finish_all(
+    model: Model,
+    settings: Settings,
+    samples: Sequence[int],
+    *,
+    given: Given = NOTHING,
+    after_row: Callable[[Step, Sequence[int]], None] | None = None,
+) -> Tensor:
+    """Return the results of any number of indices, float32 [N, ...], in batches.
+
+    They are of the settings' size, or smaller where the device's memory does not suffice.
+
+    Raises:
+        DdimxError: not even one sample, or micro-batch, fits.
+    """
+
+    def do(batch: Sequence[int]) -> Tensor:
+        return finish_batch(model, settings, batch, given=given, after_row=after_row)
+
+    batches = in_batches(samples, settings.batch_size, do, indivisible=indivisible(settings))
+    return torch.cat([results for _, results in batches])
+
+
+def indivisible(settings: Settings) -> str | None:
+    """Return why smaller batches of images would not need less memory, if so."""
+    if not settings.invariant:
+        return None
+    return (
+        f"the {MICRO_BATCH} samples that --invariant computes together do not fit into the "
+        "device's memory"
+    )
 
 
 def _micro_batches(samples: Sequence[int]) -> list[list[int]]:

@@ -27,7 +27,7 @@ from ..untrusted.names import all_inside
 from ..weights.model import Model
 from ..weights.source import SUFFIX
 from . import manifest
-from .batch import MICRO_BATCH, Given, finish
+from .batch import Given, finish, indivisible
 from .memory import check_fits
 from .settings import Settings, labels_for
 from .shape_sink import ShapeSink
@@ -197,14 +197,9 @@ def _drawer(
 
 def _indivisible(request: SampleRequest) -> str | None:
     """Return why smaller batches would not need less memory, if so."""
-    if not request.settings.invariant:
-        return None
-    if request.shapes:
+    if request.shapes and request.settings.invariant:
         return "not even one sample fits into the device's memory"
-    return (
-        f"the {MICRO_BATCH} samples that --invariant computes together do not fit into the "
-        "device's memory"
-    )
+    return indivisible(request.settings)
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def _fault(name: Any) -> str | None:
     if "\0" in name:
         return "holds a NUL character"
     windows = PureWindowsPath(name)
-    if name.startswith(("/", "\\")) or windows.drive or windows.root:
+    if name.startswith(("/", "\\")) or windows.drive:
         return "is not relative"
     parts = re.split(r"[/\\]", name)
     # Windows drops dots and spaces at a part's end, so that ".. " and "..." lead upwards too.

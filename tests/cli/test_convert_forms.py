@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ddimx.config_file import load_config
+from ddimx.runs import lock_file
 from ddimx.weights.native import Header, read_header, read_native, save
 from ddimx.weights.source import Source, find_weights, read_source
 from tests.sampling import invoke, manifest_of, names_in
@@ -171,6 +172,14 @@ def test_what_is_there_already_is_done(native, folder, form):
     assert done.code == 2
     assert "exists; --overwrite replaces it" in done.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_process_is_refused(native, folder):
+    with lock_file(folder / "m.safetensors"):
+        done = invoke("convert", native, "m.safetensors")
+    assert done.code == 2
+    assert "another process is writing m.safetensors" in done.err
+    assert names_in(folder) == ["start.safetensors"]
 
 
 @pytest.mark.parametrize("form", TARGETS)

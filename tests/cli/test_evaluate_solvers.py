@@ -177,3 +177,12 @@ def test_wrong_options(tiny_model, tmp_path, args, message):
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_evaluations_that_no_solver_needs(tiny_model, run_cli):
+    """range(0, 1000, 1000 // 3) has four times, so that nothing fits three evaluations."""
+    words = ["--nfe", "3", "--solver", "ddim", "--spacing", "ddim", "-n", "1"]
+    done = run_cli("evaluate", "solvers", "-m", tiny_model, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --nfe 3: there is nothing to measure: ")
+    assert done.stderr.count("\n") == 1

@@ -47,6 +47,9 @@ def test_bad_files_are_listed_and_make_the_exit_code_1(here):
         assert done.code == 1
         assert "1 images are left out:\n  pictures/0007.png: cannot be decoded (" in done.err
         assert len(np.load(here / "p.npy")) == 19
+    quiet = invoke("prepare", "images", "pictures", "p.npy", "--size", 8, "-q")
+    assert quiet.code == 1
+    assert quiet.err.startswith("error: 1 images are left out:\n  pictures/0007.png: cannot be")
     (here / "pictures" / "0007.png").write_bytes(encoded(smooth(7, 12, 16)))
     assert invoke("prepare", "images", "pictures", "p.npy", "--size", 8, "--overwrite").code == 0
     assert len(np.load(here / "p.npy")) == 20

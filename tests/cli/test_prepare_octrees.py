@@ -83,6 +83,9 @@ def test_a_bad_mesh_makes_the_exit_code_1_and_the_rest_is_there(here):
     done = octrees("in", "out", "--depth", 3)
     assert done.code == 1
     assert "2 could not be made (failures.json lists all):\n  in/letter.obj: " in done.err
+    quiet = octrees("in", "out", "--depth", 3, "-q")
+    assert quiet.code == 1
+    assert quiet.err.startswith("error: 2 could not be made")
     assert list(manifest(here / "out")) == ["a"]
     failures = json.loads((here / "out" / "failures.json").read_text())
     assert [one["source"] for one in failures] == ["in/letter.obj", "in/nan.obj"]

@@ -172,7 +172,7 @@ def npz() -> bytes:
         (b"no array", [], "not a readable .npy ("),
         (b"PK\x03\x04 no archive", [], "not a readable .npy ("),
         (npy(2, 3, 8, 8)[:-1], [], "not a readable .npy ("),
-        (npz(), [], "not an array of NumPy's"),
+        (npz(), [], "not a readable .npy (not an array of NumPy's)"),
         (npy(2, 3, 8, 7), [], "shape (2, 3, 8, 7), expected (N, 3, 8, 8)"),
         (npy(3, 8, 8), [], "shape (3, 8, 8), expected (N, 3, 8, 8)"),
         (npy(), [], "shape (), expected (N, 3, 8, 8)"),

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from ddimx.models.unet import UNet
+from ddimx.runs import lock_folder
+from ddimx.runs import run as run_protocol
 from ddimx.sampling.sinks import ArraySink, ImageSink
 from tests.conftest import cli_environment
 from tests.sampling import (
@@ -434,3 +436,69 @@ def test_a_finished_array_that_is_gone_is_made_again(tiny_model, tmp_path):
     (tmp_path / "a" / "samples.npy").unlink()
     sampled(tiny_model, *options)
     assert (tmp_path / "a" / "samples.npy").read_bytes() == before
+
+
+def test_a_folder_that_was_only_begun_is_taken(tiny_model, tmp_path):
+    """Killed between making the folder and the first manifest."""
+    (tmp_path / "a").mkdir()
+    for name in (".ddimx.lock", ".manifest.json.abcd1234.part"):
+        (tmp_path / "a" / name).write_text("{")
+    sampled(tiny_model, "-n", 1, "--out", "a")
+    assert names_in(tmp_path / "a") == ["000000.png", *RECORD]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".hidden").write_text("mine")
+    done = sample(tiny_model, "-n", 1, "--out", "b")
+    assert (done.code, names_in(tmp_path / "b")) == (2, [".hidden"])
+
+
+@pytest.mark.parametrize("verb", ["sample", "sequence", "evaluate solvers"])
+def test_a_second_process_is_refused_at_once(tiny_model, tmp_path, verb):
+    sampled(tiny_model, "-n", 1, "--out", "a")
+    before = state_of(tmp_path / "a")
+    with lock_folder(tmp_path / "a"):
+        done = invoke(*verb.split(), "-m", tiny_model, "-n", 2, "--device", "cpu", "--out", "a")
+        assert (done.code, done.out) == (2, "")
+        assert "another process is writing a; wait for its end, or choose another --out" in done.err
+    assert state_of(tmp_path / "a") == before
+
+
+def test_a_contact_sheet_that_a_kill_swallowed_is_drawn(tiny_model, tmp_path):
+    options = ("-n", 2, "--out", "a")
+    sampled(tiny_model, *options)
+    sheet = (tmp_path / "a" / "grid.png").read_bytes()
+    (tmp_path / "a" / "grid.png").unlink()
+    with counted_calls() as calls:
+        sampled(tiny_model, *options)
+    assert calls == []
+    assert (tmp_path / "a" / "grid.png").read_bytes() == sheet
+
+
+@pytest.mark.parametrize("at", ["join", "record", "tidy"])
+def test_what_fails_at_the_end_of_an_array_costs_no_sample(tiny_model, tmp_path, monkeypatch, at):
+    options = ("-n", 3, "--format", "npy", "--out")
+    sampled(tiny_model, *options, "whole")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    real = run_protocol.write_json
+    with monkeypatch.context() as patch:
+        if at == "join":
+            patch.setattr(ArraySink, "_join", full)
+        elif at == "tidy":
+            patch.setattr(ArraySink, "tidy", full)
+        else:
+            patch.setattr(
+                run_protocol,
+                "write_json",
+                lambda path, value: full() if value["status"] == "complete" else real(path, value),
+            )
+        done = sample(tiny_model, *options, "a")
+    assert done.code == 1
+    assert "cannot write to a: No space left on device; what was written is valid, " in done.err
+    with counted_calls() as calls:
+        sampled(tiny_model, *options, "a")
+    assert calls == []
+    assert names_in(tmp_path / "a") == [*RECORD, "samples.npy"]
+    whole = (tmp_path / "whole" / "samples.npy").read_bytes()
+    assert (tmp_path / "a" / "samples.npy").read_bytes() == whole

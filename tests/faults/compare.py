@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import struct
 from pathlib import Path
 
 # What tells when, how long, and how often a run was interrupted.
 TIMES = {"seconds", "network_calls", "images_per_second", "data_wait_seconds", "data_wait_share"}
-TIMES |= {"resumed", "hours", "found"}
+TIMES |= {"resumed", "hours", "found", "seconds_per_shape"}
 
 
 def content(path: Path):
@@ -19,6 +21,8 @@ def content(path: Path):
     if path.suffix == ".jsonl":  # a note says that something could not be written
         lines = [json.loads(line) for line in data.splitlines() if line]
         return [timeless(line) for line in lines if "note" not in line]
+    if path.suffix == ".csv":
+        return [timeless(row) for row in csv.DictReader(io.StringIO(data.decode()))]
     if path.suffix == ".safetensors":
         length = 8 + struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8:length])

@@ -21,6 +21,8 @@ IMAGES = ["-m", "{in}/tiny.safetensors", "--device", "cpu", "--steps", "2"]
 SHAPES = ["-m", "{in}/shapes.safetensors", "--device", "cpu", "--steps", "1"]
 MEASURE = ["-m", "{in}/tiny.safetensors", "--device", "cpu", "--out", "out"]
 
+ONE = ["--workers", "1"]
+
 # "{in}" is the folder that write_inputs filled; a command runs in an empty folder of its own.
 VERBS: dict[str, list[str]] = {
     "train": ["train", "-c", "{in}/tiny.yml", "--device", "cpu", "-o", "run"],
@@ -41,7 +43,7 @@ VERBS: dict[str, list[str]] = {
         *("--size", "8", "--out", "set.npz", "--preview", "set.png"),
     ],
     "prepare images": ["prepare", "images", "{in}/pictures", "p.npy", "--size", "8"],
-    "prepare octrees": ["prepare", "octrees", "{in}/meshes", "out", "--depth", "3"],
+    "prepare octrees": ["prepare", "octrees", "{in}/meshes", "out", "--depth", "3", *ONE],
     "evaluate solvers": [
         *("evaluate", "solvers", *MEASURE, "--reference", "20", "--count", "2", "--nfe", "2"),
         *("--solver", "ddim", "--search", "--search-count", "2", "--trials", "2"),

@@ -41,7 +41,7 @@ from tests.data.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, s
 
 from .mutate import json_text, mutated, plain
 from .target import Target
-from .values import integer_bytes, zeros
+from .values import integer_bytes
 
 DEPTH = 6  # of octrees, as 'prepare octrees' has it by default
 
@@ -199,7 +199,7 @@ def make_unfinished(folder: Path) -> None:
         (pictures / f"{i}.png").write_bytes(encoded(smooth(i, 8, 8)))
     from ddimx.data import pack as module
 
-    replace, chunk = module._State, module.CHUNK
+    chunk = module.CHUNK
     module.CHUNK = 8
     try:
         data = DataConfig(dataset="FOLDER", root=str(pictures), image_size=8, channels=3)
@@ -208,7 +208,7 @@ def make_unfinished(folder: Path) -> None:
         packing._finished = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
         packing.run(Progress(quiet=True))
     finally:
-        module._State, module.CHUNK = replace, chunk
+        module.CHUNK = chunk
 
 
 # Meshes and what is made of them
@@ -376,7 +376,6 @@ def edit_bombs(folder: Path, rng: Random) -> None:
                 stream.write(head)
                 for _ in range(size):
                     stream.write(bytes(1 << 20))
-    assert zeros is not None
 
 
 TARGETS = [

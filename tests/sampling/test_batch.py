@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from ddimx.errors import DdimxError
 from ddimx.noise import Noise
-from ddimx.sampling.batch import MICRO_BATCH, Given, finish_batch, run_batch
+from ddimx.sampling import batch
+from ddimx.sampling.batch import MICRO_BATCH, Given, finish_all, finish_batch, run_batch
 from ddimx.sampling.settings import Asked, resolve
 from ddimx.weights.model import load_model
 from tests.sampling import counted_calls
@@ -113,3 +115,29 @@ def test_an_error_of_an_observer_ends_the_batch(model):
     with counted_calls() as calls, pytest.raises(InterruptedError):
         finish_batch(model, settings, [0], after_row=stop)
     assert len(calls) == 2
+
+
+def test_many_samples_are_finished_in_batches_that_fit(model, monkeypatch):
+    settings = resolve(Asked(steps=2, count=7, batch_size=6), model)
+    whole, tried = finish_all(model, settings, settings.indices), []
+
+    def limited(model, settings, samples, **rest):
+        tried.append(len(samples))
+        if len(samples) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return finish_batch(model, settings, samples, **rest)
+
+    monkeypatch.setattr(batch, "finish_batch", limited)
+    parts = finish_all(model, settings, settings.indices)
+    assert tried == [6, 3, 2, 2, 2, 1]
+    assert torch.allclose(parts, whole, atol=1e-5)  # float32, whose products depend on the batch
+
+    def none(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(batch, "finish_batch", none)
+    with pytest.raises(DdimxError, match="not even one sample fits"):
+        finish_all(model, settings, settings.indices)
+    settings = resolve(Asked(steps=2, count=7, invariant=True), model)
+    with pytest.raises(DdimxError, match="the 8 samples that --invariant computes together"):
+        finish_all(model, settings, settings.indices)

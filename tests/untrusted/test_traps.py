@@ -162,6 +162,15 @@ def test_a_manifests_format_is_part_of_names(tiny_model, outside, tmp_path):
     assert state_of(outside) == before
 
 
+def test_a_lock_that_is_a_link(tiny_model, outside, tmp_path):
+    """A lock file is opened to be written; what it leads to must not be."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".ddimx.lock").symlink_to(outside / "x")
+    done = sample(tiny_model, "-n", 1, "--out", "a")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "'.ddimx.lock' is refused: it is a symbolic link" in done.err
+
+
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
 def test_parts_in_another_place(tiny_model, outside, tmp_path, overwrite):
     """Parts of an array are removed when it is whole: not where a link leads."""

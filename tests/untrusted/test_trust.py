@@ -167,6 +167,12 @@ def test_training_is_resumed_only_with_it(planted, tmp_path):
     assert done.code == 2
     assert f"checkpoint-00000006.safetensors names the network '{NAME}'" in done.err
     assert not planted()
+    shutil.move("run/checkpoints", "kept")  # as after a kill before the first one
+    done = invoke(*more)
+    assert done.code == 2
+    assert f"{os.path.join('run', 'config.yml')} names the network '{NAME}'" in done.err
+    assert not planted()
+    shutil.move("kept", "run/checkpoints")
     assert invoke(*more, TRUST).code == 0
     assert planted()
 
