@@ -68,6 +68,7 @@ def neighbours(
     from ..evaluation.neighbours import side_by_side
     from ..files import whole_file
     from ..progress import Progress
+    from ..runs import lock_file
     from ..sampling.grid import grid
     from ..sampling.sinks import as_image
     from ..weights.model import load_model
@@ -89,12 +90,13 @@ def neighbours(
     source, held_out = open_source(own), open_source(own, held_out=True)
     if not len(held_out):
         raise UsageError("the data has no held-out split to compare with")
-    drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
-    images = to_bytes(drawn, own.data).numpy()
-    found = find(images, source, held_out, mirrored=own.data.random_flip)
-    with whole_file(out) as part:
-        sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
-        as_image(sheet).save(part, format="PNG")
+    with lock_file(out):
+        drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
+        images = to_bytes(drawn, own.data).numpy()
+        found = find(images, source, held_out, mirrored=own.data.random_flip)
+        with whole_file(out) as part:
+            sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
+            as_image(sheet).save(part, format="PNG")
     result = {
         "count": len(images),
         "share_beyond_held_out_median": found.share_beyond,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -94,6 +95,7 @@ def nll(
     """
     from ..models.octree.process import DiscreteProcess
     from ..progress import Progress
+    from ..runs import lock_folder
     from ..weights.model import load_model
     from .parse import clip_value, one_of, weights_choice
 
@@ -117,7 +119,8 @@ def nll(
         "--clip": clip,
     }
     numbers = {"count": count, "seed": seed, "terms": terms, "batch_size": batch_size}
-    with Progress(quiet=quiet) as progress:
+    alone = nullcontext() if folder is None else lock_folder(folder)
+    with Progress(quiet=quiet) as progress, alone:
         result: Nll | TokenNll
         if isinstance(loaded.process, DiscreteProcess):
             _refuse("for models of images, and this one draws octrees", images_only)

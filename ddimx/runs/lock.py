@@ -69,6 +69,16 @@ def lock_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def lock_output(path: Path | None) -> Iterator[None]:
+    """As :func:`lock_file` for a result that is measured for long, or nothing without a path."""
+    if path is None:
+        yield
+    else:
+        with lock_file(path):
+            yield
+
+
+@contextmanager
 def _held(name: Path, what: Path) -> Iterator[None]:
     if name.is_symlink():  # it is opened to be written, by older versions of filelock also emptied
         raise refusal(name.name, name.parent, "is a symbolic link")
