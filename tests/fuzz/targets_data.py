@@ -77,7 +77,7 @@ def edit_pictures(folder: Path, rng: Random) -> None:
     stream = io.BytesIO()
     try:
         Image.new(mode, size).save(stream, kind)
-    except (OSError, ValueError, struct.error):  # not every kind has every mode and size
+    except (OSError, ValueError, OverflowError, struct.error):  # not every kind has every size
         Image.new("L", (50, 50)).save(stream, "PNG")
     path.write_bytes(stream.getvalue() if rng.random() < 0.7 else plain(stream.getvalue(), rng))
 
