@@ -74,12 +74,12 @@ def fid(
     from ..evaluation.frechet import write_statistics
     from ..files import OtherContents, sweep, write_json
     from ..progress import Progress
-    from ..runs import lock_output
+    from ..runs import lock_file
     from .output import print_json
 
     forbid_tf32()
     where = choose_device(device)
-    with Progress(quiet=quiet) as progress, lock_output(out or save_stats):
+    with Progress(quiet=quiet) as progress, lock_file(out or save_stats):
         network = networks.inception(features, where, offline=offline, progress=progress)
         known = statistics_of(reference, network, batch_size, progress, offline=offline)
         if save_stats is not None:

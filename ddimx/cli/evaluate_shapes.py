@@ -82,7 +82,7 @@ def shapes(
     from ..evaluation.shapes.sets import named_on_both_sides
     from ..files import write_json
     from ..progress import Progress
-    from ..runs import lock_output
+    from ..runs import lock_file
     from .output import print_json, refuse_existing
     from .parse import one_of
 
@@ -97,7 +97,7 @@ def shapes(
         floors=floors,
         workers=workers,
     )
-    with Progress(quiet=quiet) as progress, lock_output(out):
+    with Progress(quiet=quiet) as progress, lock_file(out):
         sets = _read(samples, reference, train, part, category or [], progress)
         drawn, known, seen = sets["samples"], sets["reference"], sets.get("train")
         record = quality(

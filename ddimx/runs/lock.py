@@ -56,26 +56,21 @@ def lock_folder(folder: Path, key: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def lock_file(path: Path) -> Iterator[None]:
+def lock_file(path: Path | None) -> Iterator[None]:
     """Be the only process that writes a file, or a folder that is replaced as a whole.
+
+    Without a path nothing is written, and nothing is locked.
 
     Raises:
         UsageError: another process is writing it; nothing was touched.
         OSError: the lock file cannot be made, and so neither could the file.
     """
+    if path is None:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _held(path.parent / f".{path.name}.lock", path):
         yield
-
-
-@contextmanager
-def lock_output(path: Path | None) -> Iterator[None]:
-    """As :func:`lock_file` for a result that is measured for long, or nothing without a path."""
-    if path is None:
-        yield
-    else:
-        with lock_file(path):
-            yield
 
 
 @contextmanager
