@@ -19,6 +19,16 @@ class UsageError(DdimxError):
     exit_code = 2
 
 
+class MissingPackage(UsageError):
+    """A package that an extra of this one brings is not installed, or cannot be imported."""
+
+    def __init__(self, what: str, package: str, extra: str, reason: ImportError) -> None:
+        """Say that ``what`` needs ``package``, and which extra to install."""
+        missing = isinstance(reason, ModuleNotFoundError)
+        why = "which is not installed" if missing else f"which cannot be imported ({reason})"
+        super().__init__(f'{what} needs {package}, {why}: pip install "ddimx[{extra}]"')
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known word, or a full stop."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
