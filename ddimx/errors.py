@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 
 class DdimxError(Exception):
@@ -20,13 +22,30 @@ class UsageError(DdimxError):
 
 
 class MissingPackage(UsageError):
-    """A package that an extra of this one brings is not installed, or cannot be imported."""
+    """A package that an extra of this one installs is missing, or cannot be imported."""
 
-    def __init__(self, what: str, package: str, extra: str, reason: ImportError) -> None:
-        """Say that ``what`` needs ``package``, and which extra to install."""
-        missing = isinstance(reason, ModuleNotFoundError)
-        why = "which is not installed" if missing else f"which cannot be imported ({reason})"
-        super().__init__(f'{what} needs {package}, {why}: pip install "ddimx[{extra}]"')
+
+def optional_module(name: str, purpose: str, extra: str) -> ModuleType:
+    """Import a module of a package that an extra installs.
+
+    Args:
+        name: "scipy.ndimage".
+        purpose: what it is needed for, as the message says it: "charts".
+        extra: that of this package to install: "3d".
+
+    Raises:
+        MissingPackage: the package is not installed, or cannot be imported.
+    """
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = "is not installed" if missing else f"cannot be imported ({error})"
+        raise MissingPackage(
+            f'{package}, which {purpose} need, {reason}; run pip install "ddimx[{extra}]"'
+        ) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -74,6 +74,7 @@ def solvers(
     The error says how well the sampler's equation is solved, not how good the pictures are. A
     searched plan is fitted to other samples than those it is measured on; use it with
     'ddimx sample --plan'. The same command into the same --out goes on where it stopped.
+    The chart needs pip install "ddimx[plot]"; all else is written without it.
 
     Examples:
 

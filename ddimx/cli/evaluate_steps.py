@@ -108,7 +108,7 @@ def steps(
     with --distances, 1-NNA, COV and MMD, against the network's real calls for each shape (encoding
     finished levels once is not counted). Give --steps last thought by 1-NNA, not by connectivity
     alone, which a low temperature raises at the cost of variety. The same command into the same
-    --out goes on where it stopped.
+    --out goes on where it stopped. Needs pip install "ddimx[3d]", for the charts "ddimx[plot]" too.
 
     Examples:
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..errors import MissingPackage
+from ..errors import MissingPackage, optional_module
 from ..files import whole_file
 
 if TYPE_CHECKING:
@@ -68,11 +68,10 @@ def line_charts(panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> Image.
     Raises:
         MissingPackage: matplotlib is not installed, or cannot be imported.
     """
-    try:
-        import matplotlib.style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError as error:
-        raise MissingPackage("a chart", "matplotlib", "plot", error) from None
+    optional_module("matplotlib.backends.backend_agg", "charts", "plot")
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     with matplotlib.style.context("default", after_reset=True):
         canvas = FigureCanvasAgg(figure_of(panels, size))
         canvas.draw()

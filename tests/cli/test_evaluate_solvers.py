@@ -197,5 +197,5 @@ def test_without_matplotlib_all_but_the_chart_is_there(tiny_model, tmp_path, mon
     assert names_in(tmp_path / "out") == ["solvers.csv", "solvers.json"]
     assert "ddim    trailing" in done.out
     (line,) = (line for line in done.err.splitlines() if "omitted" in line)
-    assert line.startswith("solvers.png is omitted: a chart needs matplotlib, which is not")
+    assert line.startswith("solvers.png is omitted: matplotlib, which charts need, is not in")
     assert done.err.splitlines()[-1].endswith("out: solvers.csv, solvers.json")

@@ -172,7 +172,7 @@ def test_without_matplotlib_all_but_the_chart_is_there(weights, data, tmp_path, 
     assert {path.name for path in out.iterdir()} == {"steps.json", "steps.csv"}
     lines = [line for line in done.err.splitlines() if "omitted" in line]
     assert len(lines) == 1  # though the files were written after each way
-    assert lines[0].startswith("steps.png is omitted: a chart needs matplotlib")
+    assert lines[0].startswith("steps.png is omitted: matplotlib, which charts need, is not in")
 
 
 def test_categories_as_the_reference_has_them():

@@ -96,9 +96,9 @@ def test_a_picture_is_written(tmp_path):
 
 def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingPackage, match=r'is not installed: pip install "ddimx\[plot\]"'):
+    with pytest.raises(MissingPackage, match=r'is not installed; run pip install "ddimx\[plot\]"'):
         line_charts([])
     (tmp_path / "a.png").write_bytes(b"of earlier results")
     said = write_charts(tmp_path / "a.png", [])
-    assert said.startswith("a.png is omitted: a chart needs matplotlib")
+    assert said.startswith("a.png is omitted: matplotlib, which charts need, is not")
     assert not (tmp_path / "a.png").exists()
