@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..discrete.plan import TokenPlan
 from ..models.octree.process import DiscreteProcess
-from ..plan import Plan
+from ..solvers.plan import Plan
 from ..weights.model import Model
 from .batch import finish_tokens, run_batch
 from .memory import bytes_per_sample, together, weight_bytes

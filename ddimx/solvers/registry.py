@@ -7,9 +7,6 @@ from typing import Any
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Plan
-from ..schedule import Schedule
-from ..timesteps import Times, as_run
 from .ddim import ddim
 from .ddpm import Variance, ddpm
 from .dpmpp import dpmpp
@@ -17,6 +14,9 @@ from .ipndm import ipndm
 from .names import KINDS, SolverName, parse_solver
 from .pfdiff import evaluations as pfdiff_evaluations
 from .pfdiff import pfdiff
+from .plan import Plan
+from .schedule import Schedule
+from .timesteps import Times, as_run
 from .unipc import unipc
 
 

@@ -13,7 +13,7 @@ import pytest
 from ddimx.models.unet import UNet
 from ddimx.runs import lock_folder
 from ddimx.runs import run as run_protocol
-from ddimx.sampling.sinks import ArraySink, ImageSink
+from ddimx.runs.sinks import ArraySink, ImageSink
 from tests.conftest import cli_environment
 from tests.sampling import (
     counted_calls,
