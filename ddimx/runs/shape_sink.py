@@ -14,7 +14,6 @@ from ..errors import UsageError
 from ..octree.file import Shape, read_shape, write_shape
 from ..octree.tree import Octree
 from ..splats.preview.render import render_thumbnail
-from ..weights.model import Model
 
 FORMAT = "npz"
 PICTURE = 192  # pixels of a shape on the contact sheet
@@ -33,14 +32,14 @@ def check_format(kind: str, name: str) -> None:
 class ShapeSink:
     """One token file for every shape, named by its index: ``000007.npz``."""
 
-    def __init__(self, folder: Path, kind: str, model: Model) -> None:
-        """Write to ``folder``.
+    def __init__(self, folder: Path, kind: str, model: str, classes: Sequence[str]) -> None:
+        """Write to ``folder`` what the model of that name and with these classes draws.
 
         Raises:
             UsageError: a format for images.
         """
-        check_format(kind, model.name)
-        self._folder, self._model = folder, model
+        check_format(kind, model)
+        self._folder, self._classes = folder, tuple(classes)
 
     def done(self) -> set[int]:
         """Return the indices whose files exist; files are written whole."""
@@ -54,7 +53,7 @@ class ShapeSink:
         """Write one file for every tree, with its class and its identity."""
         names = [""] * len(samples)
         if labels is not None:
-            known = (*self._model.classes, "")
+            known = (*self._classes, "")
             names = [known[label] for label in labels.tolist()]
         for index, tree, category in zip(indices, samples, names, strict=True):
             write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))

@@ -217,7 +217,7 @@ def _counted_calls(model: Model, record: Record) -> Iterator[None]:
 def _sink(request: SampleRequest, folder: Path) -> Sink:
     data, task = request.model.config.data, request.task
     if request.shapes:
-        return ShapeSink(folder, request.kind, request.model)
+        return ShapeSink(folder, request.kind, request.model.name, request.model.classes)
     if task.sink is not None:
         return task.sink(folder)
     if task.names is not None:

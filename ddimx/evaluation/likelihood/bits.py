@@ -56,7 +56,7 @@ def levels(pixels: Tensor, data: DataConfig) -> Levels:
     if data.logit_transform:
         raise UsageError("the likelihood of data.logit_transform is not measured")
     level = pixels.permute(0, 3, 1, 2)
-    # As data.transform.to_network, but in float64, so that neighbouring bins share their edge.
+    # As pixels.to_network, but in float64, so that neighbouring bins share their edge.
     count, shift = (LEVELS, 0.5) if data.uniform_dequantization else (LEVELS - 1, 0.0)
     unit = (level.to(torch.float64) + shift) / count
     centre, half = (2 * unit - 1, 1 / count) if data.rescaled else (unit, 0.5 / count)
