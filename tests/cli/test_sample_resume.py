@@ -294,7 +294,7 @@ def test_a_signal_after_the_last_batch_leaves_nothing_to_sample(tiny_model, tmp_
 
 WAITS = """
 import sys
-from ddimx.sampling.sinks import ImageSink
+from ddimx.runs.sinks import ImageSink
 from ddimx.__main__ import main
 real = ImageSink.write
 def write(self, *batch):
