@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from ..errors import UsageError
 from ..solvers import auto
 from ..solvers.ddpm import Variance
-from ..solvers.names import AUTO, parse_solver
 from ..solvers.plan import Plan
 from ..solvers.plan_file import check_fits, read_plan
-from ..solvers.registry import SolverChoice, evaluations, most_times
+from ..solvers.registry import AUTO, SolverChoice, evaluations, most_times, parse_solver
 from ..solvers.timesteps import Times, explicit, spaced
 from ..weights.model import Model
 

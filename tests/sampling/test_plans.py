@@ -10,9 +10,8 @@ from ddimx.errors import UsageError
 from ddimx.sampling.plans import times_for
 from ddimx.sampling.settings import Asked, resolve
 from ddimx.solvers import auto
-from ddimx.solvers.names import all_names
 from ddimx.solvers.plan_file import write_plan
-from ddimx.solvers.registry import evaluations, most_times
+from ddimx.solvers.registry import all_names, evaluations, most_times
 from ddimx.solvers.timesteps import SPACINGS
 from ddimx.weights.model import load_model
 

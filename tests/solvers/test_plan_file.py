@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from ddimx.errors import UsageError
-from ddimx.solvers.names import all_names
 from ddimx.solvers.plan import Plan
 from ddimx.solvers.plan_file import check_fits, plan_from_json, read_plan, write_plan
-from ddimx.solvers.registry import SolverChoice, make_plan
+from ddimx.solvers.registry import SolverChoice, all_names, make_plan
 from ddimx.solvers.schedule import Schedule, betas
 
 SCHEDULE = Schedule(np.linspace(1e-4, 0.02, 1000))
