@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -73,7 +73,7 @@ def line_charts(panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> Image.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.style.context("default", after_reset=True):
-        canvas = FigureCanvasAgg(figure_of(panels, size))
+        canvas: Any = FigureCanvasAgg(figure_of(panels, size))
         canvas.draw()
         pixels = canvas.buffer_rgba()
     width, height = canvas.get_width_height()

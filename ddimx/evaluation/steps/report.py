@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..chart import Level, Panel
 from .study import FIGURES, Record, Row
-from .ways import Way, names_of
+from .variants import Way, names_of
 
 OPTIONS = tuple(Way.__dataclass_fields__)
 PANEL_SIZE = (900, 400)  # pixels
