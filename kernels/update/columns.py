@@ -45,6 +45,6 @@ BY_DEPTH = ("b", "q")  # one number for each prediction that a row may use, the 
 SCALARS = tuple(f.name for f in fields(Coefficients) if f.name not in BY_DEPTH)
 NEUTRAL = dict.fromkeys((*SCALARS, *BY_DEPTH), 0.0) | {"p": 1.0}  # with it a column does nothing
 
-# A row of the table: these, then b_0, b_1, ... and q_0, q_1, ... of the plan's depth. "calls" is the
-# number of network calls in earlier rows; it tells which slots of the history are whose.
+# A row of the table: these, then b_0, b_1, ... and q_0, q_1, ... of the plan's depth. "calls" is
+# the number of network calls in earlier rows; it tells which slots of the history are whose.
 TABLE = (*SCALARS, "calls")
