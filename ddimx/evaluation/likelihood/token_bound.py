@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...config import Transition
-from ...data.images.sources import Integers
+from ...data.arrays import Integers
 from ...data.shapes.batches import packed
 from ...discrete.draws import location_codes
 from ...discrete.elbo import Grid, elbo_terms, grid, stratified
