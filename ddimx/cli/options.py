@@ -26,7 +26,10 @@ VALUES = {
     "clip": str,
 }
 METAVARS = {"whole": "N", "number": "X"}
-DECLARED = declared(RunOptions)
+# What --help lists first of a panel; the others follow as they are declared.
+FIRST = ("model", "count", "category", "guidance", "seed", "start_index")
+_FIELDS = declared(RunOptions)
+DECLARED = {name: _FIELDS[name] for name in dict.fromkeys((*FIRST, *_FIELDS))}
 
 
 def parameter(name: str, option: Option) -> Any:

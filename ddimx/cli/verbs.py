@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -205,7 +206,8 @@ def _own_parameters(function: Callable[..., Work], panel: str) -> list[_Own]:
     """Return the parameters of a verb's function after the first, which is the options."""
     own = []
     for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
-        value, info = get_args(parameter.annotation)
+        value, described = get_args(parameter.annotation)
+        info = copy(described)  # verbs share some
         kind = next((a for a in get_args(value) if a is not type(None)), value)
         kind = value if value == list[str] else kind
         info.rich_help_panel = panel or None
