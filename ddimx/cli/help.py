@@ -6,6 +6,7 @@ Typer's own panels are drawn by Rich, whose import takes longer than all else th
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -80,6 +81,7 @@ def _options(parameters: Iterable[Any], ctx: Any) -> Panels:
             name, text = row
             if parameter.param_type_name == "argument":
                 name = parameter.metavar or name  # Typer adds the type, which says nothing
+            text = re.sub(r" *\[([^]]*)\]$", _in_words, text)
             title = getattr(parameter, "rich_help_panel", None) or "Options"
             if parameter.name == "help" and "Running" in panels:
                 title = "Running"
@@ -87,9 +89,15 @@ def _options(parameters: Iterable[Any], ctx: Any) -> Panels:
     return panels
 
 
+def _in_words(notes: re.Match[str]) -> str:
+    """Return what Typer adds to a help text, as ``[default: 64; x>=1]``, as we write it."""
+    words = re.sub(r"(\d+)<=x<=(\d+)", r"\1 to \2", notes[1]).replace("x>=", "at least ")
+    return f" ({words.replace('; ', ', ')})"
+
+
 def _write_panels(panels: Panels, formatter: Any) -> None:
     names = [name for rows in panels.values() for name, _ in rows]
-    width = max((len(name) for name in names if len(name) <= WIDEST_NAME), default=0)
+    width = min(max(map(len, names), default=0), WIDEST_NAME)
     for title, rows in panels.items():
         formatter.write_paragraph()
         formatter.write(f"{_bold(title)}\n")

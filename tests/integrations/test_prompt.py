@@ -164,7 +164,10 @@ def refused(done, message, code=2):
         (("--steps", 1001), "steps must lie in 1..1000"),
         (("--steps", 1000), "steps_offset 1 moves the first of 1000 timesteps to 1000"),
         (("--timesteps", "5,7.5"), "must be whole numbers"),
-        (("--timesteps", "5,4", "--spacing", "quad"), "--timesteps lists the times; omit --spacing"),
+        (
+            ("--timesteps", "5,4", "--spacing", "quad"),
+            "--timesteps lists the times; omit --spacing",
+        ),
         (("--eta", 2), "eta must lie in [0, 1]"),
         (("--count", 0), "count must be at least 1"),
         (("--clip", -1), "clip must be positive"),
