@@ -14,8 +14,8 @@ from ...octree.file import Shape, write_shape
 from ...octree.fit import MARGIN
 from ...octree.tree import Octree, from_leaves
 from ...octree.visible import visible_cells
+from ...runs.processes import Allowance, run_all
 from ...untrusted import limits
-from ...untrusted.worker import Allowance, run_all
 from .meshes import Surface, warm_up
 
 FORMAT = 1  # of a prepared folder; another one is not continued

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ddimx.errors import DdimxError, UsageError
-from ddimx.untrusted import worker
-from ddimx.untrusted.worker import Allowance, Exceeded, run_all
+from ddimx.runs import processes as worker
+from ddimx.runs.processes import Allowance, Exceeded, run_all
 from tests.conftest import ROOT, cli_environment
-from tests.untrusted.work import die, fail, fill, spin, square, strange, who
+from tests.runs.work import die, fail, fill, spin, square, strange, who
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have other limits")
 ENOUGH = Allowance(200 << 20, 20)
@@ -107,8 +107,8 @@ def test_it_dies_with_its_parent():
     script = textwrap.dedent(
         """
         import os, signal, sys
-        from ddimx.untrusted.worker import Allowance, run_all
-        from tests.untrusted.work import spin, who
+        from ddimx.runs.processes import Allowance, run_all
+        from tests.runs.work import spin, who
         if __name__ == "__main__":
             allowance = lambda _: Allowance(1 << 30, 600)
             for done in run_all(who, [0], allowance=allowance, processes=1):
