@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError
-from .file import Shape, read_shape
+from .file import Shape, read_shape, token_files
 from .geometry import components
 
 # A folder with one of these at its top is a model, whatever else lies there.
 MODELS = ("*.safetensors", "*.pth", "*.ckpt", "*.bin", "model_index.json", "config.json")
 
 
-def token_files(folder: Path) -> list[Path]:
+def shapes_in(folder: Path) -> list[Path]:
     """Return the token files in a folder and below it, none if the folder is a model's."""
     if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in MODELS):
         return []
-    return sorted(p for p in folder.rglob("*.np[yz]") if not p.name.startswith("."))
+    return token_files(folder)
 
 
 def describe(path: Path, shape: Shape) -> dict[str, Any]:

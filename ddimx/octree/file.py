@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError
-from ..files import whole_file
+from ..files import visible_files, whole_file
 from ..untrusted.arrays import read_npy, read_npz
 from .errors import OctreeError
 from .keys import MAX_DEPTH
 from .tree import CUBE, Octree, from_tokens
 
+SUFFIXES = (".npz", ".npy")
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
 COPIES = 64  # of a token's size while a tree is made of it: keys and counts are int64
@@ -28,6 +29,14 @@ class Shape:
     tree: Octree
     category: str = ""
     shape_id: str = ""
+
+
+def token_files(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """Return the files of a folder that are token files by their suffix, sorted by path.
+
+    Which files these are is said by :func:`ddimx.files.visible_files`.
+    """
+    return visible_files(folder, SUFFIXES, recursive=recursive)
 
 
 def read_shape(path: Path, *, depth: int | None = None) -> Shape:

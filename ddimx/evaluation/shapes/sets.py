@@ -12,11 +12,10 @@ from pathlib import Path
 
 from ...data.shapes.lists import lists_of, read_list
 from ...errors import DdimxError, UsageError
-from ...octree.file import Shape, read_shape
+from ...octree.file import SUFFIXES, Shape, read_shape, token_files
 from ...octree.tree import Octree
 from ...progress import Progress
 
-SUFFIXES = (".npz", ".npy")
 MANIFEST = "manifest.json"
 
 
@@ -94,8 +93,7 @@ def find(where: Path, split: str | None = None) -> Listed:
             f"{where} is a prepared data set with {', '.join(lists)}: "
             + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}.jsonl")
         )
-    found = where.iterdir() if (where / MANIFEST).is_file() else where.rglob("*")
-    files = tuple(sorted(path for path in found if _is_token_file(path)))
+    files = tuple(token_files(where, recursive=not (where / MANIFEST).is_file()))
     if not files:
         raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
     return Listed(str(where), files, {})
@@ -191,8 +189,3 @@ def _of_list(path: Path) -> Listed:
         raise UsageError(f"{path}: lists no shapes")
     files = tuple(sorted(entry.file for entry in entries))
     return Listed(str(path), files, {entry.file: entry.category for entry in entries})
-
-
-def _is_token_file(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
