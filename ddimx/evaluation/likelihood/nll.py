@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +16,12 @@ from ...data.images.sources import ImageSource
 from ...errors import DdimxError, UsageError
 from ...noise import Noise
 from ...progress import Progress
+from ...runs.batches import in_batches
 from ...solvers.ddpm import Variance
 from ...weights.model import Model
 from .bits import Array, Figure, Levels, dequantized, levels, rademacher
 from .bound import Bound, variational_bound
-from .examples import batches, facts, spread
+from .examples import facts, spread
 from .flow import Angles, Hutchinson, flow_log_density
 from .predictor import Predictor
 from .published import CIFAR10_BITS
@@ -111,12 +113,14 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
         raise UsageError(f"model '{model.name}' does not make images")
     numbers = spread(len(source), settings.count)
     progress.start("bits per dimension", len(numbers) * _calls(model, settings))
-    found: dict[str, list[Array]] = {}
-    for part in batches(len(numbers), settings.batch_size):
-        for name, bits in _measure(model, source, settings, numbers[part], progress).items():
-            found.setdefault(name, []).append(bits)
+
+    def measure(images: Sequence[int]) -> dict[str, Array]:
+        return _measure(model, source, settings, np.asarray(images), progress)
+
+    batches = in_batches(numbers.tolist(), settings.batch_size, measure)
+    results = [bits for _, bits in batches]
     progress.stop()
-    parts = {name: np.concatenate(values) for name, values in found.items()}
+    parts = {name: np.concatenate([bits[name] for bits in results]) for name in results[0]}
     for name, values in parts.items():
         if not np.isfinite(values).all():
             raise DdimxError(

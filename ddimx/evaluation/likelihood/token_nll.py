@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from ...errors import DdimxError, UsageError, unknown
 from ...models.octree.process import TRANSITIONS, DiscreteProcess
 from ...noise import Noise
 from ...progress import Progress
+from ...runs.batches import in_batches
 from ...weights.model import Model
 from .bits import Array, Figure
-from .examples import batches, facts, spread
+from .examples import facts, spread
 from .token_bound import TokenBound
 
 
@@ -135,12 +137,15 @@ def token_nll(
     bound = TokenBound(model, process, transition, Noise(settings.seed), settings.terms, progress)
     progress.start("nats per shape", len(numbers) * bound.draws)
     trees = [shape.tree.coarser(process.depth) for shape in source.shapes(numbers)]
-    found = []
-    for part in batches(len(numbers), settings.batch_size):
-        labels = source.labels[numbers[part]] if source.labels is not None else None
-        found.append(bound(trees[part], numbers[part], labels))
+
+    def measure(places: Sequence[int]) -> Array:
+        shapes = numbers[list(places)]
+        labels = source.labels[shapes] if source.labels is not None else None
+        return bound([trees[i] for i in places], shapes, labels)
+
+    batches = in_batches(range(len(numbers)), settings.batch_size, measure)
+    nats = np.concatenate([nats for _, nats in batches])
     progress.stop()
-    nats = np.concatenate(found)
     broken = ~np.isfinite(nats).all(axis=1)
     if broken.any():
         raise DdimxError(f"the bound of shape {numbers[broken][0]} is not finite; try --dtype fp32")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.denoiser import Denoiser
+from ...runs.batches import in_batches
 from ...sampling.settings import Settings, labels_for
 from ...solvers.executor import Step
 from ...solvers.plan import Array, Plan, output_coefficients
@@ -178,18 +179,20 @@ class Search:
         process, guidance = self._model.process, self._settings.guidance
         level = process.schedule.alpha_bar(np.array([t]))
         r, s, _, _ = output_coefficients(level, self._model.config.diffusion.prediction)
-        parts = []
-        for first in range(0, len(y), self._settings.batch_size):
-            part = slice(first, first + self._settings.batch_size)
+        null = process.num_classes if process.num_classes else None
+
+        def predict(places: Sequence[int]) -> Tensor:
+            part = slice(places[0], places[-1] + 1)
             labels = None if self._labels is None else self._labels[part].to(y.device)
-            null = process.num_classes if process.num_classes else None
             ask = Denoiser(self._model.network, labels=labels, null_label=null, guidance=guidance)
-            raw = ask(y[part], torch.full((len(y[part]),), t, device=y.device))
+            raw = ask(y[part], torch.full((len(places),), t, device=y.device))
             out = raw.out.to(y.dtype)
             if raw.uncond is not None:
                 out = raw.uncond + guidance * (out - raw.uncond)
-            parts.append(float(r[0]) * y[part] + float(s[0]) * out)
-        return torch.cat(parts)
+            return float(r[0]) * y[part] + float(s[0]) * out
+
+        batches = in_batches(range(len(y)), self._settings.batch_size, predict)
+        return torch.cat([x0 for _, x0 in batches])
 
 
 def _least_squares(y: Tensor, history: Sequence[Tensor], target: Tensor) -> Array:
