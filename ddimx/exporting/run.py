@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from ..errors import DdimxError
 from ..files import sweep
 from ..progress import Progress
 from ..runs import lock_folder
-from ..signals import Stop, begin_worker
+from ..runs.processes import end_idle, run_all
+from ..signals import Stop
 from .job import Done, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import Settings
@@ -24,7 +24,6 @@ from .sources import Item
 
 FEW = 24  # shapes that one process makes before others would have started
 MOST_WORKERS = 8
-POLL_SECONDS = 0.2  # between two looks at whether to stop
 
 
 def run(
@@ -67,10 +66,11 @@ def _run(
     begun = time.monotonic()
     progress.start("exporting", len(items))
     if merged is None:
-        done = []
-        for result in _each(items, settings, stop):
-            done.append(result)
+        by_item: dict[int, Done] = {}
+        for number, result in _each(items, settings, stop):
+            by_item[number] = result
             progress.advance()
+        done = [result for _, result in sorted(by_item.items())]
         left = len(done) < len(items)
     else:
         done = _together(items, settings, stop, progress, merged)
@@ -89,41 +89,27 @@ def _run(
     }
 
 
-def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[Done]:
+def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[tuple[int, Done]]:
+    """Yield the items' numbers with what became of them, as it comes.
+
+    When asked to stop, what is under way is finished.
+    """
+    wanted = takewhile(lambda _: not stop, enumerate(items))
     workers = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS, len(items) // FEW)
     if workers <= 1 or len(items) == 1:
-        for item in items:
-            if stop:
-                return
-            yield export_item(item, settings)
+        yield from ((number, export_item(item, settings)) for number, item in wanted)
         return
-    # Started afresh: a copy of a process that holds torch's threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), context, begin_worker) as pool:
-        try:
-            yield from _pooled(pool, items, settings, stop)
-        except BrokenProcessPool:
-            raise DdimxError(
-                "a worker process was killed, perhaps for want of memory; what was written is "
-                "whole, and the same command with --workers 1 goes on"
-            ) from None
+    export = partial(_export_numbered, settings=settings)
+    try:
+        for work in run_all(export, wanted, processes=workers):
+            number, item = work.item
+            yield number, work.result or Done(item.label, error=f"{item.label}: {work.error}")
+    finally:
+        end_idle()
 
 
-def _pooled(
-    pool: ProcessPoolExecutor, items: Sequence[Item], settings: Settings, stop: Stop
-) -> Iterator[Done]:
-    """Yield results in the order of the items; when asked to stop, those that are under way."""
-    futures = [pool.submit(export_item, item, settings) for item in items]
-    stopped = False
-    for future in futures:
-        while not (future.done() or stop):
-            wait([future], timeout=POLL_SECONDS)
-        if stop and not stopped:
-            stopped = True
-            for other in futures:
-                other.cancel()
-        if not future.cancelled():
-            yield future.result()
+def _export_numbered(numbered: tuple[int, Item], settings: Settings) -> Done:
+    return export_item(numbered[1], settings)
 
 
 def _together(

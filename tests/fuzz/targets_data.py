@@ -35,7 +35,7 @@ from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
 from ddimx.recipes.furniture.sweethome import find_libraries, read_library
-from ddimx.untrusted import worker
+from ddimx.runs import processes
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
 
@@ -221,7 +221,7 @@ def in_limits(job: Job, settings: Settings, folder: Path) -> None:
         # What ends this process is told by its status; a traceback by 99.
         status = 99
         try:
-            worker._limit(allowance(settings, job))
+            processes._limit(allowance(settings, job))
             made = make(job, settings, folder)
             status = 1 if made.entry is None else 0
         except (DdimxError, MemoryError):
@@ -337,7 +337,7 @@ def prepare(folder: Path) -> None:
     def here(function: Any, items: Any, **_: Any) -> Any:
         """In this process: the limits of the fuzzer hold for it."""
         for item in items:
-            yield worker.Done(item, function(item))
+            yield processes.Done(item, function(item))
 
     shape_jobs.run_all = here
     try:
