@@ -36,12 +36,9 @@ class Order:
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, self.epoch_size)
-        return int(self._epoch(epoch)[place])
-
-    def _epoch(self, epoch: int) -> Integers:
         if self._cache is None or self._cache[0] != epoch:
             self._cache = (epoch, self._draw(epoch))
-        return self._cache[1]
+        return int(self._cache[1][place])
 
     def _draw(self, epoch: int) -> Integers:
         shuffled: Integers = np.argsort(self._words(epoch, _SHUFFLE), kind="stable")

@@ -106,7 +106,11 @@ def write_scene(
         states[what] = _state(path, contents[what], overwrite=settings.overwrite)
     for what, path in targets.items():
         if states[what] == "written":
-            _write(path, contents[what])
+            content = contents[what]
+            try:
+                write_bytes(path, content)
+            except OSError as error:
+                raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None
     return [
         {"path": str(path), "format": what, "bytes": len(contents[what]), "state": states[what]}
         for what, path in targets.items()
@@ -142,10 +146,3 @@ def _state(path: Path, content: bytes, *, overwrite: bool) -> str:
     if not overwrite:
         raise DdimxError(f"{path} is there with other contents; give --overwrite, or another --out")
     return "written"
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None

@@ -53,40 +53,32 @@ def run(
         for folder, own in names.items():
             stack.enter_context(lock_folder(folder, "export"))
             sweep(folder, *own)
-        return _run(items, settings, stop, progress, merged)
-
-
-def _run(
-    items: Sequence[Item],
-    settings: Settings,
-    stop: Stop,
-    progress: Progress,
-    merged: Item | None,
-) -> dict[str, Any]:
-    begun = time.monotonic()
-    progress.start("exporting", len(items))
-    if merged is None:
-        by_item: dict[int, Done] = {}
-        for number, result in _each(items, settings, stop):
-            by_item[number] = result
-            progress.advance()
-        done = [result for _, result in sorted(by_item.items())]
-        left = len(done) < len(items)
-    else:
-        done = _together(items, settings, stop, progress, merged)
-        left = bool(stop) and not any(result.files for result in done)
-    progress.stop()
-    failed = [{"source": r.label, "error": r.error} for r in done if r.error is not None]
-    return {
-        "status": "interrupted" if left else "failed" if failed else "complete",
-        "shapes": len(items),
-        "splats": sum(result.splats for result in done),
-        "exported": [
-            {"source": r.label, "splats": r.splats, "files": list(r.files)} for r in done if r.files
-        ],
-        "failed": failed,
-        "seconds": time.monotonic() - begun,
-    }
+        begun = time.monotonic()
+        progress.start("exporting", len(items))
+        if merged is None:
+            by_item: dict[int, Done] = {}
+            for number, result in _each(items, settings, stop):
+                by_item[number] = result
+                progress.advance()
+            done = [result for _, result in sorted(by_item.items())]
+            left = len(done) < len(items)
+        else:
+            done = _together(items, settings, stop, progress, merged)
+            left = bool(stop) and not any(result.files for result in done)
+        progress.stop()
+        failed = [{"source": r.label, "error": r.error} for r in done if r.error is not None]
+        return {
+            "status": "interrupted" if left else "failed" if failed else "complete",
+            "shapes": len(items),
+            "splats": sum(result.splats for result in done),
+            "exported": [
+                {"source": r.label, "splats": r.splats, "files": list(r.files)}
+                for r in done
+                if r.files
+            ],
+            "failed": failed,
+            "seconds": time.monotonic() - begun,
+        }
 
 
 def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[tuple[int, Done]]:

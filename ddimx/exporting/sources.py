@@ -67,15 +67,15 @@ def newest_run(root: Path = ROOT) -> Path | None:
     """Return the newest run folder that holds token files, None if there is none."""
     if not root.is_dir():
         return None
-    numbered = [(int(m[1]), path) for path in root.iterdir() if (m := _numbered(path))]
+    numbered = [
+        (int(m[1]), path)
+        for path in root.iterdir()
+        if (m := (re.match(r"(\d{4,})-", path.name) if path.is_dir() else None))
+    ]
     for _, path in sorted(numbered, reverse=True):
         if any(holds_tokens(file) for file in token_files(path)):
             return path
     return None
-
-
-def _numbered(path: Path) -> re.Match[str] | None:
-    return re.match(r"(\d{4,})-", path.name) if path.is_dir() else None
 
 
 def holds_tokens(path: Path) -> bool:

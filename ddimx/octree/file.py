@@ -55,7 +55,14 @@ def read_shape(path: Path, *, depth: int | None = None) -> Shape:
     """
     fields = _fields(path)
     try:
-        return _shape(fields, depth)
+        tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
+        said = _said_depth(fields.get("max_depth"))
+        if depth is not None and said is not None and said != depth:
+            raise OctreeError(f"the file is of depth {said}, not {depth}")
+        lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
+        tree = from_tokens(tokens, depth if depth is not None else said, lower, edge)
+        names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
+        return Shape(tree, *names)
     except OctreeError as error:
         raise error.within(str(path)) from None
 
@@ -96,17 +103,6 @@ def _fields(path: Path) -> dict[str, Any]:
     if "tokens" not in fields:
         raise DdimxError(f"{path}: an .npz without 'tokens': no octree file")
     return fields
-
-
-def _shape(fields: dict[str, Any], depth: int | None) -> Shape:
-    tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
-    said = _said_depth(fields.get("max_depth"))
-    if depth is not None and said is not None and said != depth:
-        raise OctreeError(f"the file is of depth {said}, not {depth}")
-    lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
-    tree = from_tokens(tokens, depth if depth is not None else said, lower, edge)
-    names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
-    return Shape(tree, *names)
 
 
 def _row(name: str, value: Any) -> Any:

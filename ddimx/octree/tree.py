@@ -132,17 +132,12 @@ def from_leaves(
     for _ in range(depth):
         bits = (1 << (level & 7)).astype(np.uint8)
         parents = level >> 3
-        first = _starts(parents)
+        new = np.ones(len(parents), dtype=np.bool_)
+        np.not_equal(parents[1:], parents[:-1], out=new[1:])
+        first = np.flatnonzero(new)
         masks.insert(0, np.bitwise_or.reduceat(bits, first))
         level = parents[first]
     return Octree(tuple(masks), lower, edge)
-
-
-def _starts(ascending: Keys) -> npt.NDArray[np.int64]:
-    """Return where each run of equal keys starts; of sorted keys this is faster than np.unique."""
-    new = np.ones(len(ascending), dtype=np.bool_)
-    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
-    return np.flatnonzero(new)
 
 
 def from_tokens(

@@ -87,7 +87,14 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
-    config, named_in = _config(request, checkpoint)
+    if checkpoint is not None:
+        config, named_in = read_header(checkpoint).config, str(checkpoint)
+    elif request.config is not None:
+        config, named_in = request.config, request.config_file
+    else:
+        raise UsageError("name a configuration with --config")
+    changed = override(config, request.overrides)
+    config, named_in = changed, named_in if changed.model.name == config.model.name else "--set"
     check_trusted(config, trust_code=request.trust_code, named_in=named_in)
     with ExitStack() as lock:
         return _train(request, config, named_in, checkpoint, lock, stop, progress)
@@ -123,7 +130,14 @@ def _train(
         source_of = Source(request.init, request.init_weights, offline=request.offline)
         load_into(network, find_weights(source_of, progress).tensors, request.init)
     state = TrainState.fresh(network, config)
-    info = _info(request, source.fingerprint, device)
+    info: dict[str, Any] = {
+        "command": request.command,
+        "init": Path(request.init).name if request.init is not None else None,
+        "data_sha256": source.fingerprint,
+        "device": describe(device),
+        "ddimx": __version__,
+        "torch": torch.__version__,
+    }
     seed = request.seed
     if checkpoint is not None:
         before = restore(checkpoint, state)
@@ -135,7 +149,20 @@ def _train(
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
-    _begin(folder, request, config, fresh=checkpoint is None)
+    # Clear away what a killed process left, and write what the run is, before anything else.
+    fresh = checkpoint is None
+    try:
+        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
+            sweep(place)
+        if fresh:
+            record = {key: getattr(request, key) for key in ("command", "seed", "init")}
+            write_json(folder / RECORD, record | {"init_weights": request.init_weights})
+        write_bytes(folder / CONFIG, dump_yaml(config).encode())
+    except OSError as error:
+        raise DdimxError(
+            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
+            "command goes on"
+        ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
     progress.say(f"{folder}: {_size(network)} parameters on {info['device']}, seed {seed}")
@@ -146,18 +173,6 @@ def _train(
     finally:
         report.close()
     return TrainResult(folder, state.step, finished)
-
-
-def _config(request: TrainRequest, checkpoint: Path | None) -> tuple[Config, str]:
-    """Return the run's configuration, and what names its network."""
-    if checkpoint is not None:
-        config, named_in = read_header(checkpoint).config, str(checkpoint)
-    elif request.config is not None:
-        config, named_in = request.config, request.config_file
-    else:
-        raise UsageError("name a configuration with --config")
-    changed = override(config, request.overrides)
-    return changed, named_in if changed.model.name == config.model.name else "--set"
 
 
 def _checkpoint(resume: str) -> Path | None:
@@ -206,26 +221,6 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     )
 
 
-def _begin(folder: Path, request: TrainRequest, config: Config, *, fresh: bool) -> None:
-    """Clear away what a killed process left, and write what the run is, before anything else.
-
-    Raises:
-        DdimxError: it cannot be written.
-    """
-    try:
-        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
-            sweep(place)
-        if fresh:
-            record = {key: getattr(request, key) for key in ("command", "seed", "init")}
-            write_json(folder / RECORD, record | {"init_weights": request.init_weights})
-        write_bytes(folder / CONFIG, dump_yaml(config).encode())
-    except OSError as error:
-        raise DdimxError(
-            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
-            "command goes on"
-        ) from None
-
-
 def _newest(
     request: TrainRequest, config: Config, folder: Path, checkpoint: Path | None
 ) -> Path | None:
@@ -252,17 +247,6 @@ def _newest(
         f"{folder} holds a training run up to {newest.name}; go on with --resume {folder}, "
         "or name another folder with --out"
     )
-
-
-def _info(request: TrainRequest, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    return {
-        "command": request.command,
-        "init": Path(request.init).name if request.init is not None else None,
-        "data_sha256": fingerprint,
-        "device": describe(device),
-        "ddimx": __version__,
-        "torch": torch.__version__,
-    }
 
 
 def _size(network: torch.nn.Module) -> str:

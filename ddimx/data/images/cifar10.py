@@ -67,7 +67,19 @@ class Cifar10Source:
         import hashlib
 
         place = _found(root)
-        batches = _read(place, TEST if held_out else TRAIN)
+        names = TEST if held_out else TRAIN
+        try:
+            found = _from_archive(place, names) if place.is_file() else _from_folder(place, names)
+        except _ARCHIVE_FAULTS as error:
+            # tarfile tells of every method it tried
+            why = str(error).partition("\n")[0].rstrip(":") or reason(error)
+            raise DdimxError(f"{place}: cannot be read ({why})") from None
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise DdimxError(
+                f"{place}: lacks {', '.join(missing)}; is it the python version, whole?"
+            )
+        batches = {name: found[name] for name in names}
         parts = [_parsed(data, f"{place}: {name}") for name, data in batches.items()]
         self._images: Bytes = np.concatenate([images for images, _ in parts])
         self.labels: Integers | None = np.concatenate([labels for _, labels in parts])
@@ -97,20 +109,6 @@ def _found(root: Path) -> Path:
         f"no CIFAR-10 in {root}: put {ARCHIVE} there (from {ADDRESS}, MD5 {MD5}), unpacked or "
         "not, or name its place with --set data.root=PATH"
     )
-
-
-def _read(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Return the bytes of these batches, in this order."""
-    try:
-        found = _from_archive(place, names) if place.is_file() else _from_folder(place, names)
-    except _ARCHIVE_FAULTS as error:
-        # tarfile tells of every method it tried
-        why = str(error).partition("\n")[0].rstrip(":") or reason(error)
-        raise DdimxError(f"{place}: cannot be read ({why})") from None
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise DdimxError(f"{place}: lacks {', '.join(missing)}; is it the python version, whole?")
-    return {name: found[name] for name in names}
 
 
 def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:

@@ -89,9 +89,15 @@ def read_mesh(stream: IO[bytes], kind: str, name: str) -> Surface:
         elif kind == ".glb":
             check_glb(content)
         with _silence():
+            options = {"skip_materials": True} if kind in (".obj", ".glb", ".ply") else {}
+            if kind == ".obj":
+                options["maintain_order"] = True
             # Bytes without a name, beside which nothing is looked for.
             scene = trimesh.load_scene(
-                io.BytesIO(content), file_type=kind[1:], process=False, **_options(kind)
+                io.BytesIO(content),
+                file_type=kind[1:],
+                process=False,
+                **options,
             )
             parts = list(_parts(scene, trimesh))
     except FAULTS as error:
@@ -142,12 +148,6 @@ def require_trimesh() -> ModuleType:
     return trimesh
 
 
-def _options(kind: str) -> dict[str, Any]:
-    """Return how to read a file as its own numbers say, without what hangs on it."""
-    options = {"skip_materials": True} if kind in (".obj", ".glb", ".ply") else {}
-    return options | ({"maintain_order": True} if kind == ".obj" else {})
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep trimesh's remarks about textures off the screen."""
@@ -188,10 +188,14 @@ def _cloud(path: Path) -> npt.NDArray[np.float64]:
     """Read points from ``.npy``, or from ``.npz``: 'points', or its only array [N, 3]."""
     try:
         array = read_npy(path, _COPIES) if is_npy(path) else None
-        held = dict(npz_headers(path)) if array is None else {"points": _about(array)}
+        held = (
+            dict(npz_headers(path))
+            if array is None
+            else {"points": Header(array.shape, array.dtype, fortran=False, length=0)}
+        )
         if "tokens" in held:
             raise DdimxError(f"{path}: this is an octree already, there is nothing to prepare")
-        fitting = [key for key, about in held.items() if _is_points(about)]
+        fitting = [k for k, about in held.items() if about.shape[1:] == (3,)]
         name = "points" if "points" in held else fitting[0] if len(fitting) == 1 else ""
         if name not in fitting or held[name].dtype.kind not in "iuf":
             what = ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in held.items()) or "nothing"
@@ -202,11 +206,3 @@ def _cloud(path: Path) -> npt.NDArray[np.float64]:
     except ValueError as error:
         raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
     return np.asarray(points, dtype=np.float64)
-
-
-def _about(array: npt.NDArray[Any]) -> Header:
-    return Header(array.shape, array.dtype, fortran=False, length=0)
-
-
-def _is_points(about: Header) -> bool:
-    return len(about.shape) == 2 and about.shape[1] == 3

@@ -54,7 +54,12 @@ class Images:
         elif self.array is not None:
             batch = self.array[list(numbers)]
         else:
-            batch = _stacked([self.files[i] for i in numbers])
+            files = [self.files[i] for i in numbers]
+            images = [_decoded(path) for path in files]
+            for path, image in zip(files, images, strict=True):
+                if image.shape != images[0].shape:
+                    raise DdimxError(f"{path}: is {image.shape}, others are {images[0].shape}")
+            batch = np.stack(images)
         if batch.shape[3] == 1:
             return np.repeat(batch, 3, axis=3)
         if batch.shape[3] != 3:
@@ -178,14 +183,6 @@ def remarks(samples: Statistics, reference: Statistics) -> list[str]:
     if "network" not in reference.about:
         notes.append("note: the reference's statistics do not say which network made them")
     return notes
-
-
-def _stacked(files: list[Path]) -> Bytes:
-    images = [_decoded(path) for path in files]
-    for path, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise DdimxError(f"{path}: is {image.shape}, others are {images[0].shape}")
-    return np.stack(images)
 
 
 def _decoded(path: Path) -> Bytes:

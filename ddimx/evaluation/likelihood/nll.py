@@ -112,7 +112,9 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
     if len(model.process.shape) != 3:
         raise UsageError(f"model '{model.name}' does not make images")
     numbers = spread(len(source), settings.count)
-    progress.start("bits per dimension", len(numbers) * _calls(model, settings))
+    middle_terms = min(settings.terms, model.process.schedule.num_timesteps - 1)
+    calls = (middle_terms + 1 if settings.terms else 0) + 4 * settings.flow_steps  # of one image
+    progress.start("bits per dimension", len(numbers) * calls)
 
     def measure(images: Sequence[int]) -> dict[str, Array]:
         return _measure(model, source, settings, np.asarray(images), progress)
@@ -127,7 +129,10 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
                 f"{name}: the bits of image {numbers[~np.isfinite(values)][0]} are "
                 "not finite; try --dtype fp32"
             )
-    return Nll(_facts(model, source, settings, len(numbers)), numbers, parts)
+    record = facts(model, source, settings, len(numbers))
+    if model.config.data.dataset.upper() == "CIFAR10":
+        record["published"] = [asdict(p) for p in CIFAR10_BITS]
+    return Nll(record, numbers, parts)
 
 
 def _measure(
@@ -146,7 +151,17 @@ def _measure(
         bits |= {"bound": bound.total * per_dim}
         bits |= {name: getattr(bound, name) * per_dim for name in _BOUND_PARTS}
     if settings.flow_steps:
-        nats = _flow(model, predictor, batch, settings, images, progress)
+        noise, angles = Noise(settings.seed), Angles(model.process.schedule)
+        shape = tuple(batch.centre.shape[1:])
+        probes = [rademacher(noise, images, shape, k) for k in range(settings.probes)]
+        nats = flow_log_density(
+            lambda x, theta: predictor.velocity(x, angles.time(theta)),
+            Hutchinson(probes),
+            dequantized(batch, noise, images),
+            angles,
+            settings.flow_steps,
+            progress.advance,
+        )
         bits["flow"] = -nats * per_dim - batch.bits_of_bin
     return bits
 
@@ -171,37 +186,3 @@ def _bound(
         clip=settings.clip,
         after_term=progress.advance,
     )
-
-
-def _flow(
-    model: Model,
-    predictor: Predictor,
-    batch: Levels,
-    settings: NllSettings,
-    images: Tensor,
-    progress: Progress,
-) -> Array:
-    noise, angles = Noise(settings.seed), Angles(model.process.schedule)
-    shape = tuple(batch.centre.shape[1:])
-    probes = [rademacher(noise, images, shape, k) for k in range(settings.probes)]
-    return flow_log_density(
-        lambda x, theta: predictor.velocity(x, angles.time(theta)),
-        Hutchinson(probes),
-        dequantized(batch, noise, images),
-        angles,
-        settings.flow_steps,
-        progress.advance,
-    )
-
-
-def _calls(model: Model, settings: NllSettings) -> int:
-    """Return the network calls per image."""
-    middle = min(settings.terms, model.process.schedule.num_timesteps - 1)
-    return (middle + 1 if settings.terms else 0) + 4 * settings.flow_steps
-
-
-def _facts(model: Model, source: ImageSource, settings: NllSettings, count: int) -> dict[str, Any]:
-    found = facts(model, source, settings, count)
-    if model.config.data.dataset.upper() == "CIFAR10":
-        found["published"] = [asdict(p) for p in CIFAR10_BITS]
-    return found

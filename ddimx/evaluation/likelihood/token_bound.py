@@ -14,7 +14,7 @@ from ...discrete.elbo import Grid, elbo_terms, grid, stratified
 from ...discrete.transition import corrupt
 from ...models.octree.network import cut
 from ...models.octree.process import TRANSITIONS, DiscreteProcess, clean_logits
-from ...models.octree.tokens import Cache, Condition, Layout, Tokens
+from ...models.octree.tokens import Condition, Layout, Tokens
 from ...noise import Noise, Stream
 from ...octree.tree import Octree
 from ...progress import Progress
@@ -63,7 +63,11 @@ class TokenBound:
         for draw in range(self.draws):
             step = self._steps(numbers, depth, draw)
             noised, alphas = self._noised(layout, ids, numbers, step, draw)
-            logits = self._logits(noised, shown, condition, cache)
+            clean = shown if cache is None else None
+            arguments = (
+                (noised, clean, condition) if cache is None else (noised, None, condition, cache)
+            )
+            logits = clean_logits(self._model.network(*arguments), len(noised.ids))
             terms = elbo_terms(logits, ids, noised.ids, *alphas, self.transition)
             total.index_add_(0, layout.row, terms)
             self._progress.advance(len(trees))
@@ -100,16 +104,6 @@ class TokenBound:
             stream=Stream.EVALUATE,
         )
         return Tokens(layout, noisy, t.to(torch.float32)), alphas
-
-    def _logits(
-        self, noised: Tokens, shown: Tokens, condition: Condition, cache: Cache | None
-    ) -> Tensor:
-        """Return logits as in training, the true coarser levels encoded once."""
-        clean = shown if cache is None else None
-        arguments = (
-            (noised, clean, condition) if cache is None else (noised, None, condition, cache)
-        )
-        return clean_logits(self._model.network(*arguments), len(noised.ids))
 
     def _condition(self, labels: Integers | None, batch: int) -> Condition:
         device = self._model.device

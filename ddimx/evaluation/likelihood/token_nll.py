@@ -150,7 +150,12 @@ def token_nll(
     if broken.any():
         raise DdimxError(f"the bound of shape {numbers[broken][0]} is not finite; try --dtype fp32")
     return TokenNll(
-        _facts(model, source, settings, bound, len(numbers)),
+        {
+            **facts(model, source, settings, len(numbers)),
+            "transition": bound.transition,
+            "steps": bound.steps,
+            "all_steps": bound.exact,
+        },
         numbers,
         nats,
         np.array([tree.counts[:-1] for tree in trees], dtype=np.int64),
@@ -160,14 +165,3 @@ def token_nll(
 
 def _short(figure: Figure, digits: int) -> str:
     return f"{figure.mean:.{digits}f} ± {figure.standard_error:.{digits}f}"
-
-
-def _facts(
-    model: Model, source: ShapeSource, settings: TokenSettings, bound: TokenBound, count: int
-) -> dict[str, Any]:
-    return {
-        **facts(model, source, settings, count),
-        "transition": bound.transition,
-        "steps": bound.steps,
-        "all_steps": bound.exact,
-    }

@@ -82,15 +82,12 @@ def table(found: dict[str, Any]) -> Table:
         if kind in found:
             _distances(rows, found, kind)
     if "chamfer" in found:
-        rows.caption = _caption(found["perfect_1-NNA"])
+        perfect = found["perfect_1-NNA"]
+        words = f"1-NNA of a perfect generator: {100 * perfect['all']:.1f}%"
+        if "by_category" in perfect:
+            words += f", {100 * perfect['by_category']:.1f}% if neighbours share their category"
+        rows.caption = f"{words}.\nMMD of the reference: to itself, at other points."
     return rows
-
-
-def _caption(perfect: dict[str, float]) -> str:
-    words = f"1-NNA of a perfect generator: {100 * perfect['all']:.1f}%"
-    if "by_category" in perfect:
-        words += f", {100 * perfect['by_category']:.1f}% if neighbours share their category"
-    return f"{words}.\nMMD of the reference: to itself, at other points."
 
 
 def _novelty(rows: Table, novelty: dict[str, Any]) -> None:

@@ -146,7 +146,13 @@ def read(
     shown.stop()
     if not shapes:
         raise DdimxError(f"{listed.label}: not one valid octree; the first: {invalid[0]}")
-    kept = _of_categories(shapes, categories, listed.label)
+    kept = [
+        (path, shape) for path, shape in shapes if not categories or shape.category in categories
+    ]
+    if not kept:
+        known = sorted({shape.category for _, shape in shapes} - {""})
+        there = f"there are: {', '.join(known)}" if known else "its files name none"
+        raise UsageError(f"{listed.label}: no shape of category {' or '.join(categories)}; {there}")
     files = tuple(_shown(path, Path(listed.label)) for path, _ in kept)
     return ShapeSet(listed.label, tuple(shape for _, shape in kept), files, tuple(invalid))
 
@@ -169,17 +175,6 @@ def _shown(path: Path, label: Path) -> str:
 def _shape(path: Path, category: str | None) -> Shape:
     shape = read_shape(path)
     return shape if category is None else Shape(shape.tree, category, shape.shape_id)
-
-
-def _of_categories(
-    shapes: Sequence[tuple[Path, Shape]], wanted: Sequence[str], label: str
-) -> list[tuple[Path, Shape]]:
-    kept = [(path, shape) for path, shape in shapes if not wanted or shape.category in wanted]
-    if not kept:
-        known = sorted({shape.category for _, shape in shapes} - {""})
-        there = f"there are: {', '.join(known)}" if known else "its files name none"
-        raise UsageError(f"{label}: no shape of category {' or '.join(wanted)}; {there}")
-    return kept
 
 
 def _of_list(path: Path) -> Listed:

@@ -113,7 +113,10 @@ class Search:
             keep = base is not None and i < changed - 1
             weights = base.rows[i].weights if keep and base else _least_squares(y, history, target)
             rows.append(_Row(y, history, weights))
-            y = _mixed(weights, (y, *history))
+            tensors = (y, *history)
+            y = float(weights[0]) * tensors[0]
+            for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+                y = y + float(weight) * tensor
         error = float((y - self._along.x0).double().square().mean().sqrt())
         return Fit(tuple(times), tuple(rows), error)
 
@@ -126,7 +129,11 @@ class Search:
         if nfe > len(self._along.times) // 2:
             raise UsageError(f"a search for {nfe} evaluations needs a finer --reference")
         fits = []
-        for times in self._starts(nfe):
+        top = self._along.times[-1]
+        u = np.linspace(1, 0, nfe) if nfe > 1 else np.ones(1)
+        shapes = [(end * (nfe > 1), power) for end in ENDS for power in POWERS]
+        lists = {self._snapped(end * top + (1 - end) * top * u**power) for end, power in shapes}
+        for times in [times for times in sorted(lists) if len(set(times)) == nfe]:
             fits.append(self.fit(times))
             if tried is not None:
                 tried(fits[-1])
@@ -153,13 +160,6 @@ class Search:
                     break
                 stride //= 2
         return best
-
-    def _starts(self, nfe: int) -> list[tuple[float, ...]]:
-        top = self._along.times[-1]
-        u = np.linspace(1, 0, nfe) if nfe > 1 else np.ones(1)
-        shapes = [(end * (nfe > 1), power) for end in ENDS for power in POWERS]
-        lists = {self._snapped(end * top + (1 - end) * top * u**power) for end, power in shapes}
-        return [times for times in sorted(lists) if len(set(times)) == nfe]
 
     def _snapped(self, times: Array) -> tuple[float, ...]:
         nearest = np.abs(self._along.times[:, None] - times).argmin(axis=0)
@@ -202,10 +202,3 @@ def _least_squares(y: Tensor, history: Sequence[Tensor], target: Tensor) -> Arra
     gram += RIDGE * torch.diag(gram.diagonal())
     weights: Array = torch.linalg.solve(gram, columns @ target.flatten().double()).cpu().numpy()
     return weights
-
-
-def _mixed(weights: Array, tensors: Sequence[Tensor]) -> Tensor:
-    total = float(weights[0]) * tensors[0]
-    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        total = total + float(weight) * tensor
-    return total

@@ -18,7 +18,7 @@ from ...solvers.plan import Plan
 from ...solvers.timesteps import SPACINGS
 from ...weights.model import Model
 from .compare import DETERMINISTIC, Measured, best_of, candidates, measure
-from .reference import AfterRow, Reference, refine
+from .reference import refine
 from .search import Fit, Search, follow
 
 _FOUND = ("status", "reference_error", "results", "best", "missing")
@@ -110,15 +110,37 @@ def study(
         Stopped: somebody asked to stop.
     """
     plans, missing = candidates(model, nfes, solvers or DETERMINISTIC, spacings or tuple(SPACINGS))
-    facts = _facts(model, settings, evaluations, fitted, trials)
+    facts: dict[str, Any] = {
+        "ddimx": __version__,
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "guidance": settings.guidance,
+        "category": settings.category,
+        "dtype": model.precision.name,
+        "seed": settings.noise.seed,
+        "count": settings.count,
+        "reference_evaluations": evaluations,
+    }
+    if fitted is not None:
+        facts |= {"search_seed": fitted.noise.seed, "search_count": fitted.count, "trials": trials}
     mine = replace(_continued(before, facts), missing=missing)
     left = [plan for plan in plans if mine.lacks(*plan[:3])]
     unsearched = [] if fitted is None else [n for n in nfes if n not in mine.plans]
     if not left and not unsearched and mine.reference_error is not None:
         progress.say(f"{len(plans)} of {len(plans)} solvers are measured already")
         return mine
-    count = _counter(progress, stop)
-    reference = _reference(model, settings, evaluations, progress, count)
+
+    def count(_: Step, samples: Sequence[int]) -> None:
+        progress.advance(len(samples))
+        if stop:
+            raise Stopped
+
+    progress.start("reference", (evaluations + evaluations // 2) * settings.count)
+    reference = refine(model, settings, evaluations, count)
+    progress.say(
+        f"reference: {reference.evaluations} evaluations, RMSE {reference.own_error:.2g} to that "
+        "of half as many"
+    )
     mine = replace(mine, reference_error=reference.own_error)
 
     def keep(result: Measured) -> None:
@@ -130,9 +152,15 @@ def study(
     progress.start("measuring", sum(len(plan) for *_, plan in left) * settings.count)
     measure(model, settings, reference, left, count, keep)
     if fitted is not None and unsearched:
-        search = _search(model, fitted, evaluations, progress, count)
+        progress.start("trajectories", evaluations * fitted.count)
+        search = Search(model, fitted, follow(model, fitted, evaluations, count))
         for nfe in unsearched:
-            plan = _found(search, nfe, trials, progress)
+            progress.start(f"searching {nfe} evaluations", trials)
+
+            def tried(fit: Fit) -> None:
+                progress.advance(1, f"RMSE {fit.rmse:.4f}")
+
+            plan = search.plan(search.best(nfe, trials, tried))
             # Where a process ended between the plan's measure and its file, it is found again.
             mine.results[:] = [r for r in mine.results if (r.nfe, r.solver) != (nfe, SEARCHED)]
             mine.plans[nfe] = plan
@@ -157,59 +185,3 @@ def _continued(before: Study | None, facts: dict[str, Any]) -> Study:
             "choose another --out or --overwrite"
         )
     return before
-
-
-def _reference(
-    model: Model, settings: Settings, evaluations: int, progress: Progress, count: AfterRow
-) -> Reference:
-    progress.start("reference", (evaluations + evaluations // 2) * settings.count)
-    reference = refine(model, settings, evaluations, count)
-    progress.say(
-        f"reference: {reference.evaluations} evaluations, RMSE {reference.own_error:.2g} to that "
-        "of half as many"
-    )
-    return reference
-
-
-def _search(
-    model: Model, settings: Settings, evaluations: int, progress: Progress, count: AfterRow
-) -> Search:
-    progress.start("trajectories", evaluations * settings.count)
-    return Search(model, settings, follow(model, settings, evaluations, count))
-
-
-def _found(search: Search, nfe: int, trials: int, progress: Progress) -> Plan:
-    progress.start(f"searching {nfe} evaluations", trials)
-
-    def tried(fit: Fit) -> None:
-        progress.advance(1, f"RMSE {fit.rmse:.4f}")
-
-    return search.plan(search.best(nfe, trials, tried))
-
-
-def _counter(progress: Progress, stop: Stop | None) -> AfterRow:
-    def count(_: Step, samples: Sequence[int]) -> None:
-        progress.advance(len(samples))
-        if stop:
-            raise Stopped
-
-    return count
-
-
-def _facts(
-    model: Model, settings: Settings, evaluations: int, fitted: Settings | None, trials: int
-) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "ddimx": __version__,
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "guidance": settings.guidance,
-        "category": settings.category,
-        "dtype": model.precision.name,
-        "seed": settings.noise.seed,
-        "count": settings.count,
-        "reference_evaluations": evaluations,
-    }
-    if fitted is not None:
-        facts |= {"search_seed": fitted.noise.seed, "search_count": fitted.count, "trials": trials}
-    return facts

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 from rich.table import Table
 
-from ..chart import Level, Line, line_chart
+from ..chart import Level, line_chart
 from .study import FIGURES, Record, Row
 from .variants import Way, names_of
 
@@ -63,29 +62,27 @@ def plot(record: Record) -> Image.Image:
                 point = (float(row["calls"]), float(row[figure]["value"]))
                 lines.setdefault(names[_way(row)], []).append(point)
         if lines:
-            levels = _levels(figure, record, rows, known)
+            levels = []
+            if figure in known:
+                levels.append(Level(known[figure]["value"], "reference"))
+            if figure == "iou":
+                levels.append(Level(rows[0]["iou_reference"], "reference"))
+            if figure == "1-NNA" and "training" in record:
+                levels.append(Level(record["training"][figure]["value"], "training shapes"))
             charts.append(
-                _panel({name: sorted(line) for name, line in lines.items()}, title, levels)
+                line_chart(
+                    {name: sorted(line) for name, line in lines.items()},
+                    title,
+                    levels=levels,
+                    logarithmic=False,
+                    size=PANEL,
+                    key=KEY,
+                )
             )
     picture = Image.new("RGB", (PANEL[0], PANEL[1] * max(len(charts), 1)), "white")
     for i, chart in enumerate(charts):
         picture.paste(chart, (0, PANEL[1] * i))
     return picture
-
-
-def _panel(lines: dict[str, Line], title: str, levels: Sequence[Level]) -> Image.Image:
-    return line_chart(lines, title, levels=levels, logarithmic=False, size=PANEL, key=KEY)
-
-
-def _levels(figure: str, record: Record, rows: Sequence[Row], known: dict[str, Any]) -> list[Level]:
-    levels = []
-    if figure in known:
-        levels.append(Level(known[figure]["value"], "reference"))
-    if figure == "iou":
-        levels.append(Level(rows[0]["iou_reference"], "reference"))
-    if figure == "1-NNA" and "training" in record:
-        levels.append(Level(record["training"][figure]["value"], "training shapes"))
-    return levels
 
 
 def _by_name(record: Record) -> tuple[list[Row], dict[Way, str]]:

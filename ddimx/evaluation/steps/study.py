@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ... import __version__
 from ...errors import UsageError
@@ -68,9 +67,41 @@ class Study:
         if not isinstance(model.process, DiscreteProcess):
             raise UsageError(f"this needs a model of octrees, and '{model.name}' draws images")
         self._model, self._sets, self._settings = model, sets, settings
-        self.record: Record = {"status": "running", **_facts(model, sets, settings), "rows": []}
+        protocol = settings.protocol.to_json()
+        digest = hashlib.sha256()
+        for side in (sets.reference, sets.train):
+            for shape in () if side is None else side.shapes:
+                digest.update(shape.tree.tokens().tobytes())
+        self.record: Record = {
+            "status": "running",
+            "ddimx": __version__,
+            "model": model.name,
+            "model_sha256": model.sha256,
+            "weights": model.weights,
+            "dtype": model.precision.name,
+            "seed": settings.seed,
+            "count": settings.count,
+            "mix": settings.mix if model.classes else None,
+            "categories": sorted(set(sets.reference.categories)),
+            "reference": sets.reference.label,
+            "reference_shapes": len(sets.reference.shapes),
+            "train_shapes": 0 if sets.train is None else len(sets.train.shapes),
+            "shapes_sha256": digest.hexdigest(),
+            "protocol": protocol,
+            "rows": [],
+        }
         if before is not None:
-            self._continue(before)
+            own = {
+                key: value for key, value in self.record.items() if key not in ("status", "rows")
+            }
+            # A newer version measures the same.
+            differ = [key for key, v in own.items() if key != "ddimx" and before.get(key) != v]
+            if differ:
+                raise UsageError(
+                    f"the results there are of another study ({', '.join(differ)}); "
+                    "choose another --out or --overwrite"
+                )
+            self.record = {**before, "status": "running", "ddimx": __version__}
 
     def run(
         self, ways: Ways, progress: Progress, after_row: Callable[[Record], None], stop: Stop
@@ -113,17 +144,6 @@ class Study:
             progress.say(f"note: {note}")
         return found
 
-    def _continue(self, before: Record) -> None:
-        own = {key: value for key, value in self.record.items() if key not in ("status", "rows")}
-        # A newer version measures the same.
-        differ = [key for key, v in own.items() if key != "ddimx" and before.get(key) != v]
-        if differ:
-            raise UsageError(
-                f"the results there are of another study ({', '.join(differ)}); "
-                "choose another --out or --overwrite"
-            )
-        self.record = {**before, "status": "running", "ddimx": __version__}
-
     def _baseline(self, progress: Progress) -> None:
         """Measure once what training shapes reach in the samples' place."""
         train, reference = self._sets.train, self._sets.reference
@@ -148,7 +168,11 @@ class Study:
         """Draw and measure one way; None where somebody asked to stop meanwhile."""
         progress.start(what, settings.count * len(settings.token_plan))
         begun = time.perf_counter()
-        labels = self._labels(settings)
+        labels = (
+            labels_for(settings, self._model, settings.indices)
+            if self._settings.mix == "even"
+            else mixed_as(self._sets.reference.categories, self._model.classes, settings.count)
+        )
         with counted_calls(self._model) as calls:
             trees = drawn(self._model, settings, labels, progress, stop)
         seconds = time.perf_counter() - begun
@@ -174,12 +198,6 @@ class Study:
             **_figures(found),
         }
 
-    def _labels(self, settings: Settings) -> Tensor | None:
-        """Return all samples' classes, int64 [count], or None for a model without."""
-        if self._settings.mix == "even":
-            return labels_for(settings, self._model, settings.indices)
-        return mixed_as(self._sets.reference.categories, self._model.classes, settings.count)
-
 
 def _way_of(row: Row) -> Way:
     return Way(**{name: row[name] for name in Way.__dataclass_fields__})
@@ -202,31 +220,3 @@ def _figures(found: dict[str, Any]) -> Row:
         row["perfect_1-NNA"] = found["perfect_1-NNA"].get("by_category")
         row["compared"] = found["compared"]
     return row
-
-
-def _facts(model: Model, sets: Sets, settings: StepsSettings) -> Record:
-    protocol = settings.protocol.to_json()
-    return {
-        "ddimx": __version__,
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "weights": model.weights,
-        "dtype": model.precision.name,
-        "seed": settings.seed,
-        "count": settings.count,
-        "mix": settings.mix if model.classes else None,
-        "categories": sorted(set(sets.reference.categories)),
-        "reference": sets.reference.label,
-        "reference_shapes": len(sets.reference.shapes),
-        "train_shapes": 0 if sets.train is None else len(sets.train.shapes),
-        "shapes_sha256": _fingerprint(sets),
-        "protocol": protocol,
-    }
-
-
-def _fingerprint(sets: Sets) -> str:
-    digest = hashlib.sha256()
-    for side in (sets.reference, sets.train):
-        for shape in () if side is None else side.shapes:
-            digest.update(shape.tree.tokens().tobytes())
-    return digest.hexdigest()

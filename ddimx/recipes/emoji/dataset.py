@@ -122,7 +122,15 @@ def extract(
         chosen = choose(opened.bitmaps.keys(), opened.characters, opened.ligatures, entries)
         if not chosen:
             raise DdimxError(f"{font} draws none of the emoji listed in {emoji_test}")
-        images = _draw_all(opened, [glyph for glyph, _ in chosen], size, progress)
+        glyphs = [glyph for glyph, _ in chosen]
+        images = np.empty((len(glyphs), size, size, 3), np.uint8)
+        for index, glyph in enumerate(glyphs):
+            try:
+                images[index] = draw(opened.bitmaps[glyph], size)
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
+                raise DdimxError(f"{opened.path}: glyph {glyph} is damaged: {error}") from error
+            if progress is not None:
+                progress(index + 1, len(glyphs))
         source = opened.source() | {"emoji_test": emoji_test.name, "emoji_test_version": version}
     return _assemble(images, [entry for _, entry in chosen], holdout, seed, source)
 
@@ -189,21 +197,6 @@ def _rows(data: EmojiSet, per_group: int) -> list[tuple[str, list[int]]]:
             at = np.linspace(0, len(own) - 1, min(per_group, len(own))).round().astype(np.int64)
             rows.append((name, own[at].tolist()))
     return rows
-
-
-def _draw_all(
-    font: Font, glyphs: list[str], size: int, progress: Callable[[int, int], None] | None
-) -> npt.NDArray[np.uint8]:
-    """Return (N, size, size, 3) uint8, one image a glyph."""
-    images = np.empty((len(glyphs), size, size, 3), np.uint8)
-    for index, glyph in enumerate(glyphs):
-        try:
-            images[index] = draw(font.bitmaps[glyph], size)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-            raise DdimxError(f"{font.path}: glyph {glyph} is damaged: {error}") from error
-        if progress is not None:
-            progress(index + 1, len(glyphs))
-    return images
 
 
 # --- families and the split ---------------------------------------------------------------------

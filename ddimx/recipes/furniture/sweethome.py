@@ -110,7 +110,10 @@ def read_library(path: Path) -> Library:
                 relative(name, path)
             about, entries = parse_catalogue(_text(archive, CATALOGUE, CATALOGUE_BYTES, "latin-1"))
             licence = licence_name(about.get("license", ""))
-            pages = _pages(archive)
+            names = [PurePosixPath(name) for name in sorted(archive.names)]
+            pages = {
+                n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1
+            }
             items = [
                 _item(path, archive, number, entry, licence, pages) for number, entry in entries
             ]
@@ -177,12 +180,6 @@ def _text(archive: Archive, name: str, most: int, encoding: str) -> str:
     if archive.declared(name) > most:
         raise ValueError(f"{name} is longer than {limits.readable(most)}")
     return archive.read(name).decode(encoding, "replace")
-
-
-def _pages(archive: Archive) -> dict[PurePosixPath, str]:
-    """Return the name of the licence page in each model's folder that has one."""
-    names = [PurePosixPath(name) for name in sorted(archive.names)]
-    return {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
 
 
 def _item(
