@@ -51,12 +51,12 @@ class BatchStream(ABC, Generic[Content]):
             ahead = deque(pool.submit(self._read, step) for step in islice(coming, READ_AHEAD))
             try:
                 for step in range(start, stop):
-                    begun = time.perf_counter()
+                    start_seconds = time.perf_counter()
                     indices, content = ahead.popleft().result()
                     ahead.extend(pool.submit(self._read, step) for step in islice(coming, 1))
                     positions = torch.from_numpy(self._positions(step))
                     batch = self._transformed(indices, content, positions, step)
-                    self.waited += time.perf_counter() - begun
+                    self.waited += time.perf_counter() - start_seconds
                     yield step, positions, batch
             finally:
                 for future in ahead:  # leaving early should not wait for batches that nobody takes

@@ -17,9 +17,9 @@ from ..progress import Progress
 from ..runs import lock_folder
 from ..runs.processes import end_idle, run_all
 from ..signals import Stop
-from .job import Done, export_item, scene_of, side_by_side, write_scene
+from .job import ExportResult, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
-from .settings import Settings
+from .settings import ExportSettings
 from .sources import Item
 
 FEW = 24  # shapes that one process makes before others would have started
@@ -28,7 +28,7 @@ MOST_WORKERS = 8
 
 def run(
     items: Sequence[Item],
-    settings: Settings,
+    settings: ExportSettings,
     stop: Stop,
     progress: Progress,
     *,
@@ -53,70 +53,75 @@ def run(
         for folder, own in names.items():
             stack.enter_context(lock_folder(folder, "export"))
             sweep(folder, *own)
-        begun = time.monotonic()
+        start_seconds = time.monotonic()
         progress.start("exporting", len(items))
         if merged is None:
-            by_item: dict[int, Done] = {}
+            by_item: dict[int, ExportResult] = {}
             for number, result in _each(items, settings, stop):
                 by_item[number] = result
                 progress.advance()
-            done = [result for _, result in sorted(by_item.items())]
-            left = len(done) < len(items)
+            results = [result for _, result in sorted(by_item.items())]
+            is_unfinished = len(results) < len(items)
         else:
-            done = _together(items, settings, stop, progress, merged)
-            left = bool(stop) and not any(result.files for result in done)
+            results = _together(items, settings, stop, progress, merged)
+            is_unfinished = bool(stop) and not any(result.files for result in results)
         progress.stop()
-        failed = [{"source": r.label, "error": r.error} for r in done if r.error is not None]
+        failed = [{"source": r.label, "error": r.error} for r in results if r.error is not None]
         return {
-            "status": "interrupted" if left else "failed" if failed else "complete",
+            "status": "interrupted" if is_unfinished else "failed" if failed else "complete",
             "shapes": len(items),
-            "splats": sum(result.splats for result in done),
+            "splats": sum(result.splats for result in results),
             "exported": [
                 {"source": r.label, "splats": r.splats, "files": list(r.files)}
-                for r in done
+                for r in results
                 if r.files
             ],
             "failed": failed,
-            "seconds": time.monotonic() - begun,
+            "seconds": time.monotonic() - start_seconds,
         }
 
 
-def _each(items: Sequence[Item], settings: Settings, stop: Stop) -> Iterator[tuple[int, Done]]:
+def _each(
+    items: Sequence[Item], settings: ExportSettings, stop: Stop
+) -> Iterator[tuple[int, ExportResult]]:
     """Yield the items' numbers with what became of them, as it comes.
 
     When asked to stop, what is under way is finished.
     """
-    wanted = takewhile(lambda _: not stop, enumerate(items))
+    pending = takewhile(lambda _: not stop, enumerate(items))
     workers = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS, len(items) // FEW)
     if workers <= 1 or len(items) == 1:
-        yield from ((number, export_item(item, settings)) for number, item in wanted)
+        yield from ((number, export_item(item, settings)) for number, item in pending)
         return
     export = partial(_export_numbered, settings=settings)
     try:
-        for work in run_all(export, wanted, processes=workers):
+        for work in run_all(export, pending, processes=workers):
             number, item = work.item
-            yield number, work.result or Done(item.label, error=f"{item.label}: {work.error}")
+            yield (
+                number,
+                work.result or ExportResult(item.label, error=f"{item.label}: {work.error}"),
+            )
     finally:
         end_idle()
 
 
-def _export_numbered(numbered: tuple[int, Item], settings: Settings) -> Done:
+def _export_numbered(numbered: tuple[int, Item], settings: ExportSettings) -> ExportResult:
     return export_item(numbered[1], settings)
 
 
 def _together(
-    items: Sequence[Item], settings: Settings, stop: Stop, progress: Progress, merged: Item
-) -> list[Done]:
+    items: Sequence[Item], settings: ExportSettings, stop: Stop, progress: Progress, merged: Item
+) -> list[ExportResult]:
     """Return those that failed, and at the end what the others became together."""
     scenes: list[Scene] = []
-    failed: list[Done] = []
+    failed: list[ExportResult] = []
     for item in items:
         if stop:
             return failed
         try:
             scenes.append(scene_of(item, settings))
         except DdimxError as error:
-            failed.append(Done(item.label, error=str(error)))
+            failed.append(ExportResult(item.label, error=str(error)))
         progress.advance()
     if not scenes:
         return failed
@@ -124,5 +129,5 @@ def _together(
         scene = side_by_side(scenes)
         files = write_scene(scene, merged.base, settings, merged.exact)
     except DdimxError as error:
-        return [*failed, Done(merged.label, error=str(error))]
-    return [*failed, Done(merged.label, len(scene.cloud), tuple(files))]
+        return [*failed, ExportResult(merged.label, error=str(error))]
+    return [*failed, ExportResult(merged.label, len(scene.cloud), tuple(files))]

@@ -27,7 +27,7 @@ def shapes_in(folder: Path) -> list[Path]:
 def describe(path: Path, shape: Shape) -> dict[str, Any]:
     """Return what a token file that was read holds."""
     tree = shape.tree
-    parts, by_faces = (components(tree, joined)[1] for joined in (26, 6))
+    parts, by_faces = (components(tree, adjacency)[1] for adjacency in (26, 6))
     low = [float(v) for v in tree.lower]
     return {
         "file": {
@@ -58,12 +58,12 @@ def describe(path: Path, shape: Shape) -> dict[str, Any]:
 def describe_folder(folder: Path, files: list[Path]) -> dict[str, Any]:
     """Return what a folder's token files hold together; broken ones are listed, not raised."""
     shapes: list[Shape] = []
-    broken: list[str] = []
+    messages: list[str] = []
     for file in files:
         try:
             shapes.append(read_shape(file))
         except DdimxError as error:
-            broken.append(str(error))
+            messages.append(str(error))
     leaves = np.array([shape.tree.counts[-1] for shape in shapes])
     quantiles = dict(zip(("least", "median", "most"), (0, 0.5, 1), strict=True))
     return {
@@ -71,7 +71,7 @@ def describe_folder(folder: Path, files: list[Path]) -> dict[str, Any]:
         "depths": _counted(str(shape.tree.depth) for shape in shapes),
         "categories": _counted(shape.category or "(none)" for shape in shapes),
         "leaves": {k: int(np.quantile(leaves, q)) for k, q in quantiles.items() if shapes},
-        "broken": broken,
+        "broken": messages,
     }
 
 

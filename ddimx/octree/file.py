@@ -56,11 +56,11 @@ def read_shape(path: Path, *, depth: int | None = None) -> Shape:
     fields = _fields(path)
     try:
         tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
-        said = _said_depth(fields.get("max_depth"))
-        if depth is not None and said is not None and said != depth:
-            raise OctreeError(f"the file is of depth {said}, not {depth}")
+        depth_in_file = _said_depth(fields.get("max_depth"))
+        if depth is not None and depth_in_file is not None and depth_in_file != depth:
+            raise OctreeError(f"the file is of depth {depth_in_file}, not {depth}")
         lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
-        tree = from_tokens(tokens, depth if depth is not None else said, lower, edge)
+        tree = from_tokens(tokens, depth if depth is not None else depth_in_file, lower, edge)
         names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
         return Shape(tree, *names)
     except OctreeError as error:
@@ -120,8 +120,8 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     if tokens.dtype.kind not in "iu":
         raise OctreeError(f"tokens are {tokens.dtype}, expected integers")
     if mask is None:
-        used = np.flatnonzero(tokens)
-        return tokens[: int(used[-1]) + 1 if len(used) else 0]
+        positions = np.flatnonzero(tokens)
+        return tokens[: int(positions[-1]) + 1 if len(positions) else 0]
     mask = _row("mask", mask)
     if mask.shape != tokens.shape:
         raise OctreeError(f"mask has shape {mask.shape}, tokens {tokens.shape}")
@@ -140,10 +140,10 @@ def _said_depth(value: Any) -> int | None:
         return None
     if value.size != 1 or value.dtype.kind not in "iu":
         raise OctreeError(f"max_depth is {value.dtype} {value.shape}, expected one integer")
-    said = int(value.reshape(()))
-    if not 1 <= said <= MAX_DEPTH:
-        raise OctreeError(f"max_depth {said} is not within 1..{MAX_DEPTH}")
-    return said
+    depth = int(value.reshape(()))
+    if not 1 <= depth <= MAX_DEPTH:
+        raise OctreeError(f"max_depth {depth} is not within 1..{MAX_DEPTH}")
+    return depth
 
 
 def _cube(low: Any, high: Any) -> tuple[tuple[float, float, float], float]:

@@ -51,6 +51,6 @@ def _outside(empty: Grid) -> Grid:
             lanes, free = np.moveaxis(outside, axis, 0), np.moveaxis(empty, axis, 0)
             for order in (range(1, len(free)), range(len(free) - 2, -1, -1)):
                 for i in order:
-                    before = i - order.step
-                    lanes[i] |= free[i] & lanes[before]
+                    previous = i - order.step
+                    lanes[i] |= free[i] & lanes[previous]
     return outside

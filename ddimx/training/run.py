@@ -140,12 +140,12 @@ def _train(
     }
     seed = request.seed
     if checkpoint is not None:
-        before = restore(checkpoint, state)
-        if "seed" not in before:
+        history = restore(checkpoint, state)
+        if "seed" not in history:
             raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
-        seed = int(before["seed"])
-        info["init"] = before.get("init")
-        info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
+        seed = int(history["seed"])
+        info["init"] = history.get("init")
+        info["resumed"] = [*history.get("resumed", []), {"step": state.step, "on": info["device"]}]
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
@@ -169,10 +169,10 @@ def _train(
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
     try:
-        finished = trainer.run(stop, report)
+        is_complete = trainer.run(stop, report)
     finally:
         report.close()
-    return TrainResult(folder, state.step, finished)
+    return TrainResult(folder, state.step, is_complete)
 
 
 def _checkpoint(resume: str) -> Path | None:
@@ -183,9 +183,9 @@ def _checkpoint(resume: str) -> Path | None:
     path = _run_of(resume)
     if path.is_file():
         return path
-    found = checkpoints(path / CHECKPOINTS) or checkpoints(path)
-    if found:
-        return found[-1]
+    paths = checkpoints(path / CHECKPOINTS) or checkpoints(path)
+    if paths:
+        return paths[-1]
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
         raise UsageError(
             f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
@@ -204,10 +204,10 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     folder = _run_of(request.resume)
     try:
         record = read_object(folder / RECORD)
-        given = {key: record[key] for key in ("seed", "init", "init_weights")}
+        options = {key: record[key] for key in ("seed", "init", "init_weights")}
         kinds = (int, str | None, str | None)
-        if not all(isinstance(v, k) for v, k in zip(given.values(), kinds, strict=True)):
-            raise ValueError(f"it holds {shown(given)}")
+        if not all(isinstance(v, k) for v, k in zip(options.values(), kinds, strict=True)):
+            raise ValueError(f"it holds {shown(options)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DdimxError(f"{folder / RECORD}: not readable ({error}); begin anew") from None
     config = load_config(str(folder / CONFIG))
@@ -217,7 +217,7 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
         config=config,
         config_file=str(folder / CONFIG),
         out=request.out or folder,
-        **given,
+        **options,
     )
 
 
@@ -231,10 +231,10 @@ def _newest(
     Raises:
         UsageError: the folder holds another run, or the run is further.
     """
-    there = checkpoints(folder / CHECKPOINTS)
-    if not there:
+    paths = checkpoints(folder / CHECKPOINTS)
+    if not paths:
         return checkpoint
-    newest = there[-1]
+    newest = paths[-1]
     if checkpoint is None:
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name

@@ -105,8 +105,8 @@ def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest step first."""
     if not folder.is_dir():
         return []
-    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
-    return [path for _, path in sorted(found)]
+    numbered = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
+    return [path for _, path in sorted(numbered)]
 
 
 def restore(path: Path, state: TrainState) -> dict[str, Any]:

@@ -167,11 +167,11 @@ def _parts(scene: Any, trimesh: ModuleType) -> Iterator[Surface]:
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
         part = scene.geometry[name]
-        placed = np.asarray(part.vertices, np.float64) @ transform[:3, :3].T + transform[:3, 3]
+        vertices = np.asarray(part.vertices, np.float64) @ transform[:3, :3].T + transform[:3, 3]
         if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            yield Surface(placed, np.asarray(part.faces, np.int64))
+            yield Surface(vertices, np.asarray(part.faces, np.int64))
         elif isinstance(part, trimesh.Trimesh | trimesh.PointCloud):
-            yield Surface(placed)
+            yield Surface(vertices)
 
 
 def _whole(parts: list[Surface]) -> Surface:
@@ -188,17 +188,19 @@ def _cloud(path: Path) -> npt.NDArray[np.float64]:
     """Read points from ``.npy``, or from ``.npz``: 'points', or its only array [N, 3]."""
     try:
         array = read_npy(path, _COPIES) if is_npy(path) else None
-        held = (
+        headers = (
             dict(npz_headers(path))
             if array is None
             else {"points": Header(array.shape, array.dtype, fortran=False, length=0)}
         )
-        if "tokens" in held:
+        if "tokens" in headers:
             raise DdimxError(f"{path}: this is an octree already, there is nothing to prepare")
-        fitting = [k for k, about in held.items() if about.shape[1:] == (3,)]
-        name = "points" if "points" in held else fitting[0] if len(fitting) == 1 else ""
-        if name not in fitting or held[name].dtype.kind not in "iuf":
-            what = ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in held.items()) or "nothing"
+        fitting = [k for k, about in headers.items() if about.shape[1:] == (3,)]
+        name = "points" if "points" in headers else fitting[0] if len(fitting) == 1 else ""
+        if name not in fitting or headers[name].dtype.kind not in "iuf":
+            what = (
+                ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in headers.items()) or "nothing"
+            )
             raise DdimxError(
                 f"{path}: no points [N, 3] under the name 'points'; it holds {what[:500]}"
             )

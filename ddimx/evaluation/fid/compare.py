@@ -110,9 +110,9 @@ def statistics_of(
     """
     path = Path(where).expanduser()
     if path.is_file() and path.suffix == ".npz" and npz_arrays(path, ("mu",)):
-        found = read_statistics(path)
-        check_network(found, features, where)
-        return found
+        statistics = read_statistics(path)
+        check_network(statistics, features, where)
+        return statistics
     images = open_images(where, offline=offline, progress=progress)
     return measure(images, features, batch_size, progress)
 

@@ -103,8 +103,8 @@ class TokenNll:
         ]
         for d in range(depth):
             mean = self.tokens[:, d].mean()
-            named = f"level {d}, {mean:.1f} token{'' if mean == 1 else 's'}"
-            lines.append(f"  {named}: {_short(figures[f'nats_level_{d}'], 2)} nats")
+            title = f"level {d}, {mean:.1f} token{'' if mean == 1 else 's'}"
+            lines.append(f"  {title}: {_short(figures[f'nats_level_{d}'], 2)} nats")
         voxel = figures["bits_per_voxel"]
         lines += [
             f"{figures['bits_per_leaf']} bits per occupied leaf, {voxel.mean:.5f} ± "
@@ -146,9 +146,11 @@ def token_nll(
     batches = in_batches(range(len(numbers)), settings.batch_size, measure)
     nats = np.concatenate([nats for _, nats in batches])
     progress.stop()
-    broken = ~np.isfinite(nats).all(axis=1)
-    if broken.any():
-        raise DdimxError(f"the bound of shape {numbers[broken][0]} is not finite; try --dtype fp32")
+    not_finite = ~np.isfinite(nats).all(axis=1)
+    if not_finite.any():
+        raise DdimxError(
+            f"the bound of shape {numbers[not_finite][0]} is not finite; try --dtype fp32"
+        )
     return TokenNll(
         {
             **facts(model, source, settings, len(numbers)),

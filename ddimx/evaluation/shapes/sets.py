@@ -114,7 +114,7 @@ def training_list(reference: Path, split: str) -> Path | None:
 
 
 def read(
-    listed: Listed,
+    listing: Listed,
     *,
     categories: Sequence[str] = (),
     strict: bool = True,
@@ -131,30 +131,32 @@ def read(
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
         UsageError: no shape of the categories.
     """
-    shown = progress or Progress(quiet=True)
-    shown.start(f"reading {listed.label}", len(listed.files))
+    bar = progress or Progress(quiet=True)
+    bar.start(f"reading {listing.label}", len(listing.files))
     shapes: list[tuple[Path, Shape]] = []
     invalid: list[str] = []
-    for path in listed.files:
+    for path in listing.files:
         try:
-            shapes.append((path, _shape(path, listed.categories.get(path))))
+            shapes.append((path, _shape(path, listing.categories.get(path))))
         except DdimxError as error:
             if strict:
                 raise
             invalid.append(str(error))
-        shown.advance()
-    shown.stop()
+        bar.advance()
+    bar.stop()
     if not shapes:
-        raise DdimxError(f"{listed.label}: not one valid octree; the first: {invalid[0]}")
-    kept = [
+        raise DdimxError(f"{listing.label}: not one valid octree; the first: {invalid[0]}")
+    members = [
         (path, shape) for path, shape in shapes if not categories or shape.category in categories
     ]
-    if not kept:
-        known = sorted({shape.category for _, shape in shapes} - {""})
-        there = f"there are: {', '.join(known)}" if known else "its files name none"
-        raise UsageError(f"{listed.label}: no shape of category {' or '.join(categories)}; {there}")
-    files = tuple(_shown(path, Path(listed.label)) for path, _ in kept)
-    return ShapeSet(listed.label, tuple(shape for _, shape in kept), files, tuple(invalid))
+    if not members:
+        names = sorted({shape.category for _, shape in shapes} - {""})
+        remark = f"there are: {', '.join(names)}" if names else "its files name none"
+        raise UsageError(
+            f"{listing.label}: no shape of category {' or '.join(categories)}; {remark}"
+        )
+    files = tuple(_shown(path, Path(listing.label)) for path, _ in members)
+    return ShapeSet(listing.label, tuple(shape for _, shape in members), files, tuple(invalid))
 
 
 def joined(parts: Sequence[ShapeSet]) -> ShapeSet:

@@ -68,16 +68,18 @@ def follow(
     model: Model, settings: Settings, evaluations: int, after_row: AfterRow | None = None
 ) -> Trajectory:
     """Return the reference trajectories of the samples of ``settings``."""
-    seen: dict[float, list[Tensor]] = {}
+    predictions: dict[float, list[Tensor]] = {}
 
     def keep(step: Step, samples: Sequence[int]) -> None:
-        seen.setdefault(step.t_to, []).append(step.x[: len(samples)].clone())
+        predictions.setdefault(step.t_to, []).append(step.x[: len(samples)].clone())
         if after_row is not None:
             after_row(step, samples)
 
     x0 = run_plan(model, settings, fine_plan(model, evaluations), keep)
     times = fine_times(model, evaluations)[1:]  # the last row leaves no state at time 0
-    return Trajectory(times, {t: torch.cat(seen[t]) for t in times.tolist()}, x0.to(model.device))
+    return Trajectory(
+        times, {t: torch.cat(predictions[t]) for t in times.tolist()}, x0.to(model.device)
+    )
 
 
 class Search:
@@ -138,24 +140,24 @@ class Search:
             if tried is not None:
                 tried(fits[-1])
         best = min(fits, key=lambda fit: fit.rmse)
-        left = trials - len(fits)
+        remaining = trials - len(fits)
         # In places of the trajectory: half the mean distance at first.
         stride = max(len(self._along.times) // (2 * nfe), 1)
-        while left > 0:
-            before = best
+        while remaining > 0:
+            previous = best
             for i in range(1, nfe):
-                for moved in (
+                for neighbor in (
                     self._moved(best.times, i, -stride),
                     self._moved(best.times, i, stride),
                 ):
-                    if moved is None or left <= 0:
+                    if neighbor is None or remaining <= 0:
                         continue
-                    left -= 1
-                    fit = self.fit(moved, best, i)
+                    remaining -= 1
+                    fit = self.fit(neighbor, best, i)
                     best = fit if fit.rmse < best.rmse else best
                     if tried is not None:
                         tried(best)
-            if best is before:
+            if best is previous:
                 if stride == 1:
                     break
                 stride //= 2
@@ -170,8 +172,8 @@ class Search:
         if not 0 <= place < len(self._along.times):
             return None
         value = float(self._along.times[place])
-        after = times[i + 1] if i + 1 < len(times) else -1.0
-        return (*times[:i], value, *times[i + 1 :]) if after < value < times[i - 1] else None
+        next_time = times[i + 1] if i + 1 < len(times) else -1.0
+        return (*times[:i], value, *times[i + 1 :]) if next_time < value < times[i - 1] else None
 
     @torch.no_grad()
     def _predict(self, y: Tensor, t: float) -> Tensor:

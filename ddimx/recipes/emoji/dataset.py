@@ -119,10 +119,12 @@ def extract(
         )
     version, entries = read_emoji_test(emoji_test)
     with Font(font) as opened:
-        chosen = choose(opened.bitmaps.keys(), opened.characters, opened.ligatures, entries)
-        if not chosen:
+        entries_by_glyph = choose(
+            opened.bitmaps.keys(), opened.characters, opened.ligatures, entries
+        )
+        if not entries_by_glyph:
             raise DdimxError(f"{font} draws none of the emoji listed in {emoji_test}")
-        glyphs = [glyph for glyph, _ in chosen]
+        glyphs = [glyph for glyph, _ in entries_by_glyph]
         images = np.empty((len(glyphs), size, size, 3), np.uint8)
         for index, glyph in enumerate(glyphs):
             try:
@@ -132,7 +134,7 @@ def extract(
             if progress is not None:
                 progress(index + 1, len(glyphs))
         source = opened.source() | {"emoji_test": emoji_test.name, "emoji_test_version": version}
-    return _assemble(images, [entry for _, entry in chosen], holdout, seed, source)
+    return _assemble(images, [entry for _, entry in entries_by_glyph], holdout, seed, source)
 
 
 def save(data: EmojiSet, path: Path) -> None:
@@ -181,9 +183,9 @@ def contact_sheet(data: EmojiSet, *, per_group: int = 12, scale: int = 3) -> Ima
     pen = ImageDraw.Draw(sheet)
     for top, (group, members) in zip(range(_GAP, sheet.height, step), rows, strict=True):
         pen.text((_GAP, top + (step - _GAP) // 2), group, "black", anchor="lm")
-        for left, member in zip(range(_MARGIN, sheet.width, step), members, strict=False):
+        for x, member in zip(range(_MARGIN, sheet.width, step), members, strict=False):
             large = data.images[member].repeat(scale, axis=0).repeat(scale, axis=1)
-            sheet.paste(Image.fromarray(large), (left, top))
+            sheet.paste(Image.fromarray(large), (x, top))
     return sheet
 
 
@@ -232,11 +234,11 @@ def split(
     Each group draws from a generator of its own, so that new emoji in one group leave the split
     of the others as it was.
     """
-    held: list[int] = []
+    held_out: list[int] = []
     ids, first = np.unique(families, return_index=True)
     for group in range(len(GROUPS)):
         own = ids[labels[first] == group]
         count = min(len(own), max(1, round(holdout * len(own)))) if holdout else 0
         generator = np.random.Generator(np.random.PCG64([seed, group]))
-        held.extend(generator.permutation(own)[:count].tolist())
-    return np.isin(families, held)
+        held_out.extend(generator.permutation(own)[:count].tolist())
+    return np.isin(families, held_out)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...errors import DdimxError
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import harmonic0, linear
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -26,7 +26,7 @@ KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 LIMIT = 2**32 - 1
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...errors import DdimxError
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import byte, harmonic0
 
 MAGIC, VERSION = 0x5053474E, 3  # "NGSP"
@@ -29,7 +29,7 @@ GZIP_HEADER = bytes.fromhex("1f8b08 00 00000000 00 ff")  # deflate, no name, no 
 LEVEL = 6
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes.
 
     Raises:

@@ -84,8 +84,8 @@ def _shadow(cloud: GaussianCloud, camera: Camera) -> Floats:
     positions[:, 1] = low[1] - cloud.sigmas.max(axis=1)
     softness = SHADOW_SIGMA * reach * (1 + height)
     flat = np.stack([softness, np.full_like(softness, 1e-4 * reach), softness], axis=1)
-    spread = (cloud.sigmas[:, 0] / softness) ** 2  # as much darkness, over more ground
-    strength = every * cloud.alphas * spread * np.exp(-SHADOW_FADE * height)
+    widening = (cloud.sigmas[:, 0] / softness) ** 2  # as much darkness, over more ground
+    strength = every * cloud.alphas * widening * np.exp(-SHADOW_FADE * height)
     laid = replace(
         cloud,
         positions=positions,
