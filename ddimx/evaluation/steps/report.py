@@ -6,15 +6,14 @@ import csv
 import io
 from typing import Any
 
-from PIL import Image
 from rich.table import Table
 
-from ..chart import Level, line_chart
+from ..chart import Level, Panel
 from .study import FIGURES, Record, Row
 from .variants import Way, names_of
 
 OPTIONS = tuple(Way.__dataclass_fields__)
-PANEL, KEY = (900, 400), 300
+PANEL_SIZE = (900, 400)  # pixels
 PANELS = {
     "one_component": "share of shapes in one piece",
     "largest_share": "share of cells in the largest piece, mean",
@@ -50,8 +49,8 @@ def csv_text(record: Record) -> str:
     return text.getvalue()
 
 
-def plot(record: Record) -> Image.Image:
-    """Draw each measured figure against the network's calls, one line for each kind of way."""
+def panels(record: Record) -> list[Panel]:
+    """Return charts of each measured figure over calls, one line for each kind of way."""
     rows, names = _by_name(record)
     connectivity = record.get("reference_connectivity", {})
     charts = []
@@ -62,6 +61,7 @@ def plot(record: Record) -> Image.Image:
                 point = (float(row["calls"]), float(row[figure]["value"]))
                 lines.setdefault(names[_way(row)], []).append(point)
         if lines:
+            joined = {name: sorted(line) for name, line in lines.items()}
             levels = []
             if figure in connectivity:
                 levels.append(Level(connectivity[figure]["value"], "reference"))
@@ -69,20 +69,8 @@ def plot(record: Record) -> Image.Image:
                 levels.append(Level(rows[0]["iou_reference"], "reference"))
             if figure == "1-NNA" and "training" in record:
                 levels.append(Level(record["training"][figure]["value"], "training shapes"))
-            charts.append(
-                line_chart(
-                    {name: sorted(line) for name, line in lines.items()},
-                    title,
-                    levels=levels,
-                    logarithmic=False,
-                    size=PANEL,
-                    key=KEY,
-                )
-            )
-    picture = Image.new("RGB", (PANEL[0], PANEL[1] * max(len(charts), 1)), "white")
-    for i, chart in enumerate(charts):
-        picture.paste(chart, (0, PANEL[1] * i))
-    return picture
+            charts.append(Panel(joined, title, levels, logarithmic=False))
+    return charts
 
 
 def _by_name(record: Record) -> tuple[list[Row], dict[Way, str]]:
