@@ -23,7 +23,7 @@ from ddimx.data.images.ffhq import FfhqSource
 from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
-from ddimx.data.images.packed import HEADER_SIZE, PackedSource
+from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
@@ -179,6 +179,27 @@ def read_packed(folder: Path) -> None:
 
 
 def edit_packed(folder: Path, rng: Random) -> None:
+    """Change the index, or the array's header."""
+    path = folder / "packed.npy"
+    if rng.random() < 0.7:
+        beside = folder / "packed.npy.json"
+        beside.write_bytes(json_text(beside.read_bytes(), rng))
+    else:
+        data = path.read_bytes()
+        path.write_bytes(mutated(data[:HEADER_SIZE], rng) + data[HEADER_SIZE:])
+
+
+def make_old_packed(folder: Path) -> None:
+    """The one file of version 0.1, the index and its length behind the pixels."""
+    make_packed(folder)
+    beside = folder / "packed.npy.json"
+    with (folder / "packed.npy").open("ab") as stream:
+        index = beside.read_bytes()
+        stream.write(index + len(index).to_bytes(8, "little") + OLD_MAGIC)
+    beside.unlink()
+
+
+def edit_old_packed(folder: Path, rng: Random) -> None:
     """Change the index and state its length right; or the header."""
     path = folder / "packed.npy"
     data = path.read_bytes()
@@ -385,6 +406,7 @@ TARGETS = [
     Target("ffhq", make_ffhq, read_ffhq, edit_lmdb, ("**/data.mdb",)),
     Target("cifar10", make_cifar, read_cifar, edit_cifar),
     Target("packed", make_packed, read_packed, edit_packed),
+    Target("packed by version 0.1", make_old_packed, read_packed, edit_old_packed),
     Target(
         "unfinished packing", make_unfinished, pack, changed=("packed.npy.unfinished/state.json",)
     ),
