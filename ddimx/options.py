@@ -477,9 +477,9 @@ def _number(what: str, option: Option, value: Any) -> float:
     whole = option.kind == "whole"
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        least = "" if option.least is None else f" of at least {option.least:g}"
-        raise UsageError(f"{what} must be {kind}{least}, got {value!r}")
-    number: float = int(value) if whole else float(value)
+        bound = "" if option.least is None else f" of at least {option.least:g}"
+        raise UsageError(f"{what} must be {kind}{bound}, got {value!r}")
+    number: float = int(value) if isinstance(value, Integral) and whole else float(value)
     least, most = option.least, option.most
     if least is not None and most is not None and not least <= number <= most:
         span = f"{least}..{most}" if whole else f"[{least:g}, {most:g}]"
