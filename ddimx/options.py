@@ -48,7 +48,6 @@ class Option:
             it; None for all.
         choices: the values that are allowed; empty where others decide.
         least, most: bounds of a number, both included.
-        positive: a number must be greater than 0.
         remembered: whether ``--resume`` takes it from the run's manifest.
     """
 
@@ -62,7 +61,6 @@ class Option:
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
-    positive: bool = False
     remembered: bool = True
 
 
@@ -184,7 +182,7 @@ class Options:
         "Of the draw of each token (default: 1).",
         verbs=("sample",),
         draws="octrees",
-        positive=True,
+        least=0,
     )
     guidance: float | None = _option(
         "--guidance",
@@ -486,8 +484,6 @@ def _number(what: str, option: Option, value: Any) -> float:
         raise UsageError(f"{what} must lie in {span}, got {value}")
     if least is not None and not number >= least:
         raise UsageError(f"{what} must be at least {least:g}, got {value}")
-    if option.positive and not number > 0:
-        raise UsageError(f"{what} must be positive, got {value}")
     if not math.isfinite(number):
         raise UsageError(f"{what} must be a finite number, got {value}")
     return number

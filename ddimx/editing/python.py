@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Noise
+from ..options import Options
 from ..sampling.batch import finish_all
-from ..sampling.settings import Asked
 from ..weights.model import Model
 from .encode import make_codec, run_all
-from .inpaint import VARIANTS, Edit, inpaint_given, inpaint_settings
+from .inpaint import VARIANTS, Edit, inpaint_inputs, inpaint_settings
 from .interpolate import check_ends, interpolation_settings
 from .interpolate import interpolate as interpolation
 
@@ -53,12 +53,12 @@ def inpaint(
     if mask is not None:
         _check_mask(mask, model)
     edit = Edit(jump, resample, strength)
-    asked = Asked(count=count, **options)
+    asked = Options.of({**options, "count": count})
     settings = inpaint_settings(asked, model, edit, images=1, masked=mask is not None)
     paint = None if mask is None else mask[None].cpu()
     states = image[None].to("cpu", torch.float32)
-    given = inpaint_given(settings, model, states, paint, edit)
-    return finish_all(model, settings, settings.indices, given=given)
+    inputs = inpaint_inputs(settings, model, states, paint, edit)
+    return torch.stack(finish_all(model, settings, settings.indices, inputs=inputs))
 
 
 def encode(model: Model, images: Tensor, *, refine: int | None = None, **options: Any) -> Tensor:
@@ -79,7 +79,7 @@ def encode(model: Model, images: Tensor, *, refine: int | None = None, **options
     """
     for image in images if images.dim() == len(model.process.shape) + 1 else [images[None]]:
         _check(image, model.process.shape, "image")
-    codec = make_codec(Asked(count=len(images), **options), model, refine)
+    codec = make_codec(Options.of({**options, "count": len(images)}), model, refine)
     return run_all(model, codec.up, images.to("cpu", torch.float32))
 
 
@@ -106,7 +106,7 @@ def interpolate(
     states = [Noise(e).normal([0], shape)[0] if isinstance(e, int) else e for e in ends]
     for state in states:
         _check(state, shape, "latent")
-    settings, _ = interpolation_settings(Asked(**options), model, pictures=False, refine=None)
+    settings, _ = interpolation_settings(Options.of(options), model, pictures=False, refine=None)
     given = [state.to("cpu", torch.float32) for state in states]
     found = interpolation(given, number, model, settings, lambda images: images)
     return run_all(model, found.settings, found.states)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import DdimxError
 from ..progress import Progress
 from ..sampling.run import SampleRequest, run
-from ..sampling.settings import Asked, resolve
+from ..sampling.settings import resolve
 from ..signals import polite_stop
 from ..weights.model import load_model
 from ..weights.source import shipped_models
@@ -27,7 +27,7 @@ def sample_one(progress: Progress) -> Path:
             f"has no model '{MODEL}'; give a token file (.npz, .npy) or a folder of them"
         )
     model = load_model(MODEL, progress=progress)
-    settings = resolve(Asked(count=1, category=CATEGORY), model)
+    settings = resolve(Options(count=1, category=CATEGORY), model)
     asked = {"model": MODEL, "category": CATEGORY, "count": 1}
     command = f"ddimx sample --model {MODEL} --category {CATEGORY} -n 1"
     request = SampleRequest(model, settings, kind="npz", command=command, asked=asked)

@@ -23,6 +23,7 @@ from ..options import Options
 from ..runs.sinks import Sink
 from ..schedule import Schedule
 from ..solvers.executor import Known
+from ..solvers.table import AnyPlan
 
 
 @dataclass(frozen=True)
@@ -81,41 +82,6 @@ class Given:
     known: Known | None = None
 
 
-class Plan(Protocol):
-    """What a run and its record need of a plan, whatever its rows are."""
-
-    @property
-    def label(self) -> str:
-        """The solver and how it was asked for, for people."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks that a person should see."""
-        ...
-
-    @property
-    def nfe(self) -> int:
-        """How many rows call the network."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the plan was computed from, as JSON values: part of a run's identity."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the whole plan as JSON values."""
-        ...
-
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Return what a person wants to see of every row: name -> values [rows]."""
-        ...
-
-
 class Process(Protocol):
     """A forward process: its training loss, its plans, and the way from noise to files."""
 
@@ -163,7 +129,7 @@ class Process(Protocol):
         """Return the loss of every example, float32 [B]."""
         ...
 
-    def plan(self, options: Options) -> Plan:
+    def plan(self, options: Options) -> AnyPlan:
         """Return the plan that the options describe; what is None, the model's defaults decide.
 
         Raises:

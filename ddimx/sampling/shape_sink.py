@@ -14,33 +14,26 @@ from ..errors import UsageError
 from ..octree.file import Shape, read_shape, write_shape
 from ..octree.tree import Octree
 from ..splats.render import render_thumbnail
-from ..weights.model import Model
 
 FORMAT = "npz"
 PICTURE = 192  # pixels of a shape on the contact sheet
 _NAME = re.compile(rf"^(\d{{6,}})\.{FORMAT}$")
 
 
-def check_format(kind: str, name: str) -> None:
-    """Raise UsageError unless the model of that name can write this format."""
-    if kind != FORMAT:
-        raise UsageError(
-            f"--format {kind}: '{name}' draws octrees, which are written as {FORMAT}; "
-            "--export writes splats beside them"
-        )
-
-
 class ShapeSink:
     """One token file for every shape, named by its index: ``000007.npz``."""
 
-    def __init__(self, folder: Path, kind: str, model: Model) -> None:
+    one_file = False
+
+    def __init__(self, folder: Path, kind: str = FORMAT, classes: Sequence[str] = ()) -> None:
         """Write to ``folder``.
 
         Raises:
-            UsageError: a format for images.
+            UsageError: another format.
         """
-        check_format(kind, model.name)
-        self._folder, self._model = folder, model
+        if kind != FORMAT:
+            raise UsageError(f"--format {kind}: octrees are written as {FORMAT}")
+        self._folder, self._classes = folder, tuple(classes)
 
     def done(self) -> set[int]:
         """Return the indices whose files exist; files are written whole."""
@@ -54,7 +47,7 @@ class ShapeSink:
         """Write one file for every tree, with its class and its identity."""
         names = [""] * len(samples)
         if labels is not None:
-            known = (*self._model.classes, "")
+            known = (*self._classes, "")
             names = [known[label] for label in labels.tolist()]
         for index, tree, category in zip(indices, samples, names, strict=True):
             write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))

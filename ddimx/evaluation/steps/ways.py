@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ...sampling.settings import Asked, Settings, resolve
+from ...sampling.settings import Settings, resolve
 from ...weights.model import Model
 
 
@@ -30,8 +30,8 @@ class Way:
             UsageError: options that do not exist or do not go together.
         """
         options: dict[str, Any] = asdict(self)
-        asked = Asked(**options, seed=seed, count=count, batch_size=batch_size)
-        return resolve(asked, model)
+        options |= {"seed": seed, "count": count, "batch_size": batch_size}
+        return resolve(Options.of(options), model)
 
 
 @dataclass(frozen=True)
