@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError, nearest, unknown
+from .solvers.registry import AUTO, name_forms
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,8 +98,8 @@ class Options:
         "--solver",
         "text",
         "How",
-        "ddim, ddpm, pfdiff:k,h, dpm++:1-3, ipndm:1-4, unipc:1-3, or auto, which chooses by the "
-        "number of evaluations (default: the model's, else ddim).",
+        f"{', '.join(name_forms())}, or {AUTO}, which chooses by the number of evaluations "
+        "(default: the model's, else ddim).",
         metavar="NAME[:ARGS]",
         verbs=("sample", "inpaint", "sequence", "interpolate"),
     )

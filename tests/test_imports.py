@@ -16,17 +16,17 @@ from tests.conftest import ROOT, cli_environment
 # From the bottom up (DESIGN section 2). A module may import from its own layer and those below.
 LAYERS = [
     {"kernels"},
-    {"errors", "files", "options", "signals"},
+    {"errors", "files", "signals"},
     {"untrusted"},
     {"octree"},
     {"splats"},
-    {"config", "config_file", "device", "noise", "plan", "plan_file", "progress", "runs"}
-    | {"schedule", "timesteps"},
+    {"config", "config_file", "device", "noise", "pixels", "progress", "runs"},
     {"solvers"},
+    {"options"},
     {"discrete"},
     {"models"},
     {"data", "weights"},
-    {"sampling", "training"},
+    {"recipes", "sampling", "training"},
     {"api", "about", "editing", "evaluation", "exporting", "integrations"},
     {"cli"},
     {"__init__", "__main__"},

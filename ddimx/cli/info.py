@@ -64,7 +64,7 @@ def show(facts: dict[str, Any], json_output: bool) -> None:
 
 def _everything(models: bool) -> dict[str, Any]:
     from ..about import about, about_models
-    from ..weights.registry import about_published
+    from ..weights.locate.registry import about_published
 
     return {"models": about_models(), "published": about_published()} if models else about()
 
@@ -72,7 +72,7 @@ def _everything(models: bool) -> dict[str, Any]:
 def _one(model: str, config: str | None, weights: str | None) -> dict[str, Any]:
     from ..config_file import load_config
     from ..weights.describe import describe
-    from ..weights.source import Source
+    from ..weights.locate.source import Source
     from .parse import weights_choice
 
     given = None if config is None else load_config(config)

@@ -73,8 +73,8 @@ def _is_model(name: str) -> bool:
     """Return whether a bare name is a known model's, beside a folder that is called the same."""
     if Path(name).name != name:
         return False
-    from ..weights.registry import NAMES
-    from ..weights.source import shipped_models
+    from ..weights.locate.registry import NAMES
+    from ..weights.locate.source import shipped_models
 
     return name in (*NAMES, *shipped_models())
 

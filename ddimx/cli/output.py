@@ -21,7 +21,7 @@ def print_json(value: Any) -> None:
 def fresh_folder(verb: str, model: str) -> Path:
     """Create and return a numbered run folder that is named after a model."""
     from ..runs import fresh_run
-    from ..weights.source import SUFFIX
+    from ..weights.locate.source import SUFFIX
 
     return fresh_run(verb, Path(model).name.removesuffix(SUFFIX))
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..noise import Noise, Stream
+from ..pixels import to_network
+from .images.sources import Bytes, ImageSource, Integers
 from .order import Order
-from .sources import Bytes, ImageSource, Integers
-from .transform import to_network
 
 Batch = dict[str, Tensor]
 Content = TypeVar("Content")

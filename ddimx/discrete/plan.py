@@ -60,7 +60,7 @@ class TokenPlan:
         transition, routing: see the module.
         label: the solver and its arguments, for people.
         notes: remarks for people.
-        inputs: as of :class:`ddimx.plan.Plan`: what the table was computed from, or None.
+        inputs: as of :class:`ddimx.solvers.plan.Plan`: what the table was computed from, or None.
     """
 
     level: npt.NDArray[np.int64]
@@ -137,7 +137,7 @@ class TokenPlan:
         return {name: getattr(self, name) for name in names}
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this plan from others, as :meth:`ddimx.plan.Plan.identity` does."""
+        """Return what tells this plan from others; see :meth:`ddimx.solvers.plan.Plan.identity`."""
         common = {"rows": len(self), "transition": self.transition, "routing": self.routing}
         if self.inputs is not None:
             return common | self.inputs

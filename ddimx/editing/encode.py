@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from ..config import DataConfig
-from ..data.transform import to_bytes
 from ..errors import UsageError
 from ..sampling.batch import AfterRow, Inputs, finish_all
-from ..sampling.grid import MOST, write_grid
+from ..runs.contact_sheet import MOST, write_grid
 from ..options import Options
 from ..sampling.settings import Settings
-from ..sampling.sinks import ArraySink, Sink
-from ..sampling.task import Task
+from ..runs.sinks import ArraySink, Sink
+from ..sampling.hooks import Task
 from ..solvers.inversion import REFINE, ddim_inversion
 from ..untrusted.arrays import read_npy
 from ..weights.model import Model

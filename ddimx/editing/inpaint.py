@@ -14,14 +14,15 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Stream
-from ..plan import Plan
+from ..solvers.plan import Plan
 from ..sampling.batch import Inputs, Start
-from ..sampling.grid import MOST, write_grid
+from ..runs.contact_sheet import MOST, write_grid
 from ..options import Options
 from ..sampling.settings import Settings
-from ..sampling.sinks import IMAGE_FORMATS, NamedSink, Sink
-from ..sampling.task import Task
+from ..runs.sinks import IMAGE_FORMATS, NamedSink, Sink
+from ..sampling.hooks import Task
 from ..solvers.executor import Known
+from ..solvers.plan import Plan
 from ..solvers.repaint import RESAMPLE, default_jump, repaint
 from ..weights.model import Model
 from .masks import Mask

@@ -14,12 +14,12 @@ from torch import Tensor
 from ..errors import UsageError
 from ..noise import Noise
 from ..sampling.batch import Inputs
-from ..sampling.grid import write_grid
+from ..runs.contact_sheet import write_grid
 from ..sampling.run import load_init_noise
 from ..options import Options
 from ..sampling.settings import Settings
-from ..sampling.sinks import Sink
-from ..sampling.task import Task
+from ..runs.sinks import Sink
+from ..sampling.hooks import Task
 from ..weights.model import Model
 from . import slerp
 from .animation import write_animation

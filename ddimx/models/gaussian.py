@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, DataConfig, Prediction, SamplingConfig
-from ..data.transform import to_bytes
+from ..pixels import to_bytes
 from ..noise import Noise, Stream
 from ..options import Options
-from ..plan import Plan
+from ..solvers.plan import Plan
 from ..runs.sinks import FORMATS, Sink, open_sink
-from ..schedule import Schedule
+from ..solvers.schedule import Schedule
 from ..solvers.choose import plan_for
 from ..solvers.ddpm import Variance
 from ..solvers.executor import Draw, Step, execute

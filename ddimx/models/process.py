@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..noise import Noise, Stream
 from ..options import Options
 from ..runs.sinks import Sink
-from ..schedule import Schedule
+from ..solvers.schedule import Schedule
 from ..solvers.executor import Known
 from ..solvers.table import AnyPlan
 

@@ -20,6 +20,7 @@ from ..device import DTYPES, choose_device, choose_precision
 from ..errors import DdimxError, UsageError
 from ..solvers.table import AnyPlan
 from ..runs.record import NAME, Record, read_record
+from ..solvers.plan import Plan
 from ..untrusted.names import all_inside
 from ..untrusted.text import shown
 from ..weights.model import Model

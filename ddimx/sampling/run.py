@@ -22,14 +22,14 @@ from ..runs.run import Asked, Filling, Stopped, begin
 from ..signals import Stop
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
+from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
-from ..weights.source import SUFFIX
 from . import manifest
 from .batch import Inputs, finish_batch, indivisible
 from .memory import check_fits
 from .settings import Settings, labels_for
-from .sinks import remove_parts
-from .task import SAMPLING, Task
+from ..runs.sinks import remove_parts
+from .hooks import SAMPLING, Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..errors import UsageError, unknown
 from ..noise import Noise, Stream
 from ..options import Options, options
-from ..plan import Plan
-from ..plan_file import read_plan
+from ..solvers.plan import Plan
+from ..solvers.plan_file import read_plan
 from ..solvers.table import AnyPlan
 from ..weights.model import Model
 

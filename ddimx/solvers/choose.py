@@ -7,14 +7,13 @@ from dataclasses import replace
 from ..config import Prediction, SamplingConfig
 from ..errors import UsageError
 from ..options import Options
-from ..plan import Plan
-from ..plan_file import check_fits
-from ..schedule import Schedule
-from ..timesteps import Times, explicit, spaced
+from .plan import Plan
+from .plan_file import check_fits
+from .schedule import Schedule
+from .timesteps import Times, explicit, spaced
 from . import auto
 from .ddpm import Variance
-from .names import AUTO, parse_solver
-from .registry import SolverChoice, evaluations, make_plan, most_times
+from .registry import AUTO, SOLVERS, SolverChoice, evaluations, make_plan, most_times, parse_solver
 
 DEFAULT_STEPS = 50
 
@@ -47,13 +46,15 @@ def plan_for(
         plan: Plan = options.plan
     else:
         solver, times, notes = _solver_and_times(options, schedule.num_timesteps, defaults)
-        kind, eta, own = parse_solver(solver).kind, options.eta, options.variance
-        if kind == "ddim":
-            eta = defaults.eta if eta is None else eta
-            clip = defaults.clip if clip is None else clip
-        if kind == "ddpm" and own is None:
-            own = variance
-        plan = make_plan(SolverChoice(solver, eta, own), schedule, times, prediction)
+        kind = parse_solver(solver).kind
+        choice = SolverChoice(solver, options.eta, options.variance)
+        if "eta" in SOLVERS[kind].options and choice.eta is None:
+            choice = replace(choice, eta=defaults.eta)
+        if "variance" in SOLVERS[kind].options and choice.variance is None:
+            choice = replace(choice, variance=variance)
+        if kind == "ddim" and clip is None:
+            clip = defaults.clip
+        plan = make_plan(choice, schedule, times, prediction)
         plan = replace(plan, notes=notes + plan.notes)
     if clip is None:
         return plan

@@ -6,10 +6,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Plan
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Plan
 from .rows import one_evaluation_rows
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 
 def ddim(

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import unknown
-from ..plan import Plan
-from ..schedule import Schedule
-from ..timesteps import Times
+from .plan import Plan
 from .rows import one_evaluation_rows
+from .schedule import Schedule
+from .timesteps import Times
 
 Variance = Literal["large", "small"]
 

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 
 from ..config import Prediction
-from ..plan import Array, Plan
-from ..schedule import Schedule
-from ..timesteps import Times
+from .plan import Array, Plan
 from .rows import check_distinct, check_order, half_log_snr, one_evaluation_rows
+from .schedule import Schedule
+from .timesteps import Times
 
 MOST = 3
 SHORT = 15  # below this number of steps the order falls towards the end, as in diffusers

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Array, Plan, output_coefficients
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times, as_run
+from .plan import Array, Plan, output_coefficients
+from .schedule import CLEAN, Schedule
+from .timesteps import Times, as_run
 
 VERSION = 1  # part of what identifies a run, as a solver's
 REFINE = 2  # corrections of every step by default

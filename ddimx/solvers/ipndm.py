@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import Prediction
-from ..plan import Plan
-from ..schedule import Schedule
-from ..timesteps import Times
+from .plan import Plan
 from .rows import check_distinct, check_order, one_evaluation_rows
+from .schedule import Schedule
+from .timesteps import Times
 
 # Adams and Bashforth's weights for equal steps, newest first.
 ADAMS_BASHFORTH = (

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Array, Plan
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Array, Plan
 from .rows import Rows, check_distinct
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 MOST = 3  # the k that the paper describes
 
@@ -60,11 +60,6 @@ def pfdiff(
         label=label,
         notes=_tail_note(len(times), k),
     )
-
-
-def evaluations(n: int, k: int) -> int:
-    """Return how many evaluations ``n`` times cost."""
-    return 1 + -(-(n - 1) // (k + 1))
 
 
 def hops(n: int, k: int, h: int) -> Iterator[tuple[int, int, int]]:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
-from ..plan import SCALARS, Array, Plan
-from ..schedule import Schedule
+from .plan import SCALARS, Array, Plan
+from .schedule import Schedule
 
 Order = npt.NDArray[np.int64]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Array, Plan, output_coefficients
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Array, Plan, output_coefficients
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 class AnyPlan(Protocol):
-    """A plan of images (:class:`ddimx.plan.Plan`) or octrees (``ddimx.discrete.plan.TokenPlan``).
+    """A plan of images, :class:`ddimx.solvers.plan.Plan`, or octrees, ``discrete.plan.TokenPlan``.
 
     Whoever only shows, records or compares plans needs no more than this. What the rows mean
     differs, and so do the loops that run them.

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from ..config import Prediction
-from ..plan import Array, Plan
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Array, Plan
 from .rows import Rows, check_distinct, check_order, half_log_snr
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 MOST = 3
 

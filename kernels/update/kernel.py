@@ -80,7 +80,7 @@ def update_kernel(
     WANT_X0: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Apply one row of the table; see :mod:`ddimx.plan` for the formulas."""
+    """Apply one row of the table; see :mod:`ddimx.solvers.plan` for the formulas."""
     sample = tl.program_id(0) // blocks
     start = (tl.program_id(0) % blocks) * BLOCK
     batch = sample.to(tl.int64)

@@ -26,8 +26,8 @@ from ...octree.tree import Octree
 from ...options import Options
 from ...runs.shape_sink import FORMAT, ShapeSink
 from ...runs.sinks import Sink
-from ...schedule import Schedule, zero_terminal_snr
-from ...splats.render import render_thumbnail
+from ...solvers.schedule import Schedule, zero_terminal_snr
+from ...splats.preview.render import render_thumbnail
 from ..process import Draws, Given, Process, drawn_labels, drawn_timesteps
 from .network import cut
 from .sampler import TokenDenoiser, clean_logits
@@ -97,7 +97,7 @@ class DiscreteProcess:
 
         Levels of a shape are weighted by the square root of their size: by size alone the finest
         level would be nearly all, by level alone the root's single token would weigh as much as
-        hundreds. ``batch`` is what :mod:`ddimx.data.shape_batches` lays out.
+        hundreds. ``batch`` is what :mod:`ddimx.data.shapes.batches` lays out.
         """
         ids, counts = batch["ids"], batch["counts"].cpu().numpy()
         layout = Layout.of(batch["keys"], counts)

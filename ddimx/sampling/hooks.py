@@ -1,0 +1,49 @@
+"""What another verb changes in a sampling run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .batch import NOTHING, Inputs
+from ..runs.contact_sheet import MOST, write_grid
+from ..runs.sinks import Sink
+
+
+def contact_sheet(folder: Path, sink: Sink, indices: range) -> list[str]:
+    """Write ``grid.png`` of the first samples; return the names of other files, here none."""
+    write_grid(folder / "grid.png", sink.pixels(indices[:MOST]))
+    return []
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """How another verb's run differs from plain sampling.
+
+    Attributes:
+        verb: the name in the run's folder.
+        inputs: what its samples are made from besides their noise.
+        identity: what determines the files besides model and settings.
+        translate: brings the identity in a manifest of an earlier version, which is its first
+            argument, up to this version's; as the second it is given what all verbs share so.
+        sink: opens what takes the samples, where that is not the process's own.
+        files: the names of all files of a run, where these are not the samples' indices.
+        observe: is shown every step and the indices it is of, in the run's folder.
+        finish: writes the contact sheet and returns the names of all further files.
+        results: what ``finish`` has found out, for the manifest.
+    """
+
+    verb: str = "sample"
+    inputs: Inputs = NOTHING
+    identity: dict[str, Any] = field(default_factory=dict)
+    translate: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda _, old: old
+    sink: Callable[[Path], Sink] | None = None
+    files: Callable[[range], list[str]] | None = None
+    observe: Callable[[Path, Any, Sequence[int]], None] | None = None
+    finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+SAMPLING = Task()
