@@ -60,9 +60,9 @@ def load(given: dict[str, Any]) -> Model:
 
 def asked(given: dict[str, Any], **changes: Any) -> Any:
     """Return the sampling options among a verb's options, those that it has."""
-    from ..sampling.settings import Asked
+    from ..options import Options
 
-    return Asked(**({name: given[name] for name in SETTINGS if name in given} | changes))
+    return Options.of({name: given[name] for name in SETTINGS if name in given} | changes)
 
 
 def request(

@@ -72,17 +72,16 @@ def request_of(
     the model may be named by the manifest in ``out`` alone (``--resume``): then it is loaded only
     if it is the one that the run was begun with.
     """
-    from dataclasses import fields
-
     from ..exporting.settings import named_formats
     from ..files import sha256_file
+    from ..options import Options, options
     from ..runs.sinks import FORMATS
     from ..sampling.manifest import dtype_for
     from ..sampling.run import SampleRequest, load_init_noise
-    from ..sampling.settings import Asked, resolve
+    from ..sampling.settings import resolve
     from ..weights.locate.source import Source, tensors_file
     from ..weights.model import load_model
-    from .parse import clip_value, one_of, times, weights_choice
+    from .parse import one_of, weights_choice
 
     kind = one_of("format", asked["kind"], FORMATS) if "kind" in asked else None
     if "export" in asked:
@@ -104,11 +103,8 @@ def request_of(
     kind = _checked_kind(kind, asked, model)
     path = Path(asked["init_noise"]) if "init_noise" in asked else None
     states = None if path is None else load_init_noise(path, model.process.shape)
-    values = {f.name: asked[f.name] for f in fields(Asked) if f.name in asked}
-    parsed = {"timesteps": times(asked.get("timesteps")), "clip": clip_value(asked.get("clip"))}
-    settings = resolve(
-        Asked(**{**values, **parsed}), model, available=None if states is None else len(states)
-    )
+    values = {name: asked[name] for name in options() if name in asked}
+    settings = resolve(Options.of(values), model, available=None if states is None else len(states))
     return SampleRequest(
         model=model,
         settings=settings,
@@ -151,17 +147,18 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
 
 def _checked_kind(kind: str | None, asked: dict[str, Any], model: Model) -> str:
     """Return the format to write; refuse what this kind of model does not have."""
-    from ..models.octree.process import DiscreteProcess
-    from ..runs.shape_sink import FORMAT, check_format
-
-    if isinstance(model.process, DiscreteProcess):
-        if "init_noise" in asked:
-            raise UsageError(f"--init-noise is for images, and '{model.name}' draws octrees")
-        check_format(kind or FORMAT, model.name)
-        return FORMAT
-    if "export" in asked:
-        raise UsageError(f"--export writes octrees as splats, and '{model.name}' draws images")
-    return kind or "png"
+    process = model.process
+    draws = f"'{model.name}' draws {process.draws}"
+    if "init_noise" in asked and not process.shape:
+        raise UsageError(f"--init-noise is for images, and {draws}")
+    if "export" in asked and process.draws != "octrees":
+        raise UsageError(f"--export writes octrees as splats, and {draws}")
+    if kind is not None and kind not in process.formats:
+        splats = "; --export writes splats beside them" if process.draws == "octrees" else ""
+        raise UsageError(
+            f"--format {kind}: {draws}, which are written as {', '.join(process.formats)}{splats}"
+        )
+    return kind or process.formats[0]
 
 
 def export_finished(

@@ -91,7 +91,7 @@ def _request(given: dict[str, Any]) -> SampleRequest:
     model = load(given)
     settings = resolve(asked(given), model)
     frames = choose_frames(
-        settings.plan,
+        settings.image_plan,
         "state" if show == "state" else "x0",
         kind,
         given["frames"],

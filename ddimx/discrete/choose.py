@@ -10,8 +10,8 @@ from typing import get_args
 from ..config import SamplingConfig, Transition
 from ..errors import UsageError
 from ..options import Options
-from ..solvers.schedule import Schedule
 from ..solvers.registry import AUTO, parse_solver
+from ..solvers.schedule import Schedule
 from .plan import Routing, TokenPlan
 from .solvers import make_token_plan
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import UsageError
-from ..sampling.batch import AfterRow, Inputs, finish_all
-from ..runs.contact_sheet import MOST, write_grid
 from ..options import Options
-from ..sampling.settings import Settings
+from ..pixels import to_bytes
+from ..runs.contact_sheet import MOST, write_grid
 from ..runs.sinks import ArraySink, Sink
+from ..sampling.batch import AfterRow, Inputs, finish_all
 from ..sampling.hooks import Task
+from ..sampling.settings import Settings
 from ..solvers.inversion import REFINE, ddim_inversion
 from ..untrusted.arrays import read_npy
 from ..weights.model import Model

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Stream
-from ..solvers.plan import Plan
-from ..sampling.batch import Inputs, Start
+from ..options import IMAGE_FORMATS, Options
 from ..runs.contact_sheet import MOST, write_grid
-from ..options import Options
-from ..sampling.settings import Settings
-from ..runs.sinks import IMAGE_FORMATS, NamedSink, Sink
+from ..runs.sinks import NamedSink, Sink
+from ..sampling.batch import Inputs, Start
 from ..sampling.hooks import Task
+from ..sampling.settings import Settings
 from ..solvers.executor import Known
 from ..solvers.plan import Plan
 from ..solvers.repaint import RESAMPLE, default_jump, repaint

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Noise
-from ..sampling.batch import Inputs
-from ..runs.contact_sheet import write_grid
-from ..sampling.run import load_init_noise
 from ..options import Options
-from ..sampling.settings import Settings
+from ..runs.contact_sheet import write_grid
 from ..runs.sinks import Sink
+from ..sampling.batch import Inputs
 from ..sampling.hooks import Task
+from ..sampling.run import load_init_noise
+from ..sampling.settings import Settings
 from ..weights.model import Model
 from . import slerp
 from .animation import write_animation

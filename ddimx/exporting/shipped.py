@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DdimxError
+from ..options import Options
 from ..progress import Progress
 from ..sampling.run import SampleRequest, run
 from ..sampling.settings import resolve

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, DataConfig, Prediction, SamplingConfig
-from ..pixels import to_bytes
 from ..noise import Noise, Stream
 from ..options import Options
-from ..solvers.plan import Plan
+from ..pixels import to_bytes
 from ..runs.sinks import FORMATS, Sink, open_sink
-from ..solvers.schedule import Schedule
 from ..solvers.choose import plan_for
 from ..solvers.ddpm import Variance
 from ..solvers.executor import Draw, Step, execute
+from ..solvers.plan import Plan
+from ..solvers.schedule import Schedule
 from .denoiser import Denoiser
 from .peak_memory import PeakMemory
 from .process import Draws, Given, drawn_labels, drawn_timesteps
@@ -150,7 +150,8 @@ class GaussianProcess:
             with PeakMemory() as memory:
                 meta(x, torch.zeros(1), *label)
         passes = 2 if guidance != 1.0 else 1
-        return memory.peak * passes + x.numel() * 4 * STATE_COPIES
+        peak: int = memory.peak
+        return peak * passes + x.numel() * 4 * STATE_COPIES
 
     @property
     def _range(self) -> DataConfig:

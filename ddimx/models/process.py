@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..noise import Noise, Stream
 from ..options import Options
 from ..runs.sinks import Sink
-from ..solvers.schedule import Schedule
 from ..solvers.executor import Known
+from ..solvers.schedule import Schedule
 from ..solvers.table import AnyPlan
 
 

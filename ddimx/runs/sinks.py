@@ -18,6 +18,7 @@ from ..config import DataConfig
 from ..errors import DdimxError, unknown
 from ..files import sweep, whole_file
 from ..options import ARRAY_FORMATS, IMAGE_FORMATS
+from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .batch import NOTHING, Inputs
 from ..runs.contact_sheet import MOST, write_grid
 from ..runs.sinks import Sink
+from .batch import NOTHING, Inputs
 
 
 def contact_sheet(folder: Path, sink: Sink, indices: range) -> list[str]:

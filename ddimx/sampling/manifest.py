@@ -18,9 +18,8 @@ from ..config import Config
 from ..config_file import validate
 from ..device import DTYPES, choose_device, choose_precision
 from ..errors import DdimxError, UsageError
-from ..solvers.table import AnyPlan
 from ..runs.record import NAME, Record, read_record
-from ..solvers.plan import Plan
+from ..solvers.table import AnyPlan
 from ..untrusted.names import all_inside
 from ..untrusted.text import shown
 from ..weights.model import Model
@@ -91,9 +90,7 @@ def config_sha256(config: Config) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def translated(
-    before: dict[str, Any], now: dict[str, Any], table: AnyPlan
-) -> dict[str, Any]:
+def translated(before: dict[str, Any], now: dict[str, Any], table: AnyPlan) -> dict[str, Any]:
     """Return the identity in a manifest as this version writes it, to be compared with ``now``.
 
     Version 0.1 (schema 1) hashed plans as text, with labels and all digits. Its manifests hold the

@@ -19,6 +19,7 @@ from ..files import sha256_file
 from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Asked, Filling, Stopped, begin
+from ..runs.sinks import remove_parts
 from ..signals import Stop
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
@@ -26,10 +27,9 @@ from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
 from . import manifest
 from .batch import Inputs, finish_batch, indivisible
+from .hooks import SAMPLING, Task
 from .memory import check_fits
 from .settings import Settings, labels_for
-from ..runs.sinks import remove_parts
-from .hooks import SAMPLING, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +77,15 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         clear=clear,
     )
     with begin(asked) as (folder, before):
-        sink = task.sink(folder) if task.sink is not None else model.process.sink(
-            folder,
-            request.kind,
-            classes=model.classes,
-            about=manifest.about(model, identity),
+        sink = (
+            task.sink(folder)
+            if task.sink is not None
+            else model.process.sink(
+                folder,
+                request.kind,
+                classes=model.classes,
+                about=manifest.about(model, identity),
+            )
         )
         record = {
             "status": "running",

@@ -9,11 +9,13 @@ from torch import Tensor
 from ...config import Transition
 from ...data.images.sources import Integers
 from ...data.shapes.batches import packed
+from ...discrete.choose import TRANSITIONS
 from ...discrete.draws import location_codes
 from ...discrete.elbo import Grid, elbo_terms, grid, stratified
 from ...discrete.transition import corrupt
 from ...models.octree.network import cut
-from ...models.octree.process import TRANSITIONS, DiscreteProcess, clean_logits
+from ...models.octree.process import DiscreteProcess
+from ...models.octree.sampler import clean_logits
 from ...models.octree.tokens import Cache, Condition, Layout, Tokens
 from ...noise import Noise, Stream
 from ...octree.tree import Octree

@@ -11,8 +11,9 @@ import numpy as np
 from ...config import Transition
 from ...data.images.sources import Integers
 from ...data.shapes.octrees import ShapeSource
+from ...discrete.choose import TRANSITIONS
 from ...errors import DdimxError, UsageError, unknown
-from ...models.octree.process import TRANSITIONS, DiscreteProcess
+from ...models.octree.process import DiscreteProcess
 from ...noise import Noise
 from ...progress import Progress
 from ...weights.model import Model
@@ -125,9 +126,7 @@ def token_nll(
         UsageError: no shapes, or a model of images.
         DdimxError: a network that returned something that is not finite.
     """
-    process = model.process
-    if not isinstance(process, DiscreteProcess):
-        raise UsageError(f"model '{model.name}' does not draw octrees")
+    process = DiscreteProcess.of(model.process, "the bound of octrees")
     if not len(source):
         raise UsageError("this part of the data has no shapes; see --split")
     numbers = spread(len(source), settings.count)

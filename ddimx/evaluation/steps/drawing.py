@@ -10,37 +10,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...discrete.cells import Level, octrees
+from ...discrete.executor import TokenStep
 from ...octree.tree import Octree
 from ...progress import Progress
-from ...sampling.batch import run_tokens
+from ...runs.run import Stopped
+from ...sampling.batch import finish_all
 from ...sampling.settings import Settings
 from ...signals import Stop
 from ...weights.model import Model
 
 
-def drawn(
-    model: Model, settings: Settings, labels: Tensor | None, progress: Progress, stop: Stop
+def draw_trees(
+    model: Model, settings: Settings, progress: Progress, stop: Stop
 ) -> list[Octree] | None:
     """Return the shapes of ``settings.indices``, or None where ``stop`` became true meanwhile.
 
-    Args:
-        labels: int64 [count], the classes in the order of the indices; None for a model without.
-        progress: is advanced by the batch's size after each row of the plan.
+    ``progress`` is advanced by the batch's size after each row of the plan.
     """
-    trees: list[Octree] = []
-    for first in range(0, settings.count, settings.batch_size):
-        part = slice(first, first + settings.batch_size)
-        indices = settings.indices[part]
-        own = None if labels is None else labels[part]
-        finished: tuple[Level, ...] = ()
-        for step in run_tokens(model, settings, indices, own):
-            finished = step.levels
-            progress.advance(len(indices))
-            if stop:
-                return None
-        trees += octrees(finished)
-    return trees
+
+    def after_row(_: TokenStep, samples: Sequence[int]) -> None:
+        progress.advance(len(samples))
+        if stop:
+            raise Stopped
+
+    try:
+        return finish_all(model, settings, settings.indices, after_row=after_row)
+    except Stopped:
+        return None
 
 
 def mixed_as(names: Sequence[str], classes: Sequence[str], count: int) -> Tensor | None:

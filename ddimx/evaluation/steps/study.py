@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ...signals import Stop
 from ...weights.model import Model
 from ..shapes.quality import Protocol, quality
 from ..shapes.sets import ShapeSet, named_on_both_sides
-from .drawing import counted_calls, drawn, mixed_as
+from .drawing import counted_calls, draw_trees, mixed_as
 from .variants import Way, Ways
 
 Row = dict[str, Any]
@@ -65,8 +65,7 @@ class Study:
         Raises:
             UsageError: a model of images, or a ``before`` of other shapes or settings.
         """
-        if not isinstance(model.process, DiscreteProcess):
-            raise UsageError(f"this needs a model of octrees, and '{model.name}' draws images")
+        self._depth = DiscreteProcess.of(model.process, "evaluate steps").depth
         self._model, self._sets, self._settings = model, sets, settings
         self.record: Record = {"status": "running", **_facts(model, sets, settings), "rows": []}
         if before is not None:
@@ -129,8 +128,7 @@ class Study:
         train, reference = self._sets.train, self._sets.reference
         if train is None or "training" in self.record:
             return
-        assert isinstance(self._model.process, DiscreteProcess)
-        depth = self._model.process.depth
+        depth = self._depth
         found = quality(
             [tree.coarser(depth) for tree in train.trees],
             [tree.coarser(depth) for tree in reference.trees],
@@ -146,11 +144,14 @@ class Study:
         self, way: Way, settings: Settings, what: str, progress: Progress, stop: Stop
     ) -> Row | None:
         """Draw and measure one way; None where somebody asked to stop meanwhile."""
-        progress.start(what, settings.count * len(settings.token_plan))
+        progress.start(what, settings.count * len(settings.plan))
         begun = time.perf_counter()
         labels = self._labels(settings)
+        if labels is not None:
+            names = (*self._model.classes, "none")
+            settings = replace(settings, category=tuple(names[label] for label in labels))
         with counted_calls(self._model) as calls:
-            trees = drawn(self._model, settings, labels, progress, stop)
+            trees = draw_trees(self._model, settings, progress, stop)
         seconds = time.perf_counter() - begun
         if trees is None:
             return None
@@ -167,7 +168,7 @@ class Study:
         )
         return {
             **asdict(way),
-            "nfe": settings.token_plan.nfe,
+            "nfe": settings.plan.nfe,
             "calls": calls["network"] / batches,
             "seconds_per_shape": seconds / settings.count,
             "leaves": float(np.mean([tree.counts[-1] for tree in trees])),
