@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,8 @@ from .options import Options
 from .pixels import to_bytes
 from .runs.sinks import as_image
 from .sampling.batch import Inputs, finish_all, run_batch
-from .sampling.settings import DEFAULT_COUNT, Settings, resolve
+from .sampling.settings import DEFAULT_COUNT, SampleOptions, Settings, resolve
 from .solvers.executor import Step
-from .solvers.plan import Plan
 from .splats.preview.render import render_thumbnail
 from .weights.model import Model, load_model
 
@@ -47,33 +46,6 @@ __all__ = [
     "stream_shapes",
     "to_pil",
 ]
-
-
-class SampleOptions(TypedDict, total=False):
-    """The keyword arguments of :func:`sample` and its siblings.
-
-    They are the fields of :class:`ddimx.options.Options`, which explain them, but ``count``;
-    written out so that editors complete them. ``ddimx sample --help`` lists them too.
-    """
-
-    steps: int | None
-    nfe: int | None
-    solver: str | None
-    eta: float | None
-    variance: Literal["large", "small"] | None
-    spacing: str | None
-    timesteps: Sequence[float] | None
-    plan: Plan | Path | str | None
-    clip: float | Literal["none"] | None
-    transition: Literal["absorbing", "uniform"] | None
-    routing: Literal["random", "confidence"] | None
-    temperature: float | None
-    guidance: float | None
-    category: str | Sequence[str] | None
-    seed: int
-    start_index: int
-    batch_size: int | None
-    invariant: bool
 
 
 def sample(

@@ -5,7 +5,7 @@ command line) or of :class:`RunOptions` (model, files and machine: the command l
 carries its help, its kind of value and the verbs that have it. From these fields are made: the
 command line (:mod:`ddimx.cli.options`), what ``--resume`` remembers, the check of values that
 needs no model, and the keyword arguments of ``ddimx.sample`` (``SampleOptions`` in
-:mod:`ddimx.api`; a test holds it equal to the dataclass).
+:mod:`ddimx.sampling.settings`; a test holds it equal to the dataclass).
 
 A new option is one field here, and the code that uses it.
 """

@@ -6,8 +6,8 @@ import torch
 
 import ddimx
 from ddimx.errors import UsageError
+from ddimx.models.peak_memory import PeakMemory
 from ddimx.noise import Noise
-from ddimx.sampling.memory import PeakMemory
 from ddimx.solvers.executor import Step
 from tests.sampling import counted_calls, sampled
 

@@ -146,9 +146,11 @@ class GaussianProcess:
         dtype = next((p.dtype for p in meta.parameters()), torch.float32)
         with torch.device("meta"), torch.no_grad():
             x = torch.empty(1, *self.shape, dtype=dtype)
-            label = [torch.zeros(1, dtype=torch.int64)] if self.num_classes else []
+            arguments = [x, torch.zeros(1)]
+            if self.num_classes:
+                arguments.append(torch.zeros(1, dtype=torch.int64))
             with PeakMemory() as memory:
-                meta(x, torch.zeros(1), *label)
+                meta(*arguments)
         passes = 2 if guidance != 1.0 else 1
         peak: int = memory.peak
         return peak * passes + x.numel() * 4 * STATE_COPIES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,6 +19,33 @@ from ..solvers.table import AnyPlan
 from ..weights.model import Model
 
 DEFAULT_COUNT = 16
+
+
+class SampleOptions(TypedDict, total=False):
+    """The keyword arguments of ``ddimx.sample`` and its siblings.
+
+    They are the fields of :class:`ddimx.options.Options`, which explain them, but ``count``;
+    written out so that editors complete them. ``ddimx sample --help`` lists them too.
+    """
+
+    steps: int | None
+    nfe: int | None
+    solver: str | None
+    eta: float | None
+    variance: Literal["large", "small"] | None
+    spacing: str | None
+    timesteps: Sequence[float] | None
+    plan: Plan | Path | str | None
+    clip: float | Literal["none"] | None
+    transition: Literal["absorbing", "uniform"] | None
+    routing: Literal["random", "confidence"] | None
+    temperature: float | None
+    guidance: float | None
+    category: str | Sequence[str] | None
+    seed: int
+    start_index: int
+    batch_size: int | None
+    invariant: bool
 
 
 @dataclass(frozen=True, eq=False)
