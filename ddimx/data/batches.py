@@ -17,7 +17,8 @@ from torch import Tensor
 from ..config import DataConfig
 from ..noise import Noise, Stream
 from ..pixels import to_network
-from .images.sources import Bytes, ImageSource, Integers
+from .arrays import Bytes, Integers
+from .images.sources import ImageSource
 from .order import Order
 
 Batch = dict[str, Tensor]

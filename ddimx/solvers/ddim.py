@@ -44,7 +44,6 @@ def ddim(
     sigma = eta * np.sqrt((1 - ab_to) / (1 - ab)) * np.sqrt(1 - ab / ab_to)
     direction = np.sqrt(np.maximum(1 - ab_to - sigma**2, 0.0))
     return rows.plan(
-        a=np.zeros_like(ab),
         w=np.sqrt(ab_to),
         b=direction,
         c=sigma,

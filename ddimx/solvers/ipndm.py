@@ -48,4 +48,4 @@ def ipndm(
         weights[0] -= 1
         stride = np.sqrt(1 - ab_to[i]) - np.sqrt(ab_to[i] * (1 - ab[i]) / ab[i])
         b[i, : len(weights)] += stride * weights
-    return rows.plan(a=np.zeros_like(ab), w=np.sqrt(ab_to), b=b, label=label)
+    return rows.plan(w=np.sqrt(ab_to), b=b, label=label)

@@ -14,8 +14,7 @@ A row whose ``t`` is NaN calls no network and uses neither x0 nor m. The state g
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,25 +22,40 @@ import numpy.typing as npt
 
 from ..config import Prediction
 from ..errors import UsageError
+from ..kernels.update.columns import BY_DEPTH, NEUTRAL, SCALARS, Coefficients
+from .table import Columns, float32_sha256
 
 Array = npt.NDArray[np.float64]
 
-# The columns that do not depend on the depth of the history, in the order of the tensor form.
-SCALARS = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
+
+@dataclass(frozen=True, eq=False)
+class RowTimes:
+    """The times of a plan's rows, float64 [rows] each; -1 is clean data.
+
+    Attributes:
+        t: the time that the network is given; NaN where it is not called.
+        t_from, t_to: the times from and to which a row moves the state.
+    """
+
+    t: Array
+    t_from: Array
+    t_to: Array
+
+
+TIMES = tuple(f.name for f in fields(RowTimes))
+COLUMNS = (*TIMES, *SCALARS, *BY_DEPTH)  # all of a plan, in the order in which files have them
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Coefficients[Array], RowTimes):
     """Every number that a sampling run needs besides the network and the noise.
 
+    The columns are those of :class:`RowTimes` and of
+    :class:`ddimx.kernels.update.columns.Coefficients`.
+
     Attributes:
-        t, t_from, t_to: float64 [rows], times; ``t`` is NaN where no network is called.
-        r, s, u, v: float64 [rows], from y and the raw output to x0 and epsilon.
-        a, w, c, p: float64 [rows]; b, q: float64 [rows, depth], see the module.
-        known_signal, known_sigma: sqrt(alpha_bar) and sqrt(1 - alpha_bar) at ``t_to``, with which
-            known pixels are brought to the row's noise level.
-        history: whether ``m_j`` are epsilon or x0 predictions.
         prediction: what the network's raw output is.
+        history: whether ``m_j`` are epsilon or x0 predictions.
         clip: bound of x0 in every row, or None.
         label: the solver and its arguments, for people.
         notes: remarks for people.
@@ -51,38 +65,23 @@ class Plan:
             machines computed them. Whoever changes the numbers adds to the inputs what was done.
     """
 
-    t: Array
-    t_from: Array
-    t_to: Array
-    r: Array
-    s: Array
-    u: Array
-    v: Array
-    a: Array
-    w: Array
-    b: Array
-    c: Array
-    p: Array
-    q: Array
-    known_signal: Array
-    known_sigma: Array
     prediction: Prediction
     history: Literal["epsilon", "x0"] = "epsilon"
     clip: float | None = None
     label: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.t)
         if not rows:
             raise ValueError("a plan needs at least one row")
-        for name in ("t_from", "t_to", *SCALARS):
+        for name in (*TIMES, *SCALARS):
             if getattr(self, name).shape != (rows,):
                 raise ValueError(f"plan column {name} has shape {getattr(self, name).shape}")
         if self.b.shape != self.q.shape or self.b.ndim != 2 or len(self.b) != rows:
             raise ValueError("plan columns b and q need one shape, [rows, depth]")
-        if not all(np.isfinite(getattr(self, n)).all() for n in (*SCALARS, "b", "q")):
+        if not all(np.isfinite(getattr(self, n)).all() for n in (*SCALARS, *BY_DEPTH)):
             raise ValueError("a plan's coefficients must be finite")
         if (self.t_from[1:] != self.t_to[:-1]).any():
             raise ValueError("each row must start at the time where the last one ended")
@@ -106,9 +105,9 @@ class Plan:
         return bool((self.c != 0).any())
 
     def table(self) -> Array:
-        """Return the rows as one array, float64 [rows, len(SCALARS) + 1 + 2 depth].
+        """Return what the update reads, float64 [rows, len(TABLE) + 2 depth].
 
-        The columns are ``SCALARS``, the number of network calls in earlier rows, and then
+        The columns are those of ``TABLE`` in :mod:`ddimx.kernels.update.columns`, and then
         b_0..b_{depth-1} and q_0..q_{depth-1}.
         """
         columns = [getattr(self, name)[:, None] for name in SCALARS]
@@ -116,7 +115,7 @@ class Plan:
         calls = (calling.cumsum() - calling)[:, None]
         return np.concatenate([*columns, calls, self.b, self.q], axis=1)
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
+    def columns(self) -> Columns:
         """Return the columns for people, name -> float64 [rows], in the order to show them.
 
         First the times ``t`` (NaN where no network is called) and ``t_to``, then the coefficients,
@@ -124,12 +123,12 @@ class Plan:
         nothing in any row is left out.
         """
         coefficients = {name: getattr(self, name) for name in SCALARS if "known" not in name}
-        for name in ("b", "q"):
+        for name in BY_DEPTH:
             coefficients |= {f"{name}{j}": getattr(self, name)[:, j] for j in range(self.depth)}
         return {"t": self.t, "t_to": self.t_to} | {
             name: values
             for name, values in coefficients.items()
-            if (values != (1 if name == "p" else 0)).any()
+            if (values != NEUTRAL[name.rstrip("0123456789")]).any()
         }
 
     def keeps_point(self) -> npt.NDArray[np.bool_]:
@@ -169,11 +168,7 @@ class Plan:
         if self.inputs is not None:
             return common | self.inputs
         columns = np.concatenate([self.t[:, None], self.t_to[:, None], self.table()], axis=1)
-        numbers = columns.astype("<f4")
-        digest = hashlib.sha256(f"{self.history} {numbers.shape} ".encode())
-        # One NaN and one zero, of the several that IEEE 754 has.
-        digest.update((np.where(np.isnan(numbers), np.float32(np.nan), numbers) + 0.0).tobytes())
-        return common | {"table_sha256": digest.hexdigest()}
+        return common | {"table_sha256": float32_sha256(columns, f"{self.history} ")}
 
     def to_json(self) -> dict[str, Any]:
         """Return the table and what it says as JSON values, without ``inputs``.
@@ -187,11 +182,16 @@ class Plan:
             "clip": self.clip,
             "notes": list(self.notes),
             "nfe": self.nfe,
-            "t": [None if np.isnan(t) else t for t in self.t.tolist()],
         }
-        for name in ("t_from", "t_to", *SCALARS, "b", "q"):
-            value[name] = getattr(self, name).tolist()
+        value |= {name: getattr(self, name).tolist() for name in COLUMNS}
+        value["t"] = [None if np.isnan(t) else t for t in value["t"]]
         return value
+
+
+def neutral_columns(rows: int, depth: int) -> dict[str, Array]:
+    """Return the coefficients that a solver need not set: 0, and p = 1, so that y' is x'."""
+    shapes = dict.fromkeys(SCALARS, (rows,)) | dict.fromkeys(BY_DEPTH, (rows, depth))
+    return {name: np.full(shape, NEUTRAL[name]) for name, shape in shapes.items()}
 
 
 def output_coefficients(alpha_bar: Array, prediction: Prediction) -> tuple[Array, ...]:

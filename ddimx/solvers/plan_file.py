@@ -12,12 +12,11 @@ from ..config import Prediction
 from ..errors import UsageError
 from ..files import write_json
 from ..untrusted.text import read_json, shortened, shown
-from .plan import SCALARS, Plan, output_coefficients
+from .plan import COLUMNS, Plan, output_coefficients
 from .schedule import CLEAN, Schedule
 
 KIND = "ddimx plan"
 SCHEMA = 1
-COLUMNS = ("t", "t_from", "t_to", *SCALARS, "b", "q")
 TOLERANCE = 1e-6  # of levels; two machines' float64 schedules differ by a few 1e-16
 
 

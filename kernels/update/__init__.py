@@ -30,8 +30,8 @@ def update(
     graph can be replayed for the next row after adding 1 to ``row``.
 
     Args:
-        table: float [rows, 11 + 2 depth], the plan's coefficients
-            (:meth:`ddimx.solvers.plan.Plan.table`).
+        table: float [rows, len(TABLE) + 2 depth], a plan's coefficients as
+            :mod:`ddimx.kernels.update.columns` lists them (:meth:`ddimx.solvers.plan.Plan.table`).
         row: 0-d int64, which row; also the row ordinal of the noise.
         x, y: [B, ...] float32 (the reference takes float64 too), the state and the point the
             network was evaluated at; they may be one tensor.

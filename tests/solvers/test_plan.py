@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from ddimx.errors import UsageError
+from ddimx.kernels.update.columns import NEUTRAL
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.ddpm import ddpm
-from ddimx.solvers.plan import SCALARS, Plan, output_coefficients
+from ddimx.solvers.plan import COLUMNS, SCALARS, Plan, output_coefficients
 from ddimx.solvers.registry import SolverChoice, make_plan
+from ddimx.solvers.rows import one_evaluation_rows
 from ddimx.solvers.schedule import Schedule, betas
 from ddimx.solvers.timesteps import SPACINGS, spaced
 
@@ -281,3 +283,26 @@ def test_to_json_is_complete():
         "epsilon",
         "epsilon",
     )
+
+
+def test_rows_fill_in_what_a_solver_leaves_out():
+    rows = one_evaluation_rows(SCHEDULE, np.array([10.0, 500.0]), "epsilon")
+    plan = rows.plan(label="half", w=np.array([0.25, 0.5]))
+    assert plan.depth == 1
+    assert plan.keeps_point().all()
+    for name in ("a", "c", "b", "q"):
+        assert not getattr(plan, name).any()
+    same(plan.known_signal, np.sqrt([np.prod(1 - BETAS[:11]), 1]))
+    wide = rows.plan(label="three", b=np.zeros((2, 3)))
+    assert wide.q.shape == (2, 3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'd'"):
+        rows.plan(label="d", d=np.zeros(2))
+    with pytest.raises(ValueError, match="columns b and q"):
+        rows.plan(label="two widths", b=np.zeros((2, 3)), q=np.zeros(2))
+
+
+def test_every_column_is_in_the_one_list():
+    arrays = {name for name, value in vars(handmade()).items() if isinstance(value, np.ndarray)}
+    assert arrays == set(COLUMNS)
+    assert len(COLUMNS) == len(arrays)
+    assert NEUTRAL.keys() == {*SCALARS, "b", "q"}

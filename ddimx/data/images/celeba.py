@@ -22,9 +22,9 @@ from ...untrusted import limits
 from ...untrusted.archives import check_zip, readable
 from ...untrusted.names import relative
 from ...untrusted.text import read_bytes, shown
+from ..arrays import Bytes
 from .encoded import EncodedSource, fingerprint_of, is_held_out, rgb, split_number
 from .folder import image_names
-from .sources import Bytes
 
 ARCHIVE, FOLDER = "img_align_celeba.zip", "img_align_celeba"
 PARTITION = "list_eval_partition.txt"

@@ -26,7 +26,7 @@ from ...untrusted import limits
 from ...untrusted.archives import unzipped
 from ...untrusted.foreign import FAULTS, reason
 from ...untrusted.names import relative
-from .sources import Bytes, Integers
+from ..arrays import Bytes, Integers
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...errors import DdimxError
 from ...untrusted.pictures import MOST_PIXELS, open_picture
-from .sources import Bytes, Integers
+from ..arrays import Bytes, Integers
 
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
 BAND = 1 << 20  # pixels that are converted and resized together

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DdimxError, UsageError
+from ..arrays import Bytes, Integers
 from .encoded import EncodedSource, fingerprint_of, square
 from .folder import image_names
 from .lmdb_file import Lmdb, open_lmdb
-from .sources import Bytes, Integers
 
 SPLIT_SEED = 2019
 TRAINING_PART = 0.9

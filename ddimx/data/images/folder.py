@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from ...errors import DdimxError
+from ..arrays import Bytes
 from .encoded import EncodedSource, fingerprint_of, is_held_out, square
-from .sources import Bytes
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from ...config import DataConfig
 from ...errors import DdimxError, UsageError, unknown
+from ..arrays import Bytes
 from .encoded import EncodedSource, fingerprint_of, is_held_out, square
-from .sources import Bytes
 
 
 class HubSource(EncodedSource):

@@ -15,9 +15,9 @@ from PIL import Image
 
 from ...errors import DdimxError
 from ...untrusted.names import relative
+from ..arrays import Bytes
 from .encoded import EncodedSource, is_held_out, scaled_centre
 from .lmdb_file import open_lmdb
-from .sources import Bytes
 
 
 class LsunSource(EncodedSource):

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import DdimxError
 from ...files import sha256_file
 from ...untrusted.arrays import read_npz
-from .sources import Bytes, Integers
+from ..arrays import Bytes, Integers
 
 ARRAYS = ("images", "arr_0", "labels", "families", "held_out", "groups")
 

@@ -23,9 +23,9 @@ from ...runs.lock import lock_folder
 from ...runs.run import reporting
 from ...untrusted.names import all_inside, refusal
 from ...untrusted.text import read_object
+from ..arrays import Bytes
 from .encoded import EncodedSource
 from .packed import HEADER_SIZE, header, read_index, trailer
-from .sources import Bytes
 
 CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
 

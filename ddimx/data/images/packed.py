@@ -31,7 +31,7 @@ from ...errors import DdimxError
 from ...untrusted import limits
 from ...untrusted.arrays import Header, map_npy, read_header
 from ...untrusted.text import parse_json, shown
-from .sources import Bytes, Integers
+from ..arrays import Bytes, Integers
 
 MAGIC = b"DDIMXPK1"
 HEADER_SIZE = 128

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ...config import Config, DataConfig
 from ...errors import UsageError, unknown
-
-Bytes = npt.NDArray[np.uint8]
-Integers = npt.NDArray[np.int64]
+from ..arrays import Bytes, Integers
 
 
 class ImageSource(Protocol):

@@ -11,8 +11,8 @@ from ...config import DataConfig
 from ...noise import Noise, Stream
 from ...octree.keys import keys_of
 from ...octree.tree import Octree, from_leaves
+from ..arrays import Integers
 from ..batches import Batch, BatchStream
-from ..images.sources import Integers
 from ..order import Order
 from .octrees import ShapeSource
 

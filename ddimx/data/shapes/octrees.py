@@ -13,7 +13,7 @@ from ...octree.errors import OctreeError
 from ...octree.file import Shape, read_shape
 from ...octree.tree import Octree
 from ...untrusted.names import relative
-from ..images.sources import Integers
+from ..arrays import Integers
 from .lists import Entry, lists_of, read_list
 
 

@@ -12,9 +12,10 @@ import torch
 
 from ... import __version__
 from ...config_file import load_config
+from ...data.arrays import Bytes
 from ...data.images.download import obtain
 from ...data.images.folder import SUFFIXES
-from ...data.images.sources import Bytes, ImageSource, open_source
+from ...data.images.sources import ImageSource, open_source
 from ...errors import DdimxError
 from ...progress import Progress
 from ...untrusted.pictures import open_picture

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...data.arrays import Integers
 from ...data.examples import Examples
-from ...data.images.sources import Integers
 from ...weights.model import Model
 
 

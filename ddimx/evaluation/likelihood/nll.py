@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.images.sources import ImageSource, Integers
+from ...data.arrays import Integers
+from ...data.images.sources import ImageSource
 from ...errors import DdimxError, UsageError
 from ...noise import Noise
 from ...progress import Progress

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...config import Transition
-from ...data.images.sources import Integers
+from ...data.arrays import Integers
 from ...data.shapes.batches import packed
 from ...discrete.choose import TRANSITIONS
 from ...discrete.draws import location_codes

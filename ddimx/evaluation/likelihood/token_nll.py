@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...config import Transition
-from ...data.images.sources import Integers
+from ...data.arrays import Integers
 from ...data.shapes.octrees import ShapeSource
 from ...discrete.choose import TRANSITIONS
 from ...errors import DdimxError, UsageError, unknown
