@@ -128,6 +128,7 @@ def _from_file(path: Path, picture: Picture, resize: bool) -> tuple[Mask, int]:
 
 
 def black_or_white(level: npt.NDArray[np.uint8]) -> tuple[Mask, int]:
+    """Return where levels uint8 [H, W] are white, 128 and more, and how many are neither."""
     return level >= 128, int(((level != 0) & (level != 255)).sum())
 
 

@@ -28,6 +28,8 @@ def trained(tmp_path_factory, tiny_npz):
     config = {
         "data": {"dataset": "NPZ", "root": str(tiny_npz), "image_size": 8, "channels": 3},
         "model": {"name": "toy:Network"},
+        "diffusion": {},
+        "sampling": {},
         "training": {"batch_size": 4, "n_iters": 20, "snapshot_freq": 10, "validation_freq": 10},
         "optim": {"lr": 0.1},
     }
@@ -64,8 +66,8 @@ def rows(folder):
 
 
 def test_it_trains(trained):
-    log = [json.loads(line) for line in (trained / "trained" / "metrics.jsonl").open()]
-    losses = [line["loss"] for line in log if "loss" in line]
+    log = [json.loads(line) for line in (trained / "trained" / "log.jsonl").open()]
+    losses = [line["validation_train"] for line in log if "validation_train" in line]
     assert losses[0] > losses[-1]
     assert (trained / "trained" / "samples" / "step-00000010.png").is_file()
 
@@ -108,7 +110,7 @@ def test_it_is_explained_and_its_time_is_told(trained):
 def test_in_python_it_is_a_model_as_others(trained, monkeypatch):
     monkeypatch.syspath_prepend(str(trained))
     model = ddimx.load_model(trained / "trained", device="cpu", dtype="fp32", trust_code=True)
-    assert repr(model).startswith("Model 'step-00000020': integers, no classes")
+    assert repr(model).startswith("Model 'checkpoint-00000020': integers, no classes")
     drawn = ddimx.sample(model, steps=3, count=3, seed=7)
     assert (drawn.shape, drawn.dtype) == ((3, 64), torch.int64)
     written = rows(trained / "run")
