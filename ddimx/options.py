@@ -30,8 +30,6 @@ Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip"]
 Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
 
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
-IMAGE_FORMATS = ("png", "webp")
-ARRAY_FORMATS = ("npz", "npy", "adm")
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
 TOKEN_SPACINGS = ("linear", "cosine")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, unknown
-from ..options import ARRAY_FORMATS, IMAGE_FORMATS, RunOptions
+from ..options import RunOptions
+from ..runs.formats import FORMATS
 from .verbs import Work, run_verb
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def sample(options: RunOptions) -> Work:
       ddimx sample --model FOLDER_OR_ID --prompt "an astronaut riding a horse" -n 2
     """
     named = options.model is None or not Path(options.model).exists()
-    if named and options.kind not in (None, *IMAGE_FORMATS, *ARRAY_FORMATS):
+    if named and options.kind not in (None, *FORMATS):
         # A file may hold a kind of model with formats of its own.
-        raise unknown("format", str(options.kind), IMAGE_FORMATS + ARRAY_FORMATS)
+        raise unknown("format", str(options.kind), FORMATS)
     if options.export is not None:
         from ..exporting.settings import named_formats
 

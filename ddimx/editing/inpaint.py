@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Stream
-from ..options import IMAGE_FORMATS, Options
+from ..options import Options
 from ..runs.contact_sheet import MOST, write_grid
+from ..runs.formats import IMAGE_FORMATS
 from ..runs.sinks import NamedSink, Sink
 from ..sampling.batch import Inputs, Start
 from ..sampling.hooks import Task

@@ -15,14 +15,15 @@ from ..config import Config, DataConfig, Prediction, SamplingConfig
 from ..noise import Noise, Stream
 from ..options import Options
 from ..pixels import to_bytes
-from ..runs.sinks import FORMATS, Sink, open_sink
-from ..solvers.choose import plan_for
+from ..runs.formats import FORMATS
+from ..runs.sinks import Sink, open_sink
 from ..solvers.ddpm import Variance
 from ..solvers.executor import Draw, Step, execute
 from ..solvers.plan import Plan
 from ..solvers.schedule import Schedule
 from .denoiser import Denoiser
 from .peak_memory import PeakMemory
+from .plans import plan_for
 from .process import Draws, Given, drawn_labels, drawn_timesteps
 
 MICRO_BATCH = 8  # the fixed size of --invariant; part of what makes its files reproducible
@@ -92,7 +93,7 @@ class GaussianProcess:
         return Options(solver="ddim", steps=steps, spacing="trailing", eta=0.0, clip="none")
 
     def plan(self, options: Options) -> Plan:
-        """Return the plan that the options describe; see :func:`ddimx.solvers.choose.plan_for`."""
+        """Return the plan that the options describe; see :func:`ddimx.models.plans.plan_for`."""
         return plan_for(options, self.schedule, self.prediction, self.defaults, self.variance)
 
     def run(

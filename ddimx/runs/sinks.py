@@ -17,12 +17,11 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import DdimxError, unknown
 from ..files import sweep, whole_file
-from ..options import ARRAY_FORMATS, IMAGE_FORMATS
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
+from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS
 
-FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
 PARTS, JOINED = "parts", "joined.npy"
 _PART = re.compile(r"^\d{8,}-\d+\.npz$")
 

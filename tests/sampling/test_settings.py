@@ -110,7 +110,7 @@ def test_what_a_person_should_see_is_noted(model, asked, note):
     assert settings.notes == (() if note is None else (note,))
 
 
-@pytest.mark.parametrize("asked", [{"start_index": -1}, {"start_index": 2**32 - 15}])
+@pytest.mark.parametrize("asked", [{"start_index": 2**32 - 15}])
 def test_indices_fit_into_their_32_bits(model, asked):
     with pytest.raises(UsageError, match=r"sample indices must lie in 0\.\.2\^32-1"):
         resolve(Options(**asked), model)

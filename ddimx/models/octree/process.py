@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ...config import Config, SamplingConfig, Transition
 from ...discrete.cells import octrees
-from ...discrete.choose import DEFAULT_STEPS, TRANSITIONS, token_plan_for
 from ...discrete.draws import location_codes
 from ...discrete.executor import TokenStep, execute
 from ...discrete.plan import TokenPlan
@@ -30,6 +29,7 @@ from ...solvers.schedule import Schedule, zero_terminal_snr
 from ...splats.preview.render import render_thumbnail
 from ..process import Draws, Given, Process, drawn_labels, drawn_timesteps
 from .network import cut
+from .plans import DEFAULT_STEPS, TRANSITIONS, token_plan_for
 from .sampler import TokenDenoiser, clean_logits
 from .tokens import MASK, Condition, Layout, Tokens
 
@@ -117,7 +117,7 @@ class DiscreteProcess:
         return Options(solver="ddim", steps=DEFAULT_STEPS, transition=self.transitions[0])
 
     def plan(self, options: Options) -> TokenPlan:
-        """Return the options' plan; see :func:`ddimx.discrete.choose.token_plan_for`."""
+        """Return the options' plan; see :func:`ddimx.models.octree.plans.token_plan_for`."""
         return token_plan_for(options, self.schedule, self.depth, self.transitions, self.defaults)
 
     def run(

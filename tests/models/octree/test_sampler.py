@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ddimx.discrete.cells import levels_of, octrees
-from ddimx.discrete.choose import TRANSITIONS
 from ddimx.discrete.executor import execute, sample_levels
 from ddimx.discrete.solvers import make_token_plan
 from ddimx.errors import DdimxError, UsageError
+from ddimx.models.octree.plans import TRANSITIONS
 from ddimx.models.octree.process import DiscreteProcess
 from ddimx.models.octree.sampler import TokenDenoiser, joined
 from ddimx.noise import Noise

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import get_args
 
-from ..config import SamplingConfig, Transition
-from ..errors import UsageError
-from ..options import Options
-from ..solvers.registry import AUTO, parse_solver
-from ..solvers.schedule import Schedule
-from .plan import Routing, TokenPlan
-from .solvers import make_token_plan
+from ...config import SamplingConfig, Transition
+from ...discrete.plan import Routing, TokenPlan
+from ...discrete.solvers import make_token_plan
+from ...errors import UsageError
+from ...options import Options
+from ...solvers.registry import AUTO, parse_solver
+from ...solvers.schedule import Schedule
 
 TRANSITIONS: tuple[Transition, ...] = get_args(Transition)
 DEFAULT_STEPS = 8  # per level; a model's own configuration says what was measured for it

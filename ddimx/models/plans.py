@@ -7,13 +7,21 @@ from dataclasses import replace
 from ..config import Prediction, SamplingConfig
 from ..errors import UsageError
 from ..options import Options
-from . import auto
-from .ddpm import Variance
-from .plan import Plan
-from .plan_file import check_fits
-from .registry import AUTO, SOLVERS, SolverChoice, evaluations, make_plan, most_times, parse_solver
-from .schedule import Schedule
-from .timesteps import Times, explicit, spaced
+from ..solvers import auto
+from ..solvers.ddpm import Variance
+from ..solvers.plan import Plan
+from ..solvers.plan_file import check_fits
+from ..solvers.registry import (
+    AUTO,
+    SOLVERS,
+    SolverChoice,
+    evaluations,
+    make_plan,
+    most_times,
+    parse_solver,
+)
+from ..solvers.schedule import Schedule
+from ..solvers.timesteps import Times, explicit, spaced
 
 DEFAULT_STEPS = 50
 
