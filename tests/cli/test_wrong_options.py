@@ -39,7 +39,7 @@ WRONG = {
     "sample --spacing trailng": "unknown spacing 'trailng'; did you mean 'trailing'? Allowed: ",
     "sample --variance lage": "unknown variance 'lage'; did you mean 'large'?",
     "sample --transition no": "unknown transition 'no'. Allowed: absorbing, uniform.",
-    "sample --routing no": "unknown routing 'no'; did you mean 'random'? Allowed: confidence, random.",
+    "sample --routing no": "unknown routing 'no'; did you mean 'random'? Allowed: ",
     "sample --format gif": "unknown format 'gif'. Allowed: adm, npy, npz, png, webp.",
     "sample --weights emma": "unknown weights 'emma'; did you mean 'ema'? Allowed: ema, raw.",
     "sample --dtype int8": "unknown dtype 'int8'",
