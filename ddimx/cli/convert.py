@@ -76,5 +76,5 @@ def convert(
         for remark in model.notes:
             progress.say(f"note: {remark}")
         both = to == "ddim" and weights is None and len(model.sets) > 1
-        kind = "ema and raw" if both else model.taken
+        kind = "ema and raw" if both else model.which
         progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {kind} weights in {dtype}")

@@ -118,20 +118,20 @@ def export(
     from ..exporting.api import placed
     from ..exporting.destinations import merged_item
     from ..exporting.run import run
-    from ..exporting.settings import Settings, named_formats
+    from ..exporting.settings import ExportSettings, named_formats
     from ..exporting.shipped import sample_one
     from ..exporting.sources import newest_run
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..splats.formats import Options
+    from ..splats.formats import EncodeOptions
     from ..splats.from_octree import Look
     from .output import print_json
 
-    settings = Settings(
+    settings = ExportSettings(
         formats=named_formats(formats or ["3dgs"]),
         look=Look(color=color, opacity=opacity, scale=scale, surfel=surfel, light=light),
         up=up,
-        options=Options(sh_degree, text),
+        options=EncodeOptions(sh_degree, text),
         max_depth=max_depth,
         preview=preview,
         turntable=turntable,

@@ -28,16 +28,12 @@ finally:
 
 def completed(line: str, folder) -> list[str]:
     """The words that bash is offered for the last one of a line, from a process of its own."""
-    words = line.split(" ")
+    last = str(len(line.split(" ")) - 1)
+    variables = {"_DDIMX_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": last}
     done = subprocess.run(
         [sys.executable, "-c", COMPLETE],
         cwd=folder,
-        env=cli_environment()
-        | {
-            "_DDIMX_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(len(words) - 1),
-        },
+        env=cli_environment() | variables,
         capture_output=True,
         text=True,
         timeout=120,

@@ -342,7 +342,8 @@ def read_image_array(folder: Path) -> None:
     from ddimx.data.images.npz import NpzSource
     from ddimx.evaluation.fid.compare import open_images
 
-    list(open_images(str(folder / "images.npz")).batches(2))
+    images = open_images(str(folder / "images.npz"))
+    images.read(range(len(images)))
     source = NpzSource(folder / "data.npz", held_out=False)
     source.images(np.arange(len(source)))
 
