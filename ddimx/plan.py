@@ -116,6 +116,22 @@ class Plan:
         calls = (calling.cumsum() - calling)[:, None]
         return np.concatenate([*columns, calls, self.b, self.q], axis=1)
 
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns for people, name -> float64 [rows], in the order to show them.
+
+        First the times ``t`` (NaN where no network is called) and ``t_to``, then the coefficients,
+        those of ``b`` and ``q`` one by one as ``b0``, ``b1``, ... A coefficient that changes
+        nothing in any row is left out.
+        """
+        coefficients = {name: getattr(self, name) for name in SCALARS if "known" not in name}
+        for name in ("b", "q"):
+            coefficients |= {f"{name}{j}": getattr(self, name)[:, j] for j in range(self.depth)}
+        return {"t": self.t, "t_to": self.t_to} | {
+            name: values
+            for name, values in coefficients.items()
+            if (values != (1 if name == "p" else 0)).any()
+        }
+
     def keeps_point(self) -> npt.NDArray[np.bool_]:
         """Return for every row whether its y' is its x', bool [rows]."""
         kept: npt.NDArray[np.bool_] = (self.p == 1) & (self.q == 0).all(axis=1)

@@ -23,6 +23,7 @@ LAYERS = [
     {"config", "config_file", "device", "noise", "plan", "plan_file", "progress", "runs"}
     | {"schedule", "timesteps"},
     {"solvers"},
+    {"options"},
     {"discrete"},
     {"models"},
     {"data", "weights"},

@@ -10,8 +10,7 @@ from ddimx.errors import UsageError
 from ddimx.plan import Plan
 from ddimx.plan_file import check_fits, plan_from_json, read_plan, write_plan
 from ddimx.schedule import Schedule, betas
-from ddimx.solvers.names import all_names
-from ddimx.solvers.registry import SolverChoice, make_plan
+from ddimx.solvers.registry import SolverChoice, all_names, make_plan
 
 SCHEDULE = Schedule(np.linspace(1e-4, 0.02, 1000))
 TIMES = np.array([3.25, 100.0, 512.0, 999.0])

@@ -124,6 +124,18 @@ class TokenPlan:
         }
         return np.stack([columns[name] for name in COLUMNS], axis=1)
 
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns for people, name -> values [rows], in the order to show them.
+
+        ``level`` is int64, ``calls`` bool, the others float64. ``reveal`` and ``gumbel`` are left
+        out where the routing has no use for them.
+        """
+        names = ["level", "calls", "t", "t_to", "keep", "clean", "noise"]
+        names += ["reveal"] if self.routing == "confidence" else []
+        names += ["temperature"]
+        names += ["gumbel"] if (self.gumbel != 0).any() else []
+        return {name: getattr(self, name) for name in names}
+
     def identity(self) -> dict[str, Any]:
         """Return what tells this plan from others, as :meth:`ddimx.plan.Plan.identity` does."""
         common = {"rows": len(self), "transition": self.transition, "routing": self.routing}

@@ -10,14 +10,17 @@ from ..errors import UsageError
 from ..plan import Plan
 from ..sampling.plans import times_for
 from ..sampling.settings import Settings
-from ..solvers.names import all_names, parse_solver
-from ..solvers.registry import SolverChoice
+from ..solvers.registry import SOLVERS, SolverChoice, all_names, parse_solver
 from ..timesteps import SPACINGS
 from ..weights.model import Model
 from .reference import AfterRow, Reference, rmse, run_plan
 
-# What is left out draws noise (ddpm) or is DDIM under another name.
-DETERMINISTIC = tuple(n for n in all_names() if n not in ("ddpm", "dpm++:1", "ipndm:1"))
+SAME_AS_DDIM = ("dpm++:1", "ipndm:1")
+DETERMINISTIC = tuple(
+    name
+    for name in all_names()
+    if not SOLVERS[parse_solver(name).kind].adds_noise and name not in SAME_AS_DDIM
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ def candidates(
     """
     found, missing = [], []
     for name in solvers:
-        if parse_solver(name).kind == "ddpm":
-            raise UsageError("ddpm adds noise: its x_0 is no approximation of one result")
+        if SOLVERS[parse_solver(name).kind].adds_noise:
+            raise UsageError(f"{name} adds noise: its x_0 is no approximation of one result")
     total = model.process.schedule.num_timesteps
     for nfe in nfes:
         for solver in solvers:

@@ -8,45 +8,24 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ..discrete.plan import TokenPlan
 from ..models.octree.process import DiscreteProcess
-from ..plan import Plan
+from ..solvers.table import AnyPlan
 from ..weights.model import Model
 from .batch import finish_tokens, run_batch
 from .memory import bytes_per_sample, together, weight_bytes
 from .settings import Settings
 
 TIMED_BATCH = 4
-TOKEN_COLUMNS = ("t", "t_to", "keep", "clean", "noise", "reveal", "temperature")
 
 
-def plan_table(plan: Plan | TokenPlan) -> Table:
+def plan_table(plan: AnyPlan) -> Table:
     """Return the plan's rows as a table; columns that are constant and idle are left out."""
-    if isinstance(plan, TokenPlan):
-        return _token_table(plan)
     table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
-    names = ["t", "t_to", *(n for n in "rsuvawcp" if _speaks(getattr(plan, n), n))]
-    columns = {name: getattr(plan, name) for name in names}
-    for label, values in (("b", plan.b), ("q", plan.q)):
-        for j in range(plan.depth):
-            if (values[:, j] != 0).any():
-                columns[f"{label}{j}"] = values[:, j]
-    table.add_column("row", justify="right")
-    for name in columns:
+    columns = plan.columns()
+    for name in ("row", *columns):
         table.add_column(name, justify="right")
     for row in range(len(plan)):
-        table.add_row(str(row), *(_number(values[row]) for values in columns.values()))
-    return table
-
-
-def _token_table(plan: TokenPlan) -> Table:
-    table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
-    shown = [n for n in TOKEN_COLUMNS if np.isfinite(getattr(plan, n)).any()]
-    for name in ("row", "level", "calls", *shown):
-        table.add_column(name, justify="right")
-    for row in range(len(plan)):
-        numbers = [_number(float(getattr(plan, name)[row])) for name in shown]
-        table.add_row(str(row), str(plan.level[row]), "yes" if plan.calls[row] else "-", *numbers)
+        table.add_row(str(row), *(_cell(values[row]) for values in columns.values()))
     return table
 
 
@@ -99,12 +78,9 @@ def _seconds_per_row(model: Model, settings: Settings) -> float:
     return (time.perf_counter() - begun) / rows / len(samples)
 
 
-def _speaks(values: np.ndarray[Any, Any], name: str) -> bool:
-    idle = 1.0 if name == "p" else 0.0
-    return bool((values != idle).any())
-
-
-def _number(value: float) -> str:
+def _cell(value: Any) -> str:
+    if isinstance(value, np.bool_):
+        return "yes" if value else "-"
     if np.isnan(value):
         return "-"
     return f"{value:g}" if value == round(value) else f"{value:.6f}"

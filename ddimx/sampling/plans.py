@@ -12,8 +12,7 @@ from ..plan import Plan
 from ..plan_file import check_fits, read_plan
 from ..solvers import auto
 from ..solvers.ddpm import Variance
-from ..solvers.names import AUTO, parse_solver
-from ..solvers.registry import SolverChoice, evaluations, most_times
+from ..solvers.registry import AUTO, SolverChoice, evaluations, most_times, parse_solver
 from ..timesteps import Times, explicit, spaced
 from ..weights.model import Model
 

@@ -10,7 +10,7 @@ from ..discrete.plan import Routing, TokenPlan
 from ..discrete.solvers import make_token_plan
 from ..errors import UsageError, unknown
 from ..models.octree.process import TRANSITIONS, DiscreteProcess
-from ..solvers.names import AUTO, parse_solver
+from ..solvers.registry import AUTO, parse_solver
 from ..weights.model import Model
 from .plans import refuse
 

@@ -62,11 +62,6 @@ def pfdiff(
     )
 
 
-def evaluations(n: int, k: int) -> int:
-    """Return how many evaluations ``n`` times cost."""
-    return 1 + -(-(n - 1) // (k + 1))
-
-
 def hops(n: int, k: int, h: int) -> Iterator[tuple[int, int, int]]:
     """Yield (where the network is asked, from, to) as indices into the falling times."""
     yield 0, 0, 1

@@ -10,7 +10,7 @@ from ddimx.files import sha256_file, write_json
 from ddimx.runs.record import NAME, check_same
 from ddimx.sampling import manifest
 from ddimx.sampling.settings import Asked, resolve
-from ddimx.solvers import names
+from ddimx.solvers.registry import SOLVERS
 from ddimx.weights.model import load_model
 
 
@@ -85,8 +85,8 @@ def test_prose_and_last_bits_do_not_enter_an_identity(model):
 
 def test_the_version_of_a_solver_is_part_of_the_identity(model, monkeypatch):
     settings = resolve(Asked(steps=3), model)
-    kind = names.KINDS["ddim"]
-    monkeypatch.setitem(names.KINDS, "ddim", dataclasses.replace(kind, version=kind.version + 1))
+    solver = SOLVERS["ddim"]
+    monkeypatch.setitem(SOLVERS, "ddim", dataclasses.replace(solver, version=solver.version + 1))
     changed = resolve(Asked(steps=3), model)
     own, other = (manifest.identity(model, s, "png", None) for s in (settings, changed))
     assert {key for key in own if own[key] != other[key]} == {"solver_version"}

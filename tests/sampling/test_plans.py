@@ -11,8 +11,7 @@ from ddimx.plan_file import write_plan
 from ddimx.sampling.plans import times_for
 from ddimx.sampling.settings import Asked, resolve
 from ddimx.solvers import auto
-from ddimx.solvers.names import all_names
-from ddimx.solvers.registry import evaluations, most_times
+from ddimx.solvers.registry import all_names, evaluations, most_times
 from ddimx.timesteps import SPACINGS
 from ddimx.weights.model import load_model
 

@@ -7,8 +7,8 @@ import torch
 from ddimx.errors import UsageError
 from ddimx.noise import Noise
 from ddimx.solvers.executor import Draw, Raw, execute
-from ddimx.solvers.pfdiff import evaluations, pfdiff
-from ddimx.solvers.registry import most_times
+from ddimx.solvers.pfdiff import pfdiff
+from ddimx.solvers.registry import evaluations, most_times
 from tests.solvers.exact import SCHEDULE, alpha_bar, mix_output
 
 VARIANTS = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
@@ -119,7 +119,7 @@ def test_the_count_of_evaluations(k, h):
     for n in range(1, 41):
         times = np.linspace(0, 999, n).round()
         plan = pfdiff(SCHEDULE, times, k=k, h=h)
-        assert plan.nfe == evaluations(n, k) == len(reference(times[::-1], k, h)[1])
+        assert plan.nfe == evaluations(f"pfdiff:{k},{h}", n) == len(reference(times[::-1], k, h)[1])
         assert bool(plan.notes) == (n > 1 and (n - 1) % (k + 1) > 0)
 
 

@@ -16,7 +16,7 @@ from ... import __version__
 from ...noise import Noise
 from ...plan import Plan
 from ...sampling import manifest
-from ...solvers.names import KINDS
+from ...solvers.registry import SOLVERS
 from ...timesteps import as_run
 from .scheduler import DDIMScheduler
 from .text import TextModel
@@ -60,7 +60,7 @@ class PromptRequest:
         self.scheduler.set_timesteps(**self.timing)
         inputs = {
             "solver": "ddim",
-            "solver_version": KINDS["ddim"].version,
+            "solver_version": SOLVERS["ddim"].version,
             "times": as_run([float(t) for t in self.scheduler.timesteps]),
             "eta": self.eta,
         }

@@ -1,5 +1,10 @@
 """Solver names: what they stand for, and what is said about those that stand for nothing."""
 
+import dataclasses
+import inspect
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 
@@ -8,8 +13,18 @@ from ddimx.schedule import Schedule
 from ddimx.solvers import auto
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.inversion import ddim_inversion
-from ddimx.solvers.names import SolverName, all_names, parse_solver
-from ddimx.solvers.registry import SolverChoice, evaluations, make_plan, most_times
+from ddimx.solvers.registry import (
+    SOLVERS,
+    Solver,
+    SolverChoice,
+    SolverName,
+    all_names,
+    evaluations,
+    make_plan,
+    most_times,
+    name_forms,
+    parse_solver,
+)
 
 SCHEDULE = Schedule(np.linspace(1e-4, 0.02, 1000))
 TIMES = np.linspace(0, 999, 13).round()
@@ -137,3 +152,62 @@ def test_a_clip_is_refused_where_epsilon_is_kept(name):
 @pytest.mark.parametrize("name", ["ddim", "dpm++:3", "unipc:2"])
 def test_a_clip_is_taken_where_x0_is_used(name):
     assert make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon").with_clip(1.0).clip == 1.0
+
+
+@pytest.mark.parametrize("kind", SOLVERS)
+def test_a_declaration_fits_its_function(kind):
+    """Arguments and options are the function's keywords, and their defaults are its own."""
+    solver = SOLVERS[kind]
+    keywords = {
+        name: parameter.default
+        for name, parameter in inspect.signature(solver.make()).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    defaults = dict(zip(solver.arguments, solver.allowed[0], strict=True)) | solver.options
+    assert defaults.items() <= keywords.items()
+    assert keywords["prediction"] == "epsilon"
+    assert set(solver.options) <= {field.name for field in dataclasses.fields(SolverChoice)}
+    assert solver.about
+    assert len(set(solver.allowed)) == len(solver.allowed)
+
+
+@pytest.mark.parametrize("name", all_names())
+def test_a_solver_adds_noise_where_it_says_so(name):
+    plan = make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon")
+    assert plan.noisy == SOLVERS[parse_solver(name).kind].adds_noise
+
+
+def test_a_solver_that_is_declared_is_all_there(monkeypatch):
+    """A solver of nobody else's: its function and one entry are all that there is to add."""
+    euler = ModuleType("ddimx.solvers.made_up")
+    euler.euler = lambda schedule, times, *, prediction, every=2: ddim(
+        schedule, times[::-every][::-1], prediction=prediction
+    )
+    monkeypatch.setitem(sys.modules, euler.__name__, euler)
+    entry = Solver(
+        "made_up.euler",
+        "DDIM at every k-th time",
+        ("every",),
+        ((2,), (3,)),
+        evaluations=lambda n, every: -(-n // every),
+        version=7,
+    )
+    monkeypatch.setitem(SOLVERS, "euler", entry)
+    assert all_names()[-2:] == ["euler:2", "euler:3"]
+    assert name_forms()[-1] == "euler:2-3"
+    assert [evaluations("euler:3", n) for n in (1, 3, 4)] == [1, 1, 2]
+    assert most_times("euler:3", 2) == 6
+    plan = make_plan(SolverChoice("euler:3"), SCHEDULE, TIMES, "epsilon")
+    assert plan.t.tolist() == TIMES[::-3].tolist()
+    assert plan.inputs == {"solver": "euler:3", "solver_version": 7, "times": TIMES.tolist()}
+
+
+def test_the_forms_of_names():
+    assert name_forms() == ["ddim", "ddpm", "pfdiff:k,h", "dpm++:1-3", "ipndm:1-4", "unipc:1-3"]
+
+
+def test_most_times_where_a_number_of_evaluations_cannot_be_made(monkeypatch):
+    """As of a solver that asks twice for every time but the last."""
+    twice = dataclasses.replace(SOLVERS["ddim"], evaluations=lambda n: 2 * n - 1)
+    monkeypatch.setitem(SOLVERS, "ddim", twice)
+    assert [most_times("ddim", nfe) for nfe in (0, 1, 2, 3, 4, 5, 6)] == [0, 1, 1, 2, 2, 3, 3]

@@ -1,0 +1,519 @@
+"""What can be asked of a run, declared once.
+
+Every option is a field of :class:`Options` (what decides the samples, from Python and from the
+command line) or of :class:`RunOptions` (model, files and machine: the command line only). A field
+carries its help, its kind of value and the verbs that have it. From these fields are made: the
+command line (:mod:`ddimx.cli.options`), what ``--resume`` remembers, the check of values that
+needs no model, and the keyword arguments of ``ddimx.sample`` (``SampleOptions`` in
+:mod:`ddimx.api`; a test holds it equal to the dataclass).
+
+A new option is one field here, and the code that uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import UsageError, nearest, unknown
+from .solvers.registry import AUTO, name_forms
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip"]
+Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
+
+SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
+IMAGE_FORMATS = ("png", "webp")
+ARRAY_FORMATS = ("npz", "npy", "adm")
+OPTION = "ddimx option"  # the key of an Option in a field's metadata
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one option besides its name and default.
+
+    Attributes:
+        help: one line for ``--help``.
+        kind: of its value. "times" and "clip" are written as text on a command line and parsed.
+        panel: where ``--help`` lists it.
+        flags: as on the command line, ``("--count", "-n")``.
+        metavar: what ``--help`` shows in place of the value.
+        verbs: the verbs that have it.
+        draws: the kind of models it is for, as :attr:`ddimx.models.process.Process.draws` names
+            it; None for all.
+        choices: the values that are allowed; empty where others decide.
+        least, most: bounds of a number, both included.
+        positive: a number must be greater than 0.
+        remembered: whether ``--resume`` takes it from the run's manifest.
+    """
+
+    help: str
+    kind: Kind
+    panel: Panel
+    flags: tuple[str, ...]
+    metavar: str | None = None
+    verbs: tuple[str, ...] = SAMPLING_VERBS
+    draws: str | None = None
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    positive: bool = False
+    remembered: bool = True
+
+
+def _option(
+    flags: str, kind: Kind, panel: Panel, help: str, default: Any = None, **more: Any
+) -> Any:
+    metadata = {OPTION: Option(help, kind, panel, tuple(flags.split()), **more)}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that decides the samples of a model; None means the model's default, then ours.
+
+    Values are checked as far as that needs no model.
+
+    Raises:
+        UsageError: a value of another type, out of range or unknown; it names the option, the
+            value and what is allowed.
+    """
+
+    steps: int | None = _option(
+        "--steps", "whole", "How", "Number of steps (default: the model's, else 50).", least=1
+    )
+    nfe: int | None = _option(
+        "--nfe",
+        "whole",
+        "How",
+        "As many steps as give exactly this many evaluations.",
+        verbs=("sample",),
+        least=1,
+    )
+    solver: str | None = _option(
+        "--solver",
+        "text",
+        "How",
+        f"{', '.join(name_forms())}, or {AUTO}, which chooses by the number of evaluations "
+        "(default: the model's, else ddim).",
+        metavar="NAME[:ARGS]",
+        verbs=("sample", "inpaint", "sequence", "interpolate"),
+    )
+    eta: float | None = _option(
+        "--eta",
+        "number",
+        "How",
+        "ddim's noise: 0 none, 1 as DDPM (default: the model's, else 0).",
+        verbs=("sample", "inpaint", "sequence", "interpolate"),
+        least=0,
+        most=1,
+    )
+    variance: Literal["large", "small"] | None = _option(
+        "--variance",
+        "text",
+        "How",
+        "ddpm's variance.",
+        metavar="large|small",
+        verbs=("sample",),
+        draws="images",
+        choices=("large", "small"),
+    )
+    spacing: str | None = _option(
+        "--spacing",
+        "text",
+        "How",
+        "Which timesteps to visit (default: the model's, else ddim); octrees: linear|cosine.",
+        metavar="ddim|leading|linspace|trailing|quad",
+    )
+    timesteps: Sequence[float] | None = _option(
+        "--timesteps",
+        "times",
+        "How",
+        "The timesteps themselves: 999,749,499.",
+        metavar="T,T,...",
+        verbs=("sample",),
+        draws="images",
+    )
+    plan: Any = _option(  # a plan, or the path of a plan's file
+        "--plan",
+        "path",
+        "How",
+        "A plan of 'evaluate solvers --search'.",
+        metavar="FILE.json",
+        verbs=("sample",),
+        draws="images",
+    )
+    clip: float | Literal["none"] | None = _option(
+        "--clip",
+        "clip",
+        "How",
+        "Bound of the predicted x0 (ddpm: 1, else none).",
+        metavar="none|V",
+        verbs=("sample",),
+        draws="images",
+    )
+    transition: Literal["absorbing", "uniform"] | None = _option(
+        "--transition",
+        "text",
+        "Octrees",
+        "Noise hides tokens or replaces them (default: the model's).",
+        metavar="absorbing|uniform",
+        verbs=("sample",),
+        draws="octrees",
+        choices=("absorbing", "uniform"),
+    )
+    routing: Literal["random", "confidence"] | None = _option(
+        "--routing",
+        "text",
+        "Octrees",
+        "Which tokens are settled first (default: the model's).",
+        metavar="random|confidence",
+        verbs=("sample",),
+        draws="octrees",
+        choices=("random", "confidence"),
+    )
+    temperature: float | None = _option(
+        "--temperature",
+        "number",
+        "Octrees",
+        "Of the draw of each token (default: 1).",
+        verbs=("sample",),
+        draws="octrees",
+        positive=True,
+    )
+    guidance: float | None = _option(
+        "--guidance",
+        "number",
+        "What to draw",
+        "Classifier-free guidance; 1 is off (default: the model's, else 1).",
+    )
+    category: str | Sequence[str] | None = _option(
+        "--category",
+        "text",
+        "What to draw",
+        "Class to draw (default: a mix; 'none': no class).",
+        metavar="NAME",
+    )
+    seed: int = _option(
+        "--seed",
+        "whole",
+        "What to draw",
+        "64-bit seed of all noise (default: 0).",
+        default=0,
+        verbs=("sample", "inpaint", "sequence", "interpolate"),
+        least=0,
+        most=2**64 - 1,
+    )
+    start_index: int = _option(
+        "--start-index",
+        "whole",
+        "What to draw",
+        "First sample index: --start-index 7 -n 1 makes sample 7 again (default: 0).",
+        default=0,
+        verbs=("sample", "inpaint", "sequence"),
+    )
+    count: int | None = _option(
+        "--count -n",
+        "whole",
+        "What to draw",
+        "How many samples (default: 16).",
+        verbs=("sample", "inpaint", "sequence"),
+        least=1,
+    )
+    batch_size: int | None = _option(
+        "--batch-size",
+        "whole",
+        "Running",
+        "Samples computed together; does not change the noise.",
+        least=1,
+    )
+    invariant: bool = _option(
+        "--invariant",
+        "flag",
+        "Running",
+        "Bit-identical files whatever the batch size; slower.",
+        default=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and parse what a command line writes as text."""
+        for name, option in options(type(self)).items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, checked(name, option, value))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the options of these names and values; None leaves the default.
+
+        Raises:
+            UsageError: an unknown name, with the nearest known one, or a wrong value.
+        """
+        names = options(cls)
+        for name in values:
+            if name not in names:
+                raise UsageError(f"unknown option '{name}'{nearest(name, names)}")
+        return cls(**{name: value for name, value in values.items() if value is not None})
+
+    def flags_given(self, names: Sequence[str]) -> list[str]:
+        """Return the flags of those of ``names`` that are set."""
+        return [options(type(self))[n].flags[0] for n in names if getattr(self, n) is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """The options of a verb that fills a run folder: besides the samples, model, files, machine."""
+
+    model: str | None = _option(
+        "--model -m",
+        "text",
+        "What to draw",
+        "emoji (default), furniture, cifar10, bedroom, cat, church, celeba; a file or folder of "
+        "weights in any known format; or a hub id.",
+        metavar="NAME|FILE|DIR|HUB",
+    )
+    config: str | None = _option(
+        "--config -c",
+        "text",
+        "What to draw",
+        "For weights that come without their settings.",
+        metavar="NAME|FILE",
+    )
+    weights: Literal["ema", "raw"] | None = _option(
+        "--weights",
+        "text",
+        "What to draw",
+        "Averaged or last weights, where there are both (default: ema).",
+        metavar="ema|raw",
+        choices=("ema", "raw"),
+    )
+    prompt: str | None = _option(
+        "--prompt",
+        "text",
+        "Text to image",
+        "Draw this with a text-to-image pipeline (folder or hub id).",
+        metavar="TEXT",
+        verbs=("sample",),
+    )
+    negative_prompt: str | None = _option(
+        "--negative-prompt",
+        "text",
+        "Text to image",
+        "What guidance leads away from (default: an empty text).",
+        metavar="TEXT",
+        verbs=("sample",),
+    )
+    size: str | None = _option(
+        "--size",
+        "text",
+        "Text to image",
+        "Pixels of an image (default: what the pipeline was trained for).",
+        metavar="N|WxH",
+        verbs=("sample",),
+    )
+    init_noise: str | None = _option(
+        "--init-noise",
+        "path",
+        "How",
+        "Start from these x_T, (N, C, H, W).",
+        metavar="FILE.npy",
+        verbs=("sample",),
+        draws="images",
+    )
+    kind: str | None = _option(
+        "--format",
+        "text",
+        "Where to",
+        "Files to write: images, or one array (npy: float32, unclamped). Octrees: npz.",
+        metavar="png|webp|npz|npy|adm",
+        verbs=("sample", "inpaint", "sequence", "interpolate"),
+    )
+    export: str | None = _option(
+        "--export",
+        "text",
+        "Octrees",
+        "Also write Gaussian splats, as 'ddimx export' does.",
+        metavar="FORMAT",
+        verbs=("sample",),
+    )
+    out: Path | None = _option(
+        "--out -o",
+        "path",
+        "Where to",
+        "Folder to write to (default: a new run).",
+        metavar="DIR",
+        remembered=False,
+    )
+    resume: str | None = _option(
+        "--resume",
+        "text",
+        "Where to",
+        "Go on with an interrupted run, with its options.",
+        metavar="last|DIR",
+        remembered=False,
+    )
+    overwrite: bool = _option(
+        "--overwrite",
+        "flag",
+        "Where to",
+        "Replace another run in --out.",
+        default=False,
+        remembered=False,
+    )
+    labels: bool | None = _option(
+        "--labels/--no-labels",
+        "flag",
+        "Where to",
+        "Write the classes' names on grid.png (default: where there are several, and room).",
+        verbs=("sample",),
+        remembered=False,
+    )
+    dtype: str | None = _option(
+        "--dtype",
+        "text",
+        "Running",
+        "Precision of the network (default: auto).",
+        metavar="auto|fp32|bf16|fp16",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    device: str | None = _option(
+        "--device",
+        "text",
+        "Running",
+        "Where to compute (default: auto).",
+        metavar="auto|cpu|cuda[:N]|mps",
+        remembered=False,
+    )
+    offline: bool = _option(
+        "--offline",
+        "flag",
+        "Running",
+        "Refuse to download anything.",
+        default=False,
+        remembered=False,
+    )
+    trust_code: bool = _option(
+        "--trust-code",
+        "flag",
+        "Running",
+        "Import, that is run, the network's class that a file names as package.module:Class.",
+        default=False,
+        remembered=False,
+    )
+    explain: bool = _option(
+        "--explain",
+        "flag",
+        "Running",
+        "Print the plan's table and end.",
+        default=False,
+        remembered=False,
+    )
+    dry_run: bool = _option(
+        "--dry-run",
+        "flag",
+        "Running",
+        "Print plan, evaluations, memory, time and end.",
+        default=False,
+        remembered=False,
+    )
+    json: bool = _option(
+        "--json",
+        "flag",
+        "Running",
+        "Print the result as JSON on stdout.",
+        default=False,
+        remembered=False,
+    )
+    quiet: bool = _option(
+        "--quiet -q",
+        "flag",
+        "Running",
+        "No progress, no messages.",
+        default=False,
+        remembered=False,
+    )
+
+
+def options(of: type[Options] = Options) -> dict[str, Option]:
+    """Return the options of a dataclass by the names of their fields, in their order."""
+    return {f.name: f.metadata[OPTION] for f in fields(of)}
+
+
+def checked(name: str, option: Option, value: Any) -> Any:
+    """Return an option's value, parsed where it is written as text.
+
+    Raises:
+        UsageError: with the option, the value and what is allowed.
+    """
+    what = option.flags[0].partition("/")[0].removeprefix("--")
+    if option.kind in ("whole", "number"):
+        return _number(what, option, value)
+    if option.kind == "times":
+        return _times(value)
+    if option.kind == "clip":
+        return _clip(value)
+    if option.kind == "flag":
+        if not isinstance(value, bool):
+            raise UsageError(f"{what} must be true or false, got {value!r}")
+        return value
+    if option.kind == "path":
+        return value
+    several = name == "category" and not isinstance(value, str)
+    words = list(value) if several and isinstance(value, Sequence) else [value]
+    for word in words:
+        if not isinstance(word, str):
+            raise UsageError(f"{what} must be text, got {word!r}")
+        if option.choices and word not in option.choices:
+            raise unknown(what, word, option.choices)
+    return tuple(words) if several else value
+
+
+def _number(what: str, option: Option, value: Any) -> float:
+    whole = option.kind == "whole"
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        least = "" if option.least is None else f" of at least {option.least:g}"
+        raise UsageError(f"{what} must be {kind}{least}, got {value!r}")
+    number: float = int(value) if whole else float(value)
+    least, most = option.least, option.most
+    if least is not None and most is not None and not least <= number <= most:
+        span = f"{least}..{most}" if whole else f"[{least:g}, {most:g}]"
+        raise UsageError(f"{what} must lie in {span}, got {value}")
+    if least is not None and not number >= least:
+        raise UsageError(f"{what} must be at least {least:g}, got {value}")
+    if option.positive and not number > 0:
+        raise UsageError(f"{what} must be positive, got {value}")
+    if not math.isfinite(number):
+        raise UsageError(f"{what} must be a finite number, got {value}")
+    return number
+
+
+def _times(value: Any) -> tuple[float, ...]:
+    """Return timesteps, written as ``999,749,499`` or as a sequence of numbers."""
+    parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
+    try:
+        return tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"--timesteps {value}: write numbers with commas, as 999,749,499"
+        ) from None
+
+
+def _clip(value: Any) -> float | Literal["none"]:
+    if value == "none":
+        return "none"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"--clip {value}: give a number or 'none'")
+    if not number > 0:
+        raise UsageError(f"clip must be positive, got {number}")
+    return number

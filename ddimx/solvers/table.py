@@ -1,0 +1,65 @@
+"""What both kinds of plan have in common: a table of rows that people read and runs record."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class AnyPlan(Protocol):
+    """A plan of images (:class:`ddimx.plan.Plan`) or octrees (``ddimx.discrete.plan.TokenPlan``).
+
+    Whoever only shows, records or compares plans needs no more than this. What the rows mean
+    differs, and so do the loops that run them.
+    """
+
+    @property
+    def label(self) -> str:
+        """The solver and its arguments, for people."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for people."""
+
+    @property
+    def nfe(self) -> int:
+        """Number of rows that call the network; guidance doubles the passes, not this number."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this plan from others, as JSON values: never a label or a note."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole table and what it says as JSON values."""
+
+    def columns(self) -> Columns:
+        """Return the columns for people, name -> values [rows], in the order to show them.
+
+        Numbers are float64 or int64, NaN where a row has none; ``calls`` is bool. A column that
+        has the same neutral value in every row is left out.
+        """
+
+
+def to_csv(plan: AnyPlan) -> str:
+    """Return the columns as CSV with a header, one line for each row of the plan, in full digits.
+
+    The first column, ``row``, counts from 0. True is 1 and False 0; NaN is an empty cell.
+    """
+    columns = plan.columns()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", *columns])
+    for row, values in enumerate(
+        zip(*(column.tolist() for column in columns.values()), strict=True)
+    ):
+        cells = [int(value) if isinstance(value, bool) else value for value in values]
+        writer.writerow([row, *("" if np.isnan(cell) else cell for cell in cells)])
+    return text.getvalue()
