@@ -19,7 +19,7 @@ from torch import Tensor
 
 import ddimx
 from ddimx.config_file import load_config
-from ddimx.data.shape_batches import packed
+from ddimx.data.shapes.batches import packed
 from ddimx.device import choose_device, describe, forbid_tf32
 from ddimx.files import write_json
 from ddimx.kernels._dispatch import Impl

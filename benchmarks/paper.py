@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import ddimx
-from ddimx.data.transform import to_bytes
 from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import UsageError
-from ddimx.evaluation.features import Features, inception
-from ddimx.evaluation.fid import compare, statistics_of
-from ddimx.evaluation.frechet import Accumulator, Statistics
+from ddimx.evaluation.fid.compare import compare, statistics_of
+from ddimx.evaluation.fid.features import Features, inception
+from ddimx.evaluation.fid.frechet import Accumulator, Statistics
 from ddimx.files import write_json
+from ddimx.pixels import to_bytes
 from ddimx.progress import Progress
 
 STEPS = (10, 20, 50, 100, 1000)

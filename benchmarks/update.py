@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddimx.kernels.update import Extras, preference, update
-from ddimx.kernels.update.reference import SCALARS
+from ddimx.kernels.update.columns import NEUTRAL, TABLE
 
 from .device import graphed, launches, waiter
 from .runner import Absent, Contender, Job, compare
@@ -162,8 +162,8 @@ def check(levels: Levels, x: Tensor, out: Tensor) -> None:
 
 def _row(levels: Levels) -> Tensor:
     signal, spread = math.sqrt(levels.ab), math.sqrt(1 - levels.ab)
-    values = dict.fromkeys(SCALARS, 0.0)
-    values |= {"r": 1 / signal, "s": -spread / signal, "v": 1.0, "p": 1.0}
+    values = {name: NEUTRAL.get(name, 0.0) for name in TABLE}
+    values |= {"r": 1 / signal, "s": -spread / signal, "v": 1.0}
     values |= {"w": math.sqrt(levels.ab_to), "c": levels.sigma}
     b, q = levels.direction, 0.0
     return torch.tensor([[*values.values(), b, q]], dtype=torch.float64)

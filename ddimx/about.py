@@ -12,9 +12,9 @@ from . import __version__
 from .config import Config
 from .device import choose_device, choose_precision
 from .kernels import attention, discrete_update, octree_decode, segment_attention, update
-from .weights.cache import cache_folder
-from .weights.native import read_header
-from .weights.source import find_model, shipped_models
+from .weights.formats.native import read_header
+from .weights.locate.cache import cache_folder
+from .weights.locate.source import find_model, shipped_models
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
 # What "auto" runs of every operation on a device, and why; a new kernel folder adds itself here.

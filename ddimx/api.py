@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from .discrete.executor import TokenStep
-from .editing.python import encode, inpaint, interpolate
+from .editing.api import encode, inpaint, interpolate
 from .errors import UsageError
-from .exporting.python import export
+from .exporting.api import export
 from .models.octree.process import DiscreteProcess
 from .octree.tree import Octree
 from .sampling.batch import NOTHING, Given, finish_all, finish_tokens, run_batch, run_tokens

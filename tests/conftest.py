@@ -34,7 +34,7 @@ from ddimx.config import Config
 from ddimx.config_file import validate
 from ddimx.files import whole_file
 from ddimx.models.factory import build
-from ddimx.weights.native import Header, save
+from ddimx.weights.formats.native import Header, save
 
 FULL = os.environ.get("DDIMX_FULL") == "1"
 GATE_EXAMPLES, FULL_EXAMPLES = 50, 300

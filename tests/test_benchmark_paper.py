@@ -8,12 +8,12 @@ import pytest
 from benchmarks import paper
 from benchmarks.__main__ import main
 from ddimx.api import sample
-from ddimx.data.transform import to_bytes
-from ddimx.evaluation.fid import statistics_of
-from ddimx.evaluation.frechet import Accumulator, frechet_distance
+from ddimx.evaluation.fid.compare import statistics_of
+from ddimx.evaluation.fid.frechet import Accumulator, frechet_distance
+from ddimx.pixels import to_bytes
 from ddimx.progress import Progress
 from ddimx.weights.model import load_model
-from tests.evaluation.tiny_features import MeanColours
+from tests.evaluation.fid.tiny_features import MeanColours
 
 
 @pytest.fixture(autouse=True)

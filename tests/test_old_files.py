@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.data.packed import PackedSource
+from ddimx.data.images.packed import PackedSource
 from ddimx.octree.file import read_shape
-from ddimx.plan_file import read_plan
+from ddimx.solvers.plan_file import read_plan
 from ddimx.weights.model import load_model
 from tests.conftest import ROOT
-from tests.data.meshes import obj
+from tests.data.shapes.meshes import obj
 from tests.sampling import image_names, invoke, manifest_of, names_in
 
 OLD = ROOT / "tests" / "fixtures" / "0.1.0"

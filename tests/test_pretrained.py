@@ -6,9 +6,9 @@ import pytest
 
 import ddimx
 from ddimx.config_file import load_config
-from ddimx.data.transform import to_bytes
-from ddimx.weights.native import read_header, read_tensors
-from ddimx.weights.source import find_model
+from ddimx.pixels import to_bytes
+from ddimx.weights.formats.native import read_header, read_tensors
+from ddimx.weights.locate.source import find_model
 
 PATH = find_model("emoji")
 

@@ -8,11 +8,11 @@ import pytest
 
 import ddimx
 from ddimx.config_file import load_config
-from ddimx.data.furniture import CATEGORIES
 from ddimx.octree.geometry import largest_share
 from ddimx.octree.tree import from_tokens
-from ddimx.weights.native import read_header, read_tensors
-from ddimx.weights.source import find_model
+from ddimx.recipes.furniture.categories import CATEGORIES
+from ddimx.weights.formats.native import read_header, read_tensors
+from ddimx.weights.locate.source import find_model
 
 PATH = find_model("furniture")
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import ddimx
 from ddimx.cli.app import app
 from ddimx.weights import configure
-from ddimx.weights.native import read_header
+from ddimx.weights.formats.native import read_header
 from tests.weights import original_list, plain, weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,7 +209,7 @@ class TestFlags:
 
     def test_use_pretrained(self, call, tiny_model, monkeypatch, tmp_path):
         """`--use_pretrained`"""
-        from ddimx.weights import source
+        from ddimx.weights.locate import source
 
         asked = []
 

@@ -12,20 +12,10 @@ import typer
 
 from .. import __version__
 from ..errors import DdimxError, check_links
-from . import (
-    convert,
-    encode,
-    evaluate,
-    export,
-    info,
-    inpaint,
-    interpolate,
-    prepare,
-    sample,
-    sequence,
-    train,
-)
+from . import convert, encode, export, info, inpaint, interpolate, sample, sequence, train
+from .evaluate import app as evaluate
 from .output import steady_output
+from .prepare import app as prepare
 
 app = typer.Typer(
     name="ddimx",

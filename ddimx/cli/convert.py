@@ -55,8 +55,8 @@ def convert(
     """
     from ..config_file import load_config
     from ..progress import Progress
+    from ..weights.locate.source import Source
     from ..weights.publish import FORMS, publish, size_of
-    from ..weights.source import Source
     from .parse import one_of, weights_choice
 
     one_of("dtype", dtype, ("fp32", "fp16", "bf16"))

@@ -12,9 +12,9 @@ import typer
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from ..sampling.hooks import Task
     from ..sampling.run import SampleRequest
     from ..sampling.settings import Settings
-    from ..sampling.task import Task
     from ..weights.model import Model
 
 Refine = Annotated[

@@ -117,7 +117,7 @@ def export(
       ddimx export runs/0003-sample-furniture --merge --turntable
     """
     given = dict(locals())
-    from ..exporting.place import merged_item
+    from ..exporting.destinations import merged_item
     from ..exporting.run import run
     from ..progress import Progress
     from ..signals import polite_stop
@@ -153,7 +153,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _items(given: dict[str, Any], settings: Settings, progress: Progress) -> list[Item]:
-    from ..exporting.python import placed
+    from ..exporting.api import placed
     from ..exporting.shipped import sample_one
     from ..exporting.sources import newest_run
 
@@ -174,7 +174,7 @@ def _report(record: dict[str, Any], progress: Progress) -> None:
         DdimxError: some shapes failed; the others are written.
     """
     from ..errors import DdimxError
-    from ..exporting.python import failures
+    from ..exporting.api import failures
 
     files = [file for shape in record["exported"] for file in shape["files"]]
     size = sum(file["bytes"] for file in files) / 1e6

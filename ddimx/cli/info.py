@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options
+from .output import show
 
 
 def info(
@@ -49,22 +50,9 @@ def info(
     show(_everything(models) if model is None else _one(model, config, weights), json_output)
 
 
-def show(facts: dict[str, Any], json_output: bool) -> None:
-    """Print facts as JSON, or under their titles."""
-    from .output import print_json
-
-    if json_output:
-        print_json(facts)
-        return
-    for title, values in facts.items():
-        typer.echo(f"{title}")
-        for line in _lines(values):
-            typer.echo(f"  {line}")
-
-
 def _everything(models: bool) -> dict[str, Any]:
     from ..about import about, about_models
-    from ..weights.registry import about_published
+    from ..weights.locate.registry import about_published
 
     return {"models": about_models(), "published": about_published()} if models else about()
 
@@ -72,26 +60,8 @@ def _everything(models: bool) -> dict[str, Any]:
 def _one(model: str, config: str | None, weights: str | None) -> dict[str, Any]:
     from ..config_file import load_config
     from ..weights.describe import describe
-    from ..weights.source import Source
+    from ..weights.locate.source import Source
     from .parse import weights_choice
 
     given = None if config is None else load_config(config)
     return describe(Source(model, weights_choice(weights), given, offline=True))
-
-
-def _lines(values: Any, indent: str = "") -> list[str]:
-    if isinstance(values, list):
-        return [f"{indent}{value}" for value in values] or [f"{indent}(none)"]
-    if not isinstance(values, dict):
-        return [f"{indent}{values}"]
-    if not values:
-        return [f"{indent}(none)"]
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
-        elif isinstance(value, list):
-            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or '(none)'}")
-        else:
-            lines.append(f"{indent}{name}: {value}")
-    return lines

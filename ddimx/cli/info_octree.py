@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from .output import show
+
 SUFFIXES = (".npz", ".npy")
 
 
@@ -35,7 +37,6 @@ def _file(path: Path, json_output: bool) -> None:
     from ..octree.describe import describe
     from ..octree.file import read_shape
     from ..octree.picture import BLOCKS, PLAIN, picture
-    from .info import show
 
     shape = read_shape(path)
     show(describe(path, shape), json_output)
@@ -48,7 +49,6 @@ def _file(path: Path, json_output: bool) -> None:
 def _folder(folder: Path, given: Mapping[str, Any], json_output: bool) -> bool:
     from ..errors import DdimxError
     from ..octree.describe import describe_folder, token_files
-    from .info import show
 
     files = token_files(folder)
     if not files:
@@ -73,8 +73,8 @@ def _is_model(name: str) -> bool:
     """Return whether a bare name is a known model's, beside a folder that is called the same."""
     if Path(name).name != name:
         return False
-    from ..weights.registry import NAMES
-    from ..weights.source import shipped_models
+    from ..weights.locate.registry import NAMES
+    from ..weights.locate.source import shipped_models
 
     return name in (*NAMES, *shipped_models())
 

@@ -18,10 +18,39 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
+def show(facts: dict[str, Any], json_output: bool) -> None:
+    """Print facts as JSON, or under their titles."""
+    if json_output:
+        print_json(facts)
+        return
+    for title, values in facts.items():
+        print(title)
+        for line in _lines(values):
+            print(f"  {line}")
+
+
+def _lines(values: Any, indent: str = "") -> list[str]:
+    if isinstance(values, list):
+        return [f"{indent}{value}" for value in values] or [f"{indent}(none)"]
+    if not isinstance(values, dict):
+        return [f"{indent}{values}"]
+    if not values:
+        return [f"{indent}(none)"]
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: {', '.join(map(str, value)) or '(none)'}")
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
+
+
 def fresh_folder(verb: str, model: str) -> Path:
     """Create and return a numbered run folder that is named after a model."""
     from ..runs import fresh_run
-    from ..weights.source import SUFFIX
+    from ..weights.locate.source import SUFFIX
 
     return fresh_run(verb, Path(model).name.removesuffix(SUFFIX))
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..discrete.plan import TokenPlan
-    from ..plan import Plan
     from ..sampling.run import SampleRequest
+    from ..solvers.plan import Plan
 
 
 def show_plan(plan: Plan | TokenPlan, *, as_json: bool) -> None:

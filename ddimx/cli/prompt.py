@@ -14,7 +14,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..integrations.diffusers.text import TextModel
-    from ..plan import Plan
+    from ..solvers.plan import Plan
 
 Work = Callable[..., tuple[dict[str, Any], Path]]
 
@@ -46,8 +46,8 @@ def prompt_work(
     _check_options(asked)
     _check_packages()
     from ..noise import Noise
+    from ..runs.sinks import FORMATS
     from ..sampling.manifest import dtype_for
-    from ..sampling.sinks import FORMATS
     from .parse import clip_value, one_of, times
 
     kind = one_of("format", asked.get("kind", "png"), FORMATS)

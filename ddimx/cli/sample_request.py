@@ -76,12 +76,12 @@ def request_of(
 
     from ..exporting.settings import named_formats
     from ..files import sha256_file
+    from ..runs.sinks import FORMATS
     from ..sampling.manifest import dtype_for
     from ..sampling.run import SampleRequest, load_init_noise
     from ..sampling.settings import Asked, resolve
-    from ..sampling.sinks import FORMATS
+    from ..weights.locate.source import Source, tensors_file
     from ..weights.model import load_model
-    from ..weights.source import Source, tensors_file
     from .parse import clip_value, one_of, times, weights_choice
 
     kind = one_of("format", asked["kind"], FORMATS) if "kind" in asked else None
@@ -152,7 +152,7 @@ def check_begun(asked: dict[str, Any], folder: Path, sha256: Callable[[], str]) 
 def _checked_kind(kind: str | None, asked: dict[str, Any], model: Model) -> str:
     """Return the format to write; refuse what this kind of model does not have."""
     from ..models.octree.process import DiscreteProcess
-    from ..sampling.shape_sink import FORMAT, check_format
+    from ..runs.shape_sink import FORMAT, check_format
 
     if isinstance(model.process, DiscreteProcess):
         if "init_noise" in asked:
@@ -168,7 +168,7 @@ def export_finished(
     formats: str, record: dict[str, Any], folder: Path, progress: Progress, *, overwrite: bool
 ) -> None:
     """Write a finished run's shapes as splats too; its manifest names them from then on."""
-    from ..exporting.python import export
+    from ..exporting.api import export
     from ..files import write_json
     from ..runs.record import NAME
     from ..runs.run import reporting

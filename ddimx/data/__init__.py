@@ -1,1 +1,1 @@
-"""Data sets, their order in training, and the way from bytes to the network's range."""
+"""Data sets of images and of octrees, their order in training, and their batches."""

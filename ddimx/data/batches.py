@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..noise import Noise, Stream
+from ..pixels import to_network
+from .arrays import Bytes, Integers
+from .images.sources import ImageSource
 from .order import Order
-from .sources import Bytes, ImageSource, Integers
-from .transform import to_network
 
 Batch = dict[str, Tensor]
 Content = TypeVar("Content")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..noise import Noise, Stream
-from .sources import Integers
+from .arrays import Integers
 
 _SHUFFLE, _VARIANT = 0, 1  # rows of the stream: the epoch's permutation, the choice of a variant
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..kernels.discrete_update import MASK, Transition
 from ..noise import Noise, Samples, Stream
-from ..schedule import Schedule
+from ..solvers.schedule import Schedule
 from .plan import Array
 from .posterior import log_softmax, marginal, markov_posterior, noise_like, one_hot, posterior
 from .solvers import grid_times

@@ -13,42 +13,31 @@ share of each sample's tokens is clean after the row, and the network's confiden
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels.discrete_update import COLUMNS, Transition
+from ..solvers.table import Columns, float32_sha256
 from .draws import MAX_DEPTH
 
 Array = npt.NDArray[np.float64]
 Routing = Literal["random", "confidence"]
 
-FLOATS = (
-    "t",
-    "t_to",
-    "alpha_from",
-    "alpha_to",
-    "keep",
-    "clean",
-    "noise",
-    "reveal",
-    "temperature",
-    "gumbel",
-)
 COLDEST = 1e-30  # the temperature that stands for 0 in the tensor form
 
 
 @dataclass(frozen=True, eq=False)
-class TokenPlan:
-    """Every number that sampling a batch of octrees needs besides the network and the noise.
+class TokenRows:
+    """The columns of a token plan: the one list of them, in the order in which people see them.
 
     Attributes:
         level: int64 [rows], 0, ..., depth - 1, each level's rows together.
-        t, t_to: float64 [rows], the schedule's times (-1 is clean data). The network is given
-            ``t``, the time of the state, where it is called.
+        calls: bool [rows], whether the row calls the network. The others are float64 [rows].
+        t, t_to: the schedule's times (-1 is clean data). The network is given ``t``, the time of
+            the state, where it is called.
         alpha_from, alpha_to: the share of clean tokens at these times: 0 at the start of each
             level, whatever the schedule ends at, and 1 at its end.
         keep, clean, noise: the weights of a token's three routes.
@@ -56,14 +45,10 @@ class TokenPlan:
             random routing.
         temperature: divides the logits; 0 takes the most likely id.
         gumbel: how much Gumbel noise is added to the confidence; 0 with random routing.
-        calls: bool [rows], whether the row calls the network.
-        transition, routing: see the module.
-        label: the solver and its arguments, for people.
-        notes: remarks for people.
-        inputs: as of :class:`ddimx.plan.Plan`: what the table was computed from, or None.
     """
 
     level: npt.NDArray[np.int64]
+    calls: npt.NDArray[np.bool_]
     t: Array
     t_to: Array
     alpha_from: Array
@@ -74,11 +59,28 @@ class TokenPlan:
     reveal: Array
     temperature: Array
     gumbel: Array
-    calls: npt.NDArray[np.bool_]
+
+
+FLOATS = tuple(f.name for f in fields(TokenRows) if f.name not in ("level", "calls"))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlan(TokenRows):
+    """Every number that sampling a batch of octrees needs besides the network and the noise.
+
+    The columns are those of :class:`TokenRows`.
+
+    Attributes:
+        transition, routing: see the module.
+        label: the solver and its arguments, for people.
+        notes: remarks for people.
+        inputs: as of :class:`ddimx.solvers.plan.Plan`: what the table was computed from, or None.
+    """
+
     transition: Transition
     routing: Routing = "random"
     label: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -124,28 +126,26 @@ class TokenPlan:
         }
         return np.stack([columns[name] for name in COLUMNS], axis=1)
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
+    def columns(self) -> Columns:
         """Return the columns for people, name -> values [rows], in the order to show them.
 
-        ``level`` is int64, ``calls`` bool, the others float64. ``reveal`` and ``gumbel`` are left
-        out where the routing has no use for them.
+        ``level`` is int64, ``calls`` bool, the others float64. ``alpha_from`` and ``alpha_to``
+        follow from the times; ``reveal`` and ``gumbel`` are left out where the routing has no use
+        for them.
         """
-        names = ["level", "calls", "t", "t_to", "keep", "clean", "noise"]
-        names += ["reveal"] if self.routing == "confidence" else []
-        names += ["temperature"]
-        names += ["gumbel"] if (self.gumbel != 0).any() else []
+        left_out = {"alpha_from", "alpha_to"}
+        left_out |= {"reveal"} if self.routing == "random" else set()
+        left_out |= {"gumbel"} if (self.gumbel == 0).all() else set()
+        names = [field.name for field in fields(TokenRows) if field.name not in left_out]
         return {name: getattr(self, name) for name in names}
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this plan from others, as :meth:`ddimx.plan.Plan.identity` does."""
+        """Return what tells this plan from others; see :meth:`ddimx.solvers.plan.Plan.identity`."""
         common = {"rows": len(self), "transition": self.transition, "routing": self.routing}
         if self.inputs is not None:
             return common | self.inputs
-        columns = [getattr(self, name).astype("<f4") for name in (*FLOATS, "level", "calls")]
-        numbers = np.stack(columns)
-        digest = hashlib.sha256(f"{numbers.shape} ".encode())
-        digest.update((np.where(np.isnan(numbers), np.float32(np.nan), numbers) + 0.0).tobytes())
-        return common | {"table_sha256": digest.hexdigest()}
+        numbers = np.stack([getattr(self, name) for name in (*FLOATS, "level", "calls")])
+        return common | {"table_sha256": float32_sha256(numbers)}
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; ``reveal`` is null with random routing."""
@@ -165,6 +165,7 @@ class TokenPlan:
         return value
 
     def _check_columns(self) -> None:
+        """Raise ValueError unless every column has one number of its kind for each row."""
         if not len(self.level):
             raise ValueError("a plan needs at least one row")
         for name in (*FLOATS, "level", "calls"):
@@ -179,6 +180,7 @@ class TokenPlan:
             raise ValueError("temperature and gumbel must not be negative")
 
     def _check_weights(self) -> None:
+        """Raise ValueError unless keep, clean and noise are the probabilities of three routes."""
         weights = np.stack([self.keep, self.clean, self.noise])
         if (weights < 0).any() or (weights > 1).any():
             raise ValueError("keep, clean and noise must lie in [0, 1]")
@@ -187,6 +189,7 @@ class TokenPlan:
             raise ValueError("keep, clean and noise must sum to 1 in every row")
 
     def _check_levels(self) -> None:
+        """Raise ValueError unless each level goes from noise to clean data, the root first."""
         first = np.diff(self.level, prepend=-1) != 0
         last = np.append(first[1:], True)
         if (self.level[first] != np.arange(first.sum())).any():
@@ -206,6 +209,7 @@ class TokenPlan:
                 raise ValueError(f"each row must start at the {name} where the last one ended")
 
     def _check_reveal(self) -> None:
+        """Raise ValueError unless ``reveal`` and ``gumbel`` fit the routing."""
         if self.routing == "random":
             if not np.isnan(self.reveal).all() or (self.gumbel != 0).any():
                 raise ValueError("reveal and gumbel belong to confidence routing")

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from ..errors import UsageError, unknown
 from ..kernels.discrete_update import Transition
-from ..schedule import CLEAN, Schedule
 from ..solvers.pfdiff import MOST, hops
+from ..solvers.schedule import CLEAN, Schedule
 from .draws import MAX_DEPTH
 from .plan import Array, Routing, TokenPlan
 from .transition import route

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import whole_file
-from ..sampling.grid import LEGIBLE
+from ..runs.contact_sheet import LEGIBLE
 
 ANIMATIONS = ("webp", "gif")
 MOST_GIF = (

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..config import DataConfig
-from ..data.transform import to_bytes
 from ..errors import UsageError
+from ..pixels import to_bytes
+from ..runs.contact_sheet import MOST, write_grid
+from ..runs.sinks import ArraySink, Sink
 from ..sampling.batch import Given, finish_all
-from ..sampling.grid import MOST, write_grid
+from ..sampling.hooks import Task
 from ..sampling.settings import Asked, Settings
-from ..sampling.sinks import ArraySink, Sink
-from ..sampling.task import Task
 from ..solvers.executor import Step
 from ..solvers.inversion import REFINE, ddim_inversion
 from ..untrusted.arrays import read_npy

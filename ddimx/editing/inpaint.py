@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Stream
-from ..plan import Plan
+from ..runs.contact_sheet import MOST, write_grid
+from ..runs.sinks import IMAGE_FORMATS, Sink
 from ..sampling.batch import Given, Start
-from ..sampling.grid import MOST, write_grid
+from ..sampling.hooks import Task
 from ..sampling.settings import Asked, Settings
-from ..sampling.sinks import IMAGE_FORMATS, Sink
-from ..sampling.task import Task
 from ..solvers.executor import Known
+from ..solvers.plan import Plan
 from ..solvers.repaint import RESAMPLE, default_jump, repaint
 from ..weights.model import Model
 from .masks import Mask

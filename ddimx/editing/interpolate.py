@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Noise
+from ..runs.contact_sheet import write_grid
+from ..runs.sinks import Sink
 from ..sampling.batch import Given
-from ..sampling.grid import write_grid
+from ..sampling.hooks import Task
 from ..sampling.run import load_init_noise
 from ..sampling.settings import Asked, Settings
-from ..sampling.sinks import Sink
-from ..sampling.task import Task
 from ..weights.model import Model
 from . import slerp
 from .animation import write_animation

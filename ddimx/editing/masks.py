@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..data.folder import SUFFIXES
+from ..data.images.folder import SUFFIXES
 from ..errors import UsageError
 from .pictures import Picture, fitted, grey_levels
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.encoded import eight_bits
-from ..data.folder import SUFFIXES
-from ..data.transform import to_network
+from ..data.images.encoded import eight_bits
+from ..data.images.folder import SUFFIXES
 from ..errors import UsageError
+from ..pixels import to_network
 from ..untrusted.pictures import open_picture
 from ..weights.model import Model, process_is_image
 

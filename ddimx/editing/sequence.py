@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import DataConfig
-from ..data.transform import to_bytes
 from ..errors import UsageError
 from ..files import whole_file
-from ..plan import Plan
-from ..sampling.grid import MOST, write_grid
+from ..pixels import to_bytes
+from ..runs.contact_sheet import MOST, write_grid
+from ..runs.sinks import ImageSink, as_image
+from ..sampling.hooks import Task
 from ..sampling.settings import Settings
-from ..sampling.sinks import ImageSink, as_image
-from ..sampling.task import Task
 from ..solvers.executor import Step
+from ..solvers.plan import Plan
 from ..weights.model import Model
 from .animation import evenly, write_animation
 from .pictures import image_shape

@@ -16,7 +16,7 @@ from ..splats.cloud import GaussianCloud, merge
 from ..splats.formats import FORMATS
 from ..splats.frames import rotation_to
 from ..splats.from_octree import from_octree
-from ..splats.neighbours import neighbourhood
+from ..splats.neighbors import neighbourhood
 from .pictures import Scene, preview_png, turntable_webp
 from .settings import Settings
 from .sources import Item

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..splats.camera import Camera, look_at
 from ..splats.cloud import GaussianCloud
-from ..splats.render import Picture, render
+from ..splats.preview.camera import Camera, look_at
+from ..splats.preview.render import Picture, render
 
 VIEWS = ((35.0, 20.0), (-35.0, 8.0), (145.0, 28.0))  # azimuth, elevation: two in front, one behind
 VIEW_SIZE = 384

@@ -9,8 +9,8 @@ from ..progress import Progress
 from ..sampling.run import SampleRequest, run
 from ..sampling.settings import Asked, resolve
 from ..signals import polite_stop
+from ..weights.locate.source import shipped_models
 from ..weights.model import load_model
-from ..weights.source import shipped_models
 
 MODEL, CATEGORY = "furniture", "chair"
 

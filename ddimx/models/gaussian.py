@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..config import Config, Prediction
 from ..noise import Noise, Stream
-from ..plan import Plan
-from ..schedule import Schedule
 from ..solvers.executor import Draw, Known, Step, execute
+from ..solvers.plan import Plan
 from ..solvers.registry import SolverChoice, make_plan
-from ..timesteps import Times
+from ..solvers.schedule import Schedule
+from ..solvers.timesteps import Times
 from .denoiser import Denoiser
 from .process import Draws, drawn_labels, drawn_timesteps
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..noise import Noise, Stream
-from ..plan import Plan
-from ..schedule import Schedule
 from ..solvers.executor import Draw, Known, Step
+from ..solvers.plan import Plan
 from ..solvers.registry import SolverChoice
-from ..timesteps import Times
+from ..solvers.schedule import Schedule
+from ..solvers.timesteps import Times
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from ..config_file import validate
 from ..device import DTYPES, choose_device, choose_precision
 from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
-from ..plan import Plan
 from ..runs.record import NAME, Record, read_record
+from ..solvers.plan import Plan
 from ..untrusted.names import all_inside
 from ..untrusted.text import shown
 from ..weights.model import Model

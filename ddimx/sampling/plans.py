@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..errors import UsageError
-from ..plan import Plan
-from ..plan_file import check_fits, read_plan
 from ..solvers import auto
 from ..solvers.ddpm import Variance
+from ..solvers.plan import Plan
+from ..solvers.plan_file import check_fits, read_plan
 from ..solvers.registry import AUTO, SolverChoice, evaluations, most_times, parse_solver
-from ..timesteps import Times, explicit, spaced
+from ..solvers.timesteps import Times, explicit, spaced
 from ..weights.model import Model
 
 if TYPE_CHECKING:

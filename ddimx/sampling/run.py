@@ -20,19 +20,19 @@ from ..models.octree.process import DiscreteProcess
 from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Asked, Filling, Stopped, begin
+from ..runs.shape_sink import ShapeSink
+from ..runs.sinks import ARRAY_FORMATS, NamedSink, Sink, open_sink, remove_parts
 from ..signals import Stop
 from ..solvers.executor import Step
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
+from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
-from ..weights.source import SUFFIX
 from . import manifest
 from .batch import Given, finish, indivisible
+from .hooks import SAMPLING, Task
 from .memory import check_fits
 from .settings import Settings, labels_for
-from .shape_sink import ShapeSink
-from .sinks import ARRAY_FORMATS, NamedSink, Sink, open_sink, remove_parts
-from .task import SAMPLING, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,7 @@ def _counted_calls(model: Model, record: Record) -> Iterator[None]:
 def _sink(request: SampleRequest, folder: Path) -> Sink:
     data, task = request.model.config.data, request.task
     if request.shapes:
-        return ShapeSink(folder, request.kind, request.model)
+        return ShapeSink(folder, request.kind, request.model.name, request.model.classes)
     if task.sink is not None:
         return task.sink(folder)
     if task.names is not None:

@@ -16,8 +16,8 @@ from ..discrete.plan import Routing, TokenPlan
 from ..errors import UsageError, unknown
 from ..models.octree.process import DiscreteProcess
 from ..noise import Noise, Stream
-from ..plan import Plan
 from ..solvers.ddpm import Variance
+from ..solvers.plan import Plan
 from ..weights.model import Model
 from .plans import make_sampling_plan
 from .token_plans import make_sampling_token_plan

@@ -6,10 +6,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Plan
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Plan
 from .rows import one_evaluation_rows
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 
 def ddim(
@@ -44,7 +44,6 @@ def ddim(
     sigma = eta * np.sqrt((1 - ab_to) / (1 - ab)) * np.sqrt(1 - ab / ab_to)
     direction = np.sqrt(np.maximum(1 - ab_to - sigma**2, 0.0))
     return rows.plan(
-        a=np.zeros_like(ab),
         w=np.sqrt(ab_to),
         b=direction,
         c=sigma,

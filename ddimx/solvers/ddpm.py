@@ -8,10 +8,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import unknown
-from ..plan import Plan
-from ..schedule import Schedule
-from ..timesteps import Times
+from .plan import Plan
 from .rows import one_evaluation_rows
+from .schedule import Schedule
+from .timesteps import Times
 
 Variance = Literal["large", "small"]
 
@@ -47,7 +47,6 @@ def ddpm(
     return rows.plan(
         a=np.sqrt(1 - beta) * (1 - ab_to) / (1 - ab),
         w=np.sqrt(ab_to) * beta / (1 - ab),
-        b=np.zeros_like(ab),
         c=noise,
         label=f"ddpm, {variance} variance",
     ).with_clip(1.0)

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 
 from ..config import Prediction
-from ..plan import Array, Plan
-from ..schedule import Schedule
-from ..timesteps import Times
+from .plan import Array, Plan
 from .rows import check_distinct, check_order, half_log_snr, one_evaluation_rows
+from .schedule import Schedule
+from .timesteps import Times
 
 MOST = 3
 SHORT = 15  # below this number of steps the order falls towards the end, as in diffusers
@@ -53,7 +53,7 @@ def dpmpp(
     for i in range(len(times)):
         weights = _weights(lam[: i + 2], order_of_row(i, len(times), order), bend)
         b[i, : len(weights)] = np.sqrt(rows.alpha_bar_to[i]) * weights
-    return rows.plan(a=sigma_to / sigma, w=np.zeros_like(sigma), b=b, history="x0", label=label)
+    return rows.plan(a=sigma_to / sigma, b=b, history="x0", label=label)
 
 
 def order_of_row(i: int, n: int, order: int) -> int:

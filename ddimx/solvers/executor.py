@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.update import Extras, update
 from ..noise import Noise, Stream
-from ..plan import Plan
+from .plan import Plan
 
 
 class Raw(NamedTuple):

@@ -8,9 +8,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Array, Plan, output_coefficients
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times, as_run
+from .plan import Plan
+from .rows import Rows
+from .schedule import CLEAN, Schedule
+from .timesteps import Times, as_run
 
 VERSION = 1  # part of what identifies a run, as a solver's
 REFINE = 2  # corrections of every step by default
@@ -48,48 +49,19 @@ def ddim_inversion(
         raise UsageError(f"refine must be at least 0, got {refine}")
     upper = np.repeat(times, refine + 1)
     lower = np.repeat(np.append(CLEAN, times[:-1]), refine + 1)
-    place = np.tile(np.arange(refine + 1), len(times))
-    final = place == refine
-    t = np.where(place == 0, np.maximum(lower, 0.0), upper)
-    ab, ab_upper, ab_lower = (schedule.alpha_bar(v) for v in (t, upper, lower))
-    big_a = np.sqrt(ab_upper / ab_lower)
-    big_b = np.sqrt(1 - ab_upper) - big_a * np.sqrt(1 - ab_lower)
-    t_to = np.where(final, upper, lower)
-    plan = _plan(schedule, prediction, (t, lower, t_to, ab), (big_a, big_b), final, refine)
-    inputs = {"solver": "ddim inversion", "solver_version": VERSION, "times": as_run(times)}
-    return replace(plan, inputs=inputs | {"refine": refine})
-
-
-def _plan(
-    schedule: Schedule,
-    prediction: Prediction,
-    times: tuple[Array, Array, Array, Array],
-    step: tuple[Array, Array],
-    final: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    refine: int,
-) -> Plan:
-    """Lay out rows: a final one moves the state, the others the point of evaluation alone."""
-    t, t_from, t_to, ab = times
-    big_a, big_b = step
-    r, s, u, v = output_coefficients(ab, prediction)
-    zero = np.zeros_like(t)
-    ab_to = schedule.alpha_bar(t_to)
-    return Plan(
-        t=t,
-        t_from=t_from,
-        t_to=t_to,
-        r=r,
-        s=s,
-        u=u,
-        v=v,
-        a=np.where(final, big_a, 1.0),
-        w=zero,
-        b=np.where(final, big_b, 0.0)[:, None],
-        c=zero,
-        p=np.where(final, 1.0, big_a),
-        q=np.where(final, 0.0, big_b)[:, None],
-        known_signal=np.sqrt(ab_to),
-        known_sigma=np.sqrt(1 - ab_to),
-        prediction=prediction,
+    correction = np.tile(np.arange(refine + 1), len(times))  # 0 is a step's first evaluation
+    t = np.where(correction == 0, np.maximum(lower, 0.0), upper)
+    ab_upper, ab_lower = schedule.alpha_bar(upper), schedule.alpha_bar(lower)
+    on_x = np.sqrt(ab_upper / ab_lower)
+    on_eps = np.sqrt(1 - ab_upper) - on_x * np.sqrt(1 - ab_lower)
+    # A step's last row moves the state, the others the point of evaluation alone.
+    last = correction == refine
+    plan = Rows(schedule, t, lower, np.where(last, upper, lower), prediction).plan(
+        a=np.where(last, on_x, 1.0),
+        b=np.where(last, on_eps, 0.0),
+        p=np.where(last, 1.0, on_x),
+        q=np.where(last, 0.0, on_eps),
         label=f"ddim inversion, {refine} corrections of every step",
     )
+    inputs = {"solver": "ddim inversion", "solver_version": VERSION, "times": as_run(times)}
+    return replace(plan, inputs=inputs | {"refine": refine})

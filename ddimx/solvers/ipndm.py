@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import Prediction
-from ..plan import Plan
-from ..schedule import Schedule
-from ..timesteps import Times
+from .plan import Plan
 from .rows import check_distinct, check_order, one_evaluation_rows
+from .schedule import Schedule
+from .timesteps import Times
 
 # Adams and Bashforth's weights for equal steps, newest first.
 ADAMS_BASHFORTH = (
@@ -48,4 +48,4 @@ def ipndm(
         weights[0] -= 1
         stride = np.sqrt(1 - ab_to[i]) - np.sqrt(ab_to[i] * (1 - ab[i]) / ab[i])
         b[i, : len(weights)] += stride * weights
-    return rows.plan(a=np.zeros_like(ab), w=np.sqrt(ab_to), b=b, label=label)
+    return rows.plan(w=np.sqrt(ab_to), b=b, label=label)

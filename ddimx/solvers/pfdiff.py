@@ -12,10 +12,10 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Array, Plan
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Array, Plan
 from .rows import Rows, check_distinct
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 MOST = 3  # the k that the paper describes
 

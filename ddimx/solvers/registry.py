@@ -16,10 +16,10 @@ from ..errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from ..config import Prediction
-    from ..plan import Plan
-    from ..schedule import Schedule
-    from ..timesteps import Times
     from .ddpm import Variance
+    from .plan import Plan
+    from .schedule import Schedule
+    from .timesteps import Times
 
 AUTO = "auto"  # stands for one of the others, see ddimx.solvers.auto
 
@@ -165,7 +165,7 @@ def make_plan(
     Raises:
         UsageError: an unknown solver, an option it does not have, or a value out of range.
     """
-    from ..timesteps import as_run
+    from .timesteps import as_run
 
     name = parse_solver(choice.name)
     solver = SOLVERS[name.kind]

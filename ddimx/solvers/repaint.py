@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
-from ..plan import SCALARS, Array, Plan
-from ..schedule import Schedule
+from .plan import Array, Plan, neutral_columns
+from .schedule import Schedule
 
 Order = npt.NDArray[np.int64]
 
@@ -98,15 +98,12 @@ def _jumps(plan: Plan, schedule: Schedule, jump: int) -> dict[str, Array]:
     ab_from, ab_to = schedule.alpha_bar(t_from), schedule.alpha_bar(t_to)
     ratio = ab_to / ab_from
     return {
-        **dict.fromkeys(SCALARS, np.zeros(rows)),
+        **neutral_columns(rows, plan.depth),
         "t": np.full(rows, np.nan),
         "t_from": t_from,
         "t_to": t_to,
         "a": np.sqrt(ratio),
-        "b": np.zeros_like(plan.b),
         "c": np.sqrt(1 - ratio),
-        "p": np.ones(rows),
-        "q": np.zeros_like(plan.q),
         "known_signal": np.sqrt(ab_to),
         "known_sigma": np.sqrt(1 - ab_to),
     }

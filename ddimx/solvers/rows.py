@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..plan import Array, Plan, output_coefficients
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from ..kernels.update.columns import BY_DEPTH
+from .plan import Array, Plan, neutral_columns, output_coefficients
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,34 +42,39 @@ class Rows:
         self,
         *,
         label: str,
-        a: Array,
-        w: Array,
-        b: Array,
-        c: Array | None = None,
-        p: Array | None = None,
-        q: Array | None = None,
         history: Literal["epsilon", "x0"] = "epsilon",
         notes: tuple[str, ...] = (),
+        **columns: Array,
     ) -> Plan:
-        """Complete the rows; without ``p`` and ``q``, y' = x'. ``b``, ``q``: [rows (, depth)]."""
-        level, weights = self.schedule.alpha_bar(self.t), b.reshape(len(self.t), -1)
-        r, s, u, v = output_coefficients(level, self.prediction)
+        """Complete the rows to a plan.
+
+        Args:
+            label, history, notes: as of :class:`Plan`.
+            columns: what the solver computes, by the names that a plan has: a, w, c, p float64
+                [rows], b, q float64 [rows] or [rows, depth]. What is left out is 0, and p is 1, so
+                that the next point y' is x'.
+
+        Raises:
+            TypeError: a name that is not a plan's.
+        """
+        rows = len(self.t)
+        weights = {name: columns[name].reshape(rows, -1) for name in BY_DEPTH if name in columns}
+        depth = max((value.shape[1] for value in weights.values()), default=1)
+        output = output_coefficients(self.schedule.alpha_bar(self.t), self.prediction)
+        alpha_bar_to = self.alpha_bar_to
+        values: dict[str, Any] = {
+            **neutral_columns(rows, depth),
+            **dict(zip(("r", "s", "u", "v"), output, strict=True)),
+            "known_signal": np.sqrt(alpha_bar_to),
+            "known_sigma": np.sqrt(1 - alpha_bar_to),
+            **columns,
+            **weights,
+        }
         return Plan(
             t=self.t,
             t_from=self.t_from,
             t_to=self.t_to,
-            r=r,
-            s=s,
-            u=u,
-            v=v,
-            a=a,
-            w=w,
-            b=weights,
-            c=np.zeros_like(a) if c is None else c,
-            p=np.ones_like(a) if p is None else p,
-            q=np.zeros_like(weights) if q is None else q.reshape(weights.shape),
-            known_signal=np.sqrt(self.alpha_bar_to),
-            known_sigma=np.sqrt(1 - self.alpha_bar_to),
+            **values,
             prediction=self.prediction,
             history=history,
             label=label,

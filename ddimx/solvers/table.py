@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 class AnyPlan(Protocol):
-    """A plan of images (:class:`ddimx.plan.Plan`) or octrees (``ddimx.discrete.plan.TokenPlan``).
+    """A plan of images, :class:`ddimx.solvers.plan.Plan`, or octrees, ``discrete.plan.TokenPlan``.
 
     Whoever only shows, records or compares plans needs no more than this. What the rows mean
     differs, and so do the loops that run them.
@@ -63,3 +64,12 @@ def to_csv(plan: AnyPlan) -> str:
         cells = [int(value) if isinstance(value, bool) else value for value in values]
         writer.writerow([row, *("" if np.isnan(cell) else cell for cell in cells)])
     return text.getvalue()
+
+
+def float32_sha256(numbers: npt.NDArray[Any], prefix: str = "") -> str:
+    """Return the SHA-256 of a table's shape and numbers in float32, which is what runs."""
+    rounded = numbers.astype("<f4")
+    digest = hashlib.sha256(f"{prefix}{rounded.shape} ".encode())
+    # One NaN and one zero, of the several that IEEE 754 has.
+    digest.update((np.where(np.isnan(rounded), np.float32(np.nan), rounded) + 0.0).tobytes())
+    return digest.hexdigest()

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from ..config import Prediction
-from ..plan import Array, Plan
-from ..schedule import CLEAN, Schedule
-from ..timesteps import Times
+from .plan import Array, Plan
 from .rows import Rows, check_distinct, check_order, half_log_snr
+from .schedule import CLEAN, Schedule
+from .timesteps import Times
 
 MOST = 3
 
@@ -44,7 +44,7 @@ def unipc(
             a[i], b[i] = grid.corrector(i, grid.order(i - 1, n, order), order + 1)
         p[i], q[i] = grid.predictor(i, now, order + 1)
     a[-1], b[-1, 0] = 0.0, 1.0
-    return rows.plan(a=a, w=np.zeros(n), b=b, p=p, q=q, history="x0", label=label)
+    return rows.plan(a=a, b=b, p=p, q=q, history="x0", label=label)
 
 
 class _Grid:

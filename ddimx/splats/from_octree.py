@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..octree.tree import Octree
-from . import colours
+from . import colors
 from .cloud import UPRIGHT, GaussianCloud
-from .neighbours import Neighbourhood, neighbourhood
+from .neighbors import Neighbourhood, neighbourhood
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class Look:
     light: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "colour", colours.parse(self.colour))
+        object.__setattr__(self, "colour", colors.parse(self.colour))
         if not 0 < self.opacity <= 1:
             raise UsageError(f"opacity {self.opacity}: give a number above 0 and at most 1")
         if not 0 < self.scale < 100:
@@ -68,7 +68,7 @@ def from_octree(
 
     Args:
         category: the shape's category, for ``look.colour == "category"``.
-        around: the tree's :func:`~ddimx.splats.neighbours.neighbourhood`, if it is known already.
+        around: the tree's :func:`~ddimx.splats.neighbors.neighbourhood`, if it is known already.
 
     Raises:
         UsageError: colours by category for a shape that has none.
@@ -104,21 +104,21 @@ def _colours(
     around: Neighbourhood | None,
 ) -> Floats:
     if look.colour == "height":
-        chosen = colours.by_height(points[:, 1])
+        chosen = colors.by_height(points[:, 1])
     elif look.colour == "normal":
         assert normals is not None
-        chosen = colours.by_normal(normals)
+        chosen = colors.by_normal(normals)
     elif look.colour == "category":
         if not category:
             raise UsageError("colour 'category': the shape has no category; choose another colour")
-        chosen = colours.by_category(category)
+        chosen = colors.by_category(category)
     else:
-        chosen = colours.rgb(look.colour)
+        chosen = colors.rgb(look.colour)
     chosen = np.broadcast_to(chosen, points.shape)
     if not look.lit:
         return chosen
     assert around is not None
-    return colours.lit(chosen, around)
+    return colors.lit(chosen, around)
 
 
 def surface(points: Floats, around: Neighbourhood) -> tuple[Floats, Floats]:

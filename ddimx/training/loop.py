@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..data.open import Examples, open_batches
+from ..data.examples import Examples, open_batches
 from ..errors import DdimxError
 from ..models.layers import Keyed
 from ..models.process import Draws, Process

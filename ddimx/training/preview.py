@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from ..data.transform import to_bytes
 from ..discrete.cells import octrees
 from ..discrete.executor import sample_levels
 from ..discrete.solvers import make_token_plan
@@ -17,11 +16,12 @@ from ..models.octree.process import DiscreteProcess
 from ..models.octree.sampler import draw_tokens
 from ..models.process import Process
 from ..noise import Noise
-from ..sampling.grid import write_grid
+from ..pixels import to_bytes
+from ..runs.contact_sheet import write_grid
 from ..solvers.executor import Draw
 from ..solvers.registry import SolverChoice
-from ..splats.render import render_thumbnail
-from ..timesteps import spaced
+from ..solvers.timesteps import spaced
+from ..splats.preview.render import render_thumbnail
 
 SAMPLES, STEPS = 16, 20
 

@@ -12,8 +12,8 @@ import torch
 from .. import __version__
 from ..config import Config
 from ..config_file import dump_yaml, load_config, override
-from ..data.obtain import obtain
-from ..data.open import open_examples
+from ..data.examples import open_examples
+from ..data.images.download import obtain
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
@@ -23,11 +23,11 @@ from ..progress import Progress
 from ..runs import fresh_run, last_run, lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
-from ..weights.found import Which
+from ..weights.formats.native import read_header, read_shapes
+from ..weights.locate.source import Source, find_weights
 from ..weights.model import check_fits
-from ..weights.native import read_header, read_shapes
-from ..weights.shapes import load_into
-from ..weights.source import Source, find_weights
+from ..weights.tensors import load_into
+from ..weights.weight_set import Which
 from .loop import Trainer
 from .report import FolderReporter
 from .state import CHECKPOINTS, TrainState, checkpoints, restore
@@ -39,9 +39,9 @@ CONFIG, RECORD = "config.yml", "train.json"  # of a run: with what it runs, with
 class TrainRequest:
     """What the command line asks for; ``resume`` and ``init`` exclude each other.
 
-    ``init`` names weights as :class:`ddimx.weights.source.Source` does, ``init_weights`` which of
-    them. ``config_file`` says where ``config`` is from, for messages; ``trust_code`` allows its
-    ``model.name`` to be imported as ``package.module:Class``.
+    ``init`` names weights as :class:`ddimx.weights.locate.source.Source` does, ``init_weights``
+    which of them. ``config_file`` says where ``config`` is from, for messages; ``trust_code``
+    allows its ``model.name`` to be imported as ``package.module:Class``.
     """
 
     label: str

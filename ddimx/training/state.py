@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..config import Config, OptimConfig
 from ..errors import DdimxError
 from ..untrusted.text import shortened
-from ..weights.native import Header, read_header, read_tensors, save
-from ..weights.shapes import check_shapes, load_into
+from ..weights.formats.native import Header, read_header, read_tensors, save
+from ..weights.tensors import check_shapes, load_into
 
 # What Adam keeps of a parameter: a count, and tensors of the parameter's shape.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")

@@ -9,7 +9,7 @@ from ..config import Config
 from ..config_file import load_config, shipped_configs, validate
 from ..errors import UsageError
 from .architecture import Architecture, from_config
-from .found import Found
+from .weight_set import Found
 
 # Another file's habits rather than facts about its weights, and what is compared as levels.
 _NOT_COMPARED = {"dropout", "attn_resolutions"}

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .found import Found
-from .registry import NAMES, about_published
-from .source import Source, completed, find_weights
+from .locate.registry import NAMES, about_published
+from .locate.source import Source, completed, find_weights
+from .weight_set import Found
 
 
 def describe(source: Source) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from ..models.octree.process import DiscreteProcess
 from ..models.process import Process
 from ..progress import Progress
 from .architecture import check_counts, from_config
-from .found import Found, Taken, Which
-from .shapes import check_shapes, load_into
-from .source import SUFFIX, Source, read_source
+from .locate.source import SUFFIX, Source, read_source
+from .tensors import check_shapes, load_into
+from .weight_set import Found, Taken, Which
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def load_model(
 
     Args:
         name: a shipped or published model, a file or folder of any format that
-            :func:`ddimx.weights.source.read_any` knows, or an id of the Hugging Face hub.
+            :func:`ddimx.weights.locate.source.read_any` knows, or an id of the Hugging Face hub.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto" (bf16 where it is fast; for a token network from outside the package fp32),
             "fp32", "bf16" or "fp16". With "fp32", TF32 is off.

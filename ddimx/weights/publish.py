@@ -17,14 +17,14 @@ from ..errors import DdimxError, UsageError
 from ..files import OtherContents, sha256_file, sweep, write_bytes
 from ..progress import Progress
 from ..runs import lock_file
-from .diffusers_folder import other_files, write_folder
-from .diffusers_scheduler import write_scheduler
-from .diffusers_settings import write_unet
-from .ermongroup import check_ddim
-from .found import Found
-from .native import Header, save
-from .pickled import write_list
-from .source import SUFFIX, Source, find_weights, read_source
+from .formats.diffusers.folder import other_files, write_folder
+from .formats.diffusers.scheduler import write_scheduler
+from .formats.diffusers.settings import write_unet
+from .formats.ermongroup import check_ddim
+from .formats.native import Header, save
+from .formats.pickled import write_list
+from .locate.source import SUFFIX, Source, find_weights, read_source
+from .weight_set import Found
 
 Form = Literal["native", "diffusers", "ddim"]
 FORMS: tuple[Form, ...] = ("native", "diffusers", "ddim")

@@ -14,7 +14,12 @@ import triton.language as tl
 from ..philox.kernel import _log
 from . import reference, types
 
+# Where a row of the table has which number.
 COLUMNS = tl.constexpr(len(reference.COLUMNS))
+KEEP = tl.constexpr(reference.COLUMNS.index("keep"))
+NOISE = tl.constexpr(reference.COLUMNS.index("noise"))
+INVERSE_TEMPERATURE = tl.constexpr(reference.COLUMNS.index("inverse_temperature"))
+GUMBEL = tl.constexpr(reference.COLUMNS.index("gumbel"))
 IDS = tl.constexpr(types.IDS)
 CLASSES = tl.constexpr(types.CLASSES)
 MASK = tl.constexpr(types.MASK)
@@ -66,10 +71,10 @@ def discrete_update_kernel(
     ordinal = tl.load(row)
     valid = (ordinal >= 0) & (ordinal < rows)
     k = table + ordinal * COLUMNS
-    keep = tl.load(k + 0, mask=valid, other=0.0).to(tl.float32)
-    noise = tl.load(k + 1, mask=valid, other=0.0).to(tl.float32)
-    inverse_temperature = tl.load(k + 2, mask=valid, other=0.0).to(tl.float32)
-    gumbel = tl.load(k + 3, mask=valid, other=float("nan")).to(tl.float32)
+    keep = tl.load(k + KEEP, mask=valid, other=0.0).to(tl.float32)
+    noise = tl.load(k + NOISE, mask=valid, other=0.0).to(tl.float32)
+    inverse_temperature = tl.load(k + INVERSE_TEMPERATURE, mask=valid, other=0.0).to(tl.float32)
+    gumbel = tl.load(k + GUMBEL, mask=valid, other=float("nan")).to(tl.float32)
 
     old = tl.load(ids + token, mask=inside, other=0).to(tl.int32)  # [BLOCK]
     key = tl.load(keys + token, mask=inside, other=0).to(tl.int32)

@@ -34,20 +34,20 @@ def discrete_update(
     """Apply row ``row``; see :func:`ddimx.kernels.discrete_update.discrete_update`."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     values = table.index_select(0, row.reshape(1))[0].to(torch.float32)
-    keep, noise, inverse_temperature, gumbel = values.unbind()
+    k = dict(zip(COLUMNS, values.unbind(), strict=True))
     keys, samples = tokens.keys & philox.MASK32, tokens.samples & philox.MASK32
     words = philox.philox_words(seed, keys, samples, row, options.stream)
     z = guided(logits, uncond, guidance, dtype)
-    x0 = inverse_cdf(weights(z, inverse_temperature.to(dtype)), words[0])
+    x0 = inverse_cdf(weights(z, k["inverse_temperature"].to(dtype)), words[0])
     own = (tokens.ids != MASK) & (options.transition == "absorbing")
     confidence = None
     if options.want_x0:
-        confidence = log_probability(z, x0).to(torch.float32) + gumbel * gumbels(words[3])
+        confidence = log_probability(z, x0).to(torch.float32) + k["gumbel"] * gumbels(words[3])
         confidence = torch.where(own, 0.0, confidence)
     x0 = torch.where(own, tokens.ids, x0)  # an unmasked token is its own estimate
     ids = noise_ids(words[2], options)
     if options.route:
-        kept, noised = routes(words[1], keep, noise)
+        kept, noised = routes(words[1], k["keep"], k["noise"])
         ids = torch.where(kept, tokens.ids, torch.where(noised, ids, x0))
     return Drawn(ids, x0 if options.want_x0 else None, confidence)
 

@@ -24,14 +24,14 @@ def update(
     *,
     impl: Impl = "auto",
 ) -> Stepped:
-    """Apply one row of a plan (the formulas are in :mod:`ddimx.plan`).
+    """Apply one row of a plan (the formulas are in :mod:`ddimx.solvers.plan`).
 
     Everything that changes from row to row is a tensor on the state's device, so that a captured
     graph can be replayed for the next row after adding 1 to ``row``.
 
     Args:
-        table: float [rows, 11 + 2 depth], the plan's coefficients
-            (:meth:`ddimx.plan.Plan.table`).
+        table: float [rows, len(TABLE) + 2 depth], a plan's coefficients as
+            :mod:`ddimx.kernels.update.columns` lists them (:meth:`ddimx.solvers.plan.Plan.table`).
         row: 0-d int64, which row; also the row ordinal of the noise.
         x, y: [B, ...] float32 (the reference takes float64 too), the state and the point the
             network was evaluated at; they may be one tensor.

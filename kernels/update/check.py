@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .reference import SCALARS
+from .columns import TABLE
 from .types import Extras
 
 MOST_ELEMENTS = 2**31 - 2**12  # of one sample: offsets within a sample are 32-bit
@@ -29,10 +29,11 @@ def check(
 
 
 def _check_table(table: Tensor, row: Tensor, x: Tensor, history: Tensor | None) -> None:
-    width = table.shape[-1] - len(SCALARS)
+    width = table.shape[-1] - len(TABLE)
     if table.dim() != 2 or width < 2 or width % 2 or not table.is_floating_point():
         raise ValueError(
-            f"table is {table.dtype} {tuple(table.shape)}, expected float [rows, 11 + 2 depth]"
+            f"table is {table.dtype} {tuple(table.shape)}, expected float "
+            f"[rows, {len(TABLE)} + 2 depth]"
         )
     if row.dim() or row.dtype != torch.int64:
         raise ValueError(f"row is {row.dtype} {tuple(row.shape)}, expected a 0-d int64")

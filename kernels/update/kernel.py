@@ -11,9 +11,17 @@ import triton
 import triton.language as tl
 
 from ..philox.kernel import normals
-from .reference import SCALARS
+from .columns import TABLE
 
-COLUMNS = tl.constexpr(len(SCALARS))
+# Where a row of the table has which coefficient.
+R, S = tl.constexpr(TABLE.index("r")), tl.constexpr(TABLE.index("s"))
+U, V = tl.constexpr(TABLE.index("u")), tl.constexpr(TABLE.index("v"))
+A, W = tl.constexpr(TABLE.index("a")), tl.constexpr(TABLE.index("w"))
+C, P = tl.constexpr(TABLE.index("c")), tl.constexpr(TABLE.index("p"))
+SIGNAL = tl.constexpr(TABLE.index("known_signal"))
+SIGMA = tl.constexpr(TABLE.index("known_sigma"))
+CALLS = tl.constexpr(TABLE.index("calls"))
+B = tl.constexpr(len(TABLE))  # of b_0; q_0 follows DEPTH columns later
 ALL = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -80,7 +88,7 @@ def update_kernel(
     WANT_X0: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Apply one row of the table; see :mod:`ddimx.plan` for the formulas."""
+    """Apply one row of the table; see :mod:`ddimx.solvers.plan` for the formulas."""
     sample = tl.program_id(0) // blocks
     start = (tl.program_id(0) % blocks) * BLOCK
     batch = sample.to(tl.int64)
@@ -91,20 +99,20 @@ def update_kernel(
     # A row outside the table must not look like a result: its coefficients are NaN.
     ordinal = tl.load(row)
     valid = (ordinal >= 0) & (ordinal < rows)
-    k = table + ordinal * (COLUMNS + 2 * DEPTH)
+    k = table + ordinal * (B + 2 * DEPTH)
     nan = float("nan")
-    a = tl.load(k + 4, mask=valid, other=nan).to(tl.float32)
-    p = tl.load(k + 7, mask=valid, other=nan).to(tl.float32)
+    a = tl.load(k + A, mask=valid, other=nan).to(tl.float32)
+    p = tl.load(k + P, mask=valid, other=nan).to(tl.float32)
 
     state = tl.load(x + base + lane, mask=inside, other=0.0)  # [BLOCK / 4, 4]
     moved = a * state
 
     if HAS_OUT:
-        r = tl.load(k + 0, mask=valid, other=nan).to(tl.float32)
-        s = tl.load(k + 1, mask=valid, other=nan).to(tl.float32)
-        u = tl.load(k + 2, mask=valid, other=nan).to(tl.float32)
-        v = tl.load(k + 3, mask=valid, other=nan).to(tl.float32)
-        w = tl.load(k + 5, mask=valid, other=nan).to(tl.float32)
+        r = tl.load(k + R, mask=valid, other=nan).to(tl.float32)
+        s = tl.load(k + S, mask=valid, other=nan).to(tl.float32)
+        u = tl.load(k + U, mask=valid, other=nan).to(tl.float32)
+        v = tl.load(k + V, mask=valid, other=nan).to(tl.float32)
+        w = tl.load(k + W, mask=valid, other=nan).to(tl.float32)
         point = state if SAME_Y_IN else tl.load(y + base + lane, mask=inside, other=0.0)
         if OUT_FLAT:
             at = out + batch * out_batch + start + lane
@@ -127,16 +135,16 @@ def update_kernel(
             x0 = tl.minimum(tl.maximum(x0, -clip, propagate_nan=ALL), clip, propagate_nan=ALL)
         current = x0 if HISTORY_IS_X0 else u * point + v * raw  # [BLOCK / 4, 4]
         moved += w * x0
-        moved += tl.load(k + COLUMNS, mask=valid, other=nan).to(tl.float32) * current
-        ahead = tl.load(k + COLUMNS + DEPTH, mask=valid, other=nan).to(tl.float32) * current
+        moved += tl.load(k + B, mask=valid, other=nan).to(tl.float32) * current
+        ahead = tl.load(k + B + DEPTH, mask=valid, other=nan).to(tl.float32) * current
         if DEPTH > 1:
-            calls = tl.load(k + 10, mask=valid, other=0).to(tl.int32)
+            calls = tl.load(k + CALLS, mask=valid, other=0).to(tl.int32)
             for j in tl.static_range(1, DEPTH):
                 slot = (calls + (DEPTH - 1 - j)) % (DEPTH - 1)
                 past = history + slot.to(tl.int64) * slot_size + base
                 m = tl.load(past + lane, mask=inside, other=0.0)  # [BLOCK / 4, 4]
-                moved += tl.load(k + COLUMNS + j, mask=valid, other=nan).to(tl.float32) * m
-                weight = tl.load(k + COLUMNS + DEPTH + j, mask=valid, other=nan).to(tl.float32)
+                moved += tl.load(k + B + j, mask=valid, other=nan).to(tl.float32) * m
+                weight = tl.load(k + B + DEPTH + j, mask=valid, other=nan).to(tl.float32)
                 ahead += weight * m
             newest = history + (calls % (DEPTH - 1)).to(tl.int64) * slot_size + base
             tl.store(newest + lane, current, mask=inside & valid)
@@ -145,16 +153,16 @@ def update_kernel(
 
     group = (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.int32)  # [BLOCK / 4]
     if HAS_Z:
-        c = tl.load(k + 6, mask=valid, other=nan).to(tl.float32)
+        c = tl.load(k + C, mask=valid, other=nan).to(tl.float32)
         moved += c * tl.load(z + base + lane, mask=inside, other=0.0).to(tl.float32)
     elif STEP_STREAM >= 0:
-        c = tl.load(k + 6, mask=valid, other=nan).to(tl.float32)
+        c = tl.load(k + C, mask=valid, other=nan).to(tl.float32)
         index = tl.load(samples + sample)
         noise = normals(tl.load(seed), group, index, ordinal, STEP_STREAM)
         moved += c * noise  # [BLOCK / 4, 4]
     if HAS_KNOWN:
-        signal = tl.load(k + 8, mask=valid, other=nan).to(tl.float32)
-        sigma = tl.load(k + 9, mask=valid, other=nan).to(tl.float32)
+        signal = tl.load(k + SIGNAL, mask=valid, other=nan).to(tl.float32)
+        sigma = tl.load(k + SIGMA, mask=valid, other=nan).to(tl.float32)
         noise = normals(tl.load(seed), group, tl.load(samples + sample), ordinal, KNOWN_STREAM)
         pixels = tl.load(known + base + lane, mask=inside, other=0.0).to(tl.float32)
         offset = _output_offsets(start, mask_channel, mask_inner, inner_size, INNER_BY_4, BLOCK)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .._launch import run
+from .columns import TABLE
 from .kernel import update_kernel
 from .layout import Strides, addressable, inner_size, is_flat
-from .reference import SCALARS
 from .types import Extras, Stepped
 
 
@@ -104,7 +104,7 @@ def prepare(
         "GUIDED": out is not None and extras.uncond is not None,
         "CLIPPED": extras.clip is not None,
         "HISTORY_IS_X0": extras.history_is_x0,
-        "DEPTH": (table.shape[1] - len(SCALARS)) // 2,
+        "DEPTH": (table.shape[1] - len(TABLE)) // 2,
         "STEP_STREAM": -1 if extras.step_stream is None else extras.step_stream,
         "HAS_Z": extras.z is not None,
         "HAS_KNOWN": extras.known is not None,

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from ..philox import reference as philox
+from .columns import TABLE
 from .types import Extras, Stepped
-
-# Columns of the table: the scalars in this order, then b_0.. and q_0.. of the plan's depth.
-# "calls" counts the network calls of earlier rows; it tells which slots of the history are whose.
-SCALARS = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma", "calls")
 
 
 def update(
@@ -27,15 +24,15 @@ def update(
 ) -> Stepped:
     """Apply row ``row`` of ``table``; arguments as :func:`ddimx.kernels.update.update`."""
     values = table.index_select(0, row.reshape(1))[0]
-    k = dict(zip(SCALARS, values.to(x.dtype).unbind()[: len(SCALARS)], strict=True))
-    b, q = values[len(SCALARS) :].to(x.dtype).chunk(2)
+    k = dict(zip(TABLE, values.to(x.dtype).unbind()[: len(TABLE)], strict=True))
+    b, q = values[len(TABLE) :].to(x.dtype).chunk(2)
     moved = k["a"] * x
     x0 = None
     predictions: list[Tensor] = []
     if out is not None:
         x0, epsilon = _predictions(k, y, out, extras)
         current = x0 if extras.history_is_x0 else epsilon
-        predictions = [current, *_remembered(history, values[SCALARS.index("calls")], current)]
+        predictions = [current, *_remembered(history, values[TABLE.index("calls")], current)]
         moved = moved + k["w"] * x0 + _weighted(b, predictions)
     if extras.step_stream is not None or extras.z is not None:
         moved = moved + k["c"] * _step_noise(x, row, extras)

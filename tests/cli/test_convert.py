@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ddimx.models.factory import build
 from ddimx.training.state import TrainState, save_checkpoint
-from ddimx.weights.native import Header, read_header, read_tensors, save
+from ddimx.weights.formats.native import Header, read_header, read_tensors, save
 from tests.sampling import invoke, names_in
 
 STEP = 7

@@ -9,8 +9,8 @@ import torch
 
 from ddimx.config_file import load_config
 from ddimx.runs import lock_file
-from ddimx.weights.native import Header, read_header, read_native, save
-from ddimx.weights.source import Source, find_weights, read_source
+from ddimx.weights.formats.native import Header, read_header, read_native, save
+from ddimx.weights.locate.source import Source, find_weights, read_source
 from tests.sampling import invoke, manifest_of, names_in
 from tests.weights import config_file, original_list, plain, same, weights
 

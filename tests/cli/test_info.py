@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import ddimx
-from ddimx.weights.cache import cache_folder
-from ddimx.weights.native import Header, read_tensors, save
+from ddimx.weights.formats.native import Header, read_tensors, save
+from ddimx.weights.locate.cache import cache_folder
 from tests.sampling import invoke
 
 

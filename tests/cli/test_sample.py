@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import ddimx
-from ddimx.data.npz import NpzSource
+from ddimx.data.images.npz import NpzSource
 from ddimx.files import sha256_file
 from ddimx.noise import Noise, Stream
 from ddimx.weights.model import load_model
@@ -378,7 +378,7 @@ def test_the_default_model_is_the_shipped_one(tiny_model, monkeypatch):
         asked.append(name)
         return tiny_model
 
-    monkeypatch.setattr("ddimx.weights.source.find_model", find)
+    monkeypatch.setattr("ddimx.weights.locate.source.find_model", find)
     done = invoke("sample", "--device", "cpu", "--explain", "--steps", 2)
     assert done.code == 0, done.err
     assert asked == ["emoji"]

@@ -14,7 +14,7 @@ from ddimx.config_file import override
 from ddimx.files import whole_file
 from ddimx.models.factory import build
 from ddimx.sampling.batch import finish_batch
-from ddimx.weights.native import Header, read_header, read_tensors, save
+from ddimx.weights.formats.native import Header, read_header, read_tensors, save
 from tests.sampling import (
     counted_calls,
     image_names,
@@ -234,7 +234,7 @@ def full_disk(monkeypatch, after: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return whole_file(path)
 
-    monkeypatch.setattr("ddimx.sampling.sinks.whole_file", limited)
+    monkeypatch.setattr("ddimx.runs.sinks.whole_file", limited)
 
 
 FULL = (

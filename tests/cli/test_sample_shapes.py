@@ -14,9 +14,9 @@ from ddimx.config_file import override
 from ddimx.errors import UsageError
 from ddimx.models.octree.network import OctreeNet
 from ddimx.octree.file import read_shape
-from ddimx.sampling import shape_sink
-from ddimx.sampling.shape_sink import ShapeSink
-from ddimx.splats.render import render_thumbnail
+from ddimx.runs import shape_sink
+from ddimx.runs.shape_sink import ShapeSink
+from ddimx.splats.preview.render import render_thumbnail
 from tests.models.octree.small import octree_config, write_model
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
 

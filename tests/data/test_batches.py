@@ -11,8 +11,8 @@ import torch
 from ddimx.config import DataConfig
 from ddimx.data import batches as reading
 from ddimx.data.batches import READ_AHEAD, Batches
-from ddimx.data.transform import to_network
 from ddimx.noise import Noise
+from ddimx.pixels import to_network
 
 COUNT = 10
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ddimx.config_file import load_config, shipped_configs
-from ddimx.data.sources import USUAL_PLACES
-from ddimx.weights.native import read_header
-from tests.data.official import celeba, cifar10, encoded, ffhq, lsun, smooth
+from ddimx.data.images.sources import USUAL_PLACES
+from ddimx.weights.formats.native import read_header
+from tests.data.images.official import celeba, cifar10, encoded, ffhq, lsun, smooth
 from tests.sampling import invoke
 
 # The smallest network of each shape: one channel a group.
@@ -60,7 +60,7 @@ def test_another_place_is_named_by_the_root(train, tmp_path):
 
 
 def test_cifar10_with_its_classes(train, tmp_path):
-    from ddimx.data.cifar10 import CLASSES
+    from ddimx.data.images.cifar10 import CLASSES
 
     cifar10(tmp_path / "data" / "cifar10")
     header = train("cifar10", f"model.classes={json.dumps(CLASSES)}")
@@ -87,7 +87,7 @@ def test_ffhq_the_cat_and_a_packed_file(train, tmp_path):
 
 
 def test_a_packed_file_trains_to_the_same_weights_as_its_folder(train, tmp_path):
-    from ddimx.weights.native import read_tensors
+    from ddimx.weights.formats.native import read_tensors
 
     (tmp_path / "pictures").mkdir()
     for i in range(30):

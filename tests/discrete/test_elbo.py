@@ -8,7 +8,7 @@ from ddimx.discrete.elbo import elbo_terms, grid, prior_terms, stratified
 from ddimx.discrete.posterior import marginal, one_hot
 from ddimx.errors import UsageError
 from ddimx.noise import Noise
-from ddimx.schedule import Schedule, betas
+from ddimx.solvers.schedule import Schedule, betas
 
 LINEAR = Schedule(betas("jsd", 0, 0, 1000))  # alpha falls linearly to 0
 COSINE = Schedule(betas("cosine", 0, 0, 100))

@@ -7,7 +7,7 @@ from ddimx.discrete.cells import octrees
 from ddimx.discrete.executor import execute, sample_levels
 from ddimx.discrete.solvers import make_token_plan
 from ddimx.noise import Noise
-from ddimx.schedule import Schedule, betas
+from ddimx.solvers.schedule import Schedule, betas
 from tests.discrete.exact import KIDS, PAIRS, PRIOR, ROOTS, SINGLE, K, Network, sampled_pairs
 
 LINEAR = Schedule(betas("jsd", 0, 0, 1000))

@@ -9,7 +9,7 @@ from ddimx.discrete.executor import TokenRaw, execute, sample_levels
 from ddimx.discrete.solvers import make_token_plan
 from ddimx.errors import DdimxError, UsageError
 from ddimx.noise import Noise
-from ddimx.schedule import Schedule, betas
+from ddimx.solvers.schedule import Schedule, betas
 
 LINEAR = Schedule(betas("jsd", 0, 0, 1000))
 WEIGHTS = torch.randn(64, 256, generator=torch.Generator().manual_seed(4))

@@ -9,7 +9,7 @@ import pytest
 from ddimx.discrete.plan import FLOATS
 from ddimx.discrete.solvers import make_token_plan
 from ddimx.kernels.discrete_update import COLUMNS
-from ddimx.schedule import Schedule, betas
+from ddimx.solvers.schedule import Schedule, betas
 
 LINEAR = Schedule(betas("jsd", 0, 0, 1000))
 PLAN = make_token_plan(LINEAR, 3, steps=(1, 2, 3), transition="uniform", eta=0.5)

@@ -6,9 +6,9 @@ import pytest
 from ddimx.discrete.solvers import make_token_plan, steps_per_level, time_of
 from ddimx.discrete.transition import route
 from ddimx.errors import UsageError
-from ddimx.schedule import Schedule, betas
 from ddimx.solvers.pfdiff import pfdiff
-from ddimx.timesteps import spaced
+from ddimx.solvers.schedule import Schedule, betas
+from ddimx.solvers.timesteps import spaced
 
 LINEAR = Schedule(betas("jsd", 0, 0, 1000))
 COSINE = Schedule(betas("cosine", 0, 0, 100))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ddimx.errors import DdimxError, UsageError
-from ddimx.exporting.python import export
+from ddimx.exporting.api import export
 from ddimx.octree.file import Shape
 from tests.exporting import stool, write
 from tests.splats.readers import read_3dgs, read_glb, read_splat, read_spz, rotation_angles

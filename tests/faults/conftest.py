@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ddimx.weights.native import Header, save
+from ddimx.weights.formats.native import Header, save
 from tests.conftest import cli_environment
 from tests.faults.compare import tree
 from tests.faults.verbs import VERBS, write_inputs

@@ -10,12 +10,12 @@ from PIL import Image
 
 from ddimx.config import Config
 from ddimx.config_file import dump_yaml, override
-from tests.data.meshes import npz, obj
-from tests.data.official import encoded, smooth
-from tests.data.prepared import chair, write_set
-from tests.data.test_emoji_font import save_tiny_font
-from tests.data.test_emoji_names import EMOJI_TEST
+from tests.data.images.official import encoded, smooth
+from tests.data.shapes.meshes import npz, obj
+from tests.data.shapes.prepared import chair, write_set
 from tests.models.octree.small import octree_config, write_model
+from tests.recipes.emoji.test_font import save_tiny_font
+from tests.recipes.emoji.test_names import EMOJI_TEST
 
 IMAGES = ["-m", "{in}/tiny.safetensors", "--device", "cpu", "--steps", "2"]
 SHAPES = ["-m", "{in}/shapes.safetensors", "--device", "cpu", "--steps", "1"]

@@ -17,27 +17,27 @@ import numpy as np
 from PIL import Image
 
 from ddimx.config import DataConfig
-from ddimx.data import shape_jobs
-from ddimx.data.celeba import CelebASource
-from ddimx.data.cifar10 import Cifar10Source
-from ddimx.data.ffhq import FfhqSource
-from ddimx.data.folder import FolderSource
-from ddimx.data.furniture_set import choose, jobs_of
-from ddimx.data.lsun import LsunSource
-from ddimx.data.meshes import EXTENSIONS, warm_up
-from ddimx.data.octrees import ShapeSource
-from ddimx.data.pack import Packing
-from ddimx.data.packed import HEADER_SIZE, PackedSource
-from ddimx.data.shape_jobs import Job, Settings, allowance, make
-from ddimx.data.shape_set import ShapeSet
-from ddimx.data.shape_sources import find_shapes, job_of
-from ddimx.data.sources import open_part
-from ddimx.data.sweethome import find_libraries, read_library
+from ddimx.data.images.celeba import CelebASource
+from ddimx.data.images.cifar10 import Cifar10Source
+from ddimx.data.images.ffhq import FfhqSource
+from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.lsun import LsunSource
+from ddimx.data.images.pack import Packing
+from ddimx.data.images.packed import HEADER_SIZE, PackedSource
+from ddimx.data.images.sources import open_part
+from ddimx.data.shapes import jobs as shape_jobs
+from ddimx.data.shapes.jobs import Job, Settings, allowance, make
+from ddimx.data.shapes.mesh_folder import find_shapes, job_of
+from ddimx.data.shapes.meshes import EXTENSIONS, warm_up
+from ddimx.data.shapes.octrees import ShapeSource
+from ddimx.data.shapes.prepare import ShapeSet
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
+from ddimx.recipes.furniture.dataset import choose, jobs_of
+from ddimx.recipes.furniture.sweethome import find_libraries, read_library
 from ddimx.untrusted import worker
-from tests.data import meshes
-from tests.data.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
+from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
+from tests.data.shapes import meshes
 
 from .mutate import json_text, mutated, plain
 from .target import Target
@@ -197,7 +197,7 @@ def make_unfinished(folder: Path) -> None:
     pictures.mkdir()
     for i in range(30):
         (pictures / f"{i}.png").write_bytes(encoded(smooth(i, 8, 8)))
-    from ddimx.data import pack as module
+    from ddimx.data.images import pack as module
 
     chunk = module.CHUNK
     module.CHUNK = 8

@@ -17,13 +17,13 @@ from ddimx.config import Config
 from ddimx.config_file import dump_yaml, load_config, validate
 from ddimx.errors import DdimxError
 from ddimx.models.factory import build
-from ddimx.plan_file import write_plan
 from ddimx.progress import Progress
 from ddimx.signals import Stop
-from ddimx.weights.diffusers_folder import write_folder
+from ddimx.solvers.plan_file import write_plan
+from ddimx.weights.formats.diffusers.folder import write_folder
+from ddimx.weights.formats.native import Header, save
+from ddimx.weights.formats.pickled import write_list
 from ddimx.weights.model import Model, load_model
-from ddimx.weights.native import Header, save
-from ddimx.weights.pickled import write_list
 
 from .target import Target
 from .values import DIGITS, NUMBERS
@@ -239,8 +239,8 @@ def make_checkpoint(folder: Path) -> None:
 def read_checkpoint(folder: Path) -> None:
     from ddimx.config_file import override
     from ddimx.training.state import TrainState, restore
+    from ddimx.weights.formats.native import read_header, read_shapes
     from ddimx.weights.model import check_fits
-    from ddimx.weights.native import read_header, read_shapes
 
     path = folder / "checkpoint-00000003.safetensors"
     config = override(read_header(path).config, ["training.batch_size=2"])
@@ -310,14 +310,14 @@ def read_octree(folder: Path) -> None:
 
 
 def make_statistics(folder: Path) -> None:
-    from ddimx.evaluation.frechet import Statistics, write_statistics
+    from ddimx.evaluation.fid.frechet import Statistics, write_statistics
 
     about = {"network": "n", "library": "l", "images": "x"}
     write_statistics(folder / "stats.npz", Statistics(np.zeros(6), np.eye(6), 40, about))
 
 
 def read_statistics(folder: Path) -> None:
-    from ddimx.evaluation import fid
+    from ddimx.evaluation.fid import compare as fid
 
     features: Any = type("Features", (), {"about": {"network": "n"}})
     fid.statistics_of(str(folder / "stats.npz"), features, 2, Progress(quiet=True))
@@ -337,8 +337,8 @@ def make_image_array(folder: Path) -> None:
 
 
 def read_image_array(folder: Path) -> None:
-    from ddimx.data.npz import NpzSource
-    from ddimx.evaluation.fid import open_images
+    from ddimx.data.images.npz import NpzSource
+    from ddimx.evaluation.fid.compare import open_images
 
     list(open_images(str(folder / "images.npz")).batches(2))
     source = NpzSource(folder / "data.npz", held_out=False)
@@ -394,8 +394,8 @@ def read_run(folder: Path) -> None:
 
 def make_array_run(folder: Path) -> None:
     """As a full disk leaves it: parts of an array, and a manifest of a run that was begun."""
+    from ddimx.runs.sinks import ArraySink
     from ddimx.sampling.run import run
-    from ddimx.sampling.sinks import ArraySink
 
     def full(self: ArraySink, indices: range, **_: bool) -> list[str]:
         raise OSError("no space left on device")
@@ -422,7 +422,7 @@ def make_study(folder: Path) -> None:
 
 
 def read_study(folder: Path) -> None:
-    from ddimx.cli.evaluate_steps import _before
+    from ddimx.cli.evaluate.steps import _before
 
     _before(folder)
 

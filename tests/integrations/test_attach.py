@@ -11,8 +11,8 @@ from ddimx.errors import UsageError
 from ddimx.integrations.diffusers import DDIMScheduler, attach, scheduler
 from tests.conftest import ROOT
 from tests.integrations import SIZE, STABLE_DIFFUSION, pipeline
-from tests.weights.diffusers_models import pipeline as unconditional
-from tests.weights.diffusers_models import unet
+from tests.weights.formats.diffusers.models import pipeline as unconditional
+from tests.weights.formats.diffusers.models import unet
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from ddimx.config_file import override
 from ddimx.models.gaussian import GaussianProcess
 from ddimx.models.process import Draws
 from ddimx.noise import Noise, Stream
-from ddimx.schedule import Schedule
 from ddimx.solvers.executor import Draw
 from ddimx.solvers.registry import SolverChoice
-from ddimx.timesteps import spaced
+from ddimx.solvers.schedule import Schedule
+from ddimx.solvers.timesteps import spaced
 
 SHAPE = (3, 4, 4)
 BETAS = np.linspace(1e-4, 0.02, 1000)

@@ -7,12 +7,12 @@ import pytest
 
 from ddimx.config_file import override
 from ddimx.errors import UsageError
-from ddimx.plan_file import write_plan
 from ddimx.sampling.plans import times_for
 from ddimx.sampling.settings import Asked, resolve
 from ddimx.solvers import auto
+from ddimx.solvers.plan_file import write_plan
 from ddimx.solvers.registry import all_names, evaluations, most_times
-from ddimx.timesteps import SPACINGS
+from ddimx.solvers.timesteps import SPACINGS
 from ddimx.weights.model import load_model
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ddimx.schedule import Schedule
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.ddpm import ddpm
 from ddimx.solvers.executor import Raw
+from ddimx.solvers.schedule import Schedule
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 SCHEDULE = Schedule(BETAS)

@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 from ddimx.kernels.update import update
 from ddimx.noise import Noise, Stream
-from ddimx.plan import SCALARS, Plan
 from ddimx.solvers import executor
 from ddimx.solvers.executor import Draw, Known, Raw, execute
+from ddimx.solvers.plan import SCALARS, Plan
 from tests.solvers.exact import Solver
 
 SHAPE = (3, 2)

@@ -6,7 +6,7 @@ import torch
 
 from ddimx.noise import Noise
 from ddimx.solvers.executor import Draw, execute
-from ddimx.timesteps import SPACINGS, spaced
+from ddimx.solvers.timesteps import SPACINGS, spaced
 from tests.solvers.exact import SOLVERS, Gaussian, alpha_bar, network, pairs
 
 PREDICTIONS = ("epsilon", "x0", "v")

@@ -12,7 +12,7 @@ from ddimx.errors import UsageError
 from ddimx.noise import Noise
 from ddimx.solvers.executor import Draw, execute
 from ddimx.solvers.inversion import ddim_inversion
-from ddimx.timesteps import spaced
+from ddimx.solvers.timesteps import spaced
 from tests.solvers.exact import ALPHA_BARS, SCHEDULE, Mixture, Solver, mix_output, network
 
 MIXTURE = Mixture(np.array([0.3, 0.7]), np.array([-0.7, 0.5]), np.array([0.2, 0.3]))

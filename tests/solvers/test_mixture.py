@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 
 from ddimx.noise import Noise, Stream
 from ddimx.solvers.executor import Draw, execute
-from ddimx.timesteps import spaced
+from ddimx.solvers.timesteps import spaced
 from tests.solvers.exact import Mixture, Solver, alpha_bar, network, pairs
 
 LAW = Mixture(np.array([0.3, 0.7]), np.array([-1.0, 0.6]), np.array([0.25, 0.15]))

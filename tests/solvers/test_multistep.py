@@ -6,12 +6,12 @@ import torch
 
 from ddimx.errors import UsageError
 from ddimx.noise import Noise
-from ddimx.schedule import Schedule
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.dpmpp import dpmpp
 from ddimx.solvers.executor import Draw, Raw, execute
 from ddimx.solvers.ipndm import ipndm
 from ddimx.solvers.registry import SolverChoice, make_plan
+from ddimx.solvers.schedule import Schedule
 from ddimx.solvers.unipc import unipc
 from tests.solvers.exact import BETAS, SCHEDULE, Gaussian, alpha_bar, network
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ddimx.errors import UsageError
-from ddimx.schedule import Schedule
 from ddimx.solvers import auto
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.inversion import ddim_inversion
@@ -25,6 +24,7 @@ from ddimx.solvers.registry import (
     name_forms,
     parse_solver,
 )
+from ddimx.solvers.schedule import Schedule
 
 SCHEDULE = Schedule(np.linspace(1e-4, 0.02, 1000))
 TIMES = np.linspace(0, 999, 13).round()

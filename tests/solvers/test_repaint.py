@@ -12,7 +12,7 @@ from ddimx.errors import UsageError
 from ddimx.noise import Noise
 from ddimx.solvers.executor import Draw, Known, execute
 from ddimx.solvers.repaint import default_jump, repaint, walk
-from ddimx.timesteps import spaced
+from ddimx.solvers.timesteps import spaced
 from tests.solvers.exact import ALPHA_BARS, SCHEDULE, Gaussian, Solver, network
 
 TIMES = [9.0, 199.0, 399.0, 599.0, 999.0]

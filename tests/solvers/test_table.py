@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ddimx.discrete.solvers import make_token_plan
-from ddimx.schedule import Schedule
 from ddimx.solvers.registry import SolverChoice, make_plan
 from ddimx.solvers.repaint import repaint
+from ddimx.solvers.schedule import Schedule
 from ddimx.solvers.table import to_csv
 
 SCHEDULE = Schedule(np.linspace(1e-4, 0.02, 1000))

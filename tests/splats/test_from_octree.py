@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from ddimx.errors import UsageError
 from ddimx.octree.keys import keys_of
 from ddimx.octree.tree import from_leaves
-from ddimx.splats import colours
+from ddimx.splats import colors
 from ddimx.splats.cloud import axes
 from ddimx.splats.from_octree import Look, from_octree, surface, tilted
-from ddimx.splats.neighbours import neighbourhood
+from ddimx.splats.neighbors import neighbourhood
 
 
 def tree_of(cells, depth=4, lower=(-0.5, -0.5, -0.5), edge=1.0):
@@ -107,10 +107,10 @@ def test_tilting_takes_z_to_the_normal(vector):
 def test_height_runs_from_the_lowest_stop_to_the_highest():
     tree = tree_of([(0, 2, 0), (0, 7, 0), (0, 12, 0)])
     cloud = from_octree(tree, Look(colour="height", light=False))
-    expected = [colours.rgb(colours.HEIGHTS[i]) for i in (0, 2, 4)]
+    expected = [colors.rgb(colors.HEIGHTS[i]) for i in (0, 2, 4)]
     np.testing.assert_allclose(cloud.colours, expected, atol=1e-6)
     flat = from_octree(floor(), Look(colour="height", light=False))
-    np.testing.assert_allclose(flat.colours, [colours.rgb(colours.HEIGHTS[0])] * 256, atol=1e-6)
+    np.testing.assert_allclose(flat.colours, [colors.rgb(colors.HEIGHTS[0])] * 256, atol=1e-6)
 
 
 def test_a_colour_that_was_said_is_the_colour_that_comes():

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from ddimx.config_file import override
-from ddimx.data.sources import open_source
+from ddimx.data.images.sources import open_source
 from ddimx.errors import DdimxError
 from ddimx.models.factory import build
 from ddimx.models.layers import KeyedDropout
@@ -22,7 +22,7 @@ from ddimx.training import report as reporting
 from ddimx.training.loop import Trainer, set_dropout_key
 from ddimx.training.report import FolderReporter
 from ddimx.training.state import TrainState, checkpoints, restore, save_checkpoint
-from ddimx.weights.native import read_header, read_tensors
+from ddimx.weights.formats.native import read_header, read_tensors
 
 
 class Notes:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import ddimx
 from ddimx.config_file import dump_yaml, load_config, override
-from ddimx.data.open import open_batches, open_examples
+from ddimx.data.examples import open_batches, open_examples
 from ddimx.discrete.cells import octrees
 from ddimx.discrete.executor import sample_levels
 from ddimx.discrete.solvers import make_token_plan
@@ -19,8 +19,8 @@ from ddimx.noise import Noise
 from ddimx.training import preview
 from ddimx.training.loop import Trainer
 from ddimx.training.state import TrainState
-from ddimx.weights.native import read_header, read_tensors
-from tests.data.prepared import chair, write_set, write_split
+from ddimx.weights.formats.native import read_header, read_tensors
+from tests.data.shapes.prepared import chair, write_set, write_split
 from tests.models.octree.small import octree_config
 from tests.sampling import invoke
 

@@ -18,7 +18,7 @@ from ddimx.training.state import (
     restore,
     save_checkpoint,
 )
-from ddimx.weights.native import Header, read_header, read_tensors, save
+from ddimx.weights.formats.native import Header, read_header, read_tensors, save
 
 
 @pytest.fixture

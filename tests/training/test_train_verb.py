@@ -12,7 +12,7 @@ import torch
 
 from ddimx.config_file import dump_yaml, override
 from ddimx.runs import lock_folder
-from ddimx.weights.native import read_header, read_tensors
+from ddimx.weights.formats.native import read_header, read_tensors
 from tests import weights as others
 from tests.conftest import ROOT, cli_environment
 from tests.sampling import invoke

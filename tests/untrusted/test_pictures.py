@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.data import encoded
-from ddimx.data.encoded import rgb, scaled_centre, square
+from ddimx.data.images import encoded
+from ddimx.data.images.encoded import rgb, scaled_centre, square
 from ddimx.untrusted import limits
 from ddimx.untrusted.pictures import MOST_PIXELS, open_picture
-from tests.data.official import smooth
+from tests.data.images.official import smooth
 
 
 def saved(image, kind="PNG", **options):

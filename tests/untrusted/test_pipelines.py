@@ -11,7 +11,7 @@ from ddimx.integrations.diffusers import text
 from ddimx.weights.model import load_model
 from tests.integrations import pipeline as painter
 from tests.sampling import invoke, manifest_of, sampled
-from tests.weights.diffusers_models import change, pipeline
+from tests.weights.formats.diffusers.models import change, pipeline
 
 CODE = "from pathlib import Path\nPath({mark!r}).touch()\nclass Net: pass\n"
 

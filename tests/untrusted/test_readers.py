@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from ddimx.config_file import dump_yaml, load_config
-from ddimx.data.npz import NpzSource
+from ddimx.data.images.npz import NpzSource
 from ddimx.errors import DdimxError, UsageError
-from ddimx.evaluation.frechet import read_statistics
+from ddimx.evaluation.fid.frechet import read_statistics
 from ddimx.exporting.sources import holds_tokens
 from ddimx.octree.file import read_shape
-from ddimx.plan_file import read_plan
 from ddimx.runs.record import NAME
 from ddimx.sampling import manifest
 from ddimx.sampling.run import clear, load_init_noise
+from ddimx.solvers.plan_file import read_plan
+from ddimx.weights.locate.source import read_any
 from ddimx.weights.model import load_model
-from ddimx.weights.source import read_any
 from tests.fuzz import targets_text as good
 from tests.fuzz.zips import bomb, packed, spanned, stored, unpacked
 
@@ -170,7 +170,7 @@ def test_counts_of_octrees(tmp_path, key, value):
     ],
 )
 def test_the_history_of_a_checkpoint(tmp_path, info):
-    from ddimx.weights.native import read_header
+    from ddimx.weights.formats.native import read_header
 
     good.make_checkpoint(tmp_path)
     path = next(tmp_path.glob("*.safetensors"))

@@ -10,18 +10,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ddimx.data.celeba import CelebASource
-from ddimx.data.cifar10 import Cifar10Source
-from ddimx.data.lsun import LsunSource
-from ddimx.data.octrees import ShapeSource
-from ddimx.data.shape_list import read_list
-from ddimx.data.sweethome import read_library
+from ddimx.data.images.celeba import CelebASource
+from ddimx.data.images.cifar10 import Cifar10Source
+from ddimx.data.images.lsun import LsunSource
+from ddimx.data.shapes.lists import read_list
+from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.errors import DdimxError, UsageError
-from ddimx.exporting.python import export
+from ddimx.exporting.api import export
 from ddimx.octree.file import Shape
-from ddimx.sampling.sinks import ArraySink
-from tests.data.meshes import box
-from tests.data.test_shape_set import jobs, prepare
+from ddimx.recipes.furniture.sweethome import read_library
+from ddimx.runs.sinks import ArraySink
+from tests.data.shapes.meshes import box
+from tests.data.shapes.test_prepare import jobs, prepare
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
 
 # What each system would take out of the folder, or could not take at all.

@@ -14,7 +14,7 @@ import ddimx
 from ddimx.config_file import dump_yaml, override
 from ddimx.errors import UsageError
 from ddimx.models.factory import build
-from ddimx.weights.native import Header, save
+from ddimx.weights.formats.native import Header, save
 from tests.conftest import ROOT
 from tests.sampling import invoke, manifest_of
 
@@ -131,7 +131,7 @@ def test_python(planted):
 def test_a_configuration_beside_foreign_weights(planted, tmp_path):
     """ddimx.json of a diffusers folder, and --config: the message names the one that says it."""
     assert invoke("convert", "m.safetensors", "x.safetensors", "-q").code == 0
-    from tests.weights.diffusers_models import pipeline
+    from tests.weights.formats.diffusers.models import pipeline
 
     pipeline().save_pretrained(tmp_path / "pipe")
     model = ddimx.load_model("pipe", device="cpu")  # as the folder is, without a class of its own

@@ -11,7 +11,7 @@ from ddimx.models.factory import build
 from ddimx.weights import configure as subject
 from ddimx.weights.architecture import from_config, from_tensors
 from ddimx.weights.configure import configure
-from ddimx.weights.found import Found
+from ddimx.weights.weight_set import Found
 from tests.weights import plain
 
 ORIGINALS = ["cifar10", "celeba", "bedroom", "church"]

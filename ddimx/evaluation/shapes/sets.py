@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.shape_list import lists_of, read_list
+from ...data.shapes.lists import lists_of, read_list
 from ...errors import DdimxError, UsageError
 from ...octree.file import Shape, read_shape
 from ...octree.tree import Octree

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..chart import Level, Line, line_chart
 from .study import FIGURES, Record, Row
-from .ways import Way, names_of
+from .variants import Way, names_of
 
 OPTIONS = tuple(Way.__dataclass_fields__)
 PANEL, KEY = (900, 400), 300

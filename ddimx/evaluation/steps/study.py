@@ -21,7 +21,7 @@ from ...weights.model import Model
 from ..shapes.quality import Protocol, quality
 from ..shapes.sets import ShapeSet, named_on_both_sides
 from .drawing import counted_calls, drawn, mixed_as
-from .ways import Way, Ways
+from .variants import Way, Ways
 
 Row = dict[str, Any]
 Record = dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import UsageError
-from ...weights.diffusers_scheduler import BETAS
+from ...weights.formats.diffusers.scheduler import BETAS
 from .scheduler import DDIMScheduler
 
 _BETAS = BETAS.keys() - {"sigmoid"}  # which the constructor of DDIMScheduler does not have

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...config import DataConfig
 from ...noise import Stream
 from ...progress import Progress
+from ...runs.contact_sheet import MOST, write_grid
 from ...runs.record import Record
 from ...runs.run import Asked, Filling, Stopped, begin
+from ...runs.sinks import ARRAY_FORMATS, open_sink
 from ...sampling import manifest
-from ...sampling.grid import MOST, write_grid
 from ...sampling.run import clear
-from ...sampling.sinks import ARRAY_FORMATS, open_sink
 from ...signals import Stop
 from .request import PromptRequest, record_of
 

@@ -14,10 +14,10 @@ import torch
 
 from ... import __version__
 from ...noise import Noise
-from ...plan import Plan
 from ...sampling import manifest
+from ...solvers.plan import Plan
 from ...solvers.registry import SOLVERS
-from ...timesteps import as_run
+from ...solvers.timesteps import as_run
 from .scheduler import DDIMScheduler
 from .text import TextModel
 

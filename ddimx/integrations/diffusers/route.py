@@ -17,11 +17,11 @@ import numpy as np
 
 from ...config import Prediction
 from ...errors import UsageError, unknown
-from ...plan import Plan
-from ...schedule import CLEAN, Schedule, betas, zero_terminal_snr
 from ...solvers.ddim import ddim
-from ...timesteps import Times, explicit, spaced
-from ...weights.diffusers_scheduler import BETAS, PREDICTIONS
+from ...solvers.plan import Plan
+from ...solvers.schedule import CLEAN, Schedule, betas, zero_terminal_snr
+from ...solvers.timesteps import Times, explicit, spaced
+from ...weights.formats.diffusers.scheduler import BETAS, PREDICTIONS
 
 
 def schedule_of(config: Mapping[str, Any]) -> Schedule:
@@ -44,8 +44,8 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
 def times_of(config: Mapping[str, Any], steps: int) -> Times:
     """Return the ascending times of a number of steps, float64 [n], whole numbers in 0..T-1.
 
-    ``timestep_spacing`` is any of :data:`ddimx.timesteps.SPACINGS`; ``steps_offset`` moves those of
-    "leading", as in diffusers.
+    ``timestep_spacing`` is any of :data:`ddimx.solvers.timesteps.SPACINGS`; ``steps_offset`` moves
+    those of "leading", as in diffusers.
 
     Raises:
         UsageError: an unknown spacing, steps outside 1..T, or an offset that leads past T - 1.

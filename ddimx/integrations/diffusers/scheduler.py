@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ...kernels.update import Extras, update
 from ...noise import Noise, Stream
-from ...plan import Plan
+from ...solvers.plan import Plan
 from .route import Route
 
 Generators = torch.Generator | list[torch.Generator] | None

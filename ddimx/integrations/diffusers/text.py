@@ -17,11 +17,11 @@ from ...errors import DdimxError, UsageError
 from ...files import sha256_file
 from ...untrusted.names import all_inside, relative
 from ...untrusted.text import read_json
-from ...weights.diffusers_folder import draws_from_text, read_index
-from ...weights.hub import is_hub_id, snapshot
-from ...weights.pipeline_code import INDEX, refuse_class_map
-from ...weights.registry import NAMES
-from ...weights.source import find_model
+from ...weights.formats.diffusers.folder import draws_from_text, read_index
+from ...weights.formats.diffusers.pipeline_code import INDEX, refuse_class_map
+from ...weights.locate.hub import is_hub_id, snapshot
+from ...weights.locate.registry import NAMES
+from ...weights.locate.source import find_model
 
 
 @dataclass(frozen=True, eq=False)

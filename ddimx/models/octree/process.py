@@ -15,11 +15,11 @@ from ...discrete.draws import location_codes
 from ...discrete.transition import corrupt
 from ...errors import DdimxError, UsageError
 from ...noise import Noise, Stream
-from ...plan import Plan
-from ...schedule import Schedule, zero_terminal_snr
 from ...solvers.executor import Draw, Known, Step
+from ...solvers.plan import Plan
 from ...solvers.registry import SolverChoice
-from ...timesteps import Times
+from ...solvers.schedule import Schedule, zero_terminal_snr
+from ...solvers.timesteps import Times
 from ..process import Draws, drawn_labels, drawn_timesteps
 from .network import cut
 from .tokens import IDS, MASK, Condition, Layout, Tokens
@@ -72,7 +72,7 @@ class DiscreteProcess:
 
         Levels of a shape are weighted by the square root of their size: by size alone the finest
         level would be nearly all, by level alone the root's single token would weigh as much as
-        hundreds. ``batch`` is what :mod:`ddimx.data.shape_batches` lays out.
+        hundreds. ``batch`` is what :mod:`ddimx.data.shapes.batches` lays out.
         """
         ids, counts = batch["ids"], batch["counts"].cpu().numpy()
         layout = Layout.of(batch["keys"], counts)

@@ -10,12 +10,12 @@ import torch
 
 from ddimx.config import Config
 from ddimx.config_file import validate
-from ddimx.data.shape_batches import packed
+from ddimx.data.shapes.batches import packed
 from ddimx.models.factory import build
 from ddimx.models.octree.network import OctreeNet
 from ddimx.models.octree.tokens import Condition, Layout, Tokens
 from ddimx.octree.tree import Octree, from_leaves
-from ddimx.weights.native import Header, save
+from ddimx.weights.formats.native import Header, save
 
 DEPTH = 3
 

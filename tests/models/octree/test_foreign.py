@@ -9,7 +9,7 @@ import pytest
 from ddimx.config_file import dump_yaml, override
 from ddimx.octree.file import read_shape
 from ddimx.training import preview
-from tests.data.prepared import write_set
+from tests.data.shapes.prepared import write_set
 from tests.sampling import invoke, names_in
 
 from .small import octree_config

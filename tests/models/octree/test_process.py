@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from ddimx.config_file import override
-from ddimx.data.shape_batches import packed
+from ddimx.data.shapes.batches import packed
 from ddimx.errors import DdimxError, UsageError
 from ddimx.models.octree.process import DiscreteProcess, clean_logits
 from ddimx.models.octree.tokens import MASK, Layout
 from ddimx.models.process import Draws
 from ddimx.noise import Noise
 from ddimx.octree.tree import Octree
-from ddimx.schedule import Schedule
 from ddimx.solvers.registry import SolverChoice
+from ddimx.solvers.schedule import Schedule
 
 from .small import DEPTH, network, octree_config, tokens_of, tree, trees
 

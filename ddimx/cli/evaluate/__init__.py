@@ -1,0 +1,1 @@
+"""``ddimx evaluate``: one module for each kind of measurement."""

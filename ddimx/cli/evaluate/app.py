@@ -1,0 +1,114 @@
+"""``ddimx evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options
+from .fid import fid
+from .nll import nll
+from .shapes import shapes
+from .solvers import solvers
+from .steps import steps
+
+app = typer.Typer(help="Measure a model.", no_args_is_help=True, rich_markup_mode=None)
+app.command("solvers")(solvers)
+app.command("nll")(nll)
+app.command("fid")(fid)
+app.command("shapes")(shapes)
+app.command("steps")(steps)
+
+SHOWN = 16
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure a model."""
+
+
+@app.command()
+def neighbours(
+    model: options.Model = None,
+    config: options.ModelConfig = None,
+    weights: options.Weights = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="The training data (default: its own).")
+    ] = None,
+    steps: options.Steps = None,
+    count: options.Count = None,
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write.")
+    ] = Path("neighbours.png"),
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    trust_code: options.TrustCode = False,
+    json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Put samples beside their nearest training images, to see whether they are copies.
+
+    A sample counts as new if it is farther from the training set than the median held-out image
+    is. The picture shows pairs: a sample, then its nearest training image.
+
+    Examples:
+
+      ddimx prepare emoji && ddimx evaluate neighbours --count 64
+    """
+    from ...api import sample
+    from ...config_file import override
+    from ...data.images.sources import open_source
+    from ...errors import UsageError
+    from ...evaluation.neighbors import neighbours as find
+    from ...evaluation.neighbors import side_by_side
+    from ...files import whole_file
+    from ...pixels import to_bytes
+    from ...progress import Progress
+    from ...runs import lock_file
+    from ...runs.contact_sheet import grid
+    from ...runs.sinks import as_image
+    from ...weights.model import load_model
+    from ..output import print_json
+    from ..parse import weights_choice
+
+    loaded = load_model(
+        model or "emoji",
+        device=device,
+        weights=weights_choice(weights),
+        config=config,
+        offline=offline,
+        trust_code=trust_code,
+        progress=Progress(quiet=quiet),
+    )
+    own = loaded.config
+    if data is not None:
+        own = override(own, [f"data.root={data}"])
+    source, held_out = open_source(own), open_source(own, held_out=True)
+    if not len(held_out):
+        raise UsageError("the data has no held-out split to compare with")
+    with lock_file(out):
+        drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
+        images = to_bytes(drawn, own.data).numpy()
+        found = find(images, source, held_out, mirrored=own.data.random_flip)
+        with whole_file(out) as part:
+            sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
+            as_image(sheet).save(part, format="PNG")
+    result = {
+        "count": len(images),
+        "share_beyond_held_out_median": found.share_beyond,
+        "held_out_median": found.held_out_median,
+        "median": float(sorted(found.distances.tolist())[len(images) // 2]),
+        "least": float(found.distances.min()),
+        "picture": str(out),
+    }
+    if json_output:
+        print_json(result)
+    with Progress(quiet=quiet) as progress:
+        progress.say(
+            f"{found.share_beyond:.0%} of {len(images)} samples are farther from the training set "
+            f"than the median held-out image ({found.held_out_median:.3f} RMS); see {out}"
+        )

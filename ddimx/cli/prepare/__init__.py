@@ -1,0 +1,1 @@
+"""``ddimx prepare``: one module for each kind of training set."""

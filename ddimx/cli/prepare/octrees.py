@@ -1,0 +1,99 @@
+"""``ddimx prepare octrees``: octrees from meshes and point clouds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import options
+from .shapes import Depth, Replace, Visible, Workers, check_visible, cores, report, versions
+
+
+def octrees(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder of meshes.")],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    depth: Depth = 6,
+    split: Annotated[
+        str,
+        typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the parts, where SRC has none."),
+    ] = "0.8,0.1,0.1",
+    category: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Take only this category; the name of meshes in no such folder."
+        ),
+    ] = None,
+    visible: Visible = False,
+    workers: Workers = None,
+    overwrite: Replace = False,
+    json_output: options.Json = False,
+    limit_memory: options.LimitMemory = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Turn meshes and point clouds into octrees of the cells their surface touches.
+
+    SRC holds .obj, .ply, .stl, .off or .glb meshes, or points as .npz, .npy or .ply: by themselves,
+    in a folder per category, as <category>/<train|val|test>/<id>.obj, or as ShapeNet's
+    <synset>/<id>/models/model_normalized.obj. Each is centred in a cube as large as its longest
+    side, and the file keeps the way back. A shape's name alone decides its part. A stopped run
+    goes on when the same command is given again. Meshes that cannot be read are left out, listed
+    in failures.json, and make the exit code 1. Meshes need trimesh: pip install "ddimx[3d]".
+
+    Examples:
+
+      ddimx prepare octrees meshes data/shapes --depth 6
+
+      ddimx prepare octrees ShapeNetCore.v2 data/shapenet --category chair --depth 6
+    """
+    from ...data.shapes.jobs import Settings
+    from ...data.shapes.mesh_folder import find_shapes, job_of, part_of
+    from ...data.shapes.meshes import POINTS, require_trimesh
+    from ...data.shapes.prepare import ShapeSet
+    from ...progress import Progress
+
+    shares = _shares(split)
+    _check_apart(source, out)
+    check_visible(depth, visible)
+    found = find_shapes(source, category=category, skip=out)
+    if any(shape.path.suffix.lower() not in POINTS for shape in found):
+        require_trimesh()
+    settings = Settings(str(source.resolve()), depth, visible=visible)
+    shapes = ShapeSet(out, settings)
+    with Progress(quiet=quiet) as progress, shapes.alone():
+        jobs = [job_of(shape) for shape in found]
+        outcome = shapes.run(
+            jobs,
+            workers=workers or cores(),
+            progress=progress,
+            overwrite=overwrite,
+        )
+        given = {job.file: shape.part for job, shape in zip(jobs, found, strict=True)}
+        parts = [
+            given[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
+            for m in outcome.made
+        ]
+        shapes.finish(outcome, parts, versions() | {"split": list(shares)})
+        report(shapes, outcome, parts, progress, json_output)
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    """Return the three shares, brought to a sum of 1."""
+    from ...errors import UsageError
+
+    try:
+        train, val, test = (float(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"--split {text}: three numbers are needed, as 0.8,0.1,0.1") from None
+    total = train + val + test
+    if not (min(train, val, test) >= 0 and train > 0 and abs(total - 1) < 1e-6):
+        raise UsageError(f"--split {text}: shares of at least 0 that add up to 1, train above 0")
+    return train, val, test
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    from ...errors import UsageError
+
+    if source.resolve() == out.resolve():
+        raise UsageError(f"SRC and DST are the same folder: {source}")

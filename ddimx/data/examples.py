@@ -1,0 +1,35 @@
+"""The data set and the batches that a configuration names, images or octrees alike."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from ..config import Config, DataConfig
+from ..noise import Noise
+from .batches import Batches, BatchStream
+from .images.sources import ImageSource, open_source
+from .shapes.batches import ShapeBatches
+from .shapes.octrees import ShapeSource, open_shapes
+
+Examples: TypeAlias = ImageSource | ShapeSource
+
+
+def open_examples(config: Config, *, held_out: bool = False) -> Examples:
+    """Open the training or the held-out part of ``config.data``.
+
+    Raises:
+        UsageError: an unknown data set, or one that does not fit the configuration.
+        DdimxError: a data set that cannot be read.
+    """
+    if config.data.octrees:
+        return open_shapes(config, held_out=held_out)
+    return open_source(config, held_out=held_out)
+
+
+def open_batches(
+    source: Examples, data: DataConfig, noise: Noise, batch_size: int
+) -> BatchStream[Any]:
+    """Return the training batches of a data set."""
+    if isinstance(source, ShapeSource):
+        return ShapeBatches(source, data, noise, batch_size)
+    return Batches(source, data, noise, batch_size)

@@ -1,0 +1,233 @@
+"""Making a packed file: every image decoded, cropped and resized once.
+
+What is finished stays in ``<name>.unfinished/`` until all is done: ``pixels`` grows by chunks, and
+``state.json`` says after each how far it is valid. A killed process loses the chunk in its hands,
+and ends after its resumption with the same bytes as if it had not been killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DdimxError, UsageError
+from ...files import sweep, sync, write_json
+from ...progress import Progress
+from ...runs.lock import lock_folder
+from ...runs.run import reporting
+from ...untrusted.names import all_inside, refusal
+from ...untrusted.text import read_object
+from ..arrays import Bytes
+from .encoded import EncodedSource
+from .packed import HEADER_SIZE, header, read_index, trailer
+
+CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
+
+
+@dataclass
+class _State:
+    """How far a preparation is; ``bad`` holds (position, message)."""
+
+    origin: dict[str, Any]
+    done: int = 0
+    digest: str = ""
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def kept(self) -> int:
+        """The number of images that are in the file of pixels."""
+        return self.done - len(self.bad)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed file that is there: counts, what was bad, and how many images were there before."""
+
+    path: Path
+    images: int
+    held_out: int
+    bad: tuple[str, ...]
+    fingerprint: str
+    found: int
+
+
+class Packing:
+    """One data set on its way into one file: training images first, then those held out."""
+
+    def __init__(
+        self, parts: tuple[EncodedSource, EncodedSource], origin: dict[str, Any], path: Path
+    ) -> None:
+        """Lay out the work; ``origin`` is what tells this file from another."""
+        self._parts, self._path = parts, path
+        self._total = sum(map(len, parts))
+        self._image_bytes = parts[0].size ** 2 * 3
+        self._chunk = max(1, min(CHUNK, CHUNK_BYTES // self._image_bytes))
+        prints = [part.fingerprint for part in parts]
+        self._origin = origin | {"count": self._total, "names_sha256": prints}
+        self._folder = path.with_name(path.name + ".unfinished")
+        self._pixels, self._record = self._folder / "pixels", self._folder / "state.json"
+
+    def run(self, progress: Progress, *, overwrite: bool = False) -> Packed:
+        """Make the file, or finish what another process began, or find it made.
+
+        Raises:
+            UsageError: the file, or its unfinished folder, is there and is another one.
+            DdimxError: nothing could be decoded, or nothing can be written.
+        """
+        if not self._total:
+            raise DdimxError("there are no images to pack")
+        if self._path.exists() and not overwrite:
+            return self._made()
+        # All are written in place: a link among them would have another file overwritten.
+        if self._folder.is_symlink():
+            raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
+        with lock_folder(self._folder), reporting(self._path):
+            all_inside(self._folder, ["pixels", "state.json"], self._folder)
+            sweep(self._folder)
+            state = self._begun(overwrite)
+            found = state.done
+            self._fill(state, progress)
+            return self._finished(state, found)
+
+    def _made(self) -> Packed:
+        """Return what is in the finished file, if it is the one that is asked for."""
+        if not self._path.is_file():
+            raise UsageError(f"{self._path} is there and is no plain file; give a file's name")
+        try:
+            index = read_index(self._path)
+        except DdimxError:
+            index = {"origin": None}
+        if index["origin"] != self._origin:
+            raise UsageError(
+                f"{self._path} is there and is made from something else; give --overwrite to "
+                "replace it, or another name"
+            )
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a process that ended after renaming
+        count = self._total - len(index["bad"])
+        held_out = count - index["held_out_from"]
+        bad, fingerprint = tuple(index["bad"]), index["fingerprint"]
+        return Packed(self._path, count, held_out, bad, fingerprint, self._total)
+
+    def _begun(self, overwrite: bool) -> _State:
+        """Return where to go on; the file of pixels ends there."""
+        fresh = _State(self._origin)
+        state = self._recorded() if self._record.is_file() else fresh
+        if state.origin != self._origin:
+            if not overwrite:
+                raise UsageError(
+                    f"{self._folder} holds an unfinished file of something else; give "
+                    "--overwrite to begin again, or another name"
+                )
+            state = fresh
+        self._check_space(state)
+        with self._pixels.open("ab") as stream:
+            valid = HEADER_SIZE + state.kept * self._image_bytes
+            if state.done and stream.tell() < valid:
+                raise DdimxError(f"{self._pixels} is shorter than recorded; remove {self._folder}")
+            stream.truncate(valid)
+        return state
+
+    def _recorded(self) -> _State:
+        try:
+            values = read_object(self._record)
+            values["bad"] = [(position, message) for position, message in values["bad"]]
+            state = _State(**values)
+            if not (
+                type(state.done) is int
+                and len(state.bad) <= state.done <= self._total
+                and isinstance(state.digest, str)
+                and all(type(p) is int and isinstance(m, str) for p, m in state.bad)
+            ):
+                raise ValueError("its numbers do not fit")
+        except (ValueError, TypeError, KeyError) as error:
+            raise DdimxError(f"{self._record}: {error}; remove {self._folder}") from None
+        return state
+
+    def _check_space(self, state: _State) -> None:
+        needed = (self._total - state.done) * self._image_bytes
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise DdimxError(
+                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
+                f"{free / 1e9:.1f} GB left"
+            )
+
+    def _fill(self, state: _State, progress: Progress) -> None:
+        """Decode and append chunk after chunk."""
+        progress.start("packing", self._total, state.done)
+        with self._pixels.open("ab") as stream:
+            while state.done < self._total:
+                positions = range(state.done, min(state.done + self._chunk, self._total))
+                good = self._decoded(positions, state)
+                stream.write(b"".join(good))
+                stream.flush()
+                os.fsync(stream.fileno())
+                state.digest = _chained(state.digest, good)
+                state.done = positions.stop
+                write_json(self._record, asdict(state))
+                progress.advance(len(positions), f"{len(state.bad)} bad" if state.bad else "")
+        progress.stop()
+
+    def _decoded(self, positions: range, state: _State) -> list[bytes]:
+        """Return the good images' bytes and note the bad ones in ``state``."""
+        good = []
+        cut = len(self._parts[0])
+        train = [p for p in positions if p < cut]
+        held_out = [p - cut for p in positions if p >= cut]
+        results: list[Bytes | DdimxError] = self._parts[0].each(train)
+        results += self._parts[1].each(held_out)
+        for position, result in zip(positions, results, strict=True):
+            if isinstance(result, DdimxError):
+                state.bad.append((position, str(result)))
+            else:
+                good.append(result.tobytes())
+        return good
+
+    def _finished(self, state: _State, found: int) -> Packed:
+        """Add header and index and give the file its name."""
+        if not state.kept:
+            raise DdimxError(f"none of {self._total} images can be decoded: {state.bad[0][1]}")
+        size, cut = self._parts[0].size, len(self._parts[0])
+        training = cut - sum(position < cut for position, _ in state.bad)
+        messages = [message for _, message in state.bad]
+        index = {
+            "held_out_from": training,
+            "labels": self._labels({position for position, _ in state.bad}),
+            "classes": list(self._parts[0].classes),
+            "fingerprint": state.digest,
+            "origin": self._origin,
+            "bad": messages,
+        }
+        with self._pixels.open("r+b") as stream:
+            stream.write(header((state.kept, size, size, 3)))
+            stream.seek(HEADER_SIZE + state.kept * self._image_bytes)
+            stream.truncate()
+            stream.write(trailer(index))
+        sync(self._pixels)
+        self._pixels.replace(self._path)
+        sync(self._path.parent)
+        shutil.rmtree(self._folder)
+        held_out = state.kept - training
+        return Packed(self._path, state.kept, held_out, tuple(messages), state.digest, found)
+
+    def _labels(self, bad: set[int]) -> list[int] | None:
+        """Return the labels of the images that were kept."""
+        own = [part.labels for part in self._parts]
+        if own[0] is None or own[1] is None:
+            return None
+        both: list[int] = np.concatenate([own[0], own[1]]).tolist()
+        return [label for position, label in enumerate(both) if position not in bad]
+
+
+def _chained(digest: str, images: list[bytes]) -> str:
+    """Return the digest of a digest and a chunk; a plain SHA-256 could not be resumed."""
+    chain = hashlib.sha256(digest.encode())
+    for image in images:
+        chain.update(image)
+    return chain.hexdigest()

@@ -1,0 +1,176 @@
+"""Image data sets behind one small interface: numbers in, uint8 pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ...config import Config, DataConfig
+from ...errors import UsageError, unknown
+from ..arrays import Bytes, Integers
+
+
+class ImageSource(Protocol):
+    """A data set of equally sized images.
+
+    ``labels`` are int64 [N] (or None), ``families`` int64 [N] group variants of one motif (or
+    None), ``classes`` the labels' names where the data set has them, ``image_shape`` is (H, W, C),
+    ``fingerprint`` identifies the bytes, for the record in a checkpoint.
+    """
+
+    labels: Integers | None
+    families: Integers | None
+    fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, empty if there are none."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of every image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Integers) -> Bytes:
+        """Return uint8 [len(indices), H, W, C]."""
+        ...
+
+
+def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
+    """Open the data set that ``config.data`` names, its training or its held-out part.
+
+    Raises:
+        UsageError: an unknown data set, or one whose images do not fit the configuration.
+        DdimxError: a data set that cannot be read.
+    """
+    source = open_part(config.data, held_out=held_out)
+    _check_fit(config, source, location(config.data))
+    return source
+
+
+def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
+    """Open one part of a data set, whether or not a model fits it; raises as ``open_source``."""
+    kind = data.dataset.upper()
+    if kind not in OPENERS:
+        raise unknown("data.dataset", data.dataset, OPENERS)
+    return OPENERS[kind](data, held_out)
+
+
+def location(data: DataConfig) -> str:
+    """Return where a data set is: ``data.root``, or the place where it is looked for without.
+
+    Raises:
+        UsageError: a data set without such a place, and no ``data.root``.
+    """
+    if data.root is not None:
+        return data.root
+    kind = data.dataset.upper()
+    if kind not in USUAL_PLACES:
+        raise UsageError(f"data.root must name the {kind.lower()} to train on")
+    return USUAL_PLACES[kind]
+
+
+def _path(data: DataConfig) -> Path:
+    return Path(location(data)).expanduser()
+
+
+def _npz(data: DataConfig, held_out: bool) -> ImageSource:
+    from .npz import NpzSource
+
+    return NpzSource(_path(data), held_out=held_out)
+
+
+def _packed(data: DataConfig, held_out: bool) -> ImageSource:
+    from .packed import PackedSource
+
+    return PackedSource(_path(data), held_out=held_out)
+
+
+def _cifar10(data: DataConfig, held_out: bool) -> ImageSource:
+    from .cifar10 import Cifar10Source
+
+    return Cifar10Source(_path(data), held_out=held_out)
+
+
+def _folder(data: DataConfig, held_out: bool) -> ImageSource:
+    from .folder import FolderSource
+
+    size, workers = data.image_size, data.num_workers
+    return FolderSource(_path(data), size=size, held_out=held_out, workers=workers)
+
+
+def _celeba(data: DataConfig, held_out: bool) -> ImageSource:
+    from .celeba import CelebASource
+
+    split = data.test_split if held_out else data.train_split
+    size, workers = data.image_size, data.num_workers
+    return CelebASource(_path(data), size=size, held_out=held_out, split=split, workers=workers)
+
+
+def _lsun(data: DataConfig, held_out: bool) -> ImageSource:
+    from .lsun import LsunSource
+
+    if data.category is None:
+        raise UsageError("data.category must name LSUN's category: bedroom, church_outdoor, cat")
+    size, workers = data.image_size, data.num_workers
+    return LsunSource(_path(data), data.category, size=size, held_out=held_out, workers=workers)
+
+
+def _ffhq(data: DataConfig, held_out: bool) -> ImageSource:
+    from .ffhq import FfhqSource
+
+    size, workers = data.image_size, data.num_workers
+    return FfhqSource(_path(data), size=size, held_out=held_out, workers=workers)
+
+
+def _hub(data: DataConfig, held_out: bool) -> ImageSource:
+    from .hub import HubSource
+
+    return HubSource(location(data), data, held_out=held_out)
+
+
+OPENERS: dict[str, Callable[[DataConfig, bool], ImageSource]] = {
+    "CIFAR10": _cifar10,
+    "CELEBA": _celeba,
+    "LSUN": _lsun,
+    "FFHQ": _ffhq,
+    "FOLDER": _folder,
+    "NPZ": _npz,
+    "PACKED": _packed,
+    "HUB": _hub,
+}
+# Where the published sets are looked for, so that their configurations run as they stand.
+USUAL_PLACES = {
+    "CIFAR10": "data/cifar10",
+    "CELEBA": "data/celeba",
+    "LSUN": "data/lsun",
+    "FFHQ": "data/ffhq",
+}
+
+
+def _check_fit(config: Config, source: ImageSource, root: str) -> None:
+    """Refuse a data set that the configuration cannot be trained on."""
+    shape, groups = source.image_shape, source.classes
+    channels, height, width = config.sample_shape
+    if shape != (height, width, channels):
+        raise UsageError(
+            f"{root}: images are {shape[0]}x{shape[1]}x{shape[2]} but the configuration says "
+            f"{height}x{width}x{channels} (data.image_size, data.channels)"
+        )
+    if config.data.balance == "family" and source.families is None:
+        raise UsageError(f"{root}: data.balance is 'family' but there are no families")
+    classes = config.model.classes
+    if classes and source.labels is None:
+        raise UsageError(f"{root}: model.classes are set but there are no labels")
+    if classes and groups and groups != classes:
+        raise UsageError(f"{root}: its groups {groups} are not model.classes")
+    if classes and source.labels is not None:
+        strange = np.setdiff1d(source.labels, np.arange(len(classes)))
+        if len(strange):
+            raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")

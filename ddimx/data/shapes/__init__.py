@@ -1,0 +1,1 @@
+"""Meshes and point clouds, the sets of octrees made from them, and batches of octrees."""

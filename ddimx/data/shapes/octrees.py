@@ -1,0 +1,127 @@
+"""Prepared octrees on disk: one token file per shape, one list of shapes per split."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from ...config import Config
+from ...errors import DdimxError, UsageError, unknown
+from ...octree.errors import OctreeError
+from ...octree.file import Shape, read_shape
+from ...octree.tree import Octree
+from ...untrusted.names import relative
+from ..arrays import Integers
+from .lists import Entry, lists_of, read_list
+
+
+class ShapeSource:
+    """One split of a folder that ``ddimx prepare octrees`` or ``prepare furniture`` made.
+
+    Attributes:
+        labels: int64 [N], the categories' places in ``classes``.
+        families: always None; variants of one shape are not known here.
+        fingerprint: SHA-256 over the split's files.
+    """
+
+    families: Integers | None = None
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        *,
+        category: str | None = None,
+        classes: tuple[str, ...] = (),
+        lacking: bool = False,
+    ) -> None:
+        """Read the shapes of a split: of all categories, of one, or of those in ``classes``.
+
+        Args:
+            lacking: accept a category or class without shapes. Of a small set that was split by
+                identity the held-out part may have none; in the training part it is a mistake.
+
+        Raises:
+            UsageError: no such data set, split or category, or a class without shapes.
+            DdimxError: a list or a token file that cannot be read.
+        """
+        entries = _entries(root, split)
+        if category is not None:
+            known = {entry.category for entry in entries}
+            if entries and category not in known and not lacking:
+                raise unknown("data.category", category, known)
+            entries = [entry for entry in entries if entry.category == category]
+        there = {entry.category for entry in entries}
+        absent = [name for name in classes if name not in there]
+        if absent and entries and not lacking:
+            raise UsageError(f"{root}: no shape of class '{absent[0]}' in split '{split}'")
+        self.classes = classes or tuple(sorted(there))
+        entries = [entry for entry in entries if entry.category in self.classes]
+        place = {name: i for i, name in enumerate(self.classes)}
+        self.labels: Integers | None = np.array(
+            [place[entry.category] for entry in entries], dtype=np.int64
+        )
+        digest = hashlib.sha256()
+        self._shapes: list[Shape] = []
+        for entry in entries:
+            path = entry.file
+            self._shapes.append(read_shape(path))
+            digest.update(path.read_bytes())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def shapes(self, indices: Integers) -> list[Shape]:
+        """Return shapes as they are on disk."""
+        return [self._shapes[int(i)] for i in indices]
+
+    @property
+    def trees(self) -> list[Octree]:
+        """Return all trees, at the depths of their files."""
+        return [shape.tree for shape in self._shapes]
+
+
+def open_shapes(config: Config, *, held_out: bool = False) -> ShapeSource:
+    """Open the octrees that ``config.data`` names, the training or the held-out split.
+
+    Raises:
+        UsageError: as :class:`ShapeSource`, or no ``data.root`` or ``data.max_depth``.
+        OctreeError: a tree less deep than ``data.max_depth``.
+    """
+    data = config.data
+    if data.root is None:
+        raise UsageError("data.root must name a folder that 'ddimx prepare octrees' made")
+    if data.max_depth is None:
+        raise UsageError("data.max_depth must say how deep the octrees are")
+    split = data.test_split if held_out else data.train_split
+    source = ShapeSource(
+        Path(data.root).expanduser(),
+        split,
+        category=data.category,
+        classes=config.model.classes,
+        lacking=held_out,
+    )
+    for shape in source.shapes(np.arange(len(source))):
+        if shape.tree.depth < data.max_depth:
+            raise OctreeError(
+                f"{data.root}: shape {shape.shape_id} is of depth {shape.tree.depth}, "
+                f"data.max_depth is {data.max_depth}"
+            )
+    return source
+
+
+def _entries(root: Path, split: str) -> list[Entry]:
+    """Return the shapes of a split's list, each with its category."""
+    path = root / f"{relative(split, 'data.train_split, data.test_split')}.jsonl"
+    if not path.is_file():
+        there = sorted(lists_of(root))
+        hint = f"splits there: {', '.join(there)}" if there else "make it with 'ddimx prepare'"
+        raise UsageError(f"no list of shapes {path}; {hint}")
+    entries = read_list(path)
+    nameless = next((entry.file for entry in entries if not entry.category), None)
+    if nameless is not None:
+        raise DdimxError(f"{path}: {nameless.name} has no category")
+    return entries

@@ -1,0 +1,261 @@
+"""Making a folder of octrees out of many meshes: in parallel, one bad one skipped, restartable.
+
+    DST/shapes/<category>/<shape_id>.npz    the octrees
+    DST/train.jsonl, val.jsonl, test.jsonl  which belongs to which part, a JSON object a line
+    DST/prepare.json                        the settings and the counts
+    DST/failures.json                       what could not be made and why, if anything
+    DST/journal.jsonl                       what has been made; by it a stopped run goes on
+
+A shape is made again only if its source has changed since or its file is not as it was written. The
+manifests are written last, so that a folder with manifests is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ...errors import DdimxError, UsageError
+from ...files import sweep, write_bytes, write_json
+from ...progress import Progress
+from ...runs.lock import lock_folder
+from ...runs.run import only_ours, reporting
+from ...untrusted.names import all_inside, inside, relative
+from ...untrusted.text import parse_json, read_bytes, read_object, shown
+from .jobs import Job, Made, Settings, check_names, make_all
+from .lists import PARTS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: the shapes that are there, in the jobs' order, and the failures.
+
+    Attributes:
+        found: how many of ``made`` were there before.
+    """
+
+    made: tuple[Made, ...]
+    failed: tuple[Made, ...]
+    found: int
+
+
+class ShapeSet:
+    """A folder of octrees on its way."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        """Look at nothing yet."""
+        self.folder, self.settings = folder, settings
+        self._record, self._journal = folder / "prepare.json", folder / "journal.jsonl"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process that writes into the folder, from the first shape to the manifests.
+
+        Raises:
+            UsageError: it is no folder, or another process writes there.
+            DdimxError: it cannot be made, or written within.
+        """
+        self._check_folder()
+        with lock_folder(self.folder), reporting(self.folder):
+            yield
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        *,
+        workers: int,
+        progress: Progress,
+        overwrite: bool = False,
+    ) -> Outcome:
+        """Make what is not there yet.
+
+        Raises:
+            UsageError: two jobs of one name, or a folder that holds something else.
+            DdimxError: a name in the journal or of a job that leads out of the folder (then nothing
+                is touched), none could be made, nothing can be written, or a process died.
+        """
+        check_names(jobs)
+        for job in jobs:
+            relative(job.file, job.origin)
+        self._check_places(jobs)
+        with reporting(self.folder):
+            entries = self._begun(overwrite)
+            there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
+            self._drop(set(entries) - {job.file for job in jobs})
+            progress.start("octrees", len(jobs), len(there))
+            results = self._make([job for job in jobs if job.file not in there], workers, progress)
+            old = [Made(job, there[job.file]) for job in jobs if job.file in there]
+            return self._outcome(jobs, [*old, *results], len(there))
+
+    def finish(self, outcome: Outcome, parts: Sequence[str], about: dict[str, Any]) -> None:
+        """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``.
+
+        The journal is brought into the jobs' order, so that a set does not show in which order its
+        shapes were made: by how many processes, and where they were stopped.
+
+        Raises:
+            DdimxError: they cannot be written.
+        """
+        lines: dict[str, list[str]] = {part: [] for part in PARTS}
+        for made, part in zip(outcome.made, parts, strict=True):
+            lines[part].append(json.dumps(row(made), ensure_ascii=False) + "\n")
+        entries = [json.dumps(made.entry) + "\n" for made in outcome.made]
+        counts = {part: len(text) for part, text in lines.items()}
+        with reporting(self.folder):
+            write_bytes(self._journal, "".join(entries).encode())
+            for part, text in lines.items():
+                write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
+            write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
+
+    def _check_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is there and is no folder; give another name")
+
+    def _check_places(self, jobs: Sequence[Job]) -> None:
+        """Refuse to write, or to remove, anywhere else than in the folder.
+
+        Somebody else may have made it: with a journal that names other files, or with symbolic
+        links where this run would write.
+        """
+        if not self.folder.is_dir():
+            return
+        all_inside(self.folder, [job.file for job in jobs], self.folder)
+        all_inside(self.folder, self._entries(), self._journal)
+        inside(self.folder, self._journal.name, self.folder)  # it is appended to
+
+    def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
+        """Return the journal of an earlier run that this one continues, by file."""
+        self._check_folder()
+        entries = self._entries()
+        if self._record.is_file():
+            # What an earlier version did not record was as it is by default.
+            known = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+            settings = known | _settings_in(self._record)
+            if settings != asdict(self.settings):
+                if not overwrite:
+                    raise UsageError(_difference(self.folder, settings, asdict(self.settings)))
+                self._drop(set(entries))
+                self._journal.unlink(missing_ok=True)
+                entries = {}
+        elif self.folder.exists() and not only_ours(self.folder):
+            raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
+        self._sweep()
+        for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        write_json(self._record, {"settings": asdict(self.settings)})
+        return entries
+
+    def _sweep(self) -> None:
+        """Remove what a process that was stopped had in its hands."""
+        for folder in (self.folder, *self.folder.glob("shapes/*")):
+            if not folder.is_symlink() or folder == self.folder:
+                sweep(folder)
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        """Read the journal; of two lines for one file the later one counts.
+
+        A line that is no JSON (the last one, after a kill) is passed over.
+        """
+        entries, names = {}, []
+        try:
+            lines = read_bytes(self._journal).splitlines()
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise DdimxError(f"{self._journal}: {error}") from None
+        for line in lines:
+            with suppress(ValueError):
+                entry = parse_json(line)
+                if isinstance(entry, dict) and "file" in entry:
+                    names.append(entry["file"])
+                    if isinstance(entry["file"], str):
+                        entries[entry["file"]] = entry
+        all_inside(self.folder, names, self._journal)
+        return entries
+
+    def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the journal's entry of a shape that need not be made again."""
+        entry, path = entries.get(job.file), self.folder / job.file
+        if entry is None or not _is_whole(entry) or entry["stamp"] != job.stamp:
+            return None
+        return entry if path.is_file() and path.stat().st_size == entry["bytes"] else None
+
+    def _drop(self, files: set[str]) -> None:
+        """Remove shapes that an earlier run made and this one does not want."""
+        for path in all_inside(self.folder, sorted(files), self._journal):
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                path.parent.rmdir()
+
+    def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
+        results: list[Made] = []
+        if not jobs:
+            return results
+        try:
+            with (
+                self._journal.open("a", encoding="utf-8") as journal,
+                closing(make_all(jobs, self.settings, self.folder, workers)) as coming,
+            ):
+                if journal.tell():
+                    journal.write("\n")  # after a line that was cut off
+                for made in coming:
+                    results.append(made)
+                    if made.entry is None:
+                        progress.say(f"skipped: {made.reason}")
+                    else:
+                        journal.write(json.dumps(made.entry) + "\n")
+                        journal.flush()
+                    progress.advance(note=made.job.category)
+        finally:
+            self._sweep()
+        return results
+
+    def _outcome(self, jobs: Sequence[Job], results: list[Made], found: int) -> Outcome:
+        by_file = {made.job.file: made for made in results}
+        ordered = [by_file[job.file] for job in jobs]
+        failed = tuple(made for made in ordered if made.entry is None)
+        if failed:
+            write_json(
+                self.folder / "failures.json",
+                [{"source": made.job.origin, "reason": made.reason} for made in failed],
+            )
+        if len(failed) == len(ordered):
+            raise DdimxError(
+                f"none of {len(failed)} shapes could be made; the first: {failed[0].reason}"
+            )
+        return Outcome(tuple(made for made in ordered if made.entry is not None), failed, found)
+
+
+def row(made: Made) -> dict[str, Any]:
+    """Return a shape's line in a manifest."""
+    assert made.entry is not None
+    job = made.job
+    counts = {key: made.entry[key] for key in ("nodes", "leaves")}
+    named = {"file": job.file, "category": job.category, "shape_id": job.shape_id}
+    return named | counts | {"source": job.origin} | job.about
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Whether a journal's line says all that a manifest's row needs."""
+    numbers = (entry.get(key) for key in ("bytes", "nodes", "leaves"))
+    return isinstance(entry.get("stamp"), str) and all(type(number) is int for number in numbers)
+
+
+def _settings_in(record: Path) -> dict[str, Any]:
+    try:
+        settings = read_object(record)["settings"]
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are not an object")
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"{record} is no record of a prepared set ({error})") from None
+    return settings
+
+
+def _difference(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> str:
+    changed = [key for key in new if old.get(key) != new[key]]
+    words = ", ".join(f"{key} {shown(old.get(key))} instead of {new[key]}" for key in changed)
+    return f"{folder} was prepared with {words}; give --overwrite to make it again, or another name"

@@ -1,0 +1,1 @@
+"""FID, the Fréchet inception distance."""

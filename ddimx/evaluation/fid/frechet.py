@@ -1,0 +1,154 @@
+"""The Fréchet distance of two normals, and the statistics it is taken of, in float64.
+
+FID (Heusel et al., arXiv 1706.08500, equation 6) is
+``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` of the means and covariances of features.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DdimxError
+from ...files import whole_file
+from ...untrusted.arrays import read_npz
+from ...untrusted.text import parse_json, shortened
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean and covariance of a set's features.
+
+    Attributes:
+        mean: float64 [D]; covariance: float64 [D, D], with divisor count - 1.
+        count: how many images; 0 where a file of another program does not say.
+        about: which images, which preprocessing, which feature network.
+    """
+
+    mean: Array
+    covariance: Array
+    count: int
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Accumulator:
+    """Mean and covariance of features that arrive in batches, without keeping them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = np.zeros(0)
+        self._scatter = np.zeros((0, 0))
+
+    def add(self, features: npt.ArrayLike) -> None:
+        """Add features [B, D] (Chan's update, which loses no digits to a large mean)."""
+        batch = np.asarray(features, dtype=np.float64)
+        n, mean = len(batch), batch.mean(axis=0)
+        centred = batch - mean
+        if not self.count:
+            self._mean, self._scatter = np.zeros_like(mean), np.zeros((len(mean), len(mean)))
+        total = self.count + n
+        delta = mean - self._mean
+        self._scatter += centred.T @ centred
+        self._scatter += np.outer(delta, delta) * (self.count * n / total)
+        self._mean = self._mean + delta * (n / total)
+        self.count = total
+
+    def statistics(self, about: dict[str, Any]) -> Statistics:
+        """Return what was added.
+
+        Raises:
+            DdimxError: fewer than two images, or features that are not finite.
+        """
+        if self.count < 2:
+            raise DdimxError(f"{about.get('images', 'images')}: a covariance needs two images")
+        if not (np.isfinite(self._mean).all() and np.isfinite(self._scatter).all()):
+            raise DdimxError(f"{about.get('images', 'images')}: features are not finite")
+        return Statistics(self._mean, self._scatter / (self.count - 1), self.count, about)
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """Return the squared Fréchet distance.
+
+    The root's trace is that of ``A B A`` with A the root of a's covariance: a symmetric matrix,
+    whose eigenvalues are real whatever the rank.
+
+    Raises:
+        DdimxError: features of different lengths.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise DdimxError(f"features of {len(a.mean)} and of {len(b.mean)} numbers do not compare")
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ b.covariance @ root)
+    overlap = np.sqrt(np.maximum(product, 0)).sum()
+    difference = a.mean - b.mean
+    traces = np.trace(a.covariance) + np.trace(b.covariance)
+    return max(float(difference @ difference + traces - 2 * overlap), 0.0)
+
+
+def write_statistics(path: Path, statistics: Statistics, *, replace: bool = True) -> None:
+    """Write ``mu``, ``sigma`` (as pytorch-fid names them), ``count`` and ``about``, a JSON text.
+
+    ``replace`` is as in :func:`ddimx.files.whole_file`.
+    """
+    arrays = {
+        "mu": statistics.mean,
+        "sigma": statistics.covariance,
+        "count": np.array(statistics.count),
+        "about": np.array(json.dumps(statistics.about, ensure_ascii=False)),
+    }
+    with whole_file(path, replace=replace) as part, part.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Read statistics, ours or another program's with ``mu`` and ``sigma``.
+
+    Raises:
+        DdimxError: no such file, or arrays that are no mean and covariance.
+    """
+    arrays = npz_arrays(path, ("mu", "sigma", "count", "about"), copies=2)  # as float64
+    mean, covariance = arrays.get("mu"), arrays.get("sigma")
+    if mean is None or covariance is None:
+        raise DdimxError(f"{path}: holds no 'mu' and 'sigma'")
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise DdimxError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)}")
+    if mean.dtype.kind not in "iuf" or covariance.dtype.kind not in "iuf":
+        raise DdimxError(f"{path}: mu and sigma are {mean.dtype} and {covariance.dtype}")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DdimxError(f"{path}: mu or sigma is not finite")
+    try:
+        about = parse_json(str(arrays["about"].item())) if "about" in arrays else {}
+        count = int(arrays["count"].item()) if "count" in arrays else 0
+        if not isinstance(about, dict):
+            raise ValueError("'about' is not a mapping")
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = shortened(str(error))
+        raise DdimxError(f"{path}: 'about' or 'count' is damaged ({reason})") from None
+    return Statistics(mean, covariance, count, about)
+
+
+def npz_arrays(path: Path, names: Collection[str], copies: int = 1) -> dict[str, Any]:
+    """Return those arrays of an .npz that have these names; nothing is unpickled.
+
+    Args:
+        copies: how many times their size is held at once while they are worked on.
+
+    Raises:
+        DdimxError: no such file, or not an .npz of plain arrays.
+    """
+    try:
+        return read_npz(path, names, copies)
+    except FileNotFoundError:
+        raise DdimxError(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None

@@ -1,0 +1,1 @@
+"""Likelihoods: the variational bound and the probability flow's."""

@@ -1,0 +1,203 @@
+"""Bits per dimension of images: the variational bound and the flow's likelihood of a model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.arrays import Integers
+from ...data.images.sources import ImageSource
+from ...errors import DdimxError, UsageError
+from ...noise import Noise
+from ...progress import Progress
+from ...solvers.ddpm import Variance
+from ...weights.model import Model
+from .bits import Array, Figure, Levels, dequantized, levels, rademacher
+from .bound import Bound, variational_bound
+from .examples import batches, facts, spread
+from .flow import Angles, Hutchinson, flow_log_density
+from .predictor import Predictor
+from .published import CIFAR10_BITS
+
+
+@dataclass(frozen=True)
+class NllSettings:
+    """How bits are measured.
+
+    Attributes:
+        terms: how many middle terms of the bound are evaluated per image; 0 leaves the bound out.
+        flow_steps: Runge-Kutta steps of the flow, four calls each; 0 leaves the flow out.
+        probes: probes of the divergence's estimate.
+        clip: bound of the predicted x0 in the variational bound, or None.
+    """
+
+    count: int
+    seed: int = 0
+    terms: int = 100
+    flow_steps: int = 20
+    probes: int = 1
+    variance: Variance = "large"
+    clip: float | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch_size < 1 or self.probes < 1:
+            raise UsageError("count, batch-size and probes must be at least 1")
+        if self.terms < 0 or self.flow_steps < 0 or not self.terms + self.flow_steps:
+            raise UsageError("nothing to measure: give --terms or --flow-steps above 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Nll:
+    """Bits per dimension of every image, float64 [N], and how they came about.
+
+    ``parts`` maps "bound", its "prior", "middle" and "decoder", and "flow" to what was measured.
+    """
+
+    facts: dict[str, Any]
+    images: Integers
+    parts: dict[str, Array]
+
+    def figures(self) -> dict[str, Figure]:
+        """Return mean and standard error of every part."""
+        return {name: Figure.of(values) for name, values in self.parts.items()}
+
+    def table(self) -> tuple[tuple[str, Integers], dict[str, Array]]:
+        """Return the images' numbers under their name, and every part's bits."""
+        return ("image", self.images), self.parts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the single images as JSON values."""
+        figures = {name: asdict(figure) for name, figure in self.figures().items()}
+        return {**self.facts, "bits_per_dimension": figures}
+
+    def in_words(self) -> list[str]:
+        """Return the result for people, with the published figures where there are any."""
+        figures, count = self.figures(), len(self.images)
+        lines = []
+        if "bound" in figures:
+            split = ", ".join(f"{name} {figures[name].mean:.3f}" for name in _BOUND_PARTS)
+            lines.append(f"variational bound: {figures['bound']} bits/dim ({split})")
+        if "flow" in figures:
+            lines.append(f"probability flow:  {figures['flow']} bits/dim")
+        lines.append(f"{count} images; ± is the standard error of the mean over them")
+        for p in self.facts.get("published", []):
+            sign = "<= " if p["bound"] else ""
+            lines.append(f"published: {p['what']}: {sign}{p['bits']:.2f} ({p['source']})")
+        return lines
+
+
+_BOUND_PARTS = ("prior", "middle", "decoder")
+
+
+def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Progress) -> Nll:
+    """Measure ``count`` images, spread evenly over ``source``.
+
+    An image's noise is that of its number in the source: neither the batch size nor the other
+    images change its bits, beyond the rounding of convolutions.
+
+    Raises:
+        UsageError: no images, or a model whose likelihood is not defined here.
+        DdimxError: a network that returned something that is not finite.
+    """
+    if not len(source):
+        raise UsageError("this part of the data has no images; see --split")
+    if len(model.process.shape) != 3:
+        raise UsageError(f"model '{model.name}' does not make images")
+    numbers = spread(len(source), settings.count)
+    progress.start("bits per dimension", len(numbers) * _calls(model, settings))
+    found: dict[str, list[Array]] = {}
+    for part in batches(len(numbers), settings.batch_size):
+        for name, bits in _measure(model, source, settings, numbers[part], progress).items():
+            found.setdefault(name, []).append(bits)
+    progress.stop()
+    parts = {name: np.concatenate(values) for name, values in found.items()}
+    for name, values in parts.items():
+        if not np.isfinite(values).all():
+            raise DdimxError(
+                f"{name}: the bits of image {numbers[~np.isfinite(values)][0]} are "
+                "not finite; try --dtype fp32"
+            )
+    return Nll(_facts(model, source, settings, len(numbers)), numbers, parts)
+
+
+def _measure(
+    model: Model, source: ImageSource, settings: NllSettings, part: Integers, progress: Progress
+) -> dict[str, Array]:
+    """Return the bits per dimension of the images of these numbers."""
+    batch = levels(torch.from_numpy(source.images(part)), model.config.data)
+    labels = None
+    if model.process.num_classes and source.labels is not None:
+        labels = torch.from_numpy(source.labels[part])
+    predictor, images = Predictor(model, labels), torch.from_numpy(part)
+    per_dim = 1 / (math.log(2) * batch.centre[0].numel())
+    bits: dict[str, Array] = {}
+    if settings.terms:
+        bound = _bound(model, predictor, batch, settings, images, progress)
+        bits |= {"bound": bound.total * per_dim}
+        bits |= {name: getattr(bound, name) * per_dim for name in _BOUND_PARTS}
+    if settings.flow_steps:
+        nats = _flow(model, predictor, batch, settings, images, progress)
+        bits["flow"] = -nats * per_dim - batch.bits_of_bin
+    return bits
+
+
+@torch.no_grad()
+def _bound(
+    model: Model,
+    predictor: Predictor,
+    batch: Levels,
+    settings: NllSettings,
+    images: Tensor,
+    progress: Progress,
+) -> Bound:
+    return variational_bound(
+        predictor.x0,
+        model.process.schedule,
+        batch,
+        Noise(settings.seed),
+        images,
+        variance=settings.variance,
+        terms=settings.terms,
+        clip=settings.clip,
+        after_term=progress.advance,
+    )
+
+
+def _flow(
+    model: Model,
+    predictor: Predictor,
+    batch: Levels,
+    settings: NllSettings,
+    images: Tensor,
+    progress: Progress,
+) -> Array:
+    noise, angles = Noise(settings.seed), Angles(model.process.schedule)
+    shape = tuple(batch.centre.shape[1:])
+    probes = [rademacher(noise, images, shape, k) for k in range(settings.probes)]
+    return flow_log_density(
+        lambda x, theta: predictor.velocity(x, angles.time(theta)),
+        Hutchinson(probes),
+        dequantized(batch, noise, images),
+        angles,
+        settings.flow_steps,
+        progress.advance,
+    )
+
+
+def _calls(model: Model, settings: NllSettings) -> int:
+    """Return the network calls per image."""
+    middle = min(settings.terms, model.process.schedule.num_timesteps - 1)
+    return (middle + 1 if settings.terms else 0) + 4 * settings.flow_steps
+
+
+def _facts(model: Model, source: ImageSource, settings: NllSettings, count: int) -> dict[str, Any]:
+    found = facts(model, source, settings, count)
+    if model.config.data.dataset.upper() == "CIFAR10":
+        found["published"] = [asdict(p) for p in CIFAR10_BITS]
+    return found

@@ -1,0 +1,1 @@
+"""The errors of solvers against a reference, and plans searched for one model."""

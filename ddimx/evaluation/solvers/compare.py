@@ -1,0 +1,99 @@
+"""How far solvers are from the reference at a number of evaluations, from the same x_T."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...errors import UsageError
+from ...sampling.plans import times_for
+from ...sampling.settings import Settings
+from ...solvers.plan import Plan
+from ...solvers.registry import SOLVERS, SolverChoice, all_names, parse_solver
+from ...solvers.timesteps import SPACINGS
+from ...weights.model import Model
+from .reference import AfterRow, Reference, rmse, run_plan
+
+SAME_AS_DDIM = ("dpm++:1", "ipndm:1")
+DETERMINISTIC = tuple(
+    name
+    for name in all_names()
+    if not SOLVERS[parse_solver(name).kind].adds_noise and name not in SAME_AS_DDIM
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The error of x_0 for one solver, spacing and number of evaluations.
+
+    ``rmse`` is over all elements of all samples, in the network's range; ``worst`` is that of the
+    worst sample.
+    """
+
+    nfe: int
+    solver: str
+    spacing: str
+    rmse: float
+    worst: float
+
+
+def candidates(
+    model: Model, nfes: Sequence[int], solvers: Sequence[str], spacings: Sequence[str]
+) -> tuple[list[tuple[int, str, str, Plan]], list[str]]:
+    """Return (nfe, solver, spacing, plan) of all that exist, and why the others do not.
+
+    Raises:
+        UsageError: an unknown solver or spacing, or a solver that adds noise.
+    """
+    found, missing = [], []
+    for name in solvers:
+        if SOLVERS[parse_solver(name).kind].adds_noise:
+            raise UsageError(f"{name} adds noise: its x_0 is no approximation of one result")
+    total = model.process.schedule.num_timesteps
+    for nfe in nfes:
+        for solver in solvers:
+            for spacing in spacings:
+                try:
+                    times = times_for(nfe, solver, spacing, total)
+                except UsageError as error:
+                    if spacing not in SPACINGS:
+                        raise
+                    missing.append(str(error))
+                    continue
+                plan = model.process.plan(SolverChoice(solver, eta=0.0), times)
+                found.append((nfe, solver, spacing, plan))
+    return found, missing
+
+
+def measure(
+    model: Model,
+    settings: Settings,
+    reference: Reference,
+    plans: Sequence[tuple[int, str, str, Plan]],
+    after_row: AfterRow | None = None,
+    done: Callable[[Measured], None] | None = None,
+) -> list[Measured]:
+    """Run every plan from the reference's x_T; ``done`` is called after each."""
+    results = []
+    for nfe, solver, spacing, plan in plans:
+        x0 = run_plan(model, settings, plan, after_row)
+        worst = (x0 - reference.x0).square().flatten(1).mean(1).max().sqrt()
+        results.append(Measured(nfe, solver, spacing, rmse(x0, reference.x0), float(worst)))
+        if done is not None:
+            done(results[-1])
+    return results
+
+
+def best_of(results: Sequence[Measured]) -> dict[int, Measured]:
+    """Return the result of least error for every number of evaluations."""
+    best: dict[int, Measured] = {}
+    for result in results:
+        if result.nfe not in best or result.rmse < best[result.nfe].rmse:
+            best[result.nfe] = result
+    return best
+
+
+def as_json(result: Measured) -> dict[str, Any]:
+    """Return a result as JSON values."""
+    return asdict(result)

@@ -1,0 +1,70 @@
+"""Measured errors as a table, a CSV file and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image
+from rich.table import Table
+
+from ..chart import Level, line_chart
+from .compare import Measured, best_of
+
+
+def error_table(results: Sequence[Measured]) -> Table:
+    """Return one row for every solver and spacing, one column for every number of evaluations.
+
+    The least error of a column is marked with a star.
+    """
+    nfes = sorted({r.nfe for r in results})
+    best = best_of(results)
+    cells = {(r.solver, r.spacing, r.nfe): r for r in results}
+    table = Table(title="RMSE of x_0 to the reference, by network evaluations", box=None)
+    for name in ("solver", "spacing"):
+        table.add_column(name)
+    for nfe in nfes:
+        table.add_column(str(nfe), justify="right")
+    for solver, spacing in dict.fromkeys((r.solver, r.spacing) for r in results):
+        found = [cells.get((solver, spacing, nfe)) for nfe in nfes]
+        shown = [
+            "-" if r is None else f"{r.rmse:.4f}{'*' if r is best[r.nfe] else ' '}" for r in found
+        ]
+        table.add_row(solver, spacing, *shown)
+    return table
+
+
+def csv_text(results: Sequence[Measured]) -> str:
+    """Return the results as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["nfe", "solver", "spacing", "rmse", "worst_sample"])
+    for r in results:
+        writer.writerow([r.nfe, r.solver, r.spacing, f"{r.rmse:.6g}", f"{r.worst:.6g}"])
+    return text.getvalue()
+
+
+def plot(results: Sequence[Measured], floor: float) -> Image.Image:
+    """Draw error against evaluations, both logarithmic: for each solver its best spacing.
+
+    ``floor`` is the reference's own error, a dashed line where it lies within the picture.
+    """
+    lines = {name: [(r.nfe, r.rmse) for r in line] for name, line in _lines(results).items()}
+    own = Level(floor, "reference's own error")
+    return line_chart(lines, "RMSE of x_0 to the reference", levels=[own])
+
+
+def _lines(results: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """Return each solver's results with the spacing of least mean log error."""
+    groups: dict[str, dict[str, list[Measured]]] = {}
+    for r in results:
+        groups.setdefault(r.solver, {}).setdefault(r.spacing, []).append(r)
+    chosen = {}
+    for solver, spacings in groups.items():
+        most = max(len(line) for line in spacings.values())
+        whole = {name: line for name, line in spacings.items() if len(line) == most}
+        best = min(whole, key=lambda n: sum(math.log(r.rmse + 1e-30) for r in whole[n]))
+        chosen[f"{solver}, {best}"] = sorted(whole[best], key=lambda r: r.nfe)
+    return chosen

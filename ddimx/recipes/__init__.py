@@ -1,0 +1,1 @@
+"""How the data of the shipped models are made."""

@@ -1,0 +1,1 @@
+"""The training set of the shipped emoji model: ``ddimx prepare emoji``."""

@@ -1,0 +1,1 @@
+"""The training set of the shipped furniture model: ``ddimx prepare furniture``."""

@@ -1,0 +1,142 @@
+"""Which category a piece of furniture belongs to, and which pieces are variants of one another.
+
+Sweet Home 3D's own categories are rooms. Here the English name decides, by the first rule that
+fits; ``OVERRIDES`` names the items whose name misleads. An item without a category (clothes, tools,
+plugs, food) is left out, as are flat ones: rugs, doors and windows, which are all one panel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from ...octree.geometry import iou
+from ...octree.tree import Octree
+from .sweethome import Item
+
+ALIKE, ALIKE_DEPTH = 0.6, 5  # intersection over union at this depth from which two are variants
+FLAT = 0.03  # the least side, as a share of the longest: a cell or two at depth 6
+
+CATEGORIES = (
+    *("chair", "table", "sofa", "bed", "bench", "cabinet", "lamp", "bath", "appliance"),
+    *("plant", "vessel", "vehicle", "person"),
+)
+
+# The first pattern found in the name decides. "" is no category.
+_RULES: tuple[tuple[str, str], ...] = (
+    (
+        "",
+        r"fan$|bat$|remote|keyboard|camera|tablet|phone|\bhouse|model|knife|ottoman|puff|wheelchair",
+    ),
+    ("", r"candle|flashlight|fluorescent|clock|joystick|scale$|intercom|elevator$|abdominal"),
+    ("bath", r"bath$|bathtub|toilets unit|urinal|bidet|washbasin|lavatory|vanity|basin$|jacuzzi"),
+    ("bath", r"shower stall"),
+    ("cabinet", r"bedside|changing table|dressing table|wardrobe|cupboard|cabinet|drawers|chest$"),
+    ("cabinet", r"bookcase|shelves|island|tv stand|locker|^safe$|trunck|living room|^sink$"),
+    ("bench", r"bench$|bank$|beach chair|deck chair|lounge|relax chair|hammock"),
+    ("bed", r"\bbed$|crib|futon$|opened convertible"),
+    ("sofa", r"sofa|couch"),
+    ("chair", r"chair|stool|class seat"),
+    ("table", r"\btable\b|desk$|workbench"),
+    ("", r"\bwindow\b|\bdoor\b"),
+    ("person", r"male$|boy$|girl$"),
+    (
+        "vehicle",
+        r"\bbus$|chevrolet|sedan|ford focus|peugeot|renault|^suv$|seat leon|smart car|beetle",
+    ),
+    ("vehicle", r"truck|^van$|^scooter|bicycle|^bike$|tricycle|yamaha|fork lift|rowboat"),
+    ("vessel", r"\b(bottle|glass|cup|mug|bowl|jar|pottery|vase|pot|flacon|creamer|sugar|kettle)$"),
+    ("vessel", r"^boiler|coffee press|teapot|large pan|barrel|dustbin|trash ?can"),
+    ("appliance", r"^apple im|^speaker|stereo|printer|^radio$"),
+    ("plant", r"plant$|tree$|cactus|yucca|bamboo|tulips|orchids|lily$|spathiphyllum|flowers"),
+)
+_BY_ROOM = {"Lights": "lamp"}
+_BY_TAG = {"Tree": "plant", "Plant": "plant", "Flowers": "plant", "Appliance": "appliance"}
+
+OVERRIDES = {
+    "blend-swap-cc-by-workbench": "table",
+    "scopia-ext-chair": "sofa",  # two seats wide
+    "scopia-box-room": "cabinet",
+    "scopia-office-box": "cabinet",
+}
+
+
+def category_of(item: Item) -> str | None:
+    """Return an item's category, one of ``CATEGORIES``, or None if it has none or is flat."""
+    if min(item.size) < FLAT * max(item.size):
+        return None
+    if item.shape_id in OVERRIDES:
+        return OVERRIDES[item.shape_id]
+    name = item.name.lower()
+    for category, pattern in _RULES:
+        if re.search(pattern, name):
+            return category or None
+    by_tag = next((_BY_TAG[tag] for tag in item.tags if tag in _BY_TAG), None)
+    return _BY_ROOM.get(item.room, by_tag)
+
+
+def families(
+    items: Sequence[Item], categories: Sequence[str], trees: Sequence[Octree]
+) -> list[int]:
+    """Return a number for each item that variants of one design share.
+
+    Two items of one category are variants if they come from one published work, if they are of one
+    library and differ in their names by what follows the first digit ("concept-sedan-01v1",
+    "concept-sedan-02"), or if they occupy nearly the same cells (see ``ALIKE``).
+    """
+    parent = list(range(len(items)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    def join(i: int, j: int) -> None:
+        a, b = root(i), root(j)
+        parent[max(a, b)] = min(a, b)
+
+    named: dict[tuple[str, ...], int] = {}
+    cells: dict[str, list[tuple[int, Octree]]] = {}
+    for i, (item, category, tree) in enumerate(zip(items, categories, trees, strict=True)):
+        library, _, name = item.key.partition("#")
+        stem = re.split(r"[\W_]*\d", name.lower())[0] or name
+        join(i, named.setdefault((category, "named", library, stem), i))
+        if item.credit.url:
+            join(i, named.setdefault((category, "work", item.credit.url), i))
+        own = tree.coarser(min(tree.depth, ALIKE_DEPTH))
+        others = cells.setdefault(category, [])
+        for j, other in others:
+            if iou(own, other) >= ALIKE:
+                join(i, j)
+        others.append((i, own))
+    return [root(i) for i in range(len(items))]
+
+
+def split_families(names: Sequence[str], groups: Sequence[int], held_out: float) -> list[str]:
+    """Return "train", "val" or "test" for each item of one category, families together.
+
+    Args:
+        names: what identifies the items; their hashes decide, not their order.
+        groups: each item's family.
+        held_out: the share that goes to each of val and test: at least one item, if that leaves
+            anything to train on. Families that do not fit go to train.
+    """
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    parts = ["train"] * len(names)
+    share = max(1, round(held_out * len(names))) if len(names) > 2 else 0
+    room = {"val": share, "test": share}
+    for family in sorted(members.values(), key=lambda own: min(_digest(names[i]) for i in own)):
+        for part, left in room.items():
+            if len(family) <= left:
+                room[part] -= len(family)
+                for i in family:
+                    parts[i] = part
+                break
+    return parts
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()

@@ -1,0 +1,92 @@
+"""A set of octrees from Sweet Home 3D's libraries: which items, in which part, with whose names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ...data.shapes.jobs import Job
+from ...data.shapes.prepare import Outcome
+from ...errors import UsageError, unknown
+from ...octree.file import read_shape
+from .categories import CATEGORIES, category_of, families, split_families
+from .sweethome import Item, Library, read_item
+
+HELD_OUT = 0.075  # of each category, for each of val and test
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An item that is taken, with its category."""
+
+    item: Item
+    category: str
+
+
+def choose(libraries: Sequence[Library], wanted: Sequence[str]) -> list[Piece]:
+    """Return the items that have a category: one of ``wanted``, or any if that is empty.
+
+    Raises:
+        UsageError: an unknown category, or no item of those wanted.
+    """
+    for name in wanted:
+        if name not in CATEGORIES:
+            raise unknown("category", name, CATEGORIES)
+    taken = [
+        Piece(item, category)
+        for library in libraries
+        for item in library.items
+        if (category := category_of(item)) and (not wanted or category in wanted)
+    ]
+    if not taken:
+        raise UsageError("the libraries hold no furniture of these categories")
+    return taken
+
+
+def jobs_of(pieces: Sequence[Piece]) -> list[Job]:
+    """Return what makes them."""
+    return [
+        Job(
+            category=piece.category,
+            shape_id=piece.item.shape_id,
+            origin=f"{piece.item.library.name}: {piece.item.model}",
+            stamp=piece.item.checksum,
+            read=partial(read_item, piece.item),
+            size=piece.item.model_size,
+            about={
+                "name": piece.item.name,
+                "creator": piece.item.credit.creator,
+                "licence": piece.item.credit.licence,
+                "url": piece.item.credit.url,
+            },
+        )
+        for piece in pieces
+    ]
+
+
+def made_pieces(pieces: Sequence[Piece], outcome: Outcome) -> list[Piece]:
+    """Return those that were made, in the order of ``outcome.made``."""
+    by_file = {job.file: piece for piece, job in zip(pieces, jobs_of(pieces), strict=True)}
+    return [by_file[made.job.file] for made in outcome.made]
+
+
+def parts_of(pieces: Sequence[Piece], folder: Path, outcome: Outcome) -> list[str]:
+    """Return the part of each shape that was made: variants together, each category in its share.
+
+    Args:
+        pieces: as ``made_pieces`` returns them.
+        folder: the set, from which the shapes are read.
+    """
+    trees = [read_shape(folder / made.job.file).tree for made in outcome.made]
+    items, categories = [p.item for p in pieces], [p.category for p in pieces]
+    groups = families(items, categories, trees)
+    parts = [""] * len(pieces)
+    for category in set(categories):
+        own = [i for i, name in enumerate(categories) if name == category]
+        names = [items[i].shape_id for i in own]
+        split = split_families(names, [groups[i] for i in own], HELD_OUT)
+        for i, part in zip(own, split, strict=True):
+            parts[i] = part
+    return parts

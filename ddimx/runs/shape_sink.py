@@ -1,0 +1,74 @@
+"""Where drawn octrees go: one token file each, and a contact sheet of what they look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ..errors import UsageError
+from ..octree.file import Shape, read_shape, write_shape
+from ..octree.tree import Octree
+from ..splats.preview.render import render_thumbnail
+
+FORMAT = "npz"
+PICTURE = 192  # pixels of a shape on the contact sheet
+_NAME = re.compile(rf"^(\d{{6,}})\.{FORMAT}$")
+
+
+def check_format(kind: str, name: str) -> None:
+    """Raise UsageError unless the model of that name can write this format."""
+    if kind != FORMAT:
+        raise UsageError(
+            f"--format {kind}: '{name}' draws octrees, which are written as {FORMAT}; "
+            "--export writes splats beside them"
+        )
+
+
+class ShapeSink:
+    """One token file for every shape, named by its index: ``000007.npz``."""
+
+    def __init__(self, folder: Path, kind: str, model: str, classes: Sequence[str]) -> None:
+        """Write to ``folder`` what the model of that name and with these classes draws.
+
+        Raises:
+            UsageError: a format for images.
+        """
+        check_format(kind, model)
+        self._folder, self._classes = folder, tuple(classes)
+
+    def done(self) -> set[int]:
+        """Return the indices whose files exist; files are written whole."""
+        if not self._folder.is_dir():
+            return set()
+        return {int(m[1]) for p in self._folder.iterdir() if (m := _NAME.match(p.name))}
+
+    def write(
+        self, indices: Sequence[int], samples: Sequence[Octree], labels: Tensor | None
+    ) -> None:
+        """Write one file for every tree, with its class and its identity."""
+        names = [""] * len(samples)
+        if labels is not None:
+            known = (*self._classes, "")
+            names = [known[label] for label in labels.tolist()]
+        for index, tree, category in zip(indices, samples, names, strict=True):
+            write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))
+
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Return the files' names; they are final already."""
+        return [self._path(i).name for i in indices]
+
+    def tidy(self) -> None:
+        """Remove nothing."""
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Return pictures of the shapes, uint8 [B, H, W, 3]."""
+        trees = [read_shape(self._path(i)).tree for i in indices]
+        return np.stack([render_thumbnail(tree, size=PICTURE) for tree in trees])
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:06d}.{FORMAT}"

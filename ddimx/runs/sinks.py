@@ -1,0 +1,279 @@
+"""Where samples go: one image file each, or one array for all. Every file is whole or absent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..config import DataConfig
+from ..errors import DdimxError, unknown
+from ..files import sweep, whole_file
+from ..pixels import to_bytes
+from ..untrusted.arrays import map_npy, read_npz
+from ..untrusted.names import inside
+
+IMAGE_FORMATS = ("png", "webp")
+ARRAY_FORMATS = ("npz", "npy", "adm")
+FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
+PARTS, JOINED = "parts", "joined.npy"
+_PART = re.compile(r"^\d{8,}-\d+\.npz$")
+
+
+class Sink(Protocol):
+    """Takes samples by index, and knows which it has."""
+
+    def done(self) -> set[int]:
+        """Return the indices that are on disk."""
+        ...
+
+    def write(self, indices: Sequence[int], samples: Any, labels: Tensor | None) -> None:
+        """Store what the model drew: float32 [B, C, H, W] in its range, or octrees."""
+        ...
+
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Bring the run's files into their final form, if they are not, and return their names."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what is needed no longer, once the record says that the run is complete."""
+        ...
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Return samples of a finished run as uint8 [B, H, W, C]."""
+        ...
+
+
+def open_sink(kind: str, folder: Path, data: DataConfig, classes: Sequence[str]) -> Sink:
+    """Return the sink for a ``--format``.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    if kind in IMAGE_FORMATS:
+        return ImageSink(folder, data, kind)
+    if kind in ARRAY_FORMATS:
+        return ArraySink(folder, data, kind, classes)
+    raise unknown("format", kind, FORMATS)
+
+
+class ImageSink:
+    """One file for every sample, named by its index: ``000007.png``."""
+
+    def __init__(self, folder: Path, data: DataConfig, suffix: str) -> None:
+        self._folder, self._data, self._suffix = folder, data, suffix
+        self._name = re.compile(rf"^(\d{{6,}})\.{suffix}$")
+
+    def done(self) -> set[int]:
+        """Return the indices whose files exist; files are written whole."""
+        if not self._folder.is_dir():
+            return set()
+        return {int(m[1]) for p in self._folder.iterdir() if (m := self._name.match(p.name))}
+
+    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
+        """Encode and write one file for every sample."""
+        for index, picture in zip(indices, to_bytes(samples, self._data).numpy(), strict=True):
+            with whole_file(self._path(index)) as part:
+                as_image(picture).save(part, format=self._suffix.upper(), lossless=True)
+
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Return the files' names; they are final already."""
+        return [self._path(i).name for i in indices]
+
+    def tidy(self) -> None:
+        """Remove nothing."""
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Read images back, uint8 [B, H, W, C]."""
+        pictures = [np.asarray(Image.open(self._path(i))) for i in indices]
+        return np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:06d}.{self._suffix}"
+
+
+class NamedSink(ImageSink):
+    """One file for every sample of a run, under names of the caller's choice."""
+
+    def __init__(
+        self,
+        folder: Path,
+        data: DataConfig,
+        suffix: str,
+        names: Callable[[int], str],
+        indices: range,
+    ) -> None:
+        super().__init__(folder, data, suffix)
+        self._names, self._indices = names, indices
+
+    def done(self) -> set[int]:
+        """Return the indices whose files exist; files are written whole."""
+        return {i for i in self._indices if self._path(i).is_file()}
+
+    def _path(self, index: int) -> Path:
+        return self._folder / self._names(index)
+
+
+class ArraySink:
+    """One array file for all samples, collected batch by batch in a folder of parts.
+
+    ``npy``: float32 [N, C, H, W] in the network's range, not clamped. ``npz``: ``images`` uint8
+    [N, H, W, C] with ``labels`` and ``groups``, which ``ddimx train`` reads. ``adm``: ``arr_0``
+    (and ``arr_1``, the labels) as guided-diffusion's evaluator reads them.
+    """
+
+    def __init__(self, folder: Path, data: DataConfig, kind: str, classes: Sequence[str]) -> None:
+        self._folder, self._data, self._kind = folder, data, kind
+        self._classes = tuple(classes)
+        self._first = 0
+        self._final = folder / f"samples.{'npy' if kind == 'npy' else 'npz'}"
+
+    def done(self) -> set[int]:
+        """Return the indices in the parts; a finished file is known to the manifest."""
+        return {i for part in _parts(self._folder) for i in self._loaded(part)["indices"].tolist()}
+
+    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
+        """Write one part."""
+        inside(self._folder, PARTS, self._folder)
+        values = samples if self._kind == "npy" else to_bytes(samples, self._data)
+        path = self._folder / PARTS / f"{indices[0]:08d}-{len(indices)}.npz"
+        with whole_file(path) as part, part.open("wb") as stream:
+            np.savez(
+                stream,
+                indices=np.array(list(indices), dtype=np.int64),
+                values=values.numpy(),
+                labels=np.empty(0, np.int64) if labels is None else labels.cpu().numpy(),
+            )
+
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Join the parts in the order of the indices, unless the file is whole already.
+
+        The parts stay until :meth:`tidy`: if this process ends before the record says that the run
+        is complete, nothing has to be drawn again.
+        """
+        self._first = indices.start
+        if not whole:
+            with whole_file(self._final) as target:
+                self._join(indices, _parts(self._folder), target)
+        return [self._final.name]
+
+    def tidy(self) -> None:
+        """Remove the parts."""
+        remove_parts(self._folder)
+
+    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
+        """Return samples of the finished file as uint8 [B, H, W, C]."""
+        where = [i - self._first for i in indices]
+        name = "images" if self._kind == "npz" else "arr_0"
+        try:
+            if self._kind == "npy":
+                values = map_npy(self._final)
+            else:
+                values = read_npz(self._final, [name])[name]
+        except (OSError, ValueError, KeyError) as error:
+            raise DdimxError(f"{self._final}: not readable ({error})") from None
+        if not self._is_ours(values) or max(where, default=-1) >= len(values):
+            raise DdimxError(
+                f"{self._final}: {values.dtype} {list(values.shape)}, not this run's samples"
+            )
+        chosen = np.array(values[where])
+        if self._kind != "npy":
+            return chosen
+        return to_bytes(torch.from_numpy(chosen), self._data).numpy()
+
+    def _join(self, indices: range, parts: Sequence[Path], path: Path) -> None:
+        first = self._loaded(parts[0])
+        shape = (len(indices), *first["values"].shape[1:])
+        scratch = self._folder / PARTS / JOINED
+        joined = np.lib.format.open_memmap(scratch, "w+", first["values"].dtype, shape)
+        labels = np.zeros(len(indices) if len(first["labels"]) else 0, dtype=np.int64)
+        for part in parts:
+            arrays = self._loaded(part)
+            if arrays["values"].shape[1:] != shape[1:]:
+                raise DdimxError(f"{part}: not a part of this run; remove it")
+            wanted = [i in indices for i in arrays["indices"].tolist()]
+            where = arrays["indices"][wanted] - indices.start
+            joined[where] = arrays["values"][wanted]
+            if len(labels):
+                labels[where] = arrays["labels"][wanted]
+        joined.flush()
+        if self._kind == "npy":
+            del joined
+            shutil.move(scratch, path)
+            return
+        with path.open("wb") as stream:
+            np.savez(stream, **self._named(joined, labels))
+
+    def _is_ours(self, values: npt.NDArray[Any]) -> bool:
+        """Return whether an array may be of samples of this run."""
+        return values.ndim == 4 and values.dtype == (
+            np.float32 if self._kind == "npy" else np.uint8
+        )
+
+    def _loaded(self, path: Path) -> dict[str, npt.NDArray[Any]]:
+        """Read a part of the array: ``indices`` int64 [B], ``values``, ``labels`` int64 [B or 0].
+
+        Raises:
+            DdimxError: damaged, or of another run.
+        """
+        try:
+            arrays = read_npz(path, ("indices", "values", "labels"))
+            indices, values, labels = (arrays[n] for n in ("indices", "values", "labels"))
+        except (OSError, ValueError, KeyError) as error:
+            raise DdimxError(
+                f"{path}: a part of this run that cannot be read ({error}); remove it, and the "
+                "same command draws it again"
+            ) from None
+        whole = indices.dtype == labels.dtype == np.int64 and indices.ndim == labels.ndim == 1
+        if not (whole and self._is_ours(values) and len(values) == len(indices)) or (
+            len(labels) not in (0, len(indices))
+        ):
+            raise DdimxError(f"{path}: not a part of this run; remove it")
+        return arrays
+
+    def _named(self, images: Any, labels: Any) -> dict[str, Any]:
+        if self._kind == "adm":
+            return {"arr_0": images, **({"arr_1": labels} if len(labels) else {})}
+        named = {"images": images}
+        if len(labels) and labels.max() < len(self._classes):
+            named |= {"labels": labels, "groups": np.array(self._classes)}
+        return named
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the parts of an array, and their folder unless it holds something else.
+
+    Raises:
+        DdimxError: their folder is a symbolic link to another place; nothing is removed there.
+    """
+    for path in (*_parts(folder), folder / PARTS / JOINED):
+        path.unlink(missing_ok=True)
+    sweep(folder / PARTS)
+    try:
+        (folder / PARTS).rmdir()
+    except OSError:
+        if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
+            raise
+
+
+def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return pixels [H, W, 1 or 3] as an image, grey or RGB."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the parts of an array that was begun, in the order of their first index.
+
+    Raises:
+        DdimxError: their folder is a symbolic link to another place.
+    """
+    parts = inside(folder, PARTS, folder).glob("*.npz")
+    return sorted(path for path in parts if _PART.match(path.name))

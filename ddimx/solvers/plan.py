@@ -1,0 +1,216 @@
+"""A sampler as a table: one row for every step, all coefficients in float64.
+
+With ``x`` the state, ``y`` the point where the network is evaluated, ``out`` its raw output,
+``m_j`` the j-th last prediction (``m_0`` this row's epsilon or x0) and ``z`` unit noise, a row says
+
+    out = network(y, t)
+    x0  = clip(r y + s out);  eps = u y + v out
+    x'  = a x + w x0 + sum_j b_j m_j + c z
+    y'  = p x' + sum_j q_j m_j
+
+A row whose ``t`` is NaN calls no network and uses neither x0 nor m. The state goes from the time
+``t_from`` to ``t_to``; the network's ``t`` may differ from both. A run's result is the last y'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Prediction
+from ..errors import UsageError
+from ..kernels.update.columns import BY_DEPTH, NEUTRAL, SCALARS, Coefficients
+from .table import Columns, float32_sha256
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RowTimes:
+    """The times of a plan's rows, float64 [rows] each; -1 is clean data.
+
+    Attributes:
+        t: the time that the network is given; NaN where it is not called.
+        t_from, t_to: the times from and to which a row moves the state.
+    """
+
+    t: Array
+    t_from: Array
+    t_to: Array
+
+
+TIMES = tuple(f.name for f in fields(RowTimes))
+COLUMNS = (*TIMES, *SCALARS, *BY_DEPTH)  # all of a plan, in the order in which files have them
+
+
+@dataclass(frozen=True, eq=False)
+class Plan(Coefficients[Array], RowTimes):
+    """Every number that a sampling run needs besides the network and the noise.
+
+    The columns are those of :class:`RowTimes` and of
+    :class:`ddimx.kernels.update.columns.Coefficients`.
+
+    Attributes:
+        prediction: what the network's raw output is.
+        history: whether ``m_j`` are epsilon or x0 predictions.
+        clip: bound of x0 in every row, or None.
+        label: the solver and its arguments, for people.
+        notes: remarks for people.
+        inputs: what the table was computed from, as JSON values: the solver with its version and
+            options, and the times. None for a table that was given as numbers. Two plans of equal
+            inputs are the same plan, though their numbers differ in the last bit where two
+            machines computed them. Whoever changes the numbers adds to the inputs what was done.
+    """
+
+    prediction: Prediction
+    history: Literal["epsilon", "x0"] = "epsilon"
+    clip: float | None = None
+    label: str = ""
+    notes: tuple[str, ...] = ()
+    inputs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.t)
+        if not rows:
+            raise ValueError("a plan needs at least one row")
+        for name in (*TIMES, *SCALARS):
+            if getattr(self, name).shape != (rows,):
+                raise ValueError(f"plan column {name} has shape {getattr(self, name).shape}")
+        if self.b.shape != self.q.shape or self.b.ndim != 2 or len(self.b) != rows:
+            raise ValueError("plan columns b and q need one shape, [rows, depth]")
+        if not all(np.isfinite(getattr(self, n)).all() for n in (*SCALARS, *BY_DEPTH)):
+            raise ValueError("a plan's coefficients must be finite")
+        if (self.t_from[1:] != self.t_to[:-1]).any():
+            raise ValueError("each row must start at the time where the last one ended")
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    @property
+    def depth(self) -> int:
+        """How many predictions, the current one included, a row may use."""
+        return int(self.b.shape[1])
+
+    @property
+    def nfe(self) -> int:
+        """Number of rows that call the network; guidance doubles the passes, not this number."""
+        return int(np.isfinite(self.t).sum())
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any row adds noise."""
+        return bool((self.c != 0).any())
+
+    def table(self) -> Array:
+        """Return what the update reads, float64 [rows, len(TABLE) + 2 depth].
+
+        The columns are those of ``TABLE`` in :mod:`ddimx.kernels.update.columns`, and then
+        b_0..b_{depth-1} and q_0..q_{depth-1}.
+        """
+        columns = [getattr(self, name)[:, None] for name in SCALARS]
+        calling = np.isfinite(self.t)
+        calls = (calling.cumsum() - calling)[:, None]
+        return np.concatenate([*columns, calls, self.b, self.q], axis=1)
+
+    def columns(self) -> Columns:
+        """Return the columns for people, name -> float64 [rows], in the order to show them.
+
+        First the times ``t`` (NaN where no network is called) and ``t_to``, then the coefficients,
+        those of ``b`` and ``q`` one by one as ``b0``, ``b1``, ... A coefficient that changes
+        nothing in any row is left out.
+        """
+        coefficients = {name: getattr(self, name) for name in SCALARS if "known" not in name}
+        for name in BY_DEPTH:
+            coefficients |= {f"{name}{j}": getattr(self, name)[:, j] for j in range(self.depth)}
+        return {"t": self.t, "t_to": self.t_to} | {
+            name: values
+            for name, values in coefficients.items()
+            if (values != NEUTRAL[name.rstrip("0123456789")]).any()
+        }
+
+    def keeps_point(self) -> npt.NDArray[np.bool_]:
+        """Return for every row whether its y' is its x', bool [rows]."""
+        kept: npt.NDArray[np.bool_] = (self.p == 1) & (self.q == 0).all(axis=1)
+        return kept
+
+    def with_clip(self, clip: float | None) -> Plan:
+        """Return the plan with x0 clipped to [-clip, clip], or not at all.
+
+        Raises:
+            UsageError: a clip that is not positive, that no row would ever use, or on a plan
+                whose rows also use other rows' epsilon, which keeps what the clip removes.
+        """
+        if clip is not None and not clip > 0:
+            raise UsageError(f"clip must be positive, got {clip}")
+        if clip is not None and not ((self.w != 0).any() or self.history == "x0"):
+            raise UsageError(f"{self.label} never uses x0, so that a clip would do nothing")
+        if clip is not None and self.history == "epsilon" and self._mixes_predictions():
+            raise UsageError(
+                f"{self.label} combines predictions of epsilon, which a clip of x0 does not change"
+            )
+        return replace(self, clip=clip)
+
+    def _mixes_predictions(self) -> bool:
+        """Whether a row uses older predictions, or another state's: more than its own x0."""
+        older = (self.b[:, 1:] != 0).any() or (self.q != 0).any()
+        return bool(older or (self.t != self.t_from)[np.isfinite(self.t)].any())
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this plan from others, as JSON values: never a label or a note.
+
+        These are its inputs or, where it was given as numbers, the SHA-256 of its table in float32,
+        which is what runs.
+        """
+        common = {"steps": len(self), "prediction": self.prediction, "clip": self.clip}
+        if self.inputs is not None:
+            return common | self.inputs
+        columns = np.concatenate([self.t[:, None], self.t_to[:, None], self.table()], axis=1)
+        return common | {"table_sha256": float32_sha256(columns, f"{self.history} ")}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table and what it says as JSON values, without ``inputs``.
+
+        ``t`` is null where no network is called.
+        """
+        value: dict[str, Any] = {
+            "label": self.label,
+            "prediction": self.prediction,
+            "history": self.history,
+            "clip": self.clip,
+            "notes": list(self.notes),
+            "nfe": self.nfe,
+        }
+        value |= {name: getattr(self, name).tolist() for name in COLUMNS}
+        value["t"] = [None if np.isnan(t) else t for t in value["t"]]
+        return value
+
+
+def neutral_columns(rows: int, depth: int) -> dict[str, Array]:
+    """Return the coefficients that a solver need not set: 0, and p = 1, so that y' is x'."""
+    shapes = dict.fromkeys(SCALARS, (rows,)) | dict.fromkeys(BY_DEPTH, (rows, depth))
+    return {name: np.full(shape, NEUTRAL[name]) for name, shape in shapes.items()}
+
+
+def output_coefficients(alpha_bar: Array, prediction: Prediction) -> tuple[Array, ...]:
+    """Return r, s, u, v: x0 = r y + s out and eps = u y + v out, for y at noise level alpha_bar.
+
+    Multiplications only, so that v-prediction stays finite at alpha_bar = 0.
+
+    Raises:
+        UsageError: epsilon-prediction at alpha_bar = 0, where y holds nothing of x0, or
+            x0-prediction at alpha_bar = 1, where y holds nothing of epsilon.
+    """
+    signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    zero, one = np.zeros_like(signal), np.ones_like(signal)
+    if prediction == "v":
+        return signal, -sigma, sigma, signal
+    if prediction == "epsilon":
+        if (alpha_bar == 0).any():
+            raise UsageError("a network that predicts epsilon cannot start at alpha_bar = 0")
+        return 1 / signal, -sigma / signal, zero, one
+    if (alpha_bar == 1).any():
+        raise UsageError("a network that predicts x0 cannot be evaluated at alpha_bar = 1")
+    return zero, one, 1 / sigma, -signal / sigma

@@ -1,0 +1,95 @@
+"""Plans as files: a searched or edited table, kept for later runs of ``ddimx sample --plan``."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from ..config import Prediction
+from ..errors import UsageError
+from ..files import write_json
+from ..untrusted.text import read_json, shortened, shown
+from .plan import COLUMNS, Plan, output_coefficients
+from .schedule import CLEAN, Schedule
+
+KIND = "ddimx plan"
+SCHEMA = 1
+TOLERANCE = 1e-6  # of levels; two machines' float64 schedules differ by a few 1e-16
+
+
+def write_plan(path: Path, plan: Plan, found: dict[str, Any]) -> None:
+    """Write a plan with a record of where it came from."""
+    write_json(path, {"kind": KIND, "schema": SCHEMA, "found": found, "plan": plan.to_json()})
+
+
+def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
+    """Read a plan file and return the plan with its record.
+
+    Raises:
+        UsageError: not a plan file, or one with missing, misshapen or infinite columns.
+    """
+    try:
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--plan {path}: not a readable plan file ({error})") from None
+    if not isinstance(value, dict) or value.get("kind") != KIND:
+        raise UsageError(f"--plan {path}: not a plan file; evaluate solvers --search writes them")
+    if value.get("schema") != SCHEMA:
+        raise UsageError(f"--plan {path}: schema {shown(value.get('schema'))}, this reads {SCHEMA}")
+    try:
+        return plan_from_json(value["plan"]), dict(value.get("found", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        raise UsageError(f"--plan {path}: damaged ({reason})") from None
+
+
+def plan_from_json(value: dict[str, Any]) -> Plan:
+    """Build a plan from what :meth:`Plan.to_json` returned, in this version or an earlier one.
+
+    A field that is missing takes its default: earlier versions had fewer.
+
+    Raises:
+        KeyError, TypeError, ValueError: a column that is missing or unfit.
+    """
+    given: dict[str, Any] = {}
+    for column in fields(Plan):
+        optional = column.default is not MISSING or column.default_factory is not MISSING
+        if column.name == "inputs" or (optional and column.name not in value):
+            continue  # the file gives numbers, whatever they were computed from
+        item = value[column.name]
+        if column.name == "t":
+            item = [np.nan if t is None else t for t in item]
+        given[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
+    for name, known in (("history", ("epsilon", "x0")), ("prediction", get_args(Prediction))):
+        if given.get(name, known[0]) not in known:
+            raise ValueError(f"{name} {shown(given[name])}; known are {', '.join(known)}")
+    clip, notes = given.get("clip"), given.get("notes", ())
+    if clip is not None and (isinstance(clip, bool) or not float(clip) > 0):
+        raise ValueError(f"clip {shown(clip)}, expected null or a positive number")
+    if not all(isinstance(text, str) for text in (given.get("label", ""), *notes)):
+        raise ValueError("label and notes are not text")
+    return Plan(**{**given, "notes": tuple(notes)})
+
+
+def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
+    """Raise UsageError unless the plan is one of this noise schedule and parametrisation."""
+    if plan.prediction != prediction:
+        raise UsageError(
+            f"the plan is for a network that predicts {plan.prediction}, this one's is {prediction}"
+        )
+    called = np.isfinite(plan.t)
+    try:
+        levels, level_to = schedule.alpha_bar(plan.t[called]), schedule.alpha_bar(plan.t_to)
+    except ValueError as error:
+        reason = shortened(str(error))
+        raise UsageError(f"the plan is for another number of timesteps: {reason}") from None
+    if plan.t_to[-1] != CLEAN:
+        raise UsageError(f"the plan ends at t = {plan.t_to[-1]:g}, not at clean data")
+    pairs = [(plan.known_signal, np.sqrt(level_to)), (plan.known_sigma, np.sqrt(1 - level_to))]
+    own = output_coefficients(levels, prediction)
+    pairs += [(getattr(plan, n)[called], c) for n, c in zip("rsuv", own, strict=True)]
+    if not all(np.allclose(given, due, rtol=TOLERANCE, atol=TOLERANCE) for given, due in pairs):
+        raise UsageError("the plan is for another noise schedule than this model's")

@@ -1,0 +1,90 @@
+"""Which times a sampler visits: the named spacings, or an explicit list. Ascending, float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError, unknown
+
+Times = npt.NDArray[np.float64]
+
+
+def _ddim(total: int, steps: int) -> Times:
+    """``range(0, T, T // S)``, the paper's code; more than S times when S does not divide T."""
+    return np.arange(0, total, total // steps, dtype=np.float64)
+
+
+def _leading(total: int, steps: int) -> Times:
+    """S multiples of T // S from 0: diffusers' "leading" without an offset."""
+    return np.arange(steps, dtype=np.float64) * (total // steps)
+
+
+def _linspace(total: int, steps: int) -> Times:
+    """S times from T - 1 down to 0, both included, rounded; S = 1 is T - 1 alone."""
+    # Counted upwards, as diffusers does: counted downwards, some halves round the other way.
+    times: Times = np.linspace(0 if steps > 1 else total - 1, total - 1, steps).round()
+    return times
+
+
+def _trailing(total: int, steps: int) -> Times:
+    """S times counted down from T - 1 in strides of T / S (arXiv 2305.08891, table 2)."""
+    times: Times = (np.arange(total, 0, -total / steps).round() - 1)[:steps][::-1].copy()
+    return times
+
+
+def _quad(total: int, steps: int) -> Times:
+    """``int(linspace(0, sqrt(0.8 T), S) ** 2)``, the paper's code, repeated times removed."""
+    return np.unique((np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int64)).astype(
+        np.float64
+    )
+
+
+SPACINGS: dict[str, Callable[[int, int], Times]] = {
+    "ddim": _ddim,
+    "leading": _leading,
+    "linspace": _linspace,
+    "trailing": _trailing,
+    "quad": _quad,
+}
+
+
+def spaced(spacing: str, total: int, steps: int) -> Times:
+    """Return the ascending times of a spacing: float64 [n], whole numbers in 0..total-1.
+
+    ``n`` is ``steps`` except where the paper's code gives another count (``ddim`` with a number
+    of steps that does not divide T, ``quad`` after removing repeats); callers report the true n.
+
+    Raises:
+        UsageError: an unknown spacing, or steps outside 1..total.
+    """
+    if spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
+    if not 1 <= steps <= total:
+        raise UsageError(f"steps must lie in 1..{total} (the model's timesteps), got {steps}")
+    return SPACINGS[spacing](total, steps)
+
+
+def explicit(times: Sequence[float], total: int) -> Times:
+    """Check a list of times, in either order, and return it ascending: float64 [n].
+
+    Raises:
+        UsageError: an empty list, a time outside [0, total - 1], a repeat, or neither order.
+    """
+    given = np.asarray(times, dtype=np.float64)
+    if not given.size:
+        raise UsageError("the list of timesteps is empty")
+    outside = given[~((given >= 0) & (given <= total - 1))]
+    if outside.size:
+        raise UsageError(f"timestep {outside[0]:g} lies outside 0..{total - 1}")
+    step = np.diff(given)
+    if not ((step > 0).all() or (step < 0).all()):
+        raise UsageError("timesteps must fall (or rise) strictly, without repeats")
+    return np.sort(given)
+
+
+def as_run(times: Sequence[float] | Times) -> list[float]:
+    """Return times as the network is given them, in float32: by them a run knows its plan again."""
+    return [float(np.float32(t)) for t in times]

@@ -1,0 +1,1 @@
+"""A renderer of splats for the CPU, for previews and contact sheets."""

@@ -1,0 +1,1 @@
+"""Formats of weights: our own, PyTorch's, ermongroup/ddim's and diffusers'."""

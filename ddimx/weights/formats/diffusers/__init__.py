@@ -1,0 +1,1 @@
+"""diffusers' model folders, read and written without diffusers."""

@@ -1,0 +1,239 @@
+"""diffusers' model folders: a UNet2DModel with its scheduler, as a pipeline saves them.
+
+Neither reading nor writing needs diffusers itself. What its files cannot hold (data, training,
+history, whether the weights are averaged) is written beside them into ``ddimx.json``, which
+diffusers ignores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .... import __version__
+from ....config import Config
+from ....config_file import validate
+from ....errors import DdimxError, UsageError
+from ....files import whole_folder, write_json
+from ....models.unet import UNet
+from ....untrusted.text import read_object, shown
+from ...architecture import Architecture, check_counts
+from ...weight_set import Found, Taken, Which, choose
+from ..native import read_tensors, write_safetensors
+from ..pickled import load_state_dict
+from .names import to_ours, to_theirs
+from .pipeline_code import INDEX, refuse_code
+from .scheduler import read_scheduler, write_scheduler
+from .settings import read_unet, write_unet
+
+FORM = "diffusers folder"
+OURS = "ddimx.json"
+SCHEMA = 1
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_MADE_WITH = "0.42.1"  # whose settings these are; diffusers warns where it is older than that
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Return whether a folder looks like diffusers': a pipeline's, or that of a UNet alone."""
+    return any((path / name).is_file() for name in ("model_index.json", "unet/config.json")) or (
+        (path / "config.json").is_file() and any((path / name).is_file() for name in _WEIGHTS)
+    )
+
+
+def draws_from_text(path: Path) -> bool:
+    """Return whether a pipeline's folder has a text encoder.
+
+    Raises:
+        UsageError: the pipeline brings code of its own.
+        DdimxError: a damaged ``model_index.json``.
+    """
+    if not (path / INDEX).is_file():
+        return False
+    index = read_index(path)
+    encoders = [value for name, value in index.items() if name.startswith("text_encoder")]
+    return any(isinstance(value, list) and value and value[0] for value in encoders)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Return a pipeline's ``model_index.json``.
+
+    Raises:
+        UsageError: the pipeline brings code of its own.
+        DdimxError: a damaged file.
+    """
+    index = _json(path / INDEX)
+    refuse_code(path, index)
+    return index
+
+
+def read_folder(path: Path, which: Which | None = None) -> Found:
+    """Read a folder with ``unet/`` and ``scheduler/``, or with their files in it directly.
+
+    Raises:
+        DdimxError: a file that is missing or damaged, or settings that cannot be represented.
+        UsageError: a wish for one set of weights where the folder does not say which it holds, or
+            a pipeline that draws from a text or brings code of its own.
+    """
+    architecture, other = _unet_settings(path)
+    config, info, taken = _read_ours(path)
+    sets: tuple[Taken, ...] = (taken,)
+    choose(path, sets, which)
+    file = _weights_file(path)
+    theirs = read_tensors(file) if file.suffix == ".safetensors" else load_state_dict(file)
+    check_counts(architecture, theirs, str(file))
+    names = _parameter_names(architecture, other)
+    tensors = to_ours(theirs, names, len(architecture.ch_mult), str(file))
+    stated, defaults, notes = _read_schedule(path)
+    kept = {key: other[key] for key in ("norm_groups", "dropout")}
+    model = {**stated.get("model", {}), **kept}
+    data = {"image_size": other["image_size"]}
+    return Found(
+        form=FORM,
+        file=file,
+        tensors=tensors,
+        taken=taken,
+        sets=sets,
+        config=config,
+        config_file=None if config is None else path / OURS,
+        architecture=architecture,
+        stated={**stated, "model": model, "data": data},
+        defaults={} if config is not None else defaults,
+        info=info,
+        notes=() if config is not None else notes,
+    )
+
+
+def check_settings(path: Path) -> None:
+    """Raise what :func:`read_folder` would, as far as the settings alone tell."""
+    _unet_settings(path)
+    _read_schedule(path)
+
+
+def weights_of(path: Path) -> Path | None:
+    """Return the file that holds the UNet's tensors, if there is one."""
+    unet = _unet_folder(path)
+    return next((unet / name for name in _WEIGHTS if (unet / name).is_file()), None)
+
+
+def write_folder(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    info: dict[str, Any],
+    taken: Taken,
+    *,
+    replace: bool = True,
+) -> None:
+    """Write a folder that ``DDIMPipeline.from_pretrained`` loads, whole or not at all.
+
+    ``replace`` is as in :func:`ddimx.files.whole_folder`.
+
+    Raises:
+        UsageError: a configuration that diffusers cannot represent.
+    """
+    unet, scheduler = write_unet(config, str(path)), write_scheduler(config, str(path))
+    version = {"_diffusers_version": _MADE_WITH}
+    index = {
+        "_class_name": "DDIMPipeline",
+        **version,
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", unet["_class_name"]],
+    }
+    ours = {
+        "schema": SCHEMA,
+        "ddimx": __version__,
+        "weights": taken,
+        "config": json.loads(config.model_dump_json(exclude_unset=True)),
+        "info": info,
+    }
+    theirs = to_theirs(tensors, len(config.model.ch_mult))
+    with whole_folder(path, replace=replace) as part:
+        write_json(part / "model_index.json", index)
+        write_json(part / OURS, ours)
+        write_json(part / "unet" / "config.json", {**unet, **version})
+        write_json(part / "scheduler" / "scheduler_config.json", {**scheduler, **version})
+        write_safetensors(part / "unet" / _WEIGHTS[0], theirs, {"format": "pt"})
+
+
+def other_files(path: Path) -> list[str]:
+    """Return what lies in a folder besides the files of such a model."""
+    own = {"model_index.json", OURS, "unet/config.json", "scheduler/scheduler_config.json"}
+    own |= {f"unet/{name}" for name in _WEIGHTS}
+    found = {str(p.relative_to(path).as_posix()) for p in path.rglob("*") if not p.is_dir()}
+    return sorted(found - own)
+
+
+def _read_schedule(path: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Return facts, sampling defaults and notes of the folder's scheduler, none without one."""
+    places = (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json")
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        return {}, {}, ()
+    scheduler = read_scheduler(_json(found), str(found))
+    stated = {"diffusion": scheduler.diffusion, "model": scheduler.model}
+    return stated, scheduler.sampling, scheduler.notes
+
+
+def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], Taken]:
+    """Return what ``ddimx.json`` says; without it one set of weights that nothing is known of."""
+    file = path / OURS
+    if not file.is_file():
+        return None, {}, "unstated"
+    values = _json(file)
+    parts = (values.get("config"), values.get("info", {}))
+    if values.get("schema") != SCHEMA or not all(isinstance(part, dict) for part in parts):
+        raise DdimxError(f"{file}: not of schema {SCHEMA}, which this version reads; update ddimx")
+    taken: Taken = values["weights"] if values.get("weights") in ("ema", "raw") else "unstated"
+    return validate(values["config"], str(file)), dict(values.get("info", {})), taken
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"cannot read {path}: {error}") from None
+
+
+def _unet_folder(path: Path) -> Path:
+    return path / "unet" if (path / "unet").is_dir() else path
+
+
+def _unet_settings(path: Path) -> tuple[Architecture, dict[str, Any]]:
+    if draws_from_text(path):
+        raise UsageError(
+            f"{path}: this is a text-to-image pipeline; it draws from a text only: "
+            'ddimx sample --model ... --prompt "..."'
+        )
+    file = _unet_folder(path) / "config.json"
+    settings = _json(file)
+    kind = settings.get("_class_name")
+    if kind != "UNet2DModel":
+        raise DdimxError(f"{file}: _class_name is {shown(kind)}, not UNet2DModel")
+    return read_unet(settings, str(file))
+
+
+def _weights_file(path: Path) -> Path:
+    file = weights_of(path)
+    if file is not None:
+        return file
+    folder = _unet_folder(path)
+    others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
+    seen = f", only {', '.join(others)}" if others else ""
+    raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{seen}")
+
+
+def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:
+    size = other["image_size"]
+    with torch.device("meta"):
+        network = UNet(
+            image_size=size,
+            attn_resolutions=architecture.attn_resolutions(size),
+            norm_groups=other["norm_groups"],
+            **architecture.keys(),
+        )
+    return list(network.state_dict())

@@ -1,0 +1,174 @@
+"""PyTorch's own files: ermongroup/ddim's checkpoint lists and plain state dicts.
+
+``torch.load(weights_only=True)`` builds tensors and plain containers and nothing else; a file that
+needs more than that is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config import Config
+from ...errors import DdimxError
+from ...files import whole_file
+from ...untrusted.archives import open_zip
+from ...untrusted.text import shortened, shown
+from ..architecture import from_tensors
+from ..tensors import check_plain
+from ..weight_set import Found, Taken, Which, choose
+
+LIST = "ermongroup list"
+STATE_DICT = "state dict"
+_MODULE = "module."  # what torch.nn.DataParallel puts before every name
+_ZIP = b"PK\x03\x04"
+# What torch.load raises on damaged files besides its UnpicklingError.
+_DAMAGED = (
+    *(OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError),
+    *(AttributeError, AssertionError, ImportError, OverflowError, MemoryError, struct.error),
+)
+_STEP, _EMA = 3, 4  # places in the list (model, optimizer, epoch, step, EMA)
+
+
+def read_pickled(path: Path, which: Which | None = None) -> Found:
+    """Read a list (model, optimizer, epoch, step[, EMA]) or a state dict.
+
+    Raises:
+        DdimxError: not such a file, or without the weights asked for.
+        UsageError: a wish for one set of a state dict, which does not say what it holds.
+    """
+    return found_in(load_tensors(path), path, which)
+
+
+def load_tensors(path: Path) -> Any:
+    """Return what a file of ``torch.save`` holds, memory-mapped where its format allows it.
+
+    Raises:
+        DdimxError: not such a file, damaged, or holding more than tensors and plain containers.
+    """
+    try:
+        with path.open("rb") as stream:
+            zipped = stream.read(len(_ZIP)) == _ZIP
+            stream.seek(0)
+            if not zipped or path.suffix == ".safetensors":
+                # torch.load goes by that name, we by content
+                if zipped:
+                    _check_members(path)
+                return torch.load(stream, map_location="cpu", weights_only=True)
+        _check_members(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0]
+        raise DdimxError(
+            f"{path}: not a file of tensors alone, which is all that is read from a pickle "
+            f"({shortened(reason) or 'damaged'})"
+        ) from None
+    except _DAMAGED as error:
+        reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
+        raise DdimxError(f"{path}: not a readable PyTorch file ({reason})") from None
+
+
+def _check_members(path: Path) -> None:
+    """Raise ValueError unless a zip of torch.save unpacks to about its own size."""
+    with open_zip(path) as archive:
+        archive.check(archive.names)
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that holds them by name, and nothing else.
+
+    Raises:
+        DdimxError: as :func:`load_tensors`, or other contents.
+    """
+    content = load_tensors(path)
+    if not _is_state_dict(content):
+        raise DdimxError(f"{path}: {_outline(content)}; not a state dict, names with tensors")
+    check_plain(content, str(path))
+    return dict(content)
+
+
+def found_in(content: Any, path: Path, which: Which | None) -> Found:
+    """Return one set of weights of what :func:`load_tensors` returned."""
+    if _is_state_dict(content):
+        sets: dict[Taken, Mapping[str, Tensor]] = {"unstated": content}
+        form, info = STATE_DICT, {}
+    elif isinstance(content, Sequence) and len(content) > _STEP and _is_state_dict(content[0]):
+        sets = {"raw": content[0]}
+        if len(content) > _EMA and _is_state_dict(content[_EMA]):
+            sets["ema"] = content[_EMA]
+        form, info = LIST, _step(content[_STEP])
+    else:
+        raise DdimxError(f"{path}: {_outline(content)}; neither a state dict nor {LIST}")
+    taken = choose(path, tuple(sets), which)
+    check_plain(sets[taken], str(path))
+    tensors = {name.removeprefix(_MODULE): value for name, value in sets[taken].items()}
+    return Found(
+        form=form,
+        file=path,
+        tensors=tensors,
+        taken=taken,
+        sets=tuple(sets),
+        architecture=from_tensors(tensors, str(path)),
+        info=info,
+    )
+
+
+def write_list(
+    path: Path,
+    raw: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor],
+    config: Config,
+    step: int,
+    *,
+    replace: bool = True,
+) -> None:
+    """Write (model, optimizer, epoch, step, EMA) as ermongroup/ddim's runner saves and reads it.
+
+    The model's names bear ``module.``, the average's do not. The optimizer is a fresh Adam: its
+    moments are not carried over. The same weights give the same bytes. ``replace`` is as in
+    :func:`ddimx.files.whole_file`.
+    """
+    optim = config.optim
+    adam = torch.optim.Adam(
+        [torch.nn.Parameter(value) for value in raw.values()],
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        amsgrad=optim.amsgrad,
+    )
+    model = {_MODULE + name: value.contiguous() for name, value in raw.items()}
+    average = {name: value.contiguous() for name, value in ema.items()}
+    with whole_file(path, replace=replace) as part, part.open("wb", buffering=1 << 20) as stream:
+        # Given a path, torch would name the archive inside by it: by that of a temporary file.
+        torch.save([model, adam.state_dict(), 0, step, average], stream)
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
+
+
+def _step(value: Any) -> dict[str, Any]:
+    return {"step": value} if isinstance(value, int) and 0 <= value < 1 << 63 else {}
+
+
+def _outline(content: Any) -> str:
+    if isinstance(content, Mapping):
+        names = ", ".join(
+            shortened(key) if isinstance(key, str) else shown(key) for key in list(content)[:4]
+        )
+        return f"holds a dict with {names}"
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        kinds = ", ".join(type(part).__name__ for part in list(content)[:5])
+        return f"holds a {type(content).__name__} of {kinds}"
+    return f"holds a {type(content).__name__}"

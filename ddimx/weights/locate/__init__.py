@@ -1,0 +1,1 @@
+"""Where weights are: published names, the download cache, the Hugging Face hub."""

@@ -1,0 +1,72 @@
+"""Models of the Hugging Face hub, downloaded by the hub's own library into its own cache."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...errors import DdimxError, UsageError
+from ..formats.diffusers.folder import check_settings, weights_of
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = {".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".yml"}
+_SETTINGS = [
+    "model_index.json",
+    "config.json",
+    "unet/config.json",
+    "scheduler_config.json",
+    "scheduler/scheduler_config.json",
+    "ddimx.json",
+]
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name is that of no path here, and could be "owner/model"."""
+    file = Path(name).suffix in _FILES
+    return not file and bool(_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def from_hub(name: str, *, offline: bool) -> Path:
+    """Return the local copy of a model, downloading what is missing of it.
+
+    The settings come first, so that a model that cannot be represented costs kilobytes only.
+
+    Raises:
+        UsageError: the hub's library is not installed.
+        DdimxError: no such model, no network, or settings that cannot be represented.
+    """
+    if find_spec("huggingface_hub") is None:
+        raise UsageError(
+            f"'{name}' is no path; as an id of the Hugging Face hub it needs huggingface_hub: "
+            "pip install 'ddimx[hub]'"
+        )
+    check_settings(snapshot(name, _SETTINGS, offline))
+    for kind in ("safetensors", "bin"):
+        weights = [f"{place}diffusion_pytorch_model.{kind}" for place in ("", "unet/")]
+        folder = snapshot(name, [*_SETTINGS, *weights], offline)
+        if weights_of(folder):
+            break
+    return folder
+
+
+def snapshot(name: str, patterns: list[str], offline: bool) -> Path:
+    """Return the local copy of those files of a model that fit the patterns.
+
+    Raises:
+        DdimxError: no such model, or no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+    except LocalEntryNotFoundError:
+        why = "offline nothing is downloaded" if offline else "the hub cannot be reached"
+        raise DdimxError(
+            f"'{name}' is no path and not in the hub's cache, and {why}; "
+            "copy its folder here and give the path with --model"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DdimxError(f"'{name}' is no path, and not to be had from the hub: {reason}") from None

@@ -1,0 +1,164 @@
+"""Finding and reading weights: one function that every verb's ``--model`` goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from ...config import Config
+from ...config_file import load_config
+from ...errors import DdimxError, UsageError, nearest
+from ...progress import Progress
+from ..configure import configure
+from ..formats.diffusers.folder import is_diffusers_folder, read_folder, weights_of
+from ..formats.native import is_native, read_native, read_tensors
+from ..formats.pickled import found_in, read_pickled
+from ..weight_set import Found, Which
+from .hub import from_hub, is_hub_id
+from .registry import CELEBA, NAMES, PUBLISHED, published_file
+
+SUFFIX = ".safetensors"
+_MOST_HEADER = 1 << 40  # bytes; a first word above it is no length
+_PICKLED = (b"PK\x03\x04", b"\x80")  # torch.save's zip, and the plain pickle of before 1.6
+
+
+@dataclass(frozen=True)
+class Source:
+    """What names weights: a shipped or published name, a path, or a hub id, and what goes with it.
+
+    ``which`` is the wish for averaged or raw weights (None: averaged where there is a choice);
+    ``config`` says what the file does not; ``offline`` forbids downloads.
+    """
+
+    name: str
+    which: Which | None = None
+    config: Config | None = None
+    offline: bool = False
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    folder = resources.files("ddimx") / "pretrained"
+    if not folder.is_dir():
+        return []
+    return sorted(p.name.removesuffix(SUFFIX) for p in folder.iterdir() if p.name.endswith(SUFFIX))
+
+
+def read_source(source: Source, progress: Progress | None = None) -> tuple[Found, Config]:
+    """Find weights, read them, and complete their configuration.
+
+    The notes of what is returned say what was inferred.
+
+    Raises:
+        UsageError: an unknown name, or a configuration that is missing or contradicts the file.
+        DdimxError: a download that failed, or a file that cannot be read or represented.
+    """
+    return completed(find_weights(source, progress), source)
+
+
+def completed(found: Found, source: Source) -> tuple[Found, Config]:
+    """Return found weights with their whole configuration, and notes on where it comes from.
+
+    Raises:
+        UsageError: a configuration that is missing or contradicts the file.
+    """
+    given = source.config
+    if given is None and source.name in PUBLISHED:
+        return found, PUBLISHED[source.name].load_config()
+    if given is None and source.name == CELEBA:
+        return found, load_config(CELEBA)
+    config, remarks = configure(found, given, source.name)
+    return replace(found, notes=(*remarks, *found.notes)), config
+
+
+def find_weights(source: Source, progress: Progress | None = None) -> Found:
+    """Find and read weights; their configuration may still be incomplete.
+
+    Raises:
+        UsageError: an unknown name, or weights of a kind that cannot be told.
+        DdimxError: a download that failed, or a file that cannot be read or represented.
+    """
+    if source.name in PUBLISHED:
+        path = _locate(source, progress or Progress())
+        taken = source.which or "ema"
+        return replace(read_any(path, None), taken=taken, sets=(taken,))
+    return read_any(_locate(source, progress or Progress()), source.which)
+
+
+def tensors_file(source: Source, progress: Progress | None = None) -> Path:
+    """Return the file that holds a model's tensors, of which nothing is read.
+
+    Raises:
+        UsageError: an unknown name.
+        DdimxError: a download that failed, or a folder without such a file.
+    """
+    path = _locate(source, progress or Progress())
+    file = weights_of(path) if path.is_dir() else path
+    if file is None:
+        raise DdimxError(f"{path}: no file of weights in this folder")
+    return file
+
+
+def find_model(name: str | Path) -> Path:
+    """Return the file or folder behind a shipped name, a path, or a training run's folder.
+
+    Raises:
+        UsageError: nothing of that name.
+        DdimxError: a folder without a checkpoint.
+    """
+    known = shipped_models()
+    if str(name) in known:
+        return Path(str(resources.files("ddimx") / "pretrained" / f"{name}{SUFFIX}"))
+    path = Path(name).expanduser()
+    if path.is_dir() and not is_diffusers_folder(path):
+        found = sorted([*path.glob(f"checkpoint-*{SUFFIX}"), *path.glob(f"*/checkpoint-*{SUFFIX}")])
+        if not found:
+            raise DdimxError(f"{path}: no checkpoint in this folder, and no diffusers model")
+        return found[-1]
+    if path.exists():
+        return path
+    known = [*known, *NAMES]
+    raise UsageError(
+        f"unknown model '{name}'{nearest(str(name), known)} Give a file, a training run's or "
+        f"diffusers folder, an id of the Hugging Face hub, or one of: {', '.join(known)}."
+    )
+
+
+def read_any(path: Path, which: Which | None) -> Found:
+    """Read weights in any of the formats, recognised by content.
+
+    Raises:
+        UsageError: a wish for one set of weights that the file does not tell apart.
+        DdimxError: a format that is not known, or a damaged file.
+    """
+    if path.is_dir():
+        return read_folder(path, which)
+    start = _start(path)
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < _MOST_HEADER:
+        if is_native(path):
+            return read_native(path, which)
+        return found_in(read_tensors(path), path, which)
+    if start.startswith(_PICKLED):
+        return read_pickled(path, which)
+    raise DdimxError(
+        f"{path}: not a readable model, neither safetensors nor of torch.save; perhaps truncated"
+    )
+
+
+def _locate(source: Source, progress: Progress) -> Path:
+    """Return the local file or folder, downloading what has a name or an id."""
+    if source.name in NAMES:
+        return published_file(source.name, source.which, offline=source.offline, progress=progress)
+    if is_hub_id(source.name):
+        return from_hub(source.name, offline=source.offline)
+    return find_model(source.name)
+
+
+def _start(path: Path) -> bytes:
+    """Return a file's first bytes: of safetensors a header's length, then JSON."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(9)
+    except OSError as error:
+        raise DdimxError(f"cannot read {path}: {error.strerror}") from None

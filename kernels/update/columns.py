@@ -1,0 +1,50 @@
+"""The columns of a plan: the one list of them.
+
+The plan's dataclass, its table, files and JSON are made from this list, and so are the offsets in
+the kernel. A new column is a field here, and a place in the formulas of the reference and the
+kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients(Generic[T]):
+    """The coefficients of a plan's rows. In a plan each is float64 [rows], b and q [rows, depth].
+
+    Attributes:
+        r, s: x0 = clip(r y + s out), from the point y and the network's raw output.
+        u, v: eps = u y + v out.
+        a, w, b, c: x' = a x + w x0 + sum_j b_j m_j + c z, from the state x, the j-th last
+            prediction m_j and unit noise z.
+        p, q: y' = p x' + sum_j q_j m_j, where the network is evaluated next.
+        known_signal, known_sigma: sqrt(alpha_bar) and sqrt(1 - alpha_bar) at the time of x', with
+            which known pixels are brought to the row's noise level.
+    """
+
+    r: T
+    s: T
+    u: T
+    v: T
+    a: T
+    w: T
+    c: T
+    p: T
+    known_signal: T
+    known_sigma: T
+    b: T
+    q: T
+
+
+BY_DEPTH = ("b", "q")  # one number for each prediction that a row may use, the current one included
+SCALARS = tuple(f.name for f in fields(Coefficients) if f.name not in BY_DEPTH)
+NEUTRAL = dict.fromkeys((*SCALARS, *BY_DEPTH), 0.0) | {"p": 1.0}  # with it a column does nothing
+
+# A row of the table: these, then b_0, b_1, ... and q_0, q_1, ... of the plan's depth. "calls" is
+# the number of network calls in earlier rows; it tells which slots of the history are whose.
+TABLE = (*SCALARS, "calls")

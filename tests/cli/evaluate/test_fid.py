@@ -1,0 +1,87 @@
+"""``ddimx evaluate fid`` with a feature network of three numbers in place of Inception."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddimx.evaluation.fid import features
+from ddimx.evaluation.fid.frechet import read_statistics
+from tests.evaluation.fid.tiny_features import MeanColours
+from tests.sampling import invoke, sampled
+
+
+@pytest.fixture(autouse=True)
+def tiny_features(monkeypatch):
+    monkeypatch.setattr(features, "inception", lambda *args, **kwargs: MeanColours())
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_model, tmp_path_factory):
+    """A run folder of 6 samples and a folder of 5 images beside it."""
+    folder = tmp_path_factory.mktemp("fid")
+    sampled(tiny_model, "-n", 6, "--out", folder / "run")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    (folder / "real").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / "real" / f"{i}.png")
+    return folder
+
+
+def evaluate(*args):
+    return invoke("evaluate", "fid", "--device", "cpu", *args)
+
+
+def test_the_samples_of_a_run_against_a_folder(drawn, tmp_path):
+    done = evaluate(
+        "--samples", drawn / "run", "--reference", drawn / "real", "--out", tmp_path / "fid.json"
+    )
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "fid.json").read_text())
+    assert (record["samples"]["count"], record["reference"]["count"]) == (6, 5)
+    assert record["samples"]["preprocessing"] == "8-bit RGB, 8x8 as stored"
+    assert done.out.splitlines()[0] == f"FID {record['fid']:.4f}"
+    assert "library none 1" in done.out
+    assert "biased upwards" in done.err
+
+
+def test_statistics_prepared_once_give_the_same_figure(drawn, tmp_path):
+    stats = tmp_path / "stats.npz"
+    done = evaluate("--reference", drawn / "real", "--save-stats", stats)
+    assert (done.code, done.out) == (0, "")
+    assert read_statistics(stats).count == 5
+    figures = []
+    for reference in (stats, drawn / "real"):
+        args = ("--samples", drawn / "run", "--reference", reference, "--json", "-q")
+        done = evaluate(*args)
+        assert (done.code, done.err) == (0, "")
+        figures.append(json.loads(done.out)["fid"])
+    assert figures[0] == figures[1] > 0
+
+
+def test_nothing_is_replaced_unasked(drawn, tmp_path):
+    stats = tmp_path / "stats.npz"
+    stats.write_bytes(b"mine")
+    args = ("--reference", drawn / "real", "--save-stats", stats)
+    done = evaluate(*args)
+    assert (done.code, done.out) == (2, "")
+    assert "exists" in done.err
+    assert stats.read_bytes() == b"mine"
+    assert evaluate(*args, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ((), 2, "--reference is needed"),
+        (("--reference", "x"), 2, "--samples is needed"),
+        (("--reference", "x", "--samples", "y", "--batch-size", 0), 2, "--batch-size must be"),
+        (("--reference", "absent", "--samples", "y"), 1, "no such file: absent"),
+    ],
+)
+def test_wrong_options(tmp_path, args, code, message):
+    done = evaluate(*args, "--out", tmp_path / "fid.json")
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert not (tmp_path / "fid.json").exists()
