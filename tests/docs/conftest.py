@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from ddimx.cli.app import app
 from ddimx.config_file import load_config
-from tests.data.meshes import BOX, obj
-from tests.data.prepared import chair, table, write_split
+from ddimx.training import loop, preview
+from tests.data.shapes.meshes import BOX, obj
+from tests.data.shapes.prepared import chair, table, write_split
 from tests.weights import original_list, plain, weights
 
 DEPTH = 5  # of the shipped furniture model
@@ -58,11 +59,23 @@ def emoji_set(path: Path) -> None:
 
 
 def furniture_set(root: Path) -> None:
-    """A stand-in for what ``ddimx prepare furniture`` makes: a few chairs and tables."""
-    for split, heights in (("train", range(8, 12)), ("val", (12, 13)), ("test", (14, 15))):
-        shapes = [("chair", f"chair-{h}", chair(h, DEPTH)) for h in heights]
-        shapes += [("table", f"table-{h}", table(h, DEPTH)) for h in heights]
+    """A stand-in for what ``ddimx prepare furniture`` makes: chairs and tables under all names."""
+    classes = load_config("furniture").model.classes
+    for split, height in (("train", 8), ("val", 12), ("test", 14)):
+        shapes = [
+            (name, f"{name}-{height + i % 2}", (chair, table)[i % 2](height + i % 2, DEPTH))
+            for i, name in enumerate(classes)
+        ]
         write_split(root, split, shapes)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models of this size gain nothing from more, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -70,6 +83,9 @@ def here(material, tmp_path, monkeypatch) -> Path:
     """The current folder: a copy of the material."""
     shutil.copytree(material, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    # What a training measures and draws besides its steps.
+    monkeypatch.setattr(loop, "VALIDATION_EXAMPLES", 4)
+    monkeypatch.setattr(preview, "SAMPLES", 2)
     return tmp_path
 
 

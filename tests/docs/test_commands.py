@@ -35,9 +35,14 @@ SLOW = {
 }
 FEW_STEPS = ("sample", "inpaint", "sequence", "interpolate", "encode", "evaluate neighbours")
 TINY_TRAINING = (
-    "training.n_iters=2 training.batch_size=2 training.snapshot_freq=2 training.validation_freq=2"
+    "training.n_iters=2 training.batch_size=2 training.snapshot_freq=2 training.validation_freq=9"
     " sampling.steps=1 sampling.batch_size=2"
 )
+TINY_NETWORK = {  # by what the command names; weights that it begins with keep theirs
+    "pictures.yml": "model.ch=32 model.num_res_blocks=1",
+    "shapes.yml": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
+    "furniture": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
+}
 
 
 def cheap(words: list[str]) -> list[str]:
@@ -45,9 +50,9 @@ def cheap(words: list[str]) -> list[str]:
     verb = words[1] if words[1] not in ("evaluate", "prepare") else " ".join(words[1:3])
     more: list[str] = []
     if verb in FEW_STEPS:
-        timed = {"--nfe", "--plan", "--timesteps", "--explain", "--dry-run", "--resume", "--jump"}
+        timed = {"--nfe", "--plan", "--timesteps", "--explain", "--dry-run", "--resume"}
         if not timed & set(words):
-            more += ["--steps", "2"]
+            more += ["--steps", "6" if "--jump" in words else "2"]
         if not {"--resume", "--dry-run"} & set(words) and verb not in ("interpolate", "encode"):
             wanted = next((words[i + 1] for i, w in enumerate(words) if w in ("-n", "--count")), "2")
             # Editing goes on with what sampling left, so that these samples have to be there.
@@ -55,16 +60,19 @@ def cheap(words: list[str]) -> list[str]:
         if "--frames" in words:
             more += ["--frames", "3"]
     elif verb == "train":
-        more += [word for setting in TINY_TRAINING.split() for word in ("--set", setting)]
+        settings = [TINY_TRAINING, *(s for name, s in TINY_NETWORK.items() if name in words)]
+        more += [word for s in " ".join(settings).split() for word in ("--set", s)]
     elif verb == "evaluate nll":
-        more += ["-n", "2", "--terms", "2", "--flow-steps", "0" if "0" in words else "1"]
+        more += ["-n", "2", "--terms", "2"]
+        more += [] if {"furniture", "0"} & set(words) else ["--flow-steps", "1"]
     elif verb == "evaluate steps":
         more += ["-n", "2", "--steps", "1", "--points", "32"]
     elif verb == "evaluate shapes":
         more += ["--points", "32"]
     elif verb == "evaluate solvers":
-        more += ["-n", "1", "--nfe", "10" if "--search" in words else "3", "--reference", "20"]
+        more += ["-n", "1", "--nfe", "10" if "--search" in words else "3", "--reference", "60"]
         more += ["--trials", "2", "--search-count", "2"]
+        more += ["--solver", "ddim", "--spacing", "trailing"]
     return [*words, *more]
 
 
@@ -80,10 +88,10 @@ def elsewhere(monkeypatch, tmp_path_factory, request):
     monkeypatch.setattr(configure, "load_config", lambda _: plain())
 
 
-def run_page(page, here, call, text_folder):
+def run_page(page, here, call, folder):
     values: dict[str, object] = {}
     for block in blocks(page):
-        text = block.text.replace("FOLDER_OR_ID", str(text_folder))
+        text = block.text.replace("FOLDER_OR_ID", str(folder))
         if block.language == "python":
             exec(compile(text, f"{name_of(page)}:{block.line}", "exec"), values)
         elif block.language == "yaml":
@@ -102,11 +110,16 @@ def run_page(page, here, call, text_folder):
 
 
 @pytest.mark.parametrize("page", STORIES, ids=name_of)
-def test_a_page_runs_from_its_first_line_to_its_last(page, here, call, request, monkeypatch):
+def test_a_page_runs_from_its_first_line_to_its_last(
+    page, here, call, request, tmp_path_factory
+):
     text = page.read_text(encoding="utf-8")
     if "FOLDER_OR_ID" in text:
         pytest.importorskip("diffusers")
-        folder = request.getfixturevalue("text_folder")
+        from tests.integrations import pipeline
+
+        folder = tmp_path_factory.mktemp("text") / "painter"
+        pipeline(folder.parent / "parts").save_pretrained(folder)
     else:
         folder = None
     if "ckpt.pth" in text:

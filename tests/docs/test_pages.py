@@ -19,6 +19,7 @@ from tests.docs import (
     parse,
     unknown_options,
 )
+from tests.test_imports import LAYERS
 
 ids = {"ids": name_of}
 LONGEST_README = 180
@@ -149,3 +150,10 @@ def test_every_file_that_a_sentence_names_is_there(page):
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`((?:ddimx|tests|kernels|configs|benchmarks|docs|\.ci)/[\w./-]*)`", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_layers_are_those_that_the_imports_are_held_to():
+    page = ROOT / "CONTRIBUTING.md"
+    (text,) = [b.text for b in blocks(page) if b.text.startswith("cli\n")]
+    shown = [set(line.split()) for line in text.splitlines()]
+    assert shown == [layer for layer in LAYERS[::-1] if "__init__" not in layer]
