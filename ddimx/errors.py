@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 
 class DdimxError(Exception):
@@ -17,6 +19,33 @@ class UsageError(DdimxError):
     """The command line or the configuration is wrong; nothing was started."""
 
     exit_code = 2
+
+
+class MissingPackage(UsageError):
+    """A package that an extra of this one installs is missing, or cannot be imported."""
+
+
+def optional_module(name: str, purpose: str, extra: str) -> ModuleType:
+    """Import a module of a package that an extra installs.
+
+    Args:
+        name: "scipy.ndimage".
+        purpose: what it is needed for, as the message says it: "charts".
+        extra: that of this package to install: "3d".
+
+    Raises:
+        MissingPackage: the package is not installed, or cannot be imported.
+    """
+    package = name.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = "is not installed" if missing else f"cannot be imported ({error})"
+        raise MissingPackage(
+            f'{package}, which {purpose} need, {reason}; run pip install "ddimx[{extra}]"'
+        ) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

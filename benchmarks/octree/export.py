@@ -30,17 +30,17 @@ def seed_ply(cloud: GaussianCloud) -> bytes:
     rows = zip(
         cloud.positions.tolist(),
         cloud.sigmas.tolist(),
-        (cloud.colours * 255).astype(int).tolist(),
+        (cloud.colors * 255).astype(int).tolist(),
         cloud.alphas.tolist(),
         strict=True,
     )
-    for position, sigma, colour, alpha in rows:
-        lines.append(" ".join(str(value) for value in (*position, *sigma, *colour, alpha)))
+    for position, sigma, color, alpha in rows:
+        lines.append(" ".join(str(value) for value in (*position, *sigma, *color, alpha)))
     return ("\n".join(lines) + "\n").encode()
 
 
 def _table(rounds: int) -> dict[str, Any]:
-    cloud = from_octree(shapes.sphere(DEPTH), Look(colour="#c8a070"))
+    cloud = from_octree(shapes.sphere(DEPTH), Look(color="#c8a070"))
     peers: list[Contender | Absent] = [
         Contender("text PLY, a line at a time", lambda: seed_ply(cloud), facts=_size(cloud, None))
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..splats.colors import RULES
 from . import options
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def export(
     color: Annotated[
         str,
         typer.Option(
-            metavar="#RRGGBB|NAME|height|normal|category", help="Colours, all of them sRGB."
+            metavar="|".join(["#RRGGBB", "NAME", *RULES]), help="Colors, all of them sRGB."
         ),
     ] = "height",
     light: Annotated[
@@ -56,8 +57,8 @@ def export(
         typer.Option(
             "--light/--no-light",
             show_default=False,
-            help="Bake light into the colours, for viewers have none (default: for height and "
-            "category).",
+            help="Bake light into the colors, for viewers have none (default: for "
+            f"{' and '.join(name for name, rule in RULES.items() if rule.lit)}).",
         ),
     ] = None,
     opacity: Annotated[float, typer.Option(help="Above 0, at most 1.")] = 0.95,
@@ -102,7 +103,7 @@ def export(
     """Write octrees as Gaussian splats: one Gaussian for each leaf.
 
     3dgs is INRIA's PLY, splat antimatter15's, spz Niantic's (version 3), glb glTF with
-    KHR_gaussian_splatting. ply is a point cloud with sizes and colours, for programs that are no
+    KHR_gaussian_splatting. ply is a point cloud with sizes and colors, for programs that are no
     splat viewers. Without a source and without any run, one shape is sampled from the shipped
     model first.
 
@@ -142,7 +143,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     from ..splats.formats import Options
     from ..splats.from_octree import Look
 
-    look = {"colour": given["color"]} | {k: given[k] for k in ("opacity", "scale", "surfel")}
+    look = {k: given[k] for k in ("color", "opacity", "scale", "surfel")}
     same = ("up", "max_depth", "preview", "turntable", "overwrite", "workers")
     return Settings(
         formats=named_formats(given["formats"] or ["3dgs"]),

@@ -1,22 +1,35 @@
-"""Line charts as pictures: named lines over network evaluations, with a key."""
+"""Line charts over numbers of network evaluations, drawn with matplotlib.
+
+Matplotlib comes with the extra ``plot`` and is imported when a chart is drawn. A figure is made and
+rendered by itself, without pyplot: no window system is needed, and the matplotlib settings of the
+process and of the user neither enter nor change.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-SIZE, MARGIN, KEY = (
-    (900, 560),
-    70,
-    230,
-)  # the chart, its axes' distance to the edge, the key's width
-COLOURS = (
+from ..errors import MissingPackage, optional_module
+from ..files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE = (900, 560)  # pixels of one panel, by default
+DPI = 100
+COLORS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999",
     "#7f3c8d", "#117733", "#882255", "#44aa99", "#aa4499", "#ddcc77", "#332288", "#661100",
 )  # fmt: skip
+MARKERS = ("o", "s", "^", "D")  # the next one with each repetition of the colors
+CLOSEST = 0.06  # of an axis: labels of numbers that lie closer together would overlap
 
 Line = Sequence[tuple[float, float]]
 """Points (evaluations, value), in the order in which they are joined."""
@@ -30,123 +43,122 @@ class Level:
     name: str
 
 
-def line_chart(
-    lines: Mapping[str, Line],
-    title: str,
-    *,
-    levels: Sequence[Level] = (),
-    logarithmic: bool = True,
-    size: tuple[int, int] = SIZE,
-    key: int = KEY,
-) -> Image.Image:
-    """Draw values against numbers of evaluations, which are always on a logarithmic axis.
+@dataclass(frozen=True)
+class Panel:
+    """One chart of a picture: values against numbers of evaluations.
 
-    Args:
-        lines: by name; with a logarithmic axis values up to 0 are left out.
+    Attributes:
+        lines: by name; the evaluations lie on a logarithmic axis. Where the values' axis is
+            logarithmic too, values up to 0 are left out.
         title: what the values are.
         levels: a linear axis reaches out to them; on a logarithmic one, drawn where they lie
-            within the picture.
-        logarithmic: whether the values' axis is too.
-        size, key: in pixels, of the whole and of the key's width.
+            within the range of the lines.
+        logarithmic: whether the values' axis is logarithmic.
     """
-    kept = {
-        name: [(n, value) for n, value in line if value > 0 or not logarithmic]
-        for name, line in lines.items()
-    }
-    values = [value for line in kept.values() for _, value in line]
-    if not logarithmic:
-        values += [level.value for level in levels]
-    numbers = sorted({n for line in lines.values() for n, _ in line})
-    up = (min(values, default=1.0), max(values, default=1.0))
-    axes = _Axes((numbers[0], numbers[-1]), up, logarithmic, size, key)
-    image = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(image)
-    axes.frame(draw, numbers, title)
-    for level in levels:
-        if axes.low <= level.value <= axes.high:
-            axes.dashes(draw, level)
-    for i, (name, line) in enumerate(kept.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        points = [axes.point(n, value) for n, value in line]
-        draw.line(points, fill=colour, width=2)
-        for x, y in points:
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
-        at = MARGIN + 22 * i
-        draw.line((size[0] - key + 10, at + 7, size[0] - key + 30, at + 7), fill=colour, width=3)
-        draw.text((size[0] - key + 36, at), name, fill="black", font=_font())
-    return image
+
+    lines: Mapping[str, Line]
+    title: str
+    levels: Sequence[Level] = ()
+    logarithmic: bool = True
 
 
-class _Axes:
-    """Where a number of evaluations and a value lie in the picture."""
+def line_charts(panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> Image.Image:
+    """Draw panels below each other, each ``size`` (width, height) pixels large, as an RGB image.
 
-    def __init__(
-        self,
-        across: tuple[float, float],
-        up: tuple[float, float],
-        logarithmic: bool,
-        size: tuple[int, int],
-        key: int,
-    ) -> None:
-        self.left, self.right = across[0] / 1.1, across[1] * 1.1
-        self._logarithmic, self._size, self._key = logarithmic, size, key
-        room = 0.1 * (up[1] - up[0]) or 0.1
-        self.low = up[0] / 1.3 if logarithmic else up[0] - room
-        self.high = up[1] * 1.3 if logarithmic else up[1] + room
+    Raises:
+        MissingPackage: matplotlib is not installed, or cannot be imported.
+    """
+    optional_module("matplotlib.backends.backend_agg", "charts", "plot")
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    def point(self, nfe: float, value: float) -> tuple[float, float]:
-        """Return the place of a result in pixels."""
-        x = math.log(nfe / self.left) / math.log(self.right / self.left)
-        if self._logarithmic:
-            y = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            y = (value - self.low) / (self.high - self.low)
-        width = self._size[0] - MARGIN - self._key
-        height = self._size[1] - 2 * MARGIN
-        return MARGIN + x * width, self._size[1] - MARGIN - y * height
+    with matplotlib.style.context("default", after_reset=True):
+        canvas: Any = FigureCanvasAgg(figure_of(panels, size))
+        canvas.draw()
+        pixels = canvas.buffer_rgba()
+    width, height = canvas.get_width_height()
+    return Image.frombuffer("RGBA", (width, height), pixels).convert("RGB")
 
-    def frame(self, draw: ImageDraw.ImageDraw, numbers: Sequence[float], title: str) -> None:
-        """Draw the axes with their labels; a number that would touch the one before has none."""
-        corner, other = self.point(self.left, self.high), self.point(self.right, self.low)
-        draw.rectangle((*corner, *other), outline="black")
-        free = 0.0
-        for number in numbers:
-            x, y = self.point(number, self.low)
-            draw.line((x, y, x, y + 5), fill="black")
-            half = draw.textlength(f"{number:g}", font=_font()) / 2
-            if x - half >= free:
-                draw.text((x, y + 8), f"{number:g}", fill="black", anchor="ma", font=_font())
-                free = x + half + 4
-        for value in self._ticks():
-            x, y = self.point(self.left, value)
-            draw.line((x, y, other[0], y), fill="#dddddd")
-            draw.text((x - 8, y), f"{value:g}", fill="black", anchor="rm", font=_font())
-        middle = ((corner[0] + other[0]) / 2, self._size[1] - 28)
-        draw.text(middle, "network evaluations", fill="black", anchor="ma", font=_font())
-        draw.text((MARGIN, 30), title, fill="black", font=_font())
 
-    def dashes(self, draw: ImageDraw.ImageDraw, level: Level) -> None:
-        """Draw a dashed level line."""
-        (start, y), (end, _) = (
-            self.point(self.left, level.value),
-            self.point(self.right, level.value),
+def write_charts(path: Path, panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> str | None:
+    """Write a picture of panels as PNG, whole or not at all.
+
+    For commands whose main result is another: without matplotlib no picture is written, one of
+    earlier results is removed, and the line that says so is returned.
+    """
+    try:
+        picture = line_charts(panels, size)
+    except MissingPackage as error:
+        path.unlink(missing_ok=True)
+        return f"{path.name} is omitted: {error}"
+    with whole_file(path) as part:
+        picture.save(part, format="PNG")
+    return None
+
+
+def figure_of(panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> Figure:
+    """Return the figure that :func:`line_charts` renders."""
+    from matplotlib.figure import Figure
+
+    rows = max(len(panels), 1)
+    inches = (size[0] / DPI, rows * size[1] / DPI)
+    figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
+    for axes, panel in zip(figure.subplots(rows, squeeze=False)[:, 0], panels, strict=False):
+        _draw(axes, panel)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    """Draw a panel's lines, their key at the right, and its levels."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log" if panel.logarithmic else "linear")
+    for i, (name, line) in enumerate(panel.lines.items()):
+        points = [(n, value) for n, value in line if value > 0 or not panel.logarithmic]
+        axes.plot(
+            [n for n, _ in points],
+            [value for _, value in points],
+            label=name,
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i // len(COLORS) % len(MARKERS)],
+            linewidth=2,
+            markersize=6,
         )
-        for x in range(int(start), int(end), 12):
-            draw.line((x, y, x + 6, y), fill="black")
-        draw.text((end - 6, y - 4), level.name, fill="black", anchor="rd", font=_font())
-
-    def _ticks(self) -> list[float]:
-        if self._logarithmic:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            values = [m * 10.0**d for d in decades for m in (1, 2, 5)]
-        else:
-            unit = 10.0 ** math.floor(math.log10(self.high - self.low))
-            spread = (self.high - self.low) / unit
-            step = unit * (0.2 if spread < 2 else 0.5 if spread < 5 else 1.0)
-            first = math.ceil(self.low / step)
-            values = [round(k * step, 9) for k in range(first, math.floor(self.high / step) + 1)]
-        return [v for v in values if self.low <= v <= self.high]
-
-
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(13)
+    numbers = sorted({n for line in panel.lines.values() for n, _ in line})
+    if numbers:
+        axes.set_xlim(numbers[0] / 1.1, numbers[-1] * 1.1)
+        shown = numbers[:1]
+        for n in numbers[1:]:
+            if math.log(n / shown[-1]) > CLOSEST * math.log(1.21 * numbers[-1] / numbers[0]):
+                shown.append(n)
+        axes.set_xticks(shown, [f"{n:.3g}" for n in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if panel.logarithmic:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    if numbers and not panel.logarithmic:
+        axes.update_datalim([(numbers[0], level.value) for level in panel.levels])
+        axes.autoscale_view(scalex=False)
+    low, high = axes.get_ylim()
+    for level in panel.levels:
+        if low <= level.value <= high:
+            below = level.value > (low + high) / 2  # where there is room for its name
+            axes.axhline(level.value, color="black", linestyle="--", linewidth=1)
+            axes.annotate(
+                level.name,
+                (1, level.value),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(-6, -3 if below else 3),
+                textcoords="offset points",
+                horizontalalignment="right",
+                verticalalignment="top" if below else "bottom",
+            )
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.set_title(panel.title, loc="left", fontsize="medium")
+    axes.set_xlabel("network evaluations")
+    if panel.lines:
+        size = "medium" if len(panel.lines) <= len(COLORS) else "x-small"
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=size)

@@ -16,7 +16,7 @@ from ..splats.cloud import GaussianCloud, merge
 from ..splats.formats import FORMATS
 from ..splats.frames import rotation_to
 from ..splats.from_octree import from_octree
-from ..splats.neighbors import neighbourhood
+from ..splats.neighbors import neighborhood
 from .pictures import Scene, preview_png, turntable_webp
 from .settings import Settings
 from .sources import Item
@@ -48,10 +48,10 @@ def scene_of(item: Item, settings: Settings) -> Scene:
     """Read a shape and make its Gaussians.
 
     Raises:
-        DdimxError: no octree, another depth than was said, or no category to colour it by.
+        DdimxError: no octree, another depth than was said, or no category to color it by.
     """
     shape = _shape(item, settings.max_depth)
-    around = neighbourhood(shape.tree)
+    around = neighborhood(shape.tree)
     try:
         cloud = from_octree(shape.tree, settings.look, category=shape.category, around=around)
     except UsageError as error:

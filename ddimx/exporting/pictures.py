@@ -26,7 +26,7 @@ class Scene:
     Attributes:
         cloud: y up.
         spreads: how the Gaussians around each one are spread, for the normals.
-        baked: whether its colours have light in them already.
+        baked: whether its colors have light in them already.
     """
 
     cloud: GaussianCloud

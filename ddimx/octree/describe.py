@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DdimxError
+from ..errors import DdimxError, MissingPackage
 from .file import Shape, read_shape
 from .geometry import components
+from .tree import Octree
 
 # A folder with one of these at its top is a model, whatever else lies there.
 MODELS = ("*.safetensors", "*.pth", "*.ckpt", "*.bin", "model_index.json", "config.json")
@@ -25,9 +26,8 @@ def token_files(folder: Path) -> list[Path]:
 
 
 def describe(path: Path, shape: Shape) -> dict[str, Any]:
-    """Return what a token file that was read holds."""
+    """Return what a token file that was read holds; without SciPy, all but its connected parts."""
     tree = shape.tree
-    parts, by_faces = (components(tree, joined)[1] for joined in (26, 6))
     low = [float(v) for v in tree.lower]
     return {
         "file": {
@@ -46,12 +46,21 @@ def describe(path: Path, shape: Shape) -> dict[str, Any]:
             "bounds_max": [v + tree.edge for v in low],
             "leaf_edge": tree.edge * 0.5**tree.depth,
         },
-        "connectivity": {
-            "parts": len(parts),
-            "largest_share": int(parts[0]) / tree.counts[-1],
-            "parts_by_faces": len(by_faces),
-            "largest_share_by_faces": int(by_faces[0]) / tree.counts[-1],
-        },
+        "connectivity": _connectivity(tree),
+    }
+
+
+def _connectivity(tree: Octree) -> dict[str, Any]:
+    """Return the number and the sizes of connected parts, or why they are omitted."""
+    try:
+        parts, by_faces = (components(tree, joined)[1] for joined in (26, 6))
+    except MissingPackage as error:
+        return {"omitted": str(error)}
+    return {
+        "parts": len(parts),
+        "largest_share": int(parts[0]) / tree.counts[-1],
+        "parts_by_faces": len(by_faces),
+        "largest_share_by_faces": int(by_faces[0]) / tree.counts[-1],
     }
 
 

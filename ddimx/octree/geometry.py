@@ -1,7 +1,7 @@
 """Geometry of occupied cells: neighbours, connected parts, overlap, and a cube's symmetries.
 
-Everything works on the sorted keys of a level: a neighbour is found by binary search, a mirror
-image is an XOR, and parts are joined by propagating the smallest index along the edges.
+Everything works on the sorted keys of a level: a neighbor is found by binary search, and a mirror
+image is an XOR.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import optional_module
 from .errors import OctreeError
 from .keys import Keys, cells_of, keys_of
 from .tree import Octree, from_leaves
@@ -66,23 +67,36 @@ def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
 
     Raises:
         ValueError: another connectivity.
+        MissingPackage: SciPy is not installed.
     """
     if connectivity not in (6, 26):
         raise ValueError(f"connectivity is {connectivity}, expected 6 or 26")
     offsets = OFFSETS_26 if connectivity == 26 else OFFSETS_6
+    sparse = optional_module("scipy.sparse", "connected parts", "3d")
+    csgraph = optional_module("scipy.sparse.csgraph", "connected parts", "3d")
     # One direction of each pair: the other half of the offsets gives the same edges again.
     found = neighbours(tree.leaves, tree.depth, offsets[: len(offsets) // 2])
     start, column = np.nonzero(found >= 0)
-    roots = _joined(len(tree.leaves), start, found[start, column])
-    _, labels, sizes = np.unique(roots, return_inverse=True, return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
+    # Not a dense grid, which scipy.ndimage would label: here trees may be 20 levels deep.
+    count = len(tree.leaves)
+    joined = np.ones(len(start), dtype=np.bool_)
+    edges = sparse.coo_array((joined, (start, found[start, column])), shape=(count, count))
+    _, part = csgraph.connected_components(edges, directed=False)
+    _, first, labels, sizes = np.unique(
+        part, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.lexsort((first, -sizes))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return rank[labels.reshape(-1)], sizes[order]
+    return rank[labels], sizes[order]
 
 
 def largest_share(tree: Octree, connectivity: int = 26) -> float:
-    """Return the share of a tree's leaves that lie in its largest connected part, in (0, 1]."""
+    """Return the share of a tree's leaves that lie in its largest connected part, in (0, 1].
+
+    Raises:
+        MissingPackage: SciPy is not installed.
+    """
     _, sizes = components(tree, connectivity)
     return float(sizes[0] / sizes.sum())
 
@@ -116,16 +130,3 @@ def turned(tree: Octree, quarters: int) -> Octree:
     for _ in range(quarters % 4):
         x, z = z, 2**tree.depth - 1 - x
     return from_leaves(keys_of(np.stack([x, y, z], axis=1)), tree.depth, tree.lower, tree.edge)
-
-
-def _joined(count: int, start: Index, end: Index) -> Index:
-    """Return the smallest index of each node's connected part, int64 [count]."""
-    root = np.arange(count, dtype=np.int64)
-    while len(start):
-        a, b = root[start], root[end]
-        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(root, up := root[root]):
-            root = up
-        apart = root[start] != root[end]
-        start, end = start[apart], end[apart]
-    return root

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from itertools import product
+from types import ModuleType
 
 import numpy as np
-import numpy.typing as npt
 
+from ..errors import optional_module
 from .errors import OctreeError
 from .keys import Keys, cells_of
 
-Grid = npt.NDArray[np.bool_]
-
-MAX_VISIBLE_DEPTH = 9  # the grid is held whole: 2^27 cells, three times
+MAX_VISIBLE_DEPTH = 9  # the grid is held whole: 2^27 cells, of which each takes 6 bytes
 
 
 def visible_cells(keys: Keys, depth: int) -> Keys:
@@ -27,30 +26,25 @@ def visible_cells(keys: Keys, depth: int) -> Keys:
 
     Raises:
         OctreeError: a depth at which the grid does not fit in memory.
+        MissingPackage: SciPy is not installed.
     """
     if not 1 <= depth <= MAX_VISIBLE_DEPTH:
         raise OctreeError(f"what is visible is found at depths 1..{MAX_VISIBLE_DEPTH}, not {depth}")
     cells = cells_of(keys) + 1  # a rim of empty cells around the grid
     empty = np.ones((2**depth + 2,) * 3, dtype=np.bool_)
     empty[tuple(cells.T)] = False
-    outside = _outside(empty)
+    parts, _ = labeling().label(empty)
+    outside = parts == parts[0, 0, 0]
     seen = np.zeros(len(keys), dtype=np.bool_)
     for step in product((-1, 0, 1), repeat=3):
         seen |= outside[tuple((cells + step).T)]
     return keys[seen]
 
 
-def _outside(empty: Grid) -> Grid:
-    """Flood the empty cells from the grid's corner, by sweeps along the axes until none gains."""
-    outside = np.zeros_like(empty)
-    outside[0, 0, 0] = True
-    reached = 0
-    while (count := int(outside.sum())) > reached:
-        reached = count
-        for axis in range(3):
-            lanes, free = np.moveaxis(outside, axis, 0), np.moveaxis(empty, axis, 0)
-            for order in (range(1, len(free)), range(len(free) - 2, -1, -1)):
-                for i in order:
-                    before = i - order.step
-                    lanes[i] |= free[i] & lanes[before]
-    return outside
+def labeling() -> ModuleType:
+    """Return SciPy's module that labels connected cells.
+
+    Raises:
+        MissingPackage: SciPy is not installed.
+    """
+    return optional_module("scipy.ndimage", "visible cells", "3d")

@@ -1,6 +1,6 @@
 """Gaussians as physical quantities; what a file format makes of them is the writer's business.
 
-Frame: right-handed, y up, as the meshes and octrees. Colours are display values (sRGB), for that
+Frame: right-handed, y up, as the meshes and octrees. Colors are display values (sRGB), for that
 is what a person writes as ``#rrggbb`` and what every splat viewer takes ``0.5 + C0 f_dc`` to be;
 only glTF's ``COLOR_0`` wants linear light, and its writer converts.
 """
@@ -26,11 +26,11 @@ class GaussianCloud:
     """N Gaussians, N >= 1.
 
     Attributes:
-        positions: float32 [N, 3], the centres.
+        positions: float32 [N, 3], the centers.
         sigmas: float32 [N, 3], standard deviations along the Gaussian's own axes, > 0.
         quaternions: float32 [N, 4], (w, x, y, z) of unit length, own axes to world.
-        colours: float32 [N, 3], sRGB in [0, 1].
-        alphas: float32 [N], opacity at the centre, in (0, 1].
+        colors: float32 [N, 3], sRGB in [0, 1].
+        alphas: float32 [N], opacity at the center, in (0, 1].
 
     Raises:
         DdimxError: no Gaussians, another shape, or a value outside its range.
@@ -39,14 +39,14 @@ class GaussianCloud:
     positions: Array
     sigmas: Array
     quaternions: Array
-    colours: Array
+    colors: Array
     alphas: Array
 
     def __post_init__(self) -> None:
         count = len(self.positions)
         if not count:
             raise DdimxError("a cloud needs at least one Gaussian")
-        widths = {"positions": 3, "sigmas": 3, "quaternions": 4, "colours": 3, "alphas": None}
+        widths = {"positions": 3, "sigmas": 3, "quaternions": 4, "colors": 3, "alphas": None}
         for name, width in widths.items():
             values = np.asarray(getattr(self, name), dtype=np.float32)
             shape = (count,) if width is None else (count, width)
@@ -64,7 +64,7 @@ class GaussianCloud:
             "positions": (np.isfinite(self.positions).all(axis=1), "finite"),
             "sigmas": (((self.sigmas > 0) & np.isfinite(self.sigmas)).all(axis=1), "positive"),
             "quaternions": (np.abs(lengths - 1) < UNIT_TOLERANCE, "of unit length"),
-            "colours": (((self.colours >= 0) & (self.colours <= 1)).all(axis=1), "within 0..1"),
+            "colors": (((self.colors >= 0) & (self.colors <= 1)).all(axis=1), "within 0..1"),
             "alphas": ((self.alphas > 0) & (self.alphas <= 1), "above 0 and at most 1"),
         }
         for name, (good, what) in rules.items():
@@ -93,16 +93,16 @@ class GaussianCloud:
 
 
 def balls(
-    positions: npt.ArrayLike, sigma: float, colour: npt.ArrayLike, alpha: float
+    positions: npt.ArrayLike, sigma: float, color: npt.ArrayLike, alpha: float
 ) -> GaussianCloud:
-    """Return round Gaussians of one size, colour ([3], or [N, 3]) and opacity."""
-    centres = np.asarray(positions, dtype=np.float32)
-    count = len(centres)
+    """Return round Gaussians of one size, color ([3], or [N, 3]) and opacity."""
+    centers = np.asarray(positions, dtype=np.float32)
+    count = len(centers)
     return GaussianCloud(
-        centres,
+        centers,
         np.full((count, 3), sigma, dtype=np.float32),
         np.tile(UPRIGHT, (count, 1)),
-        np.broadcast_to(np.asarray(colour, dtype=np.float32), (count, 3)),
+        np.broadcast_to(np.asarray(color, dtype=np.float32), (count, 3)),
         np.full(count, alpha, dtype=np.float32),
     )
 
@@ -111,13 +111,13 @@ def merge(clouds: Sequence[GaussianCloud]) -> GaussianCloud:
     """Return one cloud of all Gaussians, in the order given."""
     if not clouds:
         raise DdimxError("nothing to merge")
-    fields = ("positions", "sigmas", "quaternions", "colours", "alphas")
+    fields = ("positions", "sigmas", "quaternions", "colors", "alphas")
     return GaussianCloud(*(np.concatenate([getattr(c, f) for c in clouds]) for f in fields))
 
 
 def every_nth(cloud: GaussianCloud, step: int) -> GaussianCloud:
     """Return every ``step``-th Gaussian, from the first on."""
-    fields = ("positions", "sigmas", "quaternions", "colours", "alphas")
+    fields = ("positions", "sigmas", "quaternions", "colors", "alphas")
     return GaussianCloud(*(getattr(cloud, name)[::step] for name in fields))
 
 

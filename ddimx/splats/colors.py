@@ -1,21 +1,24 @@
-"""What colour a Gaussian gets: one for all, or by height, normal or category, lit or plain.
+"""The colors of Gaussians: one for all, or by a rule such as height, normal or category.
 
-All colours are sRGB in [0, 1]. No splat viewer has a lamp: under one colour for all a chair is a
-silhouette. So light can be baked in, from above and softened where cells crowd together.
+All colors are sRGB in [0, 1]. A new rule is a function and a line of ``RULES``, both here. The
+command line lists the rules, so that NumPy is imported only where a color is computed.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError, nearest
-from .neighbors import Neighbourhood, facing
 
-Floats = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 NAMES = {
     "black": "000000", "white": "ffffff", "grey": "808080", "gray": "808080", "silver": "c0c0c0",
@@ -24,7 +27,6 @@ NAMES = {
     "beige": "f5f5dc", "pink": "ffc0cb", "purple": "800080", "teal": "008080", "navy": "000080",
     "olive": "808000", "maroon": "800000", "lime": "00ff00", "ivory": "fffff0", "coral": "ff7f50",
 }  # as CSS has them  # fmt: skip
-KINDS = ("height", "normal", "category")
 
 HEIGHTS = ("2f3e6e", "2f7f93", "6fb98f", "e8c872", "f2a65a")  # from the ground up
 CATEGORIES = {
@@ -34,69 +36,104 @@ CATEGORIES = {
     "vessel": "45b5ad", "airplane": "b2c04d",
 }  # fmt: skip
 
-LIGHT = (-0.4, 0.8, 0.45)  # from the left, above and in front
-DIMMEST, CROWDED = 0.6, 0.5  # light on what is edge-on; what a full window takes
+
+@dataclass(frozen=True)
+class Leaves:
+    """What a color may depend on.
+
+    Attributes:
+        points: float64 [N, 3], the middles of the leaves, y up.
+        normals: float64 [N, 3], unit; None unless the rule needs them.
+        category: of the shape; empty if it has none.
+    """
+
+    points: Floats
+    normals: Floats | None = None
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How leaves are colored.
+
+    Attributes:
+        color: returns float64 [N, 3], or [3] for all leaves alike.
+        lit: whether light is baked in unless the user says otherwise.
+        needs_normals: whether it needs the surface's normals, which take a while to find.
+    """
+
+    color: Callable[[Leaves], npt.ArrayLike]
+    lit: bool = False
+    needs_normals: bool = False
+
+
+def rgb(code: str) -> tuple[float, float, float]:
+    """Return the three numbers of ``#rrggbb`` or ``rrggbb``, in [0, 1]."""
+    red, green, blue = bytes.fromhex(code.removeprefix("#"))
+    return red / 255, green / 255, blue / 255
+
+
+def by_height(leaves: Leaves) -> Floats:
+    """Return a gradient from the lowest leaf to the highest, float64 [N, 3]."""
+    import numpy as np
+
+    heights = leaves.points[:, 1]
+    reach = float(np.ptp(heights))
+    share = (heights - heights.min()) / reach if reach > 0 else np.zeros_like(heights)
+    stops = np.array([rgb(code) for code in HEIGHTS])
+    at = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(share, at, stops[:, k]) for k in range(3)], axis=1)
+
+
+def by_normal(leaves: Leaves) -> Floats:
+    """Return (n + 1) / 2, the usual picture of normals, float64 [N, 3]."""
+    assert leaves.normals is not None
+    color: Floats = ((leaves.normals + 1) / 2).clip(0, 1)
+    return color
+
+
+def by_category(leaves: Leaves) -> tuple[float, float, float]:
+    """Return the color that a category's name has always and everywhere.
+
+    Names that are not in the table share its colors, by a hash.
+
+    Raises:
+        UsageError: the shape has no category.
+    """
+    name = leaves.category
+    if not name:
+        raise UsageError("color 'category': the shape has no category; choose another color")
+    palette = list(CATEGORIES.values())
+    return rgb(CATEGORIES.get(name, palette[zlib.crc32(name.encode()) % len(palette)]))
+
+
+RULES = {
+    "height": Rule(by_height, lit=True),
+    "normal": Rule(by_normal, needs_normals=True),
+    "category": Rule(by_category, lit=True),
+}
 
 
 def parse(text: str) -> str:
-    """Return a colour option in its one spelling: a kind, or ``#rrggbb``.
+    """Return a color option in its one spelling: a rule's name, or ``#rrggbb``.
 
     Raises:
-        UsageError: neither a kind, nor a name, nor ``#rrggbb``.
+        UsageError: neither a rule, nor a name, nor ``#rrggbb``.
     """
     word = text.strip().lower()
-    if word in KINDS:
+    if word in RULES:
         return word
     if word in NAMES:
         return f"#{NAMES[word]}"
     if re.fullmatch(r"#[0-9a-f]{6}", word):
         return word
-    close = nearest(word, [*KINDS, *NAMES])
+    close = nearest(word, [*RULES, *NAMES])
     raise UsageError(
-        f"unknown colour '{text}'{close} Give #rrggbb, {', '.join(KINDS)} or a name: "
+        f"unknown color '{text}'{close} Give #rrggbb, {', '.join(RULES)} or a name: "
         f"{', '.join(sorted(NAMES))}."
     )
 
 
-def rgb(code: str) -> Floats:
-    """Return ``#rrggbb`` as float64 [3] in [0, 1]."""
-    digits = code.removeprefix("#")
-    return np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-
-
-def by_height(heights: npt.ArrayLike) -> Floats:
-    """Return a gradient from the lowest to the highest, float [N] -> [N, 3]."""
-    h = np.asarray(heights, dtype=np.float64)
-    reach = float(np.ptp(h))
-    share = (h - h.min()) / reach if reach > 0 else np.zeros_like(h)
-    stops = np.stack([rgb(code) for code in HEIGHTS])
-    at = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(share, at, stops[:, k]) for k in range(3)], axis=1)
-
-
-def by_normal(normals: npt.ArrayLike) -> Floats:
-    """Return (n + 1) / 2, the usual picture of normals, [N, 3] -> [N, 3]."""
-    return np.clip((np.asarray(normals, dtype=np.float64) + 1) / 2, 0, 1)
-
-
-def by_category(category: str) -> Floats:
-    """Return the colour that a category's name has always and everywhere, [3].
-
-    Names that are not in the table share its colours, by a hash.
-    """
-    palette = list(CATEGORIES.values())
-    return rgb(CATEGORIES.get(category, palette[zlib.crc32(category.encode()) % len(palette)]))
-
-
-def lit(colours: npt.ArrayLike, around: Neighbourhood) -> Floats:
-    """Return colours [N, 3] (or one [3]) with light baked in, [N, 3].
-
-    Both sides of a surface are lit alike, since one Gaussian is seen from both.
-    """
-    towards = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
-    normals = facing(around.spreads, np.tile(towards, (len(around.counts), 1)))
-    plane, full = around.width**2, around.width**3
-    crowded = np.clip((around.counts - plane) / (full - plane), 0, 1)
-    light = (DIMMEST + (1 - DIMMEST) * normals @ towards) * (1 - CROWDED * crowded)
-    shaded: Floats = np.asarray(colours, dtype=np.float64) * light[:, None]
-    return shaded
+def rule(word: str) -> Rule:
+    """Return the rule of what :func:`parse` returned; ``#rrggbb`` is one color for all leaves."""
+    return RULES.get(word) or Rule(lambda leaves: rgb(word))

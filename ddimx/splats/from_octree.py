@@ -1,4 +1,4 @@
-"""From an octree to Gaussians: one for every leaf, at its centre."""
+"""From an octree to Gaussians: one for every leaf, at its center."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from ..errors import UsageError
 from ..octree.tree import Octree
 from . import colors
 from .cloud import UPRIGHT, GaussianCloud
-from .neighbors import Neighbourhood, neighbourhood
+from .neighbors import Neighborhood, facing, neighborhood
 
 Floats = npt.NDArray[np.float64]
 
 THINNEST = 0.25  # of its width: what a Gaussian of a flat surface is flattened to
+LIGHT = (-0.4, 0.8, 0.45)  # from the left, above and in front
+DIMMEST, CROWDED = 0.6, 0.5  # light on what is edge-on; what a full window takes
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,24 @@ class Look:
     """How leaves become Gaussians.
 
     Attributes:
-        colour: ``#rrggbb``, or "height", "normal" or "category".
+        color: ``#rrggbb``, a CSS name, or one of :data:`ddimx.splats.colors.RULES`.
         opacity: in (0, 1].
         scale: standard deviation in cells; 0.5 is half a cell's edge.
         surfel: flatten each Gaussian along the surface's normal.
-        light: bake light into the colours; None does so for "height" and "category".
+        light: bake light into the colors; None leaves it to the color's rule.
 
     Raises:
-        UsageError: a value out of range, or an unknown colour.
+        UsageError: a value out of range, or an unknown color.
     """
 
-    colour: str = "height"
+    color: str = "height"
     opacity: float = 0.95
     scale: float = 0.5
     surfel: bool = False
     light: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "colour", colors.parse(self.colour))
+        object.__setattr__(self, "color", colors.parse(self.color))
         if not 0 < self.opacity <= 1:
             raise UsageError(f"opacity {self.opacity}: give a number above 0 and at most 1")
         if not 0 < self.scale < 100:
@@ -49,12 +51,12 @@ class Look:
     @property
     def lit(self) -> bool:
         """Whether light is baked in."""
-        return self.colour in ("height", "category") if self.light is None else self.light
+        return colors.rule(self.color).lit if self.light is None else self.light
 
     @property
     def needs_normals(self) -> bool:
         """Whether the surface's normals are looked for."""
-        return self.surfel or self.colour == "normal"
+        return self.surfel or colors.rule(self.color).needs_normals
 
 
 def from_octree(
@@ -62,20 +64,20 @@ def from_octree(
     look: Look | None = None,
     *,
     category: str = "",
-    around: Neighbourhood | None = None,
+    around: Neighborhood | None = None,
 ) -> GaussianCloud:
     """Return one Gaussian per leaf, in the order of the leaves and in the units of the tree's cube.
 
     Args:
-        category: the shape's category, for ``look.colour == "category"``.
-        around: the tree's :func:`~ddimx.splats.neighbors.neighbourhood`, if it is known already.
+        category: the shape's, for a color that depends on it.
+        around: the tree's :func:`~ddimx.splats.neighbors.neighborhood`, if it is known already.
 
     Raises:
-        UsageError: colours by category for a shape that has none.
+        UsageError: colors by category for a shape that has none.
     """
     look = look or Look()
     if around is None and (look.lit or look.needs_normals):
-        around = neighbourhood(tree)
+        around = neighborhood(tree)
     points = tree.centres()
     normals, flatness = None, None
     if look.needs_normals:
@@ -87,41 +89,21 @@ def from_octree(
     if look.surfel and normals is not None and flatness is not None:
         sigmas[:, 2] *= flatness
         quaternions = tilted(normals)
+    leaves = colors.Leaves(points, normals, category)
+    chosen = np.broadcast_to(colors.rule(look.color).color(leaves), points.shape)
+    if look.lit:
+        assert around is not None
+        chosen = lit(chosen, around)
     return GaussianCloud(
         points.astype(np.float32),
         sigmas.astype(np.float32),
         quaternions.astype(np.float32),
-        _colours(look, points, category, normals, around).astype(np.float32),
+        chosen.astype(np.float32),
         np.full(count, look.opacity, dtype=np.float32),
     )
 
 
-def _colours(
-    look: Look,
-    points: Floats,
-    category: str,
-    normals: Floats | None,
-    around: Neighbourhood | None,
-) -> Floats:
-    if look.colour == "height":
-        chosen = colors.by_height(points[:, 1])
-    elif look.colour == "normal":
-        assert normals is not None
-        chosen = colors.by_normal(normals)
-    elif look.colour == "category":
-        if not category:
-            raise UsageError("colour 'category': the shape has no category; choose another colour")
-        chosen = colors.by_category(category)
-    else:
-        chosen = colors.rgb(look.colour)
-    chosen = np.broadcast_to(chosen, points.shape)
-    if not look.lit:
-        return chosen
-    assert around is not None
-    return colors.lit(chosen, around)
-
-
-def surface(points: Floats, around: Neighbourhood) -> tuple[Floats, Floats]:
+def surface(points: Floats, around: Neighborhood) -> tuple[Floats, Floats]:
     """Return every leaf's normal, unit [N, 3], and how thick it is, THINNEST..1, [N].
 
     The normal is the direction in which the occupied cells around are spread least. It points away
@@ -144,6 +126,20 @@ def surface(points: Floats, around: Neighbourhood) -> tuple[Floats, Floats]:
     narrow, middling = np.maximum(values[:, 0], 0), values[:, 1]
     ratio = np.where(middling > 0.25, narrow / np.maximum(middling, 0.25), 1.0)
     return normals * sign[:, None], np.clip(2 * np.sqrt(ratio), THINNEST, 1)
+
+
+def lit(colors: npt.ArrayLike, around: Neighborhood) -> Floats:
+    """Return colors [N, 3] (or one [3]) with light baked in, [N, 3].
+
+    Both sides of a surface are lit alike, since one Gaussian is seen from both.
+    """
+    towards = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
+    normals = facing(around.spreads, np.tile(towards, (len(around.counts), 1)))
+    plane, full = around.width**2, around.width**3
+    crowded = np.clip((around.counts - plane) / (full - plane), 0, 1)
+    light = (DIMMEST + (1 - DIMMEST) * normals @ towards) * (1 - CROWDED * crowded)
+    shaded: Floats = np.asarray(colors, dtype=np.float64) * light[:, None]
+    return shaded
 
 
 def tilted(normals: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """What the occupied cells around each leaf look like: how many, and how they are spread.
 
-Leaves are sorted by (x, y, z), so that the neighbours of a cell within one column of z are one run
+Leaves are sorted by (x, y, z), so that the neighbors of a cell within one column of z are one run
 of the sorted list. Two binary searches find its ends, and differences of running sums give the
 run's count, sum of z and sum of z^2, exactly, in integers: 2 (2r + 1)^2 searches per cell instead
 of (2r + 1)^3 look-ups, at any depth and with no dense grid.
@@ -24,7 +24,7 @@ PLANE_STEPS = 1 / 12  # cells^2: how far the cells of an oblique plane are sprea
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbourhood:
+class Neighborhood:
     """The occupied cells in a cubic window around each leaf, the leaf itself included.
 
     Attributes:
@@ -40,7 +40,7 @@ class Neighbourhood:
     width: int
 
 
-def neighbourhood(tree: Octree, radius: int = RADIUS) -> Neighbourhood:
+def neighborhood(tree: Octree, radius: int = RADIUS) -> Neighborhood:
     """Look around every leaf of a tree, in the order of its leaves."""
     cells = cells_of(tree.leaves)
     stride = 2**tree.depth + radius  # a margin, so that no window reaches into the next column
@@ -82,20 +82,20 @@ class _Columns:
             moment += term
 
 
-def _statistics(moments: Ints, width: int) -> Neighbourhood:
+def _statistics(moments: Ints, width: int) -> Neighborhood:
     counts = moments[0]
     means = (moments[1:4] / counts).T
     upper = moments[4:] / counts
     xx, xy, xz, yy, yz, zz = upper
     second = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=1).reshape(-1, 3, 3)
     spreads = second - means[:, :, None] * means[:, None, :]
-    return Neighbourhood(counts, means, spreads, width)
+    return Neighborhood(counts, means, spreads, width)
 
 
 def facing(spreads: npt.ArrayLike, towards: npt.ArrayLike) -> Floats:
     """Return the surface normals seen from a direction, unit, [N, 3, 3], [N, 3] -> [N, 3].
 
-    With C the spread of the neighbours and v the way to the eye, n = (C + e I)^-1 v: the normal of
+    With C the spread of the neighbors and v the way to the eye, n = (C + e I)^-1 v: the normal of
     a plane, the part of v across a rod, v itself for a lump, each on the side that is seen, so
     that no sign has to be guessed.
     """

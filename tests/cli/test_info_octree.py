@@ -54,6 +54,15 @@ def test_the_facts_of_a_file(chair):
     }
 
 
+def test_without_scipy_all_but_the_parts_is_said(chair, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    facts = json.loads(invoke("info", chair, "--json").out)
+    assert facts["octree"]["leaves"] == 6
+    reason = 'scipy, which connected parts need, is not installed; run pip install "ddimx[3d]"'
+    assert facts["connectivity"] == {"omitted": reason}
+    assert f"  omitted: {reason}" in invoke("info", chair).out.splitlines()
+
+
 def test_for_people_with_a_picture(chair):
     lines = invoke("info", chair).out.splitlines()
     assert "  nodes: 1, 3, 4, 6" in lines

@@ -1,7 +1,7 @@
 """Readers of the formats, written from their specifications and not from the writers.
 
 Each returns the columns of a cloud as float64: positions, sigmas, quaternions (w, x, y, z),
-colours, alphas; and "rest" where the file has higher harmonics.
+colors, alphas; and "rest" where the file has higher harmonics.
 """
 
 import gzip
@@ -35,7 +35,7 @@ def read_3dgs(data):
         "positions": columns("x", "y", "z"),
         "sigmas": np.exp(columns("scale_0", "scale_1", "scale_2")),
         "quaternions": columns("rot_0", "rot_1", "rot_2", "rot_3"),
-        "colours": 0.5 + SH0 * columns("f_dc_0", "f_dc_1", "f_dc_2"),
+        "colors": 0.5 + SH0 * columns("f_dc_0", "f_dc_1", "f_dc_2"),
         "alphas": sigmoid(columns("opacity")[:, 0]),
         "normals": columns("nx", "ny", "nz"),
         "rest": columns(*rest) if rest else np.zeros((count, 0)),
@@ -50,7 +50,7 @@ def read_splat(data):
         "positions": table[:, :3],
         "sigmas": table[:, 3:6],
         "quaternions": (table[:, 10:] - 128) / 128,
-        "colours": table[:, 6:9] / 255,
+        "colors": table[:, 6:9] / 255,
         "alphas": table[:, 9] / 255,
     }
 
@@ -72,7 +72,7 @@ def read_spz(data):
         "positions": np.array(signed).reshape(count, 3) / 2.0**bits,
         "sigmas": np.exp(logs.reshape(count, 3)),
         "quaternions": np.array(quaternions),
-        "colours": 0.5 + SH0 * dc.reshape(count, 3),
+        "colors": 0.5 + SH0 * dc.reshape(count, 3),
         "alphas": alphas,
         "rest": rest.reshape(count, -1),
         "bits": bits,
@@ -126,7 +126,7 @@ def read_glb(data):
         "positions": values["POSITION"],
         "sigmas": values[f"{own}SCALE"],
         "quaternions": values[f"{own}ROTATION"][:, [3, 0, 1, 2]],
-        "colours": 0.5 + SH0 * values[f"{own}SH_DEGREE_0_COEF_0"],
+        "colors": 0.5 + SH0 * values[f"{own}SH_DEGREE_0_COEF_0"],
         "alphas": values[f"{own}OPACITY"][:, 0],
         "points": values["COLOR_0"],
         "rest": {name: values[name] for name in rest},

@@ -36,7 +36,7 @@ def test_a_rotated_gaussian_has_the_rotated_covariance(cloud, q):
     np.testing.assert_allclose(turned.positions, cloud.positions @ rotation.T, atol=1e-6 * scale)
     expected = rotation @ covariances(cloud) @ rotation.T
     np.testing.assert_allclose(covariances(turned), expected, atol=4e-6 * cloud.sigmas.max() ** 2)
-    assert (turned.colours == cloud.colours).all()
+    assert (turned.colors == cloud.colors).all()
 
 
 @pytest.mark.parametrize(("up", "axis"), [("y", (0, 1, 0)), ("-y", (0, -1, 0)), ("z", (0, 0, 1))])
@@ -69,7 +69,7 @@ def test_mirrors_and_stretches_are_refused(matrix):
         ("sigmas", [np.inf, 1, 1], r"sigmas\[1\].*positive"),
         ("quaternions", [1, 1, 0, 0], r"quaternions\[1\].*unit length"),
         ("quaternions", [np.nan, 0, 0, 0], r"quaternions\[1\].*unit length"),
-        ("colours", [0, 0, 1.01], r"colours\[1\].*within 0..1"),
+        ("colors", [0, 0, 1.01], r"colors\[1\].*within 0..1"),
         ("alphas", 0, r"alphas\[1\].*above 0"),
         ("alphas", np.nan, r"alphas\[1\].*above 0"),
     ],

@@ -24,12 +24,12 @@ def encode(name, cloud, **options):
     return FORMATS[name].encode(cloud, Options(**options))
 
 
-def assert_close(read, cloud, *, position, log_sigma, angle, colour, alpha):
+def assert_close(read, cloud, *, position, log_sigma, angle, color, alpha):
     """Compare with absolute bounds; those of sigmas are on their logarithms."""
     assert np.abs(read["positions"] - cloud.positions).max() <= position
     assert np.abs(np.log(read["sigmas"] / cloud.sigmas)).max() <= log_sigma
     assert rotation_angles(read["quaternions"], cloud.quaternions).max() <= angle
-    assert np.abs(read["colours"] - cloud.colours).max() <= colour
+    assert np.abs(read["colors"] - cloud.colors).max() <= color
     assert np.abs(read["alphas"] - cloud.alphas).max() <= alpha
 
 
@@ -42,7 +42,7 @@ def test_3dgs_reads_back(cloud, degree):
     assert read["rest"].shape == (len(cloud), 45 if degree else 0)
     assert not read["rest"].any()
     # Logarithms up to 10 and logits up to 14 are rounded to float32; alphas within 1e-6 of 1 move.
-    bounds = {"log_sigma": 10 * EPSILON, "colour": 2 * EPSILON, "alpha": 1.1e-6}
+    bounds = {"log_sigma": 10 * EPSILON, "color": 2 * EPSILON, "alpha": 1.1e-6}
     assert_close(read, cloud, position=0, angle=1e-3, **bounds)
 
 
@@ -51,14 +51,14 @@ def test_splat_reads_back_in_the_order_of_importance(cloud):
     read = read_splat(encode("splat", cloud))
     importance = read["sigmas"].prod(axis=1)
     order = np.argsort(-cloud.sigmas.astype(float).prod(axis=1) * cloud.alphas, kind="stable")
-    fields = ("positions", "sigmas", "quaternions", "colours", "alphas")
+    fields = ("positions", "sigmas", "quaternions", "colors", "alphas")
     sorted_cloud = type(cloud)(*(getattr(cloud, name)[order] for name in fields))
     assert (read["positions"] == sorted_cloud.positions).all()
     assert (read["sigmas"] == sorted_cloud.sigmas).all()
     assert (np.diff(importance * sorted_cloud.alphas) <= 1e-6 * importance[:-1]).all()
     # A part of q errs by 1/256 by rounding, or 1/128 where 256 became 255: |dq| <= 2 / 128 in all,
     # and the angle is twice that.
-    bounds = {"colour": 0.5 / 255 + EPSILON, "alpha": 0.5 / 255 + EPSILON}
+    bounds = {"color": 0.5 / 255 + EPSILON, "alpha": 0.5 / 255 + EPSILON}
     assert_close(read, sorted_cloud, position=0, log_sigma=1e-12, angle=4 / 128, **bounds)
 
 
@@ -67,14 +67,14 @@ def test_spz_reads_back(cloud, degree):
     read = read_spz(encode("spz", cloud, sh_degree=degree))
     assert not read["rest"].any()
     assert read["rest"].shape[1] == (45 if degree else 0)
-    # Half a step each: sigmas 1/16, colours 1/255 of a range 1/(.15 / C0) wide. Three parts of q
+    # Half a step each: sigmas 1/16, colors 1/255 of a range 1/(.15 / C0) wide. Three parts of q
     # by half of sqrt(1/2)/511, the largest, at least 1/2, by up to three times that more.
     part = np.sqrt(0.5) / 511 / 2
     bounds = {
         "position": 0.5 * 2.0 ** -read["bits"] * (1 + 1e-6),
         "log_sigma": 0.5 / 16 + 1e-6,
         "angle": 2 * np.sqrt(3 + 9 * 3) * part,
-        "colour": 0.5 / 255 * 0.28209479177387814 / 0.15 + 1e-6,
+        "color": 0.5 / 255 * 0.28209479177387814 / 0.15 + 1e-6,
         "alpha": 0.5 / 255 + EPSILON,
     }
     assert_close(read, cloud, **bounds)
@@ -85,7 +85,7 @@ def test_glb_reads_back(cloud, degree):
     read = read_glb(encode("glb", cloud, sh_degree=degree))
     for name in ("positions", "sigmas", "quaternions", "alphas"):
         assert (read[name] == getattr(cloud, name)).all()
-    assert np.abs(read["colours"] - cloud.colours).max() <= 2 * EPSILON
+    assert np.abs(read["colors"] - cloud.colors).max() <= 2 * EPSILON
     accessor = read["document"]["accessors"][0]
     assert accessor["min"] == cloud.positions.min(axis=0).tolist()
     assert accessor["max"] == cloud.positions.max(axis=0).tolist()
@@ -94,7 +94,7 @@ def test_glb_reads_back(cloud, degree):
     # Back from linear light to sRGB, whose slope is at most 12.92.
     light = read["points"][:, :3]
     srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    assert np.abs(srgb - cloud.colours).max() <= 12.92 * 0.5 / 65535 + 1e-4
+    assert np.abs(srgb - cloud.colors).max() <= 12.92 * 0.5 / 65535 + 1e-4
     assert np.abs(read["points"][:, 3] - cloud.alphas).max() <= 0.5 / 65535 + EPSILON
 
 
@@ -109,9 +109,9 @@ def test_plyfile_reads_ply(text):
     floats = np.stack([vertices[n] for n in expected.split()[:6]], axis=1)
     assert (floats == np.concatenate([cloud.positions, cloud.sigmas], axis=1)).all()
     assert (vertices["opacity"] == cloud.alphas).all()
-    colours = np.stack([vertices[n] for n in ("red", "green", "blue")], axis=1)
-    assert colours.dtype == np.uint8
-    assert np.abs(colours / 255 - cloud.colours).max() <= 0.5 / 255 + EPSILON
+    colors = np.stack([vertices[n] for n in ("red", "green", "blue")], axis=1)
+    assert colors.dtype == np.uint8
+    assert np.abs(colors / 255 - cloud.colors).max() <= 0.5 / 255 + EPSILON
 
 
 def test_plyfile_reads_3dgs():
@@ -123,7 +123,7 @@ def test_plyfile_reads_3dgs():
     assert len(vertices.properties) == 62
     assert (vertices["rot_3"] == cloud.quaternions[:, 3]).all()
     expected = 0.5 + 0.28209479177387814 * vertices["f_dc_1"].astype(float)
-    np.testing.assert_allclose(ours["colours"][:, 1], expected, rtol=1e-12)
+    np.testing.assert_allclose(ours["colors"][:, 1], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", FORMATS)

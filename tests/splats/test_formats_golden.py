@@ -26,10 +26,10 @@ def test_ply():
         b"property uchar red\nproperty uchar green\nproperty uchar blue\n"
         b"property float opacity\nend_header\n"
     )
-    colours = [(255, 0, 0), (51, 102, 153), (128, 128, 128)]
+    colors = [(255, 0, 0), (51, 102, 153), (128, 128, 128)]
     body = b"".join(
-        struct.pack("<6f3Bf", *position, *sigmas, *colour, alpha)
-        for (position, sigmas, _, _, alpha), colour in zip(ROWS, colours, strict=True)
+        struct.pack("<6f3Bf", *position, *sigmas, *color, alpha)
+        for (position, sigmas, _, _, alpha), color in zip(ROWS, colors, strict=True)
     )
     assert encode("ply") == header + body
     assert body[:31].hex() == (
@@ -55,10 +55,10 @@ def test_ply_as_text():
     assert [float(v) for v in lines[-2].split()] == [-1, 2, 0.125, 1, 1, 1, 51, 102, 153, 0.9375]
 
 
-def inria_row(position, sigmas, quaternion, colour, alpha, rest):
+def inria_row(position, sigmas, quaternion, color, alpha, rest):
     alpha = min(max(alpha, 1e-6), 1 - 1e-6)
     values = [*position, 0, 0, 0]
-    values += [(c - 0.5) / C0 for c in map(single, colour)]
+    values += [(c - 0.5) / C0 for c in map(single, color)]
     values += [0.0] * rest
     values += [math.log(alpha) - math.log1p(-alpha)]
     values += [math.log(s) for s in sigmas]

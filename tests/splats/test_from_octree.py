@@ -1,4 +1,4 @@
-"""One Gaussian per leaf: where, how large, of which colour, and how flat."""
+"""One Gaussian per leaf: where, how large, of which color, and how flat."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from ddimx.octree.tree import from_leaves
 from ddimx.splats import colors
 from ddimx.splats.cloud import axes
 from ddimx.splats.from_octree import Look, from_octree, surface, tilted
-from ddimx.splats.neighbors import neighbourhood
+from ddimx.splats.neighbors import neighborhood
 
 
 def tree_of(cells, depth=4, lower=(-0.5, -0.5, -0.5), edge=1.0):
@@ -22,14 +22,14 @@ def floor(n=16, y=5, depth=4):
     return tree_of([(x, y, z) for x in range(n) for z in range(n)], depth)
 
 
-def test_gaussians_stand_at_the_centres_of_leaves():
+def test_gaussians_stand_at_the_centers_of_leaves():
     tree = tree_of([(0, 0, 0), (3, 1, 2)], depth=2, lower=(10.0, 20.0, 30.0), edge=8.0)
-    cloud = from_octree(tree, Look(colour="#336699", opacity=0.75, scale=0.25))
+    cloud = from_octree(tree, Look(color="#336699", opacity=0.75, scale=0.25))
     assert cloud.positions.tolist() == [[11, 21, 31], [17, 23, 35]]
     assert (cloud.sigmas == 0.5).all()  # a quarter of a cell of edge 2
     assert (cloud.quaternions == [1, 0, 0, 0]).all()
     assert (cloud.alphas == 0.75).all()
-    assert (np.round(cloud.colours * 255) == [0x33, 0x66, 0x99]).all()
+    assert (np.round(cloud.colors * 255) == [0x33, 0x66, 0x99]).all()
 
 
 def test_by_default_a_standard_deviation_is_half_a_cell():
@@ -39,7 +39,7 @@ def test_by_default_a_standard_deviation_is_half_a_cell():
 @given(st.sets(st.integers(0, 511), min_size=1, max_size=80), st.booleans())
 def test_every_leaf_is_there_once_and_valid(keys, surfel):
     tree = from_leaves(np.array(sorted(keys)), 3)
-    cloud = from_octree(tree, Look(colour="normal", surfel=surfel))
+    cloud = from_octree(tree, Look(color="normal", surfel=surfel))
     assert len(cloud) == tree.counts[-1]
     assert (cloud.positions == tree.centres().astype(np.float32)).all()
     assert (cloud.sigmas <= 0.0625).all()
@@ -74,7 +74,7 @@ def ball(depth=5):
 def test_normals_of_a_ball_point_outwards():
     tree = ball()
     points = tree.centres()
-    normals, flatness = surface(points, neighbourhood(tree))
+    normals, flatness = surface(points, neighborhood(tree))
     outwards = points / np.linalg.norm(points, axis=1, keepdims=True)
     cosines = (normals * outwards).sum(axis=1)
     assert cosines.min() > 0.8
@@ -85,11 +85,11 @@ def test_normals_of_a_ball_point_outwards():
 def test_the_side_of_a_normal_follows_the_stated_rule():
     """Away from the box's middle; else from the cells around; else the largest part is positive."""
     tree = floor(y=5)
-    normals, _ = surface(tree.centres(), neighbourhood(tree))
+    normals, _ = surface(tree.centres(), neighborhood(tree))
     assert (normals[tree.leaves == keys_of(np.array([[8, 5, 8]]))[0]] == [0, 1, 0]).all()
     both = tree_of([(x, y, z) for x in range(16) for z in range(16) for y in (2, 12)])
     points = both.centres()
-    normals, _ = surface(points, neighbourhood(both))
+    normals, _ = surface(points, neighborhood(both))
     inner = np.abs(points[:, [0, 2]]).max(axis=1) < 0.3
     assert (np.sign(normals[inner, 1]) == np.where(points[inner, 1] < 0, -1, 1)).all()
 
@@ -101,26 +101,26 @@ def test_tilting_takes_z_to_the_normal(vector):
     np.testing.assert_allclose(third * np.sign(third @ normal[0]), normal[0], atol=1e-9)
 
 
-# --- colours ------------------------------------------------------------------------------------
+# --- colors ------------------------------------------------------------------------------------
 
 
 def test_height_runs_from_the_lowest_stop_to_the_highest():
     tree = tree_of([(0, 2, 0), (0, 7, 0), (0, 12, 0)])
-    cloud = from_octree(tree, Look(colour="height", light=False))
+    cloud = from_octree(tree, Look(color="height", light=False))
     expected = [colors.rgb(colors.HEIGHTS[i]) for i in (0, 2, 4)]
-    np.testing.assert_allclose(cloud.colours, expected, atol=1e-6)
-    flat = from_octree(floor(), Look(colour="height", light=False))
-    np.testing.assert_allclose(flat.colours, [colors.rgb(colors.HEIGHTS[0])] * 256, atol=1e-6)
+    np.testing.assert_allclose(cloud.colors, expected, atol=1e-6)
+    flat = from_octree(floor(), Look(color="height", light=False))
+    np.testing.assert_allclose(flat.colors, [colors.rgb(colors.HEIGHTS[0])] * 256, atol=1e-6)
 
 
-def test_a_colour_that_was_said_is_the_colour_that_comes():
-    named = from_octree(floor(), Look(colour="Teal"))
-    assert (np.round(named.colours * 255) == [0, 128, 128]).all()
-    assert (np.round(from_octree(floor(), Look("#0A0b0C")).colours * 255) == [10, 11, 12]).all()
+def test_a_color_that_was_said_is_the_color_that_comes():
+    named = from_octree(floor(), Look(color="Teal"))
+    assert (np.round(named.colors * 255) == [0, 128, 128]).all()
+    assert (np.round(from_octree(floor(), Look("#0A0b0C")).colors * 255) == [10, 11, 12]).all()
 
 
 def test_light_darkens_and_keeps_the_hue():
-    plain, lit = (from_octree(ball(4), Look("#c08040", light=on)).colours for on in (False, True))
+    plain, lit = (from_octree(ball(4), Look("#c08040", light=on)).colors for on in (False, True))
     ratio = lit / plain
     np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones(3), atol=1e-6)
     assert ratio.max() <= 1
@@ -134,23 +134,23 @@ def test_a_floor_is_lit_more_than_a_wall_that_faces_sideways():
     look = Look("#ffffff", light=True)
     middle = keys_of(np.array([[8, 5, 8]])), keys_of(np.array([[5, 8, 8]]))
     bright, dim = (
-        from_octree(tree, look).colours[tree.leaves == key][0, 0]
+        from_octree(tree, look).colors[tree.leaves == key][0, 0]
         for tree, key in zip((floor(), wall), middle, strict=True)
     )
     assert bright > dim + 0.1
     assert bright > 0.9
 
 
-def test_categories_have_colours_of_their_own():
+def test_categories_have_colors_of_their_own():
     chair, table, other = (
-        from_octree(floor(), Look("category", light=False), category=name).colours[0].tolist()
+        from_octree(floor(), Look("category", light=False), category=name).colors[0].tolist()
         for name in ("chair", "table", "sousaphone")
     )
     assert chair != table
     assert (
         other
         == from_octree(floor(), Look("category", light=False), category="sousaphone")
-        .colours[5]
+        .colors[5]
         .tolist()
     )
     with pytest.raises(UsageError, match="no category"):
@@ -160,8 +160,8 @@ def test_categories_have_colours_of_their_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"colour": "hight"}, "did you mean 'height'"),
-        ({"colour": "#12345"}, "unknown colour"),
+        ({"color": "hight"}, "did you mean 'height'"),
+        ({"color": "#12345"}, "unknown color"),
         ({"opacity": 0.0}, "opacity 0.0"),
         ({"opacity": 1.5}, "opacity 1.5"),
         ({"opacity": float("nan")}, "opacity nan"),
@@ -182,3 +182,20 @@ def test_turns_are_the_shortest():
     np.testing.assert_allclose(np.linalg.norm(turns, axis=1), 1, rtol=1e-12)
     # The real part is cos(angle / 2), and cos(angle) is |z|.
     np.testing.assert_allclose(2 * turns[:, 0] ** 2 - 1, np.abs(normals[:, 2]), atol=1e-12)
+
+
+def test_a_new_rule_is_a_function_and_an_entry(monkeypatch):
+    """Red on the left and black on the right: told apart, parsed and lit as the entry says."""
+
+    def by_side(leaves):
+        return np.stack([leaves.points[:, 0] < 0.25, *np.zeros((2, len(leaves.points)))], axis=1)
+
+    monkeypatch.setitem(colors.RULES, "side", colors.Rule(by_side))
+    tree = tree_of([(2, 0, 0), (12, 0, 0)])
+    look = Look("SIDE")
+    assert not look.lit
+    assert not look.needs_normals
+    expected = (tree.centres()[:, 0] < 0.25)[:, None] * [1, 0, 0]
+    np.testing.assert_array_equal(from_octree(tree, look).colors, expected)
+    with pytest.raises(UsageError, match="height, normal, category, side or a name"):
+        Look("sid")

@@ -77,18 +77,18 @@ def columns(path):
         "positions": stack("x", "y", "z"),
         "sigmas": np.exp(stack("scale_0", "scale_1", "scale_2")),
         "quaternions": stack("rot_0", "rot_1", "rot_2", "rot_3"),
-        "colours": 0.5 + SH0 * stack("f_dc_0", "f_dc_1", "f_dc_2"),
+        "colors": 0.5 + SH0 * stack("f_dc_0", "f_dc_1", "f_dc_2"),
         "alphas": sigmoid(table["opacity"]),
         "rest": [values for name, values in table.items() if name.startswith("f_rest_")],
     }
 
 
-def assert_same(read, cloud, *, position, log_sigma, angle, colour, alpha):
+def assert_same(read, cloud, *, position, log_sigma, angle, color, alpha):
     assert len(read["positions"]) == len(cloud)
     assert np.abs(read["positions"] - cloud.positions).max() <= position
     assert np.abs(np.log(read["sigmas"] / cloud.sigmas)).max() <= log_sigma
     assert rotation_angles(read["quaternions"], cloud.quaternions).max() <= angle
-    assert np.abs(read["colours"] - cloud.colours).max() <= colour
+    assert np.abs(read["colors"] - cloud.colors).max() <= color
     assert np.abs(read["alphas"] - cloud.alphas).max() <= alpha
 
 
@@ -99,7 +99,7 @@ def test_3dgs(transform, degree):
     read = columns(transform(data, ".3dgs.ply", ".csv"))
     assert len(read["rest"]) == (45 if degree else 0)
     assert not any(values.any() for values in read["rest"])
-    assert_same(read, cloud, position=0, log_sigma=1e-6, angle=1e-3, colour=1e-6, alpha=1.1e-6)
+    assert_same(read, cloud, position=0, log_sigma=1e-6, angle=1e-3, color=1e-6, alpha=1.1e-6)
 
 
 def test_splat(transform):
@@ -107,10 +107,10 @@ def test_splat(transform):
     read = columns(transform(FORMATS["splat"].encode(cloud, Options()), ".splat", ".csv"))
     importance = cloud.sigmas.astype(float).prod(axis=1) * cloud.alphas
     order = np.argsort(-importance, kind="stable")
-    names = ("positions", "sigmas", "quaternions", "colours", "alphas")
+    names = ("positions", "sigmas", "quaternions", "colors", "alphas")
     cloud = type(cloud)(*(getattr(cloud, name)[order] for name in names))
     # Bytes of q are written as 128 + 128 q and read here as 2 b / 255 - 1: up to 1/255 more each.
-    bounds = {"colour": 0.5 / 255 + 1e-6, "alpha": 0.5 / 255 + 1e-6}
+    bounds = {"color": 0.5 / 255 + 1e-6, "alpha": 0.5 / 255 + 1e-6}
     assert_same(read, cloud, position=0, log_sigma=1e-6, angle=2 * (2 / 128 + 2 / 255), **bounds)
 
 
@@ -126,7 +126,7 @@ def test_spz_comes_back_turned_about_x(transform, degree):
         "position": 2.0**-13 + 1e-6,
         "log_sigma": 1 / 32 + 1e-6,
         "angle": 2 * np.sqrt(3 + 9 * 3) * part,
-        "colour": 0.5 / 255 * SH0 / 0.15 + 1e-6,
+        "color": 0.5 / 255 * SH0 / 0.15 + 1e-6,
         "alpha": 0.5 / 255 + 1e-6,
     }
     assert_same(read, turned_about_x(cloud), **bounds)
@@ -162,7 +162,7 @@ def test_glb_equals_the_one_it_makes_of_our_ply(transform):
         *theirs["primitive"]["attributes"],
         "COLOR_0",
     }
-    for name in ("positions", "sigmas", "colours", "alphas"):
+    for name in ("positions", "sigmas", "colors", "alphas"):
         np.testing.assert_allclose(theirs[name], ours[name], rtol=2e-6, atol=2e-6)
     assert rotation_angles(theirs["quaternions"], ours["quaternions"]).max() < 1e-3
 

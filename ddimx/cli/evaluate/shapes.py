@@ -67,8 +67,7 @@ def shapes(
 
     A set is a run folder, a folder of token files, a prepared data set or one of its lists
     (DIR/val.jsonl). Figures come with 95% intervals and with what the reference and the training
-    shapes themselves reach; the record states the protocol. Distances need
-    pip install "ddimx[bench]".
+    shapes themselves reach; the record states the protocol. Needs pip install "ddimx[3d]".
 
     Examples:
 

@@ -74,6 +74,7 @@ def solvers(
     The error says how well the sampler's equation is solved, not how good the pictures are. A
     searched plan is fitted to other samples than those it is measured on; use it with
     'ddimx sample --plan'. The same command into the same --out goes on where it stopped.
+    The chart needs pip install "ddimx[plot]"; all else is written without it.
 
     Examples:
 
@@ -223,16 +224,18 @@ def _save(result: Study, folder: Path, status: str) -> None:
 
 def _write(result: Study, folder: Path, progress: Progress) -> None:
     """Write table, plot, plans and, last, the record; say in words what came out."""
-    from ...evaluation.solvers.report import csv_text, plot
-    from ...files import whole_file, write_bytes
+    from ...evaluation.chart import write_charts
+    from ...evaluation.solvers.report import csv_text, panel
+    from ...files import write_bytes
 
     assert result.reference_error is not None
     write_bytes(folder / NAMES[0], csv_text(result.results).encode())
-    with whole_file(folder / NAMES[1]) as part:
-        plot(result.results, result.reference_error).save(part, format="PNG")
+    omitted = write_charts(folder / NAMES[1], [panel(result.results, result.reference_error)])
     _save(result, folder, "complete")
     for n in result.plans:
         progress.say(f"plan of {n} evaluations: ddimx sample --plan {folder / _plan_name(n)}")
     for line in result.in_words():
         progress.say(line)
-    progress.say(f"{folder}: {', '.join(NAMES)}")
+    if omitted:
+        progress.say(omitted)
+    progress.say(f"{folder}: {', '.join(name for name in NAMES if (folder / name).exists())}")

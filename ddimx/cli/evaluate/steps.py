@@ -108,7 +108,7 @@ def steps(
     with --distances, 1-NNA, COV and MMD, against the network's real calls for each shape (encoding
     finished levels once is not counted). Give --steps last thought by 1-NNA, not by connectivity
     alone, which a low temperature raises at the cost of variety. The same command into the same
-    --out goes on where it stopped.
+    --out goes on where it stopped. Needs pip install "ddimx[3d]", for the charts "ddimx[plot]" too.
 
     Examples:
 
@@ -149,9 +149,13 @@ def steps(
         label = Path(loaded.name).name.removesuffix(SUFFIX)
         with locked_output(out, "steps", label, NAMES) as folder:
             study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
-            record = study.run(ways, progress, partial(_write, folder=folder), stop)
+            omitted: list[str] = []
+            write = partial(_write, folder=folder, omitted=omitted)
+            record = study.run(ways, progress, write, stop)
         progress.stop()
-        progress.say(f"{folder}: {', '.join(NAMES)}")
+        if omitted:
+            progress.say(omitted[-1])
+        progress.say(f"{folder}: {', '.join(name for name in NAMES if (folder / name).exists())}")
         _print(record, folder, json_output)
         if record["status"] == "interrupted":
             progress.say(
@@ -257,13 +261,16 @@ def _print(record: Record, folder: Path, as_json: bool) -> None:
         Console(width=None if sys.stdout.isatty() else WIDTH).print(table(record))
 
 
-def _write(record: Record, folder: Path) -> None:
-    from ...evaluation.steps.report import csv_text, plot
-    from ...files import whole_file, write_bytes, write_json
+def _write(record: Record, folder: Path, omitted: list[str]) -> None:
+    """Write the record, the table and the charts; why there are none is added to ``omitted``."""
+    from ...evaluation.chart import write_charts
+    from ...evaluation.steps.report import PANEL_SIZE, csv_text, panels
+    from ...files import write_bytes, write_json
 
     write_json(folder / NAMES[0], record)
     if not record["rows"]:
         return
     write_bytes(folder / NAMES[1], csv_text(record).encode())
-    with whole_file(folder / NAMES[2]) as part:
-        plot(record).save(part, format="PNG")
+    reason = write_charts(folder / NAMES[2], panels(record), PANEL_SIZE)
+    if reason:
+        omitted.append(reason)

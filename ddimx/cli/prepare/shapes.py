@@ -30,11 +30,13 @@ Replace = Annotated[
 
 
 def check_visible(depth: int, visible: bool) -> None:
-    """Refuse --visible at a depth where it cannot be had."""
-    from ...octree.visible import MAX_VISIBLE_DEPTH
+    """Refuse --visible at a depth that is too large for it, and where SciPy is missing."""
+    from ...octree.visible import MAX_VISIBLE_DEPTH, labeling
 
     if visible and depth > MAX_VISIBLE_DEPTH:
         raise UsageError(f"--visible needs a --depth of at most {MAX_VISIBLE_DEPTH}")
+    if visible:
+        labeling()
 
 
 def cores() -> int:

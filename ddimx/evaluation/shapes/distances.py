@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from ...errors import DdimxError
+from ...errors import optional_module
 from ...progress import Progress
 from .metrics import Distances, Matrices
 from .points import Cloud
@@ -35,7 +35,7 @@ class Measure:
 
 def chamfer() -> Measure:
     """Return the symmetric squared Chamfer distance, on k-d trees built once a cloud."""
-    search = _scipy().cKDTree
+    search = _scipy("spatial").cKDTree
 
     def distance(a: Prepared, b: Prepared) -> float:
         there, back = a.query(b.data)[0], b.query(a.data)[0]
@@ -46,11 +46,11 @@ def chamfer() -> Measure:
 
 def emd(points: int) -> Measure:
     """Return the exact earth mover's distance of the first ``points`` of each cloud."""
-    spatial = _scipy()
-    from scipy.optimize import linear_sum_assignment
+    cdist = _scipy("spatial.distance").cdist
+    linear_sum_assignment = _scipy("optimize").linear_sum_assignment
 
     def distance(a: Prepared, b: Prepared) -> float:
-        costs = spatial.distance.cdist(a, b)
+        costs = cdist(a, b)
         return float(costs[linear_sum_assignment(costs)].mean())
 
     return Measure(lambda cloud: cloud[:points], distance)
@@ -149,13 +149,5 @@ def _pool(workers: int | None) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _scipy() -> Any:
-    try:
-        import scipy.spatial
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "scipy":
-            raise
-        raise DdimxError(
-            'distances between shapes need SciPy; run pip install "ddimx[bench]"'
-        ) from None
-    return scipy.spatial
+def _scipy(module: str) -> Any:
+    return optional_module(f"scipy.{module}", "distances between shapes", "3d")

@@ -1,8 +1,9 @@
 """Figures with 95% intervals: how far they would move with other shapes of the same kind.
 
 Shares are given Wilson's score interval, which has width also where all shapes agree (16 valid of
-16 is not "100% for certain"); a bootstrap of such shares has none. Means of overlaps and of
-component shares, whose distribution is not known, are bootstrapped over shapes.
+16 is not "100% for certain"); a bootstrap of such shares has none. The formula stands here because
+SciPy's (``binomtest``) takes whole counts alone, and 1-NNA needs fractional ones. Means of overlaps
+and of component shares, whose distribution is not known, are bootstrapped over shapes.
 """
 
 from __future__ import annotations

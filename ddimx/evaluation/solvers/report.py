@@ -1,4 +1,4 @@
-"""Measured errors as a table, a CSV file and a plot."""
+"""Measured errors as a table, a CSV file and a chart."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import io
 import math
 from collections.abc import Sequence
 
-from PIL import Image
 from rich.table import Table
 
-from ..chart import Level, line_chart
+from ..chart import Level, Panel
 from .compare import Measured, best_of
 
 
@@ -46,14 +45,14 @@ def csv_text(results: Sequence[Measured]) -> str:
     return text.getvalue()
 
 
-def plot(results: Sequence[Measured], floor: float) -> Image.Image:
-    """Draw error against evaluations, both logarithmic: for each solver its best spacing.
+def panel(results: Sequence[Measured], floor: float) -> Panel:
+    """Return the chart of error against evaluations: for each solver its best spacing.
 
     ``floor`` is the reference's own error, a dashed line where it lies within the picture.
     """
     lines = {name: [(r.nfe, r.rmse) for r in line] for name, line in _lines(results).items()}
     own = Level(floor, "reference's own error")
-    return line_chart(lines, "RMSE of x_0 to the reference", levels=[own])
+    return Panel(lines, "RMSE of x_0 to the reference", levels=[own])
 
 
 def _lines(results: Sequence[Measured]) -> dict[str, list[Measured]]:

@@ -7,15 +7,14 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
 from rich.table import Table
 
-from ..chart import Level, Line, line_chart
+from ..chart import Level, Panel
 from .study import FIGURES, Record, Row
 from .variants import Way, names_of
 
 OPTIONS = tuple(Way.__dataclass_fields__)
-PANEL, KEY = (900, 400), 300
+PANEL_SIZE = (900, 400)  # pixels
 PANELS = {
     "one_component": "share of shapes in one piece",
     "largest_share": "share of cells in the largest piece, mean",
@@ -51,8 +50,8 @@ def csv_text(record: Record) -> str:
     return text.getvalue()
 
 
-def plot(record: Record) -> Image.Image:
-    """Draw each measured figure against the network's calls, one line for each kind of way."""
+def panels(record: Record) -> list[Panel]:
+    """Return charts of each measured figure over calls, one line for each kind of way."""
     rows, names = _by_name(record)
     known = record.get("reference_connectivity", {})
     charts = []
@@ -63,18 +62,10 @@ def plot(record: Record) -> Image.Image:
                 point = (float(row["calls"]), float(row[figure]["value"]))
                 lines.setdefault(names[_way(row)], []).append(point)
         if lines:
+            joined = {name: sorted(line) for name, line in lines.items()}
             levels = _levels(figure, record, rows, known)
-            charts.append(
-                _panel({name: sorted(line) for name, line in lines.items()}, title, levels)
-            )
-    picture = Image.new("RGB", (PANEL[0], PANEL[1] * max(len(charts), 1)), "white")
-    for i, chart in enumerate(charts):
-        picture.paste(chart, (0, PANEL[1] * i))
-    return picture
-
-
-def _panel(lines: dict[str, Line], title: str, levels: Sequence[Level]) -> Image.Image:
-    return line_chart(lines, title, levels=levels, logarithmic=False, size=PANEL, key=KEY)
+            charts.append(Panel(joined, title, levels, logarithmic=False))
+    return charts
 
 
 def _levels(figure: str, record: Record, rows: Sequence[Row], known: dict[str, Any]) -> list[Level]:

@@ -23,7 +23,7 @@ def encode(cloud: GaussianCloud, _options: Options) -> bytes:
     records = np.empty(len(cloud), dtype=RECORD)
     records["position"] = cloud.positions[order]
     records["scale"] = cloud.sigmas[order]
-    rgba = np.column_stack([cloud.colours, cloud.alphas])[order]
+    rgba = np.column_stack([cloud.colors, cloud.alphas])[order]
     records["rgba"] = byte(rgba * 255.0)
     records["rotation"] = byte(cloud.quaternions[order] * 128.0 + 128.0)
     return records.tobytes()

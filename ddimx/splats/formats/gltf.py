@@ -45,14 +45,14 @@ def encode(cloud: GaussianCloud, options: Options) -> bytes:
 
 def _columns(cloud: GaussianCloud, sh_degree: int) -> dict[str, npt.NDArray[Any]]:
     """Return the attributes by name; each has rows of a multiple of four bytes."""
-    light = np.column_stack([linear(cloud.colours), cloud.alphas])
+    light = np.column_stack([linear(cloud.colors), cloud.alphas])
     columns: dict[str, npt.NDArray[Any]] = {
         "POSITION": cloud.positions.astype("<f4"),
         "COLOR_0": np.floor(light * 65535 + 0.5).astype("<u2"),
         f"{EXTENSION}:ROTATION": cloud.quaternions[:, [1, 2, 3, 0]].astype("<f4"),
         f"{EXTENSION}:SCALE": cloud.sigmas.astype("<f4"),
         f"{EXTENSION}:OPACITY": cloud.alphas.astype("<f4"),
-        f"{EXTENSION}:SH_DEGREE_0_COEF_0": harmonic0(cloud.colours).astype("<f4"),
+        f"{EXTENSION}:SH_DEGREE_0_COEF_0": harmonic0(cloud.colors).astype("<f4"),
     }
     for degree in range(1, sh_degree + 1):
         for i in range(2 * degree + 1):

@@ -19,9 +19,9 @@ REST = 45  # three channels of 15 coefficients, degrees 1 to 3
 def fields(sh_degree: int) -> list[str]:
     """Return the names of a vertex's properties in their order: 17, or 62 at degree 3."""
     rest = [f"f_rest_{i}" for i in range(REST if sh_degree else 0)]
-    colour = [f"f_dc_{i}" for i in range(3)]
+    color = [f"f_dc_{i}" for i in range(3)]
     shape = [*(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
-    return ["x", "y", "z", "nx", "ny", "nz", *colour, *rest, "opacity", *shape]
+    return ["x", "y", "z", "nx", "ny", "nz", *color, *rest, "opacity", *shape]
 
 
 def encode(cloud: GaussianCloud, options: Options) -> bytes:
@@ -32,7 +32,7 @@ def encode(cloud: GaussianCloud, options: Options) -> bytes:
     header = "\n".join([*lines, "end_header", ""]).encode("ascii")
     table = np.zeros((len(cloud), len(names)), dtype="<f4")
     table[:, 0:3] = cloud.positions
-    table[:, 6:9] = harmonic0(cloud.colours)
+    table[:, 6:9] = harmonic0(cloud.colors)
     table[:, -8] = logit(cloud.alphas)
     table[:, -7:-4] = np.log(cloud.sigmas.astype(np.float64))
     table[:, -4:] = cloud.quaternions

@@ -1,6 +1,6 @@
 """``spz``: Niantic's compressed splats, version 3, which is one gzip stream.
 
-Sixteen bytes of header, then columns: positions (24-bit fixed point), alphas, colours, log scales
+Sixteen bytes of header, then columns: positions (24-bit fixed point), alphas, colors, log scales
 (a byte each) and rotations (the three smallest parts of the quaternion in 10 bits each). The frame
 is RUB by specification: x right, y up, z towards the viewer: a shape that is y up stays as it is.
 """
@@ -23,7 +23,7 @@ MAGIC, VERSION = 0x5053474E, 3  # "NGSP"
 FRACTION_BITS = 12  # what other writers use; more where Gaussians are small, fewer where far away
 STEPS = 4  # a standard deviation is at least so many steps of the fixed point
 POSITION_LIMIT = 2**23 - 1
-COLOUR_SCALE = 0.15
+COLOR_SCALE = 0.15
 SCALE_STEPS, SCALE_SHIFT = 16, 10  # byte = 16 (ln sigma + 10)
 GZIP_HEADER = bytes.fromhex("1f8b08 00 00000000 00 ff")  # deflate, no name, no time, no system
 LEVEL = 6
@@ -40,7 +40,7 @@ def encode(cloud: GaussianCloud, options: Options) -> bytes:
     columns = [
         _positions(cloud, bits),
         byte(cloud.alphas * 255.0).tobytes(),
-        byte(harmonic0(cloud.colours) * (COLOUR_SCALE * 255) + 127.5).tobytes(),
+        byte(harmonic0(cloud.colors) * (COLOR_SCALE * 255) + 127.5).tobytes(),
         _scales(cloud),
         rotations(cloud.quaternions).tobytes(),
     ]

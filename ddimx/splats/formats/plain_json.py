@@ -4,7 +4,7 @@
      "positions":   [[x, y, z], ...],     in the units of the octree's cube
      "sigmas":      [[a, b, c], ...],     standard deviations along the Gaussian's own axes
      "quaternions": [[w, x, y, z], ...],  unit, own axes to the file's
-     "colours":     [[r, g, b], ...],     sRGB in 0..1
+     "colours":     [[r, g, b], ...],     sRGB in 0..1; spelled so in version 1
      "alphas":      [a, ...]}             opacity in 0..1
 
 Numbers are the shortest that read back as the same float32; "up" is the axis that points up.
@@ -21,14 +21,21 @@ from ..cloud import GaussianCloud
 from .options import Options
 
 NAME, VERSION = "ddimx-splats", 1
-COLUMNS = ("positions", "sigmas", "quaternions", "colours", "alphas")
+# The name in a file, and the cloud's.
+COLUMNS = {
+    "positions": "positions",
+    "sigmas": "sigmas",
+    "quaternions": "quaternions",
+    "colours": "colors",
+    "alphas": "alphas",
+}
 
 
 def encode(cloud: GaussianCloud, options: Options) -> bytes:
     """Return the file's bytes."""
     about = {"format": NAME, "version": VERSION, "up": options.up, "count": len(cloud)}
     parts = [json.dumps(about)[:-1]]
-    parts += [f'"{name}": {_array(getattr(cloud, name))}' for name in COLUMNS]
+    parts += [f'"{name}": {_array(getattr(cloud, own))}' for name, own in COLUMNS.items()]
     return (",\n ".join(parts) + "}\n").encode("ascii")
 
 

@@ -1,6 +1,6 @@
 """``ply``: a point cloud with sizes, in the fields that the first version of this tool documented.
 
-    x y z scale_x scale_y scale_z    float32: centre, linear standard deviations
+    x y z scale_x scale_y scale_z    float32: center, linear standard deviations
     red green blue                   uchar: sRGB
     opacity                          float32, linear
 
@@ -39,7 +39,7 @@ def encode(cloud: GaussianCloud, options: Options) -> bytes:
             "--format ply is written with plyfile: pip install 'ddimx[3d]', or choose 3dgs"
         ) from None
     vertices = np.empty(len(cloud), dtype=FIELDS)
-    columns = [*cloud.positions.T, *cloud.sigmas.T, *byte(cloud.colours * 255.0).T, cloud.alphas]
+    columns = [*cloud.positions.T, *cloud.sigmas.T, *byte(cloud.colors * 255.0).T, cloud.alphas]
     for (name, _), column in zip(FIELDS, columns, strict=True):
         vertices[name] = column
     stream = io.BytesIO()

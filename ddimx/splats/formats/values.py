@@ -12,9 +12,9 @@ C0 = 0.28209479177387814  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 CLAMP = 1e-6  # alphas are kept so far from 0 and 1 that their logits stay within 13.9
 
 
-def harmonic0(colours: npt.ArrayLike) -> Floats:
-    """Return the coefficients of degree 0 of colours in [0, 1]: (c - 0.5) / C0."""
-    return (np.asarray(colours, dtype=np.float64) - 0.5) / C0
+def harmonic0(colors: npt.ArrayLike) -> Floats:
+    """Return the coefficients of degree 0 of colors in [0, 1]: (c - 0.5) / C0."""
+    return (np.asarray(colors, dtype=np.float64) - 0.5) / C0
 
 
 def logit(alphas: npt.ArrayLike) -> Floats:

@@ -24,14 +24,14 @@ class Camera:
         eye: float64 [3].
         basis: float64 [3, 3], rows: right, down and forward; a proper rotation.
         focal: pixels per unit of tangent.
-        centre: pixel (x, y) that the forward axis meets.
+        center: pixel (x, y) that the forward axis meets.
         size: pixels, the picture's width and height.
     """
 
     eye: Floats
     basis: Floats
     focal: float
-    centre: tuple[float, float]
+    center: tuple[float, float]
     size: int
 
     def view(self, points: npt.ArrayLike) -> Floats:
@@ -41,7 +41,7 @@ class Camera:
 
     def scaled(self, factor: float) -> Camera:
         """Return the same view on a picture of ``factor`` times the size, rounded up."""
-        x, y = self.centre
+        x, y = self.center
         size = math.ceil(self.size * factor)
         return Camera(self.eye, self.basis, self.focal * factor, (x * factor, y * factor), size)
 
@@ -95,7 +95,7 @@ class Footprints:
     """Gaussians as they fall onto the picture.
 
     Attributes:
-        xy: float64 [N, 2], centres in pixels.
+        xy: float64 [N, 2], centers in pixels.
         conics: float64 [N, 3], (a, b, c) of the exponent -(a dx^2 + 2 b dx dy + c dy^2) / 2.
         depths: float64 [N], distances along the forward axis.
         thickness: float64 [N], standard deviations along it.
@@ -126,7 +126,7 @@ def project(cloud: GaussianCloud, camera: Camera) -> Footprints:
     determinant = xx * yy - xy * xy
     widest = (xx + yy) / 2 + np.sqrt(((xx - yy) / 2) ** 2 + xy * xy)
     return Footprints(
-        camera.focal * seen[:, :2] / depths[:, None] + camera.centre,
+        camera.focal * seen[:, :2] / depths[:, None] + camera.center,
         np.stack([yy, -xy, xx], axis=1) / determinant[:, None],
         depths,
         np.sqrt(covariance[:, 2, 2]),

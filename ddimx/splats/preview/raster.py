@@ -98,13 +98,13 @@ def _fragments(prints: Footprints, size: int) -> Iterator[tuple[Ints, Ints, Floa
 def _of(
     prints: Footprints, index: Ints, dx: Ints, dy: Ints, size: int
 ) -> Iterator[tuple[Ints, Ints, Floats]]:
-    centre = np.floor(prints.xy[index]).astype(np.int64)
-    rest = (prints.xy[index] - centre - 0.5).astype(np.float32)
+    center = np.floor(prints.xy[index]).astype(np.int64)
+    rest = (prints.xy[index] - center - 0.5).astype(np.float32)
     u = dx.astype(np.float32) - rest[:, :1]
     v = dy.astype(np.float32) - rest[:, 1:]
     a, b, c = (prints.conics[index, k, None].astype(np.float32) for k in range(3))
     square = a * u * u + 2 * b * u * v + c * v * v
-    x, y = centre[:, :1] + dx, centre[:, 1:] + dy
+    x, y = center[:, :1] + dx, center[:, 1:] + dy
     kept = (square < CUT * CUT) & (x >= 0) & (x < size) & (y >= 0) & (y < size)
     which = np.nonzero(kept)[0]
     yield index[which], (y * size + x)[kept], square[kept]

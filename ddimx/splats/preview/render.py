@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...octree.tree import Octree
 from ..cloud import UPRIGHT, GaussianCloud, balls, every_nth
-from ..neighbors import facing, neighbourhood
+from ..neighbors import facing, neighborhood
 from .camera import Camera, look_at, project
 from .raster import rasterise
 from .shading import blurred, enlarged, shaded
@@ -18,7 +18,7 @@ from .shading import blurred, enlarged, shaded
 Picture = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-THUMBNAIL_COLOUR = (0.86, 0.66, 0.45)
+THUMBNAIL_COLOR = (0.86, 0.66, 0.45)
 THUMBNAIL_SIGMA = 0.42  # cells: a little crisper than the exported 0.5
 FINER = 2  # pixels are drawn as squares of so many, and averaged,
 FINE_ENOUGH = 0.6  # unless Gaussians are smaller than so many pixels: then there are very many
@@ -39,13 +39,13 @@ def render(
 
     Args:
         spreads: float [N, 3, 3], how the Gaussians around each one are spread
-            (:class:`~ddimx.splats.neighbors.Neighbourhood`); None shades without normals.
-        lamp: how strong the light is, 0..1; colours that have light baked in want less.
+            (:class:`~ddimx.splats.neighbors.Neighborhood`); None shades without normals.
+        lamp: how strong the light is, 0..1; colors that have light baked in want less.
         shadow: darken the ground under the shape, which shows where it stands.
     """
     finer = _finer(cloud, camera)
     fine = camera.scaled(finer)
-    values = np.concatenate([cloud.colours, _normals(cloud, camera, spreads)], axis=1)
+    values = np.concatenate([cloud.colors, _normals(cloud, camera, spreads)], axis=1)
     planes = rasterise(project(cloud, fine), cloud.alphas, values, fine.size)
     ground = _shadow(cloud, camera) if shadow else np.ones((camera.size, camera.size))
     return shaded(planes, fine, enlarged(ground, finer, fine.size), finer, lamp)
@@ -57,9 +57,9 @@ def render_thumbnail(
     """Draw an octree for a contact sheet, uint8 [size, size, 3]."""
     points = tree.centres()
     sigma = THUMBNAIL_SIGMA * tree.edge / 2**tree.depth
-    cloud = balls(points, sigma, THUMBNAIL_COLOUR, 0.95)
+    cloud = balls(points, sigma, THUMBNAIL_COLOR, 0.95)
     camera = look_at(points, size, around=sigma, azimuth=azimuth, elevation=elevation)
-    return render(cloud, camera, neighbourhood(tree).spreads)
+    return render(cloud, camera, neighborhood(tree).spreads)
 
 
 def _finer(cloud: GaussianCloud, camera: Camera) -> int:

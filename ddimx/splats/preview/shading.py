@@ -1,4 +1,4 @@
-"""From planes of colour, normal and depth to a picture."""
+"""From planes of color, normal and depth to a picture."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def shaded(
     """Light the planes and average squares of ``finer`` pixels: uint8 [size / finer, ., 3].
 
     Args:
-        planes: ``values`` are colour and normal, [H, W, 6], the normal in the camera's frame.
-        lamp: 0 shows the colours as they are, but for the occlusion; 1 lights them in full.
+        planes: ``values`` are color and normal, [H, W, 6], the normal in the camera's frame.
+        lamp: 0 shows the colors as they are, but for the occlusion; 1 lights them in full.
         ground: what shows where nothing covers it, [H, W], 1 is white.
     """
     normals = planes.values[..., 3:].astype(np.float64)

@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import sys
 
 import pytest
 from PIL import Image
@@ -186,3 +187,15 @@ def test_numbers_of_evaluations_that_no_solver_needs(tiny_model, run_cli):
     assert done.returncode == 2
     assert done.stderr.startswith("error: --nfe 3: there is nothing to measure: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_matplotlib_all_but_the_chart_is_there(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    options = ("--nfe", "2", "--solver", "ddim", "--spacing", "trailing", "--out", tmp_path / "out")
+    done = evaluate(tiny_model, *options)
+    assert done.code == 0, done.err
+    assert names_in(tmp_path / "out") == ["solvers.csv", "solvers.json"]
+    assert "ddim    trailing" in done.out
+    (line,) = (line for line in done.err.splitlines() if "omitted" in line)
+    assert line.startswith("solvers.png is omitted: matplotlib, which charts need, is not in")
+    assert done.err.splitlines()[-1].endswith("out: solvers.csv, solvers.json")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -161,6 +162,17 @@ def test_ctrl_c_leaves_whole_files_and_what_was_measured(weights, data, tmp_path
     assert {path.name for path in out.iterdir()} == {"steps.json", "steps.csv", "steps.png"}
     assert evaluate(weights, data, *args).code == 0
     assert len(json.loads((out / "steps.json").read_text())["rows"]) == 2
+
+
+def test_without_matplotlib_all_but_the_chart_is_there(weights, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "out"
+    done = evaluate(weights, data, "--steps", "1,2", "--routing", "random", "--out", out)
+    assert done.code == 0, done.err
+    assert {path.name for path in out.iterdir()} == {"steps.json", "steps.csv"}
+    lines = [line for line in done.err.splitlines() if "omitted" in line]
+    assert len(lines) == 1  # though the files were written after each way
+    assert lines[0].startswith("steps.png is omitted: matplotlib, which charts need, is not in")
 
 
 def test_categories_as_the_reference_has_them():

@@ -143,6 +143,15 @@ def test_other_settings_need_overwrite(here):
     assert read_shape(here / "out/shapes/in/a.npz").tree.depth == 4
 
 
+def test_visible_cells_without_scipy(here, monkeypatch):
+    meshes(here / "in", a_dot_obj=obj())
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    done = octrees("in", "out", "--visible")
+    assert done.code == 2
+    assert 'scipy, which visible cells need, is not installed; run pip install "ddimx' in done.err
+    assert not (here / "out").exists()
+
+
 def test_without_trimesh(here, monkeypatch):
     meshes(here / "in", a_dot_obj=obj())
     monkeypatch.setitem(sys.modules, "trimesh", None)

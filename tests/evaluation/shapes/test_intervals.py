@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ddimx.evaluation.shapes.intervals import Figure, bootstrap, mean_of, share_of, wilson
 
@@ -21,6 +22,16 @@ def test_wilsons_interval_is_the_published_one(right, count, low, high):
     assert found.value == right / count
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
     assert share_of([True] * right + [False] * (count - right)) == found
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 48, 1000])
+def test_wilsons_interval_is_scipys(count):
+    """SciPy takes whole counts alone; 1-NNA's are worth less than one each."""
+    for right in {0, 1, count // 3, count - 1, count}:
+        expected = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
+        figure = wilson(right / count, count)
+        assert figure.low == pytest.approx(expected.low, rel=1e-13, abs=1e-15)
+        assert figure.high == pytest.approx(expected.high, rel=1e-13)
 
 
 def test_shapes_that_all_agree_are_no_certainty():

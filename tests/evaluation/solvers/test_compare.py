@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ddimx.errors import UsageError
-from ddimx.evaluation.chart import COLOURS
+from ddimx.evaluation.chart import COLORS, line_charts
 from ddimx.evaluation.solvers.compare import DETERMINISTIC, Measured, best_of, candidates, measure
 from ddimx.evaluation.solvers.reference import Reference, refine, rmse, run_plan
-from ddimx.evaluation.solvers.report import csv_text, error_table, plot
+from ddimx.evaluation.solvers.report import csv_text, error_table, panel
 from ddimx.weights.model import load_model
 from tests.evaluation.likelihood.known import exact_end, normal_pixels, settings_of
 
@@ -118,9 +118,9 @@ def test_the_table_marks_the_least_error():
 
 
 def test_the_plot_shows_each_solver_where_its_errors_are():
-    image = plot(RESULTS, 0.3)
+    image = line_charts([panel(RESULTS, 0.3)])
     pixels = image.load()
-    rgb = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLOURS[:3]]
+    rgb = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLORS[:3]]
     where = {
         colour: [
             (x, y) for x in range(image.width - 240) for y in range(image.height)

@@ -42,12 +42,12 @@ def test_a_footprint_is_the_gaussian_seen_from_afar():
     assert prints.thickness[0] == pytest.approx(0.1)
 
 
-def test_opacity_at_the_centre_and_what_hides_what():
+def test_opacity_at_the_center_and_what_hides_what():
     camera = look_at(CORNERS, 101, azimuth=0, elevation=0)
     near = balls([[0, 0, 0.5]], 0.2, (1, 0, 0), 0.6)
     far = balls([[0, 0, -0.5]], 0.2, (0, 1, 0), 0.6)
     for cloud in (merge([near, far]), merge([far, near])):
-        planes = rasterise(project(cloud, camera), cloud.alphas, cloud.colours, 101)
+        planes = rasterise(project(cloud, camera), cloud.alphas, cloud.colors, 101)
         assert planes.cover[50, 50] == pytest.approx(1 - 0.4 * 0.4, abs=1e-3)
         np.testing.assert_allclose(planes.values[50, 50], [1, 0, 0], atol=1e-6)
         assert planes.cover[0, 0] == 0
