@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 from ddimx.cli.app import app
 from ddimx.config_file import load_config
+from ddimx.solvers.registry import SOLVERS
+from ddimx.splats.colors import RULES
+from ddimx.splats.formats import FORMATS
 from ddimx.training import loop, preview
 from tests.data.shapes.meshes import BOX, obj
 from tests.data.shapes.prepared import chair, table, write_split
@@ -76,6 +79,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def tables_as_before():
+    """What an example adds to the package's tables goes with it."""
+    before = [(entries, dict(entries)) for entries in (FORMATS, RULES, SOLVERS)]
+    yield
+    for entries, old in before:
+        entries.clear()
+        entries.update(old)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import paper
+from ddimx.cli import reference
 from tests.conftest import ROOT
 from tests.docs import (
     PAGES,
@@ -54,7 +55,9 @@ def test_every_link_leads_somewhere(page):
 
 def test_anchors_are_found(tmp_path):
     page = tmp_path / "a.md"
-    page.write_text("# From ermongroup/ddim\n\n## In diffusers' pipelines\n```\n# no heading\n```\n")
+    page.write_text(
+        "# From ermongroup/ddim\n\n## In diffusers' pipelines\n```\n# no heading\n```\n"
+    )
     assert anchors(page) == {"from-ermongroupddim", "in-diffusers-pipelines"}
 
 
@@ -146,7 +149,7 @@ def test_the_annotated_tree_is_that_of_the_checkout():
 
 @pytest.mark.parametrize("page", PAGES, **ids)
 def test_every_file_that_a_sentence_names_is_there(page):
-    """Paths in backquotes that begin as this checkout's: `tests/...`, `ddimx/...`, `kernels/...`."""
+    """Paths in backquotes that begin as this checkout's: `tests/...`, `ddimx/...`."""
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`((?:ddimx|tests|kernels|configs|benchmarks|docs|\.ci)/[\w./-]*)`", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
@@ -157,3 +160,8 @@ def test_the_layers_are_those_that_the_imports_are_held_to():
     (text,) = [b.text for b in blocks(page) if b.text.startswith("cli\n")]
     shown = [set(line.split()) for line in text.splitlines()]
     assert shown == [layer for layer in LAYERS[::-1] if "__init__" not in layer]
+
+
+def test_the_page_of_the_command_line_is_what_the_commands_say():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert text == reference.page(), "run python -m ddimx.cli.reference > docs/cli.md"
