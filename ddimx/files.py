@@ -10,10 +10,29 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+def visible_files(folder: Path, suffixes: Collection[str], *, recursive: bool = True) -> list[Path]:
+    """Return the files of a folder whose names end in one of ``suffixes``, sorted by path.
+
+    Whether a suffix is written in capitals makes no difference. Hidden files are not returned, and
+    hidden subfolders are not searched; links to folders are not followed.
+
+    Args:
+        suffixes: in lower case, each with its dot.
+        recursive: whether files in subfolders belong to it too.
+    """
+    return sorted(
+        path
+        for path in (folder.rglob("*") if recursive else folder.iterdir())
+        if path.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 class OtherContents(FileExistsError):

@@ -13,6 +13,7 @@ A new option is one field here, and the code that uses it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError, nearest, unknown
-from .solvers.registry import AUTO, name_forms
+from .solvers.registry import AUTO, SolverChoice, check_options, name_forms, parse_solver
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,6 +32,10 @@ Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 IMAGE_FORMATS = ("png", "webp")
 ARRAY_FORMATS = ("npz", "npy", "adm")
+# Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
+SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
+TOKEN_SPACINGS = ("linear", "cosine")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 OPTION = "ddimx option"  # the key of an Option in a field's metadata
 
 
@@ -128,8 +133,10 @@ class Options:
         "--spacing",
         "text",
         "How",
-        "Which timesteps to visit (default: the model's, else ddim); octrees: linear|cosine.",
-        metavar="ddim|leading|linspace|trailing|quad",
+        "Which timesteps to visit: ddim, leading, linspace, trailing or quad (default: the "
+        "model's, else ddim); octrees: linear or cosine.",
+        metavar="NAME",
+        choices=SPACINGS + TOKEN_SPACINGS,
     )
     timesteps: Sequence[float] | None = _option(
         "--timesteps",
@@ -217,6 +224,7 @@ class Options:
         "First sample index: --start-index 7 -n 1 makes sample 7 again (default: 0).",
         default=0,
         verbs=("sample", "inpaint", "sequence"),
+        least=0,
     )
     count: int | None = _option(
         "--count -n",
@@ -259,7 +267,39 @@ class Options:
         for name in values:
             if name not in names:
                 raise UsageError(f"unknown option '{name}'{nearest(name, names)}")
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        made = cls(**{name: value for name, value in values.items() if value is not None})
+        made.check_together()
+        return made
+
+    def check_together(self) -> None:
+        """Refuse options that exclude each other, as far as that needs no model.
+
+        Raises:
+            UsageError: which options, and what to do about it.
+        """
+        if self.nfe is not None and self.steps is not None:
+            raise UsageError("--nfe gives the number of evaluations; omit --steps")
+        others = self.flags_given(("steps", "nfe", "spacing"))
+        if self.timesteps is not None and others:
+            raise UsageError(f"--timesteps lists the times; omit {', '.join(others)}")
+        others = self.flags_given(
+            ("solver", "steps", "nfe", "spacing", "timesteps", "eta", "variance")
+        )
+        if self.plan is not None and others:
+            raise UsageError(f"--plan holds solver and times; omit {', '.join(others)}")
+        if self.solver is None:
+            return
+        if self.solver == AUTO:
+            if self.eta or self.variance is not None:
+                raise UsageError("--solver auto chooses among deterministic solvers; name another")
+            if self.timesteps is not None:
+                raise UsageError(
+                    "--solver auto chooses the times too; name a solver beside --timesteps"
+                )
+            return
+        name = parse_solver(self.solver)
+        if name.kind != "pfdiff":  # which takes --eta for tokens, and for images does not
+            check_options(name, SolverChoice(self.solver, self.eta, self.variance))
 
     def flags_given(self, names: Sequence[str]) -> list[str]:
         """Return the flags of those of ``names`` that are set."""
@@ -438,6 +478,45 @@ class RunOptions(Options):
         default=False,
         remembered=False,
     )
+    limit_memory: str | None = _option(
+        "--limit-memory",
+        "text",
+        "Running",
+        "What one file may take once it is unpacked (default: 256M, or 8 times its size).",
+        metavar="SIZE",
+        remembered=False,
+    )
+
+    def check_together(self) -> None:
+        """Refuse what the command line can refuse before it imports anything heavy.
+
+        Raises:
+            UsageError: an unknown device, a file that does not exist, or options that exclude each
+                other.
+        """
+        super().check_together()
+        if self.device is not None and not _DEVICE.fullmatch(self.device):
+            raise UsageError(
+                f"unknown device '{self.device}'. Allowed: auto, cpu, cuda, cuda:N, mps."
+            )
+        if self.resume is not None and self.out is not None:
+            raise UsageError("--resume names the folder already; omit --out")
+        others = self.flags_given(("negative_prompt", "size"))
+        if self.prompt is None and others:
+            raise UsageError(f"{', '.join(others)}: only with --prompt")
+        for flag, path in (("--init-noise", self.init_noise), ("--plan", self.plan)):
+            if isinstance(path, str | Path) and not Path(path).is_file():
+                raise UsageError(f"{flag} {path}: no such file")
+
+    def remembered(self) -> dict[str, Any]:
+        """Return what ``--resume`` takes from a manifest: options that are set, as JSON values."""
+        plain = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.metadata[OPTION].remembered and value != f.default:
+                value = list(value) if isinstance(value, tuple) else value
+                plain[f.name] = str(value) if isinstance(value, Path) else value
+        return plain
 
 
 def options(of: type[Options] = Options) -> dict[str, Option]:
@@ -477,13 +556,16 @@ def checked(name: str, option: Option, value: Any) -> Any:
 def _number(what: str, option: Option, value: Any) -> float:
     whole = option.kind == "whole"
     kind = "a whole number" if whole else "a number"
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        least = "" if option.least is None else f" of at least {option.least:g}"
-        raise UsageError(f"{what} must be {kind}{least}, got {value!r}")
-    number: float = int(value) if whole else float(value)
+    right: type = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, right):
+        bound = "" if option.least is None else f" of at least {option.least:g}"
+        raise UsageError(f"{what} must be {kind}{bound}, got {value!r}")
+    convert: Any = int if whole else float
+    number: float = convert(value)
     least, most = option.least, option.most
     if least is not None and most is not None and not least <= number <= most:
-        span = f"{least}..{most}" if whole else f"[{least:g}, {most:g}]"
+        last = "2^64-1" if most == 2**64 - 1 else most
+        span = f"{least}..{last}" if whole else f"[{least:g}, {most:g}]"
         raise UsageError(f"{what} must lie in {span}, got {value}")
     if least is not None and not number >= least:
         raise UsageError(f"{what} must be at least {least:g}, got {value}")

@@ -17,6 +17,7 @@ from ddimx.files import (
     is_unfinished,
     sha256_file,
     sweep,
+    visible_files,
     whole_file,
     whole_folder,
     write_bytes,
@@ -28,6 +29,18 @@ from tests.conftest import cli_environment
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
+
+
+def test_visible_files_are_listed_by_path_whatever_the_case_of_their_suffix(tmp_path):
+    for name in ("b.NPZ", "a/c.npy", ".hidden.npz", ".cache/d.npz", "a/.x/e.npz", "f.txt", "g"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.npz").mkdir()
+    listed = visible_files(tmp_path, (".npz", ".npy"))
+    assert [p.relative_to(tmp_path).as_posix() for p in listed] == ["a/c.npy", "b.NPZ"]
+    assert visible_files(tmp_path, (".npz", ".npy"), recursive=False) == [tmp_path / "b.NPZ"]
+    # The folder's own path may hold what is hidden, as a cache's does.
+    assert visible_files(tmp_path / "a" / ".x", [".npz"]) == [tmp_path / "a" / ".x" / "e.npz"]
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from ddimx.splats.cloud import GaussianCloud
-from ddimx.splats.formats import FORMATS, Options
+from ddimx.splats.formats import FORMATS, EncodeOptions
 from ddimx.splats.from_octree import Look, from_octree
 
 from ..runner import Absent, Contender, Job, compare
@@ -56,7 +56,7 @@ def _table(rounds: int) -> dict[str, Any]:
 
 
 def _call(name: str, cloud: GaussianCloud) -> Any:
-    encode, options = FORMATS[name].encode, Options()
+    encode, options = FORMATS[name].encode, EncodeOptions()
     return lambda: encode(cloud, options)
 
 

@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import DdimxError, check_links
 from . import convert, encode, export, info, inpaint, interpolate, sample, sequence, train
 from .evaluate import app as evaluate
+from .help import SETTINGS, Verb, VerbGroup
 from .output import steady_output
 from .prepare import app as prepare
 
@@ -22,19 +23,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=VerbGroup,
+    context_settings=SETTINGS,
 )
-app.command("sample")(sample.sample)
-app.command("inpaint")(inpaint.inpaint)
-app.command("sequence")(sequence.sequence)
-app.command("interpolate")(interpolate.interpolate)
-app.command("encode")(encode.encode)
-app.command("train")(train.train)
-app.add_typer(prepare.app, name="prepare")
-app.add_typer(evaluate.app, name="evaluate")
-app.command("export")(export.export)
-app.command("convert")(convert.convert)
-app.command("info")(info.info)
+for verb in (sample.sample, sequence.sequence, export.export):
+    app.command(cls=Verb, rich_help_panel="Draw images and shapes")(verb)
+for verb in (inpaint.inpaint, interpolate.interpolate, encode.encode):
+    app.command(cls=Verb, rich_help_panel="Change images")(verb)
+app.add_typer(prepare.app, name="prepare", rich_help_panel="Train a model")
+app.command(cls=Verb, rich_help_panel="Train a model")(train.train)
+for verb in (convert.convert, info.info):
+    app.command(cls=Verb, rich_help_panel="Models and measurements")(verb)
+app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models and measurements")
 
 
 def _version(wanted: bool) -> None:

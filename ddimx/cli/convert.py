@@ -77,5 +77,5 @@ def convert(
         for remark in found.notes:
             progress.say(f"note: {remark}")
         both = to == "ddim" and weights is None and len(found.sets) > 1
-        held = "ema and raw" if both else found.taken
+        held = "ema and raw" if both else found.which
         progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {held} weights in {dtype}")

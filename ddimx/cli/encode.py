@@ -7,38 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
-from .edit import Refine
+from ..options import RunOptions
+from .edit import NO_CLASS, Refine, Resize, check_there, reconstruction
+from .verbs import Work, run_verb, sampling_options
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..sampling.run import SampleRequest
+    from ..weights.model import Model
 
 
+@run_verb(
+    "What to encode",
+    category=NO_CLASS,
+    guidance={"help": "Classifier-free guidance, both ways (default: 1)."},
+)
 def encode(
+    options: RunOptions,
     image: Annotated[Path, typer.Argument(metavar="IMAGE|DIR", help="An image, or a folder.")],
     refine: Refine = None,
-    model: options.Model = None,
-    steps: options.Steps = None,
-    category: options.Category = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance, both ways (default: 1).")
-    ] = None,
-    spacing: options.Spacing = None,
-    resize: options.Resize = False,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    batch_size: options.BatchSize = None,
-    invariant: options.Invariant = False,
-    config: options.ModelConfig = None,
-    weights: options.Weights = None,
-    offline: options.Offline = False,
-    trust_code: options.TrustCode = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    json_output: options.Json = False,
-    limit_memory: options.LimitMemory = None,
-    quiet: options.Quiet = False,
-) -> None:
+    resize: Resize = False,
+) -> Work:
     """Find the noise that images would be drawn from, by DDIM inversion (eta 0, guidance 1).
 
     Writes latents.npy, float32 (N, C, H, W) in the order of the files' names, which interpolate
@@ -51,26 +40,24 @@ def encode(
 
       ddimx encode pictures --resize --steps 100 --refine 4
     """
-    given = dict(locals())
-    from .edit import execute, reconstruction
+    check_there(image)
 
-    def report(record: dict[str, Any], where: Path) -> str:
+    def request(model: Model, progress: Progress) -> SampleRequest:
+        from dataclasses import replace
+
+        from ..editing.encode import EncodeTask, make_codec
+        from ..editing.pictures import find_pictures, read_picture
+        from ..sampling.run import SampleRequest
+
+        pictures = [read_picture(path, model, resize=resize) for path in find_pictures(image)]
+        codec = make_codec(sampling_options(replace(options, count=len(pictures))), model, refine)
+        task = EncodeTask(model, codec, pictures).task()
+        return SampleRequest(model, codec.up, "npy", task=task)
+
+    def summary(record: dict[str, Any], where: Path) -> str:
         return (
             f"{where / 'latents.npy'}: {record['count']} latents, {record['seconds']:.1f} s; "
             f"see {where / 'grid.png'}{reconstruction(record)}"
         )
 
-    execute(given, lambda _: _request(given), report)
-
-
-def _request(given: dict[str, Any]) -> SampleRequest:
-    from ..editing.encode import EncodeTask, make_codec
-    from ..editing.pictures import find_pictures, read_picture
-    from .edit import asked, load, request
-
-    paths = find_pictures(given["image"])
-    model = load(given)
-    pictures = [read_picture(path, model, resize=given["resize"]) for path in paths]
-    codec = make_codec(asked(given, count=len(pictures)), model, given["refine"])
-    task = EncodeTask(model, codec, pictures).task()
-    return request(given, model, codec.up, task, "npy")
+    return Work(request, summary)

@@ -11,7 +11,7 @@ from ..splats.colors import RULES
 from . import options
 
 if TYPE_CHECKING:
-    from ..exporting.settings import Settings
+    from ..exporting.settings import ExportSettings
     from ..exporting.sources import Item
     from ..progress import Progress
 
@@ -138,22 +138,22 @@ def export(
             raise typer.Exit(stop.exit_code)
 
 
-def _settings(given: dict[str, Any]) -> Settings:
-    from ..exporting.settings import Settings, named_formats
-    from ..splats.formats import Options
+def _settings(given: dict[str, Any]) -> ExportSettings:
+    from ..exporting.settings import ExportSettings, named_formats
+    from ..splats.formats import EncodeOptions
     from ..splats.from_octree import Look
 
     look = {k: given[k] for k in ("color", "opacity", "scale", "surfel")}
     same = ("up", "max_depth", "preview", "turntable", "overwrite", "workers")
-    return Settings(
+    return ExportSettings(
         formats=named_formats(given["formats"] or ["3dgs"]),
         look=Look(**look, light=given["light"]),
-        options=Options(given["sh_degree"], given["text"]),
+        options=EncodeOptions(given["sh_degree"], given["text"]),
         **{name: given[name] for name in same},
     )
 
 
-def _items(given: dict[str, Any], settings: Settings, progress: Progress) -> list[Item]:
+def _items(given: dict[str, Any], settings: ExportSettings, progress: Progress) -> list[Item]:
     from ..exporting.api import placed
     from ..exporting.shipped import sample_one
     from ..exporting.sources import newest_run

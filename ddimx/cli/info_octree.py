@@ -48,9 +48,9 @@ def _file(path: Path, json_output: bool) -> None:
 
 def _folder(folder: Path, given: Mapping[str, Any], json_output: bool) -> bool:
     from ..errors import DdimxError
-    from ..octree.describe import describe_folder, token_files
+    from ..octree.describe import describe_folder, shapes_in
 
-    files = token_files(folder)
+    files = shapes_in(folder)
     if not files:
         return False
     _refuse(given, str(folder))

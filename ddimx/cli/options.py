@@ -1,32 +1,71 @@
-"""Options that several verbs share, so that they are spelled and explained once."""
+"""The options of the command line, made from their declarations in :mod:`ddimx.options`.
+
+A verb that fills a run folder takes them all at once (:func:`ddimx.cli.verbs.run_verb`). Other
+verbs name those that they share, as ``device: options.Device = "auto"``.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Config = Annotated[
-    str | None,
-    typer.Option("--config", "-c", metavar="NAME|FILE", help="A shipped configuration or a .yml."),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: training.batch_size=64."),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help="Folder to write to (default: a new run)."),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="64-bit seed of all noise.")]
-Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
-]
-Dtype = Annotated[
-    str, typer.Option("--dtype", metavar="auto|fp32|bf16|fp16", help="Precision of the network.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages.")]
+from ..options import Option, RunOptions, checked
+from ..options import options as declared
+from . import complete
+
+VALUES = {
+    "whole": int,
+    "number": float,
+    "flag": bool,
+    "text": str,
+    "path": Path,
+    "times": str,
+    "clip": str,
+}
+METAVARS = {"whole": "N", "number": "X"}
+# What --help lists first of a panel; the others follow as they are declared.
+FIRST = ("model", "count", "category", "guidance", "seed", "start_index")
+_FIELDS = declared(RunOptions)
+DECLARED = {name: _FIELDS[name] for name in dict.fromkeys((*FIRST, *_FIELDS))}
+
+
+def parameter(name: str, option: Option) -> Any:
+    """Return Typer's description of an option.
+
+    Args:
+        name: of the field, by which its completion is found.
+        option: its declaration, with what the verb changes.
+    """
+    return typer.Option(
+        *option.flags,
+        metavar=option.metavar or METAVARS.get(option.kind),
+        help=option.help,
+        show_default=False,  # defaults are part of the help: most are the model's
+        rich_help_panel=option.panel,
+        callback=_limit_memory if name == "limit_memory" else None,
+        autocompletion=complete.of(name, option),
+    )
+
+
+def shared(name: str, **changes: Any) -> Any:
+    """Return Typer's description of a declared option, for a verb that has some of them.
+
+    Args:
+        name: of the field of :class:`ddimx.options.RunOptions`.
+        **changes: fields of :class:`ddimx.options.Option` that differ.
+    """
+    option = replace(DECLARED[name], **changes)
+    described = parameter(name, option)
+
+    def check(value: Any) -> Any:
+        """Check the value as declared, before anything heavy is imported."""
+        return None if value is None else checked(name, option, value)
+
+    described.callback = described.callback or check
+    return described
 
 
 def _limit_memory(text: str | None) -> str | None:
@@ -38,89 +77,31 @@ def _limit_memory(text: str | None) -> str | None:
     return text
 
 
-LimitMemory = Annotated[
-    str | None,
+Config = Annotated[
+    str | None, shared("config", help="A shipped configuration or a .yml.", panel="What to train")
+]
+Settings = Annotated[
+    list[str] | None,
     typer.Option(
-        "--limit-memory",
-        metavar="SIZE",
-        callback=_limit_memory,
-        help="What one file may take once it is unpacked (default: 256M, or 8 times its size).",
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key: training.batch_size=64.",
+        rich_help_panel="What to train",
     ),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|FILE|DIR|HUB",
-        help="emoji (default), furniture, cifar10, bedroom, cat, church, celeba; a file or folder "
-        "of weights in any known format; or a hub id.",
-    ),
-]
-ModelConfig = Annotated[
-    str | None,
-    typer.Option(
-        "--config", "-c", metavar="NAME|FILE", help="For weights that come without their settings."
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="ema|raw",
-        help="Averaged or last weights, where there are both (default: ema).",
-    ),
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Refuse to download anything.")]
-TrustCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-code",
-        help="Import, that is run, the network's class that a file names as package.module:Class.",
-    ),
-]
-Steps = Annotated[
-    int | None, typer.Option("--steps", help="Number of steps (default: the model's, else 50).")
-]
-Count = Annotated[int | None, typer.Option("--count", "-n", help="How many samples (default: 16).")]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance", help="Classifier-free guidance; 1 is off (default: the model's, else 1)."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Category = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Class to draw (default: none, the pixels say enough)."),
-]
-StartIndex = Annotated[
-    int,
-    typer.Option(min=0, help="First sample index: --start-index 7 -n 1 makes sample 7 again."),
-]
-Solver = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Update rule (default: the model's, else ddim)."),
-]
-Eta = Annotated[
-    float | None,
-    typer.Option(help="ddim's noise: 0 none, 1 as DDPM (default: the model's, else 0)."),
-]
-Spacing = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ddim|leading|linspace|trailing|quad",
-        help="Which timesteps to visit (default: the model's, else ddim).",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in --out.")]
-BatchSize = Annotated[
-    int | None, typer.Option(help="Samples computed together; does not change the noise.")
-]
-Invariant = Annotated[
-    bool,
-    typer.Option("--invariant", help="Bit-identical files whatever the batch size; slower."),
-]
-Resize = Annotated[
-    bool, typer.Option("--resize", help="Cut images to the model's proportions and scale them.")
-]
+Out = Annotated[Path | None, shared("out")]
+Seed = Annotated[int, shared("seed")]
+Device = Annotated[str, shared("device")]
+Dtype = Annotated[str, shared("dtype")]
+Quiet = Annotated[bool, shared("quiet")]
+LimitMemory = Annotated[str | None, shared("limit_memory")]
+Model = Annotated[str | None, shared("model")]
+ModelConfig = Annotated[str | None, shared("config")]
+Weights = Annotated[str | None, shared("weights")]
+Offline = Annotated[bool, shared("offline")]
+TrustCode = Annotated[bool, shared("trust_code")]
+Steps = Annotated[int | None, shared("steps")]
+Count = Annotated[int | None, shared("count")]
+Guidance = Annotated[float | None, shared("guidance")]
+Json = Annotated[bool, shared("json")]
+BatchSize = Annotated[int | None, shared("batch_size")]

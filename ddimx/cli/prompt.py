@@ -11,79 +11,70 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .common import DEFAULT_MODEL, check_begun
 
 if TYPE_CHECKING:
     from ..integrations.diffusers.text import TextModel
+    from ..options import RunOptions
     from ..solvers.plan import Plan
+    from .verbs import Command
 
 Work = Callable[..., tuple[dict[str, Any], Path]]
 
-DEFAULT_MODEL = "emoji"
 DEFAULT_STEPS = 50
 # What of the options of ``ddimx sample`` has a meaning here; the rest is refused.
 TAKEN = {"model", "prompt", "steps", "eta", "spacing", "timesteps", "clip", "guidance", "seed"}
 TAKEN |= {"start_index", "count", "batch_size", "kind", "dtype", "solver"}
 
 
-def prompt_work(
-    asked: dict[str, Any],
-    out: Path | None,
-    *,
-    overwrite: bool,
-    device: str,
-    offline: bool,
-    begun: bool = False,
-) -> tuple[Work, Plan]:
+def prompt_work(command: Command) -> tuple[Work, Plan]:
     """Load the pipeline, resolve what is asked of it, and return the run and its plan.
-
-    ``begun``: ``out`` holds the run, and its manifest may be what names the pipeline.
 
     Raises:
         UsageError: an option that has no meaning with a prompt, a value out of range, a model that
             draws without a text, or a package that is missing.
         DdimxError: a pipeline that cannot be loaded.
     """
-    _check_options(asked)
+    options, asked = command.options, command.remembered
+    _check_options(options, asked)
     _check_packages()
     from ..noise import Noise
-    from ..runs.sinks import FORMATS
     from ..sampling.manifest import dtype_for
-    from .parse import clip_value, one_of, times
 
-    kind = one_of("format", asked.get("kind", "png"), FORMATS)
-    clip, given = clip_value(asked.get("clip")), times(asked.get("timesteps"))
-    indices, batch = _indices(asked), asked.get("batch_size", 1)
-    noise = Noise(asked.get("seed", 0))
+    indices = _indices(options)
+    noise = Noise(options.seed)
+    name, device = options.model or DEFAULT_MODEL, options.device or "auto"
 
     from ..integrations.diffusers import attach
     from ..integrations.diffusers.prompt import run_prompt
     from ..integrations.diffusers.request import PromptRequest
     from ..integrations.diffusers.text import load_text_model, text_model_sha256
-    from .sample_request import check_begun
 
-    if begun and out is not None and not overwrite:
-        name = asked.get("model", DEFAULT_MODEL)
-        check_begun(asked, out, lambda: text_model_sha256(name, offline=offline))
+    folder = None if options.overwrite else options.out
+    if command.begun and folder is not None:
+        check_begun(command, folder, lambda: text_model_sha256(name, offline=options.offline))
     model = load_text_model(
-        asked.get("model", DEFAULT_MODEL),
+        name,
         device=device,
-        dtype=dtype_for(asked.get("dtype"), None if overwrite else out, device),
-        offline=offline,
+        dtype=dtype_for(options.dtype, folder, device),
+        offline=options.offline,
     )
-    _check_pipeline(asked, model)
+    _check_pipeline(options, model)
+    assert options.prompt is not None
+    guidance = options.guidance
     request = PromptRequest(
         model=model,
-        scheduler=attach(model.pipe, **_changes(asked, clip)),
-        prompt=asked["prompt"],
-        steps=asked.get("steps", DEFAULT_STEPS) if given is None else given,
-        eta=asked.get("eta", 0.0),
-        guidance=asked.get("guidance", model.default("guidance_scale", 1.0)),
+        scheduler=attach(model.pipe, **_changes(options)),
+        prompt=options.prompt,
+        steps=options.timesteps or options.steps or DEFAULT_STEPS,
+        eta=options.eta or 0.0,
+        guidance=model.default("guidance_scale", 1.0) if guidance is None else guidance,
         noise=noise,
         indices=indices,
-        batch_size=min(batch, len(indices)),
-        kind=kind,
-        out=out,
-        overwrite=overwrite,
+        batch_size=min(options.batch_size or 1, len(indices)),
+        kind=options.kind or "png",
+        out=options.out,
+        overwrite=options.overwrite,
         command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
@@ -96,45 +87,43 @@ def _check_packages() -> None:
             raise UsageError(f"--prompt needs {package}: pip install 'ddimx[hub]'")
 
 
-def _check_options(asked: dict[str, Any]) -> None:
+def _check_options(options: RunOptions, asked: dict[str, Any]) -> None:
     strange = [name for name in asked if name not in TAKEN]
+    strange += [name for name in ("dry_run", "trust_code") if getattr(options, name)]
     if strange:
-        names = ", ".join("--" + name.replace("_", "-") for name in strange)
+        names = ", ".join(options.flags_given(strange))
         raise UsageError(f"{names}: not for a run with --prompt")
-    if asked.get("solver", "ddim") != "ddim":
+    if options.solver not in (None, "ddim"):
         raise UsageError("a run with --prompt has one solver, ddim")
-    if "timesteps" in asked and ("steps" in asked or "spacing" in asked):
-        raise UsageError("--timesteps says which and how many; leave --steps and --spacing away")
-    if not asked["prompt"].strip():
+    if options.prompt is not None and not options.prompt.strip():
         raise UsageError("--prompt is empty; write what to draw")
-    for name in ("batch_size", "count"):
-        if asked.get(name, 1) < 1:
-            raise UsageError(f"{name.replace('_', '-')} must be at least 1, got {asked[name]}")
 
 
-def _check_pipeline(asked: dict[str, Any], model: TextModel) -> None:
+def _check_pipeline(options: RunOptions, model: TextModel) -> None:
     kind = type(model.pipe).__name__
-    for name, parameter in (("timesteps", "timesteps"), ("eta", "eta")):
-        if asked.get(name) and not model.takes(parameter):
+    for name in ("timesteps", "eta"):
+        if getattr(options, name) and not model.takes(name):
             raise UsageError(f"--{name}: {kind} takes none")
 
 
-def _indices(asked: dict[str, Any]) -> range:
-    first, count = asked.get("start_index", 0), asked.get("count", 1)
-    if first < 0 or first + count > 2**32:
+def _indices(options: RunOptions) -> range:
+    first, count = options.start_index, options.count or 1
+    if first + count > 2**32:
         raise UsageError(f"sample indices must lie in 0..2^32-1, got {first}+{count}")
     return range(first, first + count)
 
 
-def _changes(asked: dict[str, Any], clip: Any) -> dict[str, Any]:
+def _changes(options: RunOptions) -> dict[str, Any]:
     """Return what the command line changes in the scheduler's settings."""
     changes: dict[str, Any] = {}
-    if "spacing" in asked:
-        changes["timestep_spacing"] = asked["spacing"]
-    if clip == "none":
+    if options.spacing is not None:
+        changes["timestep_spacing"] = options.spacing
+    if options.clip == "none":
         changes |= {"clip_sample": False, "thresholding": False}
-    elif clip is not None:
-        if not clip > 0:
-            raise UsageError(f"clip must be positive, got {clip:g}")
-        changes |= {"clip_sample": True, "clip_sample_range": clip, "thresholding": False}
+    elif options.clip is not None:
+        changes |= {
+            "clip_sample": True,
+            "clip_sample_range": options.clip,
+            "thresholding": False,
+        }
     return changes

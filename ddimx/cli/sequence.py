@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from ..errors import unknown
+from ..options import RunOptions
+from .edit import ANIMATION
+from .verbs import Work, run_verb, sampling_options
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..sampling.run import SampleRequest
+    from ..weights.model import Model
 
 
+@run_verb(
+    "What to show",
+    count={"help": "How many samples (default: 4)."},
+    kind=ANIMATION,
+)
 def sequence(
+    options: RunOptions,
     show: Annotated[
         str,
-        typer.Option(metavar="x0|state", help="The prediction of the image, or the noisy state."),
+        typer.Option(
+            metavar="x0|state",
+            help="The prediction of the image (default: x0), or the noisy state.",
+        ),
     ] = "x0",
     frames: Annotated[
         int | None, typer.Option(help="How many frames, evenly spaced (default: every step).")
     ] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second of the animation.")] = 16.0,
-    kind: Annotated[
-        str, typer.Option("--format", metavar="webp|gif", help="The animation's format.")
-    ] = "webp",
-    count: Annotated[int, typer.Option("--count", "-n", help="How many samples.")] = 4,
-    model: options.Model = None,
-    steps: options.Steps = None,
-    category: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Class to draw (default: a mix; 'none': no class)."),
-    ] = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = 0,
-    start_index: options.StartIndex = 0,
-    solver: options.Solver = None,
-    eta: options.Eta = None,
-    spacing: options.Spacing = None,
-    out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    batch_size: options.BatchSize = None,
-    invariant: options.Invariant = False,
-    config: options.ModelConfig = None,
-    weights: options.Weights = None,
-    offline: options.Offline = False,
-    trust_code: options.TrustCode = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    json_output: options.Json = False,
-    limit_memory: options.LimitMemory = None,
-    quiet: options.Quiet = False,
-) -> None:
+    fps: Annotated[
+        float, typer.Option(help="Frames a second of the animation (default: 16).")
+    ] = 16.0,
+) -> Work:
     """Show how samples come about: the model's prediction of the image after every step.
 
     Of sample 0, 000000.png is the result (that of ddimx sample), the folder 000000 holds the
@@ -66,35 +54,25 @@ def sequence(
 
       ddimx sequence --steps 1000 --solver ddpm --frames 100 --format gif
     """
-    given = dict(locals())
-    from .edit import execute
+    if show not in ("x0", "state"):
+        raise unknown("--show", show, ("x0", "state"))
 
-    def report(record: dict[str, Any], where: Path) -> str:
-        frames = len(record["identity"]["rows_shown"])
+    def request(model: Model, progress: Progress) -> SampleRequest:
+        from ..editing.sequence import choose_frames, sequence_task
+        from ..sampling.run import SampleRequest
+        from ..sampling.settings import resolve
+
+        settings = resolve(sampling_options(replace(options, count=options.count or 4)), model)
+        chosen = choose_frames(
+            settings.plan, "state" if show == "state" else "x0", options.kind or "webp", frames, fps
+        )
+        return SampleRequest(model, settings, "png", task=sequence_task(settings, model, chosen))
+
+    def summary(record: dict[str, Any], where: Path) -> str:
+        shown = len(record["identity"]["rows_shown"])
         return (
-            f"{where}: {record['count']} samples of {frames} frames, {record['seconds']:.1f} s; "
+            f"{where}: {record['count']} samples of {shown} frames, {record['seconds']:.1f} s; "
             f"see {where / 'grid.png'}"
         )
 
-    execute(given, lambda _: _request(given), report)
-
-
-def _request(given: dict[str, Any]) -> SampleRequest:
-    from ..editing.animation import ANIMATIONS
-    from ..editing.sequence import choose_frames, sequence_task
-    from ..sampling.settings import resolve
-    from .edit import asked, load, request
-    from .parse import one_of
-
-    kind = one_of("format", given["kind"], ANIMATIONS)
-    show = one_of("--show", given["show"], ("x0", "state"))
-    model = load(given)
-    settings = resolve(asked(given), model)
-    frames = choose_frames(
-        settings.plan,
-        "state" if show == "state" else "x0",
-        kind,
-        given["frames"],
-        given["fps"],
-    )
-    return request(given, model, settings, sequence_task(settings, model, frames), "png")
+    return Work(request, summary)

@@ -51,12 +51,12 @@ class BatchStream(ABC, Generic[Content]):
             ahead = deque(pool.submit(self._read, step) for step in islice(coming, READ_AHEAD))
             try:
                 for step in range(start, stop):
-                    begun = time.perf_counter()
+                    start_seconds = time.perf_counter()
                     indices, content = ahead.popleft().result()
                     ahead.extend(pool.submit(self._read, step) for step in islice(coming, 1))
                     positions = torch.from_numpy(self._positions(step))
                     batch = self._transformed(indices, content, positions, step)
-                    self.waited += time.perf_counter() - begun
+                    self.waited += time.perf_counter() - start_seconds
                     yield step, positions, batch
             finally:
                 for future in ahead:  # leaving early should not wait for batches that nobody takes
@@ -102,16 +102,13 @@ class Batches(BatchStream[Bytes]):
     ) -> Batch:
         pixels = torch.from_numpy(content)
         if self._data.random_flip:
-            pixels = self._flipped(pixels, positions, step)
+            chance = self._noise.uniform(positions, (1, 1, 1), row=step, stream=Stream.TRAIN_FLIP)
+            pixels = torch.where(chance <= 0.5, pixels.flip(2), pixels)
         x = to_network(pixels, self._data, self._dequantize(pixels, positions, step))
         batch = {"x": x.contiguous(memory_format=torch.channels_last)}
         if self._source.labels is not None:
             batch["label"] = torch.from_numpy(self._source.labels[indices])
         return batch
-
-    def _flipped(self, pixels: Tensor, positions: Tensor, step: int) -> Tensor:
-        chance = self._noise.uniform(positions, (1, 1, 1), row=step, stream=Stream.TRAIN_FLIP)
-        return torch.where(chance <= 0.5, pixels.flip(2), pixels)
 
     def _dequantize(self, pixels: Tensor, positions: Tensor, step: int) -> Tensor | None:
         _, height, width, channels = pixels.shape

@@ -36,12 +36,9 @@ class Order:
 
     def _index(self, position: int) -> int:
         epoch, place = divmod(position, self.epoch_size)
-        return int(self._epoch(epoch)[place])
-
-    def _epoch(self, epoch: int) -> Integers:
         if self._cache is None or self._cache[0] != epoch:
             self._cache = (epoch, self._draw(epoch))
-        return self._cache[1]
+        return int(self._cache[1][place])
 
     def _draw(self, epoch: int) -> Integers:
         shuffled: Integers = np.argsort(self._words(epoch, _SHUFFLE), kind="stable")
@@ -49,13 +46,13 @@ class Order:
             return shuffled
         sizes = np.array([len(m) for m in self._members], dtype=np.int64)
         variant = (self._words(epoch, _VARIANT) * sizes) >> 32
-        chosen = np.array([m[v] for m, v in zip(self._members, variant, strict=True)])
-        return chosen[shuffled].astype(np.int64)
+        members = np.array([m[v] for m, v in zip(self._members, variant, strict=True)])
+        return members[shuffled].astype(np.int64)
 
     def _words(self, epoch: int, row: int) -> Integers:
         sample = torch.tensor([epoch], dtype=torch.int64)
         words = self._noise.integers(
             sample, (self.epoch_size,), 2**32, row=row, stream=Stream.TRAIN_ORDER
         )
-        drawn: Integers = words[0].numpy()
-        return drawn
+        draws: Integers = words[0].numpy()
+        return draws

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..data.images.folder import SUFFIXES
 from ..errors import UsageError
+from ..files import visible_files
 from .pictures import Picture, fitted, grey_levels
 
 Mask = npt.NDArray[np.bool_]
@@ -64,7 +65,8 @@ def masks_for(
 
 
 def _in_folder(folder: Path, picture: Picture) -> str:
-    found = [p for p in sorted(folder.glob("*")) if p.stem == picture.name and p.suffix in SUFFIXES]
+    images = visible_files(folder, SUFFIXES, recursive=False)
+    found = [path for path in images if path.stem == picture.name]
     if len(found) != 1:
         raise UsageError(f"--mask {folder}: {len(found)} masks named '{picture.name}', need one")
     return str(found[0])

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.images.encoded import eight_bits
 from ..data.images.folder import SUFFIXES
 from ..errors import UsageError
+from ..files import visible_files
 from ..pixels import to_network
 from ..untrusted.pictures import open_picture
 from ..weights.model import Model, process_is_image
@@ -53,8 +54,7 @@ def find_pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     sheet = {"grid.png"} if (path / "manifest.json").is_file() else set()
-    images = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    found = sorted(p for p in images if p.name not in sheet)
+    found = [p for p in visible_files(path, SUFFIXES, recursive=False) if p.name not in sheet]
     if not found:
         raise UsageError(f"{path}: no images (looked for {', '.join(sorted(SUFFIXES))})")
     stems = [p.stem for p in found]

@@ -43,21 +43,21 @@ def neighbours(
 
     ``mirrored`` counts a training image's mirror image as seen, as it is with random flips.
     """
-    seen = _all(source)
+    training = _all(source)
     if mirrored:
-        seen = np.concatenate([seen, seen[:, :, ::-1]])
-    distances, index = _nearest(samples, seen)
-    unseen, _ = _nearest(_all(held_out), seen)
+        training = np.concatenate([training, training[:, :, ::-1]])
+    distances, index = _nearest(samples, training)
+    unseen, _ = _nearest(_all(held_out), training)
     return Neighbours(
         distances=distances.numpy(),
-        nearest=seen[index.numpy()],
+        nearest=training[index.numpy()],
         held_out_median=float(unseen.median()),
     )
 
 
-def side_by_side(samples: Bytes, found: Neighbours) -> Bytes:
+def side_by_side(samples: Bytes, neighbors: Neighbours) -> Bytes:
     """Lay samples [N, H, W, C] and their neighbours out as pairs, uint8 [2N, H, W, C]."""
-    pairs = np.stack([samples, found.nearest], axis=1)
+    pairs = np.stack([samples, neighbors.nearest], axis=1)
     return pairs.reshape(-1, *samples.shape[1:])
 
 

@@ -12,12 +12,12 @@ from ..octree.file import Shape
 from ..octree.tree import Octree
 from ..progress import Progress
 from ..signals import Stop
-from ..splats.formats import Options
+from ..splats.formats import EncodeOptions
 from ..splats.from_octree import Look
 from ..untrusted.names import relative
 from .destinations import is_file_name, merged_item, named
 from .run import run
-from .settings import Settings, named_formats
+from .settings import ExportSettings, named_formats
 from .sources import Item, items_of
 
 Source = str | Path | Octree | Shape
@@ -66,11 +66,11 @@ def export(
         UsageError: an option or a source that cannot be used; nothing was started.
         DdimxError: some shapes failed, all others are written; the message lists them.
     """
-    settings = Settings(
+    settings = ExportSettings(
         formats=named_formats([format] if isinstance(format, str) else format),
         look=Look(color, opacity, scale, surfel, light),
         up=up,
-        options=Options(sh_degree, ascii),
+        options=EncodeOptions(sh_degree, ascii),
         max_depth=max_depth,
         preview=preview,
         turntable=turntable,
@@ -93,7 +93,7 @@ def export(
 def placed(
     source: Source | list[Source] | tuple[Source, ...],
     out: Path | None,
-    settings: Settings,
+    settings: ExportSettings,
     *,
     merge: bool,
 ) -> list[Item]:

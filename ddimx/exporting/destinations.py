@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UsageError
-from .settings import SUFFIXES, Settings, without_suffix
+from .settings import SUFFIXES, ExportSettings, without_suffix
 from .sources import Item
 
 MERGED = "merged"
@@ -19,7 +19,7 @@ def is_file_name(out: Path | None) -> bool:
     return out is not None and out.name.endswith(SUFFIXES) and not out.is_dir()
 
 
-def named(items: Sequence[Item], settings: Settings, out: Path, merge: bool) -> list[Item]:
+def named(items: Sequence[Item], settings: ExportSettings, out: Path, merge: bool) -> list[Item]:
     """Return the items (of which, merged or not, one file is made) with ``out`` as its name.
 
     Raises:

@@ -18,14 +18,14 @@ from ..splats.frames import rotation_to
 from ..splats.from_octree import from_octree
 from ..splats.neighbors import neighborhood
 from .pictures import Scene, preview_png, turntable_webp
-from .settings import Settings
+from .settings import ExportSettings
 from .sources import Item
 
 GAP = 1.15  # between the middles of shapes side by side, in widths of the largest
 
 
 @dataclass(frozen=True)
-class Done:
+class ExportResult:
     """What became of one item: its files, or the reason for which there are none."""
 
     label: str
@@ -34,17 +34,17 @@ class Done:
     error: str | None = None
 
 
-def export_item(item: Item, settings: Settings) -> Done:
+def export_item(item: Item, settings: ExportSettings) -> ExportResult:
     """Export one shape; what is wrong with it is returned, so that others can go on."""
     try:
         scene = scene_of(item, settings)
         files = write_scene(scene, item.base, settings, item.exact)
     except DdimxError as error:
-        return Done(item.label, error=str(error))
-    return Done(item.label, len(scene.cloud), tuple(files))
+        return ExportResult(item.label, error=str(error))
+    return ExportResult(item.label, len(scene.cloud), tuple(files))
 
 
-def scene_of(item: Item, settings: Settings) -> Scene:
+def scene_of(item: Item, settings: ExportSettings) -> Scene:
     """Read a shape and make its Gaussians.
 
     Raises:
@@ -76,24 +76,24 @@ def side_by_side(scenes: Sequence[Scene]) -> Scene:
     columns = int(np.ceil(np.sqrt(len(scenes))))
     widths = [np.ptp(scene.cloud.positions[:, [0, 2]], axis=0).max() for scene in scenes]
     step = GAP * float(max(widths)) or 1.0
-    placed = []
+    clouds = []
     for i, scene in enumerate(scenes):
         row, column = divmod(i, columns)
         low, high = scene.cloud.positions.min(axis=0), scene.cloud.positions.max(axis=0)
         middle = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
-        moved = scene.cloud.positions - middle + [column * step, 0, row * step]
-        placed.append(replace(scene.cloud, positions=moved.astype(np.float32)))
+        positions = scene.cloud.positions - middle + [column * step, 0, row * step]
+        clouds.append(replace(scene.cloud, positions=positions.astype(np.float32)))
     spreads = np.concatenate([scene.spreads for scene in scenes])
-    return Scene(merge(placed), spreads, scenes[0].baked)
+    return Scene(merge(clouds), spreads, scenes[0].baked)
 
 
 def write_scene(
-    scene: Scene, base: Path, settings: Settings, exact: Path | None = None
+    scene: Scene, base: Path, settings: ExportSettings, exact: Path | None = None
 ) -> list[dict[str, Any]]:
     """Make all files of a scene, then write those that are not there already.
 
     Args:
-        base, exact: where to, as in :meth:`Settings.targets`.
+        base, exact: where to, as in :meth:`ExportSettings.targets`.
 
     Raises:
         DdimxError: a format cannot hold it, a file is there with other contents (then none is
@@ -106,22 +106,26 @@ def write_scene(
         states[what] = _state(path, contents[what], overwrite=settings.overwrite)
     for what, path in targets.items():
         if states[what] == "written":
-            _write(path, contents[what])
+            content = contents[what]
+            try:
+                write_bytes(path, content)
+            except OSError as error:
+                raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None
     return [
         {"path": str(path), "format": what, "bytes": len(contents[what]), "state": states[what]}
         for what, path in targets.items()
     ]
 
 
-def encoded(cloud: GaussianCloud, name: str, settings: Settings) -> bytes:
+def encoded(cloud: GaussianCloud, name: str, settings: ExportSettings) -> bytes:
     """Return a cloud that is y up as the bytes of a file of one format."""
-    chosen = FORMATS[name]
-    up = settings.up_of(chosen)
+    format_ = FORMATS[name]
+    up = settings.up_of(format_)
     turned = cloud if up == "y" else cloud.rotated(rotation_to(up))
-    return chosen.encode(turned, replace(settings.options, up=up))
+    return format_.encode(turned, replace(settings.options, up=up))
 
 
-def _content(scene: Scene, what: str, settings: Settings) -> bytes:
+def _content(scene: Scene, what: str, settings: ExportSettings) -> bytes:
     if what == "preview":
         return preview_png(scene)
     if what == "turntable":
@@ -132,20 +136,13 @@ def _content(scene: Scene, what: str, settings: Settings) -> bytes:
 def _state(path: Path, content: bytes, *, overwrite: bool) -> str:
     """Return "unchanged" or "written"; a file with other contents is not replaced unasked."""
     try:
-        there = path.read_bytes() if path.stat().st_size == len(content) else b""
+        old_content = path.read_bytes() if path.stat().st_size == len(content) else b""
     except (FileNotFoundError, NotADirectoryError):
         return "written"
     except OSError as error:
         raise DdimxError(f"cannot read {path}: {error.strerror or error}") from None
-    if there == content:
+    if old_content == content:
         return "unchanged"
     if not overwrite:
         raise DdimxError(f"{path} is there with other contents; give --overwrite, or another --out")
     return "written"
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None

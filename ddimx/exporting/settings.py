@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
-from ..splats.formats import FORMATS, Format, Options, format_named
+from ..splats.formats import FORMATS, EncodeOptions, Format, format_named
 from ..splats.frames import rotation_to
 from ..splats.from_octree import Look
 
@@ -16,7 +16,7 @@ SUFFIXES = tuple(sorted((f.suffix for f in FORMATS.values()), key=len, reverse=T
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExportSettings:
     """How shapes become files.
 
     Attributes:
@@ -36,7 +36,7 @@ class Settings:
     formats: tuple[str, ...] = ("3dgs",)
     look: Look = field(default_factory=Look)
     up: str | None = None
-    options: Options = field(default_factory=Options)
+    options: EncodeOptions = field(default_factory=EncodeOptions)
     max_depth: int | None = None
     preview: bool = False
     turntable: bool = False
@@ -66,9 +66,9 @@ class Settings:
         paths = {what: base.with_name(base.name + suffix) for what, suffix in suffixes.items()}
         return paths if exact is None else paths | {self.formats[0]: exact}
 
-    def up_of(self, chosen: Format) -> str:
+    def up_of(self, format_: Format) -> str:
         """Return the axis that is up in files of a format."""
-        return chosen.up if self.up is None else self.up
+        return format_.up if self.up is None else self.up
 
 
 def named_formats(words: Sequence[str]) -> tuple[str, ...]:

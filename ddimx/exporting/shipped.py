@@ -28,9 +28,9 @@ def sample_one(progress: Progress) -> Path:
         )
     model = load_model(MODEL, progress=progress)
     settings = resolve(Asked(count=1, category=CATEGORY), model)
-    asked = {"model": MODEL, "category": CATEGORY, "count": 1}
+    options = {"model": MODEL, "category": CATEGORY, "count": 1}
     command = f"ddimx sample --model {MODEL} --category {CATEGORY} -n 1"
-    request = SampleRequest(model, settings, kind="npz", command=command, asked=asked)
+    request = SampleRequest(model, settings, kind="npz", command=command, asked=options)
     with polite_stop() as stop:
         record, folder = run(request, stop, progress)
     if record["status"] != "complete":

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..octree.file import Shape
+from ..octree.file import SUFFIXES, Shape, token_files
 from ..runs import ROOT
 from ..untrusted.archives import open_zip
 from ..untrusted.arrays import members, read_header
-
-TOKEN_SUFFIXES = (".npz", ".npy")
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def items_of(source: Path, out: Path | None) -> list[Item]:
         if not files:
             raise UsageError(f"{source}: no token files (.npz, .npy) in this folder")
         root = source
-    elif source.suffix in TOKEN_SUFFIXES:
+    elif source.suffix.lower() in SUFFIXES:
         files, root = [source], source.parent
     else:
         raise UsageError(f"{source}: token files end in .npz or .npy")
@@ -65,35 +63,25 @@ def items_of(source: Path, out: Path | None) -> list[Item]:
     return [Item(file, base) for file, base in zip(files, bases, strict=True)]
 
 
-def token_files(folder: Path) -> list[Path]:
-    """Return what may be token files in a folder and its subfolders, hidden ones left out."""
-    found = (path for suffix in TOKEN_SUFFIXES for path in folder.rglob(f"*{suffix}"))
-    return sorted(
-        path
-        for path in found
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    )
-
-
 def newest_run(root: Path = ROOT) -> Path | None:
     """Return the newest run folder that holds token files, None if there is none."""
     if not root.is_dir():
         return None
-    numbered = [(int(m[1]), path) for path in root.iterdir() if (m := _numbered(path))]
+    numbered = [
+        (int(m[1]), path)
+        for path in root.iterdir()
+        if (m := (re.match(r"(\d{4,})-", path.name) if path.is_dir() else None))
+    ]
     for _, path in sorted(numbered, reverse=True):
         if any(holds_tokens(file) for file in token_files(path)):
             return path
     return None
 
 
-def _numbered(path: Path) -> re.Match[str] | None:
-    return re.match(r"(\d{4,})-", path.name) if path.is_dir() else None
-
-
 def holds_tokens(path: Path) -> bool:
     """Return whether a file looks like an octree's, from its directory or header alone."""
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with open_zip(path) as archive:
                 return "tokens" in members(archive)
         with path.open("rb") as stream:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError, MissingPackage
-from .file import Shape, read_shape
+from .file import Shape, read_shape, token_files
 from .geometry import components
 from .tree import Octree
 
@@ -18,11 +18,11 @@ from .tree import Octree
 MODELS = ("*.safetensors", "*.pth", "*.ckpt", "*.bin", "model_index.json", "config.json")
 
 
-def token_files(folder: Path) -> list[Path]:
+def shapes_in(folder: Path) -> list[Path]:
     """Return the token files in a folder and below it, none if the folder is a model's."""
     if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in MODELS):
         return []
-    return sorted(p for p in folder.rglob("*.np[yz]") if not p.name.startswith("."))
+    return token_files(folder)
 
 
 def describe(path: Path, shape: Shape) -> dict[str, Any]:
@@ -67,12 +67,12 @@ def _connectivity(tree: Octree) -> dict[str, Any]:
 def describe_folder(folder: Path, files: list[Path]) -> dict[str, Any]:
     """Return what a folder's token files hold together; broken ones are listed, not raised."""
     shapes: list[Shape] = []
-    broken: list[str] = []
+    messages: list[str] = []
     for file in files:
         try:
             shapes.append(read_shape(file))
         except DdimxError as error:
-            broken.append(str(error))
+            messages.append(str(error))
     leaves = np.array([shape.tree.counts[-1] for shape in shapes])
     quantiles = dict(zip(("least", "median", "most"), (0, 0.5, 1), strict=True))
     return {
@@ -80,7 +80,7 @@ def describe_folder(folder: Path, files: list[Path]) -> dict[str, Any]:
         "depths": _counted(str(shape.tree.depth) for shape in shapes),
         "categories": _counted(shape.category or "(none)" for shape in shapes),
         "leaves": {k: int(np.quantile(leaves, q)) for k, q in quantiles.items() if shapes},
-        "broken": broken,
+        "broken": messages,
     }
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DdimxError
-from ..files import whole_file
+from ..files import visible_files, whole_file
 from ..untrusted.arrays import read_npy, read_npz
 from .errors import OctreeError
 from .keys import MAX_DEPTH
 from .tree import CUBE, Octree, from_tokens
 
+SUFFIXES = (".npz", ".npy")
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
 COPIES = 64  # of a token's size while a tree is made of it: keys and counts are int64
@@ -28,6 +29,14 @@ class Shape:
     tree: Octree
     category: str = ""
     shape_id: str = ""
+
+
+def token_files(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """Return the files of a folder that are token files by their suffix, sorted by path.
+
+    Which files these are is said by :func:`ddimx.files.visible_files`.
+    """
+    return visible_files(folder, SUFFIXES, recursive=recursive)
 
 
 def read_shape(path: Path, *, depth: int | None = None) -> Shape:
@@ -46,7 +55,14 @@ def read_shape(path: Path, *, depth: int | None = None) -> Shape:
     """
     fields = _fields(path)
     try:
-        return _shape(fields, depth)
+        tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
+        depth_in_file = _said_depth(fields.get("max_depth"))
+        if depth is not None and depth_in_file is not None and depth_in_file != depth:
+            raise OctreeError(f"the file is of depth {depth_in_file}, not {depth}")
+        lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
+        tree = from_tokens(tokens, depth if depth is not None else depth_in_file, lower, edge)
+        names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
+        return Shape(tree, *names)
     except OctreeError as error:
         raise error.within(str(path)) from None
 
@@ -89,17 +105,6 @@ def _fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _shape(fields: dict[str, Any], depth: int | None) -> Shape:
-    tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
-    said = _said_depth(fields.get("max_depth"))
-    if depth is not None and said is not None and said != depth:
-        raise OctreeError(f"the file is of depth {said}, not {depth}")
-    lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
-    tree = from_tokens(tokens, depth if depth is not None else said, lower, edge)
-    names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
-    return Shape(tree, *names)
-
-
 def _row(name: str, value: Any) -> Any:
     """Return a field of one dimension; a batch of one is its only row."""
     if value.ndim == 2 and len(value) > 1:
@@ -115,8 +120,8 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     if tokens.dtype.kind not in "iu":
         raise OctreeError(f"tokens are {tokens.dtype}, expected integers")
     if mask is None:
-        used = np.flatnonzero(tokens)
-        return tokens[: int(used[-1]) + 1 if len(used) else 0]
+        positions = np.flatnonzero(tokens)
+        return tokens[: int(positions[-1]) + 1 if len(positions) else 0]
     mask = _row("mask", mask)
     if mask.shape != tokens.shape:
         raise OctreeError(f"mask has shape {mask.shape}, tokens {tokens.shape}")
@@ -135,10 +140,10 @@ def _said_depth(value: Any) -> int | None:
         return None
     if value.size != 1 or value.dtype.kind not in "iu":
         raise OctreeError(f"max_depth is {value.dtype} {value.shape}, expected one integer")
-    said = int(value.reshape(()))
-    if not 1 <= said <= MAX_DEPTH:
-        raise OctreeError(f"max_depth {said} is not within 1..{MAX_DEPTH}")
-    return said
+    depth = int(value.reshape(()))
+    if not 1 <= depth <= MAX_DEPTH:
+        raise OctreeError(f"max_depth {depth} is not within 1..{MAX_DEPTH}")
+    return depth
 
 
 def _cube(low: Any, high: Any) -> tuple[tuple[float, float, float], float]:

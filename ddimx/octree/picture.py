@@ -37,21 +37,21 @@ def picture(tree: Octree, blocks: str = BLOCKS) -> list[str]:
     last = extent - 1
     # Of each view: to the right, downwards, away from the eye.
     views = [(x, last - y, last - z), (last - z, last - y, last - x), (x, z, last - y)]
-    drawn = [_drawn(*view, extent, blocks) for view in views]
+    columns = [_drawn(*view, extent, blocks) for view in views]
     title = GAP.join(name.center(WIDTH) for name in TITLES)
-    return [line.rstrip() for line in (title, *map(GAP.join, zip(*drawn, strict=True)))]
+    return [line.rstrip() for line in (title, *map(GAP.join, zip(*columns, strict=True)))]
 
 
-def _drawn(right: Image, down: Image, away: Image, extent: int, blocks: str) -> list[str]:
+def _drawn(right: Image, down: Image, depth: Image, extent: int, blocks: str) -> list[str]:
     """Return one view's lines."""
     nearest = np.full((extent, extent), extent)
-    np.minimum.at(nearest, (down, right), away)
+    np.minimum.at(nearest, (down, right), depth)
     rows, columns = _spans(extent, HEIGHT), _spans(extent, WIDTH)
-    shown = np.array([[nearest[row, column].min() for column in columns] for row in rows])
-    near, far = int(away.min()), int(shown[shown < extent].max())
+    nearest_cells = np.array([[nearest[row, column].min() for column in columns] for row in rows])
+    near, far = int(depth.min()), int(nearest_cells[nearest_cells < extent].max())
     # Four equal ranges of depth between the nearest and the farthest that is seen.
-    shade = 4 - (shown - near) * 4 // (far - near + 1)
-    return ["".join(blocks[k] for k in line) for line in np.where(shown < extent, shade, 0)]
+    shade = 4 - (nearest_cells - near) * 4 // (far - near + 1)
+    return ["".join(blocks[k] for k in line) for line in np.where(nearest_cells < extent, shade, 0)]
 
 
 def _spans(cells: int, characters: int) -> list[slice]:

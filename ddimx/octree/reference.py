@@ -60,9 +60,9 @@ def encode(cells: Iterable[Cell], depth: int) -> list[int]:
             continue
         token = 0
         for child in range(8):
-            below = (2 * x + (child >> 2 & 1), 2 * y + (child >> 1 & 1), 2 * z + (child & 1))
-            if below in occupied[level + 1]:
+            child_cell = (2 * x + (child >> 2 & 1), 2 * y + (child >> 1 & 1), 2 * z + (child & 1))
+            if child_cell in occupied[level + 1]:
                 token |= 1 << child
-                queue.append((level + 1, *below))
+                queue.append((level + 1, *child_cell))
         tokens.append(token)
     return tokens

@@ -92,15 +92,15 @@ class Octree:
 
 def children(keys: Keys, masks: Masks) -> Keys:
     """Return the occupied children of cells in ascending order: int64 [n], uint8 [n] -> [m]."""
-    below = np.empty(int(POPCOUNT[masks].sum()), dtype=np.int64)
+    keys_below = np.empty(int(POPCOUNT[masks].sum()), dtype=np.int64)
     start = 0
     for part in _parts(len(keys)):
         occupied = np.unpackbits(masks[part], bitorder="little").view(np.bool_)
         possible = (keys[part] << 3)[:, None] | np.arange(8)
-        found = np.compress(occupied, possible.reshape(-1))
-        below[start : start + len(found)] = found
-        start += len(found)
-    return below
+        occupied_keys = np.compress(occupied, possible.reshape(-1))
+        keys_below[start : start + len(occupied_keys)] = occupied_keys
+        start += len(occupied_keys)
+    return keys_below
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -132,17 +132,12 @@ def from_leaves(
     for _ in range(depth):
         bits = (1 << (level & 7)).astype(np.uint8)
         parents = level >> 3
-        first = _starts(parents)
+        new = np.ones(len(parents), dtype=np.bool_)
+        np.not_equal(parents[1:], parents[:-1], out=new[1:])
+        first = np.flatnonzero(new)
         masks.insert(0, np.bitwise_or.reduceat(bits, first))
         level = parents[first]
     return Octree(tuple(masks), lower, edge)
-
-
-def _starts(ascending: Keys) -> npt.NDArray[np.int64]:
-    """Return where each run of equal keys starts; of sorted keys this is faster than np.unique."""
-    new = np.ones(len(ascending), dtype=np.bool_)
-    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
-    return np.flatnonzero(new)
 
 
 def from_tokens(
@@ -197,11 +192,13 @@ def _level(stream: npt.NDArray[np.integer], start: int, count: int, level: int) 
 
 
 def _check_leaves(stream: npt.NDArray[np.integer], start: int, count: int, level: int) -> None:
-    left = len(stream) - start
-    if count > left:
-        _level(stream, start, left, level)  # a bad token there says more than its being too few
+    remaining = len(stream) - start
+    if count > remaining:
+        # A bad token there says more than that there are too few.
+        _level(stream, start, remaining, level)
         raise OctreeError(
-            f"the stream ends early: the level above says {count} cells, {left} tokens are left",
+            f"the stream ends early: the level above says {count} cells, "
+            f"{remaining} tokens are left",
             level=level,
             index=len(stream),
         )

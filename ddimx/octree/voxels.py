@@ -49,16 +49,16 @@ def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
             ``MAX_CELLS`` cells.
     """
     corners = _distinct(_checked(triangles, depth, (3, 3)))
-    found, count, limit = [np.zeros(0, dtype=np.int64)], 0, MAX_CELLS // 2
+    chunks, count, limit = [np.zeros(0, dtype=np.int64)], 0, MAX_CELLS // 2
     for start in range(0, len(corners), TRIANGLES):
         for keys in _descend(_Slabs.of(corners[start : start + TRIANGLES]), depth):
-            found.append(keys)
+            chunks.append(keys)
             count += len(keys)
             if count > limit:  # many may be of cells that others touch as well
-                found = [np.unique(np.concatenate(found))]
-                count = _affordable(len(found[0]), depth)
+                chunks = [np.unique(np.concatenate(chunks))]
+                count = _affordable(len(chunks[0]), depth)
                 limit = count + MAX_CELLS // 2
-    return np.unique(np.concatenate(found))
+    return np.unique(np.concatenate(chunks))
 
 
 def point_cells(points: npt.NDArray[Any], depth: int) -> Keys:
@@ -97,8 +97,8 @@ def _distinct(corners: Array) -> Array:
     if len(first) == len(rows):
         return corners
     own = first[place]
-    again = (own != np.arange(len(rows))) & (rows == rows[own]).all(axis=1)
-    distinct: Array = corners[~again]
+    is_repeat = (own != np.arange(len(rows))) & (rows == rows[own]).all(axis=1)
+    distinct: Array = corners[~is_repeat]
     return distinct
 
 
@@ -161,12 +161,14 @@ class _Slabs:
         centre = (cell + 0.5) * edge
         low, high = self.low[triangle] - half, self.high[triangle] + half
         touch: npt.NDArray[np.bool_] = np.all((low <= centre) & (centre <= high), axis=1)
-        left = np.flatnonzero(touch)
-        triangle, centre = triangle[left], centre[left]
+        candidates = np.flatnonzero(touch)
+        triangle, centre = triangle[candidates], centre[candidates]
         on_axis = np.einsum("pax,px->pa", self.axes[triangle], centre)
         slack = 2 * half * self.reach[triangle]
-        apart = (on_axis < self.least[triangle] - slack) | (on_axis > self.most[triangle] + slack)
-        touch[left] = ~np.any(apart, axis=1)
+        is_apart = (on_axis < self.least[triangle] - slack) | (
+            on_axis > self.most[triangle] + slack
+        )
+        touch[candidates] = ~np.any(is_apart, axis=1)
         return touch
 
 
@@ -184,8 +186,8 @@ def _descend(slabs: _Slabs, depth: int) -> Iterator[Keys]:
         if level == depth:
             yield np.unique(keys_of(cell))
         else:
-            below = (2 * cell[:, None] + _CHILDREN).reshape(-1, 3)
-            pending += _portions(level + 1, np.repeat(triangle, 8), below)
+            children = (2 * cell[:, None] + _CHILDREN).reshape(-1, 3)
+            pending += _portions(level + 1, np.repeat(triangle, 8), children)
 
 
 def _entered(slabs: _Slabs, triangle: Index, level: int) -> tuple[Index, Index]:

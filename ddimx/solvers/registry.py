@@ -169,7 +169,7 @@ def make_plan(
 
     name = parse_solver(choice.name)
     solver = SOLVERS[name.kind]
-    _check_options(name, choice)
+    check_options(name, choice)
     options = {
         option: default if getattr(choice, option) is None else getattr(choice, option)
         for option, default in solver.options.items()
@@ -199,8 +199,12 @@ def most_times(name: str, nfe: int) -> int:
     return bisect_right(range(1, upper), nfe, key=lambda n: evaluations(name, n))
 
 
-def _check_options(name: SolverName, choice: SolverChoice) -> None:
-    """Raise UsageError if an option is set that the solver does not have."""
+def check_options(name: SolverName, choice: SolverChoice) -> None:
+    """Refuse options that a solver does not have.
+
+    Raises:
+        UsageError: which option, and whose it is.
+    """
     own = SOLVERS[name.kind]
     has = " and ".join(f"--{option}" for option in own.options)
     for option in ("eta", "variance"):

@@ -90,15 +90,15 @@ def from_octree(
         sigmas[:, 2] *= flatness
         quaternions = tilted(normals)
     leaves = colors.Leaves(points, normals, category)
-    chosen = np.broadcast_to(colors.rule(look.color).color(leaves), points.shape)
+    point_colors = np.broadcast_to(colors.rule(look.color).color(leaves), points.shape)
     if look.lit:
         assert around is not None
-        chosen = lit(chosen, around)
+        point_colors = lit(point_colors, around)
     return GaussianCloud(
         points.astype(np.float32),
         sigmas.astype(np.float32),
         quaternions.astype(np.float32),
-        chosen.astype(np.float32),
+        point_colors.astype(np.float32),
         np.full(count, look.opacity, dtype=np.float32),
     )
 

@@ -54,7 +54,14 @@ def neighborhood(tree: Octree, radius: int = RADIUS) -> Neighborhood:
             columns.add(moments, dx, dy, shift, radius)
     result = np.empty_like(moments)
     result[:, order] = moments
-    return _statistics(result, 2 * radius + 1)
+    width = 2 * radius + 1
+    counts = result[0]
+    means = (result[1:4] / counts).T
+    upper = result[4:] / counts
+    xx, xy, xz, yy, yz, zz = upper
+    second = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=1).reshape(-1, 3, 3)
+    spreads = second - means[:, :, None] * means[:, None, :]
+    return Neighborhood(counts, means, spreads, width)
 
 
 def _ids(cells: Ints, radius: int, stride: int) -> Ints:
@@ -80,16 +87,6 @@ class _Columns:
         terms = (n, n * dx, n * dy, z, n * dx * dx, n * dx * dy, z * dx, n * dy * dy, z * dy, zz)
         for moment, term in zip(moments, terms, strict=True):
             moment += term
-
-
-def _statistics(moments: Ints, width: int) -> Neighborhood:
-    counts = moments[0]
-    means = (moments[1:4] / counts).T
-    upper = moments[4:] / counts
-    xx, xy, xz, yy, yz, zz = upper
-    second = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=1).reshape(-1, 3, 3)
-    spreads = second - means[:, :, None] * means[:, None, :]
-    return Neighborhood(counts, means, spreads, width)
 
 
 def facing(spreads: npt.ArrayLike, towards: npt.ArrayLike) -> Floats:

@@ -59,15 +59,15 @@ class Trainer:
             training.n_iters,
             math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
         )
-        begun, before = time.perf_counter(), self.state.seconds
+        start_seconds, seconds_before = time.perf_counter(), self.state.seconds
         report.start(self.state, total)
         if self.state.step:
             self._look(total, report)
         for step, positions, batch in batches.steps(self.state.step, total):
             loss, norm = self.step(step, positions, batch, total)
-            self.state.seconds = before + time.perf_counter() - begun
-            done = self.state.step
-            due = done % training.snapshot_freq == 0 or done == total or bool(stop)
+            self.state.seconds = seconds_before + time.perf_counter() - start_seconds
+            steps_before = self.state.step
+            due = steps_before % training.snapshot_freq == 0 or steps_before == total or bool(stop)
             if due:
                 self.save()
             report.step(self.state, loss, norm, batches.waited)
@@ -83,11 +83,11 @@ class Trainer:
 
     def _look(self, total: int, report: Reporter) -> None:
         """Measure and draw what is due at this step, unless that has been done."""
-        done, training = self.state.step, self.config.training
-        if (done % training.validation_freq == 0 or done == total) and not report.validated(done):
+        step, training = self.state.step, self.config.training
+        if (step % training.validation_freq == 0 or step == total) and not report.validated(step):
             report.validation(self.state, self.validate())
         picture = self._picture()
-        if (done % training.snapshot_freq == 0 or done == total) and not picture.exists():
+        if (step % training.snapshot_freq == 0 or step == total) and not picture.exists():
             try:
                 self.draw_grid()
             except OSError as error:
@@ -170,14 +170,14 @@ class Trainer:
     def _averaged(self) -> Iterator[None]:
         """Put the averaged weights into the network for a while, in evaluation mode."""
         network = self.state.network
-        kept = {n: v.clone() for n, v in network.state_dict().items()}
+        own_weights = {n: v.clone() for n, v in network.state_dict().items()}
         if self.config.model.ema:
             network.load_state_dict(self.state.ema)
         network.eval()
         try:
             yield
         finally:
-            network.load_state_dict(kept)
+            network.load_state_dict(own_weights)
 
     @torch.no_grad()
     def _loss(self, source: Examples, count: int) -> float:
@@ -201,15 +201,15 @@ class Trainer:
         )
 
     def _last_good(self) -> str:
-        kept = checkpoints(self.folder / CHECKPOINTS)
-        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        paths = checkpoints(self.folder / CHECKPOINTS)
+        return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
 
     def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        wished = self.config.training.precision
-        if wished == "fp32" or (wished == "auto" and self.device.type != "cuda"):
+        precision = self.config.training.precision
+        if precision == "fp32" or (precision == "auto" and self.device.type != "cuda"):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 

@@ -76,12 +76,12 @@ class FolderReporter:
         self._begun = time.perf_counter()
         self._since = (self._begun, state.step, 0.0)
         try:
-            there = _lines_until(self._log, state.step)
+            lines = _lines_until(self._log, state.step)
         except OSError as error:
-            there = []
+            lines = []
             self.problem(state, str(self._log), error)
-        self._validated = {line["step"] for line in there if any(map(_of_validation, line))}
-        logged = {line["step"] for line in there if "loss" in line}
+        self._validated = {line["step"] for line in lines if any(map(_of_validation, line))}
+        logged = {line["step"] for line in lines if "loss" in line}
         try:
             self._writer = _summary_writer(self._folder / "tensorboard", state.step)
         except OSError as error:

@@ -87,7 +87,14 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
-    config, named_in = _config(request, checkpoint)
+    if checkpoint is not None:
+        config, named_in = read_header(checkpoint).config, str(checkpoint)
+    elif request.config is not None:
+        config, named_in = request.config, request.config_file
+    else:
+        raise UsageError("name a configuration with --config")
+    changed = override(config, request.overrides)
+    config, named_in = changed, named_in if changed.model.name == config.model.name else "--set"
     check_trusted(config, trust_code=request.trust_code, named_in=named_in)
     with ExitStack() as lock:
         return _train(request, config, named_in, checkpoint, lock, stop, progress)
@@ -123,41 +130,49 @@ def _train(
         source_of = Source(request.init, request.init_weights, offline=request.offline)
         load_into(network, find_weights(source_of, progress).tensors, request.init)
     state = TrainState.fresh(network, config)
-    info = _info(request, source.fingerprint, device)
+    info: dict[str, Any] = {
+        "command": request.command,
+        "init": Path(request.init).name if request.init is not None else None,
+        "data_sha256": source.fingerprint,
+        "device": describe(device),
+        "ddimx": __version__,
+        "torch": torch.__version__,
+    }
     seed = request.seed
     if checkpoint is not None:
-        before = restore(checkpoint, state)
-        if "seed" not in before:
+        history = restore(checkpoint, state)
+        if "seed" not in history:
             raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
-        seed = int(before["seed"])
-        info["init"] = before.get("init")
-        info["resumed"] = [*before.get("resumed", []), {"step": state.step, "on": info["device"]}]
+        seed = int(history["seed"])
+        info["init"] = history.get("init")
+        info["resumed"] = [*history.get("resumed", []), {"step": state.step, "on": info["device"]}]
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
-    _begin(folder, request, config, fresh=checkpoint is None)
+    # Clear away what a killed process left, and write what the run is, before anything else.
+    fresh = checkpoint is None
+    try:
+        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
+            sweep(place)
+        if fresh:
+            record = {key: getattr(request, key) for key in ("command", "seed", "init")}
+            write_json(folder / RECORD, record | {"init_weights": request.init_weights})
+        write_bytes(folder / CONFIG, dump_yaml(config).encode())
+    except OSError as error:
+        raise DdimxError(
+            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
+            "command goes on"
+        ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
     progress.say(f"{folder}: {_size(network)} parameters on {info['device']}, seed {seed}")
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
     try:
-        finished = trainer.run(stop, report)
+        is_complete = trainer.run(stop, report)
     finally:
         report.close()
-    return TrainResult(folder, state.step, finished)
-
-
-def _config(request: TrainRequest, checkpoint: Path | None) -> tuple[Config, str]:
-    """Return the run's configuration, and what names its network."""
-    if checkpoint is not None:
-        config, named_in = read_header(checkpoint).config, str(checkpoint)
-    elif request.config is not None:
-        config, named_in = request.config, request.config_file
-    else:
-        raise UsageError("name a configuration with --config")
-    changed = override(config, request.overrides)
-    return changed, named_in if changed.model.name == config.model.name else "--set"
+    return TrainResult(folder, state.step, is_complete)
 
 
 def _checkpoint(resume: str) -> Path | None:
@@ -168,9 +183,9 @@ def _checkpoint(resume: str) -> Path | None:
     path = _run_of(resume)
     if path.is_file():
         return path
-    found = checkpoints(path / CHECKPOINTS) or checkpoints(path)
-    if found:
-        return found[-1]
+    paths = checkpoints(path / CHECKPOINTS) or checkpoints(path)
+    if paths:
+        return paths[-1]
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
         raise UsageError(
             f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
@@ -189,10 +204,10 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     folder = _run_of(request.resume)
     try:
         record = read_object(folder / RECORD)
-        given = {key: record[key] for key in ("seed", "init", "init_weights")}
+        options = {key: record[key] for key in ("seed", "init", "init_weights")}
         kinds = (int, str | None, str | None)
-        if not all(isinstance(v, k) for v, k in zip(given.values(), kinds, strict=True)):
-            raise ValueError(f"it holds {shown(given)}")
+        if not all(isinstance(v, k) for v, k in zip(options.values(), kinds, strict=True)):
+            raise ValueError(f"it holds {shown(options)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DdimxError(f"{folder / RECORD}: not readable ({error}); begin anew") from None
     config = load_config(str(folder / CONFIG))
@@ -202,28 +217,8 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
         config=config,
         config_file=str(folder / CONFIG),
         out=request.out or folder,
-        **given,
+        **options,
     )
-
-
-def _begin(folder: Path, request: TrainRequest, config: Config, *, fresh: bool) -> None:
-    """Clear away what a killed process left, and write what the run is, before anything else.
-
-    Raises:
-        DdimxError: it cannot be written.
-    """
-    try:
-        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
-            sweep(place)
-        if fresh:
-            record = {key: getattr(request, key) for key in ("command", "seed", "init")}
-            write_json(folder / RECORD, record | {"init_weights": request.init_weights})
-        write_bytes(folder / CONFIG, dump_yaml(config).encode())
-    except OSError as error:
-        raise DdimxError(
-            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
-            "command goes on"
-        ) from None
 
 
 def _newest(
@@ -236,10 +231,10 @@ def _newest(
     Raises:
         UsageError: the folder holds another run, or the run is further.
     """
-    there = checkpoints(folder / CHECKPOINTS)
-    if not there:
+    paths = checkpoints(folder / CHECKPOINTS)
+    if not paths:
         return checkpoint
-    newest = there[-1]
+    newest = paths[-1]
     if checkpoint is None:
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name
@@ -252,17 +247,6 @@ def _newest(
         f"{folder} holds a training run up to {newest.name}; go on with --resume {folder}, "
         "or name another folder with --out"
     )
-
-
-def _info(request: TrainRequest, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    return {
-        "command": request.command,
-        "init": Path(request.init).name if request.init is not None else None,
-        "data_sha256": fingerprint,
-        "device": describe(device),
-        "ddimx": __version__,
-        "torch": torch.__version__,
-    }
 
 
 def _size(network: torch.nn.Module) -> str:

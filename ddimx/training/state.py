@@ -85,7 +85,12 @@ def save_checkpoint(
     """
     tensors = {f"model.{n}": p for n, p in state.network.state_dict().items()}
     tensors |= {f"ema.{n}": p for n, p in state.ema.items()}
-    tensors |= _optimizer_tensors(state)
+    tensors |= {
+        f"optim.{key}.{name}": value
+        for name, parameter in state.network.named_parameters()
+        for key, value in state.optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
     path = folder / f"checkpoint-{state.step:08d}.safetensors"
     position = {"step": state.step, "seconds": round(state.seconds, 1)}
     unlogged = {"losses": state.losses, "grad_norm": state.norm}
@@ -100,8 +105,8 @@ def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest step first."""
     if not folder.is_dir():
         return []
-    found = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
-    return [path for _, path in sorted(found)]
+    numbered = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
+    return [path for _, path in sorted(numbered)]
 
 
 def restore(path: Path, state: TrainState) -> dict[str, Any]:
@@ -127,15 +132,6 @@ def restore(path: Path, state: TrainState) -> dict[str, Any]:
     state.losses = [float(loss) for loss in header.info.get("losses", [])]  # version 0.1: none
     state.norm = float(header.info.get("grad_norm", 0.0))
     return header.info
-
-
-def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    return {
-        f"optim.{key}.{name}": value
-        for name, parameter in state.network.named_parameters()
-        for key, value in state.optimizer.state[parameter].items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor], label: str) -> None:

@@ -41,8 +41,8 @@ class Architecture:
         return tuple(image_size // 2**level for level in sorted(self.attention))
 
     def __str__(self) -> str:
-        told = ", ".join(f"{key} {value}" for key, value in self.keys().items())
-        return f"{told}, attention on levels {sorted(self.attention)}"
+        text = ", ".join(f"{key} {value}" for key, value in self.keys().items())
+        return f"{text}, attention on levels {sorted(self.attention)}"
 
 
 def from_tensors(tensors: Mapping[str, Tensor], label: str) -> Architecture:
@@ -104,8 +104,8 @@ def check_counts(
 def from_config(config: Config) -> Architecture:
     """Return the architecture that a configuration asks for."""
     model = config.model
-    wanted = set(model.attn_resolutions)
-    levels = frozenset(i for i, size in enumerate(config.resolutions) if size in wanted)
+    resolutions = set(model.attn_resolutions)
+    levels = frozenset(i for i, size in enumerate(config.resolutions) if size in resolutions)
     values = {key: getattr(model, key) for key in _KEYS}
     if len(model.ch_mult) == 1:
         values["resamp_with_conv"] = True  # nothing is resampled: no tensor can tell
@@ -122,5 +122,5 @@ def _outline(tensors: Mapping[str, Tensor]) -> str:
 
 def _numbered(names: Iterable[str], pattern: str) -> dict[int, str]:
     """Return the names that fit, by the number in the pattern's group: 0, 1, ... without a gap."""
-    found = {int(m[1]): name for name in names if (m := re.fullmatch(pattern, name))}
-    return {i: found[i] for i in range(len(found)) if i in found}
+    names_by_number = {int(m[1]): name for name in names if (m := re.fullmatch(pattern, name))}
+    return {i: names_by_number[i] for i in range(len(names_by_number)) if i in names_by_number}

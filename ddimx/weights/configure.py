@@ -9,7 +9,7 @@ from ..config import Config
 from ..config_file import load_config, shipped_configs, validate
 from ..errors import UsageError
 from .architecture import Architecture, from_config
-from .weight_set import Found
+from .weight_set import WeightSet
 
 # Another file's habits rather than facts about its weights, and what is compared as levels.
 _NOT_COMPARED = {"dropout", "attn_resolutions"}
@@ -25,7 +25,9 @@ _UNSAID: dict[str, Any] = {
 }
 
 
-def configure(found: Found, given: Config | None, label: str) -> tuple[Config, tuple[str, ...]]:
+def configure(
+    weights: WeightSet, explicit: Config | None, label: str
+) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration of found weights, and remarks on where it comes from.
 
     What the file says is taken. A configuration that is given (``--config``) fills in the rest
@@ -35,20 +37,22 @@ def configure(found: Found, given: Config | None, label: str) -> tuple[Config, t
     Raises:
         UsageError: a contradiction, each by its key; or nothing that says what is missing.
     """
-    if found.architecture is None:
-        if found.config is None or given is not None:
+    if weights.architecture is None:
+        if weights.config is None or explicit is not None:
             raise UsageError(f"{label} carries its own configuration: leave --config out")
-        return found.config, ()
-    if given is None and found.config is None and not found.stated:
-        return _matched(found.architecture, label)
-    base = given or found.config
-    if base is None and "diffusion" not in found.stated:
+        return weights.config, ()
+    if explicit is None and weights.config is None and not weights.stated:
+        return _matched(weights.architecture, label)
+    base = explicit or weights.config
+    if base is None and "diffusion" not in weights.stated:
         raise UsageError(
             f"{label}: no scheduler_config.json, so nothing says which noise the network was "
             "trained on: give --config"
         )
-    config = _reconciled(found, base, label)
-    return config, () if given is None else ("what the file does not say is taken from --config",)
+    config = _reconciled(weights, base, label)
+    return config, () if explicit is None else (
+        "what the file does not say is taken from --config",
+    )
 
 
 def _matched(architecture: Architecture, label: str) -> tuple[Config, tuple[str, ...]]:
@@ -90,12 +94,12 @@ def _sampled(config: Config) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _reconciled(found: Found, base: Config | None, label: str) -> Config:
+def _reconciled(weights: WeightSet, base: Config | None, label: str) -> Config:
     """Return ``base`` completed by what was found; refuse what contradicts it."""
-    architecture = found.architecture
+    architecture = weights.architecture
     assert architecture is not None  # configure asked
     tree = _UNSAID if base is None else json.loads(base.model_dump_json(exclude_unset=True))
-    facts = {name: dict(values) for name, values in found.stated.items()}
+    facts = {name: dict(values) for name, values in weights.stated.items()}
     facts["model"] = {**architecture.keys(), **facts.get("model", {})}
     facts.setdefault("data", {})["channels"] = architecture.in_channels
     size = facts["data"].get("image_size") or tree["data"]["image_size"]
@@ -111,7 +115,7 @@ def _reconciled(found: Found, base: Config | None, label: str) -> Config:
         for name, values in tree.items()
     }
     if base is None:
-        merged["sampling"] = dict(found.defaults)
+        merged["sampling"] = dict(weights.defaults)
     return validate(merged, label)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError
 from .locate.registry import NAMES, about_published
 from .locate.source import Source, completed, find_weights
-from .weight_set import Found
+from .weight_set import WeightSet
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -21,36 +21,36 @@ def describe(source: Source) -> dict[str, Any]:
         DdimxError: a file that cannot be read or represented.
     """
     published = {k: v for k, v in about_published().items() if k.split(",")[0] == source.name}
-    wanted = f"{source.name}, {source.which or 'ema'}"
-    entry = published.get(wanted, published.get(source.name))
+    request = f"{source.name}, {source.which or 'ema'}"
+    entry = published.get(request, published.get(source.name))
     if source.name in NAMES and entry is not None and entry["state"] != "in the cache":
         return {source.name: published}
-    found = find_weights(source)
+    weights = find_weights(source)
     try:
-        found, config = completed(found, source)
+        weights, config = completed(weights, source)
         settings: Any = json.loads(config.model_dump_json(exclude_unset=True))
     except (
         UsageError
     ) as error:  # bare tensors that no configuration fits are described all the same
         settings = str(error)
     return {
-        "model": _facts(found),
-        "history": found.info,
-        "notes": dict(enumerate(found.notes, 1)),
+        "model": _facts(weights),
+        "history": weights.info,
+        "notes": dict(enumerate(weights.notes, 1)),
         "configuration": settings,
     }
 
 
-def _facts(found: Found) -> dict[str, Any]:
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in found.tensors.values()})
+def _facts(weights: WeightSet) -> dict[str, Any]:
+    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in weights.tensors.values()})
     return {
-        "format": found.form,
-        "file": str(found.file),
-        "megabytes": round(found.file.stat().st_size / 1e6, 1),
-        "weights": found.taken,
-        "sets": ", ".join(found.sets),
-        "tensors": len(found.tensors),
-        "parameters": sum(value.numel() for value in found.tensors.values()),
+        "format": weights.form,
+        "file": str(weights.file),
+        "megabytes": round(weights.file.stat().st_size / 1e6, 1),
+        "weights": weights.which,
+        "sets": ", ".join(weights.sets),
+        "tensors": len(weights.tensors),
+        "parameters": sum(value.numel() for value in weights.tensors.values()),
         "dtype": ", ".join(kinds),
-        **({"architecture": str(found.architecture)} if found.architecture else {}),
+        **({"architecture": str(weights.architecture)} if weights.architecture else {}),
     }

@@ -23,7 +23,7 @@ from ..progress import Progress
 from .architecture import check_counts, from_config
 from .locate.source import SUFFIX, Source, read_source
 from .tensors import check_shapes, load_into
-from .weight_set import Found, Taken, Which
+from .weight_set import SetName, WeightSet, Which
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Model:
     config: Config
     name: str
     sha256: str
-    weights: Taken
+    weights: SetName
     form: str
     info: dict[str, Any]
     notes: tuple[str, ...]
@@ -88,14 +88,14 @@ def load_model(
             that is not trusted.
         DdimxError: a file that is damaged or cannot be represented, a download that failed.
     """
-    given = None if config is None else load_config(config)
-    found, whole = read_source(Source(str(name), weights, given, offline), progress)
+    config_tree = None if config is None else load_config(config)
+    weight_set, whole = read_source(Source(str(name), weights, config_tree, offline), progress)
     where = choose_device(device)
     precision = choose_precision(dtype, where)
     if dtype == "fp32":
         forbid_tf32()
-    check_fits(whole, found.tensors, str(found.file))
-    named_in = config if config is not None else found.config_file or found.file
+    check_fits(whole, weight_set.tensors, str(weight_set.file))
+    named_in = config if config is not None else weight_set.config_file or weight_set.file
     network, process = build(whole, trust_code=trust_code, named_in=named_in)
     if (
         dtype == "auto"
@@ -104,7 +104,7 @@ def load_model(
     ):
         # It is given ids, cells and times; what floats it makes of them we cannot know.
         precision = Precision(torch.float32, "a token network from outside the package")
-    load_into(network, found.tensors, str(found.file))
+    load_into(network, weight_set.tensors, str(weight_set.file))
     network.to(where, precision.dtype).eval().requires_grad_(False)
     if process_is_image(process):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -112,12 +112,12 @@ def load_model(
         network=network,
         process=process,
         config=whole,
-        name=_shown(str(name), found),
-        sha256=sha256_file(found.file),
-        weights=found.taken,
-        form=found.form,
-        info=found.info,
-        notes=found.notes,
+        name=_shown(str(name), weight_set),
+        sha256=sha256_file(weight_set.file),
+        weights=weight_set.which,
+        form=weight_set.form,
+        info=weight_set.info,
+        notes=weight_set.notes,
         device=where,
         precision=precision,
     )
@@ -155,7 +155,9 @@ def process_is_image(process: Process) -> bool:
     return len(process.shape) == 3
 
 
-def _shown(name: str, found: Found) -> str:
+def _shown(name: str, weight_set: WeightSet) -> str:
     """Return the name for records: as given, but of a run's folder the checkpoint's."""
-    of_run = found.config is not None and Path(name).is_dir() and found.file.suffix == SUFFIX
-    return found.file.stem if of_run and found.architecture is None else name
+    of_run = (
+        weight_set.config is not None and Path(name).is_dir() and weight_set.file.suffix == SUFFIX
+    )
+    return weight_set.file.stem if of_run and weight_set.architecture is None else name

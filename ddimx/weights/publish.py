@@ -24,7 +24,7 @@ from .formats.ermongroup import check_ddim
 from .formats.native import Header, save
 from .formats.pickled import write_list
 from .locate.source import SUFFIX, Source, find_weights, read_source
-from .weight_set import Found
+from .weight_set import WeightSet
 
 Form = Literal["native", "diffusers", "ddim"]
 FORMS: tuple[Form, ...] = ("native", "diffusers", "ddim")
@@ -41,7 +41,7 @@ def publish(
     settings: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Found:
+) -> WeightSet:
     """Write weights as a model of another form or precision and return what was read.
 
     ``native`` is one file with the configuration and the history (command, data, device, images
@@ -59,30 +59,30 @@ def publish(
         DdimxError: a source that cannot be read, a target that cannot be written.
     """
     _check_target(target, form, overwrite)
-    found, config = read_source(source, progress)
+    weights, config = read_source(source, progress)
     other = [item for item in settings if not item.startswith("sampling.")]
     if other:
         raise UsageError(f"--set {other[0]}: only sampling.* can change without training again")
     config = override(config, settings)
     _check_representable(form, config, str(source.name))
-    stored = _cast(found.tensors, dtype, source.name)
-    info = {**_history(found, config), **_parsed(notes), "dtype": dtype}
+    stored = _cast(weights.tensors, dtype, source.name)
+    info = {**_history(weights, config), **_parsed(notes), "dtype": dtype}
     try:
         with lock_file(target):
             sweep(target.parent, target.name, target.with_suffix(".yml").name)
             if form == "native":
-                header = Header("model", config, {**info, "weights": found.taken})
+                header = Header("model", config, {**info, "weights": weights.which})
                 save(target, stored, header, replace=overwrite)
             elif form == "diffusers":
-                write_folder(target, stored, config, info, found.taken, replace=overwrite)
+                write_folder(target, stored, config, info, weights.which, replace=overwrite)
             else:
-                _write_ddim(target, stored, found, source, config, dtype, overwrite)
+                _write_ddim(target, stored, weights, source, config, dtype, overwrite)
     except OtherContents:
         raise _exists(target) from None
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DdimxError(f"cannot write {target}: {reason}") from None
-    return found
+    return weights
 
 
 def size_of(target: Path) -> int:
@@ -97,8 +97,8 @@ def _check_target(target: Path, form: Form, overwrite: bool) -> None:
         raise UsageError(f"{target}: a model of form '{form}' ends in {suffix}")
     if form == "diffusers" and target.suffix in _SUFFIXES.values():
         raise UsageError(f"{target}: form 'diffusers' is a folder, not a file")
-    beside = [target.with_suffix(".yml")] if form == "ddim" else []
-    for path in (target, *beside):
+    companions = [target.with_suffix(".yml")] if form == "ddim" else []
+    for path in (target, *companions):
         if path.exists() and path.is_dir() != (form == "diffusers"):
             if not overwrite:
                 raise _exists(path)
@@ -133,7 +133,7 @@ def _cast(tensors: dict[str, Tensor], dtype: str, label: str) -> dict[str, Tenso
 def _write_ddim(
     target: Path,
     stored: dict[str, Tensor],
-    found: Found,
+    weights: WeightSet,
     source: Source,
     config: Config,
     dtype: str,
@@ -143,25 +143,25 @@ def _write_ddim(
     if settings.exists() and settings.read_bytes() != text and not overwrite:
         raise _exists(settings)
     raw = stored
-    if source.which is None and found.taken == "ema" and "raw" in found.sets:
+    if source.which is None and weights.which == "ema" and "raw" in weights.sets:
         other = find_weights(Source(source.name, "raw", source.config, source.offline))
         raw = _cast(other.tensors, dtype, source.name)
-    step = found.info.get("step", 0)
+    step = weights.info.get("step", 0)
     step = step if isinstance(step, int) else 0
     write_list(target, raw, stored, config, step, replace=overwrite)
     write_bytes(settings, text)
 
 
-def _history(found: Found, config: Config) -> dict[str, Any]:
+def _history(weights: WeightSet, config: Config) -> dict[str, Any]:
     passing = ("weights", "losses", "grad_norm")  # what only this file or a resumption needs
-    info = {key: value for key, value in found.info.items() if key not in passing}
-    if found.form == "ddimx checkpoint":
-        seen = "shapes_seen" if config.data.octrees else "images_seen"
-        info[seen] = info["step"] * config.training.batch_size
+    info = {key: value for key, value in weights.info.items() if key not in passing}
+    if weights.form == "ddimx checkpoint":
+        count_key = "shapes_seen" if config.data.octrees else "images_seen"
+        info[count_key] = info["step"] * config.training.batch_size
         info["hours"] = round(info.get("seconds", 0.0) / 3600, 2)
-    elif not found.form.startswith("ddimx"):
-        info.setdefault("converted_from", found.form)
-        info.setdefault("source_sha256", sha256_file(found.file))
+    elif not weights.form.startswith("ddimx"):
+        info.setdefault("converted_from", weights.form)
+        info.setdefault("source_sha256", sha256_file(weights.file))
     return info
 
 

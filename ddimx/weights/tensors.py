@@ -45,9 +45,9 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], label: str) -> 
             are not finite.
     """
     check_shapes(network, tensors, label)
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise DdimxError(f"{label}: values that are not finite in {', '.join(broken[:_SHOWN])}")
+    bad_names = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad_names:
+        raise DdimxError(f"{label}: values that are not finite in {', '.join(bad_names[:_SHOWN])}")
     own = network.state_dict()
     with torch.no_grad():
         for name, value in tensors.items():

@@ -15,18 +15,18 @@ from .architecture import Architecture
 
 Which = Literal["ema", "raw"]
 # "unstated": one set of weights, and nothing in the file says which of the two it is.
-Taken = Literal["ema", "raw", "unstated"]
+SetName = Literal["ema", "raw", "unstated"]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class WeightSet:
     """One set of weights in this package's parameter names, and what came with it.
 
     Attributes:
         form: the format, for people: "ddimx model", "diffusers folder", ...
         file: the file that holds the tensors.
         tensors: parameters by name; detached, on the CPU, in the stored dtype.
-        taken: which set this is; ``sets`` are those that the file offers.
+        which: which set this is; ``sets`` are those that the file offers.
         config: the configuration that the file carries, if it carries one.
         architecture: what the tensors, or another program's settings, say of the network.
         stated: what another program's settings say besides, as section -> key -> value.
@@ -39,8 +39,8 @@ class Found:
     form: str
     file: Path
     tensors: dict[str, Tensor]
-    taken: Taken
-    sets: tuple[Taken, ...]
+    which: SetName
+    sets: tuple[SetName, ...]
     config: Config | None = None
     architecture: Architecture | None = None
     stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Found:
     config_file: Path | None = None
 
 
-def choose(path: Path, sets: tuple[Taken, ...], which: Which | None) -> Taken:
+def choose(path: Path, sets: tuple[SetName, ...], which: Which | None) -> SetName:
     """Return which of a file's sets to read: the wish, else the average, else the only one.
 
     Raises:
@@ -64,8 +64,8 @@ def choose(path: Path, sets: tuple[Taken, ...], which: Which | None) -> Taken:
                 f"the raw one: leave --weights {which} out"
             )
         return "unstated"
-    wanted = which or ("ema" if "ema" in sets or not sets else sets[0])
-    if wanted not in sets:
+    choice = which or ("ema" if "ema" in sets or not sets else sets[0])
+    if choice not in sets:
         others = " and ".join(sets) or "no"
-        raise DdimxError(f"{path}: holds no {wanted} weights but {others} weights")
-    return wanted
+        raise DdimxError(f"{path}: holds no {choice} weights but {others} weights")
+    return choice

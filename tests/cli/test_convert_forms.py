@@ -65,7 +65,7 @@ def test_round_trips_are_exact(native, folder, first, second):
     found = read_native(folder / end)
     assert same(found.tensors, EMA)
     assert found.config == CONFIG
-    assert found.taken == "ema"
+    assert found.which == "ema"
 
 
 def test_a_list_of_two_sets_stays_one(folder, listed):
@@ -89,7 +89,7 @@ def test_which_weights_a_file_holds_is_kept(folder, listed, args, taken):
     assert f"{taken} weights in fp32" in done.err
     found, _ = read_source(Source("out"))
     assert same(found.tensors, EMA if taken == "ema" else RAW)
-    assert found.taken == taken
+    assert found.which == taken
     converted("out", "back.safetensors")
     header = read_header(folder / "back.safetensors")
     assert header.info["weights"] == taken

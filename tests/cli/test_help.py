@@ -37,26 +37,26 @@ SHOWN = {
         "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
         "--resize", "--format", "--out", "--overwrite", "--batch-size", "--invariant",
         "--config", "--weights", "--offline",
-        "--device", "--dtype", "--json", "--quiet",
+        "--device", "--dtype", "--resume", "--explain", "--dry-run", "--limit-memory", "--json", "--quiet",
     ],
     "sequence": [
         "--show", "--frames", "--fps", "--format", "--count", "-n", "--model", "--steps",
         "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
         "--out", "--overwrite", "--batch-size", "--invariant", "--config", "--weights",
         "--offline", "--device", "--dtype",
-        "--json", "--quiet",
+        "--resume", "--explain", "--dry-run", "--limit-memory", "--json", "--quiet",
     ],
     "interpolate": [
         "--frames", "--format", "--refine", "--model", "--steps", "--category", "--guidance",
         "--solver", "--eta", "--seed", "--spacing", "--resize", "--out", "--overwrite",
         "--batch-size", "--invariant", "--config", "--weights", "--offline", "--device",
-        "--dtype", "--json", "--quiet",
+        "--dtype", "--resume", "--explain", "--dry-run", "--limit-memory", "--json", "--quiet",
     ],
     "encode": [
         "--refine", "--model", "--steps", "--category", "--guidance", "--spacing", "--resize",
         "--out", "--overwrite", "--batch-size", "--invariant", "--config", "--weights",
         "--offline", "--device", "--dtype",
-        "--json", "--quiet",
+        "--resume", "--explain", "--dry-run", "--limit-memory", "--json", "--quiet",
     ],
     "evaluate nll": [
         "--model", "--data", "--split", "--count", "--terms", "--flow-steps", "--probes",
@@ -86,8 +86,16 @@ def test_every_verb_explains_itself_with_an_example(verb):
 def test_the_program_lists_its_verbs():
     done = invoke("--help")
     assert (done.code, done.err) == (0, "")
-    listed = {line.split()[0] for line in done.out.partition("Commands:")[2].splitlines() if line}
-    assert {verb.split()[0] for verb in SHOWN} <= listed
+    listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    assert {verb.split()[0] for verb in SHOWN} <= set(listed)
+    titles = [line for line in done.out.splitlines() if line and not line.startswith(" ")][1:]
+    assert titles == [
+        "Draw images and shapes",
+        "Change images",
+        "Train a model",
+        "Models and measurements",
+        "Options",
+    ]
     alone = invoke()
     assert alone.out + alone.err == done.out  # `ddimx` alone is a question, not an error
     assert alone.code in (0, 2)  # as click has it: 2 since 8.2
@@ -106,8 +114,8 @@ def test_version():
         (["sample", "extra"], "unexpected extra argument"),
         (["sample", "--steps"], "requires an argument"),
         (["sample", "--steps", "many"], "Invalid value for '--steps'"),
-        (["sample", "--seed", "-1"], "Invalid value for '--seed'"),
-        (["sample", "--start-index", "-1"], "Invalid value for '--start-index'"),
+        (["sample", "--seed", "-1"], "seed must lie in 0..2^64-1, got -1"),
+        (["sample", "--start-index", "-1"], "start-index must be at least 0, got -1"),
         (["convert", "only-one"], "Missing argument 'DST'"),
         (["info", "--modles"], "--models"),
         (["--verbose"], "No such option: --verbose"),
@@ -139,7 +147,7 @@ def test_completion():
     assert shown.returncode == 0, shown.stderr
     assert "_DDIMX_COMPLETE=complete_bash" in shown.stdout
     words = run(_DDIMX_COMPLETE="complete_bash", COMP_WORDS="ddimx sample --st", COMP_CWORD="2")
-    assert words.stdout.split() == ["--steps", "--start-index"]
+    assert words.stdout.split() == ["--start-index", "--steps"]
 
 
 def test_the_module_runs_as_a_program(run_cli):

@@ -66,11 +66,14 @@ WRONG = [
     (["--format", "pgn"], "unknown format 'pgn'; did you mean 'png'?"),
     (["--category", "squar"], "unknown category 'squar'; did you mean 'square'?"),
     (["--weights", "emma"], "unknown weights 'emma'; did you mean 'ema'?"),
-    (["--dtype", "float32"], "unknown dtype 'float32'. Allowed: auto, fp32, bf16, fp16."),
+    (
+        ["--dtype", "float32"],
+        "unknown dtype 'float32'; did you mean 'fp32'? Allowed: auto, bf16, fp16, fp32.",
+    ),
     (["--device", "gpu"], "unknown device 'gpu'. Allowed: auto, cpu, cuda, cuda:N, mps."),
     (["--solver", "ddpm", "--variance", "lage"], "unknown variance 'lage'; did you mean 'large'?"),
-    (["--steps", 0], f"{STEPS} 0"),
-    (["--steps", -1], f"{STEPS} -1"),
+    (["--steps", 0], "steps must be at least 1, got 0"),
+    (["--steps", -1], "steps must be at least 1, got -1"),
     (["--steps", 1001], f"{STEPS} 1001"),
     (["--eta", -0.1], "eta must lie in [0, 1], got -0.1"),
     (["--eta", 1.5], "eta must lie in [0, 1], got 1.5"),
@@ -80,8 +83,8 @@ WRONG = [
     (["--count", 0], "count must be at least 1, got 0"),
     (["--count", -3], "count must be at least 1, got -3"),
     (["--batch-size", 0], "batch-size must be at least 1, got 0"),
-    (["--timesteps", "9,5", "--steps", 2], "--timesteps lists the times; leave --steps and"),
-    (["--timesteps", "9,5", "--spacing", "quad"], "--timesteps lists the times; leave --steps and"),
+    (["--timesteps", "9,5", "--steps", 2], "--timesteps lists the times; omit --steps"),
+    (["--timesteps", "9,5", "--spacing", "quad"], "--timesteps lists the times; omit --spacing"),
     (["--timesteps", "9,x"], "--timesteps 9,x: write numbers with commas"),
     (["--timesteps", ","], "the list of timesteps is empty"),
     (["--timesteps", "5,5"], "timesteps must fall (or rise) strictly, without repeats"),
@@ -95,10 +98,10 @@ WRONG = [
     (["--clip", "nan"], "--clip nan: give a number or 'none'"),
     (["--clip", "inf"], "--clip inf: give a number or 'none'"),
     (["--guidance", "nan"], "guidance must be a finite number, got nan"),
-    (["--seed", 2**64], "seed is 18446744073709551616, outside 0..2^64-1"),
+    (["--seed", 2**64], "seed must lie in 0..2^64-1, got 184467"),
     (["--start-index", 2**32 - 1, "-n", 2], "sample indices must lie in 0..2^32-1"),
-    (["--resume", "runs", "--out", "a"], "--resume names the folder already; leave --out away"),
-    (["--resume", "here"], "--resume here: no sampling run in here"),
+    (["--resume", "runs", "--out", "a"], "--resume names the folder already; omit --out"),
+    (["--resume", "here"], "--resume here: no run in here"),
 ]
 
 
@@ -167,7 +170,7 @@ def npz() -> bytes:
 @pytest.mark.parametrize(
     ("data", "args", "message"),
     [
-        (None, [], "not a readable .npy ("),
+        (None, [], "--init-noise x.npy: no such file"),
         (b"", [], "not a readable .npy ("),
         (b"no array", [], "not a readable .npy ("),
         (b"PK\x03\x04 no archive", [], "not a readable .npy ("),

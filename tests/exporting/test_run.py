@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from ddimx.exporting.run import run
-from ddimx.exporting.settings import Settings, named_formats, without_suffix
+from ddimx.exporting.settings import ExportSettings, named_formats, without_suffix
 from ddimx.exporting.sources import Item, items_of
 from ddimx.progress import Progress
 from ddimx.signals import Stop
@@ -42,7 +42,7 @@ def test_processes_make_the_same_files_in_the_same_order(tmp_path, items):
     records = []
     for workers in (1, 2):
         progress = Counting()
-        settings = Settings(formats=("spz",), workers=workers, overwrite=workers == 2)
+        settings = ExportSettings(formats=("spz",), workers=workers, overwrite=workers == 2)
         records.append(run(items, settings, Stop(), progress))
         assert progress.count == progress.total == 5
     for record in records:
@@ -62,7 +62,7 @@ def test_processes_make_the_same_files_in_the_same_order(tmp_path, items):
 def test_a_stop_ends_after_the_shape_in_hand(tmp_path, items, merge):
     stop = Stop()
     merged = Item(tmp_path / "all", tmp_path / "all") if merge else None
-    settings = Settings(formats=("splat",))
+    settings = ExportSettings(formats=("splat",))
     record = run(items, settings, stop, Counting(stop, after=2), merged=merged)
     assert record["status"] == "interrupted"
     assert len(list((tmp_path / "out").glob("*"))) == (0 if merge else 2)
@@ -78,7 +78,7 @@ def test_a_stop_ends_after_the_shape_in_hand(tmp_path, items, merge):
 
 def test_a_stop_during_processes_leaves_whole_files(tmp_path, items):
     stop = Stop()
-    settings = Settings(formats=("splat",), workers=2)
+    settings = ExportSettings(formats=("splat",), workers=2)
     record = run(items, settings, stop, Counting(stop, after=1))
     files = {file["path"] for shape in record["exported"] for file in shape["files"]}
     assert files == {str(path) for path in (tmp_path / "out").glob("*")}

@@ -23,10 +23,10 @@ from ddimx.data.images.ffhq import FfhqSource
 from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
-from ddimx.data.images.packed import HEADER_SIZE, PackedSource
+from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
-from ddimx.data.shapes.jobs import Job, Settings, allowance, make
+from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
 from ddimx.data.shapes.mesh_folder import find_shapes, job_of
 from ddimx.data.shapes.meshes import EXTENSIONS, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
@@ -35,7 +35,7 @@ from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
 from ddimx.recipes.furniture.sweethome import find_libraries, read_library
-from ddimx.untrusted import worker
+from ddimx.runs import processes
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
 
@@ -179,6 +179,27 @@ def read_packed(folder: Path) -> None:
 
 
 def edit_packed(folder: Path, rng: Random) -> None:
+    """Change the index, or the array's header."""
+    path = folder / "packed.npy"
+    if rng.random() < 0.7:
+        beside = folder / "packed.npy.json"
+        beside.write_bytes(json_text(beside.read_bytes(), rng))
+    else:
+        data = path.read_bytes()
+        path.write_bytes(mutated(data[:HEADER_SIZE], rng) + data[HEADER_SIZE:])
+
+
+def make_old_packed(folder: Path) -> None:
+    """The one file of version 0.1, the index and its length behind the pixels."""
+    make_packed(folder)
+    beside = folder / "packed.npy.json"
+    with (folder / "packed.npy").open("ab") as stream:
+        index = beside.read_bytes()
+        stream.write(index + len(index).to_bytes(8, "little") + OLD_MAGIC)
+    beside.unlink()
+
+
+def edit_old_packed(folder: Path, rng: Random) -> None:
     """Change the index and state its length right; or the header."""
     path = folder / "packed.npy"
     data = path.read_bytes()
@@ -214,14 +235,14 @@ def make_unfinished(folder: Path) -> None:
 # Meshes and what is made of them
 
 
-def in_limits(job: Job, settings: Settings, folder: Path) -> None:
+def in_limits(job: Job, settings: PrepareSettings, folder: Path) -> None:
     """Make one shape as a worker does, in a fork: what takes too much there is an error of ours."""
     child = os.fork()
     if not child:
         # What ends this process is told by its status; a traceback by 99.
         status = 99
         try:
-            worker._limit(allowance(settings, job))
+            processes._limit(allowance(settings, job))
             made = make(job, settings, folder)
             status = 1 if made.entry is None else 0
         except (DdimxError, MemoryError):
@@ -269,7 +290,7 @@ def make_meshes(folder: Path) -> None:
 
 def read_meshes(only: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        settings = Settings("here", DEPTH)
+        settings = PrepareSettings("here", DEPTH)
         for shape in find_shapes(folder):
             if shape.path.suffix == only:
                 in_limits(job_of(shape), settings, folder / "out")
@@ -317,7 +338,7 @@ def read_furniture(folder: Path) -> None:
     (path,) = find_libraries([folder / "a.sh3f"])
     pieces = choose([read_library(path)], [])
     for job in jobs_of(pieces)[:5]:
-        in_limits(job, Settings("here", DEPTH), folder / "out")
+        in_limits(job, PrepareSettings("here", DEPTH), folder / "out")
 
 
 def make_set(folder: Path) -> None:
@@ -331,13 +352,13 @@ def make_set(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    shapes = ShapeSet(folder / "set", Settings("here", 3))
+    shapes = ShapeSet(folder / "set", PrepareSettings("here", 3))
     run = shape_jobs.run_all
 
     def here(function: Any, items: Any, **_: Any) -> Any:
         """In this process: the limits of the fuzzer hold for it."""
         for item in items:
-            yield worker.Done(item, function(item))
+            yield processes.Done(item, function(item))
 
     shape_jobs.run_all = here
     try:
@@ -385,6 +406,7 @@ TARGETS = [
     Target("ffhq", make_ffhq, read_ffhq, edit_lmdb, ("**/data.mdb",)),
     Target("cifar10", make_cifar, read_cifar, edit_cifar),
     Target("packed", make_packed, read_packed, edit_packed),
+    Target("packed by version 0.1", make_old_packed, read_packed, edit_old_packed),
     Target(
         "unfinished packing", make_unfinished, pack, changed=("packed.npy.unfinished/state.json",)
     ),

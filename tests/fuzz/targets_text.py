@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -340,7 +342,8 @@ def read_image_array(folder: Path) -> None:
     from ddimx.data.images.npz import NpzSource
     from ddimx.evaluation.fid.compare import open_images
 
-    list(open_images(str(folder / "images.npz")).batches(2))
+    images = open_images(str(folder / "images.npz"))
+    images.read(range(len(images)))
     source = NpzSource(folder / "data.npz", held_out=False)
     source.images(np.arange(len(source)))
 
@@ -371,7 +374,7 @@ def make_run(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> None:
-    from ddimx.cli.sample_request import asked_for, request_of
+    from ddimx.cli.app import app
     from ddimx.sampling import manifest
     from ddimx.sampling.run import clear, run
 
@@ -380,10 +383,9 @@ def read_run(folder: Path) -> None:
     shutil.copytree(folder / "run", copy)
     refused = []
     try:
-        asked, out = asked_for({}, str(folder / "run"), None)
-        request_of(
-            asked, out, False, "cpu", True, Progress(quiet=True), trust_code=False, begun=True
-        )
+        resume = ["sample", "--resume", str(folder / "run"), "--device", "cpu", "--offline", "-q"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            app([*resume, "--explain", "--json"], standalone_mode=False)
         run(request(folder / "run", "png"), Stop(), Progress(quiet=True))
     except DdimxError as error:
         refused.append(error)

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from ddimx.cli.prompt import prompt_work
+from ddimx.cli.verbs import Command
 from ddimx.noise import Noise, Stream
+from ddimx.options import RunOptions
 from ddimx.progress import Progress
 from ddimx.signals import Stop
 from tests.integrations import SIZE, STABLE_DIFFUSION
@@ -111,9 +113,11 @@ class Impatient(Progress):
 
 def test_a_run_that_was_interrupted_goes_on(text_folder, tmp_path):
     stop, folder = Stop(), tmp_path / "out"
-    asked = {"model": str(text_folder), "prompt": PROMPT[1], "steps": 3, "count": 3}
-    asked["dtype"] = "fp32"
-    work, _ = prompt_work(asked, folder, overwrite=False, device="cpu", offline=True)
+    options = RunOptions.of(
+        {"model": str(text_folder), "prompt": PROMPT[1], "steps": 3, "count": 3, "dtype": "fp32"}
+        | {"out": folder, "device": "cpu", "offline": True}
+    )
+    work, _ = prompt_work(Command("sample", options, options.remembered(), begun=False))
     progress = Impatient(stop)
     record, _ = work(stop, progress)
     assert progress.seen == 5
@@ -152,14 +156,18 @@ def refused(done, message, code=2):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--nfe", 5), "--nfe: not for a run with --prompt"),
+        (("--routing", "random"), "--routing: not for a run with --prompt"),
         (("--category", "food", "--start-index", 1), "--category: not for"),
         (("--solver", "unipc:2"), "has one solver, ddim"),
         (("--dry-run",), "--dry-run: not for"),
-        (("--steps", 0), "steps must lie in 1..1000"),
+        (("--steps", 0), "steps must be at least 1, got 0"),
+        (("--steps", 1001), "steps must lie in 1..1000"),
         (("--steps", 1000), "steps_offset 1 moves the first of 1000 timesteps to 1000"),
         (("--timesteps", "5,7.5"), "must be whole numbers"),
-        (("--timesteps", "5,4", "--spacing", "quad"), "leave --steps and --spacing away"),
+        (
+            ("--timesteps", "5,4", "--spacing", "quad"),
+            "--timesteps lists the times; omit --spacing",
+        ),
         (("--eta", 2), "eta must lie in [0, 1]"),
         (("--count", 0), "count must be at least 1"),
         (("--clip", -1), "clip must be positive"),
@@ -169,6 +177,11 @@ def refused(done, message, code=2):
 def test_options_that_cannot_be_met_are_refused(text_folder, tmp_path, options, message):
     refused(sample(text_folder, *PROMPT, *options), message)
     assert names_in(tmp_path) == []
+
+
+def test_a_number_of_evaluations_is_refused(text_folder):
+    done = invoke("sample", "-m", text_folder, *PROMPT, "--nfe", 5)
+    refused(done, "--nfe: not for a run with --prompt")
 
 
 def test_a_text_to_image_folder_without_a_prompt(text_folder):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddimx.errors import DdimxError, UsageError
 from ddimx.splats.cloud import balls
-from ddimx.splats.formats import FORMATS, Options, format_named
+from ddimx.splats.formats import FORMATS, EncodeOptions, format_named
 from ddimx.splats.formats.niantic import fraction_bits
 from tests.splats.readers import read_3dgs, read_glb, read_splat, read_spz, rotation_angles
 from tests.splats.scene import clouds, random_cloud
@@ -21,7 +21,7 @@ EPSILON = 2.0**-23  # of float32
 
 
 def encode(name, cloud, **options):
-    return FORMATS[name].encode(cloud, Options(**options))
+    return FORMATS[name].encode(cloud, EncodeOptions(**options))
 
 
 def assert_close(read, cloud, *, position, log_sigma, angle, color, alpha):
@@ -179,16 +179,16 @@ def test_a_name_or_an_option_that_a_format_lacks_is_refused():
     with pytest.raises(UsageError, match="did you mean 'splat'"):
         format_named("splats")
     with pytest.raises(UsageError, match="0 or 3"):
-        Options(sh_degree=1)
+        EncodeOptions(sh_degree=1)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
     ("options", "allowed"),
     [
-        (Options(sh_degree=3), {"3dgs", "spz", "glb"}),
-        (Options(text=True), {"ply"}),
-        (Options(), set(FORMATS)),
+        (EncodeOptions(sh_degree=3), {"3dgs", "spz", "glb"}),
+        (EncodeOptions(text=True), {"ply"}),
+        (EncodeOptions(), set(FORMATS)),
     ],
 )
 def test_what_a_format_has_no_room_for_is_refused(name, options, allowed):

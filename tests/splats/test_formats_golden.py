@@ -8,14 +8,14 @@ import struct
 import numpy as np
 import pytest
 
-from ddimx.splats.formats import FORMATS, Options
+from ddimx.splats.formats import FORMATS, EncodeOptions
 from tests.splats.scene import HALF, ROWS, three
 
 C0 = 0.28209479177387814
 
 
 def encode(name, **options):
-    return FORMATS[name].encode(three(), Options(**options))
+    return FORMATS[name].encode(three(), EncodeOptions(**options))
 
 
 def test_ply():

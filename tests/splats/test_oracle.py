@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddimx.splats.formats import FORMATS, Options
+from ddimx.splats.formats import FORMATS, EncodeOptions
 from tests.splats.readers import SH0, read_glb, rotation_angles, sigmoid
 from tests.splats.scene import covariances, random_cloud
 
@@ -95,7 +95,7 @@ def assert_same(read, cloud, *, position, log_sigma, angle, color, alpha):
 @pytest.mark.parametrize("degree", [0, 3])
 def test_3dgs(transform, degree):
     cloud = random_cloud(COUNT, 10)
-    data = FORMATS["3dgs"].encode(cloud, Options(sh_degree=degree))
+    data = FORMATS["3dgs"].encode(cloud, EncodeOptions(sh_degree=degree))
     read = columns(transform(data, ".3dgs.ply", ".csv"))
     assert len(read["rest"]) == (45 if degree else 0)
     assert not any(values.any() for values in read["rest"])
@@ -104,7 +104,7 @@ def test_3dgs(transform, degree):
 
 def test_splat(transform):
     cloud = random_cloud(COUNT, 11)
-    read = columns(transform(FORMATS["splat"].encode(cloud, Options()), ".splat", ".csv"))
+    read = columns(transform(FORMATS["splat"].encode(cloud, EncodeOptions()), ".splat", ".csv"))
     importance = cloud.sigmas.astype(float).prod(axis=1) * cloud.alphas
     order = np.argsort(-importance, kind="stable")
     names = ("positions", "sigmas", "quaternions", "colors", "alphas")
@@ -117,7 +117,7 @@ def test_splat(transform):
 @pytest.mark.parametrize("degree", [0, 3])
 def test_spz_comes_back_turned_about_x(transform, degree):
     cloud = random_cloud(COUNT, 12)
-    data = FORMATS["spz"].encode(cloud, Options(sh_degree=degree))
+    data = FORMATS["spz"].encode(cloud, EncodeOptions(sh_degree=degree))
     read = columns(transform(data, ".spz", ".csv"))
     assert len(read["rest"]) == (45 if degree else 0)
     assert not any(values.any() for values in read["rest"])
@@ -146,7 +146,7 @@ def turned_about_x(cloud):
 
 def test_spz_with_more_bits_behind_the_point(transform):
     cloud = random_cloud(COUNT, 13, reach=0.01)
-    read = columns(transform(FORMATS["spz"].encode(cloud, Options()), ".spz", ".csv"))
+    read = columns(transform(FORMATS["spz"].encode(cloud, EncodeOptions()), ".spz", ".csv"))
     expected = cloud.rotated(HALF_TURN_X).positions
     assert 0 < np.abs(read["positions"] - expected).max() < 2.0**-15
 
@@ -154,9 +154,9 @@ def test_spz_with_more_bits_behind_the_point(transform):
 def test_glb_equals_the_one_it_makes_of_our_ply(transform):
     cloud = random_cloud(COUNT, 14)
     theirs = read_glb(
-        transform(FORMATS["3dgs"].encode(cloud, Options()), ".ply", ".glb").read_bytes()
+        transform(FORMATS["3dgs"].encode(cloud, EncodeOptions()), ".ply", ".glb").read_bytes()
     )
-    ours = read_glb(FORMATS["glb"].encode(cloud.rotated(HALF_TURN_Z), Options()))
+    ours = read_glb(FORMATS["glb"].encode(cloud.rotated(HALF_TURN_Z), EncodeOptions()))
     assert theirs["primitive"]["extensions"].keys() == ours["primitive"]["extensions"].keys()
     assert set(ours["primitive"]["attributes"]) <= {
         *theirs["primitive"]["attributes"],
@@ -178,7 +178,9 @@ validator.validateBytes(new Uint8Array(require("fs").readFileSync(process.argv[2
 def test_glb_is_valid_gltf(tmp_path, count, degree):
     node, package = node_package("gltf-validator")
     path = tmp_path / "a.glb"
-    path.write_bytes(FORMATS["glb"].encode(random_cloud(count, 15), Options(sh_degree=degree)))
+    path.write_bytes(
+        FORMATS["glb"].encode(random_cloud(count, 15), EncodeOptions(sh_degree=degree))
+    )
     command = [node, "-e", VALIDATE, str(package), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     report = json.loads(done.stdout)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddimx.cli.app import app
 from ddimx.config_file import dump_yaml, load_config
 from ddimx.data.images.npz import NpzSource
 from ddimx.errors import DdimxError, UsageError
@@ -349,11 +350,12 @@ def test_clearing_a_run_of_four_billion_samples_looks_at_what_is_there(tmp_path)
     "asked", [{"steps": "a"}, {"steps": True}, {"eta": []}, {"model": None}, {"invariant": 1}]
 )
 def test_remembered_options(tmp_path, asked):
-    from ddimx.cli.sample_request import asked_for
+    def resume(folder):
+        app(["sample", "--resume", str(folder)], standalone_mode=False)
 
     record = {"status": "running", "count": 2, "identity": {}, "asked": asked}
     (tmp_path / NAME).write_text(json.dumps(record))
-    refuses(asked_for, {}, str(tmp_path), None, match="manifest is damaged", kind=UsageError)
+    refuses(resume, tmp_path, match="manifest is damaged", kind=UsageError)
 
 
 def test_parts_of_an_array(tmp_path):

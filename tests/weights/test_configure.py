@@ -11,7 +11,7 @@ from ddimx.models.factory import build
 from ddimx.weights import configure as subject
 from ddimx.weights.architecture import from_config, from_tensors
 from ddimx.weights.configure import configure
-from ddimx.weights.weight_set import Found
+from ddimx.weights.weight_set import WeightSet
 from tests.weights import plain
 
 ORIGINALS = ["cifar10", "celeba", "bedroom", "church"]
@@ -27,7 +27,9 @@ def bare(config):
     """What is found in a state dict of this configuration's network."""
     tensors = shapes(config)
     architecture = from_tensors(tensors, "file")
-    return Found("state dict", Path("file"), tensors, "unstated", ("unstated",), None, architecture)
+    return WeightSet(
+        "state dict", Path("file"), tensors, "unstated", ("unstated",), None, architecture
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_channels_that_contradict():
 
 
 def test_a_file_with_a_configuration_of_its_own_takes_no_other():
-    found = Found("ddimx model", Path("m"), {}, "ema", ("ema",), plain())
+    found = WeightSet("ddimx model", Path("m"), {}, "ema", ("ema",), plain())
     assert configure(found, None, "m") == (plain(), ())
     with pytest.raises(UsageError, match="carries its own configuration: leave --config out"):
         configure(found, plain(), "m")

@@ -8,18 +8,21 @@ from typing import Annotated
 import typer
 
 from .. import options
+from ..help import SETTINGS, Verb, VerbGroup
 from .fid import fid
 from .nll import nll
 from .shapes import shapes
 from .solvers import solvers
 from .steps import steps
 
-app = typer.Typer(help="Measure a model.", no_args_is_help=True, rich_markup_mode=None)
-app.command("solvers")(solvers)
-app.command("nll")(nll)
-app.command("fid")(fid)
-app.command("shapes")(shapes)
-app.command("steps")(steps)
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup, context_settings=SETTINGS
+)
+app.command("solvers", cls=Verb)(solvers)
+app.command("nll", cls=Verb)(nll)
+app.command("fid", cls=Verb)(fid)
+app.command("shapes", cls=Verb)(shapes)
+app.command("steps", cls=Verb)(steps)
 
 SHOWN = 16
 
@@ -29,7 +32,7 @@ def evaluate() -> None:
     """Measure a model."""
 
 
-@app.command()
+@app.command(cls=Verb)
 def neighbours(
     model: options.Model = None,
     config: options.ModelConfig = None,

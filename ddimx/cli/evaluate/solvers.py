@@ -14,7 +14,7 @@ from .. import options
 from ..output import print_json
 
 if TYPE_CHECKING:
-    from ...evaluation.solvers.study import Study
+    from ...evaluation.solvers.study import SolverStudy
     from ...progress import Progress
     from ...sampling.settings import Settings
 
@@ -144,9 +144,9 @@ def solvers(
                 spacing,
                 reference,
                 progress,
-                fitted=fitted,
+                search_settings=fitted,
                 trials=trials,
-                before=_before(folder),
+                earlier=_before(folder),
                 save=lambda found: _save(found, folder, "running"),
                 stop=stop,
             )
@@ -178,9 +178,9 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _before(folder: Path) -> Study | None:
+def _before(folder: Path) -> SolverStudy | None:
     """Return what an interrupted study left, with the plans that it found."""
-    from ...evaluation.solvers.study import SEARCHED, Study
+    from ...evaluation.solvers.study import SEARCHED, SolverStudy
     from ...solvers.plan_file import read_plan
     from ...untrusted.text import read_object
 
@@ -197,7 +197,7 @@ def _before(folder: Path) -> Study | None:
         nfes = [r["nfe"] for r in record["results"] if r["solver"] == SEARCHED]
         plans = {n: folder / _plan_name(n) for n in nfes}
         found = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
-        return Study.from_json(record, found)
+        return SolverStudy.from_json(record, found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} is not a record of a study ({error!r}); choose another --out or --overwrite"
@@ -211,7 +211,7 @@ def _clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _save(result: Study, folder: Path, status: str) -> None:
+def _save(result: SolverStudy, folder: Path, status: str) -> None:
     """Write the plans and the record, without which a plan's file counts as not there."""
     from ...files import write_json
     from ...solvers.plan_file import write_plan
@@ -222,7 +222,7 @@ def _save(result: Study, folder: Path, status: str) -> None:
     write_json(folder / RECORD, result.to_json(status))
 
 
-def _write(result: Study, folder: Path, progress: Progress) -> None:
+def _write(result: SolverStudy, folder: Path, progress: Progress) -> None:
     """Write table, plot, plans and, last, the record; say in words what came out."""
     from ...evaluation.chart import write_charts
     from ...evaluation.solvers.report import csv_text, panel

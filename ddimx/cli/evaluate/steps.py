@@ -118,7 +118,7 @@ def steps(
     """
     from ...data.shapes.lists import PARTS
     from ...evaluation.shapes.quality import Protocol
-    from ...evaluation.steps.study import StepsSettings, Study
+    from ...evaluation.steps.study import StepsSettings, StepsStudy
     from ...progress import Progress
     from ...runs.run import locked_output
     from ...signals import polite_stop
@@ -148,7 +148,7 @@ def steps(
         sets = _sets(loaded, reference, train, parts, category, progress)
         label = Path(loaded.name).name.removesuffix(SUFFIX)
         with locked_output(out, "steps", label, NAMES) as folder:
-            study = Study(loaded, sets, chosen, None if overwrite else _before(folder))
+            study = StepsStudy(loaded, sets, chosen, None if overwrite else _before(folder))
             omitted: list[str] = []
             write = partial(_write, folder=folder, omitted=omitted)
             record = study.run(ways, progress, write, stop)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import options
+from ..help import SETTINGS, Verb, VerbGroup
 from . import furniture, images, octrees
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 CONFIGURED_OUT, CONFIGURED_SIZE = Path("data/emoji.npz"), 32  # what configs/emoji.yml expects
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup, context_settings=SETTINGS
+)
 
 
 @app.callback()
@@ -32,12 +35,12 @@ def prepare() -> None:
     """
 
 
-app.command("images")(images.images)
-app.command("octrees")(octrees.octrees)
-app.command("furniture")(furniture.furniture)
+app.command("images", cls=Verb)(images.images)
+app.command("octrees", cls=Verb)(octrees.octrees)
+app.command("furniture", cls=Verb)(furniture.furniture)
 
 
-@app.command()
+@app.command(cls=Verb)
 def emoji(
     font: Annotated[
         Path | None,

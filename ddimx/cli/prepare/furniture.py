@@ -52,7 +52,7 @@ def furniture(
 
       ddimx prepare furniture --depth 5 --category chair --category table --out data/seats
     """
-    from ...data.shapes.jobs import Settings
+    from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.meshes import require_trimesh
     from ...data.shapes.prepare import ShapeSet
     from ...files import write_bytes
@@ -68,7 +68,7 @@ def furniture(
     source = ", ".join(part.path.name for part in libraries)
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
-    shapes = ShapeSet(out, Settings(source, depth, visible=visible))
+    shapes = ShapeSet(out, PrepareSettings(source, depth, visible=visible))
     with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
             jobs_of(pieces), workers=workers or cores(), progress=progress, overwrite=overwrite

@@ -1,4 +1,4 @@
-"""``ddimx prepare images``: a data set decoded once, into one memory-mapped file."""
+"""``ddimx prepare images``: a data set decoded once, into one memory-mapped array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def images(
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="The folder of images, or what --dataset needs.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="DST", help="The file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="The array to write, NAME.npy.")],
     size: Annotated[
         int, typer.Option(metavar="PIXELS", min=1, max=4096, help="Width and height of an image.")
     ],
@@ -42,8 +42,9 @@ def images(
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Decode, crop and resize images once, into one file that training maps into memory.
+    """Decode, crop and resize images once, into one array that training maps into memory.
 
+    DST is a NumPy array, and DST.json beside it says what is in it: move both together.
     Every data set keeps its own crop: CelebA the original's 128 pixels round (89, 121), LSUN the
     shorter side resized and the centre cut out, folders the centre square. A killed run goes on
     where it stopped when the same command is given again. Images that cannot be decoded are left
@@ -116,6 +117,8 @@ def _text(packed: Packed, size: int) -> str:
     settings = ["data.dataset=PACKED", f"data.root={packed.path}", f"data.image_size={size}"]
     following = shlex.join([word for item in settings for word in ("--set", item)])
     state = f" ({packed.found} were there already)" if packed.found else ""
+    if packed.old:
+        state += " in version 0.1's form, which is read until 0.3; --overwrite makes it anew"
     return (
         f"{packed.path}: {packed.images} images{state}, {packed.held_out} of them held out, "
         f"fingerprint {packed.fingerprint[:16]}; next: ddimx train --config NAME {following}"

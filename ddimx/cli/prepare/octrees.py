@@ -47,7 +47,7 @@ def octrees(
 
       ddimx prepare octrees ShapeNetCore.v2 data/shapenet --category chair --depth 6
     """
-    from ...data.shapes.jobs import Settings
+    from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.mesh_folder import find_shapes, job_of, part_of
     from ...data.shapes.meshes import POINTS, require_trimesh
     from ...data.shapes.prepare import ShapeSet
@@ -59,7 +59,7 @@ def octrees(
     found = find_shapes(source, category=category, skip=out)
     if any(shape.path.suffix.lower() not in POINTS for shape in found):
         require_trimesh()
-    settings = Settings(str(source.resolve()), depth, visible=visible)
+    settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeSet(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():
         jobs = [job_of(shape) for shape in found]

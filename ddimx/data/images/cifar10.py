@@ -67,7 +67,21 @@ class Cifar10Source:
         import hashlib
 
         place = _found(root)
-        batches = _read(place, TEST if held_out else TRAIN)
+        names = TEST if held_out else TRAIN
+        try:
+            contents = (
+                _from_archive(place, names) if place.is_file() else _from_folder(place, names)
+            )
+        except _ARCHIVE_FAULTS as error:
+            # tarfile tells of every method it tried
+            why = str(error).partition("\n")[0].rstrip(":") or reason(error)
+            raise DdimxError(f"{place}: cannot be read ({why})") from None
+        absent_names = [name for name in names if name not in contents]
+        if absent_names:
+            raise DdimxError(
+                f"{place}: lacks {', '.join(absent_names)}; is it the python version, whole?"
+            )
+        batches = {name: contents[name] for name in names}
         parts = [_parsed(data, f"{place}: {name}") for name, data in batches.items()]
         self._images: Bytes = np.concatenate([images for images, _ in parts])
         self.labels: Integers | None = np.concatenate([labels for _, labels in parts])
@@ -99,31 +113,17 @@ def _found(root: Path) -> Path:
     )
 
 
-def _read(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Return the bytes of these batches, in this order."""
-    try:
-        found = _from_archive(place, names) if place.is_file() else _from_folder(place, names)
-    except _ARCHIVE_FAULTS as error:
-        # tarfile tells of every method it tried
-        why = str(error).partition("\n")[0].rstrip(":") or reason(error)
-        raise DdimxError(f"{place}: cannot be read ({why})") from None
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise DdimxError(f"{place}: lacks {', '.join(missing)}; is it the python version, whole?")
-    return {name: found[name] for name in names}
-
-
 def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     for name in names:
         if (place / name).is_file():
             with (place / name).open("rb") as stream:
-                found[name] = _batch(stream, name)
-    return found
+                contents[name] = _batch(stream, name)
+    return contents
 
 
 def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     # In memory, so that no path or link is followed; and from front to back, so that what is
     # unpacked can be counted.
     with _unpacked(place) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -133,8 +133,8 @@ def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
             name = Path(relative(member.name, place)).name
             opened = archive.extractfile(member) if name in names else None
             if opened is not None:
-                found[name] = _batch(opened, name)
-    return found
+                contents[name] = _batch(opened, name)
+    return contents
 
 
 def _batch(stream: IO[bytes], name: str) -> bytes:

@@ -165,7 +165,7 @@ def _resized(
     return halfway.resize(size, resample)
 
 
-def split_number(wanted: str, known: Sequence[str]) -> int:
+def split_number(split: str, names: Sequence[str]) -> int:
     """Return the position of a split's name among the known ones.
 
     Raises:
@@ -173,6 +173,6 @@ def split_number(wanted: str, known: Sequence[str]) -> int:
     """
     from ...errors import unknown
 
-    if wanted not in known:
-        raise unknown("split", wanted, known)
-    return list(known).index(wanted)
+    if split not in names:
+        raise unknown("split", split, names)
+    return list(names).index(split)

@@ -81,9 +81,9 @@ def _keys(source: Lmdb, size: int) -> list[str]:
     if length is None or not length.isdigit():
         raise DdimxError(f"{source.path}: no entry 'length'; is it an LMDB of FFHQ?")
     if source.get(f"{size}-00000".encode()) is None:
-        made = [2**i for i in range(3, 11) if source.get(f"{2**i}-00000".encode()) is not None]
+        sizes = [2**i for i in range(3, 11) if source.get(f"{2**i}-00000".encode()) is not None]
         raise UsageError(
-            f"{source.path}: no images of {size} pixels (there are {made}); set data.image_size"
+            f"{source.path}: no images of {size} pixels (there are {sizes}); set data.image_size"
         )
     if len(length) > 18 or int(length) > source.entries:
         raise DdimxError(

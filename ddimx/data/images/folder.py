@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...errors import DdimxError
+from ...files import visible_files
 from ..arrays import Bytes
 from .encoded import EncodedSource, fingerprint_of, is_held_out, square
 
@@ -48,6 +49,20 @@ class FolderSource(EncodedSource):
         return square(image, self.size)
 
 
+def image_files(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """Return the files of a folder that are images by their suffix, sorted by path.
+
+    Which files these are is said by :func:`ddimx.files.visible_files`.
+
+    Raises:
+        DdimxError: there is none.
+    """
+    files = visible_files(folder, SUFFIXES, recursive=recursive)
+    if not files:
+        raise DdimxError(f"{folder}: no images (looked for {', '.join(sorted(SUFFIXES))})")
+    return files
+
+
 def image_names(root: Path) -> list[str]:
     """Return the paths of all images below ``root``, relative to it and sorted.
 
@@ -56,11 +71,5 @@ def image_names(root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise DdimxError(f"no image folder {root}")
-    names = sorted(
-        p.relative_to(root).as_posix()
-        for p in root.rglob("*")
-        if p.suffix.lower() in SUFFIXES and p.is_file()
-    )
-    if not names:
-        raise DdimxError(f"{root}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-    return names
+    # Sorted as texts, on which the order of training depends: paths sort "a/b" before "a-b".
+    return sorted(path.relative_to(root).as_posix() for path in image_files(root))

@@ -42,14 +42,25 @@ class HubSource(EncodedSource):
         if split not in splits:
             raise unknown(f"split of {name}", split, splits)
         table = splits[split]
-        self._column = _image_column(name, table.features, data.column)
+        columns = [
+            key for key, feature in table.features.items() if type(feature).__name__ == "Image"
+        ]
+        if data.column is not None and data.column not in columns:
+            raise unknown(f"data.column of {name}", data.column, columns)
+        if not columns:
+            raise UsageError(
+                f"data set {name}: no column of images among {', '.join(table.features)}"
+            )
+        self._column = data.column or columns[0]
         self._rows = np.arange(len(table))
         if not own_test:
             part = [is_held_out(str(row)) == held_out for row in self._rows]
             self._rows = np.flatnonzero(part)
         self._read_labels(table)
         self._table = table.select_columns([self._column])
-        self._table = self._table.cast_column(self._column, _undecoded())
+        import datasets
+
+        self._table = self._table.cast_column(self._column, datasets.Image(decode=False))
         self.fingerprint = fingerprint_of([name, str(data.category), split, str(len(table))])
 
     def __len__(self) -> int:
@@ -99,19 +110,3 @@ def _splits(name: str, category: str | None) -> Mapping[str, Any]:
         raise DdimxError(f"data set {name}: cannot be loaded ({error})") from None
     splits: Mapping[str, Any] = loaded
     return splits
-
-
-def _undecoded() -> Any:
-    import datasets
-
-    return datasets.Image(decode=False)
-
-
-def _image_column(name: str, features: Mapping[str, Any], wanted: str | None) -> str:
-    """Return the column with the images."""
-    columns = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
-    if wanted is not None and wanted not in columns:
-        raise unknown(f"data.column of {name}", wanted, columns)
-    if not columns:
-        raise UsageError(f"data set {name}: no column of images among {', '.join(features)}")
-    return wanted or columns[0]

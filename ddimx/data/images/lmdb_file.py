@@ -18,10 +18,10 @@ def open_lmdb(path: Path) -> Lmdb:
     LMDB allows one environment for a path and process, which both parts of a data set share.
     """
     key = str(path.resolve())
-    found = _OPEN.get(key)
-    if found is None:
-        found = _OPEN[key] = Lmdb(path)
-    return found
+    environment = _OPEN.get(key)
+    if environment is None:
+        environment = _OPEN[key] = Lmdb(path)
+    return environment
 
 
 class Lmdb:

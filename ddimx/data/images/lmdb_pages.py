@@ -64,10 +64,10 @@ def check_lmdb(stream: BinaryIO) -> int:
         if meta.entries:
             raise ValueError("its database has entries and no pages")
         return 0
-    found = _Walk(stream, meta).entries()
-    if found != meta.entries:
-        raise ValueError(f"it says {meta.entries} entries and holds {found}")
-    return found
+    count = _Walk(stream, meta).entries()
+    if count != meta.entries:
+        raise ValueError(f"it says {meta.entries} entries and holds {count}")
+    return count
 
 
 def _meta(stream: BinaryIO, size: int) -> _Meta:
@@ -112,13 +112,13 @@ class _Walk:
             raise ValueError(f"its tree has {self._meta.depth} levels")
         count, level = 0, [self._meta.root]
         for depth in range(1, self._meta.depth + 1):
-            below: list[int] = []
+            next_level: list[int] = []
             for number in level:
                 if depth == self._meta.depth:
                     count += self._leaf(number)
                 else:
-                    below += self._branch(number)
-            level = below
+                    next_level += self._branch(number)
+            level = next_level
         return count
 
     def _take(self, number: int, pages: int = 1) -> None:
@@ -150,8 +150,8 @@ class _Walk:
         low, high, flags, key = _words(page, offsets)
         if (offsets + 8 + key > self._size).any():
             raise ValueError(f"page {number} is damaged")
-        below: list[int] = (low | high << 16 | flags << 32).tolist()
-        return below
+        children: list[int] = (low | high << 16 | flags << 32).tolist()
+        return children
 
     def _leaf(self, number: int) -> int:
         """Check a page of entries, and the pages of values that lie elsewhere; return its count."""

@@ -68,8 +68,8 @@ def _found(root: Path, category: str) -> tuple[Path, Path | None]:
     validation = root / f"{category}_val_lmdb"
     for train in (root / f"{category}_train_lmdb", root / category, root / f"{category}_lmdb"):
         if (train / "data.mdb").is_file():
-            there = (validation / "data.mdb").is_file()
-            return train, validation if there else None
+            exists = (validation / "data.mdb").is_file()
+            return train, validation if exists else None
     if (root / "data.mdb").is_file():
         return root, None
     raise DdimxError(

@@ -32,10 +32,10 @@ class NpzSource:
         images = arrays.get("images", arrays.get("arr_0"))
         if images is None or images.ndim != 4 or images.dtype != np.uint8:
             raise DdimxError(f"{path}: needs an array 'images', uint8 [N, H, W, C]")
-        chosen = _split(arrays, len(images), held_out, path)
-        self._images: Bytes = images[chosen]
-        self.labels = _companion(arrays, "labels", len(images), chosen, path)
-        self.families = _companion(arrays, "families", len(images), chosen, path)
+        indices = _split(arrays, len(images), held_out, path)
+        self._images: Bytes = images[indices]
+        self.labels = _companion(arrays, "labels", len(images), indices, path)
+        self.families = _companion(arrays, "families", len(images), indices, path)
         self.classes = tuple(str(g) for g in arrays["groups"]) if "groups" in arrays else ()
         self.fingerprint = sha256_file(path)
 
@@ -72,11 +72,11 @@ def _split(arrays: dict[str, Any], count: int, held_out: bool, path: Path) -> In
 
 
 def _companion(
-    arrays: dict[str, Any], key: str, count: int, chosen: Integers, path: Path
+    arrays: dict[str, Any], key: str, count: int, indices: Integers, path: Path
 ) -> Integers | None:
     if key not in arrays:
         return None
-    picked: Integers = _checked(arrays, key, count, "iu", path)[chosen].astype(np.int64)
+    picked: Integers = _checked(arrays, key, count, "iu", path)[indices].astype(np.int64)
     return picked
 
 

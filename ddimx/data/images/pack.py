@@ -1,8 +1,12 @@
-"""Making a packed file: every image decoded, cropped and resized once.
+"""Making a packed set: every image decoded, cropped and resized once.
 
 What is finished stays in ``<name>.unfinished/`` until all is done: ``pixels`` grows by chunks, and
 ``state.json`` says after each how far it is valid. A killed process loses the chunk in its hands,
 and ends after its resumption with the same bytes as if it had not been killed.
+
+At the end the two files of an earlier set go, the JSON first; then the new JSON is written, and
+last ``pixels`` gets the array's name. A process that is killed in between leaves one of the files
+or none, never two that do not belong together, and the same command ends its work.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from ...untrusted.names import all_inside, refusal
 from ...untrusted.text import read_object
 from ..arrays import Bytes
 from .encoded import EncodedSource
-from .packed import HEADER_SIZE, header, read_index, trailer
+from .packed import HEADER_SIZE, VERSION, array_header, index_path, read_index
 
 CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
 
@@ -47,7 +51,16 @@ class _State:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed file that is there: counts, what was bad, and how many images were there before."""
+    """A packed set that is there.
+
+    Attributes:
+        path: the array's.
+        images, held_out: how many there are in all, and how many of them are held out.
+        bad: why images were left out, one message each.
+        fingerprint: of the pixels.
+        found: how many images were there before.
+        old: whether it is one file, as version 0.1 wrote it.
+    """
 
     path: Path
     images: int
@@ -55,6 +68,7 @@ class Packed:
     bad: tuple[str, ...]
     fingerprint: str
     found: int
+    old: bool = False
 
 
 class Packing:
@@ -84,19 +98,36 @@ class Packing:
             raise DdimxError("there are no images to pack")
         if self._path.exists() and not overwrite:
             return self._made()
+        self._check_beside(overwrite)
         # All are written in place: a link among them would have another file overwritten.
         if self._folder.is_symlink():
             raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
         with lock_folder(self._folder), reporting(self._path):
             all_inside(self._folder, ["pixels", "state.json"], self._folder)
             sweep(self._folder)
+            sweep(self._path.parent, index_path(self._path).name)
             state = self._begun(overwrite)
             found = state.done
             self._fill(state, progress)
             return self._finished(state, found)
 
+    def _check_beside(self, overwrite: bool) -> None:
+        """Refuse to replace a JSON that is not of this set, unless it is to be overwritten."""
+        beside = index_path(self._path)
+        if overwrite or not os.path.lexists(beside):
+            return
+        try:
+            origin = read_object(beside).get("origin")
+        except (OSError, ValueError):
+            origin = None
+        if origin != self._origin:
+            raise UsageError(
+                f"{beside} is there and is of something else; give --overwrite to replace it, or "
+                "another name"
+            )
+
     def _made(self) -> Packed:
-        """Return what is in the finished file, if it is the one that is asked for."""
+        """Return what is in the finished set, if it is the one that is asked for."""
         if not self._path.is_file():
             raise UsageError(f"{self._path} is there and is no plain file; give a file's name")
         try:
@@ -112,7 +143,8 @@ class Packing:
         count = self._total - len(index["bad"])
         held_out = count - index["held_out_from"]
         bad, fingerprint = tuple(index["bad"]), index["fingerprint"]
-        return Packed(self._path, count, held_out, bad, fingerprint, self._total)
+        old = "version" not in index
+        return Packed(self._path, count, held_out, bad, fingerprint, self._total, old)
 
     def _begun(self, overwrite: bool) -> _State:
         """Return where to go on; the file of pixels ends there."""
@@ -124,6 +156,8 @@ class Packing:
                     f"{self._folder} holds an unfinished file of something else; give "
                     "--overwrite to begin again, or another name"
                 )
+            state = fresh
+        if not self._pixels.is_file():  # of a process that ended after its last rename
             state = fresh
         self._check_space(state)
         with self._pixels.open("ab") as stream:
@@ -190,13 +224,16 @@ class Packing:
         return good
 
     def _finished(self, state: _State, found: int) -> Packed:
-        """Add header and index and give the file its name."""
+        """Add the header, and put both files in their places."""
         if not state.kept:
             raise DdimxError(f"none of {self._total} images can be decoded: {state.bad[0][1]}")
         size, cut = self._parts[0].size, len(self._parts[0])
         training = cut - sum(position < cut for position, _ in state.bad)
         messages = [message for _, message in state.bad]
+        shape = (state.kept, size, size, 3)
         index = {
+            "version": VERSION,
+            "shape": list(shape),
             "held_out_from": training,
             "labels": self._labels({position for position, _ in state.bad}),
             "classes": list(self._parts[0].classes),
@@ -205,11 +242,13 @@ class Packing:
             "bad": messages,
         }
         with self._pixels.open("r+b") as stream:
-            stream.write(header((state.kept, size, size, 3)))
-            stream.seek(HEADER_SIZE + state.kept * self._image_bytes)
-            stream.truncate()
-            stream.write(trailer(index))
+            stream.write(array_header(shape))
         sync(self._pixels)
+        beside = index_path(self._path)
+        for earlier in (beside, self._path):
+            earlier.unlink(missing_ok=True)
+            sync(self._path.parent)
+        write_json(beside, index)
         self._pixels.replace(self._path)
         sync(self._path.parent)
         shutil.rmtree(self._folder)

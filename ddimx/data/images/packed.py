@@ -1,53 +1,55 @@
-"""The packed file: a data set's pixels in one file that is memory-mapped and read in any order.
+"""The packed set: a data set's pixels in one array file, memory-mapped and read in any order.
 
-The file is a NumPy array file (``np.load(path, mmap_mode="r")`` opens it) with something behind:
+It is two files, of which NumPy and any JSON reader open their own:
 
-====================  =============================================================================
-bytes                 what
-====================  =============================================================================
-128                   NumPy's header, version 1.0, padded: uint8, C order, shape (N, H, W, C)
-N * H * W * C         the pixels, training images first, then those held out
-the index             JSON, UTF-8: ``held_out_from`` (number of training images), ``labels`` (N
-                      integers, or null), ``classes``, ``fingerprint``, ``origin``, ``bad``
-8                     the index's length in bytes, little-endian
-8                     ``DDIMXPK1``
-====================  =============================================================================
+``NAME.npy``
+    uint8 [N, H, W, C], C order: the pixels, training images first, then those held out.
+``NAME.npy.json``
+    ``version`` (2), ``shape`` (the array's), ``held_out_from`` (number of training images),
+    ``labels`` (N integers, or null), ``classes``, ``fingerprint`` (the chained SHA-256 of the
+    pixels), ``origin`` (what they were made from), ``bad`` (what could not be decoded and is left
+    out, a list of messages).
 
-``fingerprint`` is the chained SHA-256 of the pixels; ``origin`` says what they were made from;
-``bad`` lists what could not be decoded and is left out.
+The array gets its name last and the JSON goes first when a set is replaced, so that where both are
+there, they belong together.
+
+Version 0.1 wrote one file: the array, behind it the index as JSON, its length (8 bytes, little-
+endian) and ``DDIMXPK1``. Such files are read until version 0.3.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...errors import DdimxError
 from ...untrusted import limits
-from ...untrusted.arrays import Header, map_npy, read_header
-from ...untrusted.text import parse_json, shown
+from ...untrusted.arrays import map_npy, read_header
+from ...untrusted.text import parse_json, read_json, shown
 from ..arrays import Bytes, Integers
 
-MAGIC = b"DDIMXPK1"
+VERSION = 2
+# NumPy's for any uint8 [N, H, W, C], so that pixels can be written before N is known.
 HEADER_SIZE = 128
-_FOOTER = struct.Struct("<Q8s")
+OLD_MAGIC = b"DDIMXPK1"
+_OLD_FOOTER = struct.Struct("<Q8s")
 
 
 class PackedSource:
-    """The training or the held-out part of a packed file; pixels stay on disk until asked for."""
+    """The training or the held-out part of a packed set; pixels stay on disk until asked for."""
 
     families: Integers | None = None
 
     def __init__(self, path: Path, *, held_out: bool) -> None:
-        """Map the file into memory.
+        """Map the array into memory.
 
         Raises:
-            DdimxError: no such file, or not a whole packed file.
+            DdimxError: no such file, or not a whole packed set.
         """
         index = read_index(path)
         try:
@@ -71,61 +73,78 @@ class PackedSource:
         return np.asarray(self._images[indices])
 
 
-def header(shape: tuple[int, int, int, int]) -> bytes:
-    """Return NumPy's array header for uint8 of this shape, always 128 bytes."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode("latin-1")
-    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", HEADER_SIZE - 10)
-    return start + text.ljust(HEADER_SIZE - 11) + b"\n"
+def index_path(path: Path) -> Path:
+    """Return where the JSON of a packed array lies."""
+    return path.with_name(path.name + ".json")
 
 
-def trailer(index: dict[str, Any]) -> bytes:
-    """Return what stands behind the pixels."""
-    text = json.dumps(index, ensure_ascii=False, allow_nan=False).encode()
-    return text + _FOOTER.pack(len(text), MAGIC)
+def array_header(shape: tuple[int, int, int, int]) -> bytes:
+    """Return NumPy's array header for uint8 of this shape, always ``HEADER_SIZE`` bytes."""
+    stream = io.BytesIO()
+    fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, fields)
+    header = stream.getvalue()
+    assert len(header) == HEADER_SIZE, len(header)
+    return header
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """Return the index of a packed file, after checking that the file is whole.
+    """Return the index of a packed set, after checking that both files are whole and fit.
 
     Raises:
-        DdimxError: no such file, or not a packed file, or a damaged one.
+        DdimxError: no such file, or not a packed set, or a damaged one.
     """
     if not path.is_file():
         raise DdimxError(f"no packed file {path}; make it with 'ddimx prepare images SRC {path}'")
+    beside = index_path(path)
     try:
         with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END) - _FOOTER.size
-            if size < HEADER_SIZE:
-                raise ValueError("it is shorter than header and footer")
-            stream.seek(size)
-            length, magic = _FOOTER.unpack(stream.read(_FOOTER.size))
-            if magic != MAGIC or length > size:
-                raise ValueError("its last bytes are not a packed file's")
-            limits.refused("its index", length * limits.TEXT_COST, 0)
-            stream.seek(size - length)
-            index = parse_json(stream.read(length))
-            stream.seek(0)
             header = read_header(stream)
-        if not _is_pictures(header):
+            size = stream.seek(0, os.SEEK_END)
+            if beside.is_file():
+                index, behind = read_json(beside), 0
+            else:
+                index, behind = _old_index(stream, size)
+        if header.dtype != np.uint8 or header.fortran or len(header.shape) != 4:
             raise ValueError("its header is not uint8 [N, H, W, C]")
-        if size - length - HEADER_SIZE != header.size:
+        if 0 in header.shape or size - behind != header.length + header.size:
             raise ValueError("its length does not fit its header")
-        return _checked(index, header.shape[0])
+        return _checked(index, header.shape, old=bool(behind))
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a whole packed file ({error})") from None
 
 
-def _is_pictures(header: Header) -> bool:
-    """Whether it is that of plain pictures; none of them has an edge of 0."""
-    plain = header.dtype == np.uint8 and not header.fortran and header.length == HEADER_SIZE
-    return plain and len(header.shape) == 4 and 0 not in header.shape
+def _old_index(stream: BinaryIO, size: int) -> tuple[Any, int]:
+    """Return the index behind the pixels of a file of version 0.1, and how many bytes it takes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    stream.seek(max(0, size - _OLD_FOOTER.size))
+    end = stream.read(_OLD_FOOTER.size)
+    if len(end) < _OLD_FOOTER.size or not end.endswith(OLD_MAGIC):
+        raise ValueError("its JSON is missing, which lies beside it as NAME.json")
+    length, _ = _OLD_FOOTER.unpack(end)
+    if length > size - _OLD_FOOTER.size:
+        raise ValueError("its index is longer than the file")
+    limits.refused("its index", length * limits.TEXT_COST, 0)
+    stream.seek(size - _OLD_FOOTER.size - length)
+    return parse_json(stream.read(length)), length + _OLD_FOOTER.size
 
 
-def _checked(index: Any, count: int) -> dict[str, Any]:
-    """Return the index of ``count`` images if it is one; fields that it may lack are not in it."""
+def _checked(index: Any, shape: tuple[int, ...], *, old: bool) -> dict[str, Any]:
+    """Return the index of pictures of this shape if it is one.
+
+    Raises:
+        ValueError: it is not, or of other pictures.
+    """
     if not isinstance(index, dict):
         raise ValueError("its index is not an object")
-    cut, labels = index.get("held_out_from"), index.get("labels")
+    if not old and index.get("version") != VERSION:
+        raise ValueError(f"its JSON is of version {shown(index.get('version'))}, not {VERSION}")
+    if not old and index.get("shape") != list(shape):
+        raise ValueError(f"its JSON says {shown(index.get('shape'))}, the array is {list(shape)}")
+    count, cut, labels = shape[0], index.get("held_out_from"), index.get("labels")
     if not isinstance(cut, int) or isinstance(cut, bool) or not 0 <= cut <= count:
         raise ValueError(
             f"its index says {shown(cut)} training images, there are {count} images in all"

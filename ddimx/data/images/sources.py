@@ -50,7 +50,26 @@ def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
         DdimxError: a data set that cannot be read.
     """
     source = open_part(config.data, held_out=held_out)
-    _check_fit(config, source, location(config.data))
+    # Refuse a data set that the configuration cannot be trained on.
+    root = location(config.data)
+    shape, groups = source.image_shape, source.classes
+    channels, height, width = config.sample_shape
+    if shape != (height, width, channels):
+        raise UsageError(
+            f"{root}: images are {shape[0]}x{shape[1]}x{shape[2]} but the configuration says "
+            f"{height}x{width}x{channels} (data.image_size, data.channels)"
+        )
+    if config.data.balance == "family" and source.families is None:
+        raise UsageError(f"{root}: data.balance is 'family' but there are no families")
+    classes = config.model.classes
+    if classes and source.labels is None:
+        raise UsageError(f"{root}: model.classes are set but there are no labels")
+    if classes and groups and groups != classes:
+        raise UsageError(f"{root}: its groups {groups} are not model.classes")
+    if classes and source.labels is not None:
+        strange = np.setdiff1d(source.labels, np.arange(len(classes)))
+        if len(strange):
+            raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")
     return source
 
 
@@ -152,25 +171,3 @@ USUAL_PLACES = {
     "LSUN": "data/lsun",
     "FFHQ": "data/ffhq",
 }
-
-
-def _check_fit(config: Config, source: ImageSource, root: str) -> None:
-    """Refuse a data set that the configuration cannot be trained on."""
-    shape, groups = source.image_shape, source.classes
-    channels, height, width = config.sample_shape
-    if shape != (height, width, channels):
-        raise UsageError(
-            f"{root}: images are {shape[0]}x{shape[1]}x{shape[2]} but the configuration says "
-            f"{height}x{width}x{channels} (data.image_size, data.channels)"
-        )
-    if config.data.balance == "family" and source.families is None:
-        raise UsageError(f"{root}: data.balance is 'family' but there are no families")
-    classes = config.model.classes
-    if classes and source.labels is None:
-        raise UsageError(f"{root}: model.classes are set but there are no labels")
-    if classes and groups and groups != classes:
-        raise UsageError(f"{root}: its groups {groups} are not model.classes")
-    if classes and source.labels is not None:
-        strange = np.setdiff1d(source.labels, np.arange(len(classes)))
-        if len(strange):
-            raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")

@@ -39,18 +39,8 @@ class ShapeBatches(BatchStream[list[Octree]]):
         places = self._positions(step)
         indices = self.order.indices(places)
         trees = [shape.tree for shape in self._source.shapes(indices)]
-        return indices, self._augmented(trees, torch.from_numpy(places), step)
-
-    def _transformed(
-        self, indices: Integers, content: list[Octree], positions: Tensor, step: int
-    ) -> Batch:
-        batch = packed(content)
-        assert self._source.labels is not None
-        batch["label"] = torch.from_numpy(self._source.labels[indices])
-        return batch
-
-    def _augmented(self, trees: list[Octree], positions: Tensor, step: int) -> list[Octree]:
-        """Mirror and scale as the configuration says, each shape by its own keyed draws."""
+        # Mirror and scale as the configuration says, each shape by its own keyed draws.
+        positions = torch.from_numpy(places)
         data, noise = self._data, self._noise
         flips = np.zeros(len(trees), dtype=bool)
         if data.random_flip:
@@ -60,10 +50,18 @@ class ShapeBatches(BatchStream[list[Octree]]):
         if data.random_scale:
             unit = noise.uniform(positions, (3,), row=step, stream=Stream.TRAIN_SCALE)
             scales = 1 + data.random_scale * (2 * unit.double().numpy() - 1)
-        return [
+        return indices, [
             transformed(tree, self._depth, mirror=bool(flip), scale=scale)
             for tree, flip, scale in zip(trees, flips, scales, strict=True)
         ]
+
+    def _transformed(
+        self, indices: Integers, content: list[Octree], positions: Tensor, step: int
+    ) -> Batch:
+        batch = packed(content)
+        assert self._source.labels is not None
+        batch["label"] = torch.from_numpy(self._source.labels[indices])
+        return batch
 
 
 def transformed(tree: Octree, depth: int, *, mirror: bool, scale: Floats) -> Octree:

@@ -14,8 +14,8 @@ from ...octree.file import Shape, write_shape
 from ...octree.fit import MARGIN
 from ...octree.tree import Octree, from_leaves
 from ...octree.visible import visible_cells
+from ...runs.processes import Allowance, run_all
 from ...untrusted import limits
-from ...untrusted.worker import Allowance, run_all
 from .meshes import Surface, warm_up
 
 FORMAT = 1  # of a prepared folder; another one is not continued
@@ -28,7 +28,7 @@ BYTES_PER_BYTE, BYTES_PER_CELL, BYTES_PER_VISIBLE = 40, 1000, 24
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrepareSettings:
     """What every shape of a set has in common.
 
     Attributes:
@@ -92,7 +92,7 @@ def check_names(jobs: Sequence[Job]) -> None:
             )
 
 
-def make(job: Job, settings: Settings, folder: Path) -> Made:
+def make(job: Job, settings: PrepareSettings, folder: Path) -> Made:
     """Make one shape; runs in any process.
 
     Raises:
@@ -114,14 +114,16 @@ def make(job: Job, settings: Settings, folder: Path) -> Made:
     return Made(job, entry | {"nodes": sum(tree.counts[:-1]), "leaves": tree.counts[-1]})
 
 
-def _tree(surface: Surface, settings: Settings) -> Octree:
+def _tree(surface: Surface, settings: PrepareSettings) -> Octree:
     tree = surface.tree(settings.depth, settings.margin)
     if not settings.visible:
         return tree
     return from_leaves(visible_cells(tree.leaves, tree.depth), tree.depth, tree.lower, tree.edge)
 
 
-def make_all(jobs: list[Job], settings: Settings, folder: Path, workers: int) -> Generator[Made]:
+def make_all(
+    jobs: list[Job], settings: PrepareSettings, folder: Path, workers: int
+) -> Generator[Made]:
     """Yield the outcomes as they come, from up to ``workers`` processes.
 
     Raises:
@@ -135,16 +137,18 @@ def make_all(jobs: list[Job], settings: Settings, folder: Path, workers: int) ->
         processes=workers,
         warm_up=warm_up,
     )
-    for done in coming:
-        if done.result is not None:
-            yield done.result
+    for outcome in coming:
+        if outcome.result is not None:
+            yield outcome.result
         else:
             at = f"at depth {settings.depth}"
-            more = "; --limit-memory allows it more" if done.error and done.error.limit else ""
-            yield Made(done.item, None, f"{done.item.origin}: {done.error} {at}{more}")
+            more = (
+                "; --limit-memory allows it more" if outcome.error and outcome.error.limit else ""
+            )
+            yield Made(outcome.item, None, f"{outcome.item.origin}: {outcome.error} {at}{more}")
 
 
-def allowance(settings: Settings, job: Job) -> Allowance:
+def allowance(settings: PrepareSettings, job: Job) -> Allowance:
     """Return what making a shape may take; see the constants above."""
     cells, times = 4**settings.depth, max(1.0, limits.memory() / limits.MEMORY)
     seconds = SECONDS + SECONDS_PER_MB * job.size / 1e6 + SECONDS_PER_CELL * cells

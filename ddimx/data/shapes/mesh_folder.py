@@ -36,7 +36,7 @@ _SHAPENET_FILES = (("models", "model_normalized.obj"), ("model.obj",))
 
 
 @dataclass(frozen=True)
-class Found:
+class ShapeFile:
     """A file with what its place says: category, identity, and part where one is given."""
 
     path: Path
@@ -47,7 +47,7 @@ class Found:
 
 def find_shapes(
     source: Path, *, category: str | None = None, skip: Path | None = None
-) -> list[Found]:
+) -> list[ShapeFile]:
     """Return the shapes in a folder, ordered by their paths.
 
     Args:
@@ -62,30 +62,30 @@ def find_shapes(
     if not source.is_dir():
         raise UsageError(f"no folder {source}")
     csv_parts = _official_parts(source / "all.csv")
-    found = [shape for path in _files(source, skip) if (shape := _place(source, path, category))]
-    if not found:
+    shapes = [shape for path in _files(source, skip) if (shape := _place(source, path, category))]
+    if not shapes:
         raise UsageError(f"no meshes or point clouds ({' '.join(EXTENSIONS)}) in {source}")
     if category is not None:
-        names = {shape.category for shape in found}
-        found = [shape for shape in found if shape.category == category]
-        if not found:
+        names = {shape.category for shape in shapes}
+        shapes = [shape for shape in shapes if shape.category == category]
+        if not shapes:
             raise unknown("category", category, names)
-    return [_with_part(shape, csv_parts) for shape in found]
+    return [_with_part(shape, csv_parts) for shape in shapes]
 
 
-def job_of(found: Found) -> Job:
+def job_of(shape: ShapeFile) -> Job:
     """Return what makes a found shape."""
     try:
-        status = found.path.stat()
+        status = shape.path.stat()
         stamp, size = f"{status.st_size}-{status.st_mtime_ns}", status.st_size
     except OSError:  # a link to nowhere: reading it will say so
         stamp, size = "", 0
     return Job(
-        category=found.category,
-        shape_id=found.shape_id,
-        origin=str(found.path),
+        category=shape.category,
+        shape_id=shape.shape_id,
+        origin=str(shape.path),
         stamp=stamp,
-        read=partial(read_surface, found.path),
+        read=partial(read_surface, shape.path),
         size=size,
     )
 
@@ -107,21 +107,23 @@ def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) ->
 def _files(source: Path, skip: Path | None) -> Iterator[Path]:
     """Yield the files of a known kind, hidden ones left out, in order."""
     closed = None if skip is None else skip.resolve()
-    above: dict[str, frozenset[tuple[int, int]]] = {}
+    ancestors: dict[str, frozenset[tuple[int, int]]] = {}
     times: Counter[tuple[int, int]] = Counter()
-    for folder, below, names in os.walk(source, followlinks=True):
+    for folder, subfolders, names in os.walk(source, followlinks=True):
         status = os.stat(folder)
         own = (status.st_dev, status.st_ino)
-        ways = above.get(os.path.dirname(folder), frozenset())
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        ways = ancestors.get(os.path.dirname(folder), frozenset())
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         times[own] += 1
         # A link to a folder above it, in which there would be no end, or links that fork on and on.
         if own in ways or times[own] > LINKED:
-            below[:] = []
+            subfolders[:] = []
             continue
-        above[folder] = ways | {own}
+        ancestors[folder] = ways | {own}
         if closed is not None:
-            below[:] = [name for name in below if (Path(folder) / name).resolve() != closed]
+            subfolders[:] = [
+                name for name in subfolders if (Path(folder) / name).resolve() != closed
+            ]
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
                 path = Path(folder) / name
@@ -139,7 +141,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _place(source: Path, path: Path, category: str | None) -> Found | None:
+def _place(source: Path, path: Path, category: str | None) -> ShapeFile | None:
     """Return what a file's place says, None for what is not a shape of its own."""
     parts = path.relative_to(source).parts
     if _SYNSET.fullmatch(source.resolve().name):
@@ -147,14 +149,14 @@ def _place(source: Path, path: Path, category: str | None) -> Found | None:
     if _SYNSET.fullmatch(parts[0]) and len(parts) > 2:
         if parts[2:] not in _SHAPENET_FILES:
             return None
-        return Found(path, SYNSETS.get(parts[0], parts[0]), parts[1], None)
+        return ShapeFile(path, SYNSETS.get(parts[0], parts[0]), parts[1], None)
     *folders, name = (*parts[:-1], path.stem)
     part = None
     if folders and folders[-1].lower() in _PART_NAMES and len(folders) <= 2:
         part = _PART_NAMES[folders.pop().lower()]
     if not folders:
-        return Found(path, category or source.resolve().name or "shape", name, part)
-    return Found(path, folders[0], "-".join([*folders[1:], name]), part)
+        return ShapeFile(path, category or source.resolve().name or "shape", name, part)
+    return ShapeFile(path, folders[0], "-".join([*folders[1:], name]), part)
 
 
 def _official_parts(path: Path) -> dict[tuple[str, str], str]:
@@ -174,6 +176,6 @@ def _official_parts(path: Path) -> dict[tuple[str, str], str]:
         ) from None
 
 
-def _with_part(found: Found, official: dict[tuple[str, str], str]) -> Found:
-    part = found.part or official.get((found.category, found.shape_id))
-    return Found(found.path, found.category, found.shape_id, part)
+def _with_part(shape: ShapeFile, official: dict[tuple[str, str], str]) -> ShapeFile:
+    part = shape.part or official.get((shape.category, shape.shape_id))
+    return ShapeFile(shape.path, shape.category, shape.shape_id, part)

@@ -89,9 +89,15 @@ def read_mesh(stream: IO[bytes], kind: str, name: str) -> Surface:
         elif kind == ".glb":
             check_glb(content)
         with _silence():
+            options = {"skip_materials": True} if kind in (".obj", ".glb", ".ply") else {}
+            if kind == ".obj":
+                options["maintain_order"] = True
             # Bytes without a name, beside which nothing is looked for.
             scene = trimesh.load_scene(
-                io.BytesIO(content), file_type=kind[1:], process=False, **_options(kind)
+                io.BytesIO(content),
+                file_type=kind[1:],
+                process=False,
+                **options,
             )
             parts = list(_parts(scene, trimesh))
     except FAULTS as error:
@@ -142,12 +148,6 @@ def require_trimesh() -> ModuleType:
     return trimesh
 
 
-def _options(kind: str) -> dict[str, Any]:
-    """Return how to read a file as its own numbers say, without what hangs on it."""
-    options = {"skip_materials": True} if kind in (".obj", ".glb", ".ply") else {}
-    return options | ({"maintain_order": True} if kind == ".obj" else {})
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep trimesh's remarks about textures off the screen."""
@@ -167,11 +167,11 @@ def _parts(scene: Any, trimesh: ModuleType) -> Iterator[Surface]:
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
         part = scene.geometry[name]
-        placed = np.asarray(part.vertices, np.float64) @ transform[:3, :3].T + transform[:3, 3]
+        vertices = np.asarray(part.vertices, np.float64) @ transform[:3, :3].T + transform[:3, 3]
         if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            yield Surface(placed, np.asarray(part.faces, np.int64))
+            yield Surface(vertices, np.asarray(part.faces, np.int64))
         elif isinstance(part, trimesh.Trimesh | trimesh.PointCloud):
-            yield Surface(placed)
+            yield Surface(vertices)
 
 
 def _whole(parts: list[Surface]) -> Surface:
@@ -188,13 +188,19 @@ def _cloud(path: Path) -> npt.NDArray[np.float64]:
     """Read points from ``.npy``, or from ``.npz``: 'points', or its only array [N, 3]."""
     try:
         array = read_npy(path, _COPIES) if is_npy(path) else None
-        held = dict(npz_headers(path)) if array is None else {"points": _about(array)}
-        if "tokens" in held:
+        headers = (
+            dict(npz_headers(path))
+            if array is None
+            else {"points": Header(array.shape, array.dtype, fortran=False, length=0)}
+        )
+        if "tokens" in headers:
             raise DdimxError(f"{path}: this is an octree already, there is nothing to prepare")
-        fitting = [key for key, about in held.items() if _is_points(about)]
-        name = "points" if "points" in held else fitting[0] if len(fitting) == 1 else ""
-        if name not in fitting or held[name].dtype.kind not in "iuf":
-            what = ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in held.items()) or "nothing"
+        fitting = [k for k, about in headers.items() if about.shape[1:] == (3,)]
+        name = "points" if "points" in headers else fitting[0] if len(fitting) == 1 else ""
+        if name not in fitting or headers[name].dtype.kind not in "iuf":
+            what = (
+                ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in headers.items()) or "nothing"
+            )
             raise DdimxError(
                 f"{path}: no points [N, 3] under the name 'points'; it holds {what[:500]}"
             )
@@ -202,11 +208,3 @@ def _cloud(path: Path) -> npt.NDArray[np.float64]:
     except ValueError as error:
         raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
     return np.asarray(points, dtype=np.float64)
-
-
-def _about(array: npt.NDArray[Any]) -> Header:
-    return Header(array.shape, array.dtype, fortran=False, length=0)
-
-
-def _is_points(about: Header) -> bool:
-    return len(about.shape) == 2 and about.shape[1] == 3

@@ -49,15 +49,15 @@ class ShapeSource:
         """
         entries = _entries(root, split)
         if category is not None:
-            known = {entry.category for entry in entries}
-            if entries and category not in known and not lacking:
-                raise unknown("data.category", category, known)
+            known_categories = {entry.category for entry in entries}
+            if entries and category not in known_categories and not lacking:
+                raise unknown("data.category", category, known_categories)
             entries = [entry for entry in entries if entry.category == category]
-        there = {entry.category for entry in entries}
-        absent = [name for name in classes if name not in there]
+        categories = {entry.category for entry in entries}
+        absent = [name for name in classes if name not in categories]
         if absent and entries and not lacking:
             raise UsageError(f"{root}: no shape of class '{absent[0]}' in split '{split}'")
-        self.classes = classes or tuple(sorted(there))
+        self.classes = classes or tuple(sorted(categories))
         entries = [entry for entry in entries if entry.category in self.classes]
         place = {name: i for i, name in enumerate(self.classes)}
         self.labels: Integers | None = np.array(
@@ -117,8 +117,8 @@ def _entries(root: Path, split: str) -> list[Entry]:
     """Return the shapes of a split's list, each with its category."""
     path = root / f"{relative(split, 'data.train_split, data.test_split')}.jsonl"
     if not path.is_file():
-        there = sorted(lists_of(root))
-        hint = f"splits there: {', '.join(there)}" if there else "make it with 'ddimx prepare'"
+        splits = sorted(lists_of(root))
+        hint = f"splits there: {', '.join(splits)}" if splits else "make it with 'ddimx prepare'"
         raise UsageError(f"no list of shapes {path}; {hint}")
     entries = read_list(path)
     nameless = next((entry.file for entry in entries if not entry.category), None)

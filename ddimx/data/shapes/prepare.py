@@ -26,7 +26,7 @@ from ...runs.lock import lock_folder
 from ...runs.run import only_ours, reporting
 from ...untrusted.names import all_inside, inside, relative
 from ...untrusted.text import parse_json, read_bytes, read_object, shown
-from .jobs import Job, Made, Settings, check_names, make_all
+from .jobs import Job, Made, PrepareSettings, check_names, make_all
 from .lists import PARTS
 
 
@@ -46,7 +46,7 @@ class Outcome:
 class ShapeSet:
     """A folder of octrees on its way."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: PrepareSettings) -> None:
         """Look at nothing yet."""
         self.folder, self.settings = folder, settings
         self._record, self._journal = folder / "prepare.json", folder / "journal.jsonl"
@@ -84,12 +84,14 @@ class ShapeSet:
         self._check_places(jobs)
         with reporting(self.folder):
             entries = self._begun(overwrite)
-            there = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
+            existing = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
             self._drop(set(entries) - {job.file for job in jobs})
-            progress.start("octrees", len(jobs), len(there))
-            results = self._make([job for job in jobs if job.file not in there], workers, progress)
-            old = [Made(job, there[job.file]) for job in jobs if job.file in there]
-            return self._outcome(jobs, [*old, *results], len(there))
+            progress.start("octrees", len(jobs), len(existing))
+            results = self._make(
+                [job for job in jobs if job.file not in existing], workers, progress
+            )
+            old = [Made(job, existing[job.file]) for job in jobs if job.file in existing]
+            return self._outcome(jobs, [*old, *results], len(existing))
 
     def finish(self, outcome: Outcome, parts: Sequence[str], about: dict[str, Any]) -> None:
         """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``.
@@ -101,9 +103,9 @@ class ShapeSet:
             DdimxError: they cannot be written.
         """
         lines: dict[str, list[str]] = {part: [] for part in PARTS}
-        for made, part in zip(outcome.made, parts, strict=True):
-            lines[part].append(json.dumps(row(made), ensure_ascii=False) + "\n")
-        entries = [json.dumps(made.entry) + "\n" for made in outcome.made]
+        for shape, part in zip(outcome.made, parts, strict=True):
+            lines[part].append(json.dumps(row(shape), ensure_ascii=False) + "\n")
+        entries = [json.dumps(shape.entry) + "\n" for shape in outcome.made]
         counts = {part: len(text) for part, text in lines.items()}
         with reporting(self.folder):
             write_bytes(self._journal, "".join(entries).encode())
@@ -133,8 +135,10 @@ class ShapeSet:
         entries = self._entries()
         if self._record.is_file():
             # What an earlier version did not record was as it is by default.
-            known = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
-            settings = known | _settings_in(self._record)
+            defaults = {
+                f.name: f.default for f in fields(PrepareSettings) if f.default is not MISSING
+            }
+            settings = defaults | _settings_in(self._record)
             if settings != asdict(self.settings):
                 if not overwrite:
                     raise UsageError(_difference(self.folder, settings, asdict(self.settings)))
@@ -202,41 +206,43 @@ class ShapeSet:
             ):
                 if journal.tell():
                     journal.write("\n")  # after a line that was cut off
-                for made in coming:
-                    results.append(made)
-                    if made.entry is None:
-                        progress.say(f"skipped: {made.reason}")
+                for result in coming:
+                    results.append(result)
+                    if result.entry is None:
+                        progress.say(f"skipped: {result.reason}")
                     else:
-                        journal.write(json.dumps(made.entry) + "\n")
+                        journal.write(json.dumps(result.entry) + "\n")
                         journal.flush()
-                    progress.advance(note=made.job.category)
+                    progress.advance(note=result.job.category)
         finally:
             self._sweep()
         return results
 
-    def _outcome(self, jobs: Sequence[Job], results: list[Made], found: int) -> Outcome:
-        by_file = {made.job.file: made for made in results}
+    def _outcome(self, jobs: Sequence[Job], results: list[Made], existing: int) -> Outcome:
+        by_file = {result.job.file: result for result in results}
         ordered = [by_file[job.file] for job in jobs]
-        failed = tuple(made for made in ordered if made.entry is None)
+        failed = tuple(result for result in ordered if result.entry is None)
         if failed:
             write_json(
                 self.folder / "failures.json",
-                [{"source": made.job.origin, "reason": made.reason} for made in failed],
+                [{"source": result.job.origin, "reason": result.reason} for result in failed],
             )
         if len(failed) == len(ordered):
             raise DdimxError(
                 f"none of {len(failed)} shapes could be made; the first: {failed[0].reason}"
             )
-        return Outcome(tuple(made for made in ordered if made.entry is not None), failed, found)
+        return Outcome(
+            tuple(result for result in ordered if result.entry is not None), failed, existing
+        )
 
 
-def row(made: Made) -> dict[str, Any]:
+def row(shape: Made) -> dict[str, Any]:
     """Return a shape's line in a manifest."""
-    assert made.entry is not None
-    job = made.job
-    counts = {key: made.entry[key] for key in ("nodes", "leaves")}
-    named = {"file": job.file, "category": job.category, "shape_id": job.shape_id}
-    return named | counts | {"source": job.origin} | job.about
+    assert shape.entry is not None
+    job = shape.job
+    counts = {key: shape.entry[key] for key in ("nodes", "leaves")}
+    entry = {"file": job.file, "category": job.category, "shape_id": job.shape_id}
+    return entry | counts | {"source": job.origin} | job.about
 
 
 def _is_whole(entry: dict[str, Any]) -> bool:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ... import __version__
 from ...config_file import load_config
 from ...data.arrays import Bytes
 from ...data.images.download import obtain
-from ...data.images.folder import SUFFIXES
+from ...data.images.folder import image_files
 from ...data.images.sources import ImageSource, open_source
 from ...errors import DdimxError
 from ...progress import Progress
+from ...runs.batches import in_batches
 from ...untrusted.pictures import open_picture
 from ...untrusted.text import shown
 from .features import Features
@@ -29,7 +31,7 @@ RELIABLE = 10_000  # below, FID's bias of finite samples is as large as what it 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one size: a description, their number, and a way to go through them."""
+    """Images of one size: a description, their number, and a way to read them."""
 
     label: str
     files: tuple[Path, ...] = ()
@@ -41,25 +43,28 @@ class Images:
             return len(self.source)
         return len(self.files) if self.array is None else len(self.array)
 
-    def batches(self, size: int) -> Iterator[Bytes]:
-        """Yield uint8 [B, H, W, 3].
+    def read(self, numbers: Sequence[int]) -> Bytes:
+        """Return the images of these numbers, uint8 [B, H, W, 3].
 
         Raises:
-            DdimxError: an unreadable image, or one whose size is another.
+            DdimxError: an image that is not readable, or images of more than one size.
         """
-        first: tuple[int, ...] | None = None
-        for start in range(0, len(self), size):
-            numbers = np.arange(start, min(start + size, len(self)), dtype=np.int64)
-            if self.source is not None:
-                batch = self.source.images(numbers)
-            elif self.array is not None:
-                batch = self.array[numbers]
-            else:
-                batch = _stacked([self.files[i] for i in numbers])
-            first = first or batch.shape[1:]
-            if batch.shape[1:] != first:
-                raise DdimxError(f"{self.label}: images of {batch.shape[1:]} and of {first}")
-            yield _three_channels(batch)
+        if self.source is not None:
+            batch = self.source.images(np.asarray(numbers, dtype=np.int64))
+        elif self.array is not None:
+            batch = self.array[list(numbers)]
+        else:
+            files = [self.files[i] for i in numbers]
+            images = [_decoded(path) for path in files]
+            for path, image in zip(files, images, strict=True):
+                if image.shape != images[0].shape:
+                    raise DdimxError(f"{path}: is {image.shape}, others are {images[0].shape}")
+            batch = np.stack(images)
+        if batch.shape[3] == 1:
+            return np.repeat(batch, 3, axis=3)
+        if batch.shape[3] != 3:
+            raise DdimxError(f"FID needs 3 colors, the images have {batch.shape[3]}")
+        return batch
 
 
 def open_images(where: str, *, offline: bool = False, progress: Progress | None = None) -> Images:
@@ -77,10 +82,12 @@ def open_images(where: str, *, offline: bool = False, progress: Progress | None 
         obtain(config.data, offline=offline, progress=progress or Progress(quiet=True))
         return Images(CIFAR10, source=open_source(config))
     if path.is_dir():
-        files = _files(path)
-        if not files:
-            raise DdimxError(f"{path}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-        return Images(str(path), files=files)
+        of_run = (path / "manifest.json").is_file()
+        files = image_files(path, recursive=not of_run)
+        samples = [file for file in files if not of_run or file.stem.isdigit()]
+        if not samples:
+            raise DdimxError(f"{path}: a run without samples that are images")
+        return Images(str(path), files=tuple(samples))
     arrays = npz_arrays(path, ("arr_0", "images"))
     array = arrays.get("arr_0", arrays.get("images"))
     if array is None or array.ndim != 4 or array.dtype != np.uint8:
@@ -103,26 +110,39 @@ def statistics_of(
     """
     path = Path(where).expanduser()
     if path.is_file() and path.suffix == ".npz" and npz_arrays(path, ("mu",)):
-        found = read_statistics(path)
-        check_network(found, features, where)
-        return found
+        statistics = read_statistics(path)
+        check_network(statistics, features, where)
+        return statistics
     images = open_images(where, offline=offline, progress=progress)
     return measure(images, features, batch_size, progress)
 
 
 def measure(images: Images, features: Features, batch_size: int, progress: Progress) -> Statistics:
-    """Return the statistics of images under a feature network."""
+    """Return the statistics of images under a feature network.
+
+    Raises:
+        DdimxError: an image that is not readable, or images of more than one size.
+    """
     progress.start(f"features of {images.label}", len(images))
-    total, shape = Accumulator(), (0, 0)
-    for batch in images.batches(batch_size):
-        pixels = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).contiguous()
-        total.add(features(pixels).numpy())
-        shape = batch.shape[1:3]
-        progress.advance(len(batch))
+    size: tuple[int, ...] | None = None
+
+    def measured(numbers: Sequence[int]) -> Tensor:
+        nonlocal size
+        batch = images.read(numbers)
+        size = size or batch.shape[1:3]
+        if batch.shape[1:3] != size:
+            raise DdimxError(f"{images.label}: images of {batch.shape[1:3]} and of {size}")
+        return features(torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous())
+
+    total = Accumulator()
+    for numbers, values in in_batches(range(len(images)), batch_size, measured):
+        total.add(values.numpy())
+        progress.advance(len(numbers))
     progress.stop()
+    assert size is not None  # there is at least one image
     about = {
         "images": images.label,
-        "preprocessing": f"8-bit RGB, {shape[0]}x{shape[1]} as stored",
+        "preprocessing": f"8-bit RGB, {size[0]}x{size[1]} as stored",
         **features.about,
     }
     return total.statistics(about)
@@ -165,32 +185,9 @@ def remarks(samples: Statistics, reference: Statistics) -> list[str]:
     return notes
 
 
-def _files(folder: Path) -> tuple[Path, ...]:
-    of_run = (folder / "manifest.json").is_file()
-    found = folder.iterdir() if of_run else folder.rglob("*")
-    images = (p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
-    return tuple(sorted(p for p in images if not of_run or p.stem.isdigit()))
-
-
-def _stacked(files: list[Path]) -> Bytes:
-    images = [_decoded(path) for path in files]
-    for path, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise DdimxError(f"{path}: is {image.shape}, others are {images[0].shape}")
-    return np.stack(images)
-
-
 def _decoded(path: Path) -> Bytes:
     try:
         with open_picture(path) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
     except ValueError as error:
         raise DdimxError(f"{path}: cannot be decoded ({error})") from None
-
-
-def _three_channels(batch: Bytes) -> Bytes:
-    if batch.shape[3] == 1:
-        return np.repeat(batch, 3, axis=3)
-    if batch.shape[3] != 3:
-        raise DdimxError(f"FID needs 3 colours, the images have {batch.shape[3]}")
-    return batch

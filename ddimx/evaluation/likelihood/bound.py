@@ -44,12 +44,12 @@ class Weights:
 
 def weights(schedule: Schedule, variance: Variance) -> Weights:
     """Return the coefficients for sigma_t^2 = beta_t (large) or the posterior's (small)."""
-    now, before, beta = schedule.alpha_bars[1:], schedule.alpha_bars[:-1], schedule.betas
-    posterior = beta * (1 - before) / (1 - now)
+    now, previous, beta = schedule.alpha_bars[1:], schedule.alpha_bars[:-1], schedule.betas
+    posterior = beta * (1 - previous) / (1 - now)
     posterior[0] = 1.0  # t = 0 has no middle term; 1 keeps its logarithm finite
-    chosen = beta if variance == "large" else posterior
-    error = before * (beta / (1 - now)) ** 2 / (2 * chosen)
-    constant = 0.5 * (np.log(chosen / posterior) + posterior / chosen - 1)
+    variances = beta if variance == "large" else posterior
+    error = previous * (beta / (1 - now)) ** 2 / (2 * variances)
+    constant = 0.5 * (np.log(variances / posterior) + posterior / variances - 1)
     error[0] = constant[0] = 0.0
     decoder = float(posterior[1]) if len(beta) > 1 else float(beta[0])
     return Weights(error, constant, decoder)
@@ -155,8 +155,8 @@ def discretized_log_likelihood(batch: Levels, mean: Tensor, variance: float) -> 
     high = (batch.centre + batch.half - mean) / deviation
     low = torch.where(batch.lowest, -math.inf, low)
     high = torch.where(batch.highest, math.inf, high)
-    above = low > 0  # mirrored into the lower tail
-    low, high = torch.where(above, -high, low), torch.where(above, -low, high)
+    is_above = low > 0  # mirrored into the lower tail
+    low, high = torch.where(is_above, -high, low), torch.where(is_above, -low, high)
     upper, lower = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
     mass = upper + torch.log(-torch.expm1(lower - upper))
     total: Array = mass.flatten(1).sum(dim=1).numpy()
@@ -168,7 +168,7 @@ def _drawn(noise: Noise, images: Tensor, stratum: int, low: int, high: int) -> T
     if high - low == 1:
         return torch.full((len(images),), low, dtype=torch.int64)
     # One draw of many elements: an element of its own for every stratum.
-    drawn = noise.integers(
+    steps = noise.integers(
         images, (stratum + 1,), high - low, row=STRATUM_ROW, stream=Stream.EVALUATE
     )
-    return low + drawn[:, stratum]
+    return low + steps[:, stratum]

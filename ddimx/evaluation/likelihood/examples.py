@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +17,6 @@ def spread(total: int, count: int) -> Integers:
     """Return up to ``count`` numbers of examples, evenly spread over 0..total-1, int64."""
     places = np.linspace(0, total - 1, min(count, total))
     return np.unique(places.round().astype(np.int64))
-
-
-def batches(count: int, size: int) -> Iterator[slice]:
-    """Yield the slices of ``count`` examples, ``size`` at a time."""
-    for first in range(0, count, size):
-        yield slice(first, first + size)
 
 
 def facts(model: Model, source: Examples, settings: Any, count: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +16,12 @@ from ...data.images.sources import ImageSource
 from ...errors import DdimxError, UsageError
 from ...noise import Noise
 from ...progress import Progress
+from ...runs.batches import in_batches
 from ...solvers.ddpm import Variance
 from ...weights.model import Model
 from .bits import Array, Figure, Levels, dequantized, levels, rademacher
 from .bound import Bound, variational_bound
-from .examples import batches, facts, spread
+from .examples import facts, spread
 from .flow import Angles, Hutchinson, flow_log_density
 from .predictor import Predictor
 from .published import CIFAR10_BITS
@@ -110,20 +112,27 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
     if len(model.process.shape) != 3:
         raise UsageError(f"model '{model.name}' does not make images")
     numbers = spread(len(source), settings.count)
-    progress.start("bits per dimension", len(numbers) * _calls(model, settings))
-    found: dict[str, list[Array]] = {}
-    for part in batches(len(numbers), settings.batch_size):
-        for name, bits in _measure(model, source, settings, numbers[part], progress).items():
-            found.setdefault(name, []).append(bits)
+    middle_terms = min(settings.terms, model.process.schedule.num_timesteps - 1)
+    calls = (middle_terms + 1 if settings.terms else 0) + 4 * settings.flow_steps  # of one image
+    progress.start("bits per dimension", len(numbers) * calls)
+
+    def measure(images: Sequence[int]) -> dict[str, Array]:
+        return _measure(model, source, settings, np.asarray(images), progress)
+
+    batches = in_batches(numbers.tolist(), settings.batch_size, measure)
+    results = [bits for _, bits in batches]
     progress.stop()
-    parts = {name: np.concatenate(values) for name, values in found.items()}
+    parts = {name: np.concatenate([bits[name] for bits in results]) for name in results[0]}
     for name, values in parts.items():
         if not np.isfinite(values).all():
             raise DdimxError(
                 f"{name}: the bits of image {numbers[~np.isfinite(values)][0]} are "
                 "not finite; try --dtype fp32"
             )
-    return Nll(_facts(model, source, settings, len(numbers)), numbers, parts)
+    record = facts(model, source, settings, len(numbers))
+    if model.config.data.dataset.upper() == "CIFAR10":
+        record["published"] = [asdict(p) for p in CIFAR10_BITS]
+    return Nll(record, numbers, parts)
 
 
 def _measure(
@@ -142,7 +151,17 @@ def _measure(
         bits |= {"bound": bound.total * per_dim}
         bits |= {name: getattr(bound, name) * per_dim for name in _BOUND_PARTS}
     if settings.flow_steps:
-        nats = _flow(model, predictor, batch, settings, images, progress)
+        noise, angles = Noise(settings.seed), Angles(model.process.schedule)
+        shape = tuple(batch.centre.shape[1:])
+        probes = [rademacher(noise, images, shape, k) for k in range(settings.probes)]
+        nats = flow_log_density(
+            lambda x, theta: predictor.velocity(x, angles.time(theta)),
+            Hutchinson(probes),
+            dequantized(batch, noise, images),
+            angles,
+            settings.flow_steps,
+            progress.advance,
+        )
         bits["flow"] = -nats * per_dim - batch.bits_of_bin
     return bits
 
@@ -167,37 +186,3 @@ def _bound(
         clip=settings.clip,
         after_term=progress.advance,
     )
-
-
-def _flow(
-    model: Model,
-    predictor: Predictor,
-    batch: Levels,
-    settings: NllSettings,
-    images: Tensor,
-    progress: Progress,
-) -> Array:
-    noise, angles = Noise(settings.seed), Angles(model.process.schedule)
-    shape = tuple(batch.centre.shape[1:])
-    probes = [rademacher(noise, images, shape, k) for k in range(settings.probes)]
-    return flow_log_density(
-        lambda x, theta: predictor.velocity(x, angles.time(theta)),
-        Hutchinson(probes),
-        dequantized(batch, noise, images),
-        angles,
-        settings.flow_steps,
-        progress.advance,
-    )
-
-
-def _calls(model: Model, settings: NllSettings) -> int:
-    """Return the network calls per image."""
-    middle = min(settings.terms, model.process.schedule.num_timesteps - 1)
-    return (middle + 1 if settings.terms else 0) + 4 * settings.flow_steps
-
-
-def _facts(model: Model, source: ImageSource, settings: NllSettings, count: int) -> dict[str, Any]:
-    found = facts(model, source, settings, count)
-    if model.config.data.dataset.upper() == "CIFAR10":
-        found["published"] = [asdict(p) for p in CIFAR10_BITS]
-    return found

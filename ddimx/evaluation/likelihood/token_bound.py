@@ -14,7 +14,7 @@ from ...discrete.elbo import Grid, elbo_terms, grid, stratified
 from ...discrete.transition import corrupt
 from ...models.octree.network import cut
 from ...models.octree.process import TRANSITIONS, DiscreteProcess, clean_logits
-from ...models.octree.tokens import Cache, Condition, Layout, Tokens
+from ...models.octree.tokens import Condition, Layout, Tokens
 from ...noise import Noise, Stream
 from ...octree.tree import Octree
 from ...progress import Progress
@@ -56,15 +56,19 @@ class TokenBound:
         layout = Layout.of(batch["keys"].to(device), batch["counts"].numpy())
         ids = batch["ids"].to(device)
         condition = self._condition(labels, len(trees))
-        shown = cut(Tokens(layout, ids), depth - 1)
+        context = cut(Tokens(layout, ids), depth - 1)
         encode = getattr(self._model.network, "encode", None)
-        cache = encode(shown, condition) if encode is not None and len(shown.layout) else None
+        cache = encode(context, condition) if encode is not None and len(context.layout) else None
         total = torch.zeros(len(trees) * depth, dtype=torch.float64, device=device)
         for draw in range(self.draws):
             step = self._steps(numbers, depth, draw)
-            noised, alphas = self._noised(layout, ids, numbers, step, draw)
-            logits = self._logits(noised, shown, condition, cache)
-            terms = elbo_terms(logits, ids, noised.ids, *alphas, self.transition)
+            noisy, alphas = self._noised(layout, ids, numbers, step, draw)
+            clean = context if cache is None else None
+            arguments = (
+                (noisy, clean, condition) if cache is None else (noisy, None, condition, cache)
+            )
+            logits = clean_logits(self._model.network(*arguments), len(noisy.ids))
+            terms = elbo_terms(logits, ids, noisy.ids, *alphas, self.transition)
             total.index_add_(0, layout.row, terms)
             self._progress.advance(len(trees))
         nats: Array = (total * (self.steps / self.draws)).view(-1, depth).cpu().numpy()
@@ -76,8 +80,8 @@ class TokenBound:
             return np.full((len(numbers), depth), draw, dtype=np.int64)
         # Every level has times of its own, which are strata of their own.
         streams = torch.from_numpy(numbers[:, None] * depth + np.arange(depth)).flatten()
-        drawn = stratified(self._noise, streams, self.steps, draw, self.draws)
-        steps: Integers = drawn.view(-1, depth).numpy()
+        draws = stratified(self._noise, streams, self.steps, draw, self.draws)
+        steps: Integers = draws.view(-1, depth).numpy()
         return steps
 
     def _noised(
@@ -100,16 +104,6 @@ class TokenBound:
             stream=Stream.EVALUATE,
         )
         return Tokens(layout, noisy, t.to(torch.float32)), alphas
-
-    def _logits(
-        self, noised: Tokens, shown: Tokens, condition: Condition, cache: Cache | None
-    ) -> Tensor:
-        """Return logits as in training, the true coarser levels encoded once."""
-        clean = shown if cache is None else None
-        arguments = (
-            (noised, clean, condition) if cache is None else (noised, None, condition, cache)
-        )
-        return clean_logits(self._model.network(*arguments), len(noised.ids))
 
     def _condition(self, labels: Integers | None, batch: int) -> Condition:
         device = self._model.device

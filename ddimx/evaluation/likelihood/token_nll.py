@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from ...errors import DdimxError, UsageError, unknown
 from ...models.octree.process import TRANSITIONS, DiscreteProcess
 from ...noise import Noise
 from ...progress import Progress
+from ...runs.batches import in_batches
 from ...weights.model import Model
 from .bits import Array, Figure
-from .examples import batches, facts, spread
+from .examples import facts, spread
 from .token_bound import TokenBound
 
 
@@ -101,8 +103,8 @@ class TokenNll:
         ]
         for d in range(depth):
             mean = self.tokens[:, d].mean()
-            named = f"level {d}, {mean:.1f} token{'' if mean == 1 else 's'}"
-            lines.append(f"  {named}: {_short(figures[f'nats_level_{d}'], 2)} nats")
+            title = f"level {d}, {mean:.1f} token{'' if mean == 1 else 's'}"
+            lines.append(f"  {title}: {_short(figures[f'nats_level_{d}'], 2)} nats")
         voxel = figures["bits_per_voxel"]
         lines += [
             f"{figures['bits_per_leaf']} bits per occupied leaf, {voxel.mean:.5f} ± "
@@ -135,17 +137,27 @@ def token_nll(
     bound = TokenBound(model, process, transition, Noise(settings.seed), settings.terms, progress)
     progress.start("nats per shape", len(numbers) * bound.draws)
     trees = [shape.tree.coarser(process.depth) for shape in source.shapes(numbers)]
-    found = []
-    for part in batches(len(numbers), settings.batch_size):
-        labels = source.labels[numbers[part]] if source.labels is not None else None
-        found.append(bound(trees[part], numbers[part], labels))
+
+    def measure(places: Sequence[int]) -> Array:
+        shapes = numbers[list(places)]
+        labels = source.labels[shapes] if source.labels is not None else None
+        return bound([trees[i] for i in places], shapes, labels)
+
+    batches = in_batches(range(len(numbers)), settings.batch_size, measure)
+    nats = np.concatenate([nats for _, nats in batches])
     progress.stop()
-    nats = np.concatenate(found)
-    broken = ~np.isfinite(nats).all(axis=1)
-    if broken.any():
-        raise DdimxError(f"the bound of shape {numbers[broken][0]} is not finite; try --dtype fp32")
+    not_finite = ~np.isfinite(nats).all(axis=1)
+    if not_finite.any():
+        raise DdimxError(
+            f"the bound of shape {numbers[not_finite][0]} is not finite; try --dtype fp32"
+        )
     return TokenNll(
-        _facts(model, source, settings, bound, len(numbers)),
+        {
+            **facts(model, source, settings, len(numbers)),
+            "transition": bound.transition,
+            "steps": bound.steps,
+            "all_steps": bound.exact,
+        },
         numbers,
         nats,
         np.array([tree.counts[:-1] for tree in trees], dtype=np.int64),
@@ -155,14 +167,3 @@ def token_nll(
 
 def _short(figure: Figure, digits: int) -> str:
     return f"{figure.mean:.{digits}f} ± {figure.standard_error:.{digits}f}"
-
-
-def _facts(
-    model: Model, source: ShapeSource, settings: TokenSettings, bound: TokenBound, count: int
-) -> dict[str, Any]:
-    return {
-        **facts(model, source, settings, count),
-        "transition": bound.transition,
-        "steps": bound.steps,
-        "all_steps": bound.exact,
-    }

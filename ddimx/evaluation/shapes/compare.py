@@ -34,19 +34,26 @@ def compare(
         For each candidate and distance, "chamfer" and perhaps "emd", the figures of 1-NNA, COV and
         MMD. With several point seeds these are means over them, and "seeds" has each one's values.
     """
-    found: dict[tuple[Side, str, str], list[Figure]] = {}
+    figures_by_name: dict[tuple[Side, str, str], list[Figure]] = {}
     for repeat in range(task.repeats):
-        known = task.clouds(reference, Side.REFERENCE, repeat)
-        drawn = {side: task.clouds(trees, side, repeat) for side, trees in candidates.items()}
+        reference_clouds = task.clouds(reference, Side.REFERENCE, repeat)
+        candidate_clouds = {
+            side: task.clouds(trees, side, repeat) for side, trees in candidates.items()
+        }
         for kind, measure in task.measures().items():
             between = distances.matrices(
-                drawn, known, measure, workers=task.workers, progress=progress, what=kind
+                candidate_clouds,
+                reference_clouds,
+                measure,
+                workers=task.workers,
+                progress=progress,
+                what=kind,
             )
             for side, matrices in between.items():
                 for name, metric in METRICS.items():
-                    found.setdefault((side, kind, name), []).append(metric(matrices))
+                    figures_by_name.setdefault((side, kind, name), []).append(metric(matrices))
     results: dict[Side, dict[str, Any]] = {side: {} for side in candidates}
-    for (side, kind, name), figures in found.items():
+    for (side, kind, name), figures in figures_by_name.items():
         results[side].setdefault(kind, {})[name] = _over_seeds(figures)
     return results
 
@@ -57,13 +64,15 @@ def itself(reference: Sequence[Octree], task: Protocol) -> dict[str, float]:
     That is what MMD would be for a generator that repeats the reference: clouds of so many points
     come no nearer. (Its 1-NNA would be 0 and its COV 1.)
     """
-    found: dict[str, list[float]] = {}
+    values_by_kind: dict[str, list[float]] = {}
     for repeat in range(task.repeats):
         a = task.clouds(reference, Side.REFERENCE, repeat)
         b = task.clouds(reference, Side.AGAIN, repeat)
         for kind, measure in task.measures().items():
-            found.setdefault(kind, []).append(float(np.mean(distances.paired(a, b, measure))))
-    return {kind: float(np.mean(values)) for kind, values in found.items()}
+            values_by_kind.setdefault(kind, []).append(
+                float(np.mean(distances.paired(a, b, measure)))
+            )
+    return {kind: float(np.mean(values)) for kind, values in values_by_kind.items()}
 
 
 def _over_seeds(figures: list[Figure]) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def chamfer() -> Measure:
     search = _scipy("spatial").cKDTree
 
     def distance(a: Prepared, b: Prepared) -> float:
-        there, back = a.query(b.data)[0], b.query(a.data)[0]
-        return float(np.square(there).mean() + np.square(back).mean())
+        forward, backward = a.query(b.data)[0], b.query(a.data)[0]
+        return float(np.square(forward).mean() + np.square(backward).mean())
 
     return Measure(search, distance)
 
@@ -71,21 +71,21 @@ def matrices(
         workers: threads; None takes one a core. The result does not depend on them.
         what: what the progress bar calls them.
     """
-    known = [measure.prepare(cloud) for cloud in reference]
-    shown = progress or Progress(quiet=True)
-    shown.start(what, _pairs([len(clouds) for clouds in candidates.values()], len(known)))
-    found = {}
+    references = [measure.prepare(cloud) for cloud in reference]
+    bar = progress or Progress(quiet=True)
+    bar.start(what, _pairs([len(clouds) for clouds in candidates.values()], len(references)))
+    results = {}
     with _pool(workers) as pool:
-        within = _within(known, measure, pool, shown)
+        within = _within(references, measure, pool, bar)
         for name, clouds in candidates.items():
-            drawn = [measure.prepare(cloud) for cloud in clouds]
-            found[name] = Matrices(
-                samples=_within(drawn, measure, pool, shown),
+            samples = [measure.prepare(cloud) for cloud in clouds]
+            results[name] = Matrices(
+                samples=_within(samples, measure, pool, bar),
                 reference=within,
-                across=_across(drawn, known, measure, pool, shown),
+                across=_across(samples, references, measure, pool, bar),
             )
-    shown.stop()
-    return found
+    bar.stop()
+    return results
 
 
 def paired(a: Sequence[Cloud], b: Sequence[Cloud], measure: Measure) -> list[float]:
@@ -120,10 +120,10 @@ def _within(
     def row(i: int) -> list[float]:
         return [measure.distance(shapes[i], shapes[j]) for j in range(i)]
 
-    found = np.zeros((len(shapes), len(shapes)), dtype=np.float64)
+    matrix = np.zeros((len(shapes), len(shapes)), dtype=np.float64)
     for i, values in enumerate(_in_order(pool, row, len(shapes), lambda i: i, progress)):
-        found[i, :i] = found[:i, i] = values
-    return found
+        matrix[i, :i] = matrix[:i, i] = values
+    return matrix
 
 
 def _in_order(

@@ -58,10 +58,10 @@ def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Figure:
     The draw is keyed by ``seed``. Sorted first, so that the order of shapes does not enter.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    drawn = Noise(seed).integers(
+    choices = Noise(seed).integers(
         range(RESAMPLES), (len(ordered),), len(ordered), stream=Stream.BOOTSTRAP
     )
-    means = ordered[drawn.numpy()].mean(axis=1)
+    means = ordered[choices.numpy()].mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return Figure(float(ordered.mean()), float(low), float(high))
 

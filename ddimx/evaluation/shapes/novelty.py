@@ -48,22 +48,22 @@ class Training:
         places = geometry.indices(self.universe, tree.leaves)
         inside[places[places >= 0]] = 1
         shared = np.add.reduceat(inside[self.members], self.starts)
-        found: Overlaps = shared / (len(tree.leaves) + self.sizes - shared)
-        return found
+        ious: Overlaps = shared / (len(tree.leaves) + self.sizes - shared)
+        return ious
 
     def nearest(self, tree: Octree) -> tuple[float, int]:
         """Return the greatest IoU with a training shape, and that shape's index."""
-        found = self.overlaps(tree)
-        return float(found.max()), int(found.argmax())
+        ious = self.overlaps(tree)
+        return float(ious.max()), int(ious.argmax())
 
     def nearest_moved(self, tree: Octree) -> float:
         """Return the greatest IoU over the tree's mirror images and quarter turns about y."""
-        moved = (
+        shifted = (
             geometry.turned(side, quarters)
             for side in (tree, geometry.mirrored(tree, 0))
             for quarters in range(4)
         )
-        return max(self.nearest(other)[0] for other in moved)
+        return max(self.nearest(other)[0] for other in shifted)
 
 
 def novelty(
@@ -85,27 +85,27 @@ def novelty(
         nearest training shape, "iou" and "nearest".
     """
     training = Training(train)
-    shown = progress or Progress(quiet=True)
-    shown.start("nearest training shapes", len(samples) + len(reference))
-    found: dict[str, list[float]] = {"samples": [], "reference": [], "moved": []}
+    bar = progress or Progress(quiet=True)
+    bar.start("nearest training shapes", len(samples) + len(reference))
+    values_by_name: dict[str, list[float]] = {"samples": [], "reference": [], "moved": []}
     nearest = []
     for tree in samples:
         overlap, index = training.nearest(tree)
         nearest.append(index)
-        found["samples"].append(overlap)
-        found["moved"].append(training.nearest_moved(tree))
-        shown.advance()
+        values_by_name["samples"].append(overlap)
+        values_by_name["moved"].append(training.nearest_moved(tree))
+        bar.advance()
     for tree in reference:
-        found["reference"].append(training.nearest(tree)[0])
-        shown.advance()
-    shown.stop()
-    values = {name: np.array(ious) for name, ious in found.items()}
+        values_by_name["reference"].append(training.nearest(tree)[0])
+        bar.advance()
+    bar.stop()
+    values = {name: np.array(ious) for name, ious in values_by_name.items()}
     unseen = float(np.median(values["reference"]))
     return {
         **{name: _spread(ious, seed) for name, ious in values.items()},
         "share_below_reference_median": share_of(values["samples"] < unseen).to_json(),
         "copies": {name: int((ious >= COPY).sum()) for name, ious in values.items()},
-        "iou": found["samples"],
+        "iou": values_by_name["samples"],
         "nearest": nearest,
     }
 

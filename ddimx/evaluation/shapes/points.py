@@ -63,8 +63,8 @@ def cloud(tree: Octree, points: int, noise: Noise, sample: int, place: int) -> C
     inside = (
         1.0 - noise.uniform([sample], (points, 3), row=2 * place + 1, stream=stream)[0].double()
     )
-    drawn: Cloud = (cells[which.numpy()] + inside.numpy()) * 0.5**tree.depth
-    return drawn
+    positions: Cloud = (cells[which.numpy()] + inside.numpy()) * 0.5**tree.depth
+    return positions
 
 
 def subset(trees: Sequence[Octree], count: int, seed: int, side: Side) -> list[int]:
@@ -75,24 +75,24 @@ def subset(trees: Sequence[Octree], count: int, seed: int, side: Side) -> list[i
     if count >= len(trees):
         return list(range(len(trees)))
     noise = Noise(seed)
-    named = identities(trees)
-    drawn = noise.integers(
-        [content for content, _ in named],
+    names = identities(trees)
+    draws = noise.integers(
+        [content for content, _ in names],
         (1,),
         2**32,
-        row=torch.tensor([turn * SIDES + side for _, turn in named]),
+        row=torch.tensor([turn * SIDES + side for _, turn in names]),
         stream=Stream.SUBSET,
     )[:, 0].tolist()
-    order = sorted(range(len(trees)), key=lambda i: (drawn[i], *named[i]))
+    order = sorted(range(len(trees)), key=lambda i: (draws[i], *names[i]))
     return sorted(order[:count])
 
 
 def identities(trees: Sequence[Octree]) -> list[tuple[int, int]]:
     """Return for each tree the CRC-32 of its tokens and how many equal ones stand before it."""
-    seen: Counter[int] = Counter()
-    found = []
+    counts: Counter[int] = Counter()
+    names = []
     for tree in trees:
         content = zlib.crc32(tree.tokens().tobytes())
-        found.append((content, seen[content]))
-        seen[content] += 1
-    return found
+        names.append((content, counts[content]))
+        counts[content] += 1
+    return names

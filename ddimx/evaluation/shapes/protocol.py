@@ -47,10 +47,10 @@ class Protocol:
 
     def measures(self) -> dict[str, Measure]:
         """Return the distances by name."""
-        found = {"chamfer": chamfer()}
+        measures_by_name = {"chamfer": chamfer()}
         if self.emd_points:
-            found["emd"] = emd(self.emd_points)
-        return found
+            measures_by_name["emd"] = emd(self.emd_points)
+        return measures_by_name
 
     def clouds(self, trees: Sequence[Octree], side: Side, repeat: int) -> list[Cloud]:
         """Draw the points of one side for one point seed."""

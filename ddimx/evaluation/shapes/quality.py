@@ -50,28 +50,36 @@ def quality(
     Raises:
         UsageError: too few shapes.
     """
-    chosen = protocol or Protocol()
-    needed = 2 if chosen.distances else 1
+    settings = protocol or Protocol()
+    needed = 2 if settings.distances else 1
     for name, side in (("samples", samples), ("reference", reference)):
         if len(side) < needed:
             raise UsageError(f"{name}: {len(side)} shapes, at least {needed} are needed")
     sides, depth, notes = _one_depth({"samples": samples, "reference": reference, "train": train})
-    drawn, known, seen = sides["samples"], sides["reference"], sides["train"]
-    found: dict[str, Any] = {
+    sample_trees, reference_trees, train_trees = (
+        sides["samples"],
+        sides["reference"],
+        sides["train"],
+    )
+    record: dict[str, Any] = {
         "counts": {name: len(side) for name, side in sides.items()} | {"invalid": invalid},
         "depth": depth,
-        "validity": share_of([True] * len(drawn) + [False] * invalid).to_json(),
+        "validity": share_of([True] * len(sample_trees) + [False] * invalid).to_json(),
         "connectivity": {
-            "samples": connectivity(drawn, chosen.seed),
-            "reference": connectivity(known, chosen.seed),
+            "samples": connectivity(sample_trees, settings.seed),
+            "reference": connectivity(reference_trees, settings.seed),
         },
     }
-    if seen:
-        found["novelty"] = novelty(drawn, known, seen, chosen.seed, progress)
-    if chosen.distances:
-        found |= _distances(drawn, known, seen, chosen, categories, progress)
-    found["protocol"] = {**chosen.to_json(), "in_words": protocol_in_words(asdict(chosen))}
-    return {**found, "notes": [*notes, *remarks(found)]}
+    if train_trees:
+        record["novelty"] = novelty(
+            sample_trees, reference_trees, train_trees, settings.seed, progress
+        )
+    if settings.distances:
+        record |= _distances(
+            sample_trees, reference_trees, train_trees, settings, categories, progress
+        )
+    record["protocol"] = {**settings.to_json(), "in_words": protocol_in_words(asdict(settings))}
+    return {**record, "notes": [*notes, *remarks(record)]}
 
 
 def connectivity(trees: Sequence[Octree], seed: int = 0) -> dict[str, Any]:
@@ -96,21 +104,27 @@ def _distances(
     sides = {Side.SAMPLES: samples, Side.REFERENCE: reference}
     if protocol.floors and len(train) >= n:
         sides[Side.TRAIN] = train
-    chosen = {side: subset(trees, n, protocol.seed, side) for side, trees in sides.items()}
-    drawn = {side: [trees[i] for i in chosen[side]] for side, trees in sides.items()}
-    known = drawn.pop(Side.REFERENCE)
-    results = compare(drawn, known, protocol, progress)
-    found: dict[str, Any] = {"compared": n, **results[Side.SAMPLES]}
-    found["perfect_1-NNA"] = {"all": (n - 1) / (2 * n - 1)}
+    indices_by_side = {side: subset(trees, n, protocol.seed, side) for side, trees in sides.items()}
+    trees_by_side = {
+        side: [trees[i] for i in indices_by_side[side]] for side, trees in sides.items()
+    }
+    reference_trees = trees_by_side.pop(Side.REFERENCE)
+    results = compare(trees_by_side, reference_trees, protocol, progress)
+    record: dict[str, Any] = {"compared": n, **results[Side.SAMPLES]}
+    record["perfect_1-NNA"] = {"all": (n - 1) / (2 * n - 1)}
     if categories is not None:
-        named = zip(categories, (chosen[Side.SAMPLES], chosen[Side.REFERENCE]), strict=True)
-        ours, theirs = ([names[i] for i in indices] for names, indices in named)
-        found["perfect_1-NNA"]["by_category"] = perfect_one_nna(ours, theirs)
+        pairs = zip(
+            categories,
+            (indices_by_side[Side.SAMPLES], indices_by_side[Side.REFERENCE]),
+            strict=True,
+        )
+        ours, theirs = ([names[i] for i in indices] for names, indices in pairs)
+        record["perfect_1-NNA"]["by_category"] = perfect_one_nna(ours, theirs)
     if protocol.floors:
-        found["floor"] = {"same_shapes": itself(known, protocol)}
+        record["floor"] = {"same_shapes": itself(reference_trees, protocol)}
     if Side.TRAIN in results:
-        found["floor"]["train_as_generator"] = results[Side.TRAIN]
-    return found
+        record["floor"]["train_as_generator"] = results[Side.TRAIN]
+    return record
 
 
 def _one_depth(

@@ -40,10 +40,10 @@ def protocol_in_words(settings: dict[str, Any]) -> dict[str, str]:
     return words
 
 
-def remarks(found: dict[str, Any]) -> list[str]:
+def remarks(record: dict[str, Any]) -> list[str]:
     """Return what weakens the figures."""
     notes = []
-    counts, n = found["counts"], found.get("compared")
+    counts, n = record["counts"], record.get("compared")
     if counts["invalid"]:
         notes.append(f"{counts['invalid']} samples are no valid octrees and enter nothing else")
     if n is None:
@@ -62,7 +62,7 @@ def remarks(found: dict[str, Any]) -> list[str]:
     return notes
 
 
-def table(found: dict[str, Any]) -> Table:
+def table(record: dict[str, Any]) -> Table:
     """Return the figures as a table: what the samples reach, and what stands beside it.
 
     "reference" is what the reference's own shapes have (for MMD: to themselves, at other points),
@@ -72,45 +72,44 @@ def table(found: dict[str, Any]) -> Table:
     rows.add_column("")
     for name in ("samples", "95% interval", "reference", "training"):
         rows.add_column(name, justify="right")
-    rows.add_row("valid", *_percent(found["validity"]))
-    drawn, known = (found["connectivity"][side] for side in ("samples", "reference"))
-    for name, shown in (("largest_share", "in largest part"), ("one_component", "in one part")):
-        rows.add_row(shown, *_percent(drawn[name]), f"{100 * known[name]['value']:.1f}%")
-    if "novelty" in found:
-        _novelty(rows, found["novelty"])
+    rows.add_row("valid", *_percent(record["validity"]))
+    samples, reference = (record["connectivity"][side] for side in ("samples", "reference"))
+    for name, title in (("largest_share", "in largest part"), ("one_component", "in one part")):
+        rows.add_row(title, *_percent(samples[name]), f"{100 * reference[name]['value']:.1f}%")
+    if "novelty" in record:
+        _novelty(rows, record["novelty"])
     for kind in ("chamfer", "emd"):
-        if kind in found:
-            _distances(rows, found, kind)
-    if "chamfer" in found:
-        rows.caption = _caption(found["perfect_1-NNA"])
+        if kind in record:
+            _distances(rows, record, kind)
+    if "chamfer" in record:
+        perfect = record["perfect_1-NNA"]
+        words = f"1-NNA of a perfect generator: {100 * perfect['all']:.1f}%"
+        if "by_category" in perfect:
+            words += f", {100 * perfect['by_category']:.1f}% if neighbours share their category"
+        rows.caption = f"{words}.\nMMD of the reference: to itself, at other points."
     return rows
 
 
-def _caption(perfect: dict[str, float]) -> str:
-    words = f"1-NNA of a perfect generator: {100 * perfect['all']:.1f}%"
-    if "by_category" in perfect:
-        words += f", {100 * perfect['by_category']:.1f}% if neighbours share their category"
-    return f"{words}.\nMMD of the reference: to itself, at other points."
-
-
 def _novelty(rows: Table, novelty: dict[str, Any]) -> None:
-    drawn, known, moved = (novelty[name] for name in ("samples", "reference", "moved"))
-    for name, of in (("IoU with training", drawn), ("  mirrored, turned", moved)):
-        beside = f"{known['mean']['value']:.3f}" if of is drawn else ""
+    samples, reference, moved_reference = (
+        novelty[name] for name in ("samples", "reference", "moved")
+    )
+    for name, of in (("IoU with training", samples), ("  mirrored, turned", moved_reference)):
+        reference_value = f"{reference['mean']['value']:.3f}" if of is samples else ""
         value = f"{of['mean']['value']:.3f}"
-        rows.add_row(name, value, _interval(of["mean"], 1.0, 3), beside)
-    rows.add_row("  greatest", f"{drawn['max']:.3f}", "", f"{known['max']:.3f}")
+        rows.add_row(name, value, _interval(of["mean"], 1.0, 3), reference_value)
+    rows.add_row("  greatest", f"{samples['max']:.3f}", "", f"{reference['max']:.3f}")
     rows.add_row("  below the median", *_percent(novelty["share_below_reference_median"]), "50.0%")
     copies = novelty["copies"]
     rows.add_row("  copies", str(copies["moved"]), "", str(copies["reference"]))
 
 
-def _distances(rows: Table, found: dict[str, Any], kind: str) -> None:
-    figures, floor = found[kind], found.get("floor", {})
+def _distances(rows: Table, record: dict[str, Any], kind: str) -> None:
+    figures, floor = record[kind], record.get("floor", {})
     train = floor.get("train_as_generator", {}).get(kind)
     for name in ("1-NNA", "COV"):
-        beside = f"{100 * train[name]['value']:.1f}%" if train else ""
-        rows.add_row(f"{name} {kind}", *_percent(figures[name]), "", beside)
+        train_value = f"{100 * train[name]['value']:.1f}%" if train else ""
+        rows.add_row(f"{name} {kind}", *_percent(figures[name]), "", train_value)
     scale, digits = (CHAMFER_UNIT, 3) if kind == "chamfer" else (1.0, 4)
     same = floor.get("same_shapes", {}).get(kind)
     rows.add_row(

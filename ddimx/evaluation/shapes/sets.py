@@ -12,11 +12,10 @@ from pathlib import Path
 
 from ...data.shapes.lists import lists_of, read_list
 from ...errors import DdimxError, UsageError
-from ...octree.file import Shape, read_shape
+from ...octree.file import SUFFIXES, Shape, read_shape, token_files
 from ...octree.tree import Octree
 from ...progress import Progress
 
-SUFFIXES = (".npz", ".npy")
 MANIFEST = "manifest.json"
 
 
@@ -94,8 +93,7 @@ def find(where: Path, split: str | None = None) -> Listed:
             f"{where} is a prepared data set with {', '.join(lists)}: "
             + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}.jsonl")
         )
-    found = where.iterdir() if (where / MANIFEST).is_file() else where.rglob("*")
-    files = tuple(sorted(path for path in found if _is_token_file(path)))
+    files = tuple(token_files(where, recursive=not (where / MANIFEST).is_file()))
     if not files:
         raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
     return Listed(str(where), files, {})
@@ -116,7 +114,7 @@ def training_list(reference: Path, split: str) -> Path | None:
 
 
 def read(
-    listed: Listed,
+    listing: Listed,
     *,
     categories: Sequence[str] = (),
     strict: bool = True,
@@ -133,24 +131,32 @@ def read(
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
         UsageError: no shape of the categories.
     """
-    shown = progress or Progress(quiet=True)
-    shown.start(f"reading {listed.label}", len(listed.files))
+    bar = progress or Progress(quiet=True)
+    bar.start(f"reading {listing.label}", len(listing.files))
     shapes: list[tuple[Path, Shape]] = []
     invalid: list[str] = []
-    for path in listed.files:
+    for path in listing.files:
         try:
-            shapes.append((path, _shape(path, listed.categories.get(path))))
+            shapes.append((path, _shape(path, listing.categories.get(path))))
         except DdimxError as error:
             if strict:
                 raise
             invalid.append(str(error))
-        shown.advance()
-    shown.stop()
+        bar.advance()
+    bar.stop()
     if not shapes:
-        raise DdimxError(f"{listed.label}: not one valid octree; the first: {invalid[0]}")
-    kept = _of_categories(shapes, categories, listed.label)
-    files = tuple(_shown(path, Path(listed.label)) for path, _ in kept)
-    return ShapeSet(listed.label, tuple(shape for _, shape in kept), files, tuple(invalid))
+        raise DdimxError(f"{listing.label}: not one valid octree; the first: {invalid[0]}")
+    members = [
+        (path, shape) for path, shape in shapes if not categories or shape.category in categories
+    ]
+    if not members:
+        names = sorted({shape.category for _, shape in shapes} - {""})
+        remark = f"there are: {', '.join(names)}" if names else "its files name none"
+        raise UsageError(
+            f"{listing.label}: no shape of category {' or '.join(categories)}; {remark}"
+        )
+    files = tuple(_shown(path, Path(listing.label)) for path, _ in members)
+    return ShapeSet(listing.label, tuple(shape for _, shape in members), files, tuple(invalid))
 
 
 def joined(parts: Sequence[ShapeSet]) -> ShapeSet:
@@ -173,17 +179,6 @@ def _shape(path: Path, category: str | None) -> Shape:
     return shape if category is None else Shape(shape.tree, category, shape.shape_id)
 
 
-def _of_categories(
-    shapes: Sequence[tuple[Path, Shape]], wanted: Sequence[str], label: str
-) -> list[tuple[Path, Shape]]:
-    kept = [(path, shape) for path, shape in shapes if not wanted or shape.category in wanted]
-    if not kept:
-        known = sorted({shape.category for _, shape in shapes} - {""})
-        there = f"there are: {', '.join(known)}" if known else "its files name none"
-        raise UsageError(f"{label}: no shape of category {' or '.join(wanted)}; {there}")
-    return kept
-
-
 def _of_list(path: Path) -> Listed:
     """Read a list of a prepared data set: one JSON object a line, with "file" and "category"."""
     entries = read_list(path)
@@ -191,8 +186,3 @@ def _of_list(path: Path) -> Listed:
         raise UsageError(f"{path}: lists no shapes")
     files = tuple(sorted(entry.file for entry in entries))
     return Listed(str(path), files, {entry.file: entry.category for entry in entries})
-
-
-def _is_token_file(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()

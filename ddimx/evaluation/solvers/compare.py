@@ -46,7 +46,7 @@ def candidates(
     Raises:
         UsageError: an unknown solver or spacing, or a solver that adds noise.
     """
-    found, missing = [], []
+    plans, reasons = [], []
     for name in solvers:
         if SOLVERS[parse_solver(name).kind].adds_noise:
             raise UsageError(f"{name} adds noise: its x_0 is no approximation of one result")
@@ -59,11 +59,11 @@ def candidates(
                 except UsageError as error:
                     if spacing not in SPACINGS:
                         raise
-                    missing.append(str(error))
+                    reasons.append(str(error))
                     continue
                 plan = model.process.plan(SolverChoice(solver, eta=0.0), times)
-                found.append((nfe, solver, spacing, plan))
-    return found, missing
+                plans.append((nfe, solver, spacing, plan))
+    return plans, reasons
 
 
 def measure(
@@ -72,16 +72,16 @@ def measure(
     reference: Reference,
     plans: Sequence[tuple[int, str, str, Plan]],
     after_row: AfterRow | None = None,
-    done: Callable[[Measured], None] | None = None,
+    after_each: Callable[[Measured], None] | None = None,
 ) -> list[Measured]:
-    """Run every plan from the reference's x_T; ``done`` is called after each."""
+    """Run every plan from the reference's x_T; ``after_each`` is called after each."""
     results = []
     for nfe, solver, spacing, plan in plans:
         x0 = run_plan(model, settings, plan, after_row)
         worst = (x0 - reference.x0).square().flatten(1).mean(1).max().sqrt()
         results.append(Measured(nfe, solver, spacing, rmse(x0, reference.x0), float(worst)))
-        if done is not None:
-            done(results[-1])
+        if after_each is not None:
+            after_each(results[-1])
     return results
 
 

@@ -27,11 +27,11 @@ def error_table(results: Sequence[Measured]) -> Table:
     for nfe in nfes:
         table.add_column(str(nfe), justify="right")
     for solver, spacing in dict.fromkeys((r.solver, r.spacing) for r in results):
-        found = [cells.get((solver, spacing, nfe)) for nfe in nfes]
-        shown = [
-            "-" if r is None else f"{r.rmse:.4f}{'*' if r is best[r.nfe] else ' '}" for r in found
+        row = [cells.get((solver, spacing, nfe)) for nfe in nfes]
+        texts = [
+            "-" if r is None else f"{r.rmse:.4f}{'*' if r is best[r.nfe] else ' '}" for r in row
         ]
-        table.add_row(solver, spacing, *shown)
+        table.add_row(solver, spacing, *texts)
     return table
 
 
@@ -60,10 +60,10 @@ def _lines(results: Sequence[Measured]) -> dict[str, list[Measured]]:
     groups: dict[str, dict[str, list[Measured]]] = {}
     for r in results:
         groups.setdefault(r.solver, {}).setdefault(r.spacing, []).append(r)
-    chosen = {}
+    best_by_nfe = {}
     for solver, spacings in groups.items():
         most = max(len(line) for line in spacings.values())
         whole = {name: line for name, line in spacings.items() if len(line) == most}
         best = min(whole, key=lambda n: sum(math.log(r.rmse + 1e-30) for r in whole[n]))
-        chosen[f"{solver}, {best}"] = sorted(whole[best], key=lambda r: r.nfe)
-    return chosen
+        best_by_nfe[f"{solver}, {best}"] = sorted(whole[best], key=lambda r: r.nfe)
+    return best_by_nfe

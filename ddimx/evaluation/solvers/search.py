@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.denoiser import Denoiser
+from ...runs.batches import in_batches
 from ...sampling.settings import Settings, labels_for
 from ...solvers.executor import Step
 from ...solvers.plan import Array, Plan, output_coefficients
@@ -67,16 +68,18 @@ def follow(
     model: Model, settings: Settings, evaluations: int, after_row: AfterRow | None = None
 ) -> Trajectory:
     """Return the reference trajectories of the samples of ``settings``."""
-    seen: dict[float, list[Tensor]] = {}
+    predictions: dict[float, list[Tensor]] = {}
 
     def keep(step: Step, samples: Sequence[int]) -> None:
-        seen.setdefault(step.t_to, []).append(step.x[: len(samples)].clone())
+        predictions.setdefault(step.t_to, []).append(step.x[: len(samples)].clone())
         if after_row is not None:
             after_row(step, samples)
 
     x0 = run_plan(model, settings, fine_plan(model, evaluations), keep)
     times = fine_times(model, evaluations)[1:]  # the last row leaves no state at time 0
-    return Trajectory(times, {t: torch.cat(seen[t]) for t in times.tolist()}, x0.to(model.device))
+    return Trajectory(
+        times, {t: torch.cat(predictions[t]) for t in times.tolist()}, x0.to(model.device)
+    )
 
 
 class Search:
@@ -112,7 +115,10 @@ class Search:
             keep = base is not None and i < changed - 1
             weights = base.rows[i].weights if keep and base else _least_squares(y, history, target)
             rows.append(_Row(y, history, weights))
-            y = _mixed(weights, (y, *history))
+            tensors = (y, *history)
+            y = float(weights[0]) * tensors[0]
+            for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+                y = y + float(weight) * tensor
         error = float((y - self._along.x0).double().square().mean().sqrt())
         return Fit(tuple(times), tuple(rows), error)
 
@@ -125,40 +131,37 @@ class Search:
         if nfe > len(self._along.times) // 2:
             raise UsageError(f"a search for {nfe} evaluations needs a finer --reference")
         fits = []
-        for times in self._starts(nfe):
-            fits.append(self.fit(times))
-            if tried is not None:
-                tried(fits[-1])
-        best = min(fits, key=lambda fit: fit.rmse)
-        left = trials - len(fits)
-        # In places of the trajectory: half the mean distance at first.
-        stride = max(len(self._along.times) // (2 * nfe), 1)
-        while left > 0:
-            before = best
-            for i in range(1, nfe):
-                for moved in (
-                    self._moved(best.times, i, -stride),
-                    self._moved(best.times, i, stride),
-                ):
-                    if moved is None or left <= 0:
-                        continue
-                    left -= 1
-                    fit = self.fit(moved, best, i)
-                    best = fit if fit.rmse < best.rmse else best
-                    if tried is not None:
-                        tried(best)
-            if best is before:
-                if stride == 1:
-                    break
-                stride //= 2
-        return best
-
-    def _starts(self, nfe: int) -> list[tuple[float, ...]]:
         top = self._along.times[-1]
         u = np.linspace(1, 0, nfe) if nfe > 1 else np.ones(1)
         shapes = [(end * (nfe > 1), power) for end in ENDS for power in POWERS]
         lists = {self._snapped(end * top + (1 - end) * top * u**power) for end, power in shapes}
-        return [times for times in sorted(lists) if len(set(times)) == nfe]
+        for times in [times for times in sorted(lists) if len(set(times)) == nfe]:
+            fits.append(self.fit(times))
+            if tried is not None:
+                tried(fits[-1])
+        best = min(fits, key=lambda fit: fit.rmse)
+        remaining = trials - len(fits)
+        # In places of the trajectory: half the mean distance at first.
+        stride = max(len(self._along.times) // (2 * nfe), 1)
+        while remaining > 0:
+            previous = best
+            for i in range(1, nfe):
+                for neighbor in (
+                    self._moved(best.times, i, -stride),
+                    self._moved(best.times, i, stride),
+                ):
+                    if neighbor is None or remaining <= 0:
+                        continue
+                    remaining -= 1
+                    fit = self.fit(neighbor, best, i)
+                    best = fit if fit.rmse < best.rmse else best
+                    if tried is not None:
+                        tried(best)
+            if best is previous:
+                if stride == 1:
+                    break
+                stride //= 2
+        return best
 
     def _snapped(self, times: Array) -> tuple[float, ...]:
         nearest = np.abs(self._along.times[:, None] - times).argmin(axis=0)
@@ -169,8 +172,8 @@ class Search:
         if not 0 <= place < len(self._along.times):
             return None
         value = float(self._along.times[place])
-        after = times[i + 1] if i + 1 < len(times) else -1.0
-        return (*times[:i], value, *times[i + 1 :]) if after < value < times[i - 1] else None
+        next_time = times[i + 1] if i + 1 < len(times) else -1.0
+        return (*times[:i], value, *times[i + 1 :]) if next_time < value < times[i - 1] else None
 
     @torch.no_grad()
     def _predict(self, y: Tensor, t: float) -> Tensor:
@@ -178,18 +181,20 @@ class Search:
         process, guidance = self._model.process, self._settings.guidance
         level = process.schedule.alpha_bar(np.array([t]))
         r, s, _, _ = output_coefficients(level, self._model.config.diffusion.prediction)
-        parts = []
-        for first in range(0, len(y), self._settings.batch_size):
-            part = slice(first, first + self._settings.batch_size)
+        null = process.num_classes if process.num_classes else None
+
+        def predict(places: Sequence[int]) -> Tensor:
+            part = slice(places[0], places[-1] + 1)
             labels = None if self._labels is None else self._labels[part].to(y.device)
-            null = process.num_classes if process.num_classes else None
             ask = Denoiser(self._model.network, labels=labels, null_label=null, guidance=guidance)
-            raw = ask(y[part], torch.full((len(y[part]),), t, device=y.device))
+            raw = ask(y[part], torch.full((len(places),), t, device=y.device))
             out = raw.out.to(y.dtype)
             if raw.uncond is not None:
                 out = raw.uncond + guidance * (out - raw.uncond)
-            parts.append(float(r[0]) * y[part] + float(s[0]) * out)
-        return torch.cat(parts)
+            return float(r[0]) * y[part] + float(s[0]) * out
+
+        batches = in_batches(range(len(y)), self._settings.batch_size, predict)
+        return torch.cat([x0 for _, x0 in batches])
 
 
 def _least_squares(y: Tensor, history: Sequence[Tensor], target: Tensor) -> Array:
@@ -199,10 +204,3 @@ def _least_squares(y: Tensor, history: Sequence[Tensor], target: Tensor) -> Arra
     gram += RIDGE * torch.diag(gram.diagonal())
     weights: Array = torch.linalg.solve(gram, columns @ target.flatten().double()).cpu().numpy()
     return weights
-
-
-def _mixed(weights: Array, tensors: Sequence[Tensor]) -> Tensor:
-    total = float(weights[0]) * tensors[0]
-    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        total = total + float(weight) * tensor
-    return total

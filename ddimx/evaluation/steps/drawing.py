@@ -13,6 +13,7 @@ from torch import Tensor
 from ...discrete.cells import Level, octrees
 from ...octree.tree import Octree
 from ...progress import Progress
+from ...runs.batches import in_batches
 from ...sampling.batch import run_tokens
 from ...sampling.settings import Settings
 from ...signals import Stop
@@ -28,18 +29,23 @@ def drawn(
         labels: int64 [count], the classes in the order of the indices; None for a model without.
         progress: is advanced by the batch's size after each row of the plan.
     """
-    trees: list[Octree] = []
-    for first in range(0, settings.count, settings.batch_size):
-        part = slice(first, first + settings.batch_size)
-        indices = settings.indices[part]
-        own = None if labels is None else labels[part]
-        finished: tuple[Level, ...] = ()
+
+    def draw(indices: Sequence[int]) -> list[Octree] | None:
+        places = [settings.indices.index(i) for i in indices]
+        own = None if labels is None else labels[places]
+        levels: tuple[Level, ...] = ()
         for step in run_tokens(model, settings, indices, own):
-            finished = step.levels
+            levels = step.levels
             progress.advance(len(indices))
             if stop:
                 return None
-        trees += octrees(finished)
+        return octrees(levels)
+
+    trees: list[Octree] = []
+    for _, batch in in_batches(settings.indices, settings.batch_size, draw):
+        if batch is None:
+            return None
+        trees += batch
     return trees
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -27,16 +26,16 @@ def table(record: Record) -> Table:
     """Return one row for every way, by name and then by number of evaluations."""
     rows, names = _by_name(record)
     distances = any("1-NNA" in row for row in rows)
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("way", no_wrap=True)
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("way", no_wrap=True)
     heads = ["steps", "calls", "in one piece", "largest", "IoU train", "copies", "leaves"]
     for head in heads + (["1-NNA", "COV", "MMD x1000"] if distances else []):
-        shown.add_column(head, justify="right")
+        grid.add_column(head, justify="right")
     for row in rows:
-        shown.add_row(names[_way(row)], str(row["steps"]), f"{row['calls']:g}", *_cells(row))
+        grid.add_row(names[_way(row)], str(row["steps"]), f"{row['calls']:g}", *_cells(row))
     if "training" in record:
-        shown.add_row("training shapes", "", "", *_cells(record["training"]), style="dim")
-    return shown
+        grid.add_row("training shapes", "", "", *_cells(record["training"]), style="dim")
+    return grid
 
 
 def csv_text(record: Record) -> str:
@@ -53,7 +52,7 @@ def csv_text(record: Record) -> str:
 def panels(record: Record) -> list[Panel]:
     """Return charts of each measured figure over calls, one line for each kind of way."""
     rows, names = _by_name(record)
-    known = record.get("reference_connectivity", {})
+    connectivity = record.get("reference_connectivity", {})
     charts = []
     for figure, title in PANELS.items():
         lines: dict[str, list[tuple[float, float]]] = {}
@@ -63,20 +62,15 @@ def panels(record: Record) -> list[Panel]:
                 lines.setdefault(names[_way(row)], []).append(point)
         if lines:
             joined = {name: sorted(line) for name, line in lines.items()}
-            levels = _levels(figure, record, rows, known)
+            levels = []
+            if figure in connectivity:
+                levels.append(Level(connectivity[figure]["value"], "reference"))
+            if figure == "iou":
+                levels.append(Level(rows[0]["iou_reference"], "reference"))
+            if figure == "1-NNA" and "training" in record:
+                levels.append(Level(record["training"][figure]["value"], "training shapes"))
             charts.append(Panel(joined, title, levels, logarithmic=False))
     return charts
-
-
-def _levels(figure: str, record: Record, rows: Sequence[Row], known: dict[str, Any]) -> list[Level]:
-    levels = []
-    if figure in known:
-        levels.append(Level(known[figure]["value"], "reference"))
-    if figure == "iou":
-        levels.append(Level(rows[0]["iou_reference"], "reference"))
-    if figure == "1-NNA" and "training" in record:
-        levels.append(Level(record["training"][figure]["value"], "training shapes"))
-    return levels
 
 
 def _by_name(record: Record) -> tuple[list[Row], dict[Way, str]]:

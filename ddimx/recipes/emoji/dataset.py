@@ -119,12 +119,22 @@ def extract(
         )
     version, entries = read_emoji_test(emoji_test)
     with Font(font) as opened:
-        chosen = choose(opened.bitmaps.keys(), opened.characters, opened.ligatures, entries)
-        if not chosen:
+        entries_by_glyph = choose(
+            opened.bitmaps.keys(), opened.characters, opened.ligatures, entries
+        )
+        if not entries_by_glyph:
             raise DdimxError(f"{font} draws none of the emoji listed in {emoji_test}")
-        images = _draw_all(opened, [glyph for glyph, _ in chosen], size, progress)
+        glyphs = [glyph for glyph, _ in entries_by_glyph]
+        images = np.empty((len(glyphs), size, size, 3), np.uint8)
+        for index, glyph in enumerate(glyphs):
+            try:
+                images[index] = draw(opened.bitmaps[glyph], size)
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
+                raise DdimxError(f"{opened.path}: glyph {glyph} is damaged: {error}") from error
+            if progress is not None:
+                progress(index + 1, len(glyphs))
         source = opened.source() | {"emoji_test": emoji_test.name, "emoji_test_version": version}
-    return _assemble(images, [entry for _, entry in chosen], holdout, seed, source)
+    return _assemble(images, [entry for _, entry in entries_by_glyph], holdout, seed, source)
 
 
 def save(data: EmojiSet, path: Path) -> None:
@@ -173,9 +183,9 @@ def contact_sheet(data: EmojiSet, *, per_group: int = 12, scale: int = 3) -> Ima
     pen = ImageDraw.Draw(sheet)
     for top, (group, members) in zip(range(_GAP, sheet.height, step), rows, strict=True):
         pen.text((_GAP, top + (step - _GAP) // 2), group, "black", anchor="lm")
-        for left, member in zip(range(_MARGIN, sheet.width, step), members, strict=False):
+        for x, member in zip(range(_MARGIN, sheet.width, step), members, strict=False):
             large = data.images[member].repeat(scale, axis=0).repeat(scale, axis=1)
-            sheet.paste(Image.fromarray(large), (left, top))
+            sheet.paste(Image.fromarray(large), (x, top))
     return sheet
 
 
@@ -189,21 +199,6 @@ def _rows(data: EmojiSet, per_group: int) -> list[tuple[str, list[int]]]:
             at = np.linspace(0, len(own) - 1, min(per_group, len(own))).round().astype(np.int64)
             rows.append((name, own[at].tolist()))
     return rows
-
-
-def _draw_all(
-    font: Font, glyphs: list[str], size: int, progress: Callable[[int, int], None] | None
-) -> npt.NDArray[np.uint8]:
-    """Return (N, size, size, 3) uint8, one image a glyph."""
-    images = np.empty((len(glyphs), size, size, 3), np.uint8)
-    for index, glyph in enumerate(glyphs):
-        try:
-            images[index] = draw(font.bitmaps[glyph], size)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-            raise DdimxError(f"{font.path}: glyph {glyph} is damaged: {error}") from error
-        if progress is not None:
-            progress(index + 1, len(glyphs))
-    return images
 
 
 # --- families and the split ---------------------------------------------------------------------
@@ -239,11 +234,11 @@ def split(
     Each group draws from a generator of its own, so that new emoji in one group leave the split
     of the others as it was.
     """
-    held: list[int] = []
+    held_out: list[int] = []
     ids, first = np.unique(families, return_index=True)
     for group in range(len(GROUPS)):
         own = ids[labels[first] == group]
         count = min(len(own), max(1, round(holdout * len(own)))) if holdout else 0
         generator = np.random.Generator(np.random.PCG64([seed, group]))
-        held.extend(generator.permutation(own)[:count].tolist())
-    return np.isin(families, held)
+        held_out.extend(generator.permutation(own)[:count].tolist())
+    return np.isin(families, held_out)

@@ -111,15 +111,15 @@ def _ligatures(font: Any) -> Ligatures:
 
 def _stage(lookup: Any) -> dict[Glyphs, str]:
     """Return the ligatures of one lookup; of two with the same parts the first counts."""
-    found: dict[Glyphs, str] = {}
+    stage: dict[Glyphs, str] = {}
     for table in lookup.SubTable:
         real = table.ExtSubTable if table.LookupType == _EXTENSION else table
         if real.LookupType != _LIGATURE:
             continue
         for first, ligatures in real.ligatures.items():
             for ligature in ligatures:
-                found.setdefault((first, *ligature.Component), ligature.LigGlyph)
-    return found
+                stage.setdefault((first, *ligature.Component), ligature.LigGlyph)
+    return stage
 
 
 # --- which glyph is which emoji -----------------------------------------------------------------
@@ -133,17 +133,17 @@ def resolve(codepoints: Sequence, characters: dict[int, str], ligatures: Ligatur
     for points in (codepoints, bare(codepoints)):
         glyphs = tuple(characters.get(point, "") for point in points)
         if all(glyphs):
-            joined = _shape(glyphs, ligatures)
-            if len(joined) == 1:
-                return joined[0]
+            result = _shape(glyphs, ligatures)
+            if len(result) == 1:
+                return result[0]
     return None
 
 
 def _shape(glyphs: Glyphs, ligatures: Ligatures) -> Glyphs:
     """Apply the stages in turn, again and again until nothing changes."""
-    before: Glyphs = ()
-    while before != glyphs and len(glyphs) > 1:
-        before = glyphs
+    previous: Glyphs = ()
+    while previous != glyphs and len(glyphs) > 1:
+        previous = glyphs
         for stage in ligatures:
             glyphs = _join(glyphs, stage)
     return glyphs
@@ -151,14 +151,14 @@ def _shape(glyphs: Glyphs, ligatures: Ligatures) -> Glyphs:
 
 def _join(glyphs: Glyphs, stage: dict[Glyphs, str]) -> Glyphs:
     """Replace, from the left, the longest run that the stage joins; then go on behind it."""
-    joined: list[str] = []
+    result: list[str] = []
     at = 0
     while at < len(glyphs):
         ends = range(len(glyphs), at + 1, -1)
         end = next((end for end in ends if glyphs[at:end] in stage), at + 1)
-        joined.append(stage.get(glyphs[at:end], glyphs[at]))
+        result.append(stage.get(glyphs[at:end], glyphs[at]))
         at = end
-    return tuple(joined)
+    return tuple(result)
 
 
 def choose(
@@ -169,17 +169,19 @@ def choose(
     Listed emoji come first, in the order of the list; then ligatures of the font which the list
     does not have, as far as their name and group are clear.
     """
-    chosen: dict[str, Entry] = {}
+    entries_by_glyph: dict[str, Entry] = {}
     for entry in entries:
         glyph = resolve(entry.codepoints, characters, ligatures)
         if glyph in bitmaps and glyph is not None:
-            chosen.setdefault(glyph, entry)
+            entries_by_glyph.setdefault(glyph, entry)
     namer = Namer(entries)
     for glyph, codepoints in _spellings(characters, ligatures):
-        extra = namer.name(codepoints) if glyph in bitmaps and glyph not in chosen else None
+        extra = (
+            namer.name(codepoints) if glyph in bitmaps and glyph not in entries_by_glyph else None
+        )
         if extra is not None:
-            chosen[glyph] = extra
-    return list(chosen.items())
+            entries_by_glyph[glyph] = extra
+    return list(entries_by_glyph.items())
 
 
 def _spellings(characters: dict[int, str], ligatures: Ligatures) -> Iterator[tuple[str, Sequence]]:
@@ -187,13 +189,13 @@ def _spellings(characters: dict[int, str], ligatures: Ligatures) -> Iterator[tup
     points: dict[str, int] = {}
     for point, glyph in sorted(characters.items()):
         points.setdefault(glyph, point)
-    found = {
+    spellings = {
         (tuple(points[part] for part in parts), glyph)
         for stage in ligatures
         for parts, glyph in stage.items()
         if all(part in points for part in parts)
     }
-    for codepoints, glyph in sorted(found):
+    for codepoints, glyph in sorted(spellings):
         if codepoints[0] not in _TRAILERS:
             yield glyph, codepoints
 

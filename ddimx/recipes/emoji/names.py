@@ -198,7 +198,11 @@ def family_key(codepoints: Sequence) -> Sequence:
     all handshakes.
     """
     plain = tuple(point for point in bare(codepoints) if point not in _TONES)
-    parts = [part for part in _parts(plain) if not _is_variant_part(part)]
+    parts = [
+        part
+        for part in _parts(plain)
+        if not (len(part) == 1 and (part[0] in _HAIR or part[0] in _GENDER or part[0] == _RIGHT))
+    ]
     same = [
         piece for part in parts for piece in _parts(_SAME.get(part[0], part[:1]) + part[1:])
     ] or [plain]
@@ -214,10 +218,6 @@ def _parts(plain: Sequence) -> list[Sequence]:
         else:
             parts[-1].append(point)
     return [tuple(part) for part in parts if part]
-
-
-def _is_variant_part(part: Sequence) -> bool:
-    return len(part) == 1 and (part[0] in _HAIR or part[0] in _GENDER or part[0] == _RIGHT)
 
 
 def _several_people(parts: list[Sequence]) -> Sequence:

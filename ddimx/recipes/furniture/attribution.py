@@ -14,14 +14,14 @@ CHANGES = (
 )
 
 
-def attribution(libraries: Sequence[Library], used: Iterable[Item]) -> str:
+def attribution(libraries: Sequence[Library], pieces: Iterable[Item]) -> str:
     """Return the list as Markdown, the same for the same items whatever their order.
 
     Each library has a section with its notice and its licence, each creator in it a line with
     their models' names, and the published work's title and address where the library gives them.
     A model under another licence than its library's says so.
     """
-    keys = {item.key for item in used}
+    keys = {item.key for item in pieces}
     lines = ["# Attribution", "", *_preface(len(keys))]
     for library in sorted(libraries, key=lambda library: (library.name, library.key)):
         items = [item for item in library.items if item.key in keys]

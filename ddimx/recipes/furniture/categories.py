@@ -96,14 +96,14 @@ def families(
         a, b = root(i), root(j)
         parent[max(a, b)] = min(a, b)
 
-    named: dict[tuple[str, ...], int] = {}
+    family_by_name: dict[tuple[str, ...], int] = {}
     cells: dict[str, list[tuple[int, Octree]]] = {}
     for i, (item, category, tree) in enumerate(zip(items, categories, trees, strict=True)):
         library, _, name = item.key.partition("#")
         stem = re.split(r"[\W_]*\d", name.lower())[0] or name
-        join(i, named.setdefault((category, "named", library, stem), i))
+        join(i, family_by_name.setdefault((category, "named", library, stem), i))
         if item.credit.url:
-            join(i, named.setdefault((category, "work", item.credit.url), i))
+            join(i, family_by_name.setdefault((category, "work", item.credit.url), i))
         own = tree.coarser(min(tree.depth, ALIKE_DEPTH))
         others = cells.setdefault(category, [])
         for j, other in others:
@@ -129,8 +129,8 @@ def split_families(names: Sequence[str], groups: Sequence[int], held_out: float)
     share = max(1, round(held_out * len(names))) if len(names) > 2 else 0
     room = {"val": share, "test": share}
     for family in sorted(members.values(), key=lambda own: min(_digest(names[i]) for i in own)):
-        for part, left in room.items():
-            if len(family) <= left:
+        for part, free in room.items():
+            if len(family) <= free:
                 room[part] -= len(family)
                 for i in family:
                     parts[i] = part

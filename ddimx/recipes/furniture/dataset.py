@@ -25,24 +25,24 @@ class Piece:
     category: str
 
 
-def choose(libraries: Sequence[Library], wanted: Sequence[str]) -> list[Piece]:
-    """Return the items that have a category: one of ``wanted``, or any if that is empty.
+def choose(libraries: Sequence[Library], categories: Sequence[str]) -> list[Piece]:
+    """Return the items that have a category: one of ``categories``, or any if that is empty.
 
     Raises:
         UsageError: an unknown category, or no item of those wanted.
     """
-    for name in wanted:
+    for name in categories:
         if name not in CATEGORIES:
             raise unknown("category", name, CATEGORIES)
-    taken = [
+    items = [
         Piece(item, category)
         for library in libraries
         for item in library.items
-        if (category := category_of(item)) and (not wanted or category in wanted)
+        if (category := category_of(item)) and (not categories or category in categories)
     ]
-    if not taken:
+    if not items:
         raise UsageError("the libraries hold no furniture of these categories")
-    return taken
+    return items
 
 
 def jobs_of(pieces: Sequence[Piece]) -> list[Job]:
@@ -69,7 +69,7 @@ def jobs_of(pieces: Sequence[Piece]) -> list[Job]:
 def made_pieces(pieces: Sequence[Piece], outcome: Outcome) -> list[Piece]:
     """Return those that were made, in the order of ``outcome.made``."""
     by_file = {job.file: piece for piece, job in zip(pieces, jobs_of(pieces), strict=True)}
-    return [by_file[made.job.file] for made in outcome.made]
+    return [by_file[shape.job.file] for shape in outcome.made]
 
 
 def parts_of(pieces: Sequence[Piece], folder: Path, outcome: Outcome) -> list[str]:
@@ -79,7 +79,7 @@ def parts_of(pieces: Sequence[Piece], folder: Path, outcome: Outcome) -> list[st
         pieces: as ``made_pieces`` returns them.
         folder: the set, from which the shapes are read.
     """
-    trees = [read_shape(folder / made.job.file).tree for made in outcome.made]
+    trees = [read_shape(folder / shape.job.file).tree for shape in outcome.made]
     items, categories = [p.item for p in pieces], [p.category for p in pieces]
     groups = families(items, categories, trees)
     parts = [""] * len(pieces)

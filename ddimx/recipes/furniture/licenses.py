@@ -77,16 +77,11 @@ def credit_of(creator: str, library_licence: str, page: str | None) -> Credit:
     """Return an item's credit; ``page`` is the licence page beside its model, text or HTML."""
     if page is None:
         return Credit(creator, library_licence)
-    text = _plain(page)
+    without = re.sub(r"<(style|script)\b.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
+    text = " ".join(html.unescape(without).split())
     demands = "Creative Commons Attribution 3.0" in text and library_licence == CC0
     licence = CC_BY if demands else library_licence
-    title = next((found[1] for found in (t.search(text) for t in _TITLES) if found), "")
+    title = next((match[1] for match in (t.search(text) for t in _TITLES) if match), "")
     number = _NUMBER.search(page)
     url = f"https://www.blendswap.com/blends/view/{number[1]}" if number else ""
     return Credit(creator, licence, title.strip(), url)
-
-
-def _plain(page: str) -> str:
-    """Return the words of a text or an HTML page, in one line."""
-    without = re.sub(r"<(style|script)\b.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
-    return " ".join(html.unescape(without).split())

@@ -68,22 +68,22 @@ class Item:
         return re.sub(r"[^a-z0-9]+", "-", self.key.lower()).strip("-")
 
 
-def find_libraries(given: list[Path]) -> list[Path]:
+def find_libraries(files: list[Path]) -> list[Path]:
     """Return the libraries to read: those given, or those that Debian installs.
 
     Raises:
         UsageError: one given is no file, or none is given and none is installed.
     """
-    for path in given:
+    for path in files:
         if not path.is_file():
             raise UsageError(f"no library {path}")
-    found = given or sorted(INSTALLED.glob("*.sh3f"))
-    if not found:
+    paths = files or sorted(INSTALLED.glob("*.sh3f"))
+    if not paths:
         raise UsageError(
             f"no furniture libraries in {INSTALLED}: install the Debian package {PACKAGE}, or "
             "give Sweet Home 3D libraries (.sh3f) with --library"
         )
-    return found
+    return paths
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,10 @@ def read_library(path: Path) -> Library:
                 relative(name, path)
             about, entries = parse_catalogue(_text(archive, CATALOGUE, CATALOGUE_BYTES, "latin-1"))
             licence = licence_name(about.get("license", ""))
-            pages = _pages(archive)
+            names = [PurePosixPath(name) for name in sorted(archive.names)]
+            pages = {
+                n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1
+            }
             items = [
                 _item(path, archive, number, entry, licence, pages) for number, entry in entries
             ]
@@ -168,8 +171,8 @@ def parse_catalogue(text: str) -> tuple[dict[str, str], list[tuple[int, dict[str
     return library, sorted(entries.items())
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    return chr(int(found[1], 16)) if found[1] else found[2]
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else match[2]
 
 
 def _text(archive: Archive, name: str, most: int, encoding: str) -> str:
@@ -177,12 +180,6 @@ def _text(archive: Archive, name: str, most: int, encoding: str) -> str:
     if archive.declared(name) > most:
         raise ValueError(f"{name} is longer than {limits.readable(most)}")
     return archive.read(name).decode(encoding, "replace")
-
-
-def _pages(archive: Archive) -> dict[PurePosixPath, str]:
-    """Return the name of the licence page in each model's folder that has one."""
-    names = [PurePosixPath(name) for name in sorted(archive.names)]
-    return {n.parent: str(n) for n in names if "license" in n.name.lower() and len(n.parts) > 1}
 
 
 def _item(

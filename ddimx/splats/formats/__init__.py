@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ...errors import UsageError, unknown
 from ..cloud import GaussianCloud
 from . import antimatter, gltf, inria, niantic, plain_json, plain_ply
-from .options import Options
+from .options import EncodeOptions
 
-__all__ = ["FORMATS", "Format", "Options", "format_named"]
+__all__ = ["FORMATS", "EncodeOptions", "Format", "format_named"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Format:
 
     suffix: str
     up: str
-    encode: Callable[[GaussianCloud, Options], bytes]
+    encode: Callable[[GaussianCloud, EncodeOptions], bytes]
     harmonics: bool
     text: bool
     about: str
 
-    def check(self, name: str, options: Options) -> None:
+    def check(self, name: str, options: EncodeOptions) -> None:
         """Refuse what this format cannot hold.
 
         Raises:

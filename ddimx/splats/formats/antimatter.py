@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import byte
 
 RECORD = [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rotation", "u1", 4)]
 
 
-def encode(cloud: GaussianCloud, _options: Options) -> bytes:
+def encode(cloud: GaussianCloud, _options: EncodeOptions) -> bytes:
     """Return the file's bytes."""
     importance = np.prod(cloud.sigmas.astype(np.float64), axis=1) * cloud.alphas
     order = np.argsort(-importance, kind="stable")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...errors import DdimxError
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import harmonic0, linear
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -26,13 +26,25 @@ KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 LIMIT = 2**32 - 1
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes.
 
     Raises:
         DdimxError: more than the four gigabytes that a .glb can hold.
     """
-    columns = _columns(cloud, options.sh_degree)
+    light = np.column_stack([linear(cloud.colors), cloud.alphas])
+    columns: dict[str, npt.NDArray[Any]] = {
+        "POSITION": cloud.positions.astype("<f4"),
+        "COLOR_0": np.floor(light * 65535 + 0.5).astype("<u2"),
+        f"{EXTENSION}:ROTATION": cloud.quaternions[:, [1, 2, 3, 0]].astype("<f4"),
+        f"{EXTENSION}:SCALE": cloud.sigmas.astype("<f4"),
+        f"{EXTENSION}:OPACITY": cloud.alphas.astype("<f4"),
+        f"{EXTENSION}:SH_DEGREE_0_COEF_0": harmonic0(cloud.colors).astype("<f4"),
+    }
+    for degree in range(1, options.sh_degree + 1):
+        for i in range(2 * degree + 1):
+            zeros = np.zeros((len(cloud), 3), dtype="<f4")
+            columns[f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{i}"] = zeros
     binary = b"".join(column.tobytes() for column in columns.values())
     text = json.dumps(_document(columns, len(binary)), separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 4)
@@ -43,24 +55,6 @@ def encode(cloud: GaussianCloud, options: Options) -> bytes:
     return b"".join([head, text, struct.pack("<I4s", len(binary), b"BIN\0"), binary])
 
 
-def _columns(cloud: GaussianCloud, sh_degree: int) -> dict[str, npt.NDArray[Any]]:
-    """Return the attributes by name; each has rows of a multiple of four bytes."""
-    light = np.column_stack([linear(cloud.colors), cloud.alphas])
-    columns: dict[str, npt.NDArray[Any]] = {
-        "POSITION": cloud.positions.astype("<f4"),
-        "COLOR_0": np.floor(light * 65535 + 0.5).astype("<u2"),
-        f"{EXTENSION}:ROTATION": cloud.quaternions[:, [1, 2, 3, 0]].astype("<f4"),
-        f"{EXTENSION}:SCALE": cloud.sigmas.astype("<f4"),
-        f"{EXTENSION}:OPACITY": cloud.alphas.astype("<f4"),
-        f"{EXTENSION}:SH_DEGREE_0_COEF_0": harmonic0(cloud.colors).astype("<f4"),
-    }
-    for degree in range(1, sh_degree + 1):
-        for i in range(2 * degree + 1):
-            zeros = np.zeros((len(cloud), 3), dtype="<f4")
-            columns[f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{i}"] = zeros
-    return columns
-
-
 def _document(columns: dict[str, npt.NDArray[Any]], size: int) -> dict[str, Any]:
     accessors, views, start = [], [], 0
     for i, (name, column) in enumerate(columns.items()):
@@ -68,7 +62,17 @@ def _document(columns: dict[str, npt.NDArray[Any]], size: int) -> dict[str, Any]
             {"buffer": 0, "byteOffset": start, "byteLength": column.nbytes, "target": ARRAY_BUFFER}
         )
         start += column.nbytes
-        accessors.append({"bufferView": i, **_accessor(name, column)})
+        width = column.shape[1] if column.ndim == 2 else 1
+        accessor: dict[str, Any] = {
+            "componentType": USHORT if column.dtype == np.uint16 else FLOAT,
+            "count": len(column),
+            "type": KINDS[width],
+        }
+        if column.dtype == np.uint16:
+            accessor["normalized"] = True
+        if name == "POSITION":
+            accessor |= {"min": column.min(axis=0).tolist(), "max": column.max(axis=0).tolist()}
+        accessors.append({"bufferView": i, **accessor})
     splatting = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}
     primitive = {
         "attributes": {name: i for i, name in enumerate(columns)},
@@ -86,17 +90,3 @@ def _document(columns: dict[str, npt.NDArray[Any]], size: int) -> dict[str, Any]
         "bufferViews": views,
         "buffers": [{"byteLength": size}],
     }
-
-
-def _accessor(name: str, column: npt.NDArray[Any]) -> dict[str, Any]:
-    width = column.shape[1] if column.ndim == 2 else 1
-    accessor: dict[str, Any] = {
-        "componentType": USHORT if column.dtype == np.uint16 else FLOAT,
-        "count": len(column),
-        "type": KINDS[width],
-    }
-    if column.dtype == np.uint16:
-        accessor["normalized"] = True
-    if name == "POSITION":
-        accessor |= {"min": column.min(axis=0).tolist(), "max": column.max(axis=0).tolist()}
-    return accessor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import harmonic0, logit
 
 REST = 45  # three channels of 15 coefficients, degrees 1 to 3
@@ -24,7 +24,7 @@ def fields(sh_degree: int) -> list[str]:
     return ["x", "y", "z", "nx", "ny", "nz", *color, *rest, "opacity", *shape]
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes."""
     names = fields(options.sh_degree)
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(cloud)}"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...errors import DdimxError
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import byte, harmonic0
 
 MAGIC, VERSION = 0x5053474E, 3  # "NGSP"
@@ -29,7 +29,7 @@ GZIP_HEADER = bytes.fromhex("1f8b08 00 00000000 00 ff")  # deflate, no name, no 
 LEVEL = 6
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes.
 
     Raises:
@@ -37,11 +37,20 @@ def encode(cloud: GaussianCloud, options: Options) -> bytes:
     """
     bits = fraction_bits(cloud)
     header = struct.pack("<3I4B", MAGIC, VERSION, len(cloud), options.sh_degree, bits, 0, 0)
+    scaled = cloud.positions.astype(np.float64) * 2.0**bits
+    fixed = (np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)).astype("<i4")  # as C's round
+    values = SCALE_STEPS * (np.log(cloud.sigmas.astype(np.float64)) + SCALE_SHIFT)
+    if values.min() < -0.5 or values.max() >= 255.5:
+        low, high = math.exp(-SCALE_SHIFT), math.exp(255 / SCALE_STEPS - SCALE_SHIFT)
+        raise DdimxError(
+            f"spz holds standard deviations from {low:.2g} to {high:.0f}, not "
+            f"{cloud.sigmas.min():g} to {cloud.sigmas.max():g}; choose another format"
+        )
     columns = [
-        _positions(cloud, bits),
+        fixed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
         byte(cloud.alphas * 255.0).tobytes(),
         byte(harmonic0(cloud.colors) * (COLOR_SCALE * 255) + 127.5).tobytes(),
-        _scales(cloud),
+        byte(values).tobytes(),
         rotations(cloud.quaternions).tobytes(),
     ]
     if options.sh_degree:
@@ -65,23 +74,6 @@ def fraction_bits(cloud: GaussianCloud) -> int:
             f"Gaussians of {cloud.sigmas.min():g}; choose another format, or scale the shape"
         )
     return bits
-
-
-def _positions(cloud: GaussianCloud, bits: int) -> bytes:
-    scaled = cloud.positions.astype(np.float64) * 2.0**bits
-    fixed = (np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)).astype("<i4")  # as C's round
-    return fixed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
-
-
-def _scales(cloud: GaussianCloud) -> bytes:
-    values = SCALE_STEPS * (np.log(cloud.sigmas.astype(np.float64)) + SCALE_SHIFT)
-    if values.min() < -0.5 or values.max() >= 255.5:
-        low, high = math.exp(-SCALE_SHIFT), math.exp(255 / SCALE_STEPS - SCALE_SHIFT)
-        raise DdimxError(
-            f"spz holds standard deviations from {low:.2g} to {high:.0f}, not "
-            f"{cloud.sigmas.min():g} to {cloud.sigmas.max():g}; choose another format"
-        )
-    return byte(values).tobytes()
 
 
 def rotations(quaternions: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:

@@ -8,7 +8,7 @@ from ...errors import UsageError
 
 
 @dataclass(frozen=True)
-class Options:
+class EncodeOptions:
     """How to write a cloud.
 
     Attributes:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 
 NAME, VERSION = "ddimx-splats", 1
 # The name in a file, and the cloud's.
@@ -31,7 +31,7 @@ COLUMNS = {
 }
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes."""
     about = {"format": NAME, "version": VERSION, "up": options.up, "count": len(cloud)}
     parts = [json.dumps(about)[:-1]]

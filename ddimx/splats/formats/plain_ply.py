@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import DdimxError
 from ..cloud import GaussianCloud
-from .options import Options
+from .options import EncodeOptions
 from .values import byte
 
 FIELDS = [
@@ -26,7 +26,7 @@ FIELDS = [
 ]
 
 
-def encode(cloud: GaussianCloud, options: Options) -> bytes:
+def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     """Return the file's bytes, binary little-endian or as text.
 
     Raises:

@@ -36,8 +36,8 @@ class Camera:
 
     def view(self, points: npt.ArrayLike) -> Floats:
         """Return points in the camera's frame (right, down, forward), float64 [N, 3]."""
-        seen: Floats = (np.asarray(points, dtype=np.float64) - self.eye) @ self.basis.T
-        return seen
+        views: Floats = (np.asarray(points, dtype=np.float64) - self.eye) @ self.basis.T
+        return views
 
     def scaled(self, factor: float) -> Camera:
         """Return the same view on a picture of ``factor`` times the size, rounded up."""
@@ -73,8 +73,8 @@ def look_at(
     if whole_turn:
         focal = usable / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
         return Camera(camera.eye, basis, focal, (size / 2, size / 2), size)
-    seen = camera.view(points)
-    plane = seen[:, :2] / seen[:, 2:]
+    views = camera.view(points)
+    plane = views[:, :2] / views[:, 2:]
     rim = around / distance
     low, high = plane.min(axis=0) - rim, plane.max(axis=0) + rim
     focal = usable / max(float((high - low).max()), 1e-9)
@@ -114,19 +114,19 @@ BLUR = 0.3  # pixels^2, as 3DGS adds so that nothing falls between pixels
 
 def project(cloud: GaussianCloud, camera: Camera) -> Footprints:
     """Return the footprints of Gaussians by the local affine approximation (EWA, Zwicker 2001)."""
-    seen = camera.view(cloud.positions)
-    depths = np.maximum(seen[:, 2], 1e-6)
+    views = camera.view(cloud.positions)
+    depths = np.maximum(views[:, 2], 1e-6)
     scaled = camera.basis @ axes(cloud.quaternions) * cloud.sigmas[:, None, :]
     covariance = scaled @ np.swapaxes(scaled, 1, 2)
-    jacobian = np.zeros((len(seen), 2, 3))
+    jacobian = np.zeros((len(views), 2, 3))
     jacobian[:, 0, 0] = jacobian[:, 1, 1] = camera.focal / depths
-    jacobian[:, :, 2] = -camera.focal * seen[:, :2] / (depths**2)[:, None]
+    jacobian[:, :, 2] = -camera.focal * views[:, :2] / (depths**2)[:, None]
     flat = jacobian @ covariance @ np.swapaxes(jacobian, 1, 2)
     xx, xy, yy = flat[:, 0, 0] + BLUR, flat[:, 0, 1], flat[:, 1, 1] + BLUR
     determinant = xx * yy - xy * xy
     widest = (xx + yy) / 2 + np.sqrt(((xx - yy) / 2) ** 2 + xy * xy)
     return Footprints(
-        camera.focal * seen[:, :2] / depths[:, None] + camera.center,
+        camera.focal * views[:, :2] / depths[:, None] + camera.center,
         np.stack([yy, -xy, xx], axis=1) / determinant[:, None],
         depths,
         np.sqrt(covariance[:, 2, 2]),

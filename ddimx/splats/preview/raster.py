@@ -56,9 +56,9 @@ def rasterise(
         through += np.bincount(pixel, np.log1p(-alpha), size * size)
         depth = _depth(prints, index, square)
         behind = (depth - front[pixel]) / prints.thickness[index]
-        kept = behind < CUT
-        index, pixel, depth = index[kept], pixel[kept], depth[kept]
-        weight = alpha[kept] * np.exp(-0.5 * behind[kept] ** 2)
+        visible = behind < CUT
+        index, pixel, depth = index[visible], pixel[visible], depth[visible]
+        weight = alpha[visible] * np.exp(-0.5 * behind[visible] ** 2)
         weights += np.bincount(pixel, weight, size * size)
         for k in range(values.shape[1]):
             sums[k] += np.bincount(pixel, weight * values[index, k], size * size)
@@ -105,6 +105,6 @@ def _of(
     a, b, c = (prints.conics[index, k, None].astype(np.float32) for k in range(3))
     square = a * u * u + 2 * b * u * v + c * v * v
     x, y = center[:, :1] + dx, center[:, 1:] + dy
-    kept = (square < CUT * CUT) & (x >= 0) & (x < size) & (y >= 0) & (y < size)
-    which = np.nonzero(kept)[0]
-    yield index[which], (y * size + x)[kept], square[kept]
+    visible = (square < CUT * CUT) & (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    which = np.nonzero(visible)[0]
+    yield index[which], (y * size + x)[visible], square[visible]

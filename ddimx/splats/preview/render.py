@@ -43,9 +43,16 @@ def render(
         lamp: how strong the light is, 0..1; colors that have light baked in want less.
         shadow: darken the ground under the shape, which shows where it stands.
     """
-    finer = _finer(cloud, camera)
+    distance = float(np.median(camera.view(cloud.positions)[:, 2]))
+    pixels = camera.focal * float(np.median(cloud.sigmas)) / max(distance, 1e-9)
+    finer = FINER if pixels > FINE_ENOUGH else 1
     fine = camera.scaled(finer)
-    values = np.concatenate([cloud.colors, _normals(cloud, camera, spreads)], axis=1)
+    to_eye = camera.eye - cloud.positions
+    to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
+    if spreads is not None:
+        to_eye = facing(spreads, to_eye)
+    normals: Floats = to_eye @ camera.basis.T
+    values = np.concatenate([cloud.colors, normals], axis=1)
     planes = rasterise(project(cloud, fine), cloud.alphas, values, fine.size)
     ground = _shadow(cloud, camera) if shadow else np.ones((camera.size, camera.size))
     return shaded(planes, fine, enlarged(ground, finer, fine.size), finer, lamp)
@@ -60,22 +67,6 @@ def render_thumbnail(
     cloud = balls(points, sigma, THUMBNAIL_COLOR, 0.95)
     camera = look_at(points, size, around=sigma, azimuth=azimuth, elevation=elevation)
     return render(cloud, camera, neighborhood(tree).spreads)
-
-
-def _finer(cloud: GaussianCloud, camera: Camera) -> int:
-    distance = float(np.median(camera.view(cloud.positions)[:, 2]))
-    pixels = camera.focal * float(np.median(cloud.sigmas)) / max(distance, 1e-9)
-    return FINER if pixels > FINE_ENOUGH else 1
-
-
-def _normals(cloud: GaussianCloud, camera: Camera, spreads: Floats | None) -> Floats:
-    """Return the normals that face the eye, in the camera's frame, float64 [N, 3]."""
-    to_eye = camera.eye - cloud.positions
-    to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
-    if spreads is not None:
-        to_eye = facing(spreads, to_eye)
-    normals: Floats = to_eye @ camera.basis.T
-    return normals
 
 
 def _shadow(cloud: GaussianCloud, camera: Camera) -> Floats:
@@ -93,8 +84,8 @@ def _shadow(cloud: GaussianCloud, camera: Camera) -> Floats:
     positions[:, 1] = low[1] - cloud.sigmas.max(axis=1)
     softness = SHADOW_SIGMA * reach * (1 + height)
     flat = np.stack([softness, np.full_like(softness, 1e-4 * reach), softness], axis=1)
-    spread = (cloud.sigmas[:, 0] / softness) ** 2  # as much darkness, over more ground
-    strength = every * cloud.alphas * spread * np.exp(-SHADOW_FADE * height)
+    widening = (cloud.sigmas[:, 0] / softness) ** 2  # as much darkness, over more ground
+    strength = every * cloud.alphas * widening * np.exp(-SHADOW_FADE * height)
     laid = replace(
         cloud,
         positions=positions,

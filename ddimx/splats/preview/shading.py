@@ -46,11 +46,11 @@ def occlusion(depth: npt.NDArray[np.float32], size: int) -> Floats:
 
     Unsharp masking of the depth buffer (Luft, Colditz and Deussen 2006).
     """
-    seen = np.isfinite(depth)
-    if not seen.any():
+    covered = np.isfinite(depth)
+    if not covered.any():
         return np.zeros(depth.shape)
-    near, far = depth[seen].min(), depth[seen].max()
-    unit = np.where(seen, (depth - near) / max(float(far - near), 1e-9), 1.0)
+    near, far = depth[covered].min(), depth[covered].max()
+    unit = np.where(covered, (depth - near) / max(float(far - near), 1e-9), 1.0)
     result = np.zeros(unit.shape)
     for share, weight in ((0.01, 0.9), (0.04, 0.6)):
         behind = unit - blurred(unit, max(1, round(share * size)))

@@ -26,10 +26,10 @@ from ...errors import DdimxError
 from ...files import whole_file
 from ...untrusted.text import parse_json, shortened, shown
 from ..tensors import check_plain
-from ..weight_set import Found, Taken, Which, choose
+from ..weight_set import SetName, WeightSet, Which, choose
 
 SCHEMA = 1
-PREFIX: dict[Taken, str] = {"ema": "ema.", "raw": "model."}
+PREFIX: dict[SetName, str] = {"ema": "ema.", "raw": "model."}
 # What safetensors and the making of a tensor raise on a file that is damaged or made to be.
 _UNREADABLE = (SafetensorError, OSError, ValueError, RuntimeError, TypeError, OverflowError)
 
@@ -156,7 +156,7 @@ def read_shapes(path: Path, prefix: str = "") -> dict[str, Tensor]:
             raise DdimxError(f"{path}: not readable ({shortened(str(error))})") from None
 
 
-def read_native(path: Path, which: Which | None = None) -> Found:
+def read_native(path: Path, which: Which | None = None) -> WeightSet:
     """Read a model file, or a checkpoint's averaged (``ema``) or last (``raw``) weights.
 
     Raises:
@@ -165,23 +165,23 @@ def read_native(path: Path, which: Which | None = None) -> Found:
     """
     header = read_header(path)
     sets = stored_sets(path, header)
-    taken = choose(path, sets, which)
-    return Found(
+    which_set = choose(path, sets, which)
+    return WeightSet(
         form=f"ddimx {header.kind}",
         file=path,
-        tensors=read_tensors(path, PREFIX[taken] if header.kind == "checkpoint" else ""),
-        taken=taken,
+        tensors=read_tensors(path, PREFIX[which_set] if header.kind == "checkpoint" else ""),
+        which=which_set,
         sets=sets,
         config=header.config,
         info=header.info,
     )
 
 
-def stored_sets(path: Path, header: Header) -> tuple[Taken, ...]:
+def stored_sets(path: Path, header: Header) -> tuple[SetName, ...]:
     """Return which weights a file of ours holds."""
     if header.kind != "checkpoint":
-        stated = header.info.get("weights")
-        return (stated if stated in PREFIX else "unstated",)
+        name = header.info.get("weights")
+        return (name if name in PREFIX else "unstated",)
     with _open(path) as file:
         names = list(file.keys())
     return tuple(t for t, prefix in PREFIX.items() if any(n.startswith(prefix) for n in names))

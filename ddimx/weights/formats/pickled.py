@@ -22,7 +22,7 @@ from ...untrusted.archives import open_zip
 from ...untrusted.text import shortened, shown
 from ..architecture import from_tensors
 from ..tensors import check_plain
-from ..weight_set import Found, Taken, Which, choose
+from ..weight_set import SetName, WeightSet, Which, choose
 
 LIST = "ermongroup list"
 STATE_DICT = "state dict"
@@ -36,7 +36,7 @@ _DAMAGED = (
 _STEP, _EMA = 3, 4  # places in the list (model, optimizer, epoch, step, EMA)
 
 
-def read_pickled(path: Path, which: Which | None = None) -> Found:
+def read_pickled(path: Path, which: Which | None = None) -> WeightSet:
     """Read a list (model, optimizer, epoch, step[, EMA]) or a state dict.
 
     Raises:
@@ -93,10 +93,10 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def found_in(content: Any, path: Path, which: Which | None) -> Found:
+def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     """Return one set of weights of what :func:`load_tensors` returned."""
     if _is_state_dict(content):
-        sets: dict[Taken, Mapping[str, Tensor]] = {"unstated": content}
+        sets: dict[SetName, Mapping[str, Tensor]] = {"unstated": content}
         form, info = STATE_DICT, {}
     elif isinstance(content, Sequence) and len(content) > _STEP and _is_state_dict(content[0]):
         sets = {"raw": content[0]}
@@ -105,14 +105,14 @@ def found_in(content: Any, path: Path, which: Which | None) -> Found:
         form, info = LIST, _step(content[_STEP])
     else:
         raise DdimxError(f"{path}: {_outline(content)}; neither a state dict nor {LIST}")
-    taken = choose(path, tuple(sets), which)
-    check_plain(sets[taken], str(path))
-    tensors = {name.removeprefix(_MODULE): value for name, value in sets[taken].items()}
-    return Found(
+    which_set = choose(path, tuple(sets), which)
+    check_plain(sets[which_set], str(path))
+    tensors = {name.removeprefix(_MODULE): value for name, value in sets[which_set].items()}
+    return WeightSet(
         form=form,
         file=path,
         tensors=tensors,
-        taken=taken,
+        which=which_set,
         sets=tuple(sets),
         architecture=from_tensors(tensors, str(path)),
         info=info,

@@ -139,11 +139,11 @@ def published_file(name: str, which: Which | None, *, offline: bool, progress: P
 
 def about_published() -> dict[str, dict[str, str]]:
     """Return every published file with its address, MD5 and whether it is in the cache."""
-    found = {}
+    facts = {}
     for name, entry in PUBLISHED.items():
         for which, file in entry.files.items():
             state = "in the cache" if file.target.is_file() else "not downloaded"
-            found[f"{name}, {which}"] = {"address": file.source, "md5": file.md5, "state": state}
+            facts[f"{name}, {which}"] = {"address": file.source, "md5": file.md5, "state": state}
     state = "in the cache" if celeba_place().is_file() else "to be fetched by hand"
-    found[CELEBA] = {"address": CELEBA_PAGE, "md5": "not published", "state": state}
-    return found
+    facts[CELEBA] = {"address": CELEBA_PAGE, "md5": "not published", "state": state}
+    return facts

@@ -14,7 +14,7 @@ from ..configure import configure
 from ..formats.diffusers.folder import is_diffusers_folder, read_folder, weights_of
 from ..formats.native import is_native, read_native, read_tensors
 from ..formats.pickled import found_in, read_pickled
-from ..weight_set import Found, Which
+from ..weight_set import WeightSet, Which
 from .hub import from_hub, is_hub_id
 from .registry import CELEBA, NAMES, PUBLISHED, published_file
 
@@ -45,7 +45,7 @@ def shipped_models() -> list[str]:
     return sorted(p.name.removesuffix(SUFFIX) for p in folder.iterdir() if p.name.endswith(SUFFIX))
 
 
-def read_source(source: Source, progress: Progress | None = None) -> tuple[Found, Config]:
+def read_source(source: Source, progress: Progress | None = None) -> tuple[WeightSet, Config]:
     """Find weights, read them, and complete their configuration.
 
     The notes of what is returned say what was inferred.
@@ -57,22 +57,22 @@ def read_source(source: Source, progress: Progress | None = None) -> tuple[Found
     return completed(find_weights(source, progress), source)
 
 
-def completed(found: Found, source: Source) -> tuple[Found, Config]:
+def completed(weights: WeightSet, source: Source) -> tuple[WeightSet, Config]:
     """Return found weights with their whole configuration, and notes on where it comes from.
 
     Raises:
         UsageError: a configuration that is missing or contradicts the file.
     """
-    given = source.config
-    if given is None and source.name in PUBLISHED:
-        return found, PUBLISHED[source.name].load_config()
-    if given is None and source.name == CELEBA:
-        return found, load_config(CELEBA)
-    config, remarks = configure(found, given, source.name)
-    return replace(found, notes=(*remarks, *found.notes)), config
+    explicit = source.config
+    if explicit is None and source.name in PUBLISHED:
+        return weights, PUBLISHED[source.name].load_config()
+    if explicit is None and source.name == CELEBA:
+        return weights, load_config(CELEBA)
+    config, remarks = configure(weights, explicit, source.name)
+    return replace(weights, notes=(*remarks, *weights.notes)), config
 
 
-def find_weights(source: Source, progress: Progress | None = None) -> Found:
+def find_weights(source: Source, progress: Progress | None = None) -> WeightSet:
     """Find and read weights; their configuration may still be incomplete.
 
     Raises:
@@ -81,8 +81,8 @@ def find_weights(source: Source, progress: Progress | None = None) -> Found:
     """
     if source.name in PUBLISHED:
         path = _locate(source, progress or Progress())
-        taken = source.which or "ema"
-        return replace(read_any(path, None), taken=taken, sets=(taken,))
+        which_set = source.which or "ema"
+        return replace(read_any(path, None), which=which_set, sets=(which_set,))
     return read_any(_locate(source, progress or Progress()), source.which)
 
 
@@ -107,25 +107,27 @@ def find_model(name: str | Path) -> Path:
         UsageError: nothing of that name.
         DdimxError: a folder without a checkpoint.
     """
-    known = shipped_models()
-    if str(name) in known:
+    names = shipped_models()
+    if str(name) in names:
         return Path(str(resources.files("ddimx") / "pretrained" / f"{name}{SUFFIX}"))
     path = Path(name).expanduser()
     if path.is_dir() and not is_diffusers_folder(path):
-        found = sorted([*path.glob(f"checkpoint-*{SUFFIX}"), *path.glob(f"*/checkpoint-*{SUFFIX}")])
-        if not found:
+        checkpoints = sorted(
+            [*path.glob(f"checkpoint-*{SUFFIX}"), *path.glob(f"*/checkpoint-*{SUFFIX}")]
+        )
+        if not checkpoints:
             raise DdimxError(f"{path}: no checkpoint in this folder, and no diffusers model")
-        return found[-1]
+        return checkpoints[-1]
     if path.exists():
         return path
-    known = [*known, *NAMES]
+    names = [*names, *NAMES]
     raise UsageError(
-        f"unknown model '{name}'{nearest(str(name), known)} Give a file, a training run's or "
-        f"diffusers folder, an id of the Hugging Face hub, or one of: {', '.join(known)}."
+        f"unknown model '{name}'{nearest(str(name), names)} Give a file, a training run's or "
+        f"diffusers folder, an id of the Hugging Face hub, or one of: {', '.join(names)}."
     )
 
 
-def read_any(path: Path, which: Which | None) -> Found:
+def read_any(path: Path, which: Which | None) -> WeightSet:
     """Read weights in any of the formats, recognised by content.
 
     Raises:

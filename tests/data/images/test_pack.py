@@ -9,7 +9,7 @@ import pytest
 from ddimx.data.images import pack
 from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.pack import Packing
-from ddimx.data.images.packed import MAGIC, PackedSource, header, read_index
+from ddimx.data.images.packed import PackedSource, array_header, index_path, read_index
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file
 from ddimx.progress import Progress
@@ -105,8 +105,8 @@ def test_numpy_opens_it(pictures, tmp_path):
 def test_the_header_is_always_128_bytes(shape):
     import io
 
-    assert len(header(shape)) == 128
-    stream = io.BytesIO(header(shape))
+    assert len(array_header(shape)) == 128
+    stream = io.BytesIO(array_header(shape))
     assert np.lib.format.read_magic(stream) == (1, 0)
     assert np.lib.format.read_array_header_1_0(stream) == (shape, False, np.dtype(np.uint8))
 
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(pictures, tmp_path, m
     assert sha256_file(out) == sha256_file(tmp_path / "whole.npy")
 
 
-@pytest.mark.parametrize("moment", ["trailer", "sync"])
+@pytest.mark.parametrize("moment", ["array_header", "sync"])
 def test_killed_at_the_very_end(pictures, tmp_path, monkeypatch, moment):
     run(pictures, tmp_path / "whole.npy")
     run_and_kill(pictures, tmp_path / "p.npy", monkeypatch, pack, moment)
@@ -182,6 +182,59 @@ def test_a_finished_file_is_not_made_again(pictures, tmp_path, monkeypatch):
     assert again.fingerprint == first.fingerprint
     assert again.found == COUNT
     assert out.stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_a_set_that_is_replaced_never_lies(pictures, tmp_path, monkeypatch, moment):
+    """Killed at each step of the exchange: what is read is one of the two sets, or refused."""
+    out, calls = tmp_path / "p.npy", []
+    run(pictures, out)
+    old = read_index(out)["fingerprint"]
+    (pictures / "07.png").write_bytes((pictures / "00.png").read_bytes())
+    (pictures / "00.png").write_bytes(b"broken")  # as many images as before
+    real = pack.sync
+
+    def killed(path):
+        calls.append(path)
+        if len(calls) == moment + 1:
+            raise Killed
+        real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "sync", killed)
+        try:
+            run(pictures, out, overwrite=True)
+        except Killed:
+            pass
+        else:
+            assert moment == 4  # one more than there are
+    new = run(pictures, tmp_path / "whole.npy").fingerprint
+    try:
+        source = PackedSource(out, held_out=False)
+    except DdimxError:
+        assert 0 < moment < 4
+    else:
+        assert source.fingerprint == (new if moment > 2 else old)
+        whole = PackedSource(tmp_path / "whole.npy", held_out=False)
+        every = np.arange(len(whole))
+        same = len(source) == len(whole) and np.array_equal(
+            source.images(every), whole.images(every)
+        )
+        assert same == (source.fingerprint == new)
+    assert run(pictures, out, overwrite=True).fingerprint == new
+    for name in ("p.npy", "p.npy.json"):
+        whole = tmp_path / name.replace("p.npy", "whole.npy")
+        assert (tmp_path / name).read_bytes() == whole.read_bytes()
+
+
+def test_another_json_is_not_replaced_without_overwrite(pictures, tmp_path):
+    beside = tmp_path / "p.npy.json"
+    for text in ("notes", '{"origin": 3}'):
+        beside.write_text(text)
+        with pytest.raises(UsageError, match=r"p\.npy\.json is there and is of something else"):
+            run(pictures, tmp_path / "p.npy")
+        assert beside.read_text() == text
+    assert run(pictures, tmp_path / "p.npy", overwrite=True).images == 48
 
 
 def test_something_else_is_not_replaced_without_overwrite(pictures, tmp_path):
@@ -268,65 +321,139 @@ def test_labels_stay_with_their_images(pictures, tmp_path):
             assert np.array_equal(image, one.decoded(where))
 
 
-# --- what is no packed file -----------------------------------------------------------------------
+# --- what is no packed set ------------------------------------------------------------------------
+
+CHANGES = {
+    "labels": {"labels": [0]},
+    "cut": {"held_out_from": 49},
+    "fingerprint": {"fingerprint": None},
+    "cut half": {"held_out_from": 1.5},
+    "no bad": {"bad": None},
+    "bad": {"bad": [3]},
+    "classes": {"classes": [["a"]]},
+    "label text": {"labels": ["a"] * 48},
+    "label long": {"labels": [2**63] * 48},
+    "labels deep": {"labels": [[0]] * 48},
+}
+OF_TWO = {
+    "shape": {"shape": [48, 8, 8, 1]},
+    "fewer": {"shape": [47, 8, 8, 3]},
+    "no shape": {"shape": None},
+    "version": {"version": 3},
+    "no version": {"version": None},
+}
+TEXTS = {
+    "json deep": b"[" * 100_000,
+    "number": b'{"labels": ' + b"9" * 5000 + b"}",
+    "list": b"[]",
+    "json": b"?",
+    "no json": b"",
+}
 
 
-def indexed(pixels, text):
-    return pixels + text + len(text).to_bytes(8, "little") + MAGIC
-
-
-def damaged(data, kind):
-    length = int.from_bytes(data[-16:-8], "little")
-    start = len(data) - 16 - length
-    index = json.loads(data[start:-16])
-    changes = {
-        "labels": {"labels": [0]},
-        "cut": {"held_out_from": 49},
-        "fingerprint": {"fingerprint": None},
-        "cut half": {"held_out_from": 1.5},
-        "no bad": {"bad": None},
-        "bad": {"bad": [3]},
-        "classes": {"classes": [["a"]]},
-        "label text": {"labels": ["a"] * 48},
-        "label long": {"labels": [2**63] * 48},
-        "labels deep": {"labels": [[0]] * 48},
-    }
-    if kind in changes:
-        return indexed(data[:start], json.dumps(index | changes[kind]).encode())
+def arrays(data):
+    """What an array file could be instead, by name."""
     return {
         "short": data[:128] + data[129:],
         "end": data[:-1],
+        "longer": data + b"x",
         "empty": b"",
-        "only magic": MAGIC,
-        "length": data[:-16] + (2**60).to_bytes(8, "little") + MAGIC,
-        "npy": data[:start],
         "dtype": data.replace(b"'|u1'", b"'<f4'"),
         "header cut": data[128:],
         "header half": data[:10] + bytes(118) + data[128:],
         "header bracket": data.replace(b"{'descr'", b"{('desc'"),
         "negative": data.replace(b"'shape': (", b"'shape': (-"),
-        "deep": indexed(data[:start], b"[" * 100_000),
-        "number": indexed(data[:start], b'{"labels": ' + b"9" * 5000 + b"}"),
-        "list": indexed(data[:start], b"[]"),
-        "json": data[:start] + b"?" + data[start + 1 :],
-    }[kind]
+    }
 
 
-KINDS = ["labels", "cut", "fingerprint", "short", "end", "empty", "only magic", "length", "npy"]
-
-
-KINDS += ["cut half", "no bad", "bad", "classes", "label text", "label long", "labels deep"]
-KINDS += ["header cut", "header half", "header bracket", "negative", "deep", "number", "list"]
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "dtype", "json"])
-def test_a_damaged_file_is_refused(pictures, tmp_path, kind):
-    out = tmp_path / "p.npy"
-    run(pictures, out)
-    assert read_index(out)["held_out_from"] <= 48
-    out.write_bytes(damaged(out.read_bytes(), kind))
+def refused(out):
     with pytest.raises(DdimxError, match=r"p\.npy: not a whole packed file \("):
         PackedSource(out, held_out=False)
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, *OF_TWO, *TEXTS, *arrays(b"")])
+def test_a_damaged_set_is_refused(pictures, tmp_path, kind):
+    out, beside = tmp_path / "p.npy", tmp_path / "p.npy.json"
+    run(pictures, out)
+    index = read_index(out)
+    assert index["held_out_from"] <= 48
+    if kind in arrays(b""):
+        out.write_bytes(arrays(out.read_bytes())[kind])
+    elif kind in TEXTS:
+        beside.write_bytes(TEXTS[kind])
+    else:
+        beside.write_text(json.dumps(index | {**CHANGES, **OF_TWO}[kind]))
+    refused(out)
+
+
+def test_an_array_without_its_json_is_refused(pictures, tmp_path):
+    out = tmp_path / "p.npy"
+    run(pictures, out)
+    index_path(out).unlink()
+    with pytest.raises(DdimxError, match=r"its JSON is missing, which lies beside it as"):
+        PackedSource(out, held_out=False)
+
+
+# --- version 0.1's one file -----------------------------------------------------------------------
+
+
+def one_file(out):
+    """Make of a set the file that version 0.1 wrote, and return its pixels and its index."""
+    pixels, index = out.read_bytes(), json.loads(index_path(out).read_text())
+    index_path(out).unlink()
+    index = {key: index[key] for key in index if key not in ("version", "shape")}
+    text = json.dumps(index, ensure_ascii=False).encode()
+    out.write_bytes(indexed(pixels, text))
+    return pixels, text
+
+
+def indexed(pixels, text):
+    return pixels + text + len(text).to_bytes(8, "little") + b"DDIMXPK1"
+
+
+def test_an_old_file_is_read_and_is_taken_for_made(pictures, tmp_path):
+    out = tmp_path / "p.npy"
+    new = run(pictures, out)
+    parts_now = [PackedSource(out, held_out=held_out) for held_out in (False, True)]
+    one_file(out)
+    for held_out, now in zip((False, True), parts_now, strict=True):
+        then = PackedSource(out, held_out=held_out)
+        assert (then.fingerprint, len(then)) == (new.fingerprint, len(now))
+        assert np.array_equal(then.images(np.arange(len(then))), now.images(np.arange(len(now))))
+    result = run(pictures, out)
+    assert (result.old, result.found, result.bad) == (True, COUNT, new.bad)
+    assert not index_path(out).exists()
+    assert not run(pictures, out, overwrite=True).old
+    assert np.load(out).shape[0] == new.images
+    assert index_path(out).is_file()
+
+
+OLD_KINDS = ["short", "end", "empty", "only magic", "length", "npy", "dtype", "header cut"]
+OLD_KINDS += ["header half", "header bracket", "negative", "deep", "number", "list", "json"]
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, *OLD_KINDS])
+def test_a_damaged_old_file_is_refused(pictures, tmp_path, kind):
+    out = tmp_path / "p.npy"
+    run(pictures, out)
+    pixels, text = one_file(out)
+    data = out.read_bytes()
+    assert read_index(out)["held_out_from"] <= 48
+    if kind in CHANGES:
+        text = json.dumps(json.loads(text) | CHANGES[kind]).encode()
+        out.write_bytes(indexed(pixels, text))
+    else:
+        others = arrays(data) | {
+            "only magic": b"DDIMXPK1",
+            "length": data[:-16] + (2**60).to_bytes(8, "little") + b"DDIMXPK1",
+            "npy": pixels,
+            "deep": indexed(pixels, b"[" * 100_000),
+            "number": indexed(pixels, TEXTS["number"]),
+            "list": indexed(pixels, b"[]"),
+            "json": pixels + b"?" + data[len(pixels) + 1 :],
+        }
+        out.write_bytes(others[kind])
+    refused(out)
 
 
 def test_no_file_says_how_to_make_it(tmp_path):

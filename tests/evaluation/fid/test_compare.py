@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddimx.errors import DdimxError
@@ -45,6 +46,20 @@ def test_statistics_are_those_of_all_images(tmp_path, batch_size):
     }
 
 
+def test_smaller_batches_where_the_memory_does_not_suffice(tmp_path):
+    class Full(MeanColours):
+        def __call__(self, pixels):
+            if len(pixels) > 2:
+                raise torch.cuda.OutOfMemoryError
+            return super().__call__(pixels)
+
+    save(tmp_path / "a", PIXELS)
+    features = Full()
+    found = fid.statistics_of(str(tmp_path / "a"), features, 7, QUIET)
+    assert features.batches == [2, 2, 2, 1]
+    np.testing.assert_allclose(found.mean, by_hand(PIXELS)[0], rtol=1e-13)
+
+
 def test_of_a_run_only_its_samples_count(tmp_path):
     save(tmp_path, PIXELS)
     Image.new("RGB", (40, 40)).save(tmp_path / "grid.png")
@@ -57,7 +72,7 @@ def test_of_a_run_only_its_samples_count(tmp_path):
 def test_folders_below_are_read_and_grey_becomes_colour(tmp_path):
     save(tmp_path / "x" / "y", PIXELS[:2])
     Image.fromarray(PIXELS[0, :, :, 0]).save(tmp_path / "grey.png")
-    found = next(fid.open_images(str(tmp_path)).batches(3))
+    found = fid.open_images(str(tmp_path)).read(range(3))
     assert found.shape == (3, 4, 4, 3)
     np.testing.assert_array_equal(found[0], PIXELS[0, :, :, :1].repeat(3, axis=2))
 
@@ -113,14 +128,14 @@ def test_what_is_no_set_of_images_is_refused(tmp_path):
     with pytest.raises(DdimxError, match="needs an array 'arr_0'"):
         fid.open_images(str(tmp_path / "f.npz"))
     np.savez(tmp_path / "four.npz", arr_0=np.zeros((2, 4, 4, 4), np.uint8))
-    with pytest.raises(DdimxError, match="needs 3 colours"):
-        next(fid.open_images(str(tmp_path / "four.npz")).batches(2))
+    with pytest.raises(DdimxError, match="needs 3 colors"):
+        fid.open_images(str(tmp_path / "four.npz")).read(range(2))
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(DdimxError, match=r"broken.png: cannot be decoded"):
-        next(fid.open_images(str(tmp_path)).batches(2))
+        fid.open_images(str(tmp_path)).read(range(1))
     save(tmp_path / "d", [PIXELS[0], PIXELS[1][:3, :3]])
     with pytest.raises(DdimxError, match="images of"):
-        list(fid.open_images(str(tmp_path / "d")).batches(1))
+        fid.statistics_of(str(tmp_path / "d"), MeanColours(), 1, QUIET)
 
 
 def statistics(count, features=4, **about):

@@ -77,7 +77,7 @@ def test_a_checkpoint_holds_two_sets_and_one_is_asked_for(tiny_config, tmp_path)
     save(path, both, header_of(tiny_config, "checkpoint"))
     assert read_native(path, "ema").tensors["w"].tolist() == [1, 1]
     assert read_native(path, "raw").tensors["w"].tolist() == [0, 0]
-    assert (read_native(path).taken, read_native(path).sets) == ("ema", ("ema", "raw"))
+    assert (read_native(path).which, read_native(path).sets) == ("ema", ("ema", "raw"))
     assert read_tensors(path, "optim.").keys() == {"step.w"}
 
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_without_an_average_says_so(tiny_config, tmp_path):
     save(path, {"model.w": torch.zeros(2)}, header_of(tiny_config, "checkpoint"))
     with pytest.raises(DdimxError, match="holds no ema weights but raw weights"):
         read_native(path, "ema")
-    assert read_native(path).taken == "raw"
+    assert read_native(path).which == "raw"
     save(path, {"optim.w": torch.zeros(2)}, header_of(tiny_config, "checkpoint"))
     with pytest.raises(DdimxError, match="holds no ema weights but no weights"):
         read_native(path)
@@ -95,11 +95,11 @@ def test_a_checkpoint_without_an_average_says_so(tiny_config, tmp_path):
 def test_a_model_file_is_held_to_what_it_says_of_its_weights(tiny_config, tmp_path):
     path = tmp_path / "m.safetensors"
     save(path, {"w": torch.zeros(2)}, header_of(tiny_config, weights="raw"))
-    assert read_native(path).taken == "raw"
+    assert read_native(path).which == "raw"
     with pytest.raises(DdimxError, match=r"holds no ema weights but raw weights$"):
         read_native(path, "ema")
     save(path, {"w": torch.zeros(2)}, header_of(tiny_config))
-    assert read_native(path).taken == "unstated"
+    assert read_native(path).which == "unstated"
     with pytest.raises(UsageError, match=r"does not say .* leave --weights raw out"):
         read_native(path, "raw")
 

@@ -26,11 +26,11 @@ def test_a_list_gives_the_average_unless_told_otherwise(path, prefix, zipped):
     torch.save(states, path, _use_new_zipfile_serialization=zipped)
     found = read_pickled(path)
     assert same(found.tensors, EMA)
-    assert (found.taken, found.form, found.info) == ("ema", "ermongroup list", {"step": 12})
+    assert (found.which, found.form, found.info) == ("ema", "ermongroup list", {"step": 12})
     assert same(read_pickled(path, "ema").tensors, EMA)
     raw = read_pickled(path, "raw")
     assert same(raw.tensors, RAW)
-    assert raw.taken == "raw"
+    assert raw.which == "raw"
 
 
 def test_an_average_with_prefixes_is_read_too(path):
@@ -42,7 +42,7 @@ def test_an_average_with_prefixes_is_read_too(path):
 def test_a_list_without_an_average_gives_what_it_has_and_no_more(path):
     torch.save(original_list(RAW, None), path)
     found = read_pickled(path)
-    assert found.taken == "raw"
+    assert found.which == "raw"
     assert same(found.tensors, RAW)
     with pytest.raises(DdimxError, match="holds no ema weights but raw weights"):
         read_pickled(path, "ema")
@@ -53,7 +53,7 @@ def test_a_state_dict_does_not_say_what_it_holds(path, zipped):
     torch.save(RAW, path, _use_new_zipfile_serialization=zipped)
     found = read_pickled(path)
     assert same(found.tensors, RAW)
-    assert (found.taken, found.form) == ("unstated", "state dict")
+    assert (found.which, found.form) == ("unstated", "state dict")
     with pytest.raises(UsageError, match=r"does not say .* leave --weights ema out"):
         read_pickled(path, "ema")
 

@@ -23,7 +23,7 @@ from ....files import whole_folder, write_json
 from ....models.unet import UNet
 from ....untrusted.text import read_object, shown
 from ...architecture import Architecture, check_counts
-from ...weight_set import Found, Taken, Which, choose
+from ...weight_set import SetName, WeightSet, Which, choose
 from ..native import read_tensors, write_safetensors
 from ..pickled import load_state_dict
 from .names import to_ours, to_theirs
@@ -71,7 +71,7 @@ def read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def read_folder(path: Path, which: Which | None = None) -> Found:
+def read_folder(path: Path, which: Which | None = None) -> WeightSet:
     """Read a folder with ``unet/`` and ``scheduler/``, or with their files in it directly.
 
     Raises:
@@ -80,28 +80,28 @@ def read_folder(path: Path, which: Which | None = None) -> Found:
             a pipeline that draws from a text or brings code of its own.
     """
     architecture, other = _unet_settings(path)
-    config, info, taken = _read_ours(path)
-    sets: tuple[Taken, ...] = (taken,)
+    config, info, which_set = _read_ours(path)
+    sets: tuple[SetName, ...] = (which_set,)
     choose(path, sets, which)
     file = _weights_file(path)
     theirs = read_tensors(file) if file.suffix == ".safetensors" else load_state_dict(file)
     check_counts(architecture, theirs, str(file))
     names = _parameter_names(architecture, other)
     tensors = to_ours(theirs, names, len(architecture.ch_mult), str(file))
-    stated, defaults, notes = _read_schedule(path)
-    kept = {key: other[key] for key in ("norm_groups", "dropout")}
-    model = {**stated.get("model", {}), **kept}
+    statements, defaults, notes = _read_schedule(path)
+    settings_of_unet = {key: other[key] for key in ("norm_groups", "dropout")}
+    model = {**statements.get("model", {}), **settings_of_unet}
     data = {"image_size": other["image_size"]}
-    return Found(
+    return WeightSet(
         form=FORM,
         file=file,
         tensors=tensors,
-        taken=taken,
+        which=which_set,
         sets=sets,
         config=config,
         config_file=None if config is None else path / OURS,
         architecture=architecture,
-        stated={**stated, "model": model, "data": data},
+        stated={**statements, "model": model, "data": data},
         defaults={} if config is not None else defaults,
         info=info,
         notes=() if config is not None else notes,
@@ -125,7 +125,7 @@ def write_folder(
     tensors: Mapping[str, Tensor],
     config: Config,
     info: dict[str, Any],
-    taken: Taken,
+    which_set: SetName,
     *,
     replace: bool = True,
 ) -> None:
@@ -147,7 +147,7 @@ def write_folder(
     ours = {
         "schema": SCHEMA,
         "ddimx": __version__,
-        "weights": taken,
+        "weights": which_set,
         "config": json.loads(config.model_dump_json(exclude_unset=True)),
         "info": info,
     }
@@ -164,22 +164,22 @@ def other_files(path: Path) -> list[str]:
     """Return what lies in a folder besides the files of such a model."""
     own = {"model_index.json", OURS, "unet/config.json", "scheduler/scheduler_config.json"}
     own |= {f"unet/{name}" for name in _WEIGHTS}
-    found = {str(p.relative_to(path).as_posix()) for p in path.rglob("*") if not p.is_dir()}
-    return sorted(found - own)
+    files = {str(p.relative_to(path).as_posix()) for p in path.rglob("*") if not p.is_dir()}
+    return sorted(files - own)
 
 
 def _read_schedule(path: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """Return facts, sampling defaults and notes of the folder's scheduler, none without one."""
     places = (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json")
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         return {}, {}, ()
-    scheduler = read_scheduler(_json(found), str(found))
-    stated = {"diffusion": scheduler.diffusion, "model": scheduler.model}
-    return stated, scheduler.sampling, scheduler.notes
+    scheduler = read_scheduler(_json(file), str(file))
+    statements = {"diffusion": scheduler.diffusion, "model": scheduler.model}
+    return statements, scheduler.sampling, scheduler.notes
 
 
-def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], Taken]:
+def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], SetName]:
     """Return what ``ddimx.json`` says; without it one set of weights that nothing is known of."""
     file = path / OURS
     if not file.is_file():
@@ -188,8 +188,10 @@ def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], Taken]:
     parts = (values.get("config"), values.get("info", {}))
     if values.get("schema") != SCHEMA or not all(isinstance(part, dict) for part in parts):
         raise DdimxError(f"{file}: not of schema {SCHEMA}, which this version reads; update ddimx")
-    taken: Taken = values["weights"] if values.get("weights") in ("ema", "raw") else "unstated"
-    return validate(values["config"], str(file)), dict(values.get("info", {})), taken
+    which_set: SetName = (
+        values["weights"] if values.get("weights") in ("ema", "raw") else "unstated"
+    )
+    return validate(values["config"], str(file)), dict(values.get("info", {})), which_set
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -223,8 +225,8 @@ def _weights_file(path: Path) -> Path:
         return file
     folder = _unet_folder(path)
     others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
-    seen = f", only {', '.join(others)}" if others else ""
-    raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{seen}")
+    remark = f", only {', '.join(others)}" if others else ""
+    raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{remark}")
 
 
 def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:

@@ -92,5 +92,5 @@ def _present(name: str) -> str:
 def _inner(kind: str, rest: str) -> str:
     """Rename what follows the block's own name: ``.q.weight``, ``.nin_shortcut.bias``."""
     table = _RESNET if "resnets" in kind else _ATTENTION if "attentions" in kind else {}
-    _, part, *after = rest.split(".")
-    return ".".join(["", table.get(part, part), *after])
+    _, part, *rest_of_name = rest.split(".")
+    return ".".join(["", table.get(part, part), *rest_of_name])

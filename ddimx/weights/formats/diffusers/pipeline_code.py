@@ -58,10 +58,10 @@ def refuse_class_map(settings: Mapping[str, Any], file: Path) -> None:
 
 
 def _refused(folder: Path, what: str) -> UsageError:
-    shown = what if len(what) <= 200 else f"{what[:200]}..."
+    excerpt = what if len(what) <= 200 else f"{what[:200]}..."
     return UsageError(
-        f"{folder}: a pipeline with code of its own ({shown}), which is never run, --trust-code or "
-        "not; if the weights do without it, keep a copy of the folder without it and give that"
+        f"{folder}: a pipeline with code of its own ({excerpt}), which is never run, --trust-code "
+        "or not; if the weights do without it, keep a copy of the folder without it and give that"
     )
 
 

@@ -107,7 +107,7 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
             f"{label}: diffusers' DDIMScheduler has no diffusion.beta_schedule "
             f"{diffusion.beta_schedule}"
         )
-    there = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    their_names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     spacing = sampling.spacing if sampling.spacing in ("linspace", "trailing") else "leading"
     return {
         "_class_name": "DDIMScheduler",
@@ -117,7 +117,7 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
         "beta_start": diffusion.beta_start,
         "beta_end": diffusion.beta_end,
         "beta_schedule": _BETAS_THERE[diffusion.beta_schedule],
-        "prediction_type": there[diffusion.prediction],
+        "prediction_type": their_names[diffusion.prediction],
         "timestep_spacing": spacing,
         "clip_sample": sampling.clip is not None,
         "clip_sample_range": sampling.clip or 1.0,

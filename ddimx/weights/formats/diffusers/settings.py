@@ -150,9 +150,9 @@ def refuse(label: str, wrong: Mapping[str, bool], config: Config, target: str) -
     """Raise UsageError for the keys that are wrong, with their values."""
     tree = config.model_dump()
     keys = [key for key, bad in wrong.items() if bad]
-    told = [f"{key} {tree[key.split('.')[0]][key.split('.')[1]]}" for key in keys]
-    if told:
-        raise UsageError(f"{label}: {target} has no {'; no '.join(told)}")
+    values = [f"{key} {tree[key.split('.')[0]][key.split('.')[1]]}" for key in keys]
+    if values:
+        raise UsageError(f"{label}: {target} has no {'; no '.join(values)}")
 
 
 def _fixed_problems(values: Mapping[str, Any]) -> list[str]:
@@ -165,11 +165,11 @@ def _fixed_problems(values: Mapping[str, Any]) -> list[str]:
 
 def _strange(settings: Mapping[str, Any]) -> list[str]:
     """Settings of a diffusers newer than this table, unless they are off."""
-    known = UNET_DEFAULTS.keys() | _OF_EMA
+    keys = UNET_DEFAULTS.keys() | _OF_EMA
     return [
         f"{shortened(key)} is {shown(value)}; a setting that is not known here"
         for key, value in settings.items()
-        if key not in known and not key.startswith("_") and value not in (None, False)
+        if key not in keys and not key.startswith("_") and value not in (None, False)
     ]
 
 

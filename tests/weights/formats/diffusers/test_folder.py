@@ -129,7 +129,7 @@ def test_what_is_written_is_what_diffusers_computes_with(tmp_path):
     # diffusers' table is float32: 1000 factors of half an ulp of 1 each.
     np.testing.assert_allclose(read.scheduler.alphas_cumprod.numpy(), expected, atol=3e-5)
     found = read_folder(tmp_path / "new")
-    assert (found.config, found.info, found.taken) == (config, {"by": "us"}, "ema")
+    assert (found.config, found.info, found.which) == (config, {"by": "us"}, "ema")
     assert same(found.tensors, model.state_dict())
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ddimx.errors import DdimxError, UsageError
-from ddimx.untrusted import worker
-from ddimx.untrusted.worker import Allowance, Exceeded, run_all
+from ddimx.runs import processes as worker
+from ddimx.runs.processes import Allowance, Exceeded, run_all
 from tests.conftest import ROOT, cli_environment
-from tests.untrusted.work import die, fail, fill, spin, square, strange, who
+from tests.runs.work import die, fail, fill, limits, spin, square, strange, who
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have other limits")
 ENOUGH = Allowance(200 << 20, 20)
@@ -37,6 +37,28 @@ def test_processes_are_used_again_and_are_not_this_one():
     first, second = results(who, [0]), results(who, [0, 1])
     assert {one.result for one in first} == {one.result for one in second}
     assert first[0].result != os.getpid()
+
+
+def test_without_an_allowance_nothing_is_limited():
+    for allowance in (None, lambda _: ENOUGH):
+        (done,) = run_all(limits, [0], allowance=allowance, processes=1)
+        assert any(done.result) == (allowance is not None and sys.platform != "win32")
+
+
+def test_idle_processes_end_when_told():
+    (first,) = results(who, [0])
+    worker.end_idle()
+    assert not worker._IDLE
+    (second,) = results(who, [0])
+    assert first.result != second.result
+
+
+def test_no_item_is_taken_before_a_process_is_free():
+    taken = []
+    items = (taken.append(n) or n for n in range(9))
+    with closing(run_all(square, items, processes=2)) as coming:
+        next(coming)
+        assert len(taken) == 2
 
 
 def raised(done):
@@ -62,7 +84,7 @@ def test_too_much_memory_ends_one_piece_of_work():
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
 def test_a_crash_is_one_failed_piece_of_work(number):
     (done,) = results(die, [number])
-    assert raised(done) == f"makes the library that reads it crash ({number.name})"
+    assert raised(done) == f"makes the process that reads it crash ({number.name})"
     assert results(square, [2])[0].result == 4
 
 
@@ -107,8 +129,8 @@ def test_it_dies_with_its_parent():
     script = textwrap.dedent(
         """
         import os, signal, sys
-        from ddimx.untrusted.worker import Allowance, run_all
-        from tests.untrusted.work import spin, who
+        from ddimx.runs.processes import Allowance, run_all
+        from tests.runs.work import spin, who
         if __name__ == "__main__":
             allowance = lambda _: Allowance(1 << 30, 600)
             for done in run_all(who, [0], allowance=allowance, processes=1):

@@ -1,9 +1,10 @@
-"""Work on files from outside, in processes that can be ended.
+"""Work in other processes, which end with this one and can be ended.
 
 A library that reads foreign files may need hours or all memory for one of them, or crash. Here each
-piece of work runs in another process, with an allowance of memory and of CPU time
-(not of wall time: a busy machine is no fault of a file's), and one that exceeds it, or crashes, is
-one failed piece of work. Processes are used again, since starting Python costs more than most work.
+piece of work runs in another process. It may have an allowance of memory and of CPU time (not of
+wall time, which also depends on what else the machine does). One that exceeds it, or crashes, is
+one failed piece of work. Processes are used again, since starting Python costs more than most work;
+:func:`end_idle` ends those that wait for more.
 
 The limits are the system's own (``setrlimit`` for memory, a timer that counts CPU time), so that
 they hold within C code too. Where a system has none (Windows; for memory also macOS) the work is
@@ -76,7 +77,7 @@ def run_all(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
-    allowance: Callable[[Item], Allowance],
+    allowance: Callable[[Item], Allowance] | None = None,
     processes: int,
     warm_up: Callable[[], object] | None = None,
 ) -> Generator[Done[Item, Result]]:
@@ -84,6 +85,8 @@ def run_all(
 
     Args:
         function: a module's function, or a ``functools.partial`` of one.
+        items: read one by one, when a process is free: whoever wants no more work ends them.
+        allowance: what the work on an item may take; None sets no limits.
         warm_up: what a process does before its first piece of work, outside any allowance:
             importing libraries.
 
@@ -102,7 +105,7 @@ def run_all(
                     break
                 process = _taken()
                 busy[process] = item
-                process.begin(function, item, allowance(item), warm_up)
+                process.begin(function, item, allowance and allowance(item), warm_up)
             if not busy:
                 return
             ready = wait([process.pipe for process in busy])
@@ -115,6 +118,14 @@ def run_all(
     finally:
         for process in busy:
             process.end()  # nobody waits for what an interrupted run has in its hands
+
+
+def end_idle() -> None:
+    """End the processes that wait for work. The next :func:`run_all` starts others."""
+    while _IDLE:
+        process = _IDLE.pop()
+        if process.owner == os.getpid():
+            process.end()
 
 
 class _Process:
@@ -130,7 +141,7 @@ class _Process:
         other.close()
         self.owner = os.getpid()
         self.usable = True
-        self._allowance = Allowance(0, 0)
+        self._allowance: Allowance | None = None
 
     @property
     def alive(self) -> bool:
@@ -141,7 +152,7 @@ class _Process:
         self,
         function: Callable[[Any], Any],
         item: Any,
-        allowance: Allowance,
+        allowance: Allowance | None,
         warm_up: Callable[[], object] | None,
     ) -> None:
         """Hand over a piece of work."""
@@ -158,6 +169,8 @@ class _Process:
             return Done(item, error=self._reason())
         if kind == "memory":
             self.end()
+            if self._allowance is None:
+                return Done(item, error=Exceeded("needs more memory than there is"))
             more = f"{self._allowance.memory / 1e9:.1f} GB of memory"
             return Done(item, error=Exceeded(f"needs more than {more}", limit=True))
         if kind == "error":
@@ -168,7 +181,7 @@ class _Process:
         """Return why the process ended before its work did."""
         self._process.join()
         number = -(self._process.exitcode or 0)
-        if number == getattr(signal, "SIGPROF", None):
+        if self._allowance is not None and number == getattr(signal, "SIGPROF", None):
             more = f"{self._allowance.cpu:.1f} seconds of computing"
             return Exceeded(f"takes more than {more}", limit=True)
         if number == getattr(signal, "SIGKILL", None):
@@ -177,7 +190,7 @@ class _Process:
                 "--workers goes on where this one stopped"
             )
         name = signal.Signals(number).name if number in set(signal.Signals) else f"exit {-number}"
-        return Exceeded(f"makes the library that reads it crash ({name})")
+        return Exceeded(f"makes the process that reads it crash ({name})")
 
     def end(self) -> None:
         """End the process, whatever it is at."""

@@ -1,6 +1,8 @@
 """What the tests of processes have done in them; a module of its own, for it is imported there."""
 
 import os
+import signal
+import sys
 
 
 def square(number):
@@ -38,3 +40,13 @@ class Strange(Exception):
 
 def strange(_):
     raise Strange("what", "is this")
+
+
+def limits(_):
+    """Whether memory and time are limited here."""
+    if sys.platform == "win32":
+        return False, False
+    import resource
+
+    memory, _hard = resource.getrlimit(resource.RLIMIT_AS)
+    return memory != resource.RLIM_INFINITY, signal.getitimer(signal.ITIMER_PROF)[0] > 0

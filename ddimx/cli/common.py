@@ -1,0 +1,89 @@
+"""What many verbs do: load a model, and end when they were interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..signals import Stop
+    from ..weights.model import Model
+    from .verbs import Command
+
+DEFAULT_MODEL = "emoji"
+
+
+def load(
+    model: str | None,
+    *,
+    device: str,
+    weights: str | None,
+    config: str | None,
+    offline: bool,
+    trust_code: bool,
+    progress: Progress,
+    dtype: str = "auto",
+) -> Model:
+    """Load the model that the options name, ``emoji`` where they name none.
+
+    Raises:
+        UsageError: an unknown name, or an option that does not fit the file.
+        DdimxError: a file that cannot be read, or a download that failed.
+    """
+    from ..weights.model import load_model
+
+    return load_model(
+        model or DEFAULT_MODEL,
+        device=device,
+        dtype=dtype,
+        weights=None if weights is None else "raw" if weights == "raw" else "ema",
+        config=config,
+        offline=offline,
+        trust_code=trust_code,
+        progress=progress,
+    )
+
+
+def end_interrupted(progress: Progress, stop: Stop, message: str) -> NoReturn:
+    """Say how a run that was interrupted goes on, and end the program with the signal's exit code.
+
+    Raises:
+        typer.Exit: always, with 130 for Ctrl-C and 143 for SIGTERM.
+    """
+    progress.say(message)
+    raise typer.Exit(stop.exit_code)
+
+
+def check_begun(command: Command, folder: Path, sha256: Callable[[], str]) -> None:
+    """Refuse another run's folder as far as that can be seen without loading the model.
+
+    Args:
+        sha256: returns the digest of the model's tensors; called only where a run is there.
+
+    Raises:
+        UsageError: another model, or another value of an option that stands in a run's identity.
+        DdimxError: a manifest that cannot be read.
+    """
+    from ..runs.record import check_same
+    from ..sampling import manifest
+
+    before = manifest.read(folder)
+    if before is None:
+        return
+    options = command.options
+    count = before["count"]
+    now: dict[str, Any] = {}
+    if command.verb == "sample":  # the others' identities hold what they make of these
+        count = options.count or count
+        now = {name: getattr(options, name) for name in ("seed", "start_index")}
+        now |= {"format": options.kind, "prompt": options.prompt}
+        now |= {"guidance": options.guidance, "category": options.category}
+        now = {name: value for name, value in now.items() if value is not None}
+    old = {name: value for name, value in before["identity"].items() if name in now}
+    check_same(folder, before["count"], old, now, count)
+    digest = {"model_sha256": before["identity"].get("model_sha256")}
+    check_same(folder, before["count"], digest, {"model_sha256": sha256()}, count)

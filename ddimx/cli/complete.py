@@ -1,0 +1,80 @@
+"""The values that a shell completes: none of them needs torch, NumPy or pydantic."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..options import Option
+from ..solvers.registry import AUTO, SOLVERS, all_names
+
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+PUBLISHED = ("cifar10", "bedroom", "cat", "church", "celeba")
+SUFFIX = ".safetensors"
+MOST_HEADER = 4 << 20  # bytes: a header that is longer is not read while somebody types
+
+Values = Callable[[Any], Sequence[str]]
+
+
+def of(name: str, option: Option) -> Callable[..., list[str]] | None:
+    """Return what completes an option, or None where the shell's own file names do.
+
+    Args:
+        name: of the option's field.
+        option: its declaration.
+    """
+    values: Values | None = SOURCES.get(name)
+    if values is None and option.choices:
+        values = lambda _: option.choices  # noqa: E731 - beside the other kind it is clearer
+    return None if values is None else from_values(values)
+
+
+def from_values(values: Values) -> Callable[..., list[str]]:
+    """Return a completion, as Typer calls it, from a function of the context."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        return [value for value in values(ctx) if value.startswith(incomplete)]
+
+    return complete
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in PRETRAINED.glob(f"*{SUFFIX}"))
+
+
+def classes_of(model: str) -> list[str]:
+    """Return a model's classes, from the header of its file; none where it does not say.
+
+    Args:
+        model: a shipped name or a ``.safetensors`` of ours.
+    """
+    from ..untrusted.text import parse_json
+
+    path = PRETRAINED / f"{model}{SUFFIX}" if model in shipped_models() else Path(model)
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = parse_json(stream.read(length)) if length <= MOST_HEADER else {}
+        classes = parse_json(header["__metadata__"]["ddimx.config"])["model"]["classes"]
+        return [name for name in classes if isinstance(name, str)]
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return []
+
+
+def _categories(ctx: Any) -> list[str]:
+    classes = classes_of(ctx.params.get("model") or "emoji")
+    return [*classes, "none"] if classes else []
+
+
+SOURCES: dict[str, Values] = {
+    "model": lambda _: [*shipped_models(), *PUBLISHED],
+    "category": _categories,
+    "solver": lambda _: list(dict.fromkeys([*SOLVERS, *all_names(), AUTO])),
+    "device": lambda _: ("auto", "cpu", "cuda", "mps"),
+    "resume": lambda _: ("last",),
+}

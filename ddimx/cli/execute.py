@@ -1,0 +1,95 @@
+"""What all verbs that fill a run folder do, once: load, explain, run, report, stop politely."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .common import DEFAULT_MODEL, check_begun, end_interrupted, load
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..sampling.run import SampleRequest
+    from .verbs import Command, Work
+
+
+def execute(command: Command, work: Work) -> None:
+    """Do what a command says: run it to its end, or only print its plan.
+
+    Raises:
+        UsageError: what the model or the folder do not allow; nothing is written.
+        DdimxError: something failed on the way; what is written is whole.
+        typer.Exit: the run was interrupted; its manifest says how far it is.
+    """
+    from ..progress import Progress
+    from ..signals import polite_stop
+    from .preview import preview, show_plan
+
+    options = command.options
+    with Progress(quiet=options.quiet) as progress:
+        if options.prompt is not None:
+            from .prompt import prompt_work
+
+            run, table = prompt_work(command)
+            if options.explain:
+                show_plan(table, as_json=options.json)
+                return
+        else:
+            request = _request(command, work, progress)
+            for note in request.settings.notes:
+                progress.say(f"note: {note}")
+            if options.explain or options.dry_run:
+                preview(request, costs_too=options.dry_run, as_json=options.json)
+                return
+            from ..sampling.run import run as fill
+
+            run = partial(fill, request)
+        with polite_stop() as stop:
+            record, where = run(stop, progress)
+        if record["status"] == "complete" and work.after is not None:
+            work.after(record, where, progress)
+        if options.json:
+            print_json({"folder": str(where), **record})
+        if record["status"] == "interrupted":
+            again = shlex.join(["ddimx", command.verb, "--resume", str(where)])
+            end_interrupted(progress, stop, f"interrupted; go on: {again}")
+        progress.say(work.summary(record, where))
+
+
+def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
+    """Load the model and resolve the options against it.
+
+    With ``--resume`` the model may be named by the manifest alone: then it is loaded only if it is
+    the one that the run was begun with.
+    """
+    from ..files import sha256_file
+    from ..sampling.manifest import dtype_for
+    from ..weights.locate.source import Source, tensors_file
+
+    options = command.options
+    folder = None if options.overwrite else options.out
+    device = options.device or "auto"
+    if command.begun and folder is not None:
+        source = Source(options.model or DEFAULT_MODEL, options.weights, offline=options.offline)
+        check_begun(command, folder, lambda: sha256_file(tensors_file(source, progress)))
+    model = load(
+        options.model,
+        device=device,
+        dtype=dtype_for(options.dtype, folder, device),
+        weights=options.weights,
+        config=options.config,
+        offline=options.offline,
+        trust_code=options.trust_code,
+        progress=progress,
+    )
+    return replace(
+        work.request(model, progress),
+        out=options.out,
+        overwrite=options.overwrite,
+        command=shlex.join(["ddimx", *sys.argv[1:]]),
+        asked=command.remembered,
+    )

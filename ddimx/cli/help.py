@@ -1,0 +1,121 @@
+"""Help as a page: options in panels, as wide as the terminal, examples as they are typed.
+
+Typer's own panels are drawn by Rich, whose import takes longer than all else that ``--help`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from typer.core import TyperCommand, TyperGroup
+
+from ..options import Panel
+
+Panels = dict[str, list[tuple[str, str]]]
+
+PANELS = get_args(Panel)
+EXAMPLES = "Examples:"
+WIDEST = 1000  # columns: as wide as the terminal; for a file or a pipe there are 80
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
+WIDEST_NAME = 30  # characters of an option with its value; a longer one has a line of its own
+
+
+class Verb(TyperCommand):
+    """A verb whose help lists options in panels, and its examples last."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write what the verb does, without its examples."""
+        _write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the panels: the verb's own, then those that verbs share."""
+        panels = _options(self.get_params(ctx), ctx)
+        own = [title for title in panels if title not in PANELS]
+        _write_panels({t: panels[t] for t in (*own, *PANELS) if t in panels}, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, unbroken."""
+        _write_examples(self.help or "", formatter)
+
+
+class VerbGroup(TyperGroup):
+    """A verb with verbs of its own, which its help lists in panels too."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write what the group is for."""
+        _write_text(self.help or "", formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs, and then the few options."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            verb: Any = self.get_command(ctx, name)
+            about = (verb.help or "").partition("\n\n")[0]
+            panels.setdefault(verb.rich_help_panel or "Commands", []).append((name, about))
+        _write_panels(panels, formatter)
+        _write_panels(_options(self.get_params(ctx), ctx), formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, unbroken."""
+        _write_examples(self.help or "", formatter)
+
+
+def _write_text(text: str, formatter: Any) -> None:
+    text = text.partition(EXAMPLES)[0].strip()
+    if text:
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text)
+
+
+def _options(parameters: Iterable[Any], ctx: Any) -> Panels:
+    """Return the parameters of a verb by panel: each with its value's form, and its help."""
+    panels: Panels = {}
+    for parameter in parameters:
+        row = parameter.get_help_record(ctx)
+        if row is not None:
+            name, text = row
+            if parameter.param_type_name == "argument":
+                name = parameter.metavar or name  # Typer adds the type, which says nothing
+            text = re.sub(r" *\[([^]]*)\]$", _in_words, text)
+            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            if parameter.name == "help" and "Running" in panels:
+                title = "Running"
+            panels.setdefault(title, []).append((name, text))
+    return panels
+
+
+def _in_words(notes: re.Match[str]) -> str:
+    """Return what Typer adds to a help text, as ``[default: 64; x>=1]``, as we write it."""
+    words = re.sub(r"(\d+)<=x<=(\d+)", r"\1 to \2", notes[1]).replace("x>=", "at least ")
+    return f" ({words.replace('; ', ', ')})"
+
+
+def _write_panels(panels: Panels, formatter: Any) -> None:
+    names = [name for rows in panels.values() for name, _ in rows]
+    width = min(max(map(len, names), default=0), WIDEST_NAME)
+    for title, rows in panels.items():
+        formatter.write_paragraph()
+        formatter.write(f"{_bold(title)}\n")
+        with formatter.indentation():  # the columns of all panels stand below each other
+            aligned = [(name.ljust(width), text) for name, text in rows]
+            formatter.write_dl(aligned, col_max=WIDEST_NAME)
+
+
+def _write_examples(text: str, formatter: Any) -> None:
+    examples = [line.strip() for line in text.partition(EXAMPLES)[2].splitlines()]
+    if any(examples):
+        formatter.write_paragraph()
+        formatter.write(f"{_bold('Examples')}\n")
+        for line in filter(None, examples):
+            formatter.write(f"  {line}\n")
+
+
+def _bold(title: str) -> str:
+    """Return a title, bold where somebody looks at a terminal that shows it."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return title if plain else f"\x1b[1m{title}\x1b[0m"
