@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options
+from ..common import load
 from ..help import SETTINGS, Verb, VerbGroup
 from .fid import fid
 from .nll import nll
@@ -44,7 +45,7 @@ def neighbours(
     count: options.Count = None,
     seed: options.Seed = 0,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write.")
+        Path, options.shared("out", metavar="FILE.png", help="Picture to write.")
     ] = Path("neighbours.png"),
     device: options.Device = "auto",
     offline: options.Offline = False,
@@ -74,14 +75,12 @@ def neighbours(
     from ...runs import lock_file
     from ...runs.contact_sheet import grid
     from ...runs.sinks import as_image
-    from ...weights.model import load_model
     from ..output import print_json
-    from ..parse import weights_choice
 
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -96,22 +95,22 @@ def neighbours(
     with lock_file(out):
         drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
         images = to_bytes(drawn, own.data).numpy()
-        found = find(images, source, held_out, mirrored=own.data.random_flip)
+        nearest = find(images, source, held_out, mirrored=own.data.random_flip)
         with whole_file(out) as part:
-            sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
+            sheet = grid(side_by_side(images, nearest)[: 2 * SHOWN], columns=8)
             as_image(sheet).save(part, format="PNG")
     result = {
         "count": len(images),
-        "share_beyond_held_out_median": found.share_beyond,
-        "held_out_median": found.held_out_median,
-        "median": float(sorted(found.distances.tolist())[len(images) // 2]),
-        "least": float(found.distances.min()),
+        "share_beyond_held_out_median": nearest.share_beyond,
+        "held_out_median": nearest.held_out_median,
+        "median": float(sorted(nearest.distances.tolist())[len(images) // 2]),
+        "least": float(nearest.distances.min()),
         "picture": str(out),
     }
     if json_output:
         print_json(result)
     with Progress(quiet=quiet) as progress:
         progress.say(
-            f"{found.share_beyond:.0%} of {len(images)} samples are farther from the training set "
-            f"than the median held-out image ({found.held_out_median:.3f} RMS); see {out}"
+            f"{nearest.share_beyond:.0%} of {len(images)} samples are farther from the training "
+            f"set than the median held-out image ({nearest.held_out_median:.3f} RMS); see {out}"
         )
