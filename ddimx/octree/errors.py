@@ -6,7 +6,7 @@ from ..errors import DdimxError
 
 
 class OctreeError(DdimxError):
-    """A token stream that is no octree.
+    """A token stream that is not an octree.
 
     Attributes:
         reason: what is wrong.

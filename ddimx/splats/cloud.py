@@ -77,7 +77,7 @@ class GaussianCloud:
         """Return the cloud turned about the origin by a proper rotation, float [3, 3].
 
         Raises:
-            UsageError: the matrix is no rotation; a mirror would turn shapes inside out.
+            UsageError: the matrix is not a rotation; a mirror would turn shapes inside out.
         """
         matrix = np.asarray(rotation, dtype=np.float64)
         if matrix.shape != (3, 3) or not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-6):

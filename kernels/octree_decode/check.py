@@ -52,6 +52,6 @@ def check_valid(valid: Tensor, depth: int) -> None:
     broken = (~valid).nonzero().flatten()
     if len(broken):
         raise ValueError(
-            f"stream {int(broken[0])} is no octree of depth {depth} ({len(broken)} of "
+            f"stream {int(broken[0])} is not an octree of depth {depth} ({len(broken)} of "
             f"{len(valid)} are not), or the number of leaves is not theirs"
         )

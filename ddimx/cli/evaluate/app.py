@@ -33,7 +33,7 @@ def evaluate() -> None:
 
 
 @app.command(cls=Verb)
-def neighbours(
+def neighbors(
     model: options.Model = None,
     config: options.ModelConfig = None,
     weights: options.Weights = None,
@@ -45,7 +45,7 @@ def neighbours(
     seed: options.Seed = 0,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write.")
-    ] = Path("neighbours.png"),
+    ] = Path("neighbors.png"),
     device: options.Device = "auto",
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
@@ -60,13 +60,13 @@ def neighbours(
 
     Examples:
 
-      ddimx prepare emoji && ddimx evaluate neighbours --count 64
+      ddimx prepare emoji && ddimx evaluate neighbors --count 64
     """
     from ...api import sample
     from ...config_file import override
     from ...data.images.sources import open_source
     from ...errors import UsageError
-    from ...evaluation.neighbors import neighbours as find
+    from ...evaluation.neighbors import neighbors as find
     from ...evaluation.neighbors import side_by_side
     from ...files import whole_file
     from ...pixels import to_bytes
@@ -115,3 +115,7 @@ def neighbours(
             f"{found.share_beyond:.0%} of {len(images)} samples are farther from the training set "
             f"than the median held-out image ({found.held_out_median:.3f} RMS); see {out}"
         )
+
+
+# The spelling of version 0.1.
+app.command("neighbours", cls=Verb, hidden=True, deprecated=True)(neighbors)
