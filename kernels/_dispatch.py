@@ -15,6 +15,7 @@ from torch import Tensor
 Impl = Literal["auto", "triton", "sdpa", "loop", "reference"]
 
 log = logging.getLogger("ddimx.kernels")
+_logged: set[tuple[str, ...]] = set()  # choices that this process has logged: each only once
 
 # Facts about this process, looked up once: a choice is also made while torch.compile traces.
 TRITON_INSTALLED = find_spec("triton") is not None
@@ -28,7 +29,7 @@ class Option:
     Attributes:
         impl: its name.
         why: why "auto" takes it, in words.
-        refusal: why it cannot run on what was given, None if it can.
+        refusal: why it cannot run on these arguments, None if it can.
         automatic: whether "auto" may take it.
     """
 
@@ -74,6 +75,7 @@ def product_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
 def autocast(*tensors: Tensor) -> list[Tensor]:
     """Return floating tensors of one dtype in autocast's dtype where it is on for their device.
 
+    They keep their shapes, which may be any.
     PyTorch does this for its own operators. As there, float64 stays as it is.
     """
     kind = tensors[0].device.type
@@ -85,9 +87,9 @@ def autocast(*tensors: Tensor) -> list[Tensor]:
 
 
 def check_row(table: Tensor, row: Tensor) -> None:
-    """Raise ValueError for a row outside a plan's table, where the host can know it.
+    """Raise ValueError for a row (0-d int64) outside a table [rows, ...], if it is on the CPU.
 
-    Asking an accelerator would wait for it; there the kernels give what is no result.
+    Reading it from an accelerator would wait for it; there the kernels return NaN or [MASK].
     """
     if row.device.type == "cpu" and not 0 <= int(row) < len(table):
         raise ValueError(f"row {int(row)} lies outside the table's {len(table)} rows")
@@ -103,10 +105,12 @@ def choose(op: str, impl: Impl, options: Sequence[Option]) -> Impl:
     if impl not in get_args(Impl):
         raise ValueError(f"impl '{impl}' is none of {', '.join(get_args(Impl))}")
     if impl == "auto":
-        chosen, reason = preferred(options)
-        if not torch.compiler.is_compiling():
-            _log_once(op, chosen, reason)
-        return chosen
+        best, reason = preferred(options)
+        choice = (op, best, reason)
+        if not torch.compiler.is_compiling() and choice not in _logged:
+            _logged.add(choice)
+            log.info("%s: %s (%s)", *choice)
+        return best
     refusals = {option.impl: option.refusal for option in options}
     if impl not in refusals or refusals[impl] is not None:
         reason = refusals.get(impl) or "there is none of this operation"
@@ -123,12 +127,3 @@ def preferred(options: Sequence[Option]) -> tuple[Impl, str]:
             return option.impl, "; ".join([*against, option.why] if option.why else against)
         against.append(option.refusal or f"{option.impl} is in the interpreter here")
     raise ValueError("no implementation is left")
-
-
-_logged: set[tuple[str, ...]] = set()
-
-
-def _log_once(*choice: str) -> None:
-    if choice not in _logged:
-        _logged.add(choice)
-        log.info("%s: %s (%s)", *choice)

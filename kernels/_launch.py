@@ -21,7 +21,7 @@ def run(
 
     Args:
         function: the jitted kernel.
-        programs: size of the grid; a grid of none is no launch.
+        programs: size of the grid; nothing is launched for 0.
         arguments: run-time arguments by name, at least one of them a tensor.
         constants: compile-time arguments by name.
         options: Triton's own, as num_warps.
@@ -40,7 +40,7 @@ class StagedLaunch:
     Attributes:
         kernel: the function's name in ``module``.
         programs: size of the grid.
-        arguments: specialised by Triton; ``constants`` are compiled in.
+        arguments: specialized by Triton; ``constants`` are compiled in.
     """
 
     module: ClassVar[str]

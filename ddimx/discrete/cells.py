@@ -22,7 +22,7 @@ class Cells:
     Attributes:
         level: 0 is the root.
         keys: int64 [N], Morton keys, ascending within each sample.
-        sample: int64 [N], the place in the batch of each cell's sample, ascending.
+        sample: int64 [N], for each cell the position of its sample in the batch, ascending.
         offsets: int64 [B + 1]; sample b has the cells ``offsets[b]:offsets[b + 1]``.
     """
 
@@ -56,10 +56,10 @@ def root(batch: int, device: torch.device | str | None = None) -> Cells:
 def children(level: Level) -> Cells:
     """Return the cells that a finished level says are occupied.
 
-    One number is asked of the device, how many there are.
+    The host waits for the device once, for their number.
 
     Raises:
-        DdimxError: a token that is [MASK], for the network's logits had no softmax.
+        DdimxError: a token that is [MASK], because the network's logits had no softmax.
     """
     cells, ids = level
     index = ids.to(torch.int64)
@@ -101,14 +101,14 @@ def octrees(levels: Sequence[Level]) -> list[Octree]:
 
 
 def levels_of(trees: Sequence[Octree], device: torch.device | str | None = None) -> list[Level]:
-    """Return trees of one depth as a batch's finished levels: undoes :func:`octrees`.
+    """Return trees of one depth as a batch's finished levels; the inverse of :func:`octrees`.
 
     Raises:
         ValueError: no trees, or several depths.
     """
     if len({tree.depth for tree in trees}) != 1:
         raise ValueError("a batch needs trees of one depth")
-    found = []
+    levels = []
     for d in range(trees[0].depth):
         keys = torch.cat([torch.from_numpy(tree.keys[d]) for tree in trees])
         ids = torch.cat([torch.from_numpy(tree.masks[d]) for tree in trees])
@@ -116,11 +116,12 @@ def levels_of(trees: Sequence[Octree], device: torch.device | str | None = None)
         sample = torch.repeat_interleave(torch.arange(len(trees)), counts)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         cells = Cells(d, keys.to(device), sample.to(device), offsets.to(device))
-        found.append(Level(cells, ids.to(device)))
-    return found
+        levels.append(Level(cells, ids.to(device)))
+    return levels
 
 
 def _refuse(level: Level, broken: int) -> None:
+    """Raise DdimxError if ``broken``, the number of tokens that are [MASK], is not 0."""
     if broken:
         raise DdimxError(
             f"level {level.cells.level}: the network gave {broken} of {len(level.ids)} tokens no "

@@ -32,12 +32,12 @@ def token_words(
 
 
 def uniform_ids(word: Tensor) -> Tensor:
-    """Map words to ids, uniform over 1..255 (to 2^-32), uint8."""
+    """Map words in 0..2^32-1, int64 [N], to ids, uniform over 1..255 (to 2^-32), uint8 [N]."""
     return (((word * CLASSES) >> 32) + 1).to(torch.uint8)
 
 
 def location_codes(level: int | Tensor, keys: Tensor) -> Tensor:
-    """Return ``8^level + key``: numbers that no two cells of a tree share, int64 as ``keys``.
+    """Return ``8^level + key``: numbers that no two cells of a tree share, int64 [N] as ``keys``.
 
     They stand in for keys where tokens of several levels are drawn in one row and stream, as in
     training. On levels up to 10 they fit in 32 bits.

@@ -86,14 +86,17 @@ def elbo_terms(
     network: it conditions on x_0 what a Markov chain would have forgotten.
 
     Args:
-        logits: [N, K + 1] of the network at x_t.
-        ids: [N], the clean tokens.
-        noisy: [N], x_t drawn at ``alpha_from``.
-        alpha_from, alpha_to: a_t < 1 and a_s, numbers or [N].
+        logits: [N, K + 1] of the network at x_t, any floating dtype.
+        ids: uint8 or int64 [N], the clean tokens.
+        noisy: uint8 or int64 [N], x_t drawn at ``alpha_from``.
+        alpha_from, alpha_to: a_t < 1 and a_s, numbers or float64 [N].
     """
     log_p = log_softmax(logits)
     if transition == "absorbing" and not eta:
-        return _absorbing(log_p, ids, noisy, alpha_from, alpha_to)
+        a_t, a_s = (torch.as_tensor(a, dtype=torch.float64).cpu() for a in (alpha_from, alpha_to))
+        clean = torch.from_numpy(route(a_t.numpy(), a_s.numpy(), 0.0)[1]).to(log_p.device)
+        log_p_truth = log_p.gather(1, ids.to(torch.int64)[:, None])[:, 0]
+        return torch.where(noisy == MASK, -clean * log_p_truth, 0.0)
     truth, guess = one_hot(ids, logits.shape[1]), log_p.exp()
     if eta is None:
         q, p = (markov_posterior(noisy, x0, alpha_from, alpha_to) for x0 in (truth, guess))
@@ -107,27 +110,16 @@ def elbo_terms(
 def prior_terms(ids: Tensor, alpha: float | Tensor, transition: Transition, columns: int) -> Tensor:
     """Return each token's KL(q(x_T | x_0) || noise) in nats, float64 [N].
 
-    0 where the process ends at alpha = 0. With the absorbing transition it is infinite otherwise.
+    ``ids``: uint8 or int64 [N]; ``columns`` is K + 1. The terms are 0 where the process ends at
+    alpha = 0. With the absorbing transition they are infinite otherwise.
     """
     x0 = one_hot(ids, columns)
     q = marginal(x0, alpha, transition)
     return _kl(q, noise_like(x0, transition).expand_as(q))
 
 
-def _absorbing(
-    log_p: Tensor,
-    ids: Tensor,
-    noisy: Tensor,
-    alpha_from: float | Tensor,
-    alpha_to: float | Tensor,
-) -> Tensor:
-    a_t, a_s = (torch.as_tensor(a, dtype=torch.float64).cpu() for a in (alpha_from, alpha_to))
-    clean = torch.from_numpy(route(a_t.numpy(), a_s.numpy(), 0.0)[1]).to(log_p.device)
-    picked = log_p.gather(1, ids.to(torch.int64)[:, None])[:, 0]
-    return torch.where(noisy == MASK, -clean * picked, 0.0)
-
-
 def _kl(q: Tensor, p: Tensor) -> Tensor:
+    """Return KL(q || p) of each row in nats: float64 [N, K + 1] twice -> [N]."""
     terms = torch.where(q > 0, q * (q / p).log(), 0.0)
     # A sum of rounded terms may fall below 0 by as much as it rounds.
     return terms.sum(dim=1).clamp(min=0.0)

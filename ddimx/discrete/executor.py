@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..kernels.discrete_update import MASK, Drawn, Options, Tokens, discrete_update
+from ..kernels.discrete_update import MASK, Options, Tokens, Transition, discrete_update
 from ..noise import Noise, Stream
 from .cells import Cells, Level, check_drawn, children, root
-from .confidence import Revealed, fractions, reveal, start
+from .confidence import fractions, reveal, start
 from .draws import token_words, uniform_ids
 from .plan import TokenPlan
 
 
 class TokenRaw(NamedTuple):
-    """A network's logits [N, 256], column = id, and under guidance those without the class."""
+    """A network's logits [N, 256] in any floating dtype, column = id; under guidance also those
+    without the class."""
 
     logits: Tensor
     uncond: Tensor | None = None
@@ -63,22 +64,6 @@ class TokenStep:
         return (*self.coarser, Level(self.cells, self.ids)) if self.finished else self.coarser
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What stays the same through a run, all tensors on its device."""
-
-    plan: TokenPlan
-    evaluate: Evaluate
-    noise: Noise
-    samples: Tensor
-    guidance: Tensor
-    table: Tensor
-    reveal_to: Tensor
-    remask: Tensor
-    seed: Tensor
-    fixed: Options
-
-
 @torch.no_grad()
 def execute(
     plan: TokenPlan,
@@ -110,15 +95,64 @@ def execute(
         DdimxError: logits without a softmax, at the end of the level.
         ValueError: logits of a wrong shape or dtype.
     """
-    run = _prepare(plan, evaluate, sample_indices, noise, guidance, torch.device(device), want_x0)
-    cells = root(len(run.samples), run.samples.device)
+    samples = torch.as_tensor(sample_indices, dtype=torch.int64).to(device)
+    if samples.dim() != 1 or not len(samples):
+        raise UsageError(
+            f"sample indices have shape {tuple(samples.shape)}; at least one is needed"
+        )
+    by_confidence = plan.routing == "confidence"
+    stream, wants_x0 = int(Stream.TOKEN), want_x0 or by_confidence
+    options = Options(plan.transition, stream, not by_confidence, wants_x0)
+    table = torch.from_numpy(plan.table()).to(device, torch.float32)
+    # With random routing reveal is NaN, and these two are not read.
+    reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0)).to(device)
+    remask = fractions(torch.from_numpy(plan.noise), up=True).to(device)
+    seed = noise.key_bits(samples.device)
+    weight = torch.tensor(guidance, dtype=torch.float32, device=device)
     finished: tuple[Level, ...] = ()
     for level in range(plan.depth):
-        if level:
-            cells = children(finished[-1])
-        for step in _rows(run, cells, finished):
+        cells = children(finished[-1]) if level else root(len(samples), samples.device)
+        cell_samples = samples[cells.sample]
+        state = start(pure_noise(plan.transition, noise, cells, cell_samples))
+        rows = plan.rows_of(level)
+        ordinal = torch.tensor(rows.start, device=samples.device)
+        raw = None
+        for row in rows:
+            if plan.calls[row]:
+                raw = evaluate(cells, state.ids, float(plan.t[row]), finished)
+            assert raw is not None  # the plan's first row of a level calls
+            draws = discrete_update(
+                table,
+                ordinal,
+                raw.logits,
+                Tokens(state.ids, cells.keys, cell_samples),
+                seed,
+                options,
+                uncond=raw.uncond,
+                guidance=None if raw.uncond is None else weight,
+            )
+            if by_confidence:
+                state = reveal(state, draws, cells, reveal_to[row], remask[row])
+            else:
+                state = state._replace(ids=draws.ids)
+            ordinal = ordinal + 1
+            if row == len(plan) - 1:  # of other levels the next one's cells tell
+                check_drawn(Level(cells, state.ids))
+            step = TokenStep(
+                row=row,
+                level=level,
+                t=float(plan.t[row]),
+                t_to=float(plan.t_to[row]),
+                called=bool(plan.calls[row]),
+                ids=state.ids,
+                x0=draws.x0,
+                confidence=draws.confidence,
+                cells=cells,
+                coarser=finished,
+                finished=row == rows.stop - 1,
+            )
             yield step
-            finished = step.levels
+        finished = step.levels
 
 
 def sample_levels(steps: Iterator[TokenStep]) -> tuple[Level, ...]:
@@ -129,87 +163,16 @@ def sample_levels(steps: Iterator[TokenStep]) -> tuple[Level, ...]:
     return levels
 
 
-def _prepare(
-    plan: TokenPlan,
-    evaluate: Evaluate,
-    sample_indices: Tensor | Sequence[int],
-    noise: Noise,
-    guidance: float,
-    device: torch.device,
-    want_x0: bool,
-) -> _Run:
-    samples = torch.as_tensor(sample_indices, dtype=torch.int64).to(device)
-    if samples.dim() != 1 or not len(samples):
-        raise UsageError(
-            f"sample indices have shape {tuple(samples.shape)}; at least one is needed"
-        )
-    route = plan.routing == "random"
-    # With random routing reveal is NaN, and nobody reads these columns.
-    reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0))
-    remask = fractions(torch.from_numpy(plan.noise), up=True)
-    return _Run(
-        plan=plan,
-        evaluate=evaluate,
-        noise=noise,
-        samples=samples,
-        guidance=torch.tensor(guidance, dtype=torch.float32, device=device),
-        table=torch.from_numpy(plan.table()).to(device, torch.float32),
-        reveal_to=reveal_to.to(device),
-        remask=remask.to(device),
-        seed=noise.key_bits(device),
-        fixed=Options(plan.transition, int(Stream.TOKEN), route, want_x0 or not route),
-    )
+def pure_noise(transition: Transition, noise: Noise, cells: Cells, samples: Tensor) -> Tensor:
+    """Return the ids that a level starts from, uint8 [N]; they do not depend on the plan's rows.
 
-
-def _rows(run: _Run, cells: Cells, coarser: tuple[Level, ...]) -> Iterator[TokenStep]:
-    """Run a level's rows."""
-    plan, rows = run.plan, run.plan.rows_of(cells.level)
-    samples = run.samples[cells.sample]
-    state = start(_initial(run, cells, samples))
-    ordinal = torch.tensor(rows.start, device=samples.device)
-    raw = None
-    for row in rows:
-        if plan.calls[row]:
-            raw = run.evaluate(cells, state.ids, float(plan.t[row]), coarser)
-        assert raw is not None  # the plan's first row of a level calls
-        drawn = discrete_update(
-            run.table,
-            ordinal,
-            raw.logits,
-            Tokens(state.ids, cells.keys, samples),
-            run.seed,
-            run.fixed,
-            uncond=raw.uncond,
-            guidance=None if raw.uncond is None else run.guidance,
-        )
-        state = _advance(run, state, drawn, cells, row)
-        ordinal = ordinal + 1
-        if row == len(plan) - 1:  # of other levels the next one's cells tell
-            check_drawn(Level(cells, state.ids))
-        yield TokenStep(
-            row=row,
-            level=cells.level,
-            t=float(plan.t[row]),
-            t_to=float(plan.t_to[row]),
-            called=bool(plan.calls[row]),
-            ids=state.ids,
-            x0=drawn.x0,
-            confidence=drawn.confidence,
-            cells=cells,
-            coarser=coarser,
-            finished=row == rows.stop - 1,
-        )
-
-
-def _advance(run: _Run, state: Revealed, drawn: Drawn, cells: Cells, row: int) -> Revealed:
-    if run.fixed.route:
-        return state._replace(ids=drawn.ids)
-    return reveal(state, drawn, cells, run.reveal_to[row], run.remask[row])
-
-
-def _initial(run: _Run, cells: Cells, samples: Tensor) -> Tensor:
-    """Return pure noise: [MASK], or keyed uniform ids that do not depend on the plan's rows."""
-    if run.plan.transition == "absorbing":
+    Args:
+        transition: "absorbing" starts from [MASK] alone, "uniform" from keyed ids in 1..255.
+        noise: the seed.
+        cells: the level's cells.
+        samples: int64 [N], the sample index of each cell.
+    """
+    if transition == "absorbing":
         return torch.full_like(cells.keys, MASK, dtype=torch.uint8)
-    word = token_words(run.noise, cells.keys, samples, cells.level, Stream.INIT)[2]
+    word = token_words(noise, cells.keys, samples, cells.level, Stream.INIT)[2]
     return uniform_ids(word)

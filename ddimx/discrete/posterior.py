@@ -15,23 +15,26 @@ from .transition import route
 
 
 def one_hot(ids: Tensor, columns: int) -> Tensor:
-    """Return ids [N] as distributions, float64 [N, columns]."""
+    """Return ids, uint8 or int64 [N], as distributions, float64 [N, columns]."""
     return torch.nn.functional.one_hot(ids.to(torch.int64), columns).to(torch.float64)
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Return the network's distribution over 1..K: float64 [N, K + 1] with nothing on [MASK]."""
+    """Return softmax of logits [N, K + 1] over 1..K: float64 [N, K + 1] with nothing on [MASK]."""
     return log_softmax(logits).exp()
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Return log p, float64 [N, K + 1], -inf for [MASK] whatever column 0 holds."""
+    """Return log softmax of logits [N, K + 1], float64, -inf for [MASK] whatever column 0 holds."""
     column = torch.arange(logits.shape[1], device=logits.device)
     return torch.where(column == MASK, -torch.inf, logits.to(torch.float64)).log_softmax(dim=1)
 
 
 def noise_like(x0: Tensor, transition: Transition) -> Tensor:
-    """Return the distribution of noise, float64 [K + 1]: [MASK], or uniform over 1..K."""
+    """Return the distribution of noise, float64 [K + 1] for x0 [N, K + 1].
+
+    All of it lies on [MASK], or it is uniform over 1..K.
+    """
     columns = x0.shape[1]
     noise = torch.zeros(columns, dtype=torch.float64, device=x0.device)
     if transition == "absorbing":
@@ -42,7 +45,7 @@ def noise_like(x0: Tensor, transition: Transition) -> Tensor:
 
 
 def marginal(x0: Tensor, alpha: float | Tensor, transition: Transition) -> Tensor:
-    """Return q(x_t | x_0), [N, K + 1]; alpha is a number or [N]."""
+    """Return q(x_t | x_0), float64 [N, K + 1] as ``x0``; alpha is a number or float64 [N]."""
     a = _column(alpha, x0)
     return a * x0 + (1 - a) * noise_like(x0, transition)
 
@@ -61,19 +64,19 @@ def posterior(
     posterior of the absorbing Markov chain.
 
     Args:
-        x_t: ids [N].
-        x0: [N, K + 1].
-        alpha_from, alpha_to: a_t and a_s, numbers or [N].
+        x_t: ids, uint8 or int64 [N].
+        x0: float64 [N, K + 1].
+        alpha_from, alpha_to: a_t and a_s, numbers or float64 [N].
 
     Returns:
-        [N, K + 1].
+        float64 [N, K + 1].
     """
-    here = one_hot(x_t, x0.shape[1])
+    token = one_hot(x_t, x0.shape[1])
     if transition == "absorbing":
-        x0 = torch.where((x_t == MASK)[:, None], x0, here)
+        x0 = torch.where((x_t == MASK)[:, None], x0, token)
     a_t, a_s = (_column(a, x0).cpu().numpy() for a in (alpha_from, alpha_to))
     keep, clean, noise = (torch.from_numpy(w).to(x0.device) for w in route(a_t, a_s, eta))
-    return keep * here + clean * x0 + noise * noise_like(x0, transition)
+    return keep * token + clean * x0 + noise * noise_like(x0, transition)
 
 
 def markov_posterior(
@@ -81,8 +84,10 @@ def markov_posterior(
 ) -> Tensor:
     """Return q(x_s | x_t, x_0) of the uniform Markov chain (D3PM, arXiv 2107.03006, eq. 3).
 
-    It depends on whether x_t is x_0, so no weights of the three routes give it: the chain is no
-    member of the family of :func:`posterior`, though its marginals are the same. For a
+    Arguments and result, float64 [N, K + 1], as of :func:`posterior`.
+
+    It depends on whether x_t is x_0, so no weights of the three routes give it: the chain is
+    not a member of the family of :func:`posterior`, though its marginals are the same. For a
     distribution x0 it is the mean of the posteriors, which is the true reverse step where x0 is
     the true p(x_0 | x_t).
 
@@ -93,13 +98,13 @@ def markov_posterior(
     if bool((a_t >= 1).any()):
         raise UsageError("no step of the uniform chain starts from clean data (alpha 1)")
     classes = x0.shape[1] - 1
-    here = one_hot(x_t, x0.shape[1])
+    token = one_hot(x_t, x0.shape[1])
     stays = torch.where(a_s > 0, a_t / torch.where(a_s > 0, a_s, 1.0), 1.0)
-    arrives = stays * here + (1 - stays) / classes  # q(x_t | x_s) for every x_s
-    ratio = x0 / (a_t * here + (1 - a_t) / classes)  # x_0's weight over q(x_t | x_0)
-    found = arrives * (a_s * ratio + (1 - a_s) / classes * ratio.sum(dim=1, keepdim=True))
-    found[:, MASK] = 0.0
-    return found
+    arrives = stays * token + (1 - stays) / classes  # q(x_t | x_s) for every x_s
+    ratio = x0 / (a_t * token + (1 - a_t) / classes)  # x_0's weight over q(x_t | x_0)
+    weights = arrives * (a_s * ratio + (1 - a_s) / classes * ratio.sum(dim=1, keepdim=True))
+    weights[:, MASK] = 0.0
+    return weights
 
 
 def _column(alpha: float | Tensor, like: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ one row at the end makes a call of its own, and a shorter group makes its call o
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import UsageError, unknown
 from ..kernels.discrete_update import Transition
@@ -47,9 +46,9 @@ def make_token_plan(
     Args:
         schedule: its alpha_bar is the share of clean tokens.
         depth: number of levels that have tokens, 1..11.
-        steps: rows for each level. One number means min(steps, 8^level), for there is no use in
-            more rows than a level can have cells: the root takes one row, level 1 at most 8. A
-            tuple gives the number for each level.
+        steps: rows for each level. One number means min(steps, 8^level), as more rows than a level
+            can have cells would be idle: the root takes one row, level 1 at most 8. A tuple gives
+            the number for each level.
         transition: "absorbing" or "uniform".
         eta: 0 adds no noise; with the absorbing transition eta (1 - alpha) is the share of clean
             tokens that is masked again.
@@ -71,6 +70,10 @@ def make_token_plan(
     for n in counts:
         t, alpha = grid_times(schedule, n, spacing)
         keep, clean, noise = route(alpha[:-1], alpha[1:], eta)
+        calls = np.ones(n, dtype=np.bool_)
+        if pfdiff is not None:
+            calls[:] = False
+            calls[[point for point, _, _ in hops(n, *pfdiff)]] = True
         progress = np.arange(n) / max(n - 1, 1)
         first, last = temperature if isinstance(temperature, tuple) else (temperature,) * 2
         levels.append(
@@ -85,19 +88,29 @@ def make_token_plan(
                 "reveal": alpha[1:] if routing == "confidence" else np.full(n, np.nan),
                 "temperature": first + (last - first) * progress,
                 "gumbel": gumbel * (1 - progress) if n > 1 else np.zeros(n),
-                "calls": _calls(n, pfdiff),
+                "calls": calls,
             }
         )
+    solver, notes = "ddim", ""
+    if pfdiff is not None:
+        k, h = pfdiff
+        solver = f"pfdiff:{k},{h}"
+        short = [str(d) for d, n in enumerate(counts) if n > 1 and (n - 1) % (k + 1)]
+        if short:
+            notes = (
+                f"pfdiff with k = {k} shares a call among {k + 1} rows; on level(s) "
+                f"{', '.join(short)} the last group is shorter"
+            )
     columns = {name: np.concatenate([level[name] for level in levels]) for name in levels[0]}
     return TokenPlan(
         level=np.repeat(np.arange(depth), counts),
         **columns,
         transition=transition,
         routing=routing,
-        label=_label(transition, routing, eta, pfdiff),
-        notes=_notes(counts, pfdiff),
+        label=f"{solver} on {transition} tokens, {routing} routing, eta {eta:g}",
+        notes=(notes,) if notes else (),
         inputs={
-            "solver": _solver(pfdiff),
+            "solver": solver,
             "solver_version": VERSION,
             "steps": list(counts),
             "eta": eta,
@@ -125,7 +138,7 @@ def steps_per_level(steps: int | tuple[int, ...], depth: int) -> tuple[int, ...]
 
 
 def time_of(schedule: Schedule, alpha: Array) -> Array:
-    """Return the times at which alpha_bar has these values: undoes ``Schedule.alpha_bar``.
+    """Return the times at which alpha_bar has these values, float64 [n]: inverts ``alpha_bar``.
 
     Where the schedule does not reach so low, its last time.
     """
@@ -133,14 +146,14 @@ def time_of(schedule: Schedule, alpha: Array) -> Array:
     high = np.clip(np.searchsorted(table, alpha), 1, len(table) - 1)
     low, up = table[high - 1], table[high]
     with np.errstate(divide="ignore", invalid="ignore"):
-        curved = np.log(alpha / low) / np.log(up / low)  # log alpha_bar is linear within a step
-    share = np.where(low > 0, curved, alpha / up)
+        log_share = np.log(alpha / low) / np.log(up / low)  # log alpha_bar is linear within a step
+    share = np.where(low > 0, log_share, alpha / up)
     time: Array = (len(table) - 1 - high) - np.clip(share, 0.0, 1.0)
     return time
 
 
 def grid_times(schedule: Schedule, n: int, spacing: str) -> tuple[Array, Array]:
-    """Return n + 1 falling times and the rising alphas at them, from 0 to exactly 1.
+    """Return falling times and the rising alphas at them, from 0 to exactly 1, float64 [n + 1].
 
     Args:
         spacing: one of ``SPACINGS``, see :func:`make_token_plan`.
@@ -158,14 +171,6 @@ def grid_times(schedule: Schedule, n: int, spacing: str) -> tuple[Array, Array]:
     return t, alpha
 
 
-def _calls(n: int, pfdiff: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
-    if pfdiff is None:
-        return np.ones(n, dtype=np.bool_)
-    calls = np.zeros(n, dtype=np.bool_)
-    calls[[at for at, _, _ in hops(n, *pfdiff)]] = True
-    return calls
-
-
 def _check(
     spacing: str,
     routing: Routing,
@@ -173,6 +178,7 @@ def _check(
     temperature: float | tuple[float, float],
     pfdiff: tuple[int, int] | None,
 ) -> None:
+    """Raise UsageError if an argument of :func:`make_token_plan` is out of range."""
     if spacing not in SPACINGS:
         raise unknown("spacing of tokens", spacing, SPACINGS)
     if routing not in ("random", "confidence"):
@@ -188,25 +194,3 @@ def _check(
         raise UsageError(
             f"pfdiff:k,h needs 1 <= h <= k <= {MOST}, got pfdiff:{pfdiff[0]},{pfdiff[1]}"
         )
-
-
-def _solver(pfdiff: tuple[int, int] | None) -> str:
-    return "ddim" if pfdiff is None else f"pfdiff:{pfdiff[0]},{pfdiff[1]}"
-
-
-def _label(
-    transition: Transition, routing: Routing, eta: float, pfdiff: tuple[int, int] | None
-) -> str:
-    return f"{_solver(pfdiff)} on {transition} tokens, {routing} routing, eta {eta:g}"
-
-
-def _notes(counts: tuple[int, ...], pfdiff: tuple[int, int] | None) -> tuple[str, ...]:
-    k = 0 if pfdiff is None else pfdiff[0]
-    rests = {d: (n - 1) % (k + 1) for d, n in enumerate(counts) if n > 1 and (n - 1) % (k + 1)}
-    if not rests:
-        return ()
-    levels = ", ".join(str(d) for d in rests)
-    return (
-        f"pfdiff with k = {k} shares a call among {k + 1} rows; on level(s) {levels} the last "
-        "group is shorter",
-    )

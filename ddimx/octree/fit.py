@@ -25,13 +25,13 @@ def mesh_tree(
     """Return the octree of the cells that a mesh's surface touches.
 
     Args:
-        vertices: [V, 3]; those that no face uses count for nothing.
-        faces: integers [F, 3], indices of vertices. Neither closed nor oriented need it be.
+        vertices: [V, 3]; those that no face uses are ignored.
+        faces: integers [F, 3], indices of vertices. It need be neither closed nor oriented.
         depth: 1..20.
         margin: the share of the cube's edge that stays free at each end, 0 up to below 0.5.
 
     Raises:
-        OctreeError: no faces, an index of no vertex, coordinates that are not finite, a
+        OctreeError: no faces, an index without a vertex, coordinates that are not finite, a
             mesh without extent, a depth outside 1..20 or too large for memory.
     """
     vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces)

@@ -27,7 +27,7 @@ OFFSETS_6: Index = OFFSETS_26[np.abs(OFFSETS_26).sum(axis=1) == 1]
 
 
 def neighbors(keys: Keys, depth: int, offsets: Index = OFFSETS_26) -> Index:
-    """Return where each cell's neighbors stand among the cells.
+    """Return the position of each cell's neighbors among the cells.
 
     Args:
         keys: int64 [N], ascending, of one level.
@@ -38,21 +38,21 @@ def neighbors(keys: Keys, depth: int, offsets: Index = OFFSETS_26) -> Index:
         int64 [N, K], indices into ``keys``, -1 where no occupied cell lies.
     """
     cells = cells_of(keys)
-    found = np.empty((len(keys), len(offsets)), dtype=np.int64)
+    positions = np.empty((len(keys), len(offsets)), dtype=np.int64)
     for column, offset in enumerate(np.asarray(offsets, dtype=np.int64)):
-        there = cells + offset
-        inside = ((there >= 0) & (there < 2**depth)).all(axis=1)
-        wanted = keys_of(np.where(inside[:, None], there, 0))
-        found[:, column] = np.where(inside, indices(keys, wanted), -1)
-    return found
+        targets = cells + offset
+        inside = ((targets >= 0) & (targets < 2**depth)).all(axis=1)
+        target_keys = keys_of(np.where(inside[:, None], targets, 0))
+        positions[:, column] = np.where(inside, indices(keys, target_keys), -1)
+    return positions
 
 
-def indices(keys: Keys, wanted: Keys) -> Index:
-    """Return where each wanted key stands among ascending keys, -1 where it does not."""
+def indices(keys: Keys, targets: Keys) -> Index:
+    """Return the position of each target, int64 [M], among ascending keys [N]; -1 if absent."""
     if not len(keys):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, place, -1)
+        return np.full(len(targets), -1, dtype=np.int64)
+    position = np.minimum(np.searchsorted(keys, targets), len(keys) - 1)
+    return np.where(keys[position] == targets, position, -1)
 
 
 def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
@@ -75,12 +75,12 @@ def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
     sparse = optional_module("scipy.sparse", "connected parts", "3d")
     csgraph = optional_module("scipy.sparse.csgraph", "connected parts", "3d")
     # One direction of each pair: the other half of the offsets gives the same edges again.
-    found = neighbors(tree.leaves, tree.depth, offsets[: len(offsets) // 2])
-    start, column = np.nonzero(found >= 0)
+    positions = neighbors(tree.leaves, tree.depth, offsets[: len(offsets) // 2])
+    start, column = np.nonzero(positions >= 0)
     # Not a dense grid, which scipy.ndimage would label: here trees may be 20 levels deep.
     count = len(tree.leaves)
     joined = np.ones(len(start), dtype=np.bool_)
-    edges = sparse.coo_array((joined, (start, found[start, column])), shape=(count, count))
+    edges = sparse.coo_array((joined, (start, positions[start, column])), shape=(count, count))
     _, part = csgraph.connected_components(edges, directed=False)
     _, first, labels, sizes = np.unique(
         part, return_index=True, return_inverse=True, return_counts=True
@@ -109,8 +109,8 @@ def iou(a: Octree, b: Octree) -> float:
     """
     if a.depth != b.depth:
         raise OctreeError(f"trees of depth {a.depth} and {b.depth} have no common grid")
-    shared = int((indices(a.leaves, b.leaves) >= 0).sum())
-    return shared / (len(a.leaves) + len(b.leaves) - shared)
+    common = int((indices(a.leaves, b.leaves) >= 0).sum())
+    return common / (len(a.leaves) + len(b.leaves) - common)
 
 
 def mirrored(tree: Octree, axis: int) -> Octree:

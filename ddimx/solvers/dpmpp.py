@@ -27,6 +27,8 @@ def dpmpp(
 ) -> Plan:
     """Return the plan of DPM-Solver++(1M, 2M, 3M), arXiv 2211.01095, to clean data.
 
+    ``times``: ascending float64 [n] in [0, T - 1], one row each.
+
     With lambda = log(alpha / sigma), h = lambda_to - lambda and E = 1 - exp(-h),
 
         x' = sigma_to / sigma x + alpha_to (E m_0 + phi_2 D_1 + phi_3 D_2)
@@ -58,29 +60,31 @@ def dpmpp(
 
 def order_of_row(i: int, n: int, order: int) -> int:
     """Return the order of row ``i`` of ``n``: rising at the start, 1 at the end."""
-    left = n - i
-    return min(order, i + 1, left if n < SHORT or left == 1 else order)
+    rows_left = n - i
+    return min(order, i + 1, rows_left if n < SHORT or rows_left == 1 else order)
 
 
 def _weights(lam: Array, order: int, bend: float) -> Array:
-    """Return the weights of m_0, m_1, ... over alpha_to; ``lam`` ends with this row's two.
+    """Return the weights of m_0, m_1, ... over alpha_to, float64 [order], or [3] from order 3.
 
-    An infinite first interval (from alpha_bar = 0) makes its divided differences 0 by itself.
+    ``lam``, float64 [n], holds lambda at the times so far and ends with where this row starts and
+    where it goes. ``bend`` is the factor of the third order's D_2; see :func:`dpmpp`. An infinite
+    first interval (from alpha_bar = 0) makes its divided differences 0 by itself.
     """
     h = lam[-1] - lam[-2]
     first = -np.expm1(-h)
     if order == 1:
         return np.array([first])
     h0 = lam[-2] - lam[-3]
-    near = h / h0 * np.array([1.0, -1.0, 0.0])  # h x0' from the last two predictions
+    slope0 = h / h0 * np.array([1.0, -1.0, 0.0])  # h x0' from the last two predictions
     weights: Array
     if order == 2:
-        weights = first * (np.array([1.0, 0.0]) + 0.5 * near[:2])
+        weights = first * (np.array([1.0, 0.0]) + 0.5 * slope0[:2])
         return weights
     h1 = lam[-3] - lam[-4]
-    far = h / h1 * np.array([0.0, 1.0, -1.0])
-    slope = near + h0 / (h0 + h1) * (near - far)
-    curve = bend * h / (h0 + h1) * (near - far)
+    slope1 = h / h1 * np.array([0.0, 1.0, -1.0])  # and from the two before
+    slope = slope0 + h0 / (h0 + h1) * (slope0 - slope1)
+    curve = bend * h / (h0 + h1) * (slope0 - slope1)
     phi2, phi3 = 1 - first / h, _phi3(h)
     weights = phi2 * slope + phi3 * curve
     weights[0] += first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from .plan import Plan
 
 
 class Raw(NamedTuple):
-    """A network's raw output and, under guidance, the one without the class."""
+    """A network's raw output [B, ...] in any floating dtype; under guidance also without class."""
 
     out: Tensor
     uncond: Tensor | None
@@ -33,7 +33,8 @@ class Step:
         row: the row's ordinal in the plan.
         t: the network's time, NaN if it was not called.
         t_to: the time of the state ``x``.
-        x: the state; ``y``: where the network is evaluated next, after the last row the result.
+        x: the state, [B, ...] in the dtype of the run's start, as ``y`` and ``x0`` are.
+        y: where the network is evaluated next, after the last row the result.
         x0: the row's prediction of clean data, None if the network was not called.
     """
 
@@ -49,7 +50,10 @@ class Step:
 class Draw:
     """Where a run's noise comes from: the keyed streams, or a function of the row's ordinal.
 
-    ``z`` returns unit noise of the state's shape; it exists to share noise with other programs.
+    Attributes:
+        noise: the keyed streams.
+        samples: int64 [B], the samples' indices.
+        z: returns unit noise of the state's shape; it exists to share noise with other programs.
     """
 
     noise: Noise
@@ -59,7 +63,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class Known:
-    """Pixels that are known: ``pixels`` [B, ...] in the network's range, ``mask`` 1 to keep."""
+    """Pixels that are known, for inpainting.
+
+    Attributes:
+        pixels: float32 [B, ...] in the network's range.
+        mask: float32, broadcastable to the pixels; 1 keeps, 0 paints.
+    """
 
     pixels: Tensor
     mask: Tensor
@@ -91,51 +100,33 @@ def execute(
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
     history = x.new_zeros(plan.depth - 1, *x.shape) if plan.depth > 1 else None
-    extras = _constant_extras(plan, draw, known, x.device)
+    constant = Extras(
+        history_is_x0=plan.history == "x0",
+        clip=plan.clip,
+        seed=draw.noise.key_bits(x.device),
+        samples=draw.samples.to(x.device),
+        step_stream=int(Stream.STEP) if plan.noisy and draw.z is None else None,
+        known=None if known is None else known.pixels,
+        mask=None if known is None else known.mask,
+        known_stream=None if known is None else int(Stream.KNOWN),
+    )
     weight = torch.tensor(guidance, dtype=x.dtype, device=x.device)
     ordinal = torch.tensor(0, device=x.device)
-    keeps = plan.keeps_point()
+    same_point = plan.keeps_point()
     y = x
     for row in range(len(plan)):
         t = float(plan.t[row])
-        raw = None if math.isnan(t) else evaluate(y, _times(t, x))
-        out = None if raw is None else raw.out
-        row_extras = _row_extras(extras, raw, weight, draw, row, bool(keeps[row]))
-        x, y, x0 = update(table, ordinal, x, y, out, history, row_extras)
+        out, uncond = None, None
+        if not math.isnan(t):
+            times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+            out, uncond = evaluate(y, times)
+        extras = replace(
+            constant,
+            same_point=bool(same_point[row]),
+            uncond=uncond,
+            guidance=None if uncond is None else weight,
+            z=None if draw.z is None else draw.z(row),
+        )
+        x, y, x0 = update(table, ordinal, x, y, out, history, extras)
         ordinal.add_(1)
         yield Step(row, t, float(plan.t_to[row]), x, y, x0)
-
-
-def _times(t: float, x: Tensor) -> Tensor:
-    return torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-
-
-def _constant_extras(
-    plan: Plan, draw: Draw, known: Known | None, device: torch.device
-) -> dict[str, object]:
-    values: dict[str, object] = {
-        "history_is_x0": plan.history == "x0",
-        "clip": plan.clip,
-        "seed": draw.noise.key_bits(device),
-        "samples": draw.samples.to(device),
-        "step_stream": int(Stream.STEP) if plan.noisy and draw.z is None else None,
-    }
-    if known is not None:
-        values |= {"known": known.pixels, "mask": known.mask, "known_stream": int(Stream.KNOWN)}
-    return values
-
-
-def _row_extras(
-    constant: dict[str, object],
-    raw: Raw | None,
-    weight: Tensor,
-    draw: Draw,
-    row: int,
-    same_point: bool,
-) -> Extras:
-    values = {**constant, "same_point": same_point}
-    if raw is not None and raw.uncond is not None:
-        values |= {"uncond": raw.uncond, "guidance": weight}
-    if draw.z is not None:
-        values["z"] = draw.z(row)
-    return Extras(**values)  # type: ignore[arg-type]

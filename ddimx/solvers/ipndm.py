@@ -24,6 +24,8 @@ def ipndm(
 ) -> Plan:
     """Return the plan of iPNDM (arXiv 2204.13902; PNDM: 2202.09778) to clean data.
 
+    ``times``: ascending float64 [n] in [0, T - 1], one row each.
+
     DDIM is Euler's method for d(x / alpha) = eps d(sigma / alpha). Here eps is replaced by the
     Adams-Bashforth mean e = sum_j c_j eps_j of the last ``order`` predictions, the first rows
     having fewer:

@@ -28,7 +28,9 @@ def pfdiff(
     h: int = 1,
     prediction: Prediction = "epsilon",
 ) -> Plan:
-    """Return the plan of PFDiff (k, h) on DDIM with eta 0, over ascending ``times`` to clean.
+    """Return the plan of PFDiff (k, h) on DDIM with eta 0 to clean data.
+
+    ``times``: ascending float64 [n] in [0, T - 1], of which the plan skips some evaluations.
 
     One evaluation carries the state over k + 1 intervals, asked h intervals ahead; the first
     interval is plain DDIM. A rest of fewer intervals at the end is one shorter hop with the
@@ -43,22 +45,27 @@ def pfdiff(
     label = f"pfdiff:{k},{h}"
     check_distinct(label, times)
     down = np.append(times[::-1], CLEAN)
-    at, start, end = (np.array(column) for column in zip(*hops(len(times), k, h), strict=True))
-    rows = Rows(schedule, down[at], down[start], down[end], prediction)
+    points, start, end = (np.array(column) for column in zip(*hops(len(times), k, h), strict=True))
+    rows = Rows(schedule, down[points], down[start], down[end], prediction)
     # Where the state itself is evaluated, x0 is better conditioned than x / sqrt(ab) is.
-    own = at == start
+    at_state = points == start
     on_x, on_eps = _ddim_step(schedule, down[start], down[end])
     signal_to, sigma_to = np.sqrt(rows.alpha_bar_to), np.sqrt(1 - rows.alpha_bar_to)
-    ahead = np.append(down[at[1:]], CLEAN)
-    p, q = _ddim_step(schedule, np.append(down[end[:-1]], CLEAN), ahead)
+    next_points = np.append(down[points[1:]], CLEAN)
+    p, q = _ddim_step(schedule, np.append(down[end[:-1]], CLEAN), next_points)
+    rest = (len(times) - 1) % (k + 1)
+    note = (
+        f"pfdiff with k = {k} hops {k + 1} intervals at a time; of {len(times)} timesteps the last "
+        f"hop has {rest}. --nfe chooses a number without a rest"
+    )
     return rows.plan(
-        a=np.where(own, 0.0, on_x),
-        w=np.where(own, signal_to, 0.0),
-        b=np.where(own, sigma_to, on_eps),
+        a=np.where(at_state, 0.0, on_x),
+        w=np.where(at_state, signal_to, 0.0),
+        b=np.where(at_state, sigma_to, on_eps),
         p=p,
         q=q,
         label=label,
-        notes=_tail_note(len(times), k),
+        notes=(note,) if rest else (),
     )
 
 
@@ -74,7 +81,7 @@ def hops(n: int, k: int, h: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _ddim_step(schedule: Schedule, t_from: Array, t_to: Array) -> tuple[Array, Array]:
-    """Return A and B of x' = A x + B eps for DDIM with eta 0.
+    """Return A and B of x' = A x + B eps for DDIM with eta 0, float64 [n] as the times.
 
     A start at alpha_bar = 0 has no such form: its entries are not finite.
     """
@@ -82,13 +89,3 @@ def _ddim_step(schedule: Schedule, t_from: Array, t_to: Array) -> tuple[Array, A
     with np.errstate(divide="ignore"):
         on_x = np.sqrt(ab_to / ab)
     return on_x, np.sqrt(1 - ab_to) - on_x * np.sqrt(1 - ab)
-
-
-def _tail_note(n: int, k: int) -> tuple[str, ...]:
-    rest = (n - 1) % (k + 1)
-    if n == 1 or not rest:
-        return ()
-    return (
-        f"pfdiff with k = {k} hops {k + 1} intervals at a time; of {n} timesteps the last hop "
-        f"has {rest}. --nfe chooses a number without a rest",
-    )

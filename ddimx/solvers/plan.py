@@ -111,8 +111,8 @@ class Plan(Coefficients[Array], RowTimes):
         b_0..b_{depth-1} and q_0..q_{depth-1}.
         """
         columns = [getattr(self, name)[:, None] for name in SCALARS]
-        calling = np.isfinite(self.t)
-        calls = (calling.cumsum() - calling)[:, None]
+        network = np.isfinite(self.t)
+        calls = (network.cumsum() - network)[:, None]  # in earlier rows
         return np.concatenate([*columns, calls, self.b, self.q], axis=1)
 
     def columns(self) -> Columns:
@@ -133,8 +133,8 @@ class Plan(Coefficients[Array], RowTimes):
 
     def keeps_point(self) -> npt.NDArray[np.bool_]:
         """Return for every row whether its y' is its x', bool [rows]."""
-        kept: npt.NDArray[np.bool_] = (self.p == 1) & (self.q == 0).all(axis=1)
-        return kept
+        same: npt.NDArray[np.bool_] = (self.p == 1) & (self.q == 0).all(axis=1)
+        return same
 
     def with_clip(self, clip: float | None) -> Plan:
         """Return the plan with x0 clipped to [-clip, clip], or not at all.
@@ -189,14 +189,18 @@ class Plan(Coefficients[Array], RowTimes):
 
 
 def neutral_columns(rows: int, depth: int) -> dict[str, Array]:
-    """Return the coefficients that a solver need not set: 0, and p = 1, so that y' is x'."""
+    """Return the coefficients that a solver need not set: 0, and p = 1, so that y' is x'.
+
+    Each is float64 [rows], b and q [rows, depth].
+    """
     shapes = dict.fromkeys(SCALARS, (rows,)) | dict.fromkeys(BY_DEPTH, (rows, depth))
     return {name: np.full(shape, NEUTRAL[name]) for name, shape in shapes.items()}
 
 
 def output_coefficients(alpha_bar: Array, prediction: Prediction) -> tuple[Array, ...]:
-    """Return r, s, u, v: x0 = r y + s out and eps = u y + v out, for y at noise level alpha_bar.
+    """Return r, s, u, v, float64 [n]: x0 = r y + s out and eps = u y + v out.
 
+    ``alpha_bar``, float64 [n], is the noise level of y.
     Multiplications only, so that v-prediction stays finite at alpha_bar = 0.
 
     Raises:

@@ -20,13 +20,13 @@ SCHEMA = 1
 TOLERANCE = 1e-6  # of levels; two machines' float64 schedules differ by a few 1e-16
 
 
-def write_plan(path: Path, plan: Plan, found: dict[str, Any]) -> None:
+def write_plan(path: Path, plan: Plan, origin: dict[str, Any]) -> None:
     """Write a plan with a record of where it came from."""
-    write_json(path, {"kind": KIND, "schema": SCHEMA, "found": found, "plan": plan.to_json()})
+    write_json(path, {"kind": KIND, "schema": SCHEMA, "found": origin, "plan": plan.to_json()})
 
 
 def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
-    """Read a plan file and return the plan with its record.
+    """Read a plan file and return the plan with the record of where it came from.
 
     Raises:
         UsageError: not a plan file, or one with missing, misshapen or infinite columns.
@@ -54,7 +54,7 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
     Raises:
         KeyError, TypeError, ValueError: a column that is missing or unfit.
     """
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for column in fields(Plan):
         optional = column.default is not MISSING or column.default_factory is not MISSING
         if column.name == "inputs" or (optional and column.name not in value):
@@ -62,16 +62,16 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
         item = value[column.name]
         if column.name == "t":
             item = [np.nan if t is None else t for t in item]
-        given[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
-    for name, known in (("history", ("epsilon", "x0")), ("prediction", get_args(Prediction))):
-        if given.get(name, known[0]) not in known:
-            raise ValueError(f"{name} {shown(given[name])}; known are {', '.join(known)}")
-    clip, notes = given.get("clip"), given.get("notes", ())
+        values[column.name] = np.array(item, np.float64) if column.name in COLUMNS else item
+    for name, words in (("history", ("epsilon", "x0")), ("prediction", get_args(Prediction))):
+        if values.get(name, words[0]) not in words:
+            raise ValueError(f"{name} {shown(values[name])}; known are {', '.join(words)}")
+    clip, notes = values.get("clip"), values.get("notes", ())
     if clip is not None and (isinstance(clip, bool) or not float(clip) > 0):
         raise ValueError(f"clip {shown(clip)}, expected null or a positive number")
-    if not all(isinstance(text, str) for text in (given.get("label", ""), *notes)):
+    if not all(isinstance(text, str) for text in (values.get("label", ""), *notes)):
         raise ValueError("label and notes are not text")
-    return Plan(**{**given, "notes": tuple(notes)})
+    return Plan(**{**values, "notes": tuple(notes)})
 
 
 def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
@@ -80,16 +80,16 @@ def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
         raise UsageError(
             f"the plan is for a network that predicts {plan.prediction}, this one's is {prediction}"
         )
-    called = np.isfinite(plan.t)
+    rows = np.isfinite(plan.t)  # that call the network
     try:
-        levels, level_to = schedule.alpha_bar(plan.t[called]), schedule.alpha_bar(plan.t_to)
+        levels, level_to = schedule.alpha_bar(plan.t[rows]), schedule.alpha_bar(plan.t_to)
     except ValueError as error:
         reason = shortened(str(error))
         raise UsageError(f"the plan is for another number of timesteps: {reason}") from None
     if plan.t_to[-1] != CLEAN:
         raise UsageError(f"the plan ends at t = {plan.t_to[-1]:g}, not at clean data")
     pairs = [(plan.known_signal, np.sqrt(level_to)), (plan.known_sigma, np.sqrt(1 - level_to))]
-    own = output_coefficients(levels, prediction)
-    pairs += [(getattr(plan, n)[called], c) for n, c in zip("rsuv", own, strict=True)]
-    if not all(np.allclose(given, due, rtol=TOLERANCE, atol=TOLERANCE) for given, due in pairs):
+    output = output_coefficients(levels, prediction)
+    pairs += [(getattr(plan, n)[rows], c) for n, c in zip("rsuv", output, strict=True)]
+    if not all(np.allclose(ours, due, rtol=TOLERANCE, atol=TOLERANCE) for ours, due in pairs):
         raise UsageError("the plan is for another noise schedule than this model's")

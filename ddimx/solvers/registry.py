@@ -107,7 +107,7 @@ class SolverName:
 
 @dataclass(frozen=True)
 class SolverChoice:
-    """A solver's full name with its options; one that it has no use for must stay None."""
+    """A solver's full name with its options; those that the solver does not have stay None."""
 
     name: str = "ddim"
     eta: float | None = None
@@ -187,8 +187,8 @@ def make_plan(
 
 def evaluations(name: str, n: int) -> int:
     """Return how many network evaluations a solver makes over ``n`` times."""
-    parsed = parse_solver(name)
-    return SOLVERS[parsed.kind].evaluations(n, *parsed.args)
+    solver = parse_solver(name)
+    return SOLVERS[solver.kind].evaluations(n, *solver.args)
 
 
 def most_times(name: str, nfe: int) -> int:

@@ -76,13 +76,13 @@ def walk(rows: int, jump: int, resample: int) -> Order:
 
     The state after row i is counted from below as RePaint's t: ``rows`` - 2 - i, and -1 is clean.
     """
-    left = dict.fromkeys(range(0, rows - jump, jump), resample - 1)
+    repeats = dict.fromkeys(range(0, rows - jump, jump), resample - 1)
     order, t = [], rows - 1
     while t >= 0:
         order.append(rows - 1 - t)
         t -= 1
-        if left.get(t, 0):
-            left[t] -= 1
+        if repeats.get(t, 0):
+            repeats[t] -= 1
             order.append(rows + rows - 2 - t)
             t += jump
     return np.array(order, dtype=np.int64)

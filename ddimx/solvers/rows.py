@@ -30,12 +30,12 @@ class Rows:
 
     @property
     def alpha_bar(self) -> Array:
-        """alpha_bar where the state is."""
+        """alpha_bar where the state is, float64 [rows]."""
         return self.schedule.alpha_bar(self.t_from)
 
     @property
     def alpha_bar_to(self) -> Array:
-        """alpha_bar where the state goes."""
+        """alpha_bar where the state goes, float64 [rows]."""
         return self.schedule.alpha_bar(self.t_to)
 
     def plan(
@@ -85,7 +85,10 @@ class Rows:
 def one_evaluation_rows(
     schedule: Schedule, times: Times, prediction: Prediction, final: float = CLEAN
 ) -> Rows:
-    """Lay out rows from the largest of the ascending ``times`` down to ``final``, y being x."""
+    """Return rows from the largest of ``times`` down to ``final``, each evaluated at its state.
+
+    ``times``: ascending float64 [n]; there are n rows.
+    """
     t = times[::-1].copy()
     return Rows(schedule, t, t, np.append(t[1:], final), prediction)
 
@@ -97,13 +100,13 @@ def check_order(name: str, order: int, most: int) -> None:
 
 
 def check_distinct(name: str, times: Times) -> None:
-    """Raise UsageError unless the times rise strictly: a divided difference needs two times."""
+    """Raise UsageError unless the times [n] rise strictly: divided differences need two times."""
     if not (np.diff(times) > 0).all():
         raise UsageError(f"{name} needs timesteps without repeats")
 
 
 def half_log_snr(alpha_bar: Array) -> Array:
-    """Return lambda = log(sqrt(ab) / sqrt(1 - ab)): -inf at ab = 0, inf at ab = 1."""
+    """Return lambda = log(sqrt(ab) / sqrt(1 - ab)), float64 [n]: -inf at ab = 0, inf at 1."""
     with np.errstate(divide="ignore"):
         value: Array = 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
     return value

@@ -65,16 +65,16 @@ def betas(name: str, start: float, end: float, steps: int) -> Array:
 
 
 def zero_terminal_snr(betas: Array) -> Array:
-    """Return the betas changed so that alpha_bar ends at 0: arXiv 2305.08891, algorithm 1.
+    """Return the betas changed so that alpha_bar ends at 0, float64 [T]: arXiv 2305.08891, alg. 1.
 
     sqrt(alpha_bar) is shifted and scaled so that its first value stays and its last one is 0.
     The last beta becomes 1.
     """
     signal = np.sqrt(np.cumprod(1.0 - betas))
-    scaled = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
-    alpha_bar = np.concatenate([[1.0], scaled**2])
-    changed: Array = 1.0 - alpha_bar[1:] / alpha_bar[:-1]
-    return changed
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    alpha_bar = np.concatenate([[1.0], signal**2])
+    new_betas: Array = 1.0 - alpha_bar[1:] / alpha_bar[:-1]
+    return new_betas
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +129,8 @@ class Schedule:
         share = time + 1 - low
         start, end = table[low], table[low + 1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            curved = start ** (1 - share) * end**share
-        value = np.where(end > 0, curved, start * (1 - share))
+            geometric = start ** (1 - share) * end**share
+        value = np.where(end > 0, geometric, start * (1 - share))
         # At integer times the table itself, free of the rounding of powers.
         exact: Array = np.where(share == 0, start, np.where(share == 1, end, value))
         return exact

@@ -67,7 +67,10 @@ def to_csv(plan: AnyPlan) -> str:
 
 
 def float32_sha256(numbers: npt.NDArray[Any], prefix: str = "") -> str:
-    """Return the SHA-256 of a table's shape and numbers in float32, which is what runs."""
+    """Return the SHA-256 of a table's shape and its numbers in float32, which is what runs.
+
+    ``numbers``: of any shape and number type, NaN allowed.
+    """
     rounded = numbers.astype("<f4")
     digest = hashlib.sha256(f"{prefix}{rounded.shape} ".encode())
     # One NaN and one zero, of the several that IEEE 754 has.

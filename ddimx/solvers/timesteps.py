@@ -73,18 +73,18 @@ def explicit(times: Sequence[float], total: int) -> Times:
     Raises:
         UsageError: an empty list, a time outside [0, total - 1], a repeat, or neither order.
     """
-    given = np.asarray(times, dtype=np.float64)
-    if not given.size:
+    array = np.asarray(times, dtype=np.float64)
+    if not array.size:
         raise UsageError("the list of timesteps is empty")
-    outside = given[~((given >= 0) & (given <= total - 1))]
+    outside = array[~((array >= 0) & (array <= total - 1))]
     if outside.size:
         raise UsageError(f"timestep {outside[0]:g} lies outside 0..{total - 1}")
-    step = np.diff(given)
+    step = np.diff(array)
     if not ((step > 0).all() or (step < 0).all()):
         raise UsageError("timesteps must fall (or rise) strictly, without repeats")
-    return np.sort(given)
+    return np.sort(array)
 
 
 def as_run(times: Sequence[float] | Times) -> list[float]:
-    """Return times as the network is given them, in float32: by them a run knows its plan again."""
+    """Return times [n] rounded to float32, as the network takes them and a run's identity has."""
     return [float(np.float32(t)) for t in times]

@@ -20,6 +20,8 @@ def unipc(
 ) -> Plan:
     """Return the plan of UniPC (arXiv 2302.04867), x0 prediction with B(h) = "bh2", to clean data.
 
+    ``times``: ascending float64 [n] in [0, T - 1], one row each.
+
     Row i asks the network at the predicted y for time t_i, corrects the state, which so goes from
     t_{i-1} to t_i, and predicts the next y from it. The first row has nothing to correct. The
     last one jumps to clean data, where x' = m_0 is the limit of the first order; a correction
@@ -39,10 +41,10 @@ def unipc(
     a, p = np.ones(n), np.ones(n)
     b, q = np.zeros((n, order + 1)), np.zeros((n, order + 1))
     for i in range(n - 1):
-        now = grid.order(i, n, order)
+        row_order = grid.order(i, n, order)
         if i:
             a[i], b[i] = grid.corrector(i, grid.order(i - 1, n, order), order + 1)
-        p[i], q[i] = grid.predictor(i, now, order + 1)
+        p[i], q[i] = grid.predictor(i, row_order, order + 1)
     a[-1], b[-1, 0] = 0.0, 1.0
     return rows.plan(a=a, b=b, p=p, q=q, history="x0", label=label)
 
@@ -54,9 +56,9 @@ class _Grid:
         self._lam, self._alpha, self._sigma = lam, alpha, sigma
 
     def order(self, i: int, n: int, order: int) -> int:
-        """Return the order of the prediction from time i; a time at lambda = -inf is no node."""
-        before = i if np.isfinite(self._lam[0]) else max(i - 1, 0)
-        return min(order, before + 1, n - i)
+        """Return the order of the prediction from time i; a time at lambda = -inf is not a node."""
+        earlier_nodes = i if np.isfinite(self._lam[0]) else max(i - 1, 0)
+        return min(order, earlier_nodes + 1, n - i)
 
     def predictor(self, i: int, order: int, depth: int) -> tuple[float, Array]:
         """Return the weight of x, and those of m_0.. [depth], in the step from i to i + 1."""
@@ -69,7 +71,7 @@ class _Grid:
         return self._scaled(i, i + 1, h, weights)
 
     def corrector(self, i: int, order: int, depth: int) -> tuple[float, Array]:
-        """Return the same for the step from i - 1 to i, with m_0 the prediction at its end."""
+        """Return the same weights for the step from i - 1 to i; m_0 [depth] is at its end."""
         h = self._lam[i] - self._lam[i - 1]
         nodes = [(self._lam[i - 1 - k] - self._lam[i - 1]) / h for k in range(1, order)]
         *older, newest = _coefficients([*nodes, 1.0], h)

@@ -122,7 +122,7 @@ def every_nth(cloud: GaussianCloud, step: int) -> GaussianCloud:
 
 
 def multiply(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return the quaternion product a b, (w, x, y, z) along the last axis: first b, then a."""
+    """Return the quaternion product a b, float64 [..., 4], as (w, x, y, z): first b, then a."""
     aw, ax, ay, az = np.moveaxis(np.asarray(a, dtype=np.float64), -1, 0)
     bw, bx, by, bz = np.moveaxis(np.asarray(b, dtype=np.float64), -1, 0)
     return np.stack(

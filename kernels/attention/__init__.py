@@ -51,31 +51,22 @@ def attention(
     """
     check(q, k, v)
     q, k, v = autocast(q, k, v)
-    chosen = choose("attention", impl, options(q.device, q.dtype, q.shape[-1]))
-    fused = _fused(backward, chosen)
-    if chosen == "sdpa":
-        return _sdpa(q, k, v, scale)
+    if backward not in get_args(Backward):
+        raise ValueError(f"backward '{backward}' is none of {', '.join(get_args(Backward))}")
+    impl = choose("attention", impl, options(q.device, q.dtype, q.shape[-1]))
+    if backward == "triton" and impl != "triton":
+        raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{impl}'")
+    if impl == "sdpa":
+        # One head of four dimensions: with three, PyTorch does not take its fused kernels.
+        q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1).contiguous()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if chosen == "reference":
+    if impl == "reference":
         return reference.attention(q, k, v, scale)[0].contiguous()
-    out: Tensor = attention_op(q, k, v, scale, fused)[0]
+    out: Tensor = attention_op(q, k, v, scale, backward == "triton")[0]
     return out
 
 
 def preference(device: torch.device) -> tuple[Impl, str]:
     """Return what ``impl="auto"`` runs for the UNet's 256 columns in bfloat16, and why."""
     return preferred(options(device, torch.bfloat16, 256))
-
-
-def _fused(backward: Backward, chosen: Impl) -> bool:
-    if backward not in get_args(Backward):
-        raise ValueError(f"backward '{backward}' is none of {', '.join(get_args(Backward))}")
-    if backward == "triton" and chosen != "triton":
-        raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{chosen}'")
-    return backward == "triton"
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    # One head of four dimensions: with three, PyTorch does not take its fused kernels.
-    q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1).contiguous()

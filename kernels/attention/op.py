@@ -65,7 +65,7 @@ def backward_op(
     scale: float,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k and v, contiguous.
+    """Return the gradients of q [B, N, D], k and v [B, M, D], contiguous, in their dtype.
 
     It has no gradient of its own, so that a second derivative is refused and not wrong.
     """
@@ -73,7 +73,7 @@ def backward_op(
         d_q, d_k, d_v = reference.gradients(grad, q, k, v, scale)
         return d_q.contiguous(), d_k.contiguous(), d_v.contiguous()
     results = _gradients(q, k, v)
-    if not q.numel():  # keys that nobody asked
+    if not q.numel():  # no query has read the keys
         return results[0], results[1].zero_(), results[2].zero_()
     delta = (grad.float() * out.float()).sum(dim=-1)
     arch = launch.architecture(q.device)

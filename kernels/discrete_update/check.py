@@ -23,7 +23,7 @@ def check(
     guidance: Tensor | None,
     options: Options,
 ) -> None:
-    """Raise ValueError unless the arguments of ``discrete_update`` fit together."""
+    """Raise ValueError unless the arguments of ``discrete_update`` (N tokens) fit together."""
     _check_table(table)
     _check_logits(logits, uncond, guidance)
     n = len(logits)

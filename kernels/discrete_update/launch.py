@@ -45,7 +45,7 @@ def discrete_update(
     guidance: Tensor | None,
     options: Options,
 ) -> Drawn:
-    """Launch the kernel; arguments and results as those of the reference."""
+    """Launch the kernel; arguments and results, uint8 and float32 [N], as of the reference."""
     launch = prepare(table, row, logits, tokens, seed, uncond, guidance, options)
     start(launch)
     return launch.results
@@ -67,7 +67,10 @@ def prepare(
     guidance: Tensor | None,
     options: Options,
 ) -> Launch:
-    """Return the launch for checked arguments (also on meta tensors: nothing is read)."""
+    """Return the launch for checked arguments (also on meta tensors: nothing is read).
+
+    Shapes and dtypes as of :func:`ddimx.kernels.discrete_update.discrete_update`, N tokens.
+    """
     ids_to = torch.empty_like(tokens.ids, memory_format=torch.contiguous_format)
     x0_to = torch.empty_like(ids_to) if options.want_x0 else None
     confidence = torch.empty_like(ids_to, dtype=torch.float32) if options.want_x0 else None

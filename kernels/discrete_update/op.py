@@ -33,8 +33,9 @@ def discrete_update_op(
     want_x0: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the ids, x0 and the confidence; the last two are empty if they are not wanted.
+    """Return ids and x0, uint8 [N], and the confidence, float32 [N].
 
+    Without ``want_x0`` the last two are empty, [0].
     The arguments are those of :func:`ddimx.kernels.discrete_update.discrete_update`, spread out,
     and have been checked there. An operator must return a fixed number of tensors.
     """

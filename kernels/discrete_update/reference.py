@@ -31,7 +31,7 @@ def discrete_update(
     guidance: Tensor | None,
     options: Options,
 ) -> Drawn:
-    """Apply row ``row``; see :func:`ddimx.kernels.discrete_update.discrete_update`."""
+    """Apply row ``row`` to N tokens; see :func:`ddimx.kernels.discrete_update.discrete_update`."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     values = table.index_select(0, row.reshape(1))[0].to(torch.float32)
     k = dict(zip(COLUMNS, values.unbind(), strict=True))
@@ -39,16 +39,16 @@ def discrete_update(
     words = philox.philox_words(seed, keys, samples, row, options.stream)
     z = guided(logits, uncond, guidance, dtype)
     x0 = inverse_cdf(weights(z, k["inverse_temperature"].to(dtype)), words[0])
-    own = (tokens.ids != MASK) & (options.transition == "absorbing")
+    is_x0 = (tokens.ids != MASK) & (options.transition == "absorbing")
     confidence = None
     if options.want_x0:
         confidence = log_probability(z, x0).to(torch.float32) + k["gumbel"] * gumbels(words[3])
-        confidence = torch.where(own, 0.0, confidence)
-    x0 = torch.where(own, tokens.ids, x0)  # an unmasked token is its own estimate
+        confidence = torch.where(is_x0, 0.0, confidence)
+    x0 = torch.where(is_x0, tokens.ids, x0)  # an unmasked token is its own estimate
     ids = noise_ids(words[2], options)
     if options.route:
-        kept, noised = routes(words[1], k["keep"], k["noise"])
-        ids = torch.where(kept, tokens.ids, torch.where(noised, ids, x0))
+        keeps, takes_noise = routes(words[1], k["keep"], k["noise"])
+        ids = torch.where(keeps, tokens.ids, torch.where(takes_noise, ids, x0))
     return Drawn(ids, x0 if options.want_x0 else None, confidence)
 
 
@@ -69,31 +69,35 @@ def guided(
 
 
 def weights(z: Tensor, inverse_temperature: Tensor) -> Tensor:
-    """Return the integer weights int32 [N, 256]; all 0 where no softmax exists (NaN, inf)."""
+    """Return the integer weights of logits ``z`` [N, 256], int32; all 0 where they have no softmax.
+
+    That is where a logit is NaN or inf, or all are -inf. ``inverse_temperature`` is 0-d.
+    """
     shifted = z - z.amax(dim=1, keepdim=True)
     e = torch.exp(shifted * inverse_temperature)
-    found = e.sum(dim=1, keepdim=True) > 0  # not so if any of them is NaN
-    return torch.where(found, (e * UNIT + 0.5).to(torch.int32), 0)
+    exists = e.sum(dim=1, keepdim=True) > 0  # false if any of them is NaN
+    return torch.where(exists, (e * UNIT + 0.5).to(torch.int32), 0)
 
 
 def inverse_cdf(weight: Tensor, word: Tensor) -> Tensor:
     """Return the id at ``word / 2^32`` of each row's CDF, uint8 [N]; 0 where all weights are 0.
 
+    ``weight``: int32 [N, 256]; ``word``: int64 [N] in 0..2^32-1, as every ``word`` in this module.
     The id is the number of edges (inclusive sums) at or below ``floor(word * total / 2^32)``.
     """
     edges = weight.cumsum(dim=1, dtype=torch.int32)
     total = edges[:, -1]
-    at = ((word * total) >> 32).to(torch.int32)
-    below = torch.searchsorted(edges, at[:, None], right=True)[:, 0]
-    return torch.where(total > 0, below, MASK).to(torch.uint8)
+    target = ((word * total) >> 32).to(torch.int32)
+    ids = torch.searchsorted(edges, target[:, None], right=True)[:, 0]
+    return torch.where(total > 0, ids, MASK).to(torch.uint8)
 
 
 def log_probability(z: Tensor, ids: Tensor) -> Tensor:
-    """Return log softmax(z) at the ids, whatever the temperature; NaN where there is none."""
+    """Return log softmax(z) [N, 256] at the ids, uint8 [N], in z's dtype; NaN at [MASK]."""
     shifted = z - z.amax(dim=1, keepdim=True)
-    picked = shifted.gather(1, ids.to(torch.int64)[:, None])[:, 0]
-    found = picked - torch.exp(shifted).sum(dim=1).log()
-    return torch.where(ids == MASK, torch.nan, found)
+    at_ids = shifted.gather(1, ids.to(torch.int64)[:, None])[:, 0]
+    log_p = at_ids - torch.exp(shifted).sum(dim=1).log()
+    return torch.where(ids == MASK, torch.nan, log_p)
 
 
 def routes(word: Tensor, keep: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,8 +106,8 @@ def routes(word: Tensor, keep: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     The uniform lies in (0, 1], so that a weight of 0 never happens and one of 1 always does.
     """
     u = philox.uniform_from_words(word)
-    kept = u <= keep
-    return kept, ~kept & (u > 1 - noise)
+    keeps = u <= keep
+    return keeps, ~keeps & (u > 1 - noise)
 
 
 def noise_ids(word: Tensor, options: Options) -> Tensor:
@@ -114,6 +118,6 @@ def noise_ids(word: Tensor, options: Options) -> Tensor:
 
 
 def gumbels(word: Tensor) -> Tensor:
-    """Return Gumbel noise -ln(-ln u), float32 [N]."""
+    """Return Gumbel noise -ln(-ln u) of words [N], float32."""
     exponential = -philox._log(philox.uniform_from_words(word))
     return -philox._log(exponential.clamp(min=LEAST_EXPONENTIAL))

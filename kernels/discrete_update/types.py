@@ -20,7 +20,7 @@ class Drawn(NamedTuple):
     Attributes:
         ids: uint8 [N], the tokens after the row; without routing, what a token that is thrown
             back into noise becomes.
-        x0: uint8 [N], the clean ids that were drawn, or None if nobody wants them.
+        x0: uint8 [N], the clean ids that were drawn, or None if they are not wanted.
         confidence: float32 [N], log p of each drawn id plus the row's share of Gumbel noise, or
             None as ``x0``.
     """

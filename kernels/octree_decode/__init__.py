@@ -54,8 +54,9 @@ def octree_decode(
 def count_leaves(tokens: Tensor, offsets: Tensor) -> int:
     """Return how many leaves the streams have in all; this waits for an accelerator.
 
+    ``tokens``: uint8 [L]; ``offsets``: int64 [B + 1].
     The masks of a tree of n tokens name n - 1 children, and each leaf's token has one bit more.
-    Of broken streams the number is kept within 0..L, for the decoding to find out.
+    Of broken streams the number is kept within 0..L, and the decoding reports them.
     """
     children = int(bits_set(tokens).sum()) if len(tokens) else 0
     return min(max(children - len(tokens) + len(offsets) - 1, 0), len(tokens))

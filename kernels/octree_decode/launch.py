@@ -44,7 +44,7 @@ def decode(
     lower: Tensor | None,
     edge: Tensor | None,
 ) -> Decoded:
-    """Launch the kernels; arguments and results as those of the reference."""
+    """Launch the kernels; arguments and results, of M leaves of B trees, as of the reference."""
     results = empty(tokens, len(offsets) - 1, leaves)
     for launch in prepare(tokens, offsets, depth, results, lower, edge):
         start(launch)
@@ -58,13 +58,13 @@ def start(launch: Launch) -> None:
 
 
 def empty(tokens: Tensor, trees: int, leaves: int) -> Decoded:
-    """Return the results' room, not filled."""
+    """Return the results, not filled, for M leaves of B trees; see :class:`.types.Decoded`."""
 
-    def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=tokens.device)
 
-    keys, tree = room(leaves, dtype=torch.int64), room(leaves, dtype=torch.int32)
-    return Decoded(keys, tree, room(leaves, 3), room(trees), room(trees, dtype=torch.bool))
+    keys, tree = new(leaves, dtype=torch.int64), new(leaves, dtype=torch.int32)
+    return Decoded(keys, tree, new(leaves, 3), new(trees), new(trees, dtype=torch.bool))
 
 
 def prepare(

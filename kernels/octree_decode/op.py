@@ -25,7 +25,7 @@ def octree_decode_op(
     leaves: int,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return keys, tree, centres, half and valid of :class:`.types.Decoded`.
+    """Return keys, tree, centres, half and valid as :class:`.types.Decoded` describes, [M] or [B].
 
     The arguments have been checked by :func:`ddimx.kernels.octree_decode.octree_decode`.
     """

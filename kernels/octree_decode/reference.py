@@ -27,11 +27,14 @@ def decode(
 ) -> Decoded:
     """Decode checked arguments, as :func:`ddimx.kernels.octree_decode.octree_decode`.
 
+    ``tokens``: uint8 [L]; ``offsets``: int64 [B + 1]; ``lower`` float32 [B, 3] and ``edge``
+    float32 [B], or neither.
+
     It never waits for the device, and reads no place outside its arguments whatever they hold.
     """
     trees, length = len(offsets) - 1, len(tokens)
     if not trees or not length:
-        return _nothing(tokens, trees, leaves)
+        return _no_leaves(tokens, trees, leaves)
     lengths = offsets.diff()
     tree = torch.searchsorted(offsets[1:], torch.arange(length, device=tokens.device), right=True)
     tree = tree.clamp(max=trees - 1)
@@ -58,7 +61,7 @@ def decode(
         place = step >> 3
     wrong |= place != root
 
-    # Nobody reads the flag behind the last: it is for what is right.
+    # The flag behind the last is not read: it takes the writes of what is right.
     right = torch.ones(trees + 1, dtype=torch.bool, device=tokens.device)
     right.scatter_(0, torch.where(tokens == 0, tree, trees), False)
     right.scatter_(0, torch.where(wrong, owner, trees), False)
@@ -74,7 +77,11 @@ def bits_set(tokens: Tensor) -> Tensor:
 
 
 def _parents(tokens: Tensor, first: Tensor, offsets: Tensor, tree: Tensor, count: Tensor) -> Tensor:
-    """Return each cell's parent's place, times 8, plus which of its children the cell is."""
+    """Return 8 times the position of each cell's parent, plus its octant there, int64 [L].
+
+    ``first``: int64 [L], the position of each cell's first child; ``tree``: int64 [L], each cell's
+    tree; ``count``: int64 [B], leaves.
+    """
     length = len(tokens)
     place = torch.arange(length, device=tokens.device)
     inner = place < (offsets[1:] - count).index_select(0, tree)
@@ -124,14 +131,15 @@ TOGETHER = (0x10C30C30C30C30C3, 0x100F00F00F00F00F, 0x1F0000FF0000FF, 0x1F000000
 
 
 def _third_bits(keys: Tensor, depth: int) -> Tensor:
-    """Return bits 0, 3, 6, ... of the keys as bits 0, 1, 2, ..."""
+    """Return bits 0, 3, 6, ... of the keys, int64 [M], as bits 0, 1, 2, ..."""
     v = keys & 0x1249249249249249
     for i in range((depth - 1).bit_length()):
         v = (v ^ v >> (2 << i)) & TOGETHER[i]
     return v
 
 
-def _nothing(tokens: Tensor, trees: int, leaves: int) -> Decoded:
+def _no_leaves(tokens: Tensor, trees: int, leaves: int) -> Decoded:
+    """Return the result where there are no tokens: zeros, and no stream is valid."""
     device = tokens.device
     keys = torch.zeros(leaves, dtype=torch.int64, device=device)
     owner = torch.zeros(leaves, dtype=torch.int32, device=device)

@@ -15,7 +15,7 @@ class Decoded(NamedTuple):
         tree: int32 [M], to which tree each leaf belongs.
         centres: float32 [M, 3], in the units of the trees' cubes.
         half: float32 [B], half the edge of a tree's leaves.
-        valid: bool [B]. If one is False, that stream is not an octree of that depth, and nothing
+        valid: bool [B]. If one is False, that stream is not an octree of this depth, and nothing
             here is to be used, for the others' leaves may stand at wrong places.
     """
 

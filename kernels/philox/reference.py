@@ -75,6 +75,7 @@ def philox_words(
 def uniform_from_words(words: Tensor) -> Tensor:
     """Map words to float32 in (0, 1]: ``float32(w) * 2^-32 + 2^-33``, rounded to nearest.
 
+    ``words``: int64 of any shape, values in [0, 2^32).
     The least value is 2^-33. The 128 words from 2^32 - 128 on round to exactly 1.0.
     """
     return words.to(torch.float32).mul_(2.0**-32).add_(2.0**-33)
@@ -135,7 +136,7 @@ def uniform(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw ``numel`` uniforms in (0, 1] for each sample; arguments and shape as :func:`normal`."""
+    """Draw uniforms in (0, 1], [B, numel]; arguments as :func:`normal`."""
     words = _words(seed, sample, row, stream, numel)
     return _interleave(tuple(uniform_from_words(w) for w in words), numel, dtype)
 

@@ -87,12 +87,15 @@ def kernel_backward_op(
     tables: Sequence[Tensor],
     scale: float,
 ) -> Gradients:
-    """Return the gradients of the five inputs, contiguous; they have no gradient of their own."""
+    """Return the gradients of q, k, v, context_k and context_v, contiguous, [N, H, D] as they are.
+
+    They have no gradient of their own.
+    """
     _refuse(q)
     grad, q, k, v, context_k, context_v = map(_dense, (grad, q, k, v, context_k, context_v))
     results = _gradients(q, k, v, context_k, context_v)
     for result in results[1:]:
-        result.zero_()  # keys that nobody reads are in no table
+        result.zero_()  # keys without readers are not in the tables
     delta = (grad.float() * out.float()).sum(dim=-1).t().contiguous()
     steps = launch.backward(
         grad, q, k, v, context_k, context_v, lse, delta, results, Tables(*tables), scale
@@ -194,7 +197,10 @@ def loop_backward_op(
     masks: Tensor,
     scale: float,
 ) -> Gradients:
-    """Return the gradients of the five inputs, contiguous; they have no gradient of their own."""
+    """Return the gradients of q, k, v, context_k and context_v, contiguous, [N, H, D] as they are.
+
+    They have no gradient of their own.
+    """
     return loop.backward(grad, q, k, v, context_k, context_v, out, groups, masks, scale)
 
 

@@ -20,7 +20,10 @@ def check(
     history: Tensor | None,
     extras: Extras,
 ) -> None:
-    """Raise ValueError unless the arguments of :func:`ddimx.kernels.update.update` fit."""
+    """Raise ValueError unless all arguments fit the state x [B, ...].
+
+    They are those of :func:`ddimx.kernels.update.update`.
+    """
     _check_table(table, row, x, history)
     _check_states(x, y, history)
     _check_others(x, {"out": out, **{n: getattr(extras, n) for n in ("uncond", "z", "known")}})
@@ -29,6 +32,7 @@ def check(
 
 
 def _check_table(table: Tensor, row: Tensor, x: Tensor, history: Tensor | None) -> None:
+    """Check the table, the row's number, and that the history has the table's depth."""
     width = table.shape[-1] - len(TABLE)
     if table.dim() != 2 or width < 2 or width % 2 or not table.is_floating_point():
         raise ValueError(
@@ -47,6 +51,7 @@ def _check_table(table: Tensor, row: Tensor, x: Tensor, history: Tensor | None) 
 
 
 def _check_states(x: Tensor, y: Tensor, history: Tensor | None) -> None:
+    """Check the state, the point and the history, which share shape and dtype."""
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x has dtype {x.dtype}, expected float32 or float64")
     if x.dim() < 2:
@@ -68,6 +73,7 @@ def _check_states(x: Tensor, y: Tensor, history: Tensor | None) -> None:
 
 
 def _check_others(x: Tensor, others: dict[str, Tensor | None]) -> None:
+    """Check what has the state's shape, and any floating dtype."""
     for name, value in others.items():
         if value is None:
             continue
@@ -79,6 +85,7 @@ def _check_others(x: Tensor, others: dict[str, Tensor | None]) -> None:
 
 
 def _check_companions(extras: Extras) -> None:
+    """Check that no extra lacks another one that it needs."""
     if (extras.uncond is None) != (extras.guidance is None):
         raise ValueError("guidance needs both the unconditional output and the weight")
     keyed = extras.step_stream is not None or extras.known_stream is not None

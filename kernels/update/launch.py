@@ -43,7 +43,7 @@ def update(
     history: Tensor | None,
     extras: Extras,
 ) -> Stepped:
-    """Launch the kernel; arguments and results as those of the reference."""
+    """Launch the kernel; arguments and results, float32 [B, ...], as those of the reference."""
     launch = prepare(table, row, x, y, out, history, extras)
     start(launch)
     return launch.results
@@ -63,7 +63,10 @@ def prepare(
     history: Tensor | None,
     extras: Extras,
 ) -> Launch:
-    """Return the launch for checked arguments (also on meta tensors: nothing is read)."""
+    """Return the launch for checked arguments (also on meta tensors: nothing is read).
+
+    Shapes and dtypes as of :func:`ddimx.kernels.update.update`; the state is float32 [B, ...].
+    """
     same_input = y is x
     x = x.contiguous()
     y = x if same_input else y.contiguous()
@@ -74,7 +77,17 @@ def prepare(
     numel = x[0].numel() if len(x) else 0
     block, warps = tile(numel)
     blocks = -(-numel // block)
-    inner, outputs = _outputs(x, out, extras)
+    inner, channels = inner_size(x), x.shape[1]
+    mask = None if extras.mask is None else extras.mask.expand(x.shape)
+    # How the network's outputs and the mask are addressed, whose memory may lie in any order.
+    addresses: dict[str, Any] = {}
+    flat = True
+    for name, value in (("out", out), ("uncond", extras.uncond), ("mask", mask)):
+        tensor, strides = (x, Strides(0, 0, 0)) if value is None else addressable(value)
+        addresses[name] = tensor
+        addresses |= {f"{name}_{k}": stride for k, stride in strides._asdict().items()}
+        if name != "mask" and value is not None:
+            flat = flat and is_flat(strides, channels, inner)
     arguments = {
         "x_to": x_to,
         "y_to": y_to,
@@ -95,11 +108,11 @@ def prepare(
         "blocks": blocks,
         "slot_size": x.numel(),
         "inner_size": inner,
-        **outputs.arguments,
+        **addresses,
     }
     constants = {
         "HAS_OUT": out is not None,
-        "OUT_FLAT": outputs.flat,
+        "OUT_FLAT": flat,
         "INNER_BY_4": inner % 4 == 0,
         "GUIDED": out is not None and extras.uncond is not None,
         "CLIPPED": extras.clip is not None,
@@ -125,24 +138,3 @@ def tile(numel: int) -> tuple[int, int]:
     """
     block = min(1024, max(256, 1 << (numel - 1).bit_length()))
     return block, block // 256
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    arguments: dict[str, Any]
-    flat: bool
-
-
-def _outputs(x: Tensor, out: Tensor | None, extras: Extras) -> tuple[int, _Outputs]:
-    """Return the inner size and how the network's outputs and the mask are addressed."""
-    inner, channels = inner_size(x), x.shape[1]
-    mask = None if extras.mask is None else extras.mask.expand(x.shape)
-    arguments: dict[str, Any] = {}
-    flat = True
-    for name, value in (("out", out), ("uncond", extras.uncond), ("mask", mask)):
-        value, strides = (x, Strides(0, 0, 0)) if value is None else addressable(value)
-        arguments[name] = value
-        arguments |= {f"{name}_{k}": stride for k, stride in strides._asdict().items()}
-        if name != "mask" and value is not x:
-            flat = flat and is_flat(strides, channels, inner)
-    return inner, _Outputs(arguments, flat)

@@ -18,12 +18,12 @@ class Strides(NamedTuple):
 
 
 def inner_size(value: Tensor) -> int:
-    """Return the number of elements in all dimensions of a sample but the first."""
+    """Return how many elements [B, C, ...] has in all dimensions of a sample but the first, C."""
     return math.prod(value.shape[2:])
 
 
 def strides_of(value: Tensor) -> Strides | None:
-    """Return the three strides, or None if a sample's other dimensions do not lie as one."""
+    """Return the strides of [B, C, ...], or None if the dimensions after C do not lie as one."""
     sizes = zip(value.shape[2:], value.stride()[2:], strict=True)
     inner = [(size, stride) for size, stride in sizes if size > 1]
     for (_, outer), (size, stride) in pairwise(inner):
@@ -34,13 +34,13 @@ def strides_of(value: Tensor) -> Strides | None:
 
 
 def addressable(value: Tensor) -> tuple[Tensor, Strides]:
-    """Return the tensor, copied only if it has no three strides, and the strides."""
-    found = strides_of(value)
-    if found is None:
+    """Return the tensor [B, C, ...], copied only if it has no three strides, and the strides."""
+    strides = strides_of(value)
+    if strides is None:
         value = value.contiguous()
-        found = strides_of(value)
-    assert found is not None
-    return value, found
+        strides = strides_of(value)
+    assert strides is not None
+    return value, strides
 
 
 def is_flat(strides: Strides, channels: int, inner: int) -> bool:

@@ -39,7 +39,7 @@ def update_op(
     want_x0: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x', y' and x0; the last two are empty where :func:`wanted` says so.
+    """Return x', y' and x0, [B, ...] as x; the last two may be empty, [0] (see :func:`wanted`).
 
     The arguments are those of :func:`ddimx.kernels.update.update` with its extras spread out,
     for an operator's schema knows no dataclass. They have been checked there. An operator that

@@ -12,7 +12,7 @@ class Stepped(NamedTuple):
     """The result of one row: all tensors in the state's shape and dtype, contiguous.
 
     ``y`` is ``x`` itself where the row keeps the point (``Extras.same_point``); ``x0`` is None if
-    no network was called or nobody wants it (``Extras.want_x0``).
+    no network was called or it is not wanted (``Extras.want_x0``).
     """
 
     x: Tensor

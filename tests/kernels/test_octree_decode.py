@@ -78,7 +78,7 @@ def test_broken_streams_are_flagged_and_refused(name):
     tokens, offsets, depth, leaves, wrong = broken(name)
     valid = reference.decode(tokens, offsets, depth, leaves).valid
     assert not valid[wrong].any()
-    with pytest.raises(ValueError, match=f"no octree of depth {depth}"):
+    with pytest.raises(ValueError, match=f"not an octree of depth {depth}"):
         octree_decode(tokens, offsets, depth, leaves=leaves)
 
 

@@ -123,6 +123,10 @@ def test_repeated_times_are_refused(name):
         make_plan(SolverChoice(name), SCHEDULE, np.array([0.0, 3.0, 3.0, 9.0]), "epsilon")
 
 
+# These can make every number of evaluations: one more time never costs two more.
+EVERY_NUMBER = ("ddim", "ddpm", "pfdiff", "dpm++", "ipndm", "unipc")
+
+
 @pytest.mark.parametrize("name", all_names())
 @pytest.mark.parametrize("nfe", [1, 2, 4, 10])
 def test_evaluations_are_the_plans(name, nfe):
@@ -131,7 +135,10 @@ def test_evaluations_are_the_plans(name, nfe):
         make_plan(SolverChoice(name), SCHEDULE, np.linspace(0, 999, n), "epsilon").nfe
         for n in (most, most + 1)
     ]
-    assert counts == [evaluations(name, most), evaluations(name, most + 1)] == [nfe, nfe + 1]
+    assert counts == [evaluations(name, most), evaluations(name, most + 1)]
+    assert counts[0] <= nfe < counts[1]
+    if parse_solver(name).kind in EVERY_NUMBER:
+        assert counts == [nfe, nfe + 1]
 
 
 def test_auto_has_an_answer_for_every_number():

@@ -13,18 +13,18 @@ CLAMP = 1e-6  # alphas are kept so far from 0 and 1 that their logits stay withi
 
 
 def harmonic0(colors: npt.ArrayLike) -> Floats:
-    """Return the coefficients of degree 0 of colors in [0, 1]: (c - 0.5) / C0."""
+    """Return the coefficients of degree 0 of colors [N, 3] in [0, 1]: (c - 0.5) / C0."""
     return (np.asarray(colors, dtype=np.float64) - 0.5) / C0
 
 
 def logit(alphas: npt.ArrayLike) -> Floats:
-    """Return ln(a / (1 - a)), with a clamped so that it is finite."""
+    """Return ln(a / (1 - a)) of alphas [N], clamped so that it is finite."""
     a = np.clip(np.asarray(alphas, dtype=np.float64), CLAMP, 1 - CLAMP)
     return np.log(a) - np.log1p(-a)
 
 
 def byte(values: npt.ArrayLike) -> Bytes:
-    """Round to the nearest of 0..255; halves go up."""
+    """Round values [...] to the nearest of 0..255, uint8; halves go up."""
     whole = np.floor(np.asarray(values, dtype=np.float64) + 0.5)
     return np.clip(whole, 0, 255).astype(np.uint8)
 

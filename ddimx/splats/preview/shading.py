@@ -59,7 +59,7 @@ def occlusion(depth: npt.NDArray[np.float32], size: int) -> Floats:
 
 
 def blurred(plane: Floats, radius: int) -> Floats:
-    """Blur by two box filters of width 2 radius + 1 in each direction, the edge repeated."""
+    """Blur [H, W] by two box filters of width 2 radius + 1 in each direction, the edge repeated."""
     width = 2 * radius + 1
     for axis in (0, 1, 0, 1):
         pad = [(0, 0), (0, 0)]
@@ -70,5 +70,5 @@ def blurred(plane: Floats, radius: int) -> Floats:
 
 
 def enlarged(plane: Floats, factor: int, size: int) -> Floats:
-    """Repeat every pixel ``factor`` times in both directions and cut to ``size``."""
+    """Repeat every pixel of [H, W] ``factor`` times in both directions and cut to ``size``^2."""
     return plane.repeat(factor, axis=0).repeat(factor, axis=1)[:size, :size]
