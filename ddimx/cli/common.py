@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,20 +29,22 @@ def load(
     trust_code: bool,
     progress: Progress,
     dtype: str = "auto",
+    default: str = DEFAULT_MODEL,
 ) -> Model:
-    """Load the model that the options name, ``emoji`` where they name none.
+    """Load the model that the options name, ``default`` where they name none.
 
     Raises:
         UsageError: an unknown name, or an option that does not fit the file.
         DdimxError: a file that cannot be read, or a download that failed.
     """
     from ..weights.model import load_model
+    from .parse import weights_choice
 
     return load_model(
-        model or DEFAULT_MODEL,
+        model or default,
         device=device,
         dtype=dtype,
-        weights=None if weights is None else "raw" if weights == "raw" else "ema",
+        weights=weights_choice(weights),
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -48,13 +52,24 @@ def load(
     )
 
 
-def end_interrupted(progress: Progress, stop: Stop, message: str) -> NoReturn:
+def command_line() -> str:
+    """Return the command that was given, as a shell reads it, for a run's record."""
+    return shlex.join(["ddimx", *sys.argv[1:]])
+
+
+def end_interrupted(
+    progress: Progress, stop: Stop, message: str = "", *, folder: Path | None = None
+) -> NoReturn:
     """Say how a run that was interrupted goes on, and end the program with the signal's exit code.
+
+    Args:
+        message: what to say; by default that the same command into ``folder`` goes on.
 
     Raises:
         typer.Exit: always, with 130 for Ctrl-C and 143 for SIGTERM.
     """
-    progress.say(message)
+    into = "" if folder is None else f" with --out {shlex.quote(str(folder))}"
+    progress.say(message or f"interrupted; the same command{into} goes on")
     raise typer.Exit(stop.exit_code)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from ..splats.colors import RULES
 from . import options
+from .common import end_interrupted
 
 if TYPE_CHECKING:
     from ..exporting.settings import ExportSettings
@@ -134,8 +135,7 @@ def export(
             print_json(record)
         _report(record, progress)
         if record["status"] == "interrupted":
-            progress.say("interrupted; the same command goes on")
-            raise typer.Exit(stop.exit_code)
+            end_interrupted(progress, stop)
 
 
 def _settings(given: dict[str, Any]) -> ExportSettings:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import options
+from .common import command_line, end_interrupted
 
 
 def train(
@@ -71,12 +71,12 @@ def train(
         offline=offline,
         trust_code=trust_code,
         config_file=str(config),
-        command=shlex.join(["ddimx", *sys.argv[1:]]),
+        command=command_line(),
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         result = run(request, stop, progress)
         if not result.finished:
             again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])
-            progress.say(f"stopped at step {result.step}; go on: {again}")
-            raise typer.Exit(stop.exit_code)
+            message = f"stopped at step {result.step}; go on: {again}"
+            end_interrupted(progress, stop, message)
         progress.say(f"{result.folder}: {result.step} steps done")

@@ -36,8 +36,8 @@ SHOWN = {
         "--mask", "--strength", "--jump", "--resample", "--count", "-n", "--model", "--steps",
         "--category", "--guidance", "--seed", "--start-index", "--solver", "--eta", "--spacing",
         "--resize", "--format", "--out", "--overwrite", "--batch-size", "--invariant",
-        "--config", "--weights", "--offline",
-        "--device", "--dtype", "--resume", "--explain", "--dry-run", "--limit-memory", "--json", "--quiet",
+        "--config", "--weights", "--offline", "--device", "--dtype", "--resume", "--explain",
+        "--dry-run", "--limit-memory", "--json", "--quiet",
     ],
     "sequence": [
         "--show", "--frames", "--fps", "--format", "--count", "-n", "--model", "--steps",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import options
+from ..common import load
 from ..help import SETTINGS, Verb, VerbGroup
 from .fid import fid
 from .nll import nll
@@ -74,14 +75,12 @@ def neighbors(
     from ...runs import lock_file
     from ...runs.contact_sheet import grid
     from ...runs.sinks import as_image
-    from ...weights.model import load_model
     from ..output import print_json
-    from ..parse import weights_choice
 
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,

@@ -11,6 +11,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
+from ..common import load
 from ..output import fresh_folder, output_folder, print_json
 
 if TYPE_CHECKING:
@@ -96,17 +97,16 @@ def nll(
     from ...models.octree.process import DiscreteProcess
     from ...progress import Progress
     from ...runs import lock_folder
-    from ...weights.model import load_model
-    from ..parse import clip_value, one_of, weights_choice
+    from ..parse import clip_value, one_of
 
     part = one_of("split", split, SHAPE_SPLITS)
     bound_of_x0 = clip_value(clip)
     folder = output_folder(out, overwrite, NAMES[:1])  # the record, which is written last
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
         dtype=dtype,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,

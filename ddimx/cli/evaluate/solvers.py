@@ -11,6 +11,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
+from ..common import end_interrupted, load
 from ..output import print_json
 
 if TYPE_CHECKING:
@@ -82,7 +83,6 @@ def solvers(
 
       ddimx evaluate solvers --nfe 10 --solver ddim --solver unipc:2 --guidance 1 --search
     """
-    import shlex
     import signal
 
     from rich.console import Console
@@ -97,17 +97,15 @@ def solvers(
     from ...signals import Interrupted, polite_stop
     from ...solvers.timesteps import SPACINGS
     from ...weights.locate.source import SUFFIX
-    from ...weights.model import load_model
-    from ..parse import weights_choice
 
     nfes = _numbers(nfe)
     if reference < 20 or count < 1 or search_count < 1 or trials < 1:
         raise UsageError("--reference must be at least 20, counts and trials at least 1")
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
         dtype=dtype,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -153,10 +151,7 @@ def solvers(
         except (Stopped, Interrupted):
             stop.signal = stop.signal or signal.SIGINT
             progress.stop()
-            progress.say(
-                f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
-            )
-            raise typer.Exit(stop.exit_code) from None
+            end_interrupted(progress, stop, folder=folder)
         _write(result, folder, progress)
     if json_output:
         print_json({"folder": str(folder), **result.to_json()})

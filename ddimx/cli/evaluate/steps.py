@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
+from ..common import end_interrupted, load
 from ..output import print_json
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def steps(
     from ...runs.run import locked_output
     from ...signals import polite_stop
     from ...weights.locate.source import SUFFIX
-    from ...weights.model import load_model
-    from ..parse import one_of, weights_choice
+    from ..parse import one_of
 
     parts = [one_of("split", part, PARTS) for part in _listed("split", split, str)]
     protocol = Protocol(
@@ -134,15 +133,16 @@ def steps(
         count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
-        loaded = load_model(
-            model or "furniture",
+        loaded = load(
+            model,
             device=device,
             dtype=dtype,
-            weights=weights_choice(weights),
+            weights=weights,
             config=config,
             offline=offline,
             trust_code=trust_code,
             progress=progress,
+            default="furniture",
         )
         ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
         sets = _sets(loaded, reference, train, parts, category, progress)
@@ -158,10 +158,7 @@ def steps(
         progress.say(f"{folder}: {', '.join(name for name in NAMES if (folder / name).exists())}")
         _print(record, folder, json_output)
         if record["status"] == "interrupted":
-            progress.say(
-                f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
-            )
-            raise typer.Exit(stop.exit_code)
+            end_interrupted(progress, stop, folder=folder)
 
 
 def _ways(
