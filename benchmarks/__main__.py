@@ -24,7 +24,7 @@ from .runner import Job, unsteady
 from .show import section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PAGE = RESULTS.parent.parent / "docs" / "figures.md"
+PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
 SUITES = ("update", "attention", "sample", "octree")
 SCHEMA = 1
 FEWEST = 10  # rounds below which a 95% interval means little

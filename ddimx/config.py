@@ -7,7 +7,6 @@ here, before anything is built. Reading files and ``--set`` live in :mod:`ddimx.
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -278,8 +277,3 @@ class Config(Section):
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return (self.data.channels, self.data.image_size, self.data.image_size)
-
-    @property
-    def sample_numel(self) -> int:
-        """Number of elements of one image."""
-        return math.prod(self.sample_shape)

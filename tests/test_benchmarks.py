@@ -152,7 +152,7 @@ def test_save_refuses_figures_that_mean_nothing(bad, tmp_path):
 
 
 def test_the_page_shows_what_is_recorded():
-    text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     section = show.section(ROOT / "benchmarks" / "results")
     assert section in text, "run python -m benchmarks figures"
     assert show.with_section(text, section) == text

@@ -120,7 +120,6 @@ def test_derived_sizes():
     config = load_config("emoji")
     assert config.resolutions == (16, 8, 4)
     assert config.sample_shape == (3, 32, 32)
-    assert config.sample_numel == 3072
 
 
 # Where the error is, what it must say.

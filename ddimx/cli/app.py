@@ -37,8 +37,8 @@ for verb in (convert.convert, info.info):
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models and measurements")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"ddimx {__version__}")
         raise typer.Exit
 
@@ -91,7 +91,7 @@ def _refused(error: OSError) -> str:
 def _results_lost() -> int:
     """Write out the results; return 1, having said why, if they went nowhere.
 
-    A reader that went away had what it wanted.
+    A reader that went away has read enough.
     """
     sys.stdout.flush()
     lost = getattr(sys.stdout, "lost", None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import typer
+
+from ..errors import unknown
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -29,22 +29,20 @@ def load(
     trust_code: bool,
     progress: Progress,
     dtype: str = "auto",
-    default: str = DEFAULT_MODEL,
 ) -> Model:
-    """Load the model that the options name, ``default`` where they name none.
+    """Load the model that the options name, ``emoji`` where they name none.
 
     Raises:
         UsageError: an unknown name, or an option that does not fit the file.
         DdimxError: a file that cannot be read, or a download that failed.
     """
     from ..weights.model import load_model
-    from .parse import weights_choice
 
     return load_model(
-        model or default,
+        model or DEFAULT_MODEL,
         device=device,
         dtype=dtype,
-        weights=weights_choice(weights),
+        weights=which(weights),
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -52,24 +50,29 @@ def load(
     )
 
 
-def command_line() -> str:
-    """Return the command that was given, as a shell reads it, for a run's record."""
-    return shlex.join(["ddimx", *sys.argv[1:]])
+def which(weights: str | None) -> Literal["ema", "raw"] | None:
+    """Return which weights ``--weights`` names, whose value Typer has checked."""
+    return None if weights is None else "raw" if weights == "raw" else "ema"
 
 
-def end_interrupted(
-    progress: Progress, stop: Stop, message: str = "", *, folder: Path | None = None
-) -> NoReturn:
+def one_of(what: str, value: str, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is allowed.
+
+    Raises:
+        UsageError: with the nearest allowed value.
+    """
+    if value not in allowed:
+        raise unknown(what, value, allowed)
+    return value
+
+
+def end_interrupted(progress: Progress, stop: Stop, message: str) -> NoReturn:
     """Say how a run that was interrupted goes on, and end the program with the signal's exit code.
-
-    Args:
-        message: what to say; by default that the same command into ``folder`` goes on.
 
     Raises:
         typer.Exit: always, with 130 for Ctrl-C and 143 for SIGTERM.
     """
-    into = "" if folder is None else f" with --out {shlex.quote(str(folder))}"
-    progress.say(message or f"interrupted; the same command{into} goes on")
+    progress.say(message)
     raise typer.Exit(stop.exit_code)
 
 

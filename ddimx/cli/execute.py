@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .common import DEFAULT_MODEL, check_begun, command_line, end_interrupted, load
+from .common import DEFAULT_MODEL, check_begun, end_interrupted, load
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -89,6 +90,6 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
         work.request(model, progress),
         out=options.out,
         overwrite=options.overwrite,
-        command=command_line(),
+        command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=command.remembered,
     )

@@ -18,6 +18,20 @@ from ..options import Panel
 Panels = dict[str, list[tuple[str, str]]]
 
 PANELS = get_args(Panel)
+# Where what no other verb has is listed.
+OWN = {
+    "train": "What to train",
+    "prepare": "What to prepare",
+    "evaluate": "What to measure",
+    "export": "What to export",
+    "convert": "What to convert",
+    "info": "What to describe",
+}
+# How Typer names the type of a value, by its version.
+_TYPES = {
+    "N": re.compile(r"<int( range)?>|\bINTEGER( RANGE)?\b"),
+    "X": re.compile(r"<float( range)?>|\bFLOAT( RANGE)?\b"),
+}
 EXAMPLES = "Examples:"
 WIDEST = 1000  # columns: as wide as the terminal; for a file or a pipe there are 80
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
@@ -75,14 +89,22 @@ def _write_text(text: str, formatter: Any) -> None:
 def _options(parameters: Iterable[Any], ctx: Any) -> Panels:
     """Return the parameters of a verb by panel: each with its value's form, and its help."""
     panels: Panels = {}
+    verb = ctx
+    while verb.parent is not None and verb.parent.parent is not None:
+        verb = verb.parent
+    own = OWN.get(verb.info_name) if isinstance(ctx.command, Verb) else None
     for parameter in parameters:
         row = parameter.get_help_record(ctx)
         if row is not None:
             name, text = row
+            for value, types in _TYPES.items():
+                name = types.sub(value, name)
             if parameter.param_type_name == "argument":
                 name = parameter.metavar or name  # Typer adds the type, which says nothing
             text = re.sub(r" *\[([^]]*)\]$", _in_words, text)
-            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            title = getattr(parameter, "rich_help_panel", None) or own or "Options"
+            if title == "What to draw" and own:
+                title = own  # such verbs draw nothing
             if parameter.name == "help" and "Running" in panels:
                 title = "Running"
             panels.setdefault(title, []).append((name, text))

@@ -28,7 +28,7 @@ def show_plan(plan: Plan | TokenPlan, *, as_json: bool) -> None:
 
 
 def preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
-    """Print a run's plan and, if wanted, what it costs."""
+    """Print a run's plan, and with ``costs_too`` what it costs."""
     from rich.console import Console
 
     from ..sampling.explain import costs

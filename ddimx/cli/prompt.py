@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .common import DEFAULT_MODEL, check_begun, command_line
+from .common import DEFAULT_MODEL, check_begun
 
 if TYPE_CHECKING:
     from ..integrations.diffusers.text import TextModel
@@ -73,7 +75,7 @@ def prompt_work(command: Command) -> tuple[Work, Plan]:
         kind=options.kind or "png",
         out=options.out,
         overwrite=options.overwrite,
-        command=command_line(),
+        command=shlex.join(["ddimx", *sys.argv[1:]]),
         asked=asked,
     )
     return partial(run_prompt, request), request.plan()

@@ -23,7 +23,7 @@ from ..kernels.discrete_update import MASK, Transition
 from ..noise import Noise, Samples, Stream
 from ..solvers.schedule import Schedule
 from .plan import Array
-from .posterior import log_softmax, marginal, markov_posterior, noise_like, one_hot, posterior
+from .posterior import log_softmax, markov_posterior, one_hot, posterior
 from .solvers import grid_times
 from .transition import route
 
@@ -105,17 +105,6 @@ def elbo_terms(
             posterior(noisy, x0, alpha_from, alpha_to, transition, eta) for x0 in (truth, guess)
         )
     return _kl(q, p)
-
-
-def prior_terms(ids: Tensor, alpha: float | Tensor, transition: Transition, columns: int) -> Tensor:
-    """Return each token's KL(q(x_T | x_0) || noise) in nats, float64 [N].
-
-    ``ids``: uint8 or int64 [N]; ``columns`` is K + 1. The terms are 0 where the process ends at
-    alpha = 0. With the absorbing transition they are infinite otherwise.
-    """
-    x0 = one_hot(ids, columns)
-    q = marginal(x0, alpha, transition)
-    return _kl(q, noise_like(x0, transition).expand_as(q))
 
 
 def _kl(q: Tensor, p: Tensor) -> Tensor:

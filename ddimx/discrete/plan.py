@@ -104,11 +104,6 @@ class TokenPlan(TokenRows):
         """Number of rows that call the network; guidance doubles the passes, not this number."""
         return int(self.calls.sum())
 
-    @property
-    def remasks(self) -> bool:
-        """Whether any row throws tokens back into noise."""
-        return bool((self.noise != 0).any())
-
     def rows_of(self, level: int) -> range:
         """Return the ordinals of a level's rows."""
         rows = np.flatnonzero(self.level == level)

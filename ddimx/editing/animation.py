@@ -11,7 +11,6 @@ from PIL import Image
 from ..files import whole_file
 from ..runs.contact_sheet import LEGIBLE
 
-ANIMATIONS = ("webp", "gif")
 MOST_GIF = (
     200  # Pillow keeps all frames of a GIF until it is written; WebP's are encoded one by one
 )

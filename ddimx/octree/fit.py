@@ -1,6 +1,6 @@
 """From a surface or a cloud of points, in units of its own, to an octree that knows its cube.
 
-The cube is centerd on the bounding box and as large as its longest side, with ``MARGIN`` of its
+The cube is centered on the bounding box and as large as its longest side, with ``MARGIN`` of its
 edge left free at both ends, so that nothing lies on its outer faces: at depth 6 that is a third
 of a cell. The proportions stay; ``lower`` and ``edge`` of the octree lead back to the units.
 """

@@ -84,8 +84,3 @@ def _cell(value: Any) -> str:
     if np.isnan(value):
         return "-"
     return f"{value:g}" if value == round(value) else f"{value:.6f}"
-
-
-def describe_device(model: Model) -> str:
-    """Return device and precision with the reason, for one line of output."""
-    return f"{model.device}, {model.precision.name} ({model.precision.reason})"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddimx.discrete.elbo import elbo_terms, grid, prior_terms, stratified
+from ddimx.discrete.elbo import elbo_terms, grid, stratified
 from ddimx.discrete.posterior import marginal, one_hot
 from ddimx.errors import UsageError
 from ddimx.noise import Noise
@@ -100,17 +100,6 @@ def test_terms_of_each_tokens_own_step():
             at = slice(i, i + 1)
             one = elbo_terms(logits[at], ids[at], state[at], a_t[i].item(), a_s[i], transition)
             assert torch.allclose(whole[at], one, rtol=1e-13)
-
-
-def test_the_prior_term():
-    ids = torch.tensor([1, 3])
-    assert prior_terms(ids, 0.0, "uniform", 5).tolist() == [0, 0]
-    assert prior_terms(ids, 0.0, "absorbing", 5).tolist() == [0, 0]
-    a, k = 0.35, 4
-    high, low = a + (1 - a) / k, (1 - a) / k
-    exact = high * np.log(k * high) + (k - 1) * low * np.log(k * low)
-    assert prior_terms(ids, a, "uniform", 5).tolist() == pytest.approx([exact] * 2, rel=1e-12)
-    assert prior_terms(ids, a, "absorbing", 5).isinf().all()
 
 
 def test_a_grid_goes_from_noise_to_data():

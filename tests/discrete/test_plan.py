@@ -70,8 +70,6 @@ def test_rows_levels_and_calls():
     assert [PLAN.rows_of(d) for d in range(3)] == [range(1), range(1, 3), range(3, 6)]
     with pytest.raises(ValueError, match="has no level 3"):
         PLAN.rows_of(3)
-    assert PLAN.remasks
-    assert not SURE.remasks
 
 
 def test_the_tensor_form():

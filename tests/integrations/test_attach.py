@@ -114,12 +114,12 @@ def test_a_seed_makes_an_image_independent_of_its_batch(pipe):
     assert np.abs(pair[1] - other[0]).max() > 1e-2
 
 
-def test_the_readmes_example_runs(text_folder, steps):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+def test_the_example_of_the_page_on_python_runs(text_folder, steps):
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     (code,) = [block for block in blocks if "attach(pipe)" in block]
     values = {}
-    exec(compile(code.replace("FOLDER_OR_ID", str(text_folder)), "README.md", "exec"), values)
+    exec(compile(code.replace("FOLDER_OR_ID", str(text_folder)), "python.md", "exec"), values)
     assert values["image"].size == (SIZE, SIZE)
     assert steps == [*range(50), *range(4)]
 

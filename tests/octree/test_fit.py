@@ -12,7 +12,7 @@ QUADS = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (
 FACES = np.array([t for a, b, c, d in QUADS for t in ((a, b, c), (a, c, d))])
 
 
-def test_the_cube_is_centerd_and_as_large_as_the_longest_side():
+def test_the_cube_is_centered_and_as_large_as_the_longest_side():
     lower, edge = fit_cube(BOX, margin=0.1)
     assert edge == pytest.approx(5)  # 4 and a tenth of 5 at either end
     assert lower + edge / 2 == pytest.approx([12, 20.5, 31])

@@ -45,8 +45,8 @@ def neighbors(
     count: options.Count = None,
     seed: options.Seed = 0,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write.")
-    ] = Path("neighbors.png"),
+        Path, options.shared("out", metavar="FILE.png", help="Picture to write.")
+    ] = Path("neighbours.png"),
     device: options.Device = "auto",
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
@@ -95,24 +95,24 @@ def neighbors(
     with lock_file(out):
         drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
         images = to_bytes(drawn, own.data).numpy()
-        found = find(images, source, held_out, mirrored=own.data.random_flip)
+        nearest = find(images, source, held_out, mirrored=own.data.random_flip)
         with whole_file(out) as part:
-            sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
+            sheet = grid(side_by_side(images, nearest)[: 2 * SHOWN], columns=8)
             as_image(sheet).save(part, format="PNG")
     result = {
         "count": len(images),
-        "share_beyond_held_out_median": found.share_beyond,
-        "held_out_median": found.held_out_median,
-        "median": float(sorted(found.distances.tolist())[len(images) // 2]),
-        "least": float(found.distances.min()),
+        "share_beyond_held_out_median": nearest.share_beyond,
+        "held_out_median": nearest.held_out_median,
+        "median": float(sorted(nearest.distances.tolist())[len(images) // 2]),
+        "least": float(nearest.distances.min()),
         "picture": str(out),
     }
     if json_output:
         print_json(result)
     with Progress(quiet=quiet) as progress:
         progress.say(
-            f"{found.share_beyond:.0%} of {len(images)} samples are farther from the training set "
-            f"than the median held-out image ({found.held_out_median:.3f} RMS); see {out}"
+            f"{nearest.share_beyond:.0%} of {len(images)} samples are farther from the training "
+            f"set than the median held-out image ({nearest.held_out_median:.3f} RMS); see {out}"
         )
 
 

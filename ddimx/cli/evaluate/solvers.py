@@ -57,15 +57,15 @@ def solvers(
     trials: Annotated[int, typer.Option(help="How many lists of times a search tries.")] = 150,
     out: options.Out = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results in --out.")
+        bool, options.shared("overwrite", help="Replace results in --out.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Samples computed together.")] = None,
+    batch_size: options.BatchSize = None,
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
-    dtype: options.Dtype = "fp32",
+    dtype: options.ExactDtype = "fp32",
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -83,6 +83,7 @@ def solvers(
 
       ddimx evaluate solvers --nfe 10 --solver ddim --solver unipc:2 --guidance 1 --search
     """
+    import shlex
     import signal
 
     from rich.console import Console
@@ -114,9 +115,9 @@ def solvers(
     image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
 
     def settings(of_seed: int, samples: int) -> Settings:
-        asked = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
-        asked = replace(asked, guidance=guidance, category=category, batch_size=batch_size)
-        return resolve(asked, loaded)
+        options = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
+        options = replace(options, guidance=guidance, category=category, batch_size=batch_size)
+        return resolve(options, loaded)
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
@@ -145,13 +146,14 @@ def solvers(
                 search_settings=fitted,
                 trials=trials,
                 earlier=_before(folder),
-                save=lambda found: _save(found, folder, "running"),
+                save=lambda result: _save(result, folder, "running"),
                 stop=stop,
             )
         except (Stopped, Interrupted):
             stop.signal = stop.signal or signal.SIGINT
             progress.stop()
-            end_interrupted(progress, stop, folder=folder)
+            again = f"the same command with --out {shlex.quote(str(folder))} goes on"
+            end_interrupted(progress, stop, f"interrupted; {again}")
         _write(result, folder, progress)
     if json_output:
         print_json({"folder": str(folder), **result.to_json()})
@@ -174,7 +176,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _before(folder: Path) -> SolverStudy | None:
-    """Return what an interrupted study left, with the plans that it found."""
+    """Return what an interrupted study left, with its searched plans."""
     from ...evaluation.solvers.study import SEARCHED, SolverStudy
     from ...solvers.plan_file import read_plan
     from ...untrusted.text import read_object
@@ -191,8 +193,8 @@ def _before(folder: Path) -> SolverStudy | None:
             )
         nfes = [r["nfe"] for r in record["results"] if r["solver"] == SEARCHED]
         plans = {n: folder / _plan_name(n) for n in nfes}
-        found = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
-        return SolverStudy.from_json(record, found)
+        searched = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
+        return SolverStudy.from_json(record, searched)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} is not a record of a study ({error!r}); choose another --out or --overwrite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
-from ..common import end_interrupted, load
+from ..common import end_interrupted, load, one_of
 from ..output import print_json
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ def steps(
     points: Annotated[int, typer.Option(min=1, help="Points per shape for distances.")] = 2048,
     seed: options.Seed = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads of distances (default: one a core).")
+        int | None, options.workers("Threads of distances (default: one a core).")
     ] = None,
     out: options.Out = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results in --out.")
+        bool, options.shared("overwrite", help="Replace results in --out.")
     ] = False,
     batch_size: options.BatchSize = None,
     config: options.ModelConfig = None,
@@ -97,7 +98,7 @@ def steps(
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
-    dtype: options.Dtype = "fp32",
+    dtype: options.ExactDtype = "fp32",
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -123,7 +124,6 @@ def steps(
     from ...runs.run import locked_output
     from ...signals import polite_stop
     from ...weights.locate.source import SUFFIX
-    from ..parse import one_of
 
     parts = [one_of("split", part, PARTS) for part in _listed("split", split, str)]
     protocol = Protocol(
@@ -134,7 +134,7 @@ def steps(
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         loaded = load(
-            model,
+            model or "furniture",
             device=device,
             dtype=dtype,
             weights=weights,
@@ -142,7 +142,6 @@ def steps(
             offline=offline,
             trust_code=trust_code,
             progress=progress,
-            default="furniture",
         )
         ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
         sets = _sets(loaded, reference, train, parts, category, progress)
@@ -158,7 +157,8 @@ def steps(
         progress.say(f"{folder}: {', '.join(name for name in NAMES if (folder / name).exists())}")
         _print(record, folder, json_output)
         if record["status"] == "interrupted":
-            end_interrupted(progress, stop, folder=folder)
+            again = f"the same command with --out {shlex.quote(str(folder))} goes on"
+            end_interrupted(progress, stop, f"interrupted; {again}")
 
 
 def _ways(
@@ -208,7 +208,7 @@ def _sets(
     category: str | None,
     progress: Progress,
 ) -> Sets:
-    """Read the shapes of the model's classes, or of the one that is asked for."""
+    """Read the shapes of the model's classes, or of one of them."""
     from ...data.shapes.lists import lists_of
     from ...errors import unknown
     from ...evaluation.shapes import sets
@@ -216,15 +216,15 @@ def _sets(
 
     if category is not None and model.classes and category not in model.classes:
         raise unknown("category", category, model.classes)
-    wanted = list(model.classes) if category is None else [category]
+    classes = list(model.classes) if category is None else [category]
     whole = not lists_of(reference)  # no prepared set, so without parts
-    found = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
-    seen = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
-    listed = None if seen is None else sets.find(seen, "train")
-    known = [sets.read(one, categories=wanted, progress=progress) for one in found]
+    lists = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
+    place = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
+    training = None if place is None else sets.find(place, "train")
+    shapes = [sets.read(one, categories=classes, progress=progress) for one in lists]
     return Sets(
-        sets.joined(known),
-        None if listed is None else sets.read(listed, categories=wanted, progress=progress),
+        sets.joined(shapes),
+        None if training is None else sets.read(training, categories=classes, progress=progress),
     )
 
 

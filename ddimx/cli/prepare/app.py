@@ -58,7 +58,7 @@ def emoji(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")
+        Path, options.shared("out", metavar="FILE", help="The file to write.")
     ] = CONFIGURED_OUT,
     size: Annotated[
         int,
@@ -71,7 +71,7 @@ def emoji(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files that differ.")
+        bool, options.shared("overwrite", help="Replace existing files that differ.")
     ] = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,

@@ -36,7 +36,7 @@ def octrees(
 
     SRC holds .obj, .ply, .stl, .off or .glb meshes, or points as .npz, .npy or .ply: by themselves,
     in a folder per category, as <category>/<train|val|test>/<id>.obj, or as ShapeNet's
-    <synset>/<id>/models/model_normalized.obj. Each is centerd in a cube as large as its longest
+    <synset>/<id>/models/model_normalized.obj. Each is centered in a cube as large as its longest
     side, and the file keeps the way back. A shape's name alone decides its part. A stopped run
     goes on when the same command is given again. Meshes that cannot be read are left out, listed
     in failures.json, and make the exit code 1. Meshes need trimesh: pip install "ddimx[3d]".
@@ -56,22 +56,22 @@ def octrees(
     shares = _shares(split)
     _check_apart(source, out)
     check_visible(depth, visible)
-    found = find_shapes(source, category=category, skip=out)
-    if any(shape.path.suffix.lower() not in POINTS for shape in found):
+    meshes = find_shapes(source, category=category, skip=out)
+    if any(shape.path.suffix.lower() not in POINTS for shape in meshes):
         require_trimesh()
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeSet(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():
-        jobs = [job_of(shape) for shape in found]
+        jobs = [job_of(shape) for shape in meshes]
         outcome = shapes.run(
             jobs,
             workers=workers or cores(),
             progress=progress,
             overwrite=overwrite,
         )
-        given = {job.file: shape.part for job, shape in zip(jobs, found, strict=True)}
+        part = {job.file: shape.part for job, shape in zip(jobs, meshes, strict=True)}
         parts = [
-            given[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
+            part[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
             for m in outcome.made
         ]
         shapes.finish(outcome, parts, versions() | {"split": list(shares)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...config import DataConfig
 from ...progress import Progress
-from ...weights.locate.cache import fetched
+from ...weights.locate.cache import fetch
 from ...weights.locate.registry import File
 from . import cifar10
 from .sources import location
@@ -26,4 +26,4 @@ def obtain(data: DataConfig, *, offline: bool, progress: Progress) -> None:
     if root is None or data.root is not None or cifar10.place_of(root) is not None:
         return
     file = File(cifar10.ARCHIVE, cifar10.ADDRESS, cifar10.MD5)
-    fetched(root / cifar10.ARCHIVE, file.source, file.md5, offline=offline, progress=progress)
+    fetch(root / cifar10.ARCHIVE, file.source, file.md5, offline=offline, progress=progress)

@@ -51,12 +51,12 @@ class Accumulator:
         """Add features [B, D] (Chan's update, which loses no digits to a large mean)."""
         batch = np.asarray(features, dtype=np.float64)
         n, mean = len(batch), batch.mean(axis=0)
-        centerd = batch - mean
+        centered = batch - mean
         if not self.count:
             self._mean, self._scatter = np.zeros_like(mean), np.zeros((len(mean), len(mean)))
         total = self.count + n
         delta = mean - self._mean
-        self._scatter += centerd.T @ centerd
+        self._scatter += centered.T @ centered
         self._scatter += np.outer(delta, delta) * (self.count * n / total)
         self._mean = self._mean + delta * (n / total)
         self.count = total

@@ -52,16 +52,6 @@ class Angles:
         return math.atan2(math.sqrt(1 - alpha_bar), math.sqrt(alpha_bar))
 
 
-def exact_divergence(v: Tensor, x: Tensor) -> Tensor:
-    """Return the trace of dv/dx, float64 [B], by one backward pass per dimension: tiny ones."""
-    flat = v.flatten(1)
-    total = torch.zeros(len(x), dtype=torch.float64)
-    for i in range(flat.shape[1]):
-        (row,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)
-        total += row.flatten(1)[:, i]
-    return total
-
-
 class Hutchinson:
     """The trace's estimate e' (dv/dx) e, averaged over probes e of unit variance."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ...errors import UsageError
 from ...sampling.plans import times_for
@@ -92,8 +91,3 @@ def best_of(results: Sequence[Measured]) -> dict[int, Measured]:
         if result.nfe not in best or result.rmse < best[result.nfe].rmse:
             best[result.nfe] = result
     return best
-
-
-def as_json(result: Measured) -> dict[str, Any]:
-    """Return a result as JSON values."""
-    return asdict(result)

@@ -1,4 +1,8 @@
-"""Downloading published files once: continued after an interruption, verified before use."""
+"""Downloading published files once: continued after an interruption, verified before use.
+
+The connection is urllib's and the lock filelock's. Not pooch: it begins a broken download again
+from its start, and the files have up to half a gigabyte.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,8 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.client import HTTPException, HTTPResponse
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from ...errors import DdimxError
@@ -32,7 +35,7 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "ddimx"
 
 
-def fetched(target: Path, address: str, md5: str, *, offline: bool, progress: Progress) -> Path:
+def fetch(target: Path, address: str, md5: str, *, offline: bool, progress: Progress) -> Path:
     """Return ``target`` with the bytes that ``md5`` names, downloading what is missing of them.
 
     A file that is there is verified every time, for it may have been put there by hand. Several
@@ -44,16 +47,25 @@ def fetched(target: Path, address: str, md5: str, *, offline: bool, progress: Pr
     if not target.is_file():
         if offline:
             raise DdimxError(f"offline, {address} is not downloaded\n{by_hand(target, md5)}")
+        from filelock import FileLock
+
+        lock_path = target.with_name(target.name + ".lock")
+        lock = FileLock(lock_path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(target):
+            with suppress(NotImplementedError):  # a file system without locks: all may download
+                lock.acquire()
+            try:
                 if not target.is_file():
                     _download(target, address, md5, progress)
+                lock_path.unlink(missing_ok=True)  # after a success nobody needs it any more
+            finally:
+                lock.release()
         except OSError as error:
             raise DdimxError(f"cannot write {target}: {error.strerror or error}") from None
-    found = md5_file(target)
-    if found != md5:
-        raise DdimxError(f"{target} has the MD5 {found} instead of {md5}; remove it")
+    digest = md5_file(target)
+    if digest != md5:
+        raise DdimxError(f"{target} has the MD5 {digest} instead of {md5}; remove it")
     return target
 
 
@@ -78,19 +90,19 @@ def md5_file(path: Path) -> str:
 def _download(target: Path, address: str, md5: str, progress: Progress) -> None:
     """Fill ``<name>.part`` and rename it once its MD5 is right."""
     part = target.with_name(target.name + ".part")
-    continued = part.is_file() and part.stat().st_size > 0
+    continued = _size(part) > 0
     progress.say(f"downloading {address} to {target}")
     _fill(part, address, target, md5, progress)
-    found = md5_file(part)
-    if found != md5 and continued:  # the beginning may be another file's
+    digest = md5_file(part)
+    if digest != md5 and continued:  # the beginning may be another file's
         part.unlink()
         progress.say("the continued download has another MD5; beginning again")
         _fill(part, address, target, md5, progress)
-        found = md5_file(part)
-    if found != md5:
+        digest = md5_file(part)
+    if digest != md5:
         part.unlink()
         raise DdimxError(
-            f"{address} gave a file of MD5 {found} instead of {md5}; it was removed\n"
+            f"{address} gave a file of MD5 {digest} instead of {md5}; it was removed\n"
             f"{by_hand(target, md5)}"
         )
     sync(part)
@@ -103,13 +115,9 @@ def _fill(part: Path, address: str, target: Path, md5: str, progress: Progress) 
     while True:
         before = _size(part)
         try:
-            _receive(part, address, progress)
+            return _receive(part, address, progress)
         except _BrokenOff as error:
             reason = str(error)
-        except urllib.error.HTTPError as error:
-            reason = f"HTTP {error.code} {error.reason}"
-        else:
-            return
         finally:
             progress.stop()
         if _size(part) <= before:
@@ -119,61 +127,48 @@ def _fill(part: Path, address: str, target: Path, md5: str, progress: Progress) 
 
 
 def _receive(part: Path, address: str, progress: Progress) -> None:
-    """Append what one connection gives."""
+    """Append to a file what one connection gives of the bytes that it lacks.
+
+    Raises:
+        _BrokenOff: the connection could not be made, or ended early.
+        OSError: the file cannot be written.
+    """
     have = _size(part)
     headers = {"User-Agent": "ddimx", **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address, headers=headers), timeout=TIMEOUT
-        ) as answer:
-            _append(part, answer, have, progress)
+        request = urllib.request.Request(address, headers=headers)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == _NOTHING_TO_ADD and have:
             return  # whether what is there is right, its MD5 will tell
-        raise
+        raise _BrokenOff(f"HTTP {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise _BrokenOff(str(error.reason)) from None
     except (HTTPException, ConnectionError, TimeoutError) as error:
         raise _BrokenOff(str(error) or type(error).__name__) from None
-
-
-def _append(part: Path, answer: HTTPResponse, have: int, progress: Progress) -> None:
-    """Write an answer's bytes; a server that ignores ranges sends the file from its beginning."""
-    if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        have = 0
-    length = answer.headers.get("Content-Length")
-    total = have + int(length) if length else 0
-    progress.start("downloading, MB", max(total >> 20, 1), have >> 20)
-    done = have
-    with part.open("r+b" if have else "wb") as stream:
-        stream.seek(have)
-        while chunk := _read(answer):
-            stream.write(chunk)
-            progress.advance((done + len(chunk) >> 20) - (done >> 20))
-            done += len(chunk)
+    with answer:
+        # A server that ignores ranges sends the file from its beginning.
+        if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else 0
+        progress.start("downloading, MB", max(total >> 20, 1), have >> 20)
+        done = have
+        with part.open("r+b" if have else "wb") as stream:
+            stream.seek(have)
+            while True:
+                try:
+                    chunk = answer.read1(_CHUNK)
+                except (HTTPException, OSError) as error:  # of the connection, not of the file
+                    raise _BrokenOff(str(error) or type(error).__name__) from None
+                if not chunk:
+                    break
+                stream.write(chunk)
+                progress.advance((done + len(chunk) >> 20) - (done >> 20))
+                done += len(chunk)
     if total and done < total:
         raise _BrokenOff(f"the connection ended after {done} of {total} bytes")
 
 
-def _read(answer: HTTPResponse) -> bytes:
-    try:
-        return answer.read1(_CHUNK)
-    except (HTTPException, OSError) as error:  # of the connection; writing raises elsewhere
-        raise _BrokenOff(str(error) or type(error).__name__) from None
-
-
 def _size(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Let one process at a time download a file; where locks do not exist, let all."""
-    lock = target.with_name(target.name + ".lock")
-    with lock.open("w") as stream:
-        with suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-    lock.unlink(missing_ok=True)  # after a success only, when nobody needs it any more

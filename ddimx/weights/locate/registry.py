@@ -15,7 +15,7 @@ from ...config_file import load_config
 from ...errors import UsageError
 from ...progress import Progress
 from ..weight_set import Which
-from .cache import cache_folder, fetched
+from .cache import cache_folder, fetch
 
 _HOST = "https://heibox.uni-heidelberg.de/f/"
 
@@ -134,7 +134,7 @@ def published_file(name: str, which: Which | None, *, offline: bool, progress: P
             f"  and give its path with --model, or put it at\n  {place}"
         )
     file = PUBLISHED[name].files[which or "ema"]
-    return fetched(file.target, file.source, file.md5, offline=offline, progress=progress)
+    return fetch(file.target, file.source, file.md5, offline=offline, progress=progress)
 
 
 def about_published() -> dict[str, dict[str, str]]:

@@ -34,7 +34,7 @@ def png(size: tuple[int, int], color: tuple[int, int, int, int]) -> bytes:
     return stream.getvalue()
 
 
-def test_a_wide_picture_is_centerd_on_a_white_square() -> None:
+def test_a_wide_picture_is_centered_on_a_white_square() -> None:
     image = draw(png((32, 16), (255, 0, 0, 255)), 32)
     assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
     assert (image[[0, 7, 24, 31]] == 255).all()

@@ -8,7 +8,7 @@ import pytest
 
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
-from ddimx.weights.locate.cache import fetched
+from ddimx.weights.locate.cache import fetch
 
 BODY = bytes(range(256)) * 40
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -65,7 +65,7 @@ def get(server, tmp_path):
 
     def run(md5=MD5, offline=False):
         quiet = Progress(quiet=True)
-        return fetched(target, server.address, md5, offline=offline, progress=quiet)
+        return fetch(target, server.address, md5, offline=offline, progress=quiet)
 
     run.target = target
     run.part = target.with_name("model.ckpt.part")
@@ -180,3 +180,18 @@ def test_several_processes_download_once(server, get):
         thread.join()
     assert results == [get.target] * 4
     assert server.asked == [None]
+
+
+def test_a_lock_file_of_a_killed_process_does_not_block(server, get):
+    get.target.parent.mkdir()
+    get.target.with_name("model.ckpt.lock").touch()
+    assert get().read_bytes() == BODY
+    assert [p.name for p in get.target.parent.iterdir()] == ["model.ckpt"]
+
+
+def test_where_there_are_no_locks_it_is_downloaded_without(server, get, monkeypatch):
+    def acquire(self):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert get().read_bytes() == BODY
