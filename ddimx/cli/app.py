@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import DdimxError, check_links
 from . import convert, encode, export, info, inpaint, interpolate, sample, sequence, train
 from .evaluate import app as evaluate
-from .help import SETTINGS, Verb, VerbGroup
+from .help import SETTINGS, VerbGroup, add_verb
 from .output import steady_output
 from .prepare import app as prepare
 
@@ -27,13 +27,13 @@ app = typer.Typer(
     context_settings=SETTINGS,
 )
 for verb in (sample.sample, sequence.sequence, export.export):
-    app.command(cls=Verb, rich_help_panel="Draw images and shapes")(verb)
+    add_verb(app, verb, "Draw images and shapes")
 for verb in (inpaint.inpaint, interpolate.interpolate, encode.encode):
-    app.command(cls=Verb, rich_help_panel="Change images")(verb)
+    add_verb(app, verb, "Change images")
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Train a model")
-app.command(cls=Verb, rich_help_panel="Train a model")(train.train)
+add_verb(app, train.train, "Train a model")
 for verb in (convert.convert, info.info):
-    app.command(cls=Verb, rich_help_panel="Models and measurements")(verb)
+    add_verb(app, verb, "Models and measurements")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models and measurements")
 
 

@@ -9,7 +9,7 @@ import typer
 
 from .. import options
 from ..common import load
-from ..help import SETTINGS, Verb, VerbGroup
+from ..help import SETTINGS, VerbGroup, add_verb
 from .fid import fid
 from .nll import nll
 from .shapes import shapes
@@ -19,11 +19,11 @@ from .steps import steps
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup, context_settings=SETTINGS
 )
-app.command("solvers", cls=Verb)(solvers)
-app.command("nll", cls=Verb)(nll)
-app.command("fid", cls=Verb)(fid)
-app.command("shapes", cls=Verb)(shapes)
-app.command("steps", cls=Verb)(steps)
+add_verb(app, solvers)
+add_verb(app, nll)
+add_verb(app, fid)
+add_verb(app, shapes)
+add_verb(app, steps)
 
 SHOWN = 16
 
@@ -33,7 +33,6 @@ def evaluate() -> None:
     """Measure a model."""
 
 
-@app.command(cls=Verb)
 def neighbors(
     model: options.Model = None,
     config: options.ModelConfig = None,
@@ -42,10 +41,15 @@ def neighbors(
         Path | None, typer.Option(metavar="FILE|DIR", help="The training data (default: its own).")
     ] = None,
     steps: options.Steps = None,
-    count: options.Count = None,
+    count: Annotated[
+        int | None, options.shared("count", help="How many samples (default: 64).")
+    ] = None,
     seed: options.Seed = 0,
     out: Annotated[
-        Path, options.shared("out", metavar="FILE.png", help="Picture to write.")
+        Path,
+        options.shared(
+            "out", metavar="FILE.png", help="Picture to write (default: neighbours.png)."
+        ),
     ] = Path("neighbours.png"),
     device: options.Device = "auto",
     offline: options.Offline = False,
@@ -116,5 +120,6 @@ def neighbors(
         )
 
 
+add_verb(app, neighbors)
 # The spelling of version 0.1.
-app.command("neighbours", cls=Verb, hidden=True, deprecated=True)(neighbors)
+app.command("neighbours", hidden=True, deprecated=True)(neighbors)

@@ -31,7 +31,10 @@ def steps(
     reference: Annotated[
         Path, typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set.")
     ],
-    model: options.Model = "furniture",
+    model: Annotated[
+        str | None,
+        options.shared("model", help="A model of octrees, as 'ddimx sample' (default: furniture)."),
+    ] = "furniture",
     split: Annotated[
         str,
         typer.Option(

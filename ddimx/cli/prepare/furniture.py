@@ -20,9 +20,10 @@ def furniture(
             help="A furniture library; may be repeated (default: all that Debian installs).",
         ),
     ] = None,
-    out: Annotated[Path, options.shared("out", metavar="DIR", help="The folder to write.")] = Path(
-        "data/furniture"
-    ),
+    out: Annotated[
+        Path,
+        options.shared("out", metavar="DIR", help="The folder to write (default: data/furniture)."),
+    ] = Path("data/furniture"),
     depth: Depth = 6,
     category: Annotated[
         list[str] | None,
