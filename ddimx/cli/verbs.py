@@ -213,12 +213,3 @@ def _own_parameters(function: Callable[..., Work], panel: str) -> list[_Own]:
         info.show_default = False
         own.append(_Own(parameter.name, kind, info, parameter.default is parameter.empty))
     return own
-
-
-def sampling_options(options: RunOptions) -> Any:
-    """Return the part of the options that decides the samples, as the layers below take it."""
-    from dataclasses import fields
-
-    from ..sampling.settings import Asked
-
-    return Asked(**{f.name: getattr(options, f.name) for f in fields(Asked)})

@@ -97,7 +97,6 @@ def nll(
 
       ddimx evaluate nll --model furniture --data data/furniture --split test
     """
-    from ...models.octree.process import DiscreteProcess
     from ...progress import Progress
     from ...runs import lock_folder
 
@@ -124,7 +123,7 @@ def nll(
     alone = nullcontext() if folder is None else lock_folder(folder)
     with Progress(quiet=quiet) as progress, alone:
         result: Nll | TokenNll
-        if isinstance(loaded.process, DiscreteProcess):
+        if loaded.process.draws == "octrees":
             _refuse("for models of images, and this one draws octrees", images_only)
             result = _shapes(loaded, data, part, numbers, transition, progress)
         else:

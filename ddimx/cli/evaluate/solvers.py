@@ -92,9 +92,10 @@ def solvers(
     from ...evaluation.solvers.compare import DETERMINISTIC, candidates
     from ...evaluation.solvers.report import error_table
     from ...evaluation.solvers.study import study
+    from ...options import Options
     from ...progress import Progress
     from ...runs.run import Stopped, locked_output
-    from ...sampling.settings import Asked, resolve
+    from ...sampling.settings import resolve
     from ...signals import Interrupted, polite_stop
     from ...solvers.timesteps import SPACINGS
     from ...weights.locate.source import SUFFIX
@@ -115,7 +116,7 @@ def solvers(
     image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
 
     def settings(of_seed: int, samples: int) -> Settings:
-        options = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
+        options = Options(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
         options = replace(options, guidance=guidance, category=category, batch_size=batch_size)
         return resolve(options, loaded)
 

@@ -177,13 +177,10 @@ def _ways(
     from ...evaluation.steps.variants import Ways
     from ...models.octree.process import DiscreteProcess
 
-    if not isinstance(model.process, DiscreteProcess):
-        raise UsageError(f"this needs a model of octrees, and '{model.name}' draws images")
+    process = DiscreteProcess.of(model.process, "evaluate steps")
     return Ways(
         steps=_listed("steps", steps, int),
-        transition=_listed("transition", transition, str)
-        if transition
-        else model.process.transitions,
+        transition=_listed("transition", transition, str) if transition else process.transitions,
         routing=_listed("routing", routing, str),
         solver=solver or ["ddim"],
         eta=_listed("eta", eta, float),
