@@ -129,7 +129,9 @@ class Packing:
     def _made(self) -> Packed:
         """Return what is in the finished set, if it is the one that is asked for."""
         if not self._path.is_file():
-            raise UsageError(f"{self._path} is there and is no plain file; give a file's name")
+            raise UsageError(
+                f"{self._path} exists and is not a plain file; give the name of a file"
+            )
         try:
             index = read_index(self._path)
         except DdimxError:
