@@ -267,7 +267,7 @@ def make_meshes(folder: Path) -> None:
         "e.ply": meshes.ply(faces=False),
         "f.glb": meshes.glb(),
         "g.npz": meshes.npz(points=meshes.BOX),
-        "h.npz": meshes.npz(cloud=meshes.BOX, colours=np.zeros(8)),
+        "h.npz": meshes.npz(cloud=meshes.BOX, colors=np.zeros(8)),
     }
     stream = io.BytesIO()
     np.save(stream, meshes.BOX)

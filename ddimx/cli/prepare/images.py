@@ -46,7 +46,7 @@ def images(
 
     DST is a NumPy array, and DST.json beside it says what is in it: move both together.
     Every data set keeps its own crop: CelebA the original's 128 pixels round (89, 121), LSUN the
-    shorter side resized and the centre cut out, folders the centre square. A killed run goes on
+    shorter side resized and the center cut out, folders the center square. A killed run goes on
     where it stopped when the same command is given again. Images that cannot be decoded are left
     out, listed at the end, and make the exit code 1.
 

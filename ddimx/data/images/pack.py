@@ -133,7 +133,9 @@ class Packing:
             UsageError: it is of something else.
         """
         if not self._path.is_file():
-            raise UsageError(f"{self._path} is there and is no plain file; give a file's name")
+            raise UsageError(
+                f"{self._path} exists and is not a plain file; give the name of a file"
+            )
         try:
             index = read_index(self._path)
         except DdimxError:

@@ -69,7 +69,9 @@ def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
     if classes and source.labels is not None:
         strange = np.setdiff1d(source.labels, np.arange(len(classes)))
         if len(strange):
-            raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")
+            raise UsageError(
+                f"{root}: label {strange[0]} is not one of the {len(classes)} model.classes"
+            )
     return source
 
 

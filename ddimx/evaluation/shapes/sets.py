@@ -125,7 +125,7 @@ def read(
     Args:
         categories: keep only shapes of these; none keeps all. A file that cannot be read belongs
             to no category that is known, so it is counted as invalid whatever they are.
-        strict: whether a file that is no valid octree is an error, or is counted as invalid.
+        strict: whether a file that is not a valid octree is an error, or is counted as invalid.
 
     Raises:
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
