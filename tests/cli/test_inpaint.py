@@ -188,7 +188,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 
     options = ("a.png", "--mask", "center", "-n", 3, "-o", "o", "--batch-size", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", interrupted)
+        patch.setattr(run, "finish_batch", interrupted)
         done = edit("inpaint", tiny_model, *options)
     assert done.code == 130, done.err
     assert "the same command with --out o goes on" in done.err

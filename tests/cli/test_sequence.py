@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import ddimx
+from ddimx.models.peak_memory import PeakMemory
 from ddimx.pixels import to_bytes
-from ddimx.sampling.memory import PeakMemory
 from tests.editing import edit, edited, opened, refused
 from tests.sampling import counted_calls, manifest_of, names_in, state_of
 
@@ -107,7 +107,7 @@ def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, 
 
     options = ("-n", 3, "-o", "o", "--batch-size", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", interrupted)
+        patch.setattr(run, "finish_batch", interrupted)
         assert edit("sequence", tiny_model, *options).code == 130
     before = {n: v for n, v in state_of(tmp_path / "o").items() if n.startswith("000000")}
     assert "000000.png" in before
