@@ -161,7 +161,13 @@ class Packing:
             state = fresh
         if not self._pixels.is_file():  # of a process that ended after its last rename
             state = fresh
-        self._check_space(state)
+        needed = (self._total - state.done) * self._image_bytes
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise DdimxError(
+                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
+                f"{free / 1e9:.1f} GB left"
+            )
         with self._pixels.open("ab") as stream:
             valid = HEADER_SIZE + state.kept * self._image_bytes
             if state.done and stream.tell() < valid:
@@ -185,15 +191,6 @@ class Packing:
             raise DdimxError(f"{self._record}: {error}; remove {self._folder}") from None
         return state
 
-    def _check_space(self, state: _State) -> None:
-        needed = (self._total - state.done) * self._image_bytes
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise DdimxError(
-                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
-                f"{free / 1e9:.1f} GB left"
-            )
-
     def _fill(self, state: _State, progress: Progress) -> None:
         """Decode and append chunk after chunk."""
         progress.start("packing", self._total, state.done)
@@ -204,7 +201,11 @@ class Packing:
                 stream.write(b"".join(good))
                 stream.flush()
                 os.fsync(stream.fileno())
-                state.digest = _chained(state.digest, good)
+                # The digest of a digest and a chunk; a plain SHA-256 could not be resumed.
+                chain = hashlib.sha256(state.digest.encode())
+                for image in good:
+                    chain.update(image)
+                state.digest = chain.hexdigest()
                 state.done = positions.stop
                 write_json(self._record, asdict(state))
                 progress.advance(len(positions), f"{len(state.bad)} bad" if state.bad else "")
@@ -264,11 +265,3 @@ class Packing:
             return None
         both: list[int] = np.concatenate([own[0], own[1]]).tolist()
         return [label for position, label in enumerate(both) if position not in bad]
-
-
-def _chained(digest: str, images: list[bytes]) -> str:
-    """Return the digest of a digest and a chunk; a plain SHA-256 could not be resumed."""
-    chain = hashlib.sha256(digest.encode())
-    for image in images:
-        chain.update(image)
-    return chain.hexdigest()
