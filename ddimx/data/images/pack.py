@@ -201,11 +201,7 @@ class Packing:
                 stream.write(b"".join(good))
                 stream.flush()
                 os.fsync(stream.fileno())
-                # The digest of a digest and a chunk; a plain SHA-256 could not be resumed.
-                chain = hashlib.sha256(state.digest.encode())
-                for image in good:
-                    chain.update(image)
-                state.digest = chain.hexdigest()
+                state.digest = _chained(state.digest, good)
                 state.done = positions.stop
                 write_json(self._record, asdict(state))
                 progress.advance(len(positions), f"{len(state.bad)} bad" if state.bad else "")
@@ -265,3 +261,11 @@ class Packing:
             return None
         both: list[int] = np.concatenate([own[0], own[1]]).tolist()
         return [label for position, label in enumerate(both) if position not in bad]
+
+
+def _chained(digest: str, images: list[bytes]) -> str:
+    """Return the digest of a digest and a chunk; a plain SHA-256 could not be resumed."""
+    chain = hashlib.sha256(digest.encode())
+    for image in images:
+        chain.update(image)
+    return chain.hexdigest()
