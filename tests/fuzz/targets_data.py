@@ -226,7 +226,7 @@ def make_unfinished(folder: Path) -> None:
         data = DataConfig(dataset="FOLDER", root=str(pictures), image_size=8, channels=3)
         parts = open_part(data, held_out=False), open_part(data, held_out=True)
         packing = Packing(parts, {"size": 8}, folder / "packed.npy")  # type: ignore[arg-type]
-        packing._finished = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
+        packing._finish = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
         packing.run(Progress(quiet=True))
     finally:
         module.CHUNK = chunk
