@@ -56,7 +56,12 @@ def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
             count += len(keys)
             if count > limit:  # many may be of cells that others touch as well
                 chunks = [np.unique(np.concatenate(chunks))]
-                count = _affordable(len(chunks[0]), depth)
+                count = len(chunks[0])
+                if count > MAX_CELLS:
+                    raise OctreeError(
+                        f"at depth {depth} this surface has more than {MAX_CELLS:,} cells, which "
+                        "is too much for memory; take a smaller depth"
+                    )
                 limit = count + MAX_CELLS // 2
     return np.unique(np.concatenate(chunks))
 
@@ -100,16 +105,6 @@ def _distinct(corners: Array) -> Array:
     is_repeat = (own != np.arange(len(rows))) & (rows == rows[own]).all(axis=1)
     distinct: Array = corners[~is_repeat]
     return distinct
-
-
-def _affordable(cells: int, depth: int) -> int:
-    """Return the number again, unless it is too large to hold."""
-    if cells > MAX_CELLS:
-        raise OctreeError(
-            f"at depth {depth} this surface has more than {MAX_CELLS:,} cells, which is too "
-            "much for memory; take a smaller depth"
-        )
-    return cells
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_a_strangers_folder_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="exists and is not a folder"):
         prepare(tmp_path / "letter.txt", jobs())
     (tmp_path / "prepare.json").write_text("{}")
-    with pytest.raises(UsageError, match="no record of a prepared set"):
+    with pytest.raises(UsageError, match="not the record of a prepared set"):
         prepare(tmp_path, jobs())
 
 
