@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ddimx
@@ -159,10 +160,14 @@ def test_python_refuses_the_other_kind_of_model(shape_model, tiny_model):
             UsageError, match=r"needs a model of octrees, and this one draws images"
         ):
             call(images)
-    for call in (ddimx.sample, ddimx.stream):
-        with pytest.raises(UsageError, match=r"octrees"):
-            call(tokens_, count=1)
-    with pytest.raises(UsageError, match="at least 1 step"):
+    trees = ddimx.sample(tokens_, count=2, steps=1, seed=3)
+    *_, last = ddimx.stream(tokens_, count=2, steps=1, seed=3)
+    assert all(isinstance(tree, ddimx.Octree) for tree in trees)
+    for tree, again in zip(trees, tokens_.process.finish(last), strict=True):
+        assert np.array_equal(tree.leaves, again.leaves)
+    with pytest.raises(UsageError, match="start has shape"):
+        ddimx.sample(tokens_, count=1, start=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UsageError, match="steps must be at least 1, got 0"):
         ddimx.sample_shapes(tokens_, steps=0)
 
 
