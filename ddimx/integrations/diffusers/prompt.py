@@ -46,7 +46,7 @@ def run_prompt(request: PromptRequest, stop: Stop, progress: Progress) -> tuple[
         if before is not None:
             record["dtype"] = before.get("dtype", record["dtype"])
         data = DataConfig(dataset="FOLDER", image_size=1, channels=3)
-        sink = open_sink(request.kind, folder, data, ())
+        sink = open_sink(request.kind, folder, data, (), manifest.about(record["identity"]))
 
         def draw(batch: Sequence[int]) -> None:
             def on_step(_pipe: Any, _step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
