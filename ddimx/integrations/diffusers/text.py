@@ -47,6 +47,11 @@ class TextModel:
         height, width = (size, size) if isinstance(size, int) else size
         return settings.in_channels, height, width
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels a side of one latent covers."""
+        return int(getattr(self.pipe, "vae_scale_factor", 1))
+
     def takes(self, name: str) -> bool:
         """Return whether the pipeline's call has a parameter of this name."""
         return name in inspect.signature(self.pipe.__call__).parameters
@@ -163,7 +168,7 @@ def _loaded(folder: Path) -> Any:
 def _check(pipe: Any, folder: Path) -> None:
     kind = type(pipe).__name__
     if type(getattr(pipe, "unet", None)).__name__ != "UNet2DConditionModel":
-        raise DdimxError(f"{folder}: the network of {kind} is no UNet2DConditionModel")
+        raise DdimxError(f"{folder}: the network of {kind} is not a UNet2DConditionModel")
     parameters = inspect.signature(pipe.__call__).parameters
     lacking = [name for name in ("prompt", "latents") if name not in parameters]
     if lacking:
