@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..untrusted.names import all_inside
 from ..untrusted.text import shown
 from ..weights.locate.source import find_model, shipped_models
 from ..weights.model import Model
-from .settings import Settings
+from .settings import Settings, labels_for
 
 SCHEMA = 2
 MOST_SAMPLES = 2**32  # a sample's index is a word of the noise's counter
@@ -196,6 +196,24 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
         "plan": settings.plan.to_json(),
         "config": json.loads(model.config.model_dump_json(exclude_unset=True)),
     }
+
+
+def samples(model: Model, settings: Settings, keys: Sequence[int]) -> dict[str, Any]:
+    """Return a table of the run's samples, in the order of their indices.
+
+    Args:
+        keys: for every sample the index of its noise and class.
+
+    Returns:
+        ``seed``, one for all, and a list for each column: ``index``, and ``class`` where the model
+        has classes.
+    """
+    table: dict[str, Any] = {"seed": settings.noise.seed, "index": list(keys)}
+    labels = labels_for(settings, model, keys)
+    if labels is not None:
+        names = (*model.classes, "none")
+        table["class"] = [names[label] for label in labels.tolist()]
+    return table
 
 
 def read(folder: Path) -> Record | None:
