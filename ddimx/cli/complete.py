@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from ..options import Option
+from ..runs.formats import FORMATS
 from ..solvers.registry import AUTO, SOLVERS, all_names
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
@@ -28,7 +29,7 @@ def of(name: str, option: Option) -> Callable[..., list[str]] | None:
         option: its declaration.
     """
     values: Values | None = SOURCES.get(name)
-    if values is None and option.choices:
+    if option.choices:
         values = lambda _: option.choices  # noqa: E731 - beside the other kind it is clearer
     return None if values is None else from_values(values)
 
@@ -74,6 +75,7 @@ def _categories(ctx: Any) -> list[str]:
 models = from_values(lambda _: [*shipped_models(), *PUBLISHED])
 
 SOURCES: dict[str, Values] = {
+    "kind": lambda _: FORMATS,
     "model": lambda _: [*shipped_models(), *PUBLISHED],
     "category": _categories,
     "solver": lambda _: list(dict.fromkeys([*SOLVERS, *all_names(), AUTO])),
