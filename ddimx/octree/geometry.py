@@ -79,8 +79,8 @@ def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
     start, column = np.nonzero(positions >= 0)
     # Not a dense grid, which scipy.ndimage would label: here trees may be 20 levels deep.
     count = len(tree.leaves)
-    joined = np.ones(len(start), dtype=np.bool_)
-    edges = sparse.coo_array((joined, (start, positions[start, column])), shape=(count, count))
+    ones = np.ones(len(start), dtype=np.bool_)
+    edges = sparse.coo_array((ones, (start, positions[start, column])), shape=(count, count))
     _, part = csgraph.connected_components(edges, directed=False)
     _, first, labels, sizes = np.unique(
         part, return_index=True, return_inverse=True, return_counts=True

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ddimx.models.unet import UNet
-from ddimx.runs import lock_folder
 from ddimx.runs import run as run_protocol
+from ddimx.runs.lock import lock_folder
 from ddimx.runs.sinks import ArraySink, ImageSink
 from tests.conftest import cli_environment
 from tests.sampling import (

@@ -30,7 +30,7 @@ from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
 from ddimx.data.shapes.mesh_folder import find_shapes, job_of
 from ddimx.data.shapes.meshes import EXTENSIONS, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
-from ddimx.data.shapes.prepare import ShapeSet
+from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
@@ -226,7 +226,7 @@ def make_unfinished(folder: Path) -> None:
         data = DataConfig(dataset="FOLDER", root=str(pictures), image_size=8, channels=3)
         parts = open_part(data, held_out=False), open_part(data, held_out=True)
         packing = Packing(parts, {"size": 8}, folder / "packed.npy")  # type: ignore[arg-type]
-        packing._finished = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
+        packing._finish = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
         packing.run(Progress(quiet=True))
     finally:
         module.CHUNK = chunk
@@ -352,7 +352,7 @@ def make_set(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    shapes = ShapeSet(folder / "set", PrepareSettings("here", 3))
+    shapes = ShapeFolder(folder / "set", PrepareSettings("here", 3))
     run = shape_jobs.run_all
 
     def here(function: Any, items: Any, **_: Any) -> Any:
