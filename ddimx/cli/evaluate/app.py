@@ -120,6 +120,4 @@ def neighbors(
         )
 
 
-add_verb(app, neighbors)
-# The spelling of version 0.1.
-app.command("neighbours", hidden=True, deprecated=True)(neighbors)
+add_verb(app, neighbors, former_name="neighbours")
