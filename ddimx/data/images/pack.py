@@ -170,7 +170,13 @@ class Packing:
             state = fresh
         if not self._pixels.is_file():  # of a process killed after its last rename
             state = fresh
-        self._check_space(state)
+        needed = (self._total - state.done) * self._image_bytes
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise DdimxError(
+                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
+                f"{free / 1e9:.1f} GB left"
+            )
         with self._pixels.open("ab") as stream:
             valid = HEADER_SIZE + state.kept * self._image_bytes
             if state.done and stream.tell() < valid:
@@ -193,15 +199,6 @@ class Packing:
         except (ValueError, TypeError, KeyError) as error:
             raise DdimxError(f"{self._record}: {error}; remove {self._folder}") from None
         return state
-
-    def _check_space(self, state: _State) -> None:
-        needed = (self._total - state.done) * self._image_bytes
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise DdimxError(
-                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
-                f"{free / 1e9:.1f} GB left"
-            )
 
     def _fill(self, state: _State, progress: Progress) -> None:
         """Decode and append chunk after chunk."""
