@@ -55,7 +55,7 @@ def grid(
             text = text.removesuffix("..")[:-1] + ".." if len(text) > 3 else text[:-1]
         baseline = (left + width / 2, top + height + ascent)
         draw.text(baseline, text, fill=black, font=font, anchor="ms")
-    return np.asarray(image).reshape(sheet.shape)
+    return np.array(image).reshape(sheet.shape)
 
 
 def enlargement(height: int, width: int) -> int:

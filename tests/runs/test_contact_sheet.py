@@ -42,7 +42,7 @@ def test_small_images_are_enlarged_by_a_whole_factor():
     assert (inner == picture[0].repeat(3, axis=0).repeat(3, axis=1)).all()
 
 
-def band(sheet, row, column, columns, line):
+def band(sheet, row, column, line):
     """What stands below a tile of 128 pixels."""
     top, left = row * (128 + GAP + line) + GAP + 128, column * (128 + GAP) + GAP
     return sheet[top : top + line, left : left + 128]
@@ -60,7 +60,7 @@ def test_labels_stand_below_their_images(channels):
         top, left = i // 2 * (128 + GAP + line) + GAP, i % 2 * (128 + GAP) + GAP
         assert (sheet[top : top + 128, left : left + 128] == i + 10).all()
         sheet[top : top + 128, left : left + 128] = 255
-    written = [band(sheet, i // 2, i % 2, 2, line) for i in range(3)]
+    written = [band(sheet, i // 2, i % 2, line) for i in range(3)]
     assert [bool((text < 128).any()) for text in written] == [True, False, True]
     columns = np.flatnonzero((written[0] < 128).any(axis=(0, 2)))
     assert abs((columns[0] + columns[-1]) / 2 - 63.5) <= 2  # in the middle
@@ -71,8 +71,8 @@ def test_labels_stand_below_their_images(channels):
 
 def test_the_same_label_is_the_same_picture():
     sheet = grid(plain(4, 64, 64), labels=["cat", "dog", "dog", "cat"])
-    line = sheet.shape[0] // 2 - 128 - GAP
-    cat, dog, also, again = (band(sheet, i // 2, i % 2, 2, line) for i in range(4))
+    line = (sheet.shape[0] - GAP) // 2 - 128 - GAP
+    cat, dog, also, again = (band(sheet, i // 2, i % 2, line) for i in range(4))
     assert (cat == again).all()
     assert (dog == also).all()
     assert (cat != dog).any()
