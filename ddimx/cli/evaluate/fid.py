@@ -65,8 +65,6 @@ def fid(
         raise UsageError("--reference is needed: a folder, an .npz or cifar10")
     if samples is None and save_stats is None:
         raise UsageError("--samples is needed, or --save-stats to prepare the reference")
-    if batch_size < 1:
-        raise UsageError("--batch-size must be at least 1")
     from ..output import refuse_existing
 
     refuse_existing(out or save_stats, overwrite)  # what is written last; the other is compared
