@@ -28,10 +28,9 @@ def of(name: str, option: Option) -> Callable[..., list[str]] | None:
         name: of the option's field.
         option: its declaration.
     """
-    values: Values | None = SOURCES.get(name)
     if option.choices:
-        values = lambda _: option.choices  # noqa: E731 - beside the other kind it is clearer
-    return None if values is None else from_values(values)
+        return from_values(lambda _: option.choices)
+    return from_values(SOURCES[name]) if name in SOURCES else None
 
 
 def from_values(values: Values) -> Callable[..., list[str]]:
@@ -75,10 +74,10 @@ def _categories(ctx: Any) -> list[str]:
 models = from_values(lambda _: [*shipped_models(), *PUBLISHED])
 
 SOURCES: dict[str, Values] = {
-    "kind": lambda _: FORMATS,
     "model": lambda _: [*shipped_models(), *PUBLISHED],
     "category": _categories,
     "solver": lambda _: list(dict.fromkeys([*SOLVERS, *all_names(), AUTO])),
     "device": lambda _: ("auto", "cpu", "cuda", "mps"),
+    "kind": lambda _: FORMATS,
     "resume": lambda _: ("last",),
 }

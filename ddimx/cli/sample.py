@@ -59,7 +59,9 @@ def sample(options: RunOptions) -> Work:
         available = None if states is None else len(states)
         few = replace(options, count=1) if options.prompt and not options.count else options
         settings = resolve(few, model, available=available)
-        return SampleRequest(model, settings, kind, init_noise=path)
+        if options.labels and not model.classes:
+            raise UsageError(f"--labels: model '{model.name}' has no classes")
+        return SampleRequest(model, settings, kind, init_noise=path, labels=options.labels)
 
     def summary(record: dict[str, Any], where: Path) -> str:
         each = record["forward_passes_per_sample"]
@@ -71,8 +73,7 @@ def sample(options: RunOptions) -> Work:
     def export(record: dict[str, Any], where: Path, progress: Progress) -> None:
         """Write the shapes as splats too; the run's manifest names them from then on."""
         from ..exporting.api import export as write
-        from ..files import write_json
-        from ..runs.record import NAME
+        from ..runs.record import write_record
         from ..runs.run import reporting
 
         assert options.export is not None
@@ -81,7 +82,7 @@ def sample(options: RunOptions) -> Work:
             progress.say(f"{where}: {len(files)} files of splats ({options.export})")
             names = record.get("exported", [])
             record["exported"] = [*names, *(p.name for p in files if p.name not in names)]
-            write_json(where / NAME, record)
+            write_record(where, record)
 
     return Work(request, summary, export if options.export is not None else None)
 

@@ -27,14 +27,17 @@ from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
 from . import manifest
 from .batch import Inputs, finish_batch, indivisible
-from .hooks import SAMPLING, Task
+from .hooks import SAMPLING, Task, contact_sheet
 from .memory import check_fits
 from .settings import Settings, labels_for
 
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
-    """A resolved sampling run and where it goes; ``asked`` is kept for ``--resume``."""
+    """A resolved sampling run and where it goes; ``asked`` is kept for ``--resume``.
+
+    ``labels`` says whether classes stand on ``grid.png``; None: where there are several, and room.
+    """
 
     model: Model
     settings: Settings
@@ -45,6 +48,7 @@ class SampleRequest:
     command: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
     task: Task = SAMPLING
+    labels: bool | None = None
 
 
 def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record, Path]:
@@ -62,7 +66,8 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     inputs = task.inputs if start is None else Inputs(start=start)
     check_fits(model, settings)
     digest = None if start is None else start.sha256
-    identity = manifest.identity(model, settings, request.kind, digest) | task.identity
+    shared = manifest.identity(model, settings, request.kind, digest)
+    identity = shared | task.identity
     asked = Asked(
         verb=task.verb,
         label=Path(model.name).name.removesuffix(SUFFIX),
@@ -77,21 +82,17 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         clear=clear,
     )
     with begin(asked) as (folder, before):
-        sink = (
-            task.sink(folder)
-            if task.sink is not None
-            else model.process.sink(
-                folder,
-                request.kind,
-                classes=model.classes,
-                about=manifest.about(model, identity),
-            )
-        )
+        about = manifest.about(shared) | task.about
+        if task.sink is not None:
+            sink = task.sink(folder, about)
+        else:
+            sink = model.process.sink(folder, request.kind, classes=model.classes, about=about)
         record = {
             "status": "running",
             "count": settings.count,
             **manifest.describe(model, settings, request.command),
             "identity": identity,
+            "samples": manifest.samples(model, settings, inputs.keys(settings.indices)),
             "asked": request.asked,
             "batch_size": settings.batch_size,
             "network_calls": 0,
@@ -118,7 +119,12 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
 
         def conclude() -> Record:
-            return {"files": task.finish(folder, sink, settings.indices), **task.results}
+            if task.finish is not None:
+                files = task.finish(folder, sink, settings.indices)
+            else:
+                classes = record["samples"].get("class", ())
+                files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
+            return {"files": files, **task.results}
 
         def count_call(*_: Any) -> None:
             record["network_calls"] += 1
