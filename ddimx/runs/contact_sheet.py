@@ -55,7 +55,8 @@ def grid(
             text = text.removesuffix("..")[:-1] + ".." if len(text) > 3 else text[:-1]
         baseline = (left + width / 2, top + height + ascent)
         draw.text(baseline, text, fill=black, font=font, anchor="ms")
-    return np.array(image).reshape(sheet.shape)
+    labeled: npt.NDArray[np.uint8] = np.array(image).reshape(sheet.shape)
+    return labeled
 
 
 def enlargement(height: int, width: int) -> int:
