@@ -3,7 +3,8 @@
     import ddimx
     model = ddimx.load_model("emoji")
     images = ddimx.sample(model, steps=50, count=4)  # float32 [4, 3, 32, 32] in [-1, 1]
-    trees = ddimx.sample_shapes(ddimx.load_model("furniture"), count=4, category="chair")
+    ddimx.to_pil(images)[0].save("first.png")
+    trees = ddimx.sample("furniture", count=4, category="chair")
     ddimx.export(trees, "chairs", format="3dgs", preview=True)
 
 The names below load torch when they are first used, not on import.
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Model",
     "Octree",
+    "SampleOptions",
     "Step",
     "TokenStep",
     "__version__",
@@ -29,12 +31,14 @@ __all__ = [
     "sample_shapes",
     "stream",
     "stream_shapes",
+    "to_pil",
 ]
 
 if TYPE_CHECKING:
     from .api import (
         Model,
         Octree,
+        SampleOptions,
         Step,
         TokenStep,
         encode,
@@ -46,7 +50,12 @@ if TYPE_CHECKING:
         sample_shapes,
         stream,
         stream_shapes,
+        to_pil,
     )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from .config import DataConfig
 from .discrete.executor import TokenStep
 from .editing.api import encode, inpaint, interpolate
 from .errors import UsageError
 from .exporting.api import export
 from .models.octree.process import DiscreteProcess
 from .octree.tree import Octree
-from .sampling.batch import NOTHING, Given, finish_all, finish_tokens, run_batch, run_tokens
-from .sampling.settings import Asked, resolve
+from .options import Options
+from .pixels import to_bytes
+from .runs.sinks import as_image
+from .sampling.batch import Inputs, finish_all, run_batch
+from .sampling.settings import DEFAULT_COUNT, SampleOptions, Settings, resolve
 from .solvers.executor import Step
+from .splats.preview.render import render_thumbnail
 from .weights.model import Model, load_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "Model",
     "Octree",
+    "SampleOptions",
     "Step",
     "TokenStep",
     "encode",
@@ -32,89 +44,117 @@ __all__ = [
     "sample_shapes",
     "stream",
     "stream_shapes",
+    "to_pil",
 ]
 
 
-def sample(model: Model, *, count: int = 16, start: Tensor | None = None, **options: Any) -> Tensor:
-    """Draw ``count`` samples and return them, float32 [count, C, H, W] in the network's range.
+def sample(
+    model: Model | str | Path = "emoji",
+    *,
+    count: int = DEFAULT_COUNT,
+    start: Tensor | None = None,
+    **options: Unpack[SampleOptions],
+) -> Any:
+    """Draw ``count`` samples and return them.
+
+        images = ddimx.sample("emoji", count=4, category=["animals", "food", "faces", "none"])
+        trees = ddimx.sample("furniture", count=4, category="chair")
 
     Args:
-        model: from :func:`load_model`.
+        model: from :func:`load_model`, or what that takes. Load a model once for several calls.
         count: how many; they are the sample indices ``start_index`` to ``start_index + count - 1``
             of ``seed``, the same whatever the batch size.
-        start: x_T to start from, [count, C, H, W], instead of noise drawn from the seed.
-        **options: the fields of :class:`ddimx.sampling.settings.Asked`: ``steps``, ``eta``,
-            ``solver``, ``spacing``, ``timesteps``, ``nfe``, ``plan``, ``clip``, ``guidance``,
-            ``category``, ``seed``, ``start_index``, ``batch_size``, ``invariant``.
+        start: x_T to start from, float [count, C, H, W], instead of noise drawn from the seed; for
+            models of images.
+        **options: see :class:`SampleOptions`. ``category`` is a class for all samples, or a
+            sequence with one for each; "none" is no class.
+
+    Returns:
+        Of a model of images a float32 tensor [count, C, H, W] on the CPU, in the network's range
+        ([-1, 1] for nearly all models; :func:`to_pil` makes pictures of it). Of a model of octrees
+        a list of :class:`Octree`, which :func:`export` takes.
 
     Raises:
-        UsageError: an option out of range, or ``start`` of another shape.
+        UsageError: an unknown option, one out of range or for another kind of model, or a
+            ``start`` of another shape.
+        DdimxError: the model cannot be loaded, or not even one sample fits into memory.
     """
-    settings = resolve(Asked(count=count, **options), model)
-    _check_start(start, (count, *model.process.shape))
-    given = NOTHING if start is None else Given(start=_chooser(start, settings.indices))
-    return finish_all(model, settings, settings.indices, given=given)
+    loaded, settings, inputs = _prepare(model, count, start, options)
+    samples = finish_all(loaded, settings, settings.indices, inputs=inputs)
+    return torch.stack(samples) if isinstance(samples[0], Tensor) else samples
 
 
 def stream(
-    model: Model, *, count: int = 1, start: Tensor | None = None, **options: Any
-) -> Iterator[Step]:
-    """Draw ``count`` samples together and yield a :class:`Step` after every row of the plan.
+    model: Model | str | Path = "emoji",
+    *,
+    count: int = 1,
+    start: Tensor | None = None,
+    **options: Unpack[SampleOptions],
+) -> Iterator[Any]:
+    """Draw ``count`` samples together and yield a step after every row of the plan.
 
-    A step holds the state ``x`` and the prediction of clean data ``x0``; the last step's ``y`` is
-    the result. Options as for :func:`sample`. Memory does not grow with the number of steps.
+    Of a model of images a :class:`Step`: it holds the state ``x`` and the prediction of clean data
+    ``x0``, and the last step's ``y`` is the result. Of a model of octrees a :class:`TokenStep`.
+    Memory does not grow with the number of steps. Arguments and errors as for :func:`sample`.
     """
-    settings = resolve(Asked(count=count, **options), model)
-    _check_start(start, (count, *model.process.shape))
-    given = NOTHING if start is None else Given(start=_chooser(start, settings.indices))
-    return run_batch(model, settings, settings.indices, given)
+    loaded, settings, inputs = _prepare(model, count, start, options)
+    return run_batch(loaded, settings, settings.indices, inputs)
+
+
+def to_pil(samples: Any) -> Any:
+    """Return samples as PIL images: one for a single sample, a list for several.
+
+    Args:
+        samples: images float [C, H, W] or [N, C, H, W] in [-1, 1], with 1 or 3 channels; an octree
+            or several, which are drawn as the previews of ``ddimx sample`` are.
+
+    Raises:
+        UsageError: something else.
+    """
+    if isinstance(samples, Octree):
+        return as_image(render_thumbnail(samples))
+    if not isinstance(samples, Tensor):
+        return [to_pil(sample) for sample in samples]
+    if samples.dim() not in (3, 4) or samples.shape[-3] not in (1, 3):
+        raise UsageError(f"images have shape {tuple(samples.shape)}, expected [N, 1 or 3, H, W]")
+    if samples.dim() == 4:
+        return [to_pil(sample) for sample in samples]
+    channels, height, width = samples.shape
+    data = DataConfig(dataset="", image_size=max(height, width), channels=channels)
+    return as_image(to_bytes(samples[None].cpu(), data)[0].numpy())
 
 
 def sample_shapes(model: Model, *, count: int = 16, **options: Any) -> list[Octree]:
-    """Draw ``count`` octrees from a token model.
-
-        trees = ddimx.sample_shapes(ddimx.load_model("furniture"), count=4, category="chair")
-        ddimx.export(trees, "chairs", format="3dgs")
-
-    Args:
-        model: from :func:`load_model`.
-        count: how many; the sample indices are as for :func:`sample`.
-        **options: fields of :class:`ddimx.sampling.settings.Asked`: ``steps`` (per level),
-            ``nfe``, ``solver``, ``eta``, ``transition``, ``routing``, ``temperature``,
-            ``spacing``, ``guidance``, ``category``, ``seed``, ``start_index``, ``batch_size``,
-            ``invariant``.
-
-    Raises:
-        UsageError: an option out of range, or a model of images.
-    """
-    settings = resolve(Asked(count=count, **options), _token_model(model))
-    trees = []
-    for first in range(0, count, settings.batch_size):
-        indices = settings.indices[first : first + settings.batch_size]
-        trees += finish_tokens(model, settings, indices)
+    """Draw octrees: the old name of :func:`sample`, which serves both kinds of model."""
+    _warn_of_old_name("sample_shapes", "sample")
+    DiscreteProcess.of(model.process, "ddimx.sample_shapes")
+    trees: list[Octree] = sample(model, count=count, **options)
     return trees
 
 
 def stream_shapes(model: Model, *, count: int = 1, **options: Any) -> Iterator[TokenStep]:
-    """Draw ``count`` octrees together and yield a :class:`TokenStep` after every row of the plan.
-
-    Options and errors as for :func:`sample_shapes`.
-    """
-    settings = resolve(Asked(count=count, **options), _token_model(model))
-    return run_tokens(model, settings, settings.indices)
+    """Draw octrees row by row: the old name of :func:`stream`, which serves both kinds of model."""
+    _warn_of_old_name("stream_shapes", "stream")
+    DiscreteProcess.of(model.process, "ddimx.stream_shapes")
+    return stream(model, count=count, **options)
 
 
-def _token_model(model: Model) -> Model:
-    if not isinstance(model.process, DiscreteProcess):
-        raise UsageError(f"'{model.name}' is a model of images: use ddimx.sample")
-    return model
+def _prepare(
+    model: Model | str | Path, count: int, start: Tensor | None, options: Any
+) -> tuple[Model, Settings, Inputs]:
+    """Load a model where it is named, check the options, and return what a batch needs."""
+    asked = Options.of({**options, "count": count})
+    loaded = model if isinstance(model, Model) else load_model(model)
+    settings = resolve(asked, loaded)
+    if start is None:
+        return loaded, settings, Inputs()
+    expected = (count, *loaded.process.shape)
+    if start.shape != expected:
+        raise UsageError(f"start has shape {tuple(start.shape)}, expected {expected}")
+    first = settings.start_index
+    return loaded, settings, Inputs(start=lambda samples: start[[i - first for i in samples]])
 
 
-def _check_start(start: Tensor | None, shape: tuple[int, ...]) -> None:
-    if start is not None and start.shape != shape:
-        raise UsageError(f"start has shape {tuple(start.shape)}, expected {shape}")
-
-
-def _chooser(states: Tensor, indices: Sequence[int]) -> Any:
-    place = {index: i for i, index in enumerate(indices)}
-    return lambda wanted: states[[place[i] for i in wanted]]
+def _warn_of_old_name(old: str, new: str) -> None:
+    message = f"ddimx.{old} is now ddimx.{new}; the old name goes with version 0.3"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)

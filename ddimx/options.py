@@ -5,7 +5,7 @@ command line) or of :class:`RunOptions` (model, files and machine: the command l
 carries its help, its kind of value and the verbs that have it. From these fields are made: the
 command line (:mod:`ddimx.cli.options`), what ``--resume`` remembers, the check of values that
 needs no model, and the keyword arguments of ``ddimx.sample`` (``SampleOptions`` in
-:mod:`ddimx.api`; a test holds it equal to the dataclass).
+:mod:`ddimx.sampling.settings`; a test holds it equal to the dataclass).
 
 A new option is one field here, and the code that uses it.
 """
@@ -30,8 +30,6 @@ Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip"]
 Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
 
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
-IMAGE_FORMATS = ("png", "webp")
-ARRAY_FORMATS = ("npz", "npy", "adm")
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
 TOKEN_SPACINGS = ("linear", "cosine")
@@ -54,7 +52,6 @@ class Option:
             it; None for all.
         choices: the values that are allowed; empty where others decide.
         least, most: bounds of a number, both included.
-        positive: a number must be greater than 0.
         remembered: whether ``--resume`` takes it from the run's manifest.
     """
 
@@ -68,7 +65,6 @@ class Option:
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
-    positive: bool = False
     remembered: bool = True
 
 
@@ -192,7 +188,7 @@ class Options:
         "Of the draw of each token (default: 1).",
         verbs=("sample",),
         draws="octrees",
-        positive=True,
+        least=0,
     )
     guidance: float | None = _option(
         "--guidance",
@@ -569,8 +565,6 @@ def _number(what: str, option: Option, value: Any) -> float:
         raise UsageError(f"{what} must lie in {span}, got {value}")
     if least is not None and not number >= least:
         raise UsageError(f"{what} must be at least {least:g}, got {value}")
-    if option.positive and not number > 0:
-        raise UsageError(f"{what} must be positive, got {value}")
     if not math.isfinite(number):
         raise UsageError(f"{what} must be a finite number, got {value}")
     return number

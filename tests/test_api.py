@@ -1,13 +1,15 @@
 """``ddimx.load_model``, ``ddimx.sample`` and ``ddimx.stream``: the code that the verbs call."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 import ddimx
 from ddimx.errors import UsageError
+from ddimx.models.peak_memory import PeakMemory
 from ddimx.noise import Noise
-from ddimx.sampling.memory import PeakMemory
 from ddimx.solvers.executor import Step
 from tests.sampling import counted_calls, sampled
 
@@ -79,7 +81,9 @@ def test_the_start_can_be_given(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps must lie in"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": "a"}, "steps must be a whole number of at least 1, got 'a'"),
+        ({"category": ["rund"]}, "did you mean 'round'"),
         ({"eta": 2.0}, "eta must lie in"),
         ({"count": 0}, "count must be at least 1"),
         ({"category": "rund"}, "did you mean 'round'"),
@@ -94,8 +98,12 @@ def test_wrong_options_raise_at_the_call(model, options, message):
 
 
 def test_an_option_that_does_not_exist(model):
-    with pytest.raises(TypeError, match="stepz"):
-        ddimx.sample(model, stepz=3)
+    message = "unknown option 'step'; did you mean 'steps'?"
+    for function in (ddimx.sample, ddimx.stream):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            function(model, step=3)
+    with pytest.raises(UsageError, match="unknown option 'frobnicate'"):
+        ddimx.sample(model, frobnicate=1)
 
 
 def test_a_stream_yields_every_row(model):

@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import DdimxError, check_links
 from . import convert, encode, export, info, inpaint, interpolate, sample, sequence, train
 from .evaluate import app as evaluate
-from .help import SETTINGS, Verb, VerbGroup
+from .help import SETTINGS, VerbGroup, add_verb
 from .output import steady_output
 from .prepare import app as prepare
 
@@ -27,18 +27,18 @@ app = typer.Typer(
     context_settings=SETTINGS,
 )
 for verb in (sample.sample, sequence.sequence, export.export):
-    app.command(cls=Verb, rich_help_panel="Draw images and shapes")(verb)
+    add_verb(app, verb, "Draw images and shapes")
 for verb in (inpaint.inpaint, interpolate.interpolate, encode.encode):
-    app.command(cls=Verb, rich_help_panel="Change images")(verb)
+    add_verb(app, verb, "Change images")
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Train a model")
-app.command(cls=Verb, rich_help_panel="Train a model")(train.train)
+add_verb(app, train.train, "Train a model")
 for verb in (convert.convert, info.info):
-    app.command(cls=Verb, rich_help_panel="Models and measurements")(verb)
+    add_verb(app, verb, "Models and measurements")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models and measurements")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"ddimx {__version__}")
         raise typer.Exit
 
@@ -91,7 +91,7 @@ def _refused(error: OSError) -> str:
 def _results_lost() -> int:
     """Write out the results; return 1, having said why, if they went nowhere.
 
-    A reader that went away had what it wanted.
+    A reader that went away has read enough.
     """
     sys.stdout.flush()
     lost = getattr(sys.stdout, "lost", None)

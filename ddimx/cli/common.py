@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import typer
+
+from ..errors import unknown
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -40,12 +42,28 @@ def load(
         model or DEFAULT_MODEL,
         device=device,
         dtype=dtype,
-        weights=None if weights is None else "raw" if weights == "raw" else "ema",
+        weights=which(weights),
         config=config,
         offline=offline,
         trust_code=trust_code,
         progress=progress,
     )
+
+
+def which(weights: str | None) -> Literal["ema", "raw"] | None:
+    """Return which weights ``--weights`` names, whose value Typer has checked."""
+    return None if weights is None else "raw" if weights == "raw" else "ema"
+
+
+def one_of(what: str, value: str, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is allowed.
+
+    Raises:
+        UsageError: with the nearest allowed value.
+    """
+    if value not in allowed:
+        raise unknown(what, value, allowed)
+    return value
 
 
 def end_interrupted(progress: Progress, stop: Stop, message: str) -> NoReturn:

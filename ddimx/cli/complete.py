@@ -71,6 +71,8 @@ def _categories(ctx: Any) -> list[str]:
     return [*classes, "none"] if classes else []
 
 
+models = from_values(lambda _: [*shipped_models(), *PUBLISHED])
+
 SOURCES: dict[str, Values] = {
     "model": lambda _: [*shipped_models(), *PUBLISHED],
     "category": _categories,

@@ -37,7 +37,7 @@ def convert(
         typer.Option("--set", metavar="KEY=VALUE", help="Sampling defaults: sampling.eta=1."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace DST if it is another model.")
+        bool, options.shared("overwrite", help="Replace DST if it is another model.")
     ] = False,
     offline: options.Offline = False,
     limit_memory: options.LimitMemory = None,
@@ -57,15 +57,14 @@ def convert(
     from ..progress import Progress
     from ..weights.locate.source import Source
     from ..weights.publish import FORMS, publish, size_of
-    from .parse import one_of, weights_choice
+    from .common import one_of, which
 
     one_of("dtype", dtype, ("fp32", "fp16", "bf16"))
     one_of("form", to, FORMS)
-    given = None if config is None else load_config(config)
-    wanted = Source(source, weights_choice(weights), given, offline)
+    own = None if config is None else load_config(config)
     with Progress(quiet=quiet) as progress:
-        found = publish(
-            wanted,
+        model = publish(
+            Source(source, which(weights), own, offline),
             target,
             form=next(form for form in FORMS if form == to),
             dtype=dtype,
@@ -74,8 +73,8 @@ def convert(
             overwrite=overwrite,
             progress=progress,
         )
-        for remark in found.notes:
+        for remark in model.notes:
             progress.say(f"note: {remark}")
-        both = to == "ddim" and weights is None and len(found.sets) > 1
-        held = "ema and raw" if both else found.which
-        progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {held} weights in {dtype}")
+        both = to == "ddim" and weights is None and len(model.sets) > 1
+        kind = "ema and raw" if both else model.which
+        progress.say(f"{target}: {size_of(target) / 1e6:.1f} MB, {kind} weights in {dtype}")

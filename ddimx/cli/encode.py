@@ -9,7 +9,7 @@ import typer
 
 from ..options import RunOptions
 from .edit import NO_CLASS, Refine, Resize, check_there, reconstruction
-from .verbs import Work, run_verb, sampling_options
+from .verbs import Work, run_verb
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -50,7 +50,7 @@ def encode(
         from ..sampling.run import SampleRequest
 
         pictures = [read_picture(path, model, resize=resize) for path in find_pictures(image)]
-        codec = make_codec(sampling_options(replace(options, count=len(pictures))), model, refine)
+        codec = make_codec(replace(options, count=len(pictures)), model, refine)
         task = EncodeTask(model, codec, pictures).task()
         return SampleRequest(model, codec.up, "npy", task=task)
 

@@ -9,10 +9,9 @@ import typer
 
 from ..splats.colors import RULES
 from . import options
+from .common import end_interrupted
 
 if TYPE_CHECKING:
-    from ..exporting.settings import ExportSettings
-    from ..exporting.sources import Item
     from ..progress import Progress
 
 
@@ -20,7 +19,7 @@ def export(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE|DIR]",
+            metavar="FILE|DIR",
             show_default=False,
             help="A token file, or a folder of them (default: the newest run that made some).",
         ),
@@ -35,9 +34,8 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
+        options.shared(
+            "out",
             metavar="DIR|FILE",
             help="Folder, or the one file's name (default: beside the sources).",
         ),
@@ -91,10 +89,10 @@ def export(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, show_default=False, help="Processes (default: by number of shapes)."),
+        options.workers("Processes (default: by number of shapes)."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there and differ.")
+        bool, options.shared("overwrite", help="Replace files that are there and differ.")
     ] = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
@@ -103,8 +101,8 @@ def export(
     """Write octrees as Gaussian splats: one Gaussian for each leaf.
 
     3dgs is INRIA's PLY, splat antimatter15's, spz Niantic's (version 3), glb glTF with
-    KHR_gaussian_splatting. ply is a point cloud with sizes and colors, for programs that are no
-    splat viewers. Without a source and without any run, one shape is sampled from the shipped
+    KHR_gaussian_splatting. ply is a point cloud with sizes and colors, for programs that are
+    not splat viewers. Without a source and without any run, one shape is sampled from the shipped
     model first.
 
     Examples:
@@ -117,16 +115,37 @@ def export(
 
       ddimx export runs/0003-sample-furniture --merge --turntable
     """
-    given = dict(locals())
+    from ..exporting.api import placed
     from ..exporting.destinations import merged_item
     from ..exporting.run import run
+    from ..exporting.settings import ExportSettings, named_formats
+    from ..exporting.shipped import sample_one
+    from ..exporting.sources import newest_run
     from ..progress import Progress
     from ..signals import polite_stop
+    from ..splats.formats import EncodeOptions
+    from ..splats.from_octree import Look
     from .output import print_json
 
-    settings = _settings(given)
+    settings = ExportSettings(
+        formats=named_formats(formats or ["3dgs"]),
+        look=Look(color=color, opacity=opacity, scale=scale, surfel=surfel, light=light),
+        up=up,
+        options=EncodeOptions(sh_degree, text),
+        max_depth=max_depth,
+        preview=preview,
+        turntable=turntable,
+        overwrite=overwrite,
+        workers=workers,
+    )
     with Progress(quiet=quiet) as progress:
-        items = _items(given, settings, progress)
+        if source is None:
+            source = newest_run()
+            if source is None:
+                progress.say("no run here has made shapes: sampling one from the shipped model")
+                source = sample_one(progress)
+            progress.say(f"exporting {source}")
+        items = placed(source, out, settings, merge=merge)
         one = merged_item(items) if merge else None
         with polite_stop() as stop:
             record = run(items, settings, stop, progress, merged=one)
@@ -134,38 +153,7 @@ def export(
             print_json(record)
         _report(record, progress)
         if record["status"] == "interrupted":
-            progress.say("interrupted; the same command goes on")
-            raise typer.Exit(stop.exit_code)
-
-
-def _settings(given: dict[str, Any]) -> ExportSettings:
-    from ..exporting.settings import ExportSettings, named_formats
-    from ..splats.formats import EncodeOptions
-    from ..splats.from_octree import Look
-
-    look = {k: given[k] for k in ("color", "opacity", "scale", "surfel")}
-    same = ("up", "max_depth", "preview", "turntable", "overwrite", "workers")
-    return ExportSettings(
-        formats=named_formats(given["formats"] or ["3dgs"]),
-        look=Look(**look, light=given["light"]),
-        options=EncodeOptions(given["sh_degree"], given["text"]),
-        **{name: given[name] for name in same},
-    )
-
-
-def _items(given: dict[str, Any], settings: ExportSettings, progress: Progress) -> list[Item]:
-    from ..exporting.api import placed
-    from ..exporting.shipped import sample_one
-    from ..exporting.sources import newest_run
-
-    source = given["source"]
-    if source is None:
-        source = newest_run()
-        if source is None:
-            progress.say("no run here has made shapes: sampling one from the shipped model")
-            source = sample_one(progress)
-        progress.say(f"exporting {source}")
-    return placed(source, given["out"], settings, merge=given["merge"])
+            end_interrupted(progress, stop, "interrupted; the same command goes on")
 
 
 def _report(record: dict[str, Any], progress: Progress) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..options import Panel
@@ -18,6 +19,20 @@ from ..options import Panel
 Panels = dict[str, list[tuple[str, str]]]
 
 PANELS = get_args(Panel)
+# Where what no other verb has is listed.
+OWN = {
+    "train": "What to train",
+    "prepare": "What to prepare",
+    "evaluate": "What to measure",
+    "export": "What to export",
+    "convert": "What to convert",
+    "info": "What to describe",
+}
+# How Typer names the type of a value, by its version.
+_TYPES = {
+    "N": re.compile(r"<int( range)?>|\bINTEGER( RANGE)?\b"),
+    "X": re.compile(r"<float( range)?>|\bFLOAT( RANGE)?\b"),
+}
 EXAMPLES = "Examples:"
 WIDEST = 1000  # columns: as wide as the terminal; for a file or a pipe there are 80
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
@@ -43,7 +58,22 @@ class Verb(TyperCommand):
 
 
 class VerbGroup(TyperGroup):
-    """A verb with verbs of its own, which its help lists in panels too."""
+    """A verb with verbs of its own, which its help lists in panels too.
+
+    Typer looks at every parameter of a verb when it makes the verb's command, and that of all verbs
+    takes longer than all else: :func:`add_verb` names a verb, and the command of the one that is
+    called is made when it is.
+    """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of a verb, made now; None if there is none of that name."""
+        command = self.commands.get(cmd_name)
+        function = getattr(getattr(command, "callback", None), "verb", None)
+        if function is None:
+            return command
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(cmd_name, cls=Verb)(function)
+        return typer.main.get_command(alone)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write what the group is for."""
@@ -53,7 +83,7 @@ class VerbGroup(TyperGroup):
         """Write the verbs, and then the few options."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
-            verb: Any = self.get_command(ctx, name)
+            verb: Any = self.commands[name]
             about = (verb.help or "").partition("\n\n")[0]
             panels.setdefault(verb.rich_help_panel or "Commands", []).append((name, about))
         _write_panels(panels, formatter)
@@ -62,6 +92,23 @@ class VerbGroup(TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples, unbroken."""
         _write_examples(self.help or "", formatter)
+
+
+def add_verb(app: typer.Typer, function: Callable[..., Any], panel: str | None = None) -> None:
+    """Add a verb to a group.
+
+    Args:
+        app: the group's, of the class :class:`VerbGroup`.
+        function: with Typer's parameters; its name and documentation are the verb's.
+        panel: where the group's help lists the verb.
+    """
+
+    def name_only() -> None:
+        """Stand for the verb until it is called."""
+
+    name_only.__name__, name_only.__doc__ = function.__name__, function.__doc__
+    vars(name_only)["verb"] = function  # Typer's own wrapper takes it over
+    app.command(function.__name__, cls=Verb, rich_help_panel=panel)(name_only)
 
 
 def _write_text(text: str, formatter: Any) -> None:
@@ -75,14 +122,22 @@ def _write_text(text: str, formatter: Any) -> None:
 def _options(parameters: Iterable[Any], ctx: Any) -> Panels:
     """Return the parameters of a verb by panel: each with its value's form, and its help."""
     panels: Panels = {}
+    verb = ctx
+    while verb.parent is not None and verb.parent.parent is not None:
+        verb = verb.parent
+    own = OWN.get(verb.info_name) if isinstance(ctx.command, Verb) else None
     for parameter in parameters:
         row = parameter.get_help_record(ctx)
         if row is not None:
             name, text = row
+            for value, types in _TYPES.items():
+                name = types.sub(value, name)
             if parameter.param_type_name == "argument":
                 name = parameter.metavar or name  # Typer adds the type, which says nothing
             text = re.sub(r" *\[([^]]*)\]$", _in_words, text)
-            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            title = getattr(parameter, "rich_help_panel", None) or own or "Options"
+            if title == "What to draw" and own:
+                title = own  # such verbs draw nothing
             if parameter.name == "help" and "Running" in panels:
                 title = "Running"
             panels.setdefault(title, []).append((name, text))

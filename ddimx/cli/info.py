@@ -44,8 +44,8 @@ def info(
     """
     from .info_octree import octree_info
 
-    given = {"--config": config, "--weights": weights, "--models": models or None}
-    if model is not None and octree_info(model, given, json_output):
+    others = {"--config": config, "--weights": weights, "--models": models or None}
+    if model is not None and octree_info(model, others, json_output):
         return
     show(_everything(models) if model is None else _one(model, config, weights), json_output)
 
@@ -61,7 +61,7 @@ def _one(model: str, config: str | None, weights: str | None) -> dict[str, Any]:
     from ..config_file import load_config
     from ..weights.describe import describe
     from ..weights.locate.source import Source
-    from .parse import weights_choice
+    from .common import which
 
-    given = None if config is None else load_config(config)
-    return describe(Source(model, weights_choice(weights), given, offline=True))
+    own = None if config is None else load_config(config)
+    return describe(Source(model, which(weights), own, offline=True))

@@ -14,11 +14,11 @@ from .output import show
 SUFFIXES = (".npz", ".npy")
 
 
-def octree_info(name: str, given: Mapping[str, Any], json_output: bool) -> bool:
+def octree_info(name: str, others: Mapping[str, Any], json_output: bool) -> bool:
     """Describe a token file or a folder of them; return False if the name is neither.
 
     Args:
-        given: options that are for models, by name, None where not given.
+        others: options that are for models, by name; None where not set.
 
     Raises:
         UsageError: an option for models.
@@ -27,10 +27,10 @@ def octree_info(name: str, given: Mapping[str, Any], json_output: bool) -> bool:
     """
     path = Path(name)
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
-        _refuse(given, name)
+        _refuse(others, name)
         _file(path, json_output)
         return True
-    return path.is_dir() and not _is_model(name) and _folder(path, given, json_output)
+    return path.is_dir() and not _is_model(name) and _folder(path, others, json_output)
 
 
 def _file(path: Path, json_output: bool) -> None:
@@ -46,14 +46,14 @@ def _file(path: Path, json_output: bool) -> None:
             typer.echo(line)
 
 
-def _folder(folder: Path, given: Mapping[str, Any], json_output: bool) -> bool:
+def _folder(folder: Path, others: Mapping[str, Any], json_output: bool) -> bool:
     from ..errors import DdimxError
     from ..octree.describe import describe_folder, shapes_in
 
     files = shapes_in(folder)
     if not files:
         return False
-    _refuse(given, str(folder))
+    _refuse(others, str(folder))
     facts = describe_folder(folder, files)
     show(facts, json_output)
     if broken := facts["broken"]:
@@ -61,10 +61,10 @@ def _folder(folder: Path, given: Mapping[str, Any], json_output: bool) -> bool:
     return True
 
 
-def _refuse(given: Mapping[str, Any], name: str) -> None:
+def _refuse(others: Mapping[str, Any], name: str) -> None:
     from ..errors import UsageError
 
-    for option, value in given.items():
+    for option, value in others.items():
         if value is not None:
             raise UsageError(f"{option} is for models; {name} holds octree tokens")
 

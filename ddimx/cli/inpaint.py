@@ -10,7 +10,7 @@ import typer
 from ..errors import UsageError
 from ..options import RunOptions
 from .edit import NO_CLASS, Resize, check_there
-from .verbs import Work, run_verb, sampling_options
+from .verbs import Work, run_verb
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -93,7 +93,7 @@ def inpaint(
         if mask is not None or strength is None:
             masks, notes = masks_for(mask or "alpha", pictures, resize=resize)
         settings = inpaint_settings(
-            sampling_options(options),
+            options,
             model,
             edit,
             images=len(pictures),

@@ -9,7 +9,7 @@ import typer
 
 from ..options import RunOptions
 from .edit import ANIMATION, NO_CLASS, Refine, Resize, reconstruction
-from .verbs import Work, run_verb, sampling_options
+from .verbs import Work, run_verb
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -68,7 +68,7 @@ def interpolate(
         places = [way.read_end(end, model, resize=resize) for end in ends]
         pictures = sum(isinstance(place, Picture) for place in places)
         settings, codec = way.interpolation_settings(
-            sampling_options(options), model, pictures=pictures > 0, refine=refine
+            options, model, pictures=pictures > 0, refine=refine
         )
         if options.explain or options.dry_run:  # of the decoding; nothing is encoded for a look
             count = number if len(ends) == 2 else number**2

@@ -25,7 +25,6 @@ VALUES = {
     "times": str,
     "clip": str,
 }
-METAVARS = {"whole": "N", "number": "X"}
 # What --help lists first of a panel; the others follow as they are declared.
 FIRST = ("model", "count", "category", "guidance", "seed", "start_index")
 _FIELDS = declared(RunOptions)
@@ -41,7 +40,7 @@ def parameter(name: str, option: Option) -> Any:
     """
     return typer.Option(
         *option.flags,
-        metavar=option.metavar or METAVARS.get(option.kind),
+        metavar=option.metavar,
         help=option.help,
         show_default=False,  # defaults are part of the help: most are the model's
         rich_help_panel=option.panel,
@@ -66,6 +65,13 @@ def shared(name: str, **changes: Any) -> Any:
 
     described.callback = described.callback or check
     return described
+
+
+def workers(help: str) -> Any:
+    """Return Typer's description of ``--workers``."""
+    return typer.Option(
+        "--workers", metavar="N", min=1, help=help, show_default=False, rich_help_panel="Running"
+    )
 
 
 def _limit_memory(text: str | None) -> str | None:
@@ -93,6 +99,7 @@ Out = Annotated[Path | None, shared("out")]
 Seed = Annotated[int, shared("seed")]
 Device = Annotated[str, shared("device")]
 Dtype = Annotated[str, shared("dtype")]
+ExactDtype = Annotated[str, shared("dtype", help="Precision of the network (default: fp32).")]
 Quiet = Annotated[bool, shared("quiet")]
 LimitMemory = Annotated[str | None, shared("limit_memory")]
 Model = Annotated[str | None, shared("model")]

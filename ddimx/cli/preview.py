@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..discrete.plan import TokenPlan
     from ..sampling.run import SampleRequest
-    from ..solvers.plan import Plan
+    from ..solvers.table import AnyPlan
 
 
-def show_plan(plan: Plan | TokenPlan, *, as_json: bool) -> None:
+def show_plan(plan: AnyPlan, *, as_json: bool) -> None:
     """Print a plan's table, or the plan as JSON."""
     from rich.console import Console
 
@@ -28,13 +27,13 @@ def show_plan(plan: Plan | TokenPlan, *, as_json: bool) -> None:
 
 
 def preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
-    """Print a run's plan and, if wanted, what it costs."""
+    """Print a run's plan, and with ``costs_too`` what it costs."""
     from rich.console import Console
 
     from ..sampling.explain import costs
     from .output import print_json
 
-    plan = request.settings.table
+    plan = request.settings.plan
     spent = costs(request.model, request.settings) if costs_too else None
     if as_json and spent is not None:
         print_json({"plan": plan.to_json(), "costs": spent})

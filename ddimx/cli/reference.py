@@ -30,7 +30,7 @@ def verbs() -> Iterator[tuple[str, str]]:
         )
         yield context.command_path, command.get_help(context)
         for child in getattr(command, "commands", {}):
-            yield from walk(command.commands[child], child, context)
+            yield from walk(command.get_command(context, child), child, context)
 
     return walk(get_command(app), "ddimx", None)
 

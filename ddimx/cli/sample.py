@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
-from ..options import ARRAY_FORMATS, IMAGE_FORMATS, RunOptions
-from .verbs import Work, run_verb, sampling_options
+from ..errors import UsageError, unknown
+from ..options import RunOptions
+from ..runs.formats import FORMATS
+from .verbs import Work, run_verb
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ..weights.model import Model
 
 
-@run_verb(kind={"choices": IMAGE_FORMATS + ARRAY_FORMATS})
+@run_verb()
 def sample(options: RunOptions) -> Work:
     """Draw samples from a model into a run folder.
 
@@ -38,6 +39,10 @@ def sample(options: RunOptions) -> Work:
 
       ddimx sample --model FOLDER_OR_ID --prompt "an astronaut riding a horse" -n 2
     """
+    named = options.model is None or not Path(options.model).exists()
+    if named and options.kind not in (None, *FORMATS):
+        # A file may hold a kind of model with formats of its own.
+        raise unknown("format", str(options.kind), FORMATS)
     if options.export is not None:
         from ..exporting.settings import named_formats
 
@@ -51,7 +56,7 @@ def sample(options: RunOptions) -> Work:
         path = None if options.init_noise is None else Path(options.init_noise)
         states = None if path is None else load_init_noise(path, model.process.shape)
         available = None if states is None else len(states)
-        settings = resolve(sampling_options(options), model, available=available)
+        settings = resolve(options, model, available=available)
         return SampleRequest(model, settings, kind, init_noise=path)
 
     def summary(record: dict[str, Any], where: Path) -> str:
@@ -81,14 +86,16 @@ def sample(options: RunOptions) -> Work:
 
 def _format(options: RunOptions, model: Model) -> str:
     """Return the format to write; refuse what this kind of model does not have."""
-    from ..models.octree.process import DiscreteProcess
-    from ..runs.shape_sink import FORMAT, check_format
-
-    if isinstance(model.process, DiscreteProcess):
-        if options.init_noise is not None:
-            raise UsageError(f"--init-noise is for images, and '{model.name}' draws octrees")
-        check_format(options.kind or FORMAT, model.name)
-        return FORMAT
-    if options.export is not None:
-        raise UsageError(f"--export writes octrees as splats, and '{model.name}' draws images")
-    return options.kind or "png"
+    process = model.process
+    draws = f"'{model.name}' draws {process.draws}"
+    if options.init_noise is not None and not process.shape:
+        raise UsageError(f"--init-noise is for images, and {draws}")
+    if options.export is not None and process.draws != "octrees":
+        raise UsageError(f"--export writes octrees as splats, and {draws}")
+    kind = options.kind or process.formats[0]
+    if kind not in process.formats:
+        splats = "; --export writes splats beside them" if process.draws == "octrees" else ""
+        raise UsageError(
+            f"--format {kind}: {draws}, which are written as {', '.join(process.formats)}{splats}"
+        )
+    return kind

@@ -11,7 +11,7 @@ import typer
 from ..errors import unknown
 from ..options import RunOptions
 from .edit import ANIMATION
-from .verbs import Work, run_verb, sampling_options
+from .verbs import Work, run_verb
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -62,9 +62,13 @@ def sequence(
         from ..sampling.run import SampleRequest
         from ..sampling.settings import resolve
 
-        settings = resolve(sampling_options(replace(options, count=options.count or 4)), model)
+        settings = resolve(replace(options, count=options.count or 4), model)
         chosen = choose_frames(
-            settings.plan, "state" if show == "state" else "x0", options.kind or "webp", frames, fps
+            settings.image_plan,
+            "state" if show == "state" else "x0",
+            options.kind or "webp",
+            frames,
+            fps,
         )
         return SampleRequest(model, settings, "png", task=sequence_task(settings, model, chosen))
 

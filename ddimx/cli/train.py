@@ -9,27 +9,33 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import complete, options
+from .common import end_interrupted, which
 
 
 def train(
     config: options.Config = None,
     settings: options.Settings = None,
     out: options.Out = None,
-    seed: options.Seed = 0,
+    seed: Annotated[int, options.shared("seed", panel="What to train")] = 0,
     device: options.Device = "auto",
     resume: Annotated[
         str | None,
-        typer.Option(metavar="last|RUN|FILE", help="Go on with a run from its newest checkpoint."),
+        options.shared(
+            "resume",
+            metavar="last|RUN|FILE",
+            help="Go on with a run from its newest checkpoint.",
+        ),
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
             help="Start from these weights (as sample's --model) instead of random ones.",
+            autocompletion=complete.models,
         ),
     ] = None,
-    weights: options.Weights = None,
+    weights: Annotated[str | None, options.shared("weights", panel="What to train")] = None,
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     limit_memory: options.LimitMemory = None,
@@ -54,7 +60,6 @@ def train(
     from ..signals import polite_stop
     from ..training.run import TrainRequest
     from ..training.run import train as run
-    from .parse import weights_choice
 
     chosen = load_config(config) if config is not None else None
     label = Path(config).stem if config is not None else "model"
@@ -67,7 +72,7 @@ def train(
         device=device,
         resume=resume,
         init=init,
-        init_weights=weights_choice(weights),
+        init_weights=which(weights),
         offline=offline,
         trust_code=trust_code,
         config_file=str(config),
@@ -77,6 +82,5 @@ def train(
         result = run(request, stop, progress)
         if not result.finished:
             again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])
-            progress.say(f"stopped at step {result.step}; go on: {again}")
-            raise typer.Exit(stop.exit_code)
+            end_interrupted(progress, stop, f"stopped at step {result.step}; go on: {again}")
         progress.say(f"{result.folder}: {result.step} steps done")

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 _ANNOTATED: Any = Annotated  # made at run time, which mypy cannot follow
-_NUMBERS = {int: "N", float: "X"}
 
 
 @dataclass(frozen=True)
@@ -116,23 +115,23 @@ def run_verb(
         own = _own_parameters(function, panel)
 
         @wraps(function)
-        def command(**values: Any) -> None:
-            given = {name: value for name, value in values.items() if value is not None}
-            _options(declared, given)
-            begun = "resume" in given
+        def command(**parameters: Any) -> None:
+            values = {name: value for name, value in parameters.items() if value is not None}
+            _options(declared, values)
+            begun = "resume" in values
             if begun:
-                folder, before = read_remembered(verb, declared, own, given.pop("resume"))
-                given = before | given | {"out": folder}
-            made = _options(declared, given)
+                folder, before = read_remembered(verb, declared, own, values.pop("resume"))
+                values = before | values | {"out": folder}
+            options = _options(declared, values)
             for parameter in own:
-                if parameter.required and parameter.name not in given:
+                if parameter.required and parameter.name not in values:
                     raise UsageError(f"give {parameter.info.metavar}, or --resume last|DIR")
-            mine = {p.name: given[p.name] for p in own if p.name in given}
+            mine = {p.name: values[p.name] for p in own if p.name in values}
             plain = {k: str(v) if isinstance(v, Path) else v for k, v in mine.items()}
             from .execute import execute
 
-            work = function(made, **mine)
-            execute(Command(verb, made, made.remembered() | plain, begun), work)
+            work = function(options, **mine)
+            execute(Command(verb, options, options.remembered() | plain, begun), work)
 
         typed = {p.name: _ANNOTATED[p.kind | None, p.info] for p in own}
         for name, option in declared.items():
@@ -194,9 +193,9 @@ def read_remembered(
     return folder, values
 
 
-def _options(declared: Mapping[str, Option], given: Mapping[str, Any]) -> RunOptions:
+def _options(declared: Mapping[str, Option], values: Mapping[str, Any]) -> RunOptions:
     """Return the declared options among the values, checked as this verb declares them."""
-    mine = {name: given[name] for name in declared if name in given}
+    mine = {name: values[name] for name in declared if name in values}
     for name, value in mine.items():
         checked(name, declared[name], value)
     return RunOptions.of(mine)
@@ -212,15 +211,5 @@ def _own_parameters(function: Callable[..., Work], panel: str) -> list[_Own]:
         kind = value if value == list[str] else kind
         info.rich_help_panel = panel or None
         info.show_default = False
-        info.metavar = info.metavar or _NUMBERS.get(kind)
         own.append(_Own(parameter.name, kind, info, parameter.default is parameter.empty))
     return own
-
-
-def sampling_options(options: RunOptions) -> Any:
-    """Return the part of the options that decides the samples, as the layers below take it."""
-    from dataclasses import fields
-
-    from ..sampling.settings import Asked
-
-    return Asked(**{f.name: getattr(options, f.name) for f in fields(Asked)})

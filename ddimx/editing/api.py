@@ -1,90 +1,126 @@
-"""``ddimx.inpaint``, ``ddimx.encode`` and ``ddimx.interpolate``: the verbs on tensors."""
+"""``ddimx.inpaint``, ``ddimx.encode`` and ``ddimx.interpolate``: the verbs as functions."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ..data.images.encoded import eight_bits
 from ..errors import UsageError
 from ..noise import Noise
+from ..options import Options
 from ..sampling.batch import finish_all
-from ..sampling.settings import Asked
-from ..weights.model import Model
+from ..sampling.settings import SampleOptions
+from ..weights.model import Model, load_model
 from .encode import make_codec, run_all
-from .inpaint import VARIANTS, Edit, inpaint_given, inpaint_settings
+from .inpaint import VARIANTS, Edit, inpaint_inputs, inpaint_settings
 from .interpolate import check_ends, interpolation_settings
 from .interpolate import interpolate as interpolation
+from .masks import black_or_white
+from .pictures import Picture, as_states, fitted, picture_of, read_picture
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ImageLike = Tensor | npt.NDArray[Any] | Image.Image | str | Path
 
 
 def inpaint(
-    model: Model,
-    image: Tensor,
-    mask: Tensor | None = None,
+    model: Model | str | Path,
+    image: ImageLike,
+    mask: Tensor | npt.NDArray[Any] | Image.Image | None = None,
     *,
     count: int = VARIANTS,
     jump: int | None = None,
     resample: int | None = None,
     strength: float | None = None,
-    **options: Any,
+    resize: bool = False,
+    **options: Unpack[SampleOptions],
 ) -> Tensor:
-    """Paint part of an image anew, or change all of it; return variants [count, C, H, W].
+    """Paint part of an image anew, or change all of it; return variants float32 [count, C, H, W].
 
     Args:
-        model: a model of images.
-        image: float [C, H, W] in the network's range ([-1, 1] for the shipped model).
-        mask: bool [H, W], true where to paint; elsewhere the variants equal the image exactly.
+        model: a model of images, or what :func:`ddimx.load_model` takes.
+        image: a PIL image, a file's path, or uint8 [H, W] or [H, W, C] pixels; or floating point
+            [C, H, W] in the network's range ([-1, 1] for the shipped model).
+        mask: true, or white, where to paint: bool [H, W], a PIL image or uint8 [H, W]; elsewhere
+            the variants equal the image exactly. Without mask and strength, what is transparent
+            in the image is painted.
         count: how many variants; variant i does not depend on it.
         jump, resample: RePaint's jump in steps and passes over it; ``resample`` = 1 is plain
             replacement of the known pixels.
         strength: start from the image, noised (SDEdit), in (0, 1]; needed where there is no mask.
+        resize: cut pixels to the model's proportions and scale them.
         **options: ``steps``, ``eta``, ``solver``, ``spacing``, ``category``, ``guidance``,
             ``seed``, ``start_index``, ``batch_size`` and so on, as for :func:`ddimx.sample`; the
             default is no class.
 
     Raises:
         UsageError: shapes that do not fit, a mask that is all true or all false, neither mask nor
-            strength, or an option out of range.
+            strength, or an option unknown or out of range.
     """
-    _check(image, model.process.shape, "image")
+    asked = Options.of({**options, "count": count})
+    model = model if isinstance(model, Model) else load_model(model)
+    state, picture = _read(image, model, resize)
     if mask is None and strength is None:
-        raise UsageError("give a mask of what to paint, or a strength to change all of the image")
-    if mask is not None:
-        _check_mask(mask, model)
+        if picture is None or picture.alpha is None:
+            raise UsageError(
+                "give a mask of what to paint, or a strength to change all of the image"
+            )
+        mask = 255 - picture.alpha
+    paint = None if mask is None else _mask(mask, model, resize)[None]
     edit = Edit(jump, resample, strength)
-    asked = Asked(count=count, **options)
-    settings = inpaint_settings(asked, model, edit, images=1, masked=mask is not None)
-    paint = None if mask is None else mask[None].cpu()
-    states = image[None].to("cpu", torch.float32)
-    given = inpaint_given(settings, model, states, paint, edit)
-    return finish_all(model, settings, settings.indices, given=given)
+    settings = inpaint_settings(asked, model, edit, images=1, masked=paint is not None)
+    inputs = inpaint_inputs(settings, model, state[None], paint, edit)
+    return torch.stack(finish_all(model, settings, settings.indices, inputs=inputs))
 
 
-def encode(model: Model, images: Tensor, *, refine: int | None = None, **options: Any) -> Tensor:
+def encode(
+    model: Model | str | Path,
+    images: ImageLike | Sequence[ImageLike],
+    *,
+    refine: int | None = None,
+    resize: bool = False,
+    **options: Unpack[SampleOptions],
+) -> Tensor:
     """Return the latents that DDIM without noise decodes to these images, float32 [N, C, H, W].
 
     ``ddimx.sample(model, start=latents, count=N, eta=0, guidance=1, category="none", ...)`` with
     the same steps decodes them.
 
     Args:
-        model: a model of images.
-        images: float [N, C, H, W] in the network's range.
+        model: a model of images, or what :func:`ddimx.load_model` takes.
+        images: one image or several, each as :func:`inpaint` takes it; several may be one array,
+            floating point [N, C, H, W] or uint8 [N, H, W, C].
         refine: corrections of every step (default 2), see
             :func:`ddimx.solvers.inversion.ddim_inversion`.
+        resize: as for :func:`inpaint`.
         **options: ``steps``, ``spacing``, ``category``, ``guidance`` (default 1), ``batch_size``.
 
     Raises:
         UsageError: a shape that does not fit, another solver than ddim, or eta above 0.
     """
-    for image in images if images.dim() == len(model.process.shape) + 1 else [images[None]]:
-        _check(image, model.process.shape, "image")
-    codec = make_codec(Asked(count=len(images), **options), model, refine)
-    return run_all(model, codec.up, images.to("cpu", torch.float32))
+    model = model if isinstance(model, Model) else load_model(model)
+    several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+    each: Any = images if several else [images]
+    if not len(each):
+        raise UsageError("there is no image to encode")
+    codec = make_codec(Options.of({**options, "count": len(each)}), model, refine)
+    return run_all(model, codec.up, torch.stack([_read(image, model, resize)[0] for image in each]))
 
 
 def interpolate(
-    model: Model, *ends: int | Tensor, frames: int | None = None, **options: Any
+    model: Model | str | Path,
+    *ends: int | Tensor,
+    frames: int | None = None,
+    **options: Unpack[SampleOptions],
 ) -> Tensor:
     """Decode the way between two ends, or the square between four corners.
 
@@ -101,27 +137,58 @@ def interpolate(
     Raises:
         UsageError: a number of ends other than 2 or 4, or one of another shape.
     """
+    model = model if isinstance(model, Model) else load_model(model)
     number = check_ends(len(ends), frames)
     shape = model.process.shape
     states = [Noise(e).normal([0], shape)[0] if isinstance(e, int) else e for e in ends]
-    for state in states:
-        _check(state, shape, "latent")
-    settings, _ = interpolation_settings(Asked(**options), model, pictures=False, refine=None)
-    given = [state.to("cpu", torch.float32) for state in states]
-    found = interpolation(given, number, model, settings, lambda images: images)
-    return run_all(model, found.settings, found.states)
+    latents = [_checked(state, shape, "latent") for state in states]
+    settings, _ = interpolation_settings(Options.of(options), model, pictures=False, refine=None)
+    frames_of = interpolation(latents, number, model, settings, lambda images: images)
+    return run_all(model, frames_of.settings, frames_of.states)
 
 
-def _check(state: Tensor, shape: tuple[int, ...], what: str) -> None:
+def _read(image: ImageLike, model: Model, resize: bool) -> tuple[Tensor, Picture | None]:
+    """Return an image in the network's range, float32 [C, H, W], and as pixels if it was such."""
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        image = torch.from_numpy(image)
+    if isinstance(image, Tensor):
+        return _checked(image, model.process.shape, "image"), None
+    if isinstance(image, str | Path):
+        picture = read_picture(Path(image), model, resize=resize)
+    else:
+        opened = image if isinstance(image, Image.Image) else _from_pixels(image)
+        eight = eight_bits(opened)
+        picture = picture_of(eight, model, name="image", what="the image", resize=resize)
+    return as_states([picture], model)[0], picture
+
+
+def _from_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return uint8 pixels [H, W] or [H, W, C] as an image."""
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4)):
+        raise UsageError(f"pixels have shape {pixels.shape}, expected [H, W] or [H, W, 1, 3 or 4]")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _checked(state: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
+    """Return a state float32 on the CPU, if it has the shape of the model's samples."""
     if state.shape != shape:
         raise UsageError(f"{what} has shape {tuple(state.shape)}, expected {shape}")
     if not state.is_floating_point() or not bool(torch.isfinite(state).all()):
         raise UsageError(f"{what} must hold finite floating point numbers")
+    return state.to("cpu", torch.float32)
 
 
-def _check_mask(mask: Tensor, model: Model) -> None:
+def _mask(mask: Tensor | npt.NDArray[Any] | Image.Image, model: Model, resize: bool) -> Tensor:
+    """Return a mask as bool [H, W], true where to paint; of grey values, from 128 on."""
     expected = model.process.shape[1:]
-    if mask.shape != expected or mask.dtype != torch.bool:
-        raise UsageError(f"mask is {mask.dtype} {tuple(mask.shape)}, expected bool {expected}")
-    if bool(mask.all()) or not bool(mask.any()):
+    if isinstance(mask, Image.Image) or (isinstance(mask, np.ndarray) and mask.dtype == np.uint8):
+        image = mask if isinstance(mask, Image.Image) else _from_pixels(mask)
+        if resize:
+            image = fitted(image, (expected[1], expected[0]), Image.Resampling.NEAREST)
+        mask = black_or_white(np.asarray(image.convert("L")))[0]
+    paint = torch.as_tensor(mask).cpu()
+    if paint.shape != expected or paint.dtype != torch.bool:
+        raise UsageError(f"mask is {paint.dtype} {tuple(paint.shape)}, expected bool {expected}")
+    if bool(paint.all()) or not bool(paint.any()):
         raise UsageError("mask leaves nothing to keep or nothing to paint")
+    return paint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import UsageError
+from ..options import Options
 from ..pixels import to_bytes
 from ..runs.contact_sheet import MOST, write_grid
 from ..runs.sinks import ArraySink, Sink
-from ..sampling.batch import Given, finish_all
+from ..sampling.batch import AfterRow, Inputs, finish_all
 from ..sampling.hooks import Task
-from ..sampling.settings import Asked, Settings
-from ..solvers.executor import Step
+from ..sampling.settings import Settings
 from ..solvers.inversion import REFINE, ddim_inversion
 from ..untrusted.arrays import read_npy
 from ..weights.model import Model
@@ -28,8 +28,6 @@ from .pictures import Picture, as_states, fingerprint
 from .settings import resolve_editing
 
 LATENTS = "latents.npy"
-
-AfterRow = Callable[[Step, Sequence[int]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +37,12 @@ class Codec:
     up: Settings
     down: Settings
 
-    def given(self, states: Tensor) -> Given:
+    def inputs(self, states: Tensor) -> Inputs:
         """Return the runs' start: state i belongs to sample i."""
-        return Given(start=lambda samples: states[list(samples)])
+        return Inputs(start=lambda samples: states[list(samples)])
 
 
-def make_codec(asked: Asked, model: Model, refine: int | None = None) -> Codec:
+def make_codec(asked: Options, model: Model, refine: int | None = None) -> Codec:
     """Return the plans that encode and decode: DDIM, eta 0, and guidance 1 unless asked for.
 
     Raises:
@@ -59,22 +57,24 @@ def make_codec(asked: Asked, model: Model, refine: int | None = None) -> Codec:
     guidance = 1.0 if asked.guidance is None else asked.guidance
     asked = replace(asked, solver="ddim", eta=0.0, guidance=guidance, clip="none")
     down = resolve_editing(asked, model)
-    times = np.unique(down.plan.t_from)
+    times = np.unique(down.image_plan.t_from)
     up = ddim_inversion(
         model.process.schedule,
         times,
-        prediction=down.plan.prediction,
+        prediction=down.image_plan.prediction,
         refine=REFINE if refine is None else refine,
     )
-    return Codec(replace(down, table=up), down)
+    return Codec(replace(down, plan=up), down)
 
 
 def run_all(
     model: Model, settings: Settings, states: Tensor, after_row: AfterRow | None = None
 ) -> Tensor:
     """Run a plan from states [N, ...] in batches and return the results, float32 on the CPU."""
-    given = Given(start=lambda samples: states[list(samples)], noise_index=lambda _: 0)
-    return finish_all(model, settings, range(len(states)), given=given, after_row=after_row)
+    inputs = Inputs(start=lambda samples: states[list(samples)], noise_index=lambda _: 0)
+    return torch.stack(
+        finish_all(model, settings, range(len(states)), inputs=inputs, after_row=after_row)
+    )
 
 
 def differences(
@@ -110,7 +110,7 @@ class EncodeTask:
         states = as_states(self.pictures, self.model)
         return Task(
             verb="encode",
-            given=self.codec.given(states),
+            inputs=self.codec.inputs(states),
             identity={
                 "verb": "encode",
                 "images": [picture.name for picture in self.pictures],

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Stream
+from ..options import Options
 from ..runs.contact_sheet import MOST, write_grid
-from ..runs.sinks import IMAGE_FORMATS, Sink
-from ..sampling.batch import Given, Start
+from ..runs.formats import IMAGE_FORMATS
+from ..runs.sinks import NamedSink, Sink
+from ..sampling.batch import Inputs, Start
 from ..sampling.hooks import Task
-from ..sampling.settings import Asked, Settings
+from ..sampling.settings import Settings
 from ..solvers.executor import Known
 from ..solvers.plan import Plan
 from ..solvers.repaint import RESAMPLE, default_jump, repaint
@@ -42,7 +44,7 @@ class Edit:
 
 
 def inpaint_settings(
-    asked: Asked, model: Model, edit: Edit, *, images: int, masked: bool
+    asked: Options, model: Model, edit: Edit, *, images: int, masked: bool
 ) -> Settings:
     """Return the settings of ``asked.count`` variants of every image.
 
@@ -52,7 +54,7 @@ def inpaint_settings(
     Raises:
         UsageError: options out of range, or jumps where nothing is known.
     """
-    variants = VARIANTS if asked.count is None else asked.count
+    variants = asked.count or VARIANTS
     asked = replace(asked, count=variants * images, start_index=asked.start_index * images)
     if edit.strength is None:
         settings = resolve_editing(asked, model)
@@ -63,17 +65,17 @@ def inpaint_settings(
             raise UsageError("--jump and --resample belong to a mask: without one nothing is known")
         return settings
     plan, notes = _plan(settings, model, edit), settings.notes
-    if edit.resample is None and plan is settings.plan:
+    if edit.resample is None and plan is settings.image_plan:
         notes = (
             *notes,
             f"plain replacement: {plan.label} in {len(plan)} rows allows no jumps back",
         )
-    return replace(settings, table=plan, notes=notes)
+    return replace(settings, plan=plan, notes=notes)
 
 
 def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:
     """Return RePaint's plan; without wishes, plain replacement where there is nothing to jump."""
-    plan = settings.plan
+    plan = settings.image_plan
     simple = plan.depth == 1 and bool(plan.keeps_point().all()) and len(plan) > 1
     resample = edit.resample
     if resample is None:
@@ -82,9 +84,9 @@ def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:
     return repaint(plan, model.process.schedule, jump, resample)
 
 
-def inpaint_given(
+def inpaint_inputs(
     settings: Settings, model: Model, states: Tensor, paint: Tensor | None, edit: Edit
-) -> Given:
+) -> Inputs:
     """Return what the samples are given: known pixels, a start, and their noise.
 
     Args:
@@ -101,7 +103,7 @@ def inpaint_given(
     def noise_index(j: int) -> int:
         return j // images
 
-    return Given(
+    return Inputs(
         start=None if edit.strength is None else _noised(settings, model, states),
         known=None if paint is None else known,
         noise_index=noise_index,
@@ -111,7 +113,7 @@ def inpaint_given(
 def _noised(settings: Settings, model: Model, states: Tensor) -> Start:
     """Return SDEdit's start (arXiv 2108.01073): the image at the plan's first noise level."""
     images = len(states)
-    level = float(model.process.schedule.alpha_bar(settings.plan.t_from[0]))
+    level = float(model.process.schedule.alpha_bar(settings.image_plan.t_from[0]))
     signal, sigma = math.sqrt(level), math.sqrt(1 - level)
 
     def start(samples: Sequence[int]) -> Tensor:
@@ -132,10 +134,21 @@ def inpaint_task(
 ) -> Task:
     """Return the run that paints variants of pictures; one mask for each, or None."""
     paint = None if masks is None else torch.from_numpy(np.stack(masks))
-    names = _names([picture.name for picture in pictures], kind)
+    stems = [picture.name for picture in pictures]
+
+    def name(j: int) -> str:
+        return f"{stems[j % len(stems)]}-{j // len(stems):02d}.{kind}"
+
+    def sink(folder: Path) -> Sink:
+        return NamedSink(folder, model.config.data, kind, name, settings.indices)
+
+    def files(indices: range) -> list[str]:
+        return [*map(name, indices)]
+
+    named = kind in IMAGE_FORMATS  # an array has one name whatever the pictures are called
     return Task(
         verb="inpaint",
-        given=inpaint_given(settings, model, as_states(pictures, model), paint, edit),
+        inputs=inpaint_inputs(settings, model, as_states(pictures, model), paint, edit),
         identity={
             "verb": "inpaint",
             "images": [picture.name for picture in pictures],
@@ -143,16 +156,10 @@ def inpaint_task(
             "mask_sha256": None if masks is None else fingerprint(*masks),
             "strength": edit.strength,
         },
-        names=names if kind in IMAGE_FORMATS else None,
+        sink=sink if named else None,
+        files=files if named else None,
         finish=_sheet(pictures, masks),
     )
-
-
-def _names(stems: Sequence[str], kind: str) -> Callable[[int], str]:
-    def name(j: int) -> str:
-        return f"{stems[j % len(stems)]}-{j // len(stems):02d}.{kind}"
-
-    return name
 
 
 def _sheet(

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..noise import Noise
+from ..options import Options
 from ..runs.contact_sheet import write_grid
 from ..runs.sinks import Sink
-from ..sampling.batch import Given
+from ..sampling.batch import Inputs
 from ..sampling.hooks import Task
 from ..sampling.run import load_init_noise
-from ..sampling.settings import Asked, Settings
+from ..sampling.settings import Settings
 from ..weights.model import Model
 from . import slerp
 from .animation import write_animation
@@ -74,7 +75,7 @@ class Interpolation:
 
 
 def interpolation_settings(
-    asked: Asked, model: Model, *, pictures: bool, refine: int | None
+    asked: Options, model: Model, *, pictures: bool, refine: int | None
 ) -> tuple[Settings, Codec | None]:
     """Return the settings of decoding, without noise unless asked for, and of encoding.
 
@@ -182,7 +183,7 @@ def interpolate_task(
 
     return Task(
         verb="interpolate",
-        given=Given(start=lambda samples: found.states[list(samples)], noise_index=lambda _: 0),
+        inputs=Inputs(start=lambda samples: found.states[list(samples)], noise_index=lambda _: 0),
         identity={
             "verb": "interpolate",
             **own,

@@ -104,7 +104,7 @@ def _from_alpha(picture: Picture) -> tuple[Mask, int]:
             f"{picture.name} has no transparent pixel to paint; give --mask FILE, "
             f"{', '.join(NAMED)} or x0,y0,x1,y1"
         )
-    return _rounded(255 - picture.alpha)
+    return black_or_white(255 - picture.alpha)
 
 
 def _mask_file(spec: str) -> Path:
@@ -126,10 +126,11 @@ def _from_file(path: Path, picture: Picture, resize: bool) -> tuple[Mask, int]:
             f"{picture.name} {picture.size[0]}x{picture.size[1]}"
         )
     scaled = fitted(Image.fromarray(level), (width, height), Image.Resampling.NEAREST)
-    return _rounded(np.asarray(scaled))
+    return black_or_white(np.asarray(scaled))
 
 
-def _rounded(level: npt.NDArray[np.uint8]) -> tuple[Mask, int]:
+def black_or_white(level: npt.NDArray[np.uint8]) -> tuple[Mask, int]:
+    """Return where levels uint8 [H, W] are white, 128 and more, and how many are neither."""
     return level >= 128, int(((level != 0) & (level != 255)).sum())
 
 

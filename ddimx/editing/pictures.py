@@ -73,18 +73,30 @@ def read_picture(path: Path, model: Model, *, resize: bool = False) -> Picture:
     Raises:
         UsageError: the model is none of images, the file is no image, or the size differs.
     """
+    return picture_of(_opened(path), model, name=path.stem, what=str(path), resize=resize)
+
+
+def picture_of(
+    image: Image.Image, model: Model, *, name: str, what: str, resize: bool = False
+) -> Picture:
+    """Return an image for a model, as :func:`read_picture` does.
+
+    ``what`` is what the message calls the image.
+
+    Raises:
+        UsageError: the model makes something else than images, or the size differs.
+    """
     channels, height, width = image_shape(model)
-    image = _opened(path)
     if image.size != (width, height) and not resize:
         raise UsageError(
-            f"{path} is {_size(image.size)}, model '{model.name}' makes {_size((width, height))}; "
-            "bring it to that size or give --resize"
+            f"{what} is {_size(image.size)}, model '{model.name}' makes {_size((width, height))}; "
+            "bring it to that size or give --resize (in Python: resize=True)"
         )
     alpha = _alpha(image)
     colour = _flattened(image).convert("RGB" if channels == 3 else "L")
     pixels = np.asarray(fitted(colour, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
     return Picture(
-        name=path.stem,
+        name=name,
         pixels=pixels if pixels.ndim == 3 else pixels[..., None],
         alpha=None if alpha is None else np.asarray(fitted(alpha, (width, height), _NEAREST)),
         size=image.size,

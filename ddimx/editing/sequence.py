@@ -107,7 +107,9 @@ class SequenceSink(ImageSink):
         super().__init__(folder, data, "png")
         self._frames = frames
 
-    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
+    def write(
+        self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
+    ) -> None:
         """Write strips and animations from the frames on disk, then the results."""
         for index in indices:
             strip, animation, _ = (self._folder / n for n in _summary(index, self._frames))

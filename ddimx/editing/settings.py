@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import UsageError
-from ..sampling.settings import Asked, Settings, resolve
+from ..options import Options
+from ..sampling.settings import Settings, resolve
 from ..weights.model import Model
 
 
-def resolve_editing(asked: Asked, model: Model) -> Settings:
+def resolve_editing(asked: Options, model: Model) -> Settings:
     """Resolve options as sampling does, but with no class unless one is named.
 
     A mix of classes is what samples should show; a picture to be edited is of one kind, and the
@@ -21,6 +22,8 @@ def resolve_editing(asked: Asked, model: Model) -> Settings:
     Raises:
         UsageError: as :func:`ddimx.sampling.settings.resolve`.
     """
+    if asked.category is not None and not isinstance(asked.category, str):
+        raise UsageError("category must be one name here: the variants of a picture share it")
     if model.classes and asked.category is None:
         asked = replace(asked, category="none")
     if asked.category == "none" and asked.guidance is None:
@@ -28,7 +31,7 @@ def resolve_editing(asked: Asked, model: Model) -> Settings:
     return resolve(asked, model)
 
 
-def shortened(asked: Asked, model: Model, strength: float) -> Settings:
+def shortened(asked: Options, model: Model, strength: float) -> Settings:
     """Resolve options and keep the last ``strength`` of the steps, at least one.
 
     Raises:
@@ -41,7 +44,7 @@ def shortened(asked: Asked, model: Model, strength: float) -> Settings:
     if asked.solver == "auto" or asked.plan is not None:
         raise UsageError("strength walks a part of the plan; name a solver, no plan and not auto")
     settings = resolve_editing(asked, model)
-    times = np.unique(settings.plan.t_from)
+    times = np.unique(settings.image_plan.t_from)
     kept = max(1, round(strength * len(times)))
     if kept == len(times):
         return settings

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DdimxError
+from ..options import Options
 from ..progress import Progress
 from ..sampling.run import SampleRequest, run
-from ..sampling.settings import Asked, resolve
+from ..sampling.settings import resolve
 from ..signals import polite_stop
 from ..weights.locate.source import shipped_models
 from ..weights.model import load_model
@@ -27,7 +28,7 @@ def sample_one(progress: Progress) -> Path:
             f"has no model '{MODEL}'; give a token file (.npz, .npy) or a folder of them"
         )
     model = load_model(MODEL, progress=progress)
-    settings = resolve(Asked(count=1, category=CATEGORY), model)
+    settings = resolve(Options(count=1, category=CATEGORY), model)
     options = {"model": MODEL, "category": CATEGORY, "count": 1}
     command = f"ddimx sample --model {MODEL} --category {CATEGORY} -n 1"
     request = SampleRequest(model, settings, kind="npz", command=command, asked=options)

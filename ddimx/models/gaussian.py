@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, Prediction
+from ..config import Config, DataConfig, Prediction, SamplingConfig
 from ..noise import Noise, Stream
-from ..solvers.executor import Draw, Known, Step, execute
+from ..options import Options
+from ..pixels import to_bytes
+from ..runs.formats import FORMATS
+from ..runs.sinks import Sink, open_sink
+from ..solvers.ddpm import Variance
+from ..solvers.executor import Draw, Step, execute
 from ..solvers.plan import Plan
-from ..solvers.registry import SolverChoice, make_plan
 from ..solvers.schedule import Schedule
-from ..solvers.timesteps import Times
 from .denoiser import Denoiser
-from .process import Draws, drawn_labels, drawn_timesteps
+from .peak_memory import PeakMemory
+from .plans import plan_for
+from .process import Draws, Given, drawn_labels, drawn_timesteps
+
+MICRO_BATCH = 8  # the fixed size of --invariant; part of what makes its files reproducible
+# State, prediction, x0, noise and their temporaries in float32, and Philox's int64 words.
+STATE_COPIES = 16
+PREVIEW_STEPS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +42,14 @@ class GaussianProcess:
     num_classes: int = 0
     class_dropout: float = 0.0
     antithetic: bool = True
+    data: DataConfig | None = None  # how samples become pixels; None: [-1, 1]
+    defaults: SamplingConfig = field(default_factory=SamplingConfig)
+    variance: Variance = "large"
+
+    draws = "images"
+    formats = FORMATS
+    micro_batch = MICRO_BATCH
+    even_rows = True
 
     @classmethod
     def from_config(cls, config: Config) -> GaussianProcess:
@@ -40,6 +61,9 @@ class GaussianProcess:
             num_classes=len(config.model.classes),
             class_dropout=config.training.class_dropout,
             antithetic=config.training.antithetic,
+            data=config.data,
+            defaults=config.sampling,
+            variance="small" if config.model.var_type == "fixedsmall" else "large",
         )
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
@@ -62,32 +86,80 @@ class GaussianProcess:
         losses: Tensor = error.square().flatten(1).mean(dim=1)
         return losses
 
-    def plan(self, choice: SolverChoice, times: Times) -> Plan:
-        """Return the solver's plan over ascending ``times``."""
-        return make_plan(choice, self.schedule, times, self.prediction)
+    @property
+    def preview(self) -> Options:
+        """Return the options of the samples that training shows: few evaluations, no clipping."""
+        steps = min(PREVIEW_STEPS, self.schedule.num_timesteps)
+        return Options(solver="ddim", steps=steps, spacing="trailing", eta=0.0, clip="none")
 
-    def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
-        """Draw x_T of the given sample indices, float32 [B, C, H, W]."""
-        return noise.normal(samples, self.shape, stream=Stream.INIT, device=device)
+    def plan(self, options: Options) -> Plan:
+        """Return the plan that the options describe; see :func:`ddimx.models.plans.plan_for`."""
+        return plan_for(options, self.schedule, self.prediction, self.defaults, self.variance)
 
-    def sample(
+    def run(
         self,
         network: nn.Module,
         plan: Plan,
-        start: Tensor,
-        draw: Draw,
+        indices: Tensor,
+        noise: Noise,
         *,
         labels: Tensor | None = None,
         guidance: float = 1.0,
-        known: Known | None = None,
+        given: Given | None = None,
     ) -> Iterator[Step]:
-        """Run ``plan`` from ``start`` [B, ...] and yield after every row.
-
-        ``labels`` int64 [B] are for conditional models; ``num_classes`` means no class.
-        """
+        """Run ``plan`` from x_T, drawn or given, and yield after every row."""
+        given = given or Given()
+        start = given.start
+        if start is None:
+            start = noise.normal(indices, self.shape, stream=Stream.INIT, device=indices.device)
         null = self.num_classes if self.num_classes else None
         denoiser = Denoiser(network, labels=labels, null_label=null, guidance=guidance)
-        return execute(plan, denoiser, start, draw, guidance=guidance, known=known)
+        draw = Draw(noise, indices)
+        return execute(plan, denoiser, start, draw, guidance=guidance, known=given.known)
+
+    def finish(self, step: Step) -> Tensor:
+        """Return the results float32 [B, C, H, W] on the CPU, in the network's range."""
+        return step.y.to("cpu", torch.float32)
+
+    def sink(
+        self,
+        folder: Path,
+        kind: str,
+        *,
+        classes: Sequence[str] = (),
+        about: Mapping[str, str] | None = None,
+    ) -> Sink:
+        """Return what writes images, or one array of them."""
+        return open_sink(kind, folder, self._range, classes, about)
+
+    def picture(self, sample: Tensor) -> npt.NDArray[np.uint8]:
+        """Return an image [C, H, W] as uint8 [H, W, C]."""
+        pixels: npt.NDArray[np.uint8] = to_bytes(sample[None], self._range)[0].numpy()
+        return pixels
+
+    def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> int:
+        """Return the peak bytes of activations and state, by a run on tensors without data.
+
+        Memory that views keep alive after their base's Python object is gone is not seen; networks
+        here hold their skip connections by name, so that the peak is right to a few percent.
+        """
+        meta = network()
+        dtype = next((p.dtype for p in meta.parameters()), torch.float32)
+        with torch.device("meta"), torch.no_grad():
+            x = torch.empty(1, *self.shape, dtype=dtype)
+            arguments = [x, torch.zeros(1)]
+            if self.num_classes:
+                arguments.append(torch.zeros(1, dtype=torch.int64))
+            with PeakMemory() as memory:
+                meta(*arguments)
+        passes = 2 if guidance != 1.0 else 1
+        peak: int = memory.peak
+        return peak * passes + x.numel() * 4 * STATE_COPIES
+
+    @property
+    def _range(self) -> DataConfig:
+        channels, *sides = self.shape
+        return self.data or DataConfig(dataset="", image_size=max(sides), channels=channels)
 
     def timesteps(self, draws: Draws) -> Tensor:
         """Draw int64 [B] in 0..T-1; with ``antithetic`` the two halves of a batch pair t, T-1-t."""

@@ -1,24 +1,29 @@
-"""What training and sampling know of a diffusion: one seam for Gaussian and discrete kinds.
+"""What training and sampling know of a diffusion: one seam for every kind of model.
 
-A process turns clean examples into a loss, and noise into samples. The training loop and the
-sampling run call nothing else, so that a token model needs neither a second loop.
+A process turns clean examples into a loss, options into a plan, noise into samples, and samples
+into files and pictures. The training loop, the sampling run and ``ddimx.sample`` call nothing else
+of a model, so that a kind of model that they have never heard of trains and samples as ours do:
+a network class from outside the package names its own process (:mod:`ddimx.models.factory`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ..noise import Noise, Stream
-from ..solvers.executor import Draw, Known, Step
-from ..solvers.plan import Plan
-from ..solvers.registry import SolverChoice
+from ..options import Options
+from ..runs.sinks import Sink
+from ..solvers.executor import Known
 from ..solvers.schedule import Schedule
-from ..solvers.timesteps import Times
+from ..solvers.table import AnyPlan
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ def drawn_timesteps(
     positions, mirrored = draws.positions, None
     if antithetic:
         half = (draws.batch_size + 1) // 2
-        place = positions % draws.batch_size
-        mirrored = place >= half
-        positions = positions - place + place % half
+        in_batch = positions % draws.batch_size
+        mirrored = in_batch >= half
+        positions = positions - in_batch + in_batch % half
     t = draws.noise.integers(
         positions, shape, high=total, row=draws.step, stream=Stream.TRAIN_TIMESTEP
     )
@@ -64,8 +69,41 @@ def drawn_labels(draws: Draws, label: Tensor, num_classes: int, dropout: float) 
     return torch.where(chance < dropout, num_classes, label)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a batch of samples is given besides its noise; both on the device to compute on.
+
+    Attributes:
+        start: float32 [B, ...], the states to start from instead of noise (x_T).
+        known: what is known of the results (inpainting).
+    """
+
+    start: Tensor | None = None
+    known: Known | None = None
+
+
 class Process(Protocol):
-    """A forward process: its training loss, its plans and the way from noise to samples."""
+    """A forward process: its training loss, its plans, and the way from noise to files."""
+
+    @property
+    def draws(self) -> str:
+        """What its samples are, in the plural: "images", "octrees"."""
+        ...
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The values of ``--format`` that :meth:`sink` knows; the first is the default."""
+        ...
+
+    @property
+    def micro_batch(self) -> int:
+        """How many samples ``--invariant`` computes together, always."""
+        ...
+
+    @property
+    def even_rows(self) -> bool:
+        """Whether all rows of a plan cost the same, so that a few tell the time of a run."""
+        ...
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +112,7 @@ class Process(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample, without the batch."""
+        """The shape of one sample, without the batch; () where samples have no common shape."""
         ...
 
     @property
@@ -82,28 +120,85 @@ class Process(Protocol):
         """The forward process's noise levels."""
         ...
 
+    @property
+    def preview(self) -> Options:
+        """The options of the few samples that training shows."""
+        ...
+
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
         """Return the loss of every example, float32 [B]."""
         ...
 
-    def plan(self, choice: SolverChoice, times: Times) -> Plan:
-        """Return a solver's plan over ascending times."""
+    def plan(self, options: Options) -> AnyPlan:
+        """Return the plan that the options describe; what is None, the model's defaults decide.
+
+        Raises:
+            UsageError: options that exclude each other, or that no plan meets.
+        """
         ...
 
-    def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
-        """Draw the starting state of the given sample indices."""
-        ...
-
-    def sample(
+    def run(
         self,
         network: nn.Module,
-        plan: Plan,
-        start: Tensor,
-        draw: Draw,
+        plan: Any,
+        indices: Tensor,
+        noise: Noise,
         *,
         labels: Tensor | None = None,
         guidance: float = 1.0,
-        known: Known | None = None,
-    ) -> Iterator[Step]:
-        """Run a plan and yield after every row; the last step's ``y`` is the result."""
+        given: Given | None = None,
+    ) -> Iterator[Any]:
+        """Run a plan of :meth:`plan` for a batch and yield a step after every row.
+
+        Args:
+            network: as :func:`ddimx.models.factory.build` makes it.
+            plan: the plan.
+            indices: int64 [B], the samples' indices, on the device to compute on. A sample is a
+                function of seed, index, plan and class alone, not of its place in the batch.
+            noise: the seed.
+            labels: int64 [B] classes; ``num_classes`` stands for no class.
+            guidance: the weight of classifier-free guidance; 1 is off.
+            given: a start or known parts.
+
+        Raises:
+            UsageError: something given that this process has no use for.
+        """
+        ...
+
+    def finish(self, step: Any) -> Sequence[Any]:
+        """Return the B samples that a run's last step holds, on the CPU.
+
+        Tensors of one shape, float32, if the samples are such; ``ddimx.sample`` stacks them.
+        """
+        ...
+
+    def sink(
+        self,
+        folder: Path,
+        kind: str,
+        *,
+        classes: Sequence[str] = (),
+        about: Mapping[str, str] | None = None,
+    ) -> Sink:
+        """Return what writes samples into a run's folder and knows which are there.
+
+        Args:
+            folder: the run's.
+            kind: one of :attr:`formats`.
+            classes: the classes' names, by label.
+            about: model, seed and options in words, for formats that can carry them.
+        """
+        ...
+
+    def picture(self, sample: Any) -> npt.NDArray[np.uint8]:
+        """Return what a person sees of a sample, uint8 [H, W, 1 or 3]."""
+        ...
+
+    def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> int | None:
+        """Return the peak bytes of one sample in a batch, None where nobody can know before.
+
+        Args:
+            network: returns the network on the meta device, in the precision of the run.
+            guidance: as of :meth:`run`.
+        """
         ...

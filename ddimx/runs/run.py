@@ -96,7 +96,6 @@ class Asked:
         overwrite: whether what the folder holds is removed first.
         identity: everything that determines the files, except how many there are.
         count: how many samples.
-        one_file: whether all samples end in one file, so that a finished run cannot grow.
         read: returns a folder's record, or None.
         translate: brings a record's identity up to this version's.
         clear: removes what an earlier run wrote, given its record; nothing else.
@@ -108,7 +107,6 @@ class Asked:
     overwrite: bool
     identity: Record
     count: int
-    one_file: bool
     read: Callable[[Path], Record | None]
     translate: Callable[[Record], Record]
     clear: Callable[[Path, Record | None], None]
@@ -134,17 +132,16 @@ def begin(asked: Asked) -> Iterator[tuple[Path, Record | None]]:
         if before is not None:
             old = asked.translate(before)
             check_same(folder, before["count"], old, asked.identity, asked.count)
-            finished = asked.one_file and before.get("status") == "complete"
-            if finished and asked.count != before["count"]:
-                raise UsageError(
-                    f"{folder} holds a finished file of {before['count']} samples; "
-                    "choose another --out or --overwrite"
-                )
         yield folder, before
 
 
 class Sink(Protocol):
-    """What a run needs to know of where its samples go."""
+    """Takes samples by index, and knows which it has. Every file is whole or absent."""
+
+    @property
+    def one_file(self) -> bool:
+        """Whether all samples end in one file, so that a finished run cannot grow."""
+        ...
 
     def done(self) -> set[int]:
         """Return the indices of the samples that are on disk."""
@@ -169,7 +166,9 @@ class Filling:
         record: what will be written; ``status``, ``seconds`` and ``files`` are set here.
         sink: where samples go.
         indices: those of all samples.
-        one_file: as of :class:`Asked`.
+
+    Raises:
+        UsageError: a finished file of another number of samples.
     """
 
     folder: Path
@@ -177,7 +176,16 @@ class Filling:
     record: Record
     sink: Sink
     indices: range
-    one_file: bool
+
+    def __post_init__(self) -> None:
+        before = self.before
+        if before is None or not self.sink.one_file or before.get("status") != "complete":
+            return
+        if len(self.indices) != before["count"]:
+            raise UsageError(
+                f"{self.folder} holds a finished file of {before['count']} samples; "
+                "choose another --out or --overwrite"
+            )
 
     def pending(self) -> list[int]:
         """Return the samples that are not there yet."""
@@ -191,7 +199,7 @@ class Filling:
     @property
     def whole(self) -> bool:
         """Whether all samples are in their one file already."""
-        if self.before is None or not self.one_file or self.before.get("status") != "complete":
+        if self.before is None or not self.sink.one_file or self.before.get("status") != "complete":
             return False
         return all((self.folder / name).is_file() for name in self.before.get("files", []))
 

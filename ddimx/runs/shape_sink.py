@@ -20,25 +20,19 @@ PICTURE = 192  # pixels of a shape on the contact sheet
 _NAME = re.compile(rf"^(\d{{6,}})\.{FORMAT}$")
 
 
-def check_format(kind: str, name: str) -> None:
-    """Raise UsageError unless the model of that name can write this format."""
-    if kind != FORMAT:
-        raise UsageError(
-            f"--format {kind}: '{name}' draws octrees, which are written as {FORMAT}; "
-            "--export writes splats beside them"
-        )
-
-
 class ShapeSink:
     """One token file for every shape, named by its index: ``000007.npz``."""
 
-    def __init__(self, folder: Path, kind: str, model: str, classes: Sequence[str]) -> None:
-        """Write to ``folder`` what the model of that name and with these classes draws.
+    one_file = False
+
+    def __init__(self, folder: Path, kind: str = FORMAT, classes: Sequence[str] = ()) -> None:
+        """Write to ``folder``.
 
         Raises:
-            UsageError: a format for images.
+            UsageError: another format.
         """
-        check_format(kind, model)
+        if kind != FORMAT:
+            raise UsageError(f"--format {kind}: octrees are written as {FORMAT}")
         self._folder, self._classes = folder, tuple(classes)
 
     def done(self) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,8 @@ from ..files import sweep, whole_file
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
+from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS
 
-IMAGE_FORMATS = ("png", "webp")
-ARRAY_FORMATS = ("npz", "npy", "adm")
-FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
 PARTS, JOINED = "parts", "joined.npy"
 _PART = re.compile(r"^\d{8,}-\d+\.npz$")
 
@@ -31,12 +29,17 @@ _PART = re.compile(r"^\d{8,}-\d+\.npz$")
 class Sink(Protocol):
     """Takes samples by index, and knows which it has."""
 
+    @property
+    def one_file(self) -> bool:
+        """Whether all samples end in one file, so that a finished run cannot grow."""
+        ...
+
     def done(self) -> set[int]:
         """Return the indices that are on disk."""
         ...
 
-    def write(self, indices: Sequence[int], samples: Any, labels: Tensor | None) -> None:
-        """Store what the model drew: float32 [B, C, H, W] in its range, or octrees."""
+    def write(self, indices: Sequence[int], samples: Sequence[Any], labels: Tensor | None) -> None:
+        """Store the samples of a process, and their classes int64 [B] if they have any."""
         ...
 
     def finish(self, indices: range, *, whole: bool = False) -> list[str]:
@@ -48,18 +51,27 @@ class Sink(Protocol):
         ...
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
-        """Return samples of a finished run as uint8 [B, H, W, C]."""
+        """Return pictures of samples of a finished run, uint8 [B, H, W, C]."""
         ...
 
 
-def open_sink(kind: str, folder: Path, data: DataConfig, classes: Sequence[str]) -> Sink:
-    """Return the sink for a ``--format``.
+def open_sink(
+    kind: str,
+    folder: Path,
+    data: DataConfig,
+    classes: Sequence[str],
+    about: Mapping[str, str] | None = None,
+) -> Sink:
+    """Return the sink for a ``--format`` of images.
+
+    Args:
+        about: what PNGs say in text chunks besides their index and class.
 
     Raises:
         UsageError: an unknown format.
     """
     if kind in IMAGE_FORMATS:
-        return ImageSink(folder, data, kind)
+        return ImageSink(folder, data, kind, classes, about)
     if kind in ARRAY_FORMATS:
         return ArraySink(folder, data, kind, classes)
     raise unknown("format", kind, FORMATS)
@@ -68,8 +80,18 @@ def open_sink(kind: str, folder: Path, data: DataConfig, classes: Sequence[str])
 class ImageSink:
     """One file for every sample, named by its index: ``000007.png``."""
 
-    def __init__(self, folder: Path, data: DataConfig, suffix: str) -> None:
+    one_file = False
+
+    def __init__(
+        self,
+        folder: Path,
+        data: DataConfig,
+        suffix: str,
+        classes: Sequence[str] = (),
+        about: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder, self._data, self._suffix = folder, data, suffix
+        self._classes, self._about = tuple(classes), dict(about or {})
         self._name = re.compile(rf"^(\d{{6,}})\.{suffix}$")
 
     def done(self) -> set[int]:
@@ -78,9 +100,12 @@ class ImageSink:
             return set()
         return {int(m[1]) for p in self._folder.iterdir() if (m := self._name.match(p.name))}
 
-    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
-        """Encode and write one file for every sample."""
-        for index, picture in zip(indices, to_bytes(samples, self._data).numpy(), strict=True):
+    def write(
+        self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
+    ) -> None:
+        """Encode and write one file for every sample, float32 [C, H, W]."""
+        pictures = to_bytes(torch.stack(list(samples)), self._data).numpy()
+        for index, picture in zip(indices, pictures, strict=True):
             with whole_file(self._path(index)) as part:
                 as_image(picture).save(part, format=self._suffix.upper(), lossless=True)
 
@@ -130,6 +155,8 @@ class ArraySink:
     (and ``arr_1``, the labels) as guided-diffusion's evaluator reads them.
     """
 
+    one_file = True
+
     def __init__(self, folder: Path, data: DataConfig, kind: str, classes: Sequence[str]) -> None:
         self._folder, self._data, self._kind = folder, data, kind
         self._classes = tuple(classes)
@@ -140,10 +167,14 @@ class ArraySink:
         """Return the indices in the parts; a finished file is known to the manifest."""
         return {i for part in _parts(self._folder) for i in self._loaded(part)["indices"].tolist()}
 
-    def write(self, indices: Sequence[int], samples: Tensor, labels: Tensor | None) -> None:
-        """Write one part."""
+    def write(
+        self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
+    ) -> None:
+        """Write one part: samples float32 [C, H, W]."""
         inside(self._folder, PARTS, self._folder)
-        values = samples if self._kind == "npy" else to_bytes(samples, self._data)
+        values = torch.stack(list(samples))
+        if self._kind != "npy":
+            values = to_bytes(values, self._data)
         path = self._folder / PARTS / f"{indices[0]:08d}-{len(indices)}.npz"
         with whole_file(path) as part, part.open("wb") as stream:
             np.savez(

@@ -1,36 +1,31 @@
-"""One batch of samples: from indices to results, whatever the batch's size."""
+"""One batch of samples: from indices to results, whatever the model draws and the batch's size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..discrete.cells import octrees
-from ..discrete.executor import TokenStep
-from ..models.octree.process import DiscreteProcess
-from ..models.octree.sampler import draw_tokens
-from ..octree.tree import Octree
+from ..models.process import Given
 from ..runs.batches import in_batches
-from ..solvers.executor import Draw, Known, Step
+from ..solvers.executor import Known
 from ..weights.model import Model
 from .settings import Settings, labels_for
 
-MICRO_BATCH = 8  # the fixed size of --invariant; part of what makes its files reproducible
-
 Start = Callable[[Sequence[int]], Tensor]
+AfterRow = Callable[[Any, Sequence[int]], None]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What samples are given that the seed and their own index do not say.
+class Inputs:
+    """What samples are made from besides the seed and their own index.
 
     Attributes:
-        start: the starting states [B, ...] of sample indices, where they are not drawn.
-        known: the known pixels of sample indices, on the CPU.
+        start: returns the starting states [B, ...] of sample indices, where they are not drawn.
+        known: returns the known pixels of sample indices, on the CPU.
         noise_index: the index whose noise and class a sample has, where that is not its own:
             variant 3 of every image of a folder has the noise of sample 3.
     """
@@ -43,32 +38,35 @@ class Given:
         """Return the noise indices of samples."""
         return list(samples if self.noise_index is None else map(self.noise_index, samples))
 
+    def of_batch(self, samples: Sequence[int], device: torch.device) -> Given | None:
+        """Return what these samples are given, on a device; None where that is nothing."""
+        if self.start is None and self.known is None:
+            return None
+        start = None if self.start is None else self.start(samples).to(device, torch.float32)
+        known = None if self.known is None else self.known(samples)
+        if known is not None:
+            pixels = known.pixels.to(device, torch.float32)
+            known = Known(pixels, known.mask.to(pixels))
+        return Given(start, known)
 
-NOTHING = Given()
+
+NOTHING = Inputs()
 
 
 def run_batch(
-    model: Model, settings: Settings, samples: Sequence[int], given: Given = NOTHING
-) -> Iterator[Step]:
-    """Yield the steps of sampling these indices together."""
-    keys = given.keys(samples)
-    index = torch.tensor(keys, dtype=torch.int64)
-    if given.start is not None:
-        state = given.start(samples).to(model.device, torch.float32)
-    else:
-        state = model.process.prior(settings.noise, index, model.device)
-    known = None if given.known is None else given.known(samples)
-    if known is not None:
-        known = Known(known.pixels.to(state), known.mask.to(state))
+    model: Model, settings: Settings, samples: Sequence[int], inputs: Inputs = NOTHING
+) -> Iterator[Any]:
+    """Yield the process's steps of sampling these indices together."""
+    keys = inputs.keys(samples)
     labels = labels_for(settings, model, keys)
-    return model.process.sample(
+    return model.process.run(
         model.network,
         settings.plan,
-        state,
-        Draw(settings.noise, index.to(model.device)),
+        torch.tensor(keys, dtype=torch.int64, device=model.device),
+        settings.noise,
         labels=None if labels is None else labels.to(model.device),
         guidance=settings.guidance,
-        known=known,
+        given=inputs.of_batch(samples, model.device),
     )
 
 
@@ -77,35 +75,35 @@ def finish_batch(
     settings: Settings,
     samples: Sequence[int],
     *,
-    given: Given = NOTHING,
-    after_row: Callable[[Step, Sequence[int]], None] | None = None,
-) -> Tensor:
-    """Return the results of these indices, float32 [B, ...] on the CPU.
+    inputs: Inputs = NOTHING,
+    after_row: AfterRow | None = None,
+) -> list[Any]:
+    """Return the samples of these indices, on the CPU.
 
-    With ``settings.invariant`` they are computed in micro-batches of ``MICRO_BATCH``, sample i
-    always at place i mod ``MICRO_BATCH``, so that a sample's bits do not depend on its company. The
+    With ``settings.invariant`` they are computed in micro-batches of the process's size, sample i
+    always at place i mod that size, so that a sample's bits do not depend on its company. The
     bits of a row of a matrix product depend on the row's place: on Intel CPUs without AVX-512, MKL
     computes the last two of eight rows otherwise than the first six. A place without a sample
     repeats one.
 
     ``after_row`` is called with every step and the indices of the samples it is of.
     """
-    results = []
-    for part in _micro_batches(samples) if settings.invariant else [samples]:
-        batch: Sequence[int] = part
-        places: Sequence[int] = range(len(part))
+    size = model.process.micro_batch
+    results: list[Any] = []
+    for part in _micro_batches(samples, size) if settings.invariant else [list(samples)]:
+        batch, places = part, list(range(len(part)))
         if settings.invariant:
-            at = {i % MICRO_BATCH: i for i in part}
-            batch = [at.get(place, part[0]) for place in range(MICRO_BATCH)]
-            places = [i % MICRO_BATCH for i in part]
-        final = None
-        for step in run_batch(model, settings, batch, given):
-            final = step.y
+            at_place = {i % size: i for i in part}
+            batch = [at_place.get(place, part[0]) for place in range(size)]
+            places = [i % size for i in part]
+        step = None
+        for step in run_batch(model, settings, batch, inputs):
             if after_row is not None:
-                after_row(_rows(step, places), part)
-        assert final is not None  # a plan has at least one row
-        results.append(final[places].to("cpu", torch.float32))
-    return torch.cat(results)
+                after_row(step if batch == part else step.at(places), part)
+        assert step is not None  # a plan has at least one row
+        finished = model.process.finish(step)
+        results += [finished[place] for place in places]
+    return results
 
 
 def finish_all(
@@ -113,10 +111,10 @@ def finish_all(
     settings: Settings,
     samples: Sequence[int],
     *,
-    given: Given = NOTHING,
-    after_row: Callable[[Step, Sequence[int]], None] | None = None,
-) -> Tensor:
-    """Return the results of any number of indices, float32 [N, ...], in batches.
+    inputs: Inputs = NOTHING,
+    after_row: AfterRow | None = None,
+) -> list[Any]:
+    """Return any number of samples, in batches.
 
     They are of the settings' size, or smaller where the device's memory does not suffice.
 
@@ -124,99 +122,36 @@ def finish_all(
         DdimxError: not even one sample, or micro-batch, fits.
     """
 
-    def do(batch: Sequence[int]) -> Tensor:
-        return finish_batch(model, settings, batch, given=given, after_row=after_row)
+    def draw(batch: Sequence[int]) -> list[Any]:
+        return finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
 
-    batches = in_batches(samples, settings.batch_size, do, indivisible=indivisible(settings))
-    return torch.cat([results for _, results in batches])
+    batches = in_batches(
+        samples, settings.batch_size, draw, indivisible=indivisible(model, settings)
+    )
+    return [sample for _, results in batches for sample in results]
 
 
-def indivisible(settings: Settings) -> str | None:
-    """Return why smaller batches of images would not need less memory, if so."""
+def indivisible(model: Model, settings: Settings) -> str | None:
+    """Return why smaller batches would not need less memory, if so."""
     if not settings.invariant:
         return None
+    size = model.process.micro_batch
+    if size == 1:
+        return "not even one sample fits into the device's memory"
     return (
-        f"the {MICRO_BATCH} samples that --invariant computes together do not fit into the "
-        "device's memory"
+        f"the {size} samples that --invariant computes together do not fit into the device's memory"
     )
 
 
-def _micro_batches(samples: Sequence[int]) -> list[list[int]]:
+def _micro_batches(samples: Sequence[int], size: int) -> list[list[int]]:
     """Divide samples into groups in which no two have the same place, keeping their order."""
     groups: list[list[int]] = []
     taken: set[int] = set()
     for i in samples:
-        place = i % MICRO_BATCH
+        place = i % size
         if not groups or place in taken:
             groups.append([])
             taken = set()
         groups[-1].append(i)
         taken.add(place)
     return groups
-
-
-def _rows(step: Step, places: Sequence[int]) -> Step:
-    """Return what a step says of the samples at these places."""
-    if list(places) == list(range(len(step.y))):
-        return step
-    x0 = None if step.x0 is None else step.x0[places]
-    return replace(step, x=step.x[places], y=step.y[places], x0=x0)
-
-
-def run_tokens(
-    model: Model, settings: Settings, samples: Sequence[int], labels: Tensor | None = None
-) -> Iterator[TokenStep]:
-    """Yield the steps of drawing the octrees of these indices together.
-
-    Args:
-        labels: int64 [B], their classes; None for those of the settings.
-    """
-    assert isinstance(model.process, DiscreteProcess)
-    index = torch.tensor(list(samples), dtype=torch.int64, device=model.device)
-    labels = labels_for(settings, model, samples) if labels is None else labels
-    return draw_tokens(
-        model.process,
-        model.network,
-        settings.token_plan,
-        index,
-        settings.noise,
-        labels=None if labels is None else labels.to(model.device),
-        guidance=settings.guidance,
-    )
-
-
-def finish_tokens(
-    model: Model,
-    settings: Settings,
-    samples: Sequence[int],
-    *,
-    after_row: Callable[[TokenStep, Sequence[int]], None] | None = None,
-) -> list[Octree]:
-    """Return the octrees of these indices.
-
-    With ``settings.invariant`` each is drawn alone: how many tokens share a product with it would
-    else depend on its company, and with that the last bits of its logits.
-    """
-    trees = []
-    for part in [[i] for i in samples] if settings.invariant else [samples]:
-        step = None
-        for step in run_tokens(model, settings, part):
-            if after_row is not None:
-                after_row(step, part)
-        assert step is not None  # a plan has at least one row
-        trees += octrees(step.levels)
-    return trees
-
-
-def finish(
-    model: Model,
-    settings: Settings,
-    samples: Sequence[int],
-    *,
-    given: Given = NOTHING,
-    after_row: Callable[[Any, Sequence[int]], None] | None = None,
-) -> Tensor | list[Octree]:
-    """Return the results of these indices, whatever the model draws; octrees are given nothing."""
-    if isinstance(model.process, DiscreteProcess):
-        return finish_tokens(model, settings, samples, after_row=after_row)
-    return finish_batch(model, settings, samples, given=given, after_row=after_row)

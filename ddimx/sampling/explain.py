@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ..models.octree.process import DiscreteProcess
 from ..solvers.table import AnyPlan
 from ..weights.model import Model
-from .batch import finish_tokens, run_batch
+from .batch import finish_batch, run_batch
 from .memory import bytes_per_sample, together, weight_bytes
 from .settings import Settings
 
@@ -32,49 +31,42 @@ def plan_table(plan: AnyPlan) -> Table:
 def costs(model: Model, settings: Settings) -> dict[str, Any]:
     """Return the cost of a run: evaluations, memory and an estimate of the time.
 
-    The time is that of one row on a small batch, measured now, times rows and samples; a warm-up
-    comes first. On a machine that is busy it is rough. Of octrees one is drawn, and the memory is
-    None, since nobody knows how large the others will be.
+    Where all rows cost the same, the time is that of one row on a small batch, measured now, times
+    rows and samples; else that of one whole sample. A warm-up comes first. On a machine that is
+    busy it is rough. The memory is None where nobody knows it before.
     """
     passes = 2 if settings.guidance != 1.0 else 1
-    memory: int | None = None
-    if isinstance(model.process, DiscreteProcess):
-        seconds = _seconds_per_shape(model, settings) * settings.count
+    each = bytes_per_sample(model, settings.guidance)
+    memory = None if each is None else weight_bytes(model) + each * together(model, settings)
+    if model.process.even_rows:
+        seconds = _seconds_per_row(model, settings) * len(settings.plan)
     else:
-        each = bytes_per_sample(model, settings.guidance)
-        memory = weight_bytes(model) + each * together(settings)
-        seconds = _seconds_per_row(model, settings) * len(settings.table) * settings.count
+        for _ in range(2):  # the first is the warm-up
+            begun = time.perf_counter()
+            finish_batch(model, settings, settings.indices[:1])
+            seconds = time.perf_counter() - begun
     return {
-        "nfe": settings.table.nfe,
-        "forward_passes_per_sample": settings.table.nfe * passes,
+        "nfe": settings.plan.nfe,
+        "forward_passes_per_sample": settings.plan.nfe * passes,
         "count": settings.count,
         "batch_size": settings.batch_size,
         "memory_bytes": memory,
-        "estimated_seconds": round(seconds, 2),
+        "estimated_seconds": round(seconds * settings.count, 2),
     }
-
-
-def _seconds_per_shape(model: Model, settings: Settings) -> float:
-    """Return the time of one shape, which depends on its size: that of the run's first one."""
-    first = settings.indices[:1]
-    finish_tokens(model, settings, first)
-    begun = time.perf_counter()
-    finish_tokens(model, settings, first)
-    return time.perf_counter() - begun
 
 
 def _seconds_per_row(model: Model, settings: Settings) -> float:
     """Return the time of one row for one sample."""
     samples = settings.indices[: min(TIMED_BATCH, settings.batch_size)]
     steps = run_batch(model, settings, samples)
-    next(steps)
+    model.process.finish(next(steps))  # waits for the device
     begun, rows = time.perf_counter(), 0
     for _, step in zip(range(2), steps, strict=False):
-        step.y.sum().item()  # waits for the device
+        model.process.finish(step)
         rows += 1
     if not rows:  # a plan of one row: its warm-up is all there is to time
         begun, rows = time.perf_counter(), 1
-        next(run_batch(model, settings, samples)).y.sum().item()
+        model.process.finish(next(run_batch(model, settings, samples)))
     return (time.perf_counter() - begun) / rows / len(samples)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from ..runs.contact_sheet import MOST, write_grid
 from ..runs.sinks import Sink
-from ..solvers.executor import Step
-from .batch import NOTHING, Given
+from .batch import NOTHING, Inputs
 
 
 def contact_sheet(folder: Path, sink: Sink, indices: range) -> list[str]:
@@ -25,26 +24,24 @@ class Task:
 
     Attributes:
         verb: the name in the run's folder.
-        given: what its samples are given.
+        inputs: what its samples are made from besides their noise.
         identity: what determines the files besides model and settings.
         translate: brings the identity in a manifest of an earlier version, which is its first
             argument, up to this version's; as the second it is given what all verbs share so.
-        names: the samples' files, where these are not named by index.
-        sink: opens what takes the samples, where neither ``names`` nor the format says it.
-        files: the names of all files of a run, where there are more than the samples'.
+        sink: opens what takes the samples, where that is not the process's own.
+        files: the names of all files of a run, where these are not the samples' indices.
         observe: is shown every step and the indices it is of, in the run's folder.
         finish: writes the contact sheet and returns the names of all further files.
         results: what ``finish`` has found out, for the manifest.
     """
 
     verb: str = "sample"
-    given: Given = NOTHING
+    inputs: Inputs = NOTHING
     identity: dict[str, Any] = field(default_factory=dict)
     translate: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda _, old: old
-    names: Callable[[int], str] | None = None
     sink: Callable[[Path], Sink] | None = None
     files: Callable[[range], list[str]] | None = None
-    observe: Callable[[Path, Step, Sequence[int]], None] | None = None
+    observe: Callable[[Path, Any, Sequence[int]], None] | None = None
     finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
     results: dict[str, Any] = field(default_factory=dict)
 

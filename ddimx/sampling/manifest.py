@@ -17,10 +17,9 @@ from .. import __version__
 from ..config import Config
 from ..config_file import validate
 from ..device import DTYPES, choose_device, choose_precision
-from ..discrete.plan import TokenPlan
 from ..errors import DdimxError, UsageError
 from ..runs.record import NAME, Record, read_record
-from ..solvers.plan import Plan
+from ..solvers.table import AnyPlan
 from ..untrusted.names import all_inside
 from ..untrusted.text import shown
 from ..weights.model import Model
@@ -46,7 +45,7 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
         "config_sha256": None if model.form.startswith("ddimx ") else config_sha256(model.config),
         "weights": model.weights,
         "schedule": schedule_of(model.config),
-        **settings.table.identity(),
+        **settings.plan.identity(),
         "seed_rule": SEED_RULE_VERSION,
         "seed": settings.noise.seed,
         "guidance": settings.guidance,
@@ -56,6 +55,16 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
         "invariant": settings.invariant,
         "format": kind,
         "init_noise_sha256": init_noise,
+    }
+
+
+def about(model: Model, identity: Record) -> dict[str, str]:
+    """Return what a sample's file says of where it came from, the same whoever makes it."""
+    names = ("solver", "eta", "variance", "seed", "guidance", "dtype", "model_sha256")
+    facts = {name: identity[name] for name in names if identity.get(name) is not None}
+    return {"ddimx model": Path(model.name).name} | {
+        f"ddimx {name}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in facts.items()
     }
 
 
@@ -81,9 +90,7 @@ def config_sha256(config: Config) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def translated(
-    before: dict[str, Any], now: dict[str, Any], table: Plan | TokenPlan
-) -> dict[str, Any]:
+def translated(before: dict[str, Any], now: dict[str, Any], table: AnyPlan) -> dict[str, Any]:
     """Return the identity in a manifest as this version writes it, to be compared with ``now``.
 
     Version 0.1 (schema 1) hashed plans as text, with labels and all digits. Its manifests hold the
@@ -113,7 +120,7 @@ def _config_of(before: dict[str, Any]) -> Config | None:
         return None
 
 
-def _same_table(stored: Any, table: Plan | TokenPlan) -> bool:
+def _same_table(stored: Any, table: AnyPlan) -> bool:
     """Return whether a plan as JSON is this one, up to what machines differ by."""
     now = table.to_json()
     for prose in ("label", "notes"):
@@ -158,10 +165,10 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
         "device": str(model.device),
         "dtype": {"name": model.precision.name, "reason": model.precision.reason},
         "seed_rule": SEED_RULE,
-        "nfe": settings.table.nfe,
-        "forward_passes_per_sample": settings.table.nfe * passes,
+        "nfe": settings.plan.nfe,
+        "forward_passes_per_sample": settings.plan.nfe * passes,
         "notes": list(settings.notes),
-        "plan": settings.table.to_json(),
+        "plan": settings.plan.to_json(),
         "config": json.loads(model.config.model_dump_json(exclude_unset=True)),
     }
 

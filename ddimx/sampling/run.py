@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,17 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import sha256_file
-from ..models.octree.process import DiscreteProcess
 from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Asked, Filling, Stopped, begin
-from ..runs.shape_sink import ShapeSink
-from ..runs.sinks import ARRAY_FORMATS, NamedSink, Sink, open_sink, remove_parts
+from ..runs.sinks import remove_parts
 from ..signals import Stop
-from ..solvers.executor import Step
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
 from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
 from . import manifest
-from .batch import Given, finish, indivisible
+from .batch import Inputs, finish_batch, indivisible
 from .hooks import SAMPLING, Task
 from .memory import check_fits
 from .settings import Settings, labels_for
@@ -49,16 +46,6 @@ class SampleRequest:
     asked: dict[str, Any] = field(default_factory=dict)
     task: Task = SAMPLING
 
-    @property
-    def shapes(self) -> bool:
-        """Whether the model draws octrees."""
-        return isinstance(self.model.process, DiscreteProcess)
-
-    @property
-    def one_file(self) -> bool:
-        """Whether all samples end in one array: a finished one has nothing pending or to add."""
-        return self.kind in ARRAY_FORMATS and not self.shapes
-
 
 def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record, Path]:
     """Write the samples that are missing and return the manifest with its folder.
@@ -72,6 +59,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     """
     model, settings, task = request.model, request.settings, request.task
     start = None if request.init_noise is None else _Start(request.init_noise, settings)
+    inputs = task.inputs if start is None else Inputs(start=start)
     check_fits(model, settings)
     digest = None if start is None else start.sha256
     identity = manifest.identity(model, settings, request.kind, digest) | task.identity
@@ -82,33 +70,72 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         overwrite=request.overwrite,
         identity=identity,
         count=settings.count,
-        one_file=request.one_file,
         read=manifest.read,
         translate=lambda before: task.translate(
-            before, manifest.translated(before, identity, settings.table)
+            before, manifest.translated(before, identity, settings.plan)
         ),
         clear=clear,
     )
     with begin(asked) as (folder, before):
-        sink = _sink(request, folder)
-        record = _record(request, folder, identity, before)
-        filling = Filling(folder, before, record, sink, settings.indices, request.one_file)
-        given = task.given if start is None else Given(start=start)
-        draw = _drawer(request, folder, sink, given, stop, progress)
+        sink = (
+            task.sink(folder)
+            if task.sink is not None
+            else model.process.sink(
+                folder,
+                request.kind,
+                classes=model.classes,
+                about=manifest.about(model, identity),
+            )
+        )
+        record = {
+            "status": "running",
+            "count": settings.count,
+            **manifest.describe(model, settings, request.command),
+            "identity": identity,
+            "asked": request.asked,
+            "batch_size": settings.batch_size,
+            "network_calls": 0,
+            "seconds": 0.0,
+        }
+        if before is not None:
+            record["network_calls"] = before.get("network_calls", 0)
+            record["dtype"] = before.get("dtype", record["dtype"])  # with the reason that it had
+            if "exported" in before:  # by sample --export; --overwrite removes these as well
+                record["exported"] = before["exported"]
+        if task.files is not None:  # so that --overwrite knows them if we are killed
+            record["files"] = task.files(settings.indices)
+        all_inside(folder, record.get("files", []), folder)  # also no link in their places
+
+        def after_row(step: Any, samples: Sequence[int]) -> None:
+            progress.advance(len(samples))
+            if task.observe is not None:
+                task.observe(folder, step, samples)
+            if stop:
+                raise Stopped
+
+        def draw(batch: Sequence[int]) -> None:
+            samples = finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
+            sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
 
         def conclude() -> Record:
             return {"files": task.finish(folder, sink, settings.indices), **task.results}
 
-        with _counted_calls(model, record):
-            filling.fill(
+        def count_call(*_: Any) -> None:
+            record["network_calls"] += 1
+
+        hook = model.network.register_forward_hook(count_call)
+        try:
+            Filling(folder, before, record, sink, settings.indices).fill(
                 draw,
                 conclude,
                 stop,
                 progress,
                 title="sampling",
-                rows=len(settings.table),
-                indivisible=_indivisible(request),
+                rows=len(settings.plan),
+                indivisible=indivisible(model, settings),
             )
+        finally:
+            hook.remove()
         return record, folder
 
 
@@ -145,84 +172,6 @@ class _Start:
     def __call__(self, samples: Sequence[int]) -> Tensor:
         chosen = [i - self._first for i in samples]
         return torch.from_numpy(np.array(self._states[chosen], dtype=np.float32))
-
-
-def _record(
-    request: SampleRequest, folder: Path, identity: Record, before: Record | None
-) -> Record:
-    """Return the manifest as far as it is known before the first sample."""
-    settings, task = request.settings, request.task
-    record = {
-        "status": "running",
-        "count": settings.count,
-        **manifest.describe(request.model, settings, request.command),
-        "identity": identity,
-        "asked": request.asked,
-        "batch_size": settings.batch_size,
-        "network_calls": 0,
-        "seconds": 0.0,
-    }
-    if before is not None:
-        record["network_calls"] = before.get("network_calls", 0)
-        record["dtype"] = before.get("dtype", record["dtype"])  # with the reason that it had
-        if "exported" in before:  # by sample --export; --overwrite removes these as well
-            record["exported"] = before["exported"]
-    if task.files is not None:  # so that --overwrite knows them if we are killed
-        record["files"] = task.files(settings.indices)
-    elif task.names is not None:
-        record["files"] = [*map(task.names, settings.indices)]
-    all_inside(folder, record.get("files", []), folder)  # also no link in their places
-    return record
-
-
-def _drawer(
-    request: SampleRequest, folder: Path, sink: Sink, given: Given, stop: Stop, progress: Progress
-) -> Callable[[Sequence[int]], None]:
-    """Return what draws and writes a batch."""
-    model, settings, task = request.model, request.settings, request.task
-
-    def after_row(step: Step, samples: Sequence[int]) -> None:
-        progress.advance(len(samples))
-        if task.observe is not None:
-            task.observe(folder, step, samples)
-        if stop:
-            raise Stopped
-
-    def draw(batch: Sequence[int]) -> None:
-        samples = finish(model, settings, batch, given=given, after_row=after_row)
-        sink.write(batch, samples, labels_for(settings, model, given.keys(batch)))
-
-    return draw
-
-
-def _indivisible(request: SampleRequest) -> str | None:
-    """Return why smaller batches would not need less memory, if so."""
-    if request.shapes and request.settings.invariant:
-        return "not even one sample fits into the device's memory"
-    return indivisible(request.settings)
-
-
-@contextmanager
-def _counted_calls(model: Model, record: Record) -> Iterator[None]:
-    def count(*_: Any) -> None:
-        record["network_calls"] += 1
-
-    hook = model.network.register_forward_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _sink(request: SampleRequest, folder: Path) -> Sink:
-    data, task = request.model.config.data, request.task
-    if request.shapes:
-        return ShapeSink(folder, request.kind, request.model.name, request.model.classes)
-    if task.sink is not None:
-        return task.sink(folder)
-    if task.names is not None:
-        return NamedSink(folder, data, request.kind, task.names, request.settings.indices)
-    return open_sink(request.kind, folder, data, request.model.classes)
 
 
 def clear(folder: Path, before: dict[str, Any] | None) -> None:

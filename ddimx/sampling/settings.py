@@ -1,74 +1,65 @@
-"""From what was asked for to what will be done: one resolved, checked set of settings."""
+"""From options to one resolved, checked set of settings: everything that decides the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Transition
-from ..discrete.plan import Routing, TokenPlan
 from ..errors import UsageError, unknown
-from ..models.octree.process import DiscreteProcess
 from ..noise import Noise, Stream
-from ..solvers.ddpm import Variance
+from ..options import Options, options
 from ..solvers.plan import Plan
+from ..solvers.plan_file import read_plan
+from ..solvers.table import AnyPlan
 from ..weights.model import Model
-from .plans import make_sampling_plan
-from .token_plans import make_sampling_token_plan
 
 DEFAULT_COUNT = 16
 
-Clip = float | Literal["none"] | None
 
+class SampleOptions(TypedDict, total=False):
+    """The keyword arguments of ``ddimx.sample`` and its siblings.
 
-@dataclass(frozen=True)
-class Asked:
-    """Sampling options as the command line or Python gives them; None means the default.
-
-    ``nfe`` chooses the number of steps by the number of network evaluations; ``plan`` is a plan or
-    a plan file, and replaces everything that would otherwise determine one. ``transition``,
-    ``routing`` and ``temperature`` are for models of tokens.
+    They are the fields of :class:`ddimx.options.Options`, which explain them, but ``count``;
+    written out so that editors complete them. ``ddimx sample --help`` lists them too.
     """
 
-    steps: int | None = None
-    nfe: int | None = None
-    eta: float | None = None
-    solver: str | None = None
-    variance: Variance | None = None
-    spacing: str | None = None
-    timesteps: Sequence[float] | None = None
-    plan: Plan | Path | str | None = None
-    clip: Clip = None
-    transition: Transition | None = None
-    routing: Routing | None = None
-    temperature: float | None = None
-    guidance: float | None = None
-    category: str | None = None
-    seed: int = 0
-    start_index: int = 0
-    count: int | None = None
-    batch_size: int | None = None
-    invariant: bool = False
+    steps: int | None
+    nfe: int | None
+    solver: str | None
+    eta: float | None
+    variance: Literal["large", "small"] | None
+    spacing: str | None
+    timesteps: Sequence[float] | None
+    plan: Plan | Path | str | None
+    clip: float | Literal["none"] | None
+    transition: Literal["absorbing", "uniform"] | None
+    routing: Literal["random", "confidence"] | None
+    temperature: float | None
+    guidance: float | None
+    category: str | Sequence[str] | None
+    seed: int
+    start_index: int
+    batch_size: int | None
+    invariant: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
     """Everything that determines the samples, besides the model.
 
-    ``table`` is the plan, of either kind; ``notes`` are remarks a person should see (an unusual
-    number of steps, say).
+    ``category`` is the class of all samples, or one for each; ``notes`` are remarks that a person
+    should see (an unusual number of steps, say).
     """
 
-    table: Plan | TokenPlan
+    plan: AnyPlan
     noise: Noise
     guidance: float
-    category: str | None
+    category: str | tuple[str, ...] | None
     start_index: int
     count: int
     batch_size: int
@@ -81,56 +72,75 @@ class Settings:
         return range(self.start_index, self.start_index + self.count)
 
     @property
-    def plan(self) -> Plan:
-        """The plan of an image model."""
-        if not isinstance(self.table, Plan):
-            raise UsageError("this needs a model of images, and this one draws octrees")
-        return self.table
+    def image_plan(self) -> Plan:
+        """The plan, for work that only image models have.
 
-    @property
-    def token_plan(self) -> TokenPlan:
-        """The plan of a token model."""
-        if not isinstance(self.table, TokenPlan):
-            raise UsageError("this needs a model of octrees, and this one draws images")
-        return self.table
+        Raises:
+            UsageError: another kind of plan.
+        """
+        if not isinstance(self.plan, Plan):
+            raise UsageError("this needs a model of images, and this model draws something else")
+        return self.plan
 
 
-def resolve(asked: Asked, model: Model, *, available: int | None = None) -> Settings:
+def resolve(asked: Options, model: Model, *, available: int | None = None) -> Settings:
     """Fill in defaults (the model's, then ours) and check everything.
 
     Args:
-        available: how many starting states were given (``--init-noise``), which is then the
+        asked: the options.
+        model: what will draw.
+        available: how many starting states there are (``--init-noise``), which is then the
             default count and its limit.
 
     Raises:
-        UsageError: a value out of range, or options that exclude each other.
+        UsageError: a value out of range, options that exclude each other, or that are for another
+            kind of model.
     """
-    defaults = model.config.sampling
-    count = asked.count if asked.count is not None else available or DEFAULT_COUNT
-    if count < 1:
-        raise UsageError(f"count must be at least 1, got {count}")
+    process, defaults = model.process, model.config.sampling
+    count = asked.count or available or DEFAULT_COUNT
     if available is not None and count > available:
         raise UsageError(f"count {count} exceeds the {available} states of the init noise")
     if asked.start_index < 0 or asked.start_index + count > 2**32:
         raise UsageError(f"sample indices must lie in 0..2^32-1, got {asked.start_index}+{count}")
-    batch = asked.batch_size if asked.batch_size is not None else defaults.batch_size
-    if batch < 1:
-        raise UsageError(f"batch-size must be at least 1, got {batch}")
-    discrete = isinstance(model.process, DiscreteProcess)
-    make = make_sampling_token_plan if discrete else make_sampling_plan
-    table, notes = make(asked, model)
-    wished = asked.guidance if asked.guidance is not None else defaults.guidance
-    guidance = 1.0 if wished is None else wished
+    for draws in ("images", "octrees"):
+        names = [name for name, option in options().items() if option.draws == draws]
+        if draws != process.draws and (flags := asked.flags_given(names)):
+            raise UsageError(
+                f"{', '.join(flags)}: for models of {draws}, '{model.name}' draws {process.draws}"
+            )
+    notes = model.notes
+    if isinstance(asked.plan, str | Path):
+        plan, origin = read_plan(Path(asked.plan))
+        asked = replace(asked, plan=plan)
+        if origin.get("model_sha256", model.sha256) != model.sha256:
+            searched = origin.get("model", "unnamed")
+            notes += (f"this plan was searched for other weights ({searched})",)
+    table = process.plan(asked)
+    guidance = asked.guidance if asked.guidance is not None else defaults.guidance
+    guidance = 1.0 if guidance is None else guidance
+    if guidance != 1.0 and not model.classes:
+        raise UsageError(f"--guidance needs classes, and model '{model.name}' has none")
+    if asked.category is not None and not model.classes:
+        raise UsageError(f"--category: model '{model.name}' has no classes")
+    category = asked.category
+    for word in [category] if isinstance(category, str) else category or ():
+        if word not in (*model.classes, "none"):
+            raise unknown("category", word, (*model.classes, "none"))
+    if category is not None and not isinstance(category, str):
+        category = tuple(category)
+        if len(category) != count:
+            raise UsageError(f"category has {len(category)} names, for {count} samples")
+    batch_size = asked.batch_size or defaults.batch_size
     return Settings(
-        table=table,
+        plan=table,
         noise=Noise(asked.seed),
-        guidance=_checked_guidance(guidance, model),
-        category=_checked_category(asked.category, model),
+        guidance=guidance,
+        category=category,
         start_index=asked.start_index,
         count=count,
-        batch_size=min(batch, count),
+        batch_size=min(batch_size, count),
         invariant=asked.invariant,
-        notes=(*model.notes, *notes),
+        notes=(*notes, *table.notes),
     )
 
 
@@ -140,30 +150,12 @@ def labels_for(settings: Settings, model: Model, samples: Sequence[int]) -> Tens
     Without a category each sample draws its own class from the seed, so that the classes of a
     run are as mixed as the data set's names.
     """
-    classes = model.classes
+    classes, category = model.classes, settings.category
     if not classes:
         return None
-    index = torch.tensor(list(samples), dtype=torch.int64)
-    if settings.category is not None:
-        if settings.category == "none":
-            return torch.full_like(index, len(classes))
-        return torch.full_like(index, classes.index(settings.category))
-    return settings.noise.integers(index, (), len(classes), stream=Stream.CATEGORY)
-
-
-def _checked_guidance(guidance: float, model: Model) -> float:
-    if not np.isfinite(guidance):
-        raise UsageError(f"guidance must be a finite number, got {guidance}")
-    if guidance != 1.0 and not model.classes:
-        raise UsageError(f"--guidance needs classes, and model '{model.name}' has none")
-    return guidance
-
-
-def _checked_category(category: str | None, model: Model) -> str | None:
     if category is None:
-        return None
-    if not model.classes:
-        raise UsageError(f"--category: model '{model.name}' has no classes")
-    if category not in (*model.classes, "none"):
-        raise unknown("category", category, (*model.classes, "none"))
-    return category
+        index = torch.tensor(list(samples), dtype=torch.int64)
+        return settings.noise.integers(index, (), len(classes), stream=Stream.CATEGORY)
+    of_each = isinstance(category, tuple)
+    words = [category[i - settings.start_index] if of_each else category for i in samples]
+    return torch.tensor([(*classes, "none").index(word) for word in words])

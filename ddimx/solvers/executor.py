@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -44,6 +44,11 @@ class Step:
     x: Tensor
     y: Tensor
     x0: Tensor | None
+
+    def at(self, places: Sequence[int]) -> Step:
+        """Return what the step says of the samples at these places of the batch."""
+        x0 = None if self.x0 is None else self.x0[places]
+        return replace(self, x=self.x[places], y=self.y[places], x0=x0)
 
 
 @dataclass(frozen=True)

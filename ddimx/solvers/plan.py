@@ -22,7 +22,14 @@ import numpy.typing as npt
 
 from ..config import Prediction
 from ..errors import UsageError
-from ..kernels.update.columns import BY_DEPTH, NEUTRAL, SCALARS, Coefficients
+from ..kernels.update.columns import (
+    ADDED,
+    BY_DEPTH,
+    NEUTRAL,
+    SCALARS,
+    TABLE,
+    Coefficients,
+)
 from .table import Columns, float32_sha256
 
 Array = npt.NDArray[np.float64]
@@ -167,13 +174,16 @@ class Plan(Coefficients[Array], RowTimes):
         common = {"steps": len(self), "prediction": self.prediction, "clip": self.clip}
         if self.inputs is not None:
             return common | self.inputs
-        columns = np.concatenate([self.t[:, None], self.t_to[:, None], self.table()], axis=1)
+        unused = [TABLE.index(name) for name in SCALARS if self._is_unused(name)]
+        numbers = np.delete(self.table(), unused, axis=1)
+        columns = np.concatenate([self.t[:, None], self.t_to[:, None], numbers], axis=1)
         return common | {"table_sha256": float32_sha256(columns, f"{self.history} ")}
 
     def to_json(self) -> dict[str, Any]:
         """Return the table and what it says as JSON values, without ``inputs``.
 
-        ``t`` is null where no network is called.
+        ``t`` is null where no network is called. A column that a later version added is left out
+        where it does nothing, so that it changes no file of a plan that does without.
         """
         value: dict[str, Any] = {
             "label": self.label,
@@ -183,9 +193,15 @@ class Plan(Coefficients[Array], RowTimes):
             "notes": list(self.notes),
             "nfe": self.nfe,
         }
-        value |= {name: getattr(self, name).tolist() for name in COLUMNS}
+        value |= {
+            name: getattr(self, name).tolist() for name in COLUMNS if not self._is_unused(name)
+        }
         value["t"] = [None if np.isnan(t) else t for t in value["t"]]
         return value
+
+    def _is_unused(self, name: str) -> bool:
+        """Whether a column is one that a later version added and that changes nothing here."""
+        return name in ADDED and bool((getattr(self, name) == NEUTRAL[name]).all())
 
 
 def neutral_columns(rows: int, depth: int) -> dict[str, Array]:

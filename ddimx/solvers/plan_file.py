@@ -11,6 +11,7 @@ import numpy as np
 from ..config import Prediction
 from ..errors import UsageError
 from ..files import write_json
+from ..kernels.update.columns import ADDED, NEUTRAL
 from ..untrusted.text import read_json, shortened, shown
 from .plan import COLUMNS, Plan, output_coefficients
 from .schedule import CLEAN, Schedule
@@ -49,7 +50,8 @@ def read_plan(path: Path) -> tuple[Plan, dict[str, Any]]:
 def plan_from_json(value: dict[str, Any]) -> Plan:
     """Build a plan from what :meth:`Plan.to_json` returned, in this version or an earlier one.
 
-    A field that is missing takes its default: earlier versions had fewer.
+    A field that is missing takes its default, or its neutral value if it is a column: earlier
+    versions had fewer.
 
     Raises:
         KeyError, TypeError, ValueError: a column that is missing or unfit.
@@ -57,6 +59,9 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
     values: dict[str, Any] = {}
     for column in fields(Plan):
         optional = column.default is not MISSING or column.default_factory is not MISSING
+        if column.name in ADDED and column.name not in value:
+            values[column.name] = np.full(len(value["t"]), NEUTRAL[column.name])
+            continue
         if column.name == "inputs" or (optional and column.name not in value):
             continue  # the file gives numbers, whatever they were computed from
         item = value[column.name]

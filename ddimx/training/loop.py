@@ -137,9 +137,7 @@ class Trainer:
         """Write a grid of samples from the averaged weights, always the same noise."""
         path = self._picture()
         with self._averaged(), self._autocast():
-            draw_samples(
-                path, self.process, self.state.network, self.config, VALIDATION_SEED, self.device
-            )
+            draw_samples(path, self.process, self.state.network, VALIDATION_SEED, self.device)
         return path
 
     def _picture(self) -> Path:

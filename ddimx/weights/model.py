@@ -16,8 +16,6 @@ from ..device import Precision, choose_device, choose_precision, forbid_tf32
 from ..errors import DdimxError
 from ..files import sha256_file
 from ..models.factory import build
-from ..models.octree.network import OctreeNet
-from ..models.octree.process import DiscreteProcess
 from ..models.process import Process
 from ..progress import Progress
 from .architecture import check_counts, from_config
@@ -49,6 +47,19 @@ class Model:
     notes: tuple[str, ...]
     device: torch.device
     precision: Precision
+
+    def __repr__(self) -> str:
+        """Return what the model is, in three lines."""
+        draws, shape = self.process.draws, "x".join(map(str, self.process.shape))
+        classes = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")
+        count = sum(p.numel() for p in self.network.parameters())
+        return (
+            f"Model '{self.name}': {draws} {shape}".rstrip()
+            + (f", {len(self.classes)} classes ({classes})" if classes else ", no classes")
+            + f"\n  {type(self.network).__name__}, {count / 1e6:.1f} M parameters, "
+            f"{self.weights} weights, {self.form}, sha256 {self.sha256[:12]}"
+            f"\n  on {self.device} in {self.precision.name} ({self.precision.reason})"
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,11 +108,7 @@ def load_model(
     check_fits(whole, weight_set.tensors, str(weight_set.file))
     named_in = config if config is not None else weight_set.config_file or weight_set.file
     network, process = build(whole, trust_code=trust_code, named_in=named_in)
-    if (
-        dtype == "auto"
-        and isinstance(process, DiscreteProcess)
-        and not isinstance(network, OctreeNet)
-    ):
+    if dtype == "auto" and not process_is_image(process) and whole.model.name not in OCTREE_MODELS:
         # It is given ids, cells and times; what floats it makes of them we cannot know.
         precision = Precision(torch.float32, "a token network from outside the package")
     load_into(network, weight_set.tensors, str(weight_set.file))

@@ -1,13 +1,17 @@
 """The columns of a plan: the one list of them.
 
 The plan's dataclass, its table, files and JSON are made from this list, and so are the offsets in
-the kernel. A new column is a field here, and a place in the formulas of the reference and the
-kernel.
+the kernel. A new column is a field here, with the neutral value that it has where a solver does not
+set it (0 unless its metadata says otherwise), and a place in the formulas of the reference and
+the kernel. It goes before ``b``, marked as added: plans without a use for it then keep their files
+and their identity, and older files stay readable.
+
+    share: T = field(metadata={"neutral": 1.0, "added": True})
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -34,7 +38,7 @@ class Coefficients(Generic[T]):
     a: T
     w: T
     c: T
-    p: T
+    p: T = field(metadata={"neutral": 1.0})
     known_signal: T
     known_sigma: T
     b: T
@@ -43,7 +47,8 @@ class Coefficients(Generic[T]):
 
 BY_DEPTH = ("b", "q")  # one number for each prediction that a row may use, the current one included
 SCALARS = tuple(f.name for f in fields(Coefficients) if f.name not in BY_DEPTH)
-NEUTRAL = dict.fromkeys((*SCALARS, *BY_DEPTH), 0.0) | {"p": 1.0}  # with it a column does nothing
+NEUTRAL = {f.name: float(f.metadata.get("neutral", 0.0)) for f in fields(Coefficients)}
+ADDED = frozenset(f.name for f in fields(Coefficients) if f.metadata.get("added"))
 
 # A row of the table: these, then b_0, b_1, ... and q_0, q_1, ... of the plan's depth. "calls" is
 # the number of network calls in earlier rows; it tells which slots of the history are whose.

@@ -69,7 +69,7 @@ def verb_of(words: list[str]) -> tuple[Any, list[str], list[str]]:
         if not rest or rest[0] not in group.commands:
             raise ValueError(f"no command {' '.join(words)}")
         names.append(rest[0])
-        group, rest = group.commands[rest[0]], rest[1:]
+        group, rest = group.get_command(None, rest[0]), rest[1:]
     return group, names, rest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ddimx
 from ddimx.errors import UsageError
@@ -83,10 +84,58 @@ def test_what_does_not_fit_is_refused(model, image):
         (lambda: ddimx.inpaint(model, image, MASK | True), "nothing to keep or nothing to paint"),
         (lambda: ddimx.inpaint(model, image, MASK & False), "nothing to keep or nothing to paint"),
         (lambda: ddimx.inpaint(model, image * float("nan"), MASK), "finite"),
-        (lambda: ddimx.encode(model, image), r"image has shape"),
+        (lambda: ddimx.encode(model, image[:, :4]), r"image has shape"),
+        (lambda: ddimx.encode(model, []), "no image to encode"),
         (lambda: ddimx.encode(model, image[None], eta=0.5), "eta 0, not 0.5"),
         (lambda: ddimx.interpolate(model, 1, 2, 3), "two ends or four corners, not 3"),
         (lambda: ddimx.interpolate(model, 1, image[None]), "latent has shape"),
     ):
         with pytest.raises(UsageError, match=message):
             call()
+
+
+def test_pictures_of_any_kind_are_read_alike(model, image, tmp_path):
+    """A PIL image, its file, uint8 pixels and a float array are one image."""
+    picture = ddimx.to_pil(image)
+    picture.save(tmp_path / "picture.png")
+    pixels = np.asarray(picture)
+    assert pixels.shape == (8, 8, 3)
+    state = torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+    expected = ddimx.encode(model, state[None], steps=2)
+    for same in (picture, pixels, tmp_path / "picture.png", str(tmp_path / "picture.png"),
+                 state, state.numpy(), state.numpy()[None], pixels[None], [picture]):  # fmt: skip
+        assert torch.allclose(ddimx.encode(model, same, steps=2), expected, atol=1e-5)
+    assert len(ddimx.encode(model, [picture, pixels, state], steps=1)) == 3
+    large = picture.resize((20, 16))
+    with pytest.raises(UsageError, match=r"the image is 20x16, .* 8x8; .*resize=True"):
+        ddimx.encode(model, large)
+    assert ddimx.encode(model, large, steps=1, resize=True).shape == (1, 3, 8, 8)
+    with pytest.raises(UsageError, match=r"pixels have shape \(8, 8, 5\)"):
+        ddimx.encode(model, np.zeros((8, 8, 5), np.uint8))
+
+
+def test_masks_of_any_kind_are_read_alike(model, image):
+    expected = ddimx.inpaint(model, image, MASK, steps=2, count=1, resample=1)
+    white = 255 * MASK.numpy().astype(np.uint8)
+    for mask in (MASK.numpy(), white, Image.fromarray(white)):
+        painted = ddimx.inpaint(model, image, mask, steps=2, count=1, resample=1)
+        assert torch.equal(painted, expected)
+
+
+def test_what_is_transparent_is_painted(model, image):
+    picture = ddimx.to_pil(image).convert("RGBA")
+    picture.putalpha(Image.fromarray(255 * (~MASK).numpy().astype(np.uint8)))
+    painted = ddimx.inpaint(model, picture, steps=2, count=1, resample=1)
+    state = torch.from_numpy(np.asarray(ddimx.to_pil(image))).permute(2, 0, 1) / 127.5 - 1
+    assert torch.allclose(painted[0][:, ~MASK], state[:, ~MASK], atol=1e-6)
+
+
+def test_samples_as_pil_images(model):
+    images = torch.tensor([-1.0, 0.0, 1.0, 7.0]).view(4, 1, 1, 1).expand(4, 3, 2, 5)
+    pictures = ddimx.to_pil(images)
+    assert [(p.mode, p.size, p.getpixel((4, 1))) for p in pictures] == [
+        ("RGB", (5, 2), (value,) * 3) for value in (0, 128, 255, 255)
+    ]
+    assert ddimx.to_pil(images[0, :1]).mode == "L"
+    with pytest.raises(UsageError, match=r"images have shape \(2, 5\)"):
+        ddimx.to_pil(images[0, 0])

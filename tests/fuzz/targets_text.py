@@ -255,10 +255,11 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def make_plan(folder: Path) -> None:
-    from ddimx.sampling.settings import Asked, resolve
+    from ddimx.options import Options
+    from ddimx.sampling.settings import resolve
 
-    settings = resolve(Asked(count=1, steps=3, solver="dpm++:2"), model())
-    write_plan(folder / "plan.json", settings.table, {"model": "tiny", "model_sha256": "0" * 64})
+    settings = resolve(Options(count=1, steps=3, solver="dpm++:2"), model())
+    write_plan(folder / "plan.json", settings.plan, {"model": "tiny", "model_sha256": "0" * 64})
 
 
 def read_plan(folder: Path) -> None:
@@ -352,8 +353,9 @@ def read_image_array(folder: Path) -> None:
 
 
 def request(out: Path, kind: str, count: int = 3) -> Any:
+    from ddimx.options import Options
     from ddimx.sampling.run import SampleRequest
-    from ddimx.sampling.settings import Asked, resolve
+    from ddimx.sampling.settings import resolve
 
     asked = {
         "count": count,
@@ -362,7 +364,7 @@ def request(out: Path, kind: str, count: int = 3) -> Any:
         "eta": 0.5,
         "spacing": "quad",
     }
-    settings = resolve(Asked(count=count, steps=2, batch_size=2), model())
+    settings = resolve(Options(count=count, steps=2, batch_size=2), model())
     return SampleRequest(model(), settings, kind, out, asked=asked)
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 
 from ddimx.kernels.update import Extras, update
+from ddimx.kernels.update.columns import TABLE as COLUMNS
 from tests.conftest import examples
 from tests.kernels.update_cases import KNOWN, STEP, cases
 
@@ -42,8 +43,8 @@ def plain(dtype=torch.float64, shape=(2, 3, 4, 4), depth=2):
     def normal(*size):
         return torch.randn(*size, generator=generator, dtype=torch.float64).to(dtype)
 
-    table = normal(3, 11 + 2 * depth)
-    table[:, 10] = torch.arange(3)
+    table = normal(3, len(COLUMNS) + 2 * depth)
+    table[:, COLUMNS.index("calls")] = torch.arange(3)
     history = normal(depth - 1, *shape) if depth > 1 else None
     return [table, torch.tensor(1), normal(*shape), normal(*shape), normal(*shape), history]
 
@@ -138,16 +139,16 @@ def test_the_history_is_a_ring():
     """Three calls of the network and a row without: each finds the predictions of those before."""
     table, _, x, y, out, history = plain(depth=3)
     table = torch.cat([table, table[:1]])
-    table[:, 10] = torch.tensor([0, 1, 1, 2])
+    table[:, COLUMNS.index("calls")] = torch.tensor([0, 1, 1, 2])
     history.zero_()
-    weights = table[3, 11:14]
+    weights = table[3, len(COLUMNS) :][:3]
     predictions = []
     for i, silent in enumerate((False, True, False)):
         update(table, torch.tensor(i), x, y, None if silent else out * i, history)
         if not silent:
             predictions.insert(0, table[i, 2] * y + table[i, 3] * (out * i))
     quiet = table.clone()
-    quiet[3, 11:14] = 0
+    quiet[3, len(COLUMNS) :][:3] = 0
     last = torch.tensor(3)
     sums = run(table, last, x, y, out, history).x - run(quiet, last, x, y, out, history).x
     newest = table[3, 2] * y + table[3, 3] * out
@@ -157,7 +158,7 @@ def test_the_history_is_a_ring():
 
 def test_the_point_may_be_the_state_and_x0_unwanted():
     table, row, x, y, out, _ = plain(depth=1)
-    table[:, 7], table[:, 12] = 1.0, 0.0
+    table[:, COLUMNS.index("p")], table[:, -1] = 1.0, 0.0
     whole = update(table, row, x, y, out)
     less = update(table, row, x, y, out, None, Extras(same_point=True, want_x0=False))
     assert torch.equal(whole.y, whole.x)
@@ -171,15 +172,15 @@ def test_the_point_may_be_the_state_and_x0_unwanted():
 ODD = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
 FITS = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
 AWAY = FITS.to("meta")
-TABLE = torch.zeros(3, 15, dtype=torch.float64)
+TABLE = torch.zeros(3, len(COLUMNS) + 4, dtype=torch.float64)
 RING = torch.zeros(1, 2, 3, 4, 4, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({0: TABLE[0]}, r"table is .* expected float \[rows, 11 \+ 2 depth\]"),
-        ({0: TABLE[:, :11]}, "table is"),
+        ({0: TABLE[0]}, rf"table is .* expected float \[rows, {len(COLUMNS)} \+ 2 depth\]"),
+        ({0: TABLE[:, : len(COLUMNS)]}, "table is"),
         ({0: TABLE[:, :14]}, "table is"),
         ({0: TABLE.long()}, "table is torch.int64"),
         ({0: TABLE.to("meta")}, "table is on meta"),

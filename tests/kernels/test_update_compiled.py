@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ddimx.kernels.update import Extras, launch
+from ddimx.kernels.update.columns import TABLE as COLUMNS
 from tests.kernels.compiled import TARGETS, against_record, job, meta, report
 from tests.kernels.update_cases import KNOWN, STEP
 
@@ -40,7 +41,7 @@ def prepared(nhwc=False, noise=False, guided=False, known=False, depth=1):
     if known:
         extras |= {"known": x, "mask": meta(1, 1, *SHAPE[2:]), "known_stream": KNOWN}
     history = meta(depth - 1, *SHAPE) if depth > 1 else None
-    table, row = meta(50, 11 + 2 * depth), meta(dtype=torch.int64)
+    table, row = meta(50, len(COLUMNS) + 2 * depth), meta(dtype=torch.int64)
     return launch.prepare(table, row, x, x, out, history, Extras(**extras))
 
 

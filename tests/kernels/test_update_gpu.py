@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddimx.kernels.update import Extras, update
+from ddimx.kernels.update.columns import TABLE as COLUMNS
 from ddimx.noise import Noise
 from tests.kernels.test_update_kernel import on_device, plain
 from tests.kernels.update_cases import STEP
@@ -47,7 +48,7 @@ def test_error_is_within_eager_float32s(dtype, shape):
 def test_noise_is_the_hosts():
     x = torch.zeros(3, 3, 64, 64, device="cuda")
     table = torch.zeros(5, 13, device="cuda")
-    table[:, 6] = 1.0
+    table[:, COLUMNS.index("c")] = 1.0
     samples = torch.tensor([0, 9, 2**32 - 1])
     extras = Extras(seed=torch.tensor(77, device="cuda"), samples=samples.cuda(), step_stream=STEP)
     drawn = update(table, torch.tensor(3, device="cuda"), x, x, None, None, extras).x.cpu()
@@ -98,7 +99,7 @@ def test_more_than_2_31_elements():
     free, _ = torch.cuda.mem_get_info()
     if free < 30 * 2**30:
         pytest.skip("needs 30 GiB of free device memory")
-    table = torch.from_numpy(np.linspace(0.1, 1.3, 13)).float().view(1, 13).cuda()
+    table = torch.from_numpy(np.linspace(0.1, 1.3, len(COLUMNS) + 2)).float().view(1, -1).cuda()
     x = torch.empty(shape, device="cuda", dtype=torch.float32).fill_(0.5)
     x[-1].copy_(torch.linspace(-1, 1, x[-1].numel(), device="cuda").view(shape[1:]))
     row = torch.tensor(0, device="cuda")

@@ -9,6 +9,7 @@ from hypothesis import given
 
 from ddimx.kernels.philox import reference as philox
 from ddimx.kernels.update import Extras, launch, update
+from ddimx.kernels.update.columns import TABLE as COLUMNS
 from ddimx.kernels.update.layout import Strides, addressable, is_flat, strides_of
 from ddimx.noise import Noise, Stream
 from tests.conftest import examples
@@ -55,8 +56,8 @@ def plain(shape=(2, 3, 6, 4), dtype=torch.float32, depth=3, **extras):
     def normal(*size):
         return torch.randn(*size, generator=generator)
 
-    table = normal(4, 11 + 2 * depth)
-    table[:, 10] = torch.tensor([0, 1, 1, 2])
+    table = normal(4, len(COLUMNS) + 2 * depth)
+    table[:, COLUMNS.index("calls")] = torch.tensor([0, 1, 1, 2])
     chosen = {
         "clip": 1.5,
         "uncond": normal(*shape).to(dtype),
@@ -166,8 +167,8 @@ def test_what_is_not_wanted_is_not_written():
 def test_the_words_are_those_of_the_reference():
     """With coefficients of 0 and c = 1 the state is the noise itself."""
     samples, seed = [0, 7, 2**31 + 5, 2**32 - 1], 2**63 + 12345
-    table = torch.zeros(40, 13)
-    table[:, 6] = 1.0
+    table = torch.zeros(40, len(COLUMNS) + 2)
+    table[:, COLUMNS.index("c")] = 1.0
     x = torch.zeros(4, 1030)
     for row, stream in ((0, 1), (39, 2)):
         extras = Extras(
@@ -217,7 +218,7 @@ def test_nan_of_the_network_is_not_hidden_by_the_clip():
 
 
 def test_an_empty_batch_is_an_empty_result():
-    table = torch.zeros(1, 13)
+    table = torch.zeros(1, len(COLUMNS) + 2)
     x = torch.zeros(0, 3, 4, 4)
     found = call([table, torch.tensor(0), x, x, x, None, Extras()])
     assert found[0].shape == x.shape
@@ -253,7 +254,7 @@ def test_more_than_2_31_elements_in_a_batch():
 def test_a_sample_with_2_31_elements_is_refused():
     x = meta(1, 2**31)
     with pytest.raises(ValueError, match="one sample has 2147483648 elements"):
-        update(meta(1, 13), meta(dtype=torch.int64), x, x, x)
+        update(meta(1, len(COLUMNS) + 2), meta(dtype=torch.int64), x, x, x)
 
 
 @pytest.mark.parametrize(("numel", "expected"), [(1, 256), (192, 256), (257, 512), (9999, 1024)])

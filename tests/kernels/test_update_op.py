@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ddimx.kernels.update import Extras, reference, update
+from ddimx.kernels.update.columns import TABLE as COLUMNS
 from ddimx.kernels.update.op import options, update_op, wanted
 from tests.kernels.test_update_kernel import on_device, plain
 
@@ -23,7 +24,8 @@ def spread(arguments, impl="reference"):
 
 def smallest():
     x = torch.randn(2, 3, 4, 4)
-    return [torch.randn(1, 13), torch.tensor(0), x, x.clone(), x.clone(), None, Extras()]
+    table = torch.randn(1, len(COLUMNS) + 2)
+    return [table, torch.tensor(0), x, x.clone(), x.clone(), None, Extras()]
 
 
 CALLS = {
@@ -89,7 +91,8 @@ def test_the_reference_is_differentiable_and_the_operator_says_that_it_is_not():
     moved = reference.update(table, row, x, y, out, None, extras).x
     moved.sum().backward()
     # x' = a x + w (r y + s out) + b (u y + v out) + ...
-    expected = table[0, 5] * table[0, 1] + table[0, 11] * table[0, 3]
+    k = dict(zip(COLUMNS, table[0], strict=False))
+    expected = k["w"] * k["s"] + table[0, len(COLUMNS)] * k["v"]
     assert torch.allclose(out.grad, expected.expand(out.shape), rtol=1e-5)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         update(table, row, x, y, out).x.sum().backward()

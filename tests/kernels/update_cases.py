@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 
 from ddimx.kernels.update import Extras, update
+from ddimx.kernels.update.columns import SCALARS
 from ddimx.noise import Noise, Stream
 
-NAMES = ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
 STEP, KNOWN = int(Stream.STEP), int(Stream.KNOWN)
 COEFFICIENT = st.floats(-3, 3, allow_subnormal=False)
 FEATURES = ("network", "guidance", "clip", "history_is_x0", "step", "z", "known", "y_is_x")
@@ -76,7 +76,7 @@ class Case:
 
     def arguments(self, dtype=torch.float64):
         """Return the arguments of ``update``, the state in ``dtype``."""
-        table = np.insert(self.table, len(NAMES), self.calls, axis=1)
+        table = np.insert(self.table, len(SCALARS), self.calls, axis=1)
         x = self.tensor("x").to(dtype)
         return [
             torch.from_numpy(table).to(dtype),
@@ -101,8 +101,8 @@ class Case:
         """Evaluate the row as the plan's module writes it; return x', y', x0 and the history."""
         has, at = self.has, self.arrays
         y = at["x"] if has["y_is_x"] else at["y"]
-        k = dict(zip(NAMES, self.table[self.row], strict=False))
-        b, q = self.table[self.row, len(NAMES) :].reshape(2, self.depth)
+        k = dict(zip(SCALARS, self.table[self.row], strict=False))
+        b, q = self.table[self.row, len(SCALARS) :].reshape(2, self.depth)
         moved, predictions, x0 = k["a"] * at["x"], [], None
         if has["network"]:
             out = at["out"]
@@ -165,7 +165,7 @@ def cases(draw, shapes=SHAPES):
     depth, rows = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     shape = draw(st.sampled_from(shapes))
     count = draw(st.integers(1, 3))
-    size = rows * (len(NAMES) + 2 * depth)
+    size = rows * (len(SCALARS) + 2 * depth)
     table = np.array(draw(st.lists(COEFFICIENT, min_size=size, max_size=size)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     names = ("x", "y", "out", "uncond", "z", "known", *(f"m{j}" for j in range(1, depth)))

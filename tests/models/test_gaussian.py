@@ -7,12 +7,11 @@ from torch import nn
 
 from ddimx.config_file import override
 from ddimx.models.gaussian import GaussianProcess
-from ddimx.models.process import Draws
+from ddimx.models.process import Draws, Given
 from ddimx.noise import Noise, Stream
-from ddimx.solvers.executor import Draw
-from ddimx.solvers.registry import SolverChoice
+from ddimx.options import Options
+from ddimx.solvers.registry import SolverChoice, make_plan
 from ddimx.solvers.schedule import Schedule
-from ddimx.solvers.timesteps import spaced
 
 SHAPE = (3, 4, 4)
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -205,11 +204,31 @@ def test_from_config(tiny_config):
     assert model.num_classes == 0
 
 
-def test_the_prior_belongs_to_the_sample():
-    x = process().prior(Noise(1), torch.tensor([5, 9]), torch.device("cpu"))
-    expected = Noise(1).normal([5, 9], SHAPE, stream=Stream.INIT)
-    assert torch.equal(x, expected)
-    assert x.is_contiguous()
+class Still(nn.Module):
+    """A network that answers 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, y, t, labels=None):
+        return torch.zeros_like(y)
+
+
+def test_the_start_belongs_to_the_sample_and_may_be_given():
+    plan = make_plan(SolverChoice("ddim"), Schedule(BETAS), np.array([999.0]), "x0")
+    seen = []
+    network = Still()
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    list(process(prediction="x0").run(network, plan, torch.tensor([5, 9]), Noise(1)))
+    assert torch.equal(seen[0], Noise(1).normal([5, 9], SHAPE, stream=Stream.INIT))
+    mine = torch.rand(2, *SHAPE)
+    list(
+        process(prediction="x0").run(
+            network, plan, torch.tensor([5, 9]), Noise(1), given=Given(mine)
+        )
+    )
+    assert torch.equal(seen[1], mine)
 
 
 class Classes(nn.Module):
@@ -233,13 +252,13 @@ class Classes(nn.Module):
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
 def test_guidance_is_the_extrapolation_from_no_class(guidance):
     conditional, plain = process(num_classes=3), process()
-    plan = conditional.plan(SolverChoice("ddim", eta=0.5), spaced("ddim", 1000, 5))
-    start = conditional.prior(Noise(0), torch.arange(2), torch.device("cpu")).double()
-    draw = Draw(Noise(0), torch.arange(2))
-    *_, guided = conditional.sample(
-        Classes(), plan, start, draw, labels=torch.arange(2), guidance=guidance
+    plan = conditional.plan(Options(solver="ddim", eta=0.5, steps=5))
+    index = torch.arange(2)
+    given = Given(Noise(0).normal([0, 1], SHAPE).double())
+    *_, guided = conditional.run(
+        Classes(), plan, index, Noise(0), labels=index, guidance=guidance, given=given
     )
-    *_, expected = plain.sample(Classes(guidance), plan, start, draw)
+    *_, expected = plain.run(Classes(guidance), plan, index, Noise(0), given=given)
     assert torch.allclose(guided.y, expected.y, rtol=0.0, atol=1e-8)
-    *_, other = plain.sample(Classes(guidance + 0.1), plan, start, draw)
+    *_, other = plain.run(Classes(guidance + 0.1), plan, index, Noise(0), given=given)
     assert not torch.allclose(other.y, expected.y, rtol=0.0, atol=1e-3)

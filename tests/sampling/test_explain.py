@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ddimx.options import Options
 from ddimx.sampling.explain import costs, plan_table
 from ddimx.sampling.memory import bytes_per_sample, weight_bytes
-from ddimx.sampling.settings import Asked, resolve
+from ddimx.sampling.settings import resolve
 from ddimx.weights.model import load_model
 from tests.sampling import counted_calls
 
@@ -26,7 +27,7 @@ def lines_of(plan):
 
 
 def test_the_table_holds_the_plans_numbers(model):
-    plan = resolve(Asked(timesteps=[700, 300.5, 2], eta=1.0), model).plan
+    plan = resolve(Options(timesteps=[700, 300.5, 2], eta=1.0), model).plan
     title, header, *rows = lines_of(plan)
     assert " ".join(title) == "ddim, eta 1; 3 rows, 3 network calls"
     assert header == ["row", "t", "t_to", "r", "s", "u", "v", "w", "c", "b0"]  # a and q are idle
@@ -43,14 +44,14 @@ def test_the_table_holds_the_plans_numbers(model):
 
 
 def test_columns_that_say_nothing_are_left_out(model):
-    assert "c" not in lines_of(resolve(Asked(steps=2), model).plan)[1]
-    header = lines_of(resolve(Asked(steps=2, solver="ddpm"), model).plan)[1]
+    assert "c" not in lines_of(resolve(Options(steps=2), model).plan)[1]
+    header = lines_of(resolve(Options(steps=2, solver="ddpm"), model).plan)[1]
     assert "a" in header
     assert "b0" not in header
 
 
 def test_a_row_that_calls_no_network_has_no_time(model):
-    plan = resolve(Asked(steps=2), model).plan
+    plan = resolve(Options(steps=2), model).plan
     jump = dataclasses.replace(plan, t=np.array([plan.t[0], np.nan]))
     title, _, _, row = lines_of(jump)
     assert " ".join(title).endswith("2 rows, 1 network calls")
@@ -59,7 +60,7 @@ def test_a_row_that_calls_no_network_has_no_time(model):
 
 @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 3), (1.5, 6)])
 def test_costs(model, guidance, passes):
-    settings = resolve(Asked(steps=3, guidance=guidance, count=100, batch_size=10), model)
+    settings = resolve(Options(steps=3, guidance=guidance, count=100, batch_size=10), model)
     spent = costs(model, settings)
     assert (spent["nfe"], spent["forward_passes_per_sample"]) == (3, passes)
     assert (spent["count"], spent["batch_size"]) == (100, 10)
@@ -69,7 +70,7 @@ def test_costs(model, guidance, passes):
 
 
 def test_invariant_costs_the_memory_of_its_own_batch(model):
-    spent = costs(model, resolve(Asked(steps=1, count=2, invariant=True), model))
+    spent = costs(model, resolve(Options(steps=1, count=2, invariant=True), model))
     assert spent["memory_bytes"] == weight_bytes(model) + 8 * bytes_per_sample(model, 1.0)
 
 
@@ -77,7 +78,7 @@ def test_invariant_costs_the_memory_of_its_own_batch(model):
 def test_the_estimate_of_the_time_runs_a_few_rows_only(model, steps, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("ddimx.sampling.explain.time.perf_counter", lambda: 1.0 * next(clock))
-    settings = resolve(Asked(steps=steps, count=8, batch_size=8), model)
+    settings = resolve(Options(steps=steps, count=8, batch_size=8), model)
     with counted_calls() as calls:
         spent = costs(model, settings)
     timed = {1: 1, 2: 1, 500: 2}[steps]  # rows after the warm-up, in what the clock says is 1 s

@@ -7,9 +7,10 @@ import pytest
 
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file, write_json
+from ddimx.options import Options
 from ddimx.runs.record import NAME, check_same
 from ddimx.sampling import manifest
-from ddimx.sampling.settings import Asked, resolve
+from ddimx.sampling.settings import resolve
 from ddimx.solvers.registry import SOLVERS
 from ddimx.weights.model import load_model
 
@@ -20,7 +21,7 @@ def model(tiny_model):
 
 
 def identity(model, kind="png", noise=None, **asked):
-    return manifest.identity(model, resolve(Asked(**{"steps": 3, **asked}), model), kind, noise)
+    return manifest.identity(model, resolve(Options(**{"steps": 3, **asked}), model), kind, noise)
 
 
 def test_a_run_is_identified_by_what_determines_its_files(model, tiny_model):
@@ -57,7 +58,7 @@ def test_a_run_is_identified_by_what_determines_its_files(model, tiny_model):
 
 def test_prose_and_last_bits_do_not_enter_an_identity(model):
     """The same inputs on another machine, and in a version that words its notes otherwise."""
-    settings = resolve(Asked(solver="unipc:2", steps=10, spacing="ddim"), model)
+    settings = resolve(Options(solver="unipc:2", steps=10, spacing="ddim"), model)
     plan = settings.plan
     moved = dataclasses.replace(
         plan,
@@ -67,16 +68,16 @@ def test_prose_and_last_bits_do_not_enter_an_identity(model):
         b=plan.b * (1 - 4e-16),
     )
     assert (moved.q != plan.q).any()
-    other = dataclasses.replace(settings, table=moved)
+    other = dataclasses.replace(settings, plan=moved)
     own = manifest.identity(model, settings, "png", None)
     assert manifest.identity(model, other, "png", None) == own
-    given = dataclasses.replace(settings, table=dataclasses.replace(plan, inputs=None))
-    moved = dataclasses.replace(settings, table=dataclasses.replace(moved, inputs=None))
+    given = dataclasses.replace(settings, plan=dataclasses.replace(plan, inputs=None))
+    moved = dataclasses.replace(settings, plan=dataclasses.replace(moved, inputs=None))
     table = manifest.identity(model, given, "png", None)
     assert "solver" not in table
     assert manifest.identity(model, moved, "png", None) == table  # the same in float32
     changed = dataclasses.replace(
-        settings, table=dataclasses.replace(plan, inputs=None, a=plan.a * (1 + 1e-6))
+        settings, plan=dataclasses.replace(plan, inputs=None, a=plan.a * (1 + 1e-6))
     )
     assert manifest.identity(model, changed, "png", None) != table
     for value in (own, table):
@@ -84,16 +85,16 @@ def test_prose_and_last_bits_do_not_enter_an_identity(model):
 
 
 def test_the_version_of_a_solver_is_part_of_the_identity(model, monkeypatch):
-    settings = resolve(Asked(steps=3), model)
+    settings = resolve(Options(steps=3), model)
     solver = SOLVERS["ddim"]
     monkeypatch.setitem(SOLVERS, "ddim", dataclasses.replace(solver, version=solver.version + 1))
-    changed = resolve(Asked(steps=3), model)
+    changed = resolve(Options(steps=3), model)
     own, other = (manifest.identity(model, s, "png", None) for s in (settings, changed))
     assert {key for key in own if own[key] != other[key]} == {"solver_version"}
 
 
 def test_an_older_versions_identity_is_translated(model):
-    settings = resolve(Asked(steps=3, solver="unipc:2"), model)
+    settings = resolve(Options(steps=3, solver="unipc:2"), model)
     now = manifest.identity(model, settings, "png", None)
     record = json.loads(json.dumps(manifest.describe(model, settings, "")))
     kept = ("model_sha256", "weights", "seed", "guidance", "category", "start_index", "dtype")
@@ -103,13 +104,13 @@ def test_an_older_versions_identity_is_translated(model):
     plan = record["plan"]
     plan["q"] = [[value * (1 + 4e-16) for value in row] for row in plan["q"]]  # another CPU's
     plan["label"] = "as it was called then"
-    assert manifest.translated(before, now, settings.table) == now
-    assert manifest.translated({"identity": now}, now, settings.table) == now
+    assert manifest.translated(before, now, settings.plan) == now
+    assert manifest.translated({"identity": now}, now, settings.plan) == now
     plan["q"][1][0] += 1e-6
-    other = manifest.translated(before, now, settings.table)
+    other = manifest.translated(before, now, settings.plan)
     assert {key for key in now if now[key] != other.get(key)} == {"solver"}
     for damage in ({"plan": None}, {"plan": {}}, {"plan": plan | {"q": "x"}}, {"config": 3}):
-        assert manifest.translated(before | damage, now, settings.table) != now
+        assert manifest.translated(before | damage, now, settings.plan) != now
 
 
 def test_a_later_versions_record_is_refused(tmp_path):
@@ -119,14 +120,14 @@ def test_a_later_versions_record_is_refused(tmp_path):
 
 
 def test_what_is_known_before_the_first_sample(model):
-    settings = resolve(Asked(steps=3, guidance=2.0), model)
+    settings = resolve(Options(steps=3, guidance=2.0), model)
     record = manifest.describe(model, settings, "ddimx sample")
     assert (record["schema"], record["command"]) == (2, "ddimx sample")
     assert (record["nfe"], record["forward_passes_per_sample"]) == (3, 6)
     assert record["plan"] == settings.plan.to_json()
     assert record["dtype"] == {"name": "fp32", "reason": "asked for"}
     json.dumps(record, allow_nan=False)
-    settings = resolve(Asked(steps=3), model)
+    settings = resolve(Options(steps=3), model)
     assert manifest.describe(model, settings, "")["forward_passes_per_sample"] == 3
 
 

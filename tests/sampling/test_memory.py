@@ -10,18 +10,18 @@ from ddimx.config_file import override
 from ddimx.device import Precision
 from ddimx.errors import UsageError
 from ddimx.models.factory import build
+from ddimx.models.gaussian import MICRO_BATCH, STATE_COPIES
+from ddimx.models.peak_memory import PeakMemory
+from ddimx.options import Options
 from ddimx.sampling import memory
-from ddimx.sampling.batch import MICRO_BATCH
 from ddimx.sampling.memory import (
-    STATE_COPIES,
-    PeakMemory,
     bytes_per_sample,
     check_fits,
     free_bytes,
     together,
     weight_bytes,
 )
-from ddimx.sampling.settings import Asked, resolve
+from ddimx.sampling.settings import resolve
 from ddimx.weights.model import load_model
 
 STATE = 3 * 8 * 8 * 4 * STATE_COPIES
@@ -83,12 +83,13 @@ def test_a_sample_needs_its_activations_and_state(model):
 
 def test_a_wider_network_needs_more_and_no_data_is_touched(model):
     config = override(model.config, ["model.ch=64"])
-    wider = dataclasses.replace(model, config=config)
+    wider = dataclasses.replace(model, config=config, process=build(config)[1])
     assert bytes_per_sample(wider, 1.0) - STATE > 4 * (bytes_per_sample(model, 1.0) - STATE)
 
 
 def test_a_model_without_classes(model):
-    plain = dataclasses.replace(model, config=override(model.config, ["model.classes=[]"]))
+    config = override(model.config, ["model.classes=[]"])
+    plain = dataclasses.replace(model, config=config, process=build(config)[1])
     assert bytes_per_sample(plain, 1.0) > STATE
 
 
@@ -104,13 +105,13 @@ def test_free_memory():
 
 @pytest.mark.parametrize(("invariant", "batch"), [(False, 3), (True, MICRO_BATCH)])
 def test_a_batch_fits_or_is_refused(model, monkeypatch, invariant, batch):
-    settings = resolve(Asked(count=3, batch_size=3, invariant=invariant), model)
-    assert together(settings) == batch
+    settings = resolve(Options(count=3, batch_size=3, invariant=invariant), model)
+    assert together(model, settings) == batch
     monkeypatch.setattr(memory, "bytes_per_sample", lambda *_: 9 * 10**8)
     monkeypatch.setattr(memory, "free_bytes", lambda _: batch * 10**9)
     check_fits(model, settings)
     monkeypatch.setattr(memory, "free_bytes", lambda _: batch * 10**9 - 10)
-    remedy = "leave --invariant out" if invariant else "use --batch-size 2 or less"
+    remedy = "omit --invariant" if invariant else "use --batch-size 2 or less"
     with pytest.raises(UsageError) as caught:
         check_fits(model, settings)
     assert str(caught.value) == (
@@ -121,11 +122,11 @@ def test_a_batch_fits_or_is_refused(model, monkeypatch, invariant, batch):
 def test_the_batch_that_fits_is_never_said_to_be_none(model, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda _: 10)
     with pytest.raises(UsageError, match="use --batch-size 1 or less"):
-        check_fits(model, resolve(Asked(), model))
+        check_fits(model, resolve(Options(), model))
 
 
 def test_where_free_memory_is_unknown_or_the_device_says_when_it_is_full(model, monkeypatch):
-    settings = resolve(Asked(), model)
+    settings = resolve(Options(), model)
     monkeypatch.setattr(memory, "bytes_per_sample", lambda *_: 10**18)
     monkeypatch.setattr(memory, "free_bytes", lambda _: None)
     check_fits(model, settings)

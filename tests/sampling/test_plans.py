@@ -1,19 +1,18 @@
 """From solver names, numbers of evaluations and plan files to plans."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from ddimx.config_file import override
 from ddimx.errors import UsageError
-from ddimx.sampling.plans import times_for
-from ddimx.sampling.settings import Asked, resolve
+from ddimx.models.plans import times_for
+from ddimx.options import Options
+from ddimx.sampling.settings import resolve
 from ddimx.solvers import auto
 from ddimx.solvers.plan_file import write_plan
 from ddimx.solvers.registry import all_names, evaluations, most_times
 from ddimx.solvers.timesteps import SPACINGS
 from ddimx.weights.model import load_model
+from tests.sampling.test_settings import configured
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def model(tiny_model):
 
 
 def plan_of(model, **asked):
-    return resolve(Asked(**asked), model).plan
+    return resolve(Options(**asked), model).plan
 
 
 @pytest.mark.parametrize("name", [n for n in all_names() if n != "ddpm"])
@@ -31,7 +30,10 @@ def test_nfe_is_the_number_of_evaluations(model, name, spacing):
     for nfe in (1, 2, 5, 10, 13):
         plan = plan_of(model, solver=name, spacing=spacing, nfe=nfe)
         assert plan.nfe == nfe
-        assert plan.notes == () or spacing in ("ddim", "quad")
+        start = f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing"
+        remarks = [note for note in plan.notes if note != start]
+        assert remarks == [] or spacing in ("ddim", "quad")
+        assert start not in plan.notes or nfe == 1
 
 
 @pytest.mark.parametrize(("nfe", "stride"), [(10, 100), (30, 34), (100, 10)])
@@ -48,18 +50,18 @@ def test_pfdiff_takes_as_many_times_as_its_hops_reach():
 
 def test_a_number_that_no_spacing_gives_is_refused_with_its_neighbours(model):
     with pytest.raises(UsageError, match=r"never makes exactly 600 .* nearest: 500 and 1000"):
-        resolve(Asked(nfe=600, spacing="ddim"), model)
+        resolve(Options(nfe=600, spacing="ddim"), model)
     for nfe in (0, -3):
         with pytest.raises(UsageError, match="nfe must be at least 1"):
-            resolve(Asked(nfe=nfe), model)
+            resolve(Options(nfe=nfe), model)
     with pytest.raises(UsageError, match=r"never makes exactly 1001 .* nearest: 1000$"):
-        resolve(Asked(nfe=1001, spacing="trailing"), model)
+        resolve(Options(nfe=1001, spacing="trailing"), model)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"nfe": 5, "steps": 5}, "--nfe gives the number of evaluations; leave --steps out"),
+        ({"nfe": 5, "steps": 5}, "--nfe gives the number of evaluations; omit --steps"),
         ({"nfe": 5, "timesteps": [1, 2]}, "--timesteps lists the times"),
         ({"solver": "auto", "eta": 0.5}, "--solver auto chooses among deterministic solvers"),
         ({"solver": "auto", "variance": "small"}, "name one instead"),
@@ -71,18 +73,18 @@ def test_a_number_that_no_spacing_gives_is_refused_with_its_neighbours(model):
 )
 def test_what_has_no_meaning_is_refused(model, asked, message):
     with pytest.raises(UsageError, match=message):
-        resolve(Asked(**asked), model)
+        resolve(Options(**asked), model)
 
 
 def test_nfe_comes_before_the_models_steps(model):
-    own = dataclasses.replace(model, config=override(model.config, ["sampling.steps=7"]))
+    own = configured(model, "sampling.steps=7")
     assert plan_of(own).nfe == 7
     assert plan_of(own, nfe=4).nfe == 4
 
 
 def test_a_models_eta_and_clip_are_ddims(model):
     keys = ["sampling.eta=1", "sampling.clip=0.5"]
-    own = dataclasses.replace(model, config=override(model.config, keys))
+    own = configured(model, *keys)
     assert plan_of(own, steps=4).label == "ddim, eta 1"
     plan = plan_of(own, steps=4, solver="unipc")
     assert (plan.label, plan.clip, plan.noisy) == ("unipc:2", None, False)
@@ -92,18 +94,18 @@ def test_a_models_eta_and_clip_are_ddims(model):
 def test_auto_says_what_it_takes(model):
     for nfe in (3, 10, 50):
         name, spacing = auto.choose(nfe)
-        settings = resolve(Asked(solver="auto", nfe=nfe), model)
+        settings = resolve(Options(solver="auto", nfe=nfe), model)
         assert settings.plan.label.split(", eta")[0] == name
         assert settings.plan.nfe == nfe
         assert settings.notes[0] == f"auto: {name} with spacing '{spacing}' for {nfe} evaluations"
-    settings = resolve(Asked(solver="auto", nfe=10, spacing="linspace"), model)
+    settings = resolve(Options(solver="auto", nfe=10, spacing="linspace"), model)
     assert "with spacing 'linspace'" in settings.notes[0]
-    settings = resolve(Asked(solver="auto", steps=12), model)
+    settings = resolve(Options(solver="auto", steps=12), model)
     assert settings.plan.nfe == 12  # whatever number of times that takes
 
 
 def test_a_short_tail_of_pfdiff_is_noted(model):
-    (note,) = resolve(Asked(solver="pfdiff:2,1", steps=9, spacing="trailing"), model).notes
+    (note,) = resolve(Options(solver="pfdiff:2,1", steps=9, spacing="trailing"), model).notes
     assert "of 9 timesteps the last hop has 2" in note
 
 
@@ -111,13 +113,13 @@ def test_a_plan_file_is_the_plan(model, tmp_path):
     plan = plan_of(model, solver="unipc:2", nfe=5)
     path = tmp_path / "plan.json"
     write_plan(path, plan, {"model": "other", "model_sha256": "0" * 64})
-    settings = resolve(Asked(plan=path), model)
+    settings = resolve(Options(plan=path), model)
     assert np.array_equal(settings.plan.table(), plan.table())
     assert settings.notes == ("this plan was searched for other weights (other)",)
     write_plan(path, plan, {"model_sha256": model.sha256})
-    settings = resolve(Asked(plan=str(path), clip=2.0), model)
+    settings = resolve(Options(plan=str(path), clip=2.0), model)
     assert (settings.plan.clip, settings.notes) == (2.0, ())
-    assert resolve(Asked(plan=plan), model).plan is plan
+    assert resolve(Options(plan=plan), model).plan is plan
 
 
 @pytest.mark.parametrize(
@@ -127,5 +129,5 @@ def test_a_plan_file_is_the_plan(model, tmp_path):
 )  # fmt: skip
 def test_a_plan_leaves_nothing_to_choose(model, other):
     (name,) = other
-    with pytest.raises(UsageError, match=f"--plan holds solver and times; leave --{name} out"):
-        resolve(Asked(plan=plan_of(model), **other), model)
+    with pytest.raises(UsageError, match=f"--plan holds solver and times; omit --{name}"):
+        resolve(Options(plan=plan_of(model), **other), model)

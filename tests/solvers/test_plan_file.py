@@ -110,3 +110,18 @@ def test_a_plan_of_another_model_is_refused():
     changed = dataclasses.replace(plan, r=plan.r * (1 + 1e-5))
     with pytest.raises(UsageError, match="another noise schedule"):
         check_fits(changed, SCHEDULE, "v")
+
+
+def test_a_column_that_was_added_is_missing_where_it_does_nothing(monkeypatch):
+    """As if ``c`` had come with a later version: without noise files and identity are the same."""
+    noisy, still = handmade_plans = plan_of("ddpm"), plan_of("ddim")
+    hashes = [dataclasses.replace(plan, inputs=None).identity() for plan in handmade_plans]
+    for module in ("plan", "plan_file"):
+        monkeypatch.setattr(f"ddimx.solvers.{module}.ADDED", frozenset({"c"}))
+    assert "c" not in still.to_json()
+    same(plan_from_json(json.loads(json.dumps(still.to_json()))), still)
+    assert noisy.to_json()["c"] == noisy.c.tolist()
+    same(plan_from_json(noisy.to_json()), noisy)
+    later = [dataclasses.replace(plan, inputs=None).identity() for plan in handmade_plans]
+    assert later[0] == hashes[0]
+    assert later[1] != hashes[1]  # without the column: what it was before there was one

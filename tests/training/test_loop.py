@@ -12,12 +12,12 @@ from rich.console import Console
 from ddimx.config_file import override
 from ddimx.data.images.sources import open_source
 from ddimx.errors import DdimxError
+from ddimx.models import gaussian
 from ddimx.models.factory import build
 from ddimx.models.layers import KeyedDropout
 from ddimx.noise import Noise
 from ddimx.progress import Progress
 from ddimx.signals import Stop
-from ddimx.training import preview
 from ddimx.training import report as reporting
 from ddimx.training.loop import Trainer, set_dropout_key
 from ddimx.training.report import FolderReporter
@@ -58,7 +58,7 @@ class Notes:
 @pytest.fixture
 def trainer(tiny_config, formula_weights, tmp_path, monkeypatch):
     """Return a function that makes a trainer with fixed weights in a folder of the test."""
-    monkeypatch.setattr(preview, "STEPS", 2)  # pictures are not what takes the time here
+    monkeypatch.setattr(gaussian, "PREVIEW_STEPS", 2)  # pictures are not what takes the time here
 
     def make(name="run", items=(), process=None):
         config = override(tiny_config, items)

@@ -14,7 +14,6 @@ from ddimx.discrete.cells import octrees
 from ddimx.discrete.executor import sample_levels
 from ddimx.discrete.solvers import make_token_plan
 from ddimx.models.factory import build
-from ddimx.models.octree.sampler import draw_tokens
 from ddimx.noise import Noise
 from ddimx.training import preview
 from ddimx.training.loop import Trainer
@@ -135,7 +134,7 @@ def test_one_shape_is_learnt_by_heart(tmp_path):
     assert trainer.validate()["held_out"] < 0.1
     plan = make_token_plan(trainer.process.schedule, 3, steps=4, temperature=0.0)
     network = trainer.state.network.eval()
-    steps = draw_tokens(trainer.process, network, plan, torch.arange(3), Noise(0))
+    steps = trainer.process.run(network, plan, torch.arange(3), Noise(0))
     for drawn in octrees(sample_levels(steps)):
         assert np.array_equal(drawn.leaves, chair(5).coarser(3).leaves)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import options
-from ..help import SETTINGS, Verb, VerbGroup
+from ..common import load
+from ..help import SETTINGS, VerbGroup, add_verb
 from .fid import fid
 from .nll import nll
 from .shapes import shapes
@@ -18,11 +19,11 @@ from .steps import steps
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup, context_settings=SETTINGS
 )
-app.command("solvers", cls=Verb)(solvers)
-app.command("nll", cls=Verb)(nll)
-app.command("fid", cls=Verb)(fid)
-app.command("shapes", cls=Verb)(shapes)
-app.command("steps", cls=Verb)(steps)
+add_verb(app, solvers)
+add_verb(app, nll)
+add_verb(app, fid)
+add_verb(app, shapes)
+add_verb(app, steps)
 
 SHOWN = 16
 
@@ -32,7 +33,6 @@ def evaluate() -> None:
     """Measure a model."""
 
 
-@app.command(cls=Verb)
 def neighbours(
     model: options.Model = None,
     config: options.ModelConfig = None,
@@ -41,10 +41,15 @@ def neighbours(
         Path | None, typer.Option(metavar="FILE|DIR", help="The training data (default: its own).")
     ] = None,
     steps: options.Steps = None,
-    count: options.Count = None,
+    count: Annotated[
+        int | None, options.shared("count", help="How many samples (default: 64).")
+    ] = None,
     seed: options.Seed = 0,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write.")
+        Path,
+        options.shared(
+            "out", metavar="FILE.png", help="Picture to write (default: neighbours.png)."
+        ),
     ] = Path("neighbours.png"),
     device: options.Device = "auto",
     offline: options.Offline = False,
@@ -74,14 +79,12 @@ def neighbours(
     from ...runs import lock_file
     from ...runs.contact_sheet import grid
     from ...runs.sinks import as_image
-    from ...weights.model import load_model
     from ..output import print_json
-    from ..parse import weights_choice
 
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -96,22 +99,25 @@ def neighbours(
     with lock_file(out):
         drawn = sample(loaded, count=count or 64, steps=steps, seed=seed)
         images = to_bytes(drawn, own.data).numpy()
-        found = find(images, source, held_out, mirrored=own.data.random_flip)
+        nearest = find(images, source, held_out, mirrored=own.data.random_flip)
         with whole_file(out) as part:
-            sheet = grid(side_by_side(images, found)[: 2 * SHOWN], columns=8)
+            sheet = grid(side_by_side(images, nearest)[: 2 * SHOWN], columns=8)
             as_image(sheet).save(part, format="PNG")
     result = {
         "count": len(images),
-        "share_beyond_held_out_median": found.share_beyond,
-        "held_out_median": found.held_out_median,
-        "median": float(sorted(found.distances.tolist())[len(images) // 2]),
-        "least": float(found.distances.min()),
+        "share_beyond_held_out_median": nearest.share_beyond,
+        "held_out_median": nearest.held_out_median,
+        "median": float(sorted(nearest.distances.tolist())[len(images) // 2]),
+        "least": float(nearest.distances.min()),
         "picture": str(out),
     }
     if json_output:
         print_json(result)
     with Progress(quiet=quiet) as progress:
         progress.say(
-            f"{found.share_beyond:.0%} of {len(images)} samples are farther from the training set "
-            f"than the median held-out image ({found.held_out_median:.3f} RMS); see {out}"
+            f"{nearest.share_beyond:.0%} of {len(images)} samples are farther from the training "
+            f"set than the median held-out image ({nearest.held_out_median:.3f} RMS); see {out}"
         )
+
+
+add_verb(app, neighbours)

@@ -33,12 +33,14 @@ def fid(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Write the record.")
+        Path | None, options.shared("out", metavar="FILE.json", help="Write the record.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace --out and --save-stats.")
+        bool, options.shared("overwrite", help="Replace --out and --save-stats.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images computed together.")] = 50,
+    batch_size: Annotated[
+        int, options.shared("batch_size", help="Images computed together (default: 50).")
+    ] = 50,
     offline: options.Offline = False,
     device: options.Device = "auto",
     json_output: options.Json = False,

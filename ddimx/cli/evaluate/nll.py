@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from ...errors import UsageError
+from ...options import checked
 from .. import options
+from ..common import load, one_of
 from ..output import fresh_folder, output_folder, print_json
 
 if TYPE_CHECKING:
@@ -65,15 +67,17 @@ def nll(
     seed: options.Seed = 0,
     out: options.Out = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results in --out.")
+        bool, options.shared("overwrite", help="Replace results in --out.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Examples computed together.")] = 16,
+    batch_size: Annotated[
+        int, options.shared("batch_size", help="Examples computed together (default: 16).")
+    ] = 16,
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
-    dtype: options.Dtype = "fp32",
+    dtype: options.ExactDtype = "fp32",
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -93,20 +97,17 @@ def nll(
 
       ddimx evaluate nll --model furniture --data data/furniture --split test
     """
-    from ...models.octree.process import DiscreteProcess
     from ...progress import Progress
     from ...runs import lock_folder
-    from ...weights.model import load_model
-    from ..parse import clip_value, one_of, weights_choice
 
     part = one_of("split", split, SHAPE_SPLITS)
-    bound_of_x0 = clip_value(clip)
+    bound_of_x0 = None if clip is None else checked("clip", options.DECLARED["clip"], clip)
     folder = output_folder(out, overwrite, NAMES[:1])  # the record, which is written last
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
         dtype=dtype,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -122,7 +123,7 @@ def nll(
     alone = nullcontext() if folder is None else lock_folder(folder)
     with Progress(quiet=quiet) as progress, alone:
         result: Nll | TokenNll
-        if isinstance(loaded.process, DiscreteProcess):
+        if loaded.process.draws == "octrees":
             _refuse("for models of images, and this one draws octrees", images_only)
             result = _shapes(loaded, data, part, numbers, transition, progress)
         else:
@@ -143,9 +144,9 @@ def nll(
             print(line)
 
 
-def _refuse(why: str, given: Mapping[str, object]) -> None:
+def _refuse(why: str, options: Mapping[str, object]) -> None:
     """Refuse options that the model's kind has no use for."""
-    excess = [name for name, value in given.items() if value is not None]
+    excess = [name for name, value in options.items() if value is not None]
     if excess:
         raise UsageError(f"{', '.join(excess)}: {why}")
 
@@ -157,7 +158,6 @@ def _image_settings(
     numbers: dict[str, int],
 ) -> NllSettings:
     from ...evaluation.likelihood.nll import NllSettings
-    from ..parse import one_of
 
     default_variance = "large" if own.model.var_type == "fixedlarge" else "small"
     chosen = one_of("variance", variance or default_variance, ("large", "small"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import options
+from ..common import one_of
 
 if TYPE_CHECKING:
     from ...evaluation.shapes.sets import ShapeSet
@@ -53,12 +54,12 @@ def shapes(
     ] = True,
     seed: options.Seed = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads (default: one a core); changes no figure.")
+        int | None, options.workers("Threads (default: one a core); changes no figure.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Write the record.")
+        Path | None, options.shared("out", metavar="FILE.json", help="Write the record.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    overwrite: Annotated[bool, options.shared("overwrite", help="Replace --out.")] = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -83,7 +84,6 @@ def shapes(
     from ...progress import Progress
     from ...runs import lock_file
     from ..output import print_json, refuse_existing
-    from ..parse import one_of
 
     part = one_of("split", split, PARTS)
     refuse_existing(out, overwrite)
@@ -159,7 +159,7 @@ def _with_sources(
 
     return {
         "ddimx": __version__,
-        **{name: found.label for name, found in sets.items()},
+        **{name: one.label for name, one in sets.items()},
         "categories": sorted(categories),
         **record,
         "invalid": list(sets["samples"].invalid),

@@ -11,6 +11,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
+from ..common import load
 from ..output import print_json
 
 if TYPE_CHECKING:
@@ -56,15 +57,15 @@ def solvers(
     trials: Annotated[int, typer.Option(help="How many lists of times a search tries.")] = 150,
     out: options.Out = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results in --out.")
+        bool, options.shared("overwrite", help="Replace results in --out.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Samples computed together.")] = None,
+    batch_size: options.BatchSize = None,
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
-    dtype: options.Dtype = "fp32",
+    dtype: options.ExactDtype = "fp32",
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -91,23 +92,22 @@ def solvers(
     from ...evaluation.solvers.compare import DETERMINISTIC, candidates
     from ...evaluation.solvers.report import error_table
     from ...evaluation.solvers.study import study
+    from ...options import Options
     from ...progress import Progress
     from ...runs.run import Stopped, locked_output
-    from ...sampling.settings import Asked, resolve
+    from ...sampling.settings import resolve
     from ...signals import Interrupted, polite_stop
     from ...solvers.timesteps import SPACINGS
     from ...weights.locate.source import SUFFIX
-    from ...weights.model import load_model
-    from ..parse import weights_choice
 
     nfes = _numbers(nfe)
     if reference < 20 or count < 1 or search_count < 1 or trials < 1:
         raise UsageError("--reference must be at least 20, counts and trials at least 1")
-    loaded = load_model(
-        model or "emoji",
+    loaded = load(
+        model,
         device=device,
         dtype=dtype,
-        weights=weights_choice(weights),
+        weights=weights,
         config=config,
         offline=offline,
         trust_code=trust_code,
@@ -116,9 +116,9 @@ def solvers(
     image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
 
     def settings(of_seed: int, samples: int) -> Settings:
-        asked = Asked(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
-        asked = replace(asked, guidance=guidance, category=category, batch_size=batch_size)
-        return resolve(asked, loaded)
+        options = Options(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
+        options = replace(options, guidance=guidance, category=category, batch_size=batch_size)
+        return resolve(options, loaded)
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
@@ -147,7 +147,7 @@ def solvers(
                 search_settings=fitted,
                 trials=trials,
                 earlier=_before(folder),
-                save=lambda found: _save(found, folder, "running"),
+                save=lambda result: _save(result, folder, "running"),
                 stop=stop,
             )
         except (Stopped, Interrupted):
@@ -179,7 +179,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _before(folder: Path) -> SolverStudy | None:
-    """Return what an interrupted study left, with the plans that it found."""
+    """Return what an interrupted study left, with its searched plans."""
     from ...evaluation.solvers.study import SEARCHED, SolverStudy
     from ...solvers.plan_file import read_plan
     from ...untrusted.text import read_object
@@ -196,8 +196,8 @@ def _before(folder: Path) -> SolverStudy | None:
             )
         nfes = [r["nfe"] for r in record["results"] if r["solver"] == SEARCHED]
         plans = {n: folder / _plan_name(n) for n in nfes}
-        found = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
-        return SolverStudy.from_json(record, found)
+        searched = {n: read_plan(path)[0] for n, path in plans.items() if path.is_file()}
+        return SolverStudy.from_json(record, searched)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} is not a record of a study ({error!r}); choose another --out or --overwrite"

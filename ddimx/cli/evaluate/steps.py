@@ -12,6 +12,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
+from ..common import end_interrupted, load, one_of
 from ..output import print_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ def steps(
     reference: Annotated[
         Path, typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set.")
     ],
-    model: options.Model = "furniture",
+    model: Annotated[
+        str | None,
+        options.shared("model", help="A model of octrees, as 'ddimx sample' (default: furniture)."),
+    ] = "furniture",
     split: Annotated[
         str,
         typer.Option(
@@ -85,11 +89,11 @@ def steps(
     points: Annotated[int, typer.Option(min=1, help="Points per shape for distances.")] = 2048,
     seed: options.Seed = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads of distances (default: one a core).")
+        int | None, options.workers("Threads of distances (default: one a core).")
     ] = None,
     out: options.Out = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results in --out.")
+        bool, options.shared("overwrite", help="Replace results in --out.")
     ] = False,
     batch_size: options.BatchSize = None,
     config: options.ModelConfig = None,
@@ -97,7 +101,7 @@ def steps(
     offline: options.Offline = False,
     trust_code: options.TrustCode = False,
     device: options.Device = "auto",
-    dtype: options.Dtype = "fp32",
+    dtype: options.ExactDtype = "fp32",
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -123,8 +127,6 @@ def steps(
     from ...runs.run import locked_output
     from ...signals import polite_stop
     from ...weights.locate.source import SUFFIX
-    from ...weights.model import load_model
-    from ..parse import one_of, weights_choice
 
     parts = [one_of("split", part, PARTS) for part in _listed("split", split, str)]
     protocol = Protocol(
@@ -134,11 +136,11 @@ def steps(
         count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
-        loaded = load_model(
+        loaded = load(
             model or "furniture",
             device=device,
             dtype=dtype,
-            weights=weights_choice(weights),
+            weights=weights,
             config=config,
             offline=offline,
             trust_code=trust_code,
@@ -158,10 +160,8 @@ def steps(
         progress.say(f"{folder}: {', '.join(name for name in NAMES if (folder / name).exists())}")
         _print(record, folder, json_output)
         if record["status"] == "interrupted":
-            progress.say(
-                f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
-            )
-            raise typer.Exit(stop.exit_code)
+            again = f"the same command with --out {shlex.quote(str(folder))} goes on"
+            end_interrupted(progress, stop, f"interrupted; {again}")
 
 
 def _ways(
@@ -177,13 +177,10 @@ def _ways(
     from ...evaluation.steps.variants import Ways
     from ...models.octree.process import DiscreteProcess
 
-    if not isinstance(model.process, DiscreteProcess):
-        raise UsageError(f"this needs a model of octrees, and '{model.name}' draws images")
+    process = DiscreteProcess.of(model.process, "evaluate steps")
     return Ways(
         steps=_listed("steps", steps, int),
-        transition=_listed("transition", transition, str)
-        if transition
-        else model.process.transitions,
+        transition=_listed("transition", transition, str) if transition else process.transitions,
         routing=_listed("routing", routing, str),
         solver=solver or ["ddim"],
         eta=_listed("eta", eta, float),
@@ -211,7 +208,7 @@ def _sets(
     category: str | None,
     progress: Progress,
 ) -> Sets:
-    """Read the shapes of the model's classes, or of the one that is asked for."""
+    """Read the shapes of the model's classes, or of one of them."""
     from ...data.shapes.lists import lists_of
     from ...errors import unknown
     from ...evaluation.shapes import sets
@@ -219,15 +216,15 @@ def _sets(
 
     if category is not None and model.classes and category not in model.classes:
         raise unknown("category", category, model.classes)
-    wanted = list(model.classes) if category is None else [category]
+    classes = list(model.classes) if category is None else [category]
     whole = not lists_of(reference)  # no prepared set, so without parts
-    found = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
-    seen = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
-    listed = None if seen is None else sets.find(seen, "train")
-    known = [sets.read(one, categories=wanted, progress=progress) for one in found]
+    lists = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
+    place = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
+    training = None if place is None else sets.find(place, "train")
+    shapes = [sets.read(one, categories=classes, progress=progress) for one in lists]
     return Sets(
-        sets.joined(known),
-        None if listed is None else sets.read(listed, categories=wanted, progress=progress),
+        sets.joined(shapes),
+        None if training is None else sets.read(training, categories=classes, progress=progress),
     )
 
 

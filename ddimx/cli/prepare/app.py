@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import options
-from ..help import SETTINGS, Verb, VerbGroup
+from ..help import SETTINGS, VerbGroup, add_verb
 from . import furniture, images, octrees
 
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ def prepare() -> None:
     """
 
 
-app.command("images", cls=Verb)(images.images)
-app.command("octrees", cls=Verb)(octrees.octrees)
-app.command("furniture", cls=Verb)(furniture.furniture)
+add_verb(app, images.images)
+add_verb(app, octrees.octrees)
+add_verb(app, furniture.furniture)
 
 
-@app.command(cls=Verb)
 def emoji(
     font: Annotated[
         Path | None,
@@ -58,7 +57,8 @@ def emoji(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")
+        Path,
+        options.shared("out", metavar="FILE", help="The file to write (default: data/emoji.npz)."),
     ] = CONFIGURED_OUT,
     size: Annotated[
         int,
@@ -71,7 +71,7 @@ def emoji(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files that differ.")
+        bool, options.shared("overwrite", help="Replace existing files that differ.")
     ] = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
@@ -232,3 +232,6 @@ def _line(summary: dict[str, Any], following: str) -> str:
         f"{summary['path']}{state}: {summary['images']} images in {summary['families']} families, "
         f"{summary['held_out']} images held out, sha256 {summary['sha256']}; next: {following}"
     )
+
+
+add_verb(app, emoji)

@@ -21,7 +21,8 @@ def furniture(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")
+        Path,
+        options.shared("out", metavar="DIR", help="The folder to write (default: data/furniture)."),
     ] = Path("data/furniture"),
     depth: Depth = 6,
     category: Annotated[

@@ -33,10 +33,10 @@ def images(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="Decoding threads (default: one a core)."),
+        options.workers("Decoding threads (default: one a core)."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+        bool, options.shared("overwrite", help="Replace a file that is there.")
     ] = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,

@@ -56,22 +56,22 @@ def octrees(
     shares = _shares(split)
     _check_apart(source, out)
     check_visible(depth, visible)
-    found = find_shapes(source, category=category, skip=out)
-    if any(shape.path.suffix.lower() not in POINTS for shape in found):
+    meshes = find_shapes(source, category=category, skip=out)
+    if any(shape.path.suffix.lower() not in POINTS for shape in meshes):
         require_trimesh()
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeSet(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():
-        jobs = [job_of(shape) for shape in found]
+        jobs = [job_of(shape) for shape in meshes]
         outcome = shapes.run(
             jobs,
             workers=workers or cores(),
             progress=progress,
             overwrite=overwrite,
         )
-        given = {job.file: shape.part for job, shape in zip(jobs, found, strict=True)}
+        part = {job.file: shape.part for job, shape in zip(jobs, meshes, strict=True)}
         parts = [
-            given[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
+            part[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
             for m in outcome.made
         ]
         shapes.finish(outcome, parts, versions() | {"split": list(shares)})

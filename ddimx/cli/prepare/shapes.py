@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import DdimxError, UsageError
+from .. import options
 
 if TYPE_CHECKING:
     from ...data.shapes.prepare import Outcome, ShapeSet
@@ -17,15 +18,13 @@ SHOWN = 20  # bad meshes that are listed on the screen; --json and failures.json
 Depth = Annotated[
     int, typer.Option(metavar="N", min=1, max=12, help="Subdivisions: a grid of 2^N cells a side.")
 ]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes (default: one a core).")
-]
+Workers = Annotated[int | None, options.workers("Processes (default: one a core).")]
 Visible = Annotated[
     bool,
     typer.Option("--visible", help="Leave out cells that cannot be seen from outside (depth 1-9)."),
 ]
 Replace = Annotated[
-    bool, typer.Option("--overwrite", help="Make a set of other settings again, in its place.")
+    bool, options.shared("overwrite", help="Make a set of other settings again, in its place.")
 ]
 
 
@@ -52,13 +51,13 @@ def versions() -> dict[str, Any]:
 
     from ... import __version__
 
-    found = {"ddimx": __version__}
+    versions = {"ddimx": __version__}
     for name in ("numpy", "trimesh"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"versions": found}
+    return {"versions": versions}
 
 
 def report(
@@ -100,8 +99,8 @@ def _summary(shapes: ShapeSet, outcome: Outcome, parts: list[str]) -> dict[str, 
 
 def _text(summary: dict[str, Any]) -> str:
     """Return what the person at the terminal reads at the end."""
-    found = summary["found"]
-    state = f" ({found} were there already)" if found else ""
+    already = summary["found"]
+    state = f" ({already} were there already)" if already else ""
     counts = ", ".join(f"{count} {part}" for part, count in summary["parts"].items())
     made = f"{summary['shapes']} octrees of depth {summary['depth']}{state}"
     lines = [f"{summary['path']}: {made}: {counts}"]

@@ -13,7 +13,9 @@ from ...discrete.draws import location_codes
 from ...discrete.elbo import Grid, elbo_terms, grid, stratified
 from ...discrete.transition import corrupt
 from ...models.octree.network import cut
-from ...models.octree.process import TRANSITIONS, DiscreteProcess, clean_logits
+from ...models.octree.plans import TRANSITIONS
+from ...models.octree.process import DiscreteProcess
+from ...models.octree.sampler import clean_logits
 from ...models.octree.tokens import Condition, Layout, Tokens
 from ...noise import Noise, Stream
 from ...octree.tree import Octree

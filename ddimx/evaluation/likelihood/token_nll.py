@@ -13,7 +13,8 @@ from ...config import Transition
 from ...data.arrays import Integers
 from ...data.shapes.octrees import ShapeSource
 from ...errors import DdimxError, UsageError, unknown
-from ...models.octree.process import TRANSITIONS, DiscreteProcess
+from ...models.octree.plans import TRANSITIONS
+from ...models.octree.process import DiscreteProcess
 from ...noise import Noise
 from ...progress import Progress
 from ...runs.batches import in_batches
@@ -127,9 +128,7 @@ def token_nll(
         UsageError: no shapes, or a model of images.
         DdimxError: a network that returned something that is not finite.
     """
-    process = model.process
-    if not isinstance(process, DiscreteProcess):
-        raise UsageError(f"model '{model.name}' does not draw octrees")
+    process = DiscreteProcess.of(model.process, "the bound of octrees")
     if not len(source):
         raise UsageError("this part of the data has no shapes; see --split")
     numbers = spread(len(source), settings.count)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...errors import UsageError
-from ...sampling.plans import times_for
+from ...models.plans import times_for
 from ...sampling.settings import Settings
 from ...solvers.plan import Plan
-from ...solvers.registry import SOLVERS, SolverChoice, all_names, parse_solver
+from ...solvers.registry import SOLVERS, SolverChoice, all_names, make_plan, parse_solver
 from ...solvers.timesteps import SPACINGS
 from ...weights.model import Model
 from .reference import AfterRow, Reference, rmse, run_plan
@@ -49,7 +49,8 @@ def candidates(
     for name in solvers:
         if SOLVERS[parse_solver(name).kind].adds_noise:
             raise UsageError(f"{name} adds noise: its x_0 is no approximation of one result")
-    total = model.process.schedule.num_timesteps
+    schedule = model.process.schedule
+    total = schedule.num_timesteps
     for nfe in nfes:
         for solver in solvers:
             for spacing in spacings:
@@ -60,7 +61,8 @@ def candidates(
                         raise
                     reasons.append(str(error))
                     continue
-                plan = model.process.plan(SolverChoice(solver, eta=0.0), times)
+                choice = SolverChoice(solver, eta=0.0)
+                plan = make_plan(choice, schedule, times, model.config.diffusion.prediction)
                 plans.append((nfe, solver, spacing, plan))
     return plans, reasons
 

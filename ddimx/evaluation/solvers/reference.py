@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...sampling.batch import finish_all
 from ...sampling.settings import Settings
 from ...solvers.executor import Step
 from ...solvers.plan import Plan
-from ...solvers.registry import SolverChoice
+from ...solvers.registry import SolverChoice, make_plan
 from ...solvers.timesteps import Times
 from ...weights.model import Model
 
@@ -46,8 +47,8 @@ def run_plan(
     model: Model, settings: Settings, plan: Plan, after_row: AfterRow | None = None
 ) -> Tensor:
     """Return the results of a plan for the samples of ``settings``, float32 [N, ...]."""
-    plan_settings = replace(settings, table=plan)
-    return finish_all(model, plan_settings, settings.indices, after_row=after_row)
+    mine = replace(settings, plan=plan)
+    return torch.stack(finish_all(model, mine, settings.indices, after_row=after_row))
 
 
 def fine_times(model: Model, evaluations: int) -> Times:
@@ -57,7 +58,9 @@ def fine_times(model: Model, evaluations: int) -> Times:
 
 def fine_plan(model: Model, evaluations: int) -> Plan:
     """Return the plan of a reference with that many evaluations."""
-    return model.process.plan(SolverChoice(SOLVER), fine_times(model, evaluations))
+    times = fine_times(model, evaluations)
+    schedule, prediction = model.process.schedule, model.config.diffusion.prediction
+    return make_plan(SolverChoice(SOLVER), schedule, times, prediction)
 
 
 def refine(

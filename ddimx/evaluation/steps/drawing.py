@@ -10,43 +10,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...discrete.cells import Level, octrees
+from ...discrete.executor import TokenStep
 from ...octree.tree import Octree
 from ...progress import Progress
-from ...runs.batches import in_batches
-from ...sampling.batch import run_tokens
+from ...runs.run import Stopped
+from ...sampling.batch import finish_all
 from ...sampling.settings import Settings
 from ...signals import Stop
 from ...weights.model import Model
 
 
-def drawn(
-    model: Model, settings: Settings, labels: Tensor | None, progress: Progress, stop: Stop
+def draw_trees(
+    model: Model, settings: Settings, progress: Progress, stop: Stop
 ) -> list[Octree] | None:
     """Return the shapes of ``settings.indices``, or None where ``stop`` became true meanwhile.
 
-    Args:
-        labels: int64 [count], the classes in the order of the indices; None for a model without.
-        progress: is advanced by the batch's size after each row of the plan.
+    ``progress`` is advanced by the batch's size after each row of the plan.
     """
 
-    def draw(indices: Sequence[int]) -> list[Octree] | None:
-        places = [settings.indices.index(i) for i in indices]
-        own = None if labels is None else labels[places]
-        levels: tuple[Level, ...] = ()
-        for step in run_tokens(model, settings, indices, own):
-            levels = step.levels
-            progress.advance(len(indices))
-            if stop:
-                return None
-        return octrees(levels)
+    def after_row(_: TokenStep, samples: Sequence[int]) -> None:
+        progress.advance(len(samples))
+        if stop:
+            raise Stopped
 
-    trees: list[Octree] = []
-    for _, batch in in_batches(settings.indices, settings.batch_size, draw):
-        if batch is None:
-            return None
-        trees += batch
-    return trees
+    try:
+        return finish_all(model, settings, settings.indices, after_row=after_row)
+    except Stopped:
+        return None
 
 
 def mixed_as(names: Sequence[str], classes: Sequence[str], count: int) -> Tensor | None:

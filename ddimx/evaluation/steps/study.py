@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ...signals import Stop
 from ...weights.model import Model
 from ..shapes.quality import Protocol, quality
 from ..shapes.sets import ShapeSet, named_on_both_sides
-from .drawing import counted_calls, drawn, mixed_as
+from .drawing import counted_calls, draw_trees, mixed_as
 from .variants import Way, Ways
 
 Row = dict[str, Any]
@@ -64,8 +64,7 @@ class StepsStudy:
         Raises:
             UsageError: a model of images, or a ``earlier`` of other shapes or settings.
         """
-        if not isinstance(model.process, DiscreteProcess):
-            raise UsageError(f"this needs a model of octrees, and '{model.name}' draws images")
+        self._depth = DiscreteProcess.of(model.process, "evaluate steps").depth
         self._model, self._sets, self._settings = model, sets, settings
         protocol = settings.protocol.to_json()
         digest = hashlib.sha256()
@@ -151,8 +150,7 @@ class StepsStudy:
         train, reference = self._sets.train, self._sets.reference
         if train is None or "training" in self.record:
             return
-        assert isinstance(self._model.process, DiscreteProcess)
-        depth = self._model.process.depth
+        depth = self._depth
         record = quality(
             [tree.coarser(depth) for tree in train.trees],
             [tree.coarser(depth) for tree in reference.trees],
@@ -168,15 +166,18 @@ class StepsStudy:
         self, way: Way, settings: Settings, what: str, progress: Progress, stop: Stop
     ) -> Row | None:
         """Draw and measure one way; None where somebody asked to stop meanwhile."""
-        progress.start(what, settings.count * len(settings.token_plan))
+        progress.start(what, settings.count * len(settings.plan))
         start_seconds = time.perf_counter()
         labels = (
             labels_for(settings, self._model, settings.indices)
             if self._settings.mix == "even"
             else mixed_as(self._sets.reference.categories, self._model.classes, settings.count)
         )
+        if labels is not None:
+            names = (*self._model.classes, "none")
+            settings = replace(settings, category=tuple(names[label] for label in labels))
         with counted_calls(self._model) as calls:
-            trees = drawn(self._model, settings, labels, progress, stop)
+            trees = draw_trees(self._model, settings, progress, stop)
         seconds = time.perf_counter() - start_seconds
         if trees is None:
             return None
@@ -193,7 +194,7 @@ class StepsStudy:
         )
         return {
             **asdict(way),
-            "nfe": settings.token_plan.nfe,
+            "nfe": settings.plan.nfe,
             "calls": calls["network"] / batches,
             "seconds_per_shape": seconds / settings.count,
             "leaves": float(np.mean([tree.counts[-1] for tree in trees])),

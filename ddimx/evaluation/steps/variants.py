@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ...sampling.settings import Asked, Settings, resolve
+from ...options import Options
+from ...sampling.settings import Settings, resolve
 from ...weights.model import Model
 
 
@@ -29,9 +30,9 @@ class Way:
         Raises:
             UsageError: options that do not exist or do not go together.
         """
-        options: dict[str, Any] = asdict(self)
-        asked = Asked(**options, seed=seed, count=count, batch_size=batch_size)
-        return resolve(asked, model)
+        values: dict[str, Any] = asdict(self)
+        values |= {"seed": seed, "count": count, "batch_size": batch_size}
+        return resolve(Options.of(values), model)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ...progress import Progress
 from ...runs.contact_sheet import MOST, write_grid
 from ...runs.record import Record
 from ...runs.run import Asked, Filling, Stopped, begin
-from ...runs.sinks import ARRAY_FORMATS, open_sink
+from ...runs.sinks import open_sink
 from ...sampling import manifest
 from ...sampling.run import clear
 from ...signals import Stop
@@ -31,7 +31,6 @@ def run_prompt(request: PromptRequest, stop: Stop, progress: Progress) -> tuple[
     """
     plan = request.plan()
     record = record_of(request, plan)
-    one_file = request.kind in ARRAY_FORMATS
     asked = Asked(
         verb="sample",
         label=Path(request.model.name).name,
@@ -39,7 +38,6 @@ def run_prompt(request: PromptRequest, stop: Stop, progress: Progress) -> tuple[
         overwrite=request.overwrite,
         identity=record["identity"],
         count=len(request.indices),
-        one_file=one_file,
         read=manifest.read,
         translate=lambda before: manifest.translated(before, record["identity"], plan),
         clear=clear,
@@ -57,13 +55,13 @@ def run_prompt(request: PromptRequest, stop: Stop, progress: Progress) -> tuple[
                     raise Stopped
                 return tensors
 
-            sink.write(batch, draw_images(request, batch, on_step), None)
+            sink.write(batch, list(draw_images(request, batch, on_step)), None)
 
         def conclude() -> Record:
             write_grid(folder / "grid.png", sink.pixels(request.indices[:MOST]))
             return {}
 
-        filling = Filling(folder, before, record, sink, request.indices, one_file)
+        filling = Filling(folder, before, record, sink, request.indices)
         filling.fill(draw, conclude, stop, progress, title="drawing", rows=plan.nfe)
     return record, folder
 

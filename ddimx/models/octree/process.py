@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...config import Config, Transition
+from ...config import Config, SamplingConfig, Transition
+from ...discrete.cells import octrees
 from ...discrete.draws import location_codes
+from ...discrete.executor import TokenStep, execute
+from ...discrete.plan import TokenPlan
 from ...discrete.transition import corrupt
-from ...errors import DdimxError, UsageError
+from ...errors import UsageError
 from ...noise import Noise, Stream
-from ...solvers.executor import Draw, Known, Step
-from ...solvers.plan import Plan
-from ...solvers.registry import SolverChoice
+from ...octree.tree import Octree
+from ...options import Options
+from ...runs.shape_sink import FORMAT, ShapeSink
+from ...runs.sinks import Sink
 from ...solvers.schedule import Schedule, zero_terminal_snr
-from ...solvers.timesteps import Times
-from ..process import Draws, drawn_labels, drawn_timesteps
+from ...splats.preview.render import render_thumbnail
+from ..process import Draws, Given, Process, drawn_labels, drawn_timesteps
 from .network import cut
-from .tokens import IDS, MASK, Condition, Layout, Tokens
-
-TRANSITIONS: tuple[Transition, ...] = get_args(Transition)
+from .plans import DEFAULT_STEPS, TRANSITIONS, token_plan_for
+from .sampler import TokenDenoiser, clean_logits
+from .tokens import MASK, Condition, Layout, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +49,14 @@ class DiscreteProcess:
     parent_corruption: float = 0.0
     transitions: tuple[Transition, ...] = ("absorbing",)
     antithetic: bool = True
+    defaults: SamplingConfig = field(default_factory=SamplingConfig)
 
-    shape: tuple[int, ...] = ()
+    shape: ClassVar[tuple[int, ...]] = ()
+    draws: ClassVar[str] = "octrees"
+    formats: ClassVar[tuple[str, ...]] = (FORMAT,)
+    # How many tokens share a product with a sample's would else decide the last bits of its logits.
+    micro_batch: ClassVar[int] = 1
+    even_rows: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: Config) -> DiscreteProcess:
@@ -65,7 +78,19 @@ class DiscreteProcess:
             parent_corruption=config.training.parent_corruption,
             transitions=config.diffusion.transitions,
             antithetic=config.training.antithetic,
+            defaults=config.sampling,
         )
+
+    @classmethod
+    def of(cls, process: Process, what: str) -> DiscreteProcess:
+        """Return a process as this one, for work that no other kind has.
+
+        Raises:
+            UsageError: another kind; ``what`` is the work, for the message.
+        """
+        if not isinstance(process, cls):
+            raise UsageError(f"{what} needs a model of octrees, and this one draws {process.draws}")
+        return process
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
         """Return every shape's cross-entropy in nats per token, float32 [B].
@@ -86,27 +111,64 @@ class DiscreteProcess:
         nats = F.cross_entropy(logits.float(), ids.long(), reduction="none")  # [N]
         return _weighted(nats, noised, alpha, kinds)
 
-    def plan(self, choice: SolverChoice, times: Times) -> Plan:
-        """Refuse: this is for images; tokens have :mod:`ddimx.discrete.solvers`."""
-        raise _no_images()
+    @property
+    def preview(self) -> Options:
+        """Return the options of the samples that training shows: all of them our defaults."""
+        return Options(solver="ddim", steps=DEFAULT_STEPS, transition=self.transitions[0])
 
-    def prior(self, noise: Noise, samples: Tensor, device: torch.device) -> Tensor:
-        """Refuse: a level's cells, and so its noise, are not known before the coarser ones."""
-        raise _no_images()
+    def plan(self, options: Options) -> TokenPlan:
+        """Return the options' plan; see :func:`ddimx.models.octree.plans.token_plan_for`."""
+        return token_plan_for(options, self.schedule, self.depth, self.transitions, self.defaults)
 
-    def sample(
+    def run(
         self,
         network: nn.Module,
-        plan: Plan,
-        start: Tensor,
-        draw: Draw,
+        plan: TokenPlan,
+        indices: Tensor,
+        noise: Noise,
         *,
         labels: Tensor | None = None,
         guidance: float = 1.0,
-        known: Known | None = None,
-    ) -> Iterator[Step]:
-        """Refuse: tokens are drawn by :func:`ddimx.models.octree.sampler.draw_tokens`."""
-        raise _no_images()
+        given: Given | None = None,
+    ) -> Iterator[TokenStep]:
+        """Run ``plan``, level by level, and yield after every row.
+
+        Raises:
+            UsageError: something given: a level's cells, and so its noise, are not known before
+                the coarser ones.
+        """
+        if given is not None and (given.start is not None or given.known is not None):
+            raise UsageError("a model of octrees takes no start and no known part")
+        denoiser = TokenDenoiser(
+            network,
+            transition=torch.full_like(indices, TRANSITIONS.index(plan.transition)),
+            labels=labels,
+            null_label=self.num_classes if self.num_classes else None,
+            guidance=guidance,
+        )
+        return execute(plan, denoiser, indices, noise, guidance=guidance, device=indices.device)
+
+    def finish(self, step: TokenStep) -> list[Octree]:
+        """Return the trees."""
+        return octrees(step.levels)
+
+    def sink(
+        self,
+        folder: Path,
+        kind: str,
+        *,
+        classes: Sequence[str] = (),
+        about: Mapping[str, str] | None = None,
+    ) -> Sink:
+        """Return what writes one token file for every tree; they carry their class."""
+        return ShapeSink(folder, kind, classes)
+
+    def picture(self, sample: Octree) -> npt.NDArray[np.uint8]:
+        """Return a view of a tree, uint8 [H, W, 3]."""
+        return render_thumbnail(sample)
+
+    def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> None:
+        """Return None: how many tokens a shape has is not known before it is drawn."""
 
     def _times(self, draws: Draws) -> Tensor:
         """Draw one time for every level: int64 [B, depth] in 0..T-1."""
@@ -174,40 +236,6 @@ class DiscreteProcess:
         if not self.num_classes:
             return None
         return drawn_labels(draws, batch["label"], self.num_classes, self.class_dropout)
-
-
-def _no_images() -> UsageError:
-    return UsageError(
-        "this is a model of octrees and draws no images; 'ddimx sample' and 'ddimx export' are "
-        "for it"
-    )
-
-
-def clean_logits(out: Any, count: int) -> Tensor:
-    """Return a token network's logits [N, 256] of clean ids, column 0 excluded.
-
-    A network returns them alone, or the seed project's pair ``(pred_x0, score)``, whose score
-    nothing here needs.
-
-    Raises:
-        DdimxError: something else.
-    """
-    logits = out[0] if isinstance(out, tuple) and out else out
-    if not isinstance(logits, Tensor):
-        raise _strange(count, type(logits).__name__)
-    if logits.shape != (count, IDS):
-        raise _strange(count, str(tuple(logits.shape)))
-    if not logits.is_floating_point():
-        raise _strange(count, str(logits.dtype).removeprefix("torch."))
-    illegal = torch.zeros(IDS, device=logits.device, dtype=logits.dtype)
-    illegal[MASK] = float("-inf")
-    return logits + illegal
-
-
-def _strange(count: int, got: str) -> DdimxError:
-    return DdimxError(
-        f"a token network must return logits [{count}, {IDS}] or (pred_x0, score), got {got}"
-    )
 
 
 def _weighted(nats: Tensor, noised: Tokens, alpha: Tensor, kinds: Tensor) -> Tensor:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...discrete.cells import Cells, Level
-from ...discrete.executor import TokenRaw, TokenStep, execute
-from ...discrete.plan import TokenPlan
-from ...errors import UsageError
-from ...noise import Noise
-from .process import TRANSITIONS, DiscreteProcess, clean_logits
-from .tokens import Cache, Condition, Counts, Layout, Tokens
+from ...discrete.executor import TokenRaw
+from ...errors import DdimxError, UsageError
+from .tokens import IDS, MASK, Cache, Condition, Counts, Layout, Tokens
 
 
 class TokenDenoiser:
@@ -101,33 +99,29 @@ def joined(levels: Sequence[Level]) -> Tokens:
     return Tokens(Layout.of(keys, counts), torch.cat([level.ids for level in levels])[order])
 
 
-def draw_tokens(
-    process: DiscreteProcess,
-    network: nn.Module,
-    plan: TokenPlan,
-    samples: Tensor,
-    noise: Noise,
-    *,
-    labels: Tensor | None = None,
-    guidance: float = 1.0,
-    cached: bool = True,
-) -> Iterator[TokenStep]:
-    """Run a plan for these sample indices and yield after every row, coarsest level first.
+def clean_logits(out: Any, count: int) -> Tensor:
+    """Return a token network's logits [N, 256] of clean ids, column 0 excluded.
 
-    Args:
-        samples: int64 [B], on the device to compute on.
-        labels: int64 [B] classes; ``process.num_classes`` means none.
+    A network returns them alone, or the seed project's pair ``(pred_x0, score)``, whose score
+    nothing here needs.
+
+    Raises:
+        DdimxError: something else.
     """
-    transition = torch.full_like(samples, TRANSITIONS.index(plan.transition))
-    denoiser = TokenDenoiser(
-        network,
-        transition=transition,
-        labels=labels,
-        null_label=process.num_classes if process.num_classes else None,
-        guidance=guidance,
-        cached=cached,
+    logits = out[0] if isinstance(out, tuple) and out else out
+    if not isinstance(logits, Tensor):
+        wrong = type(logits).__name__
+    elif logits.shape != (count, IDS):
+        wrong = str(tuple(logits.shape))
+    elif not logits.is_floating_point():
+        wrong = str(logits.dtype).removeprefix("torch.")
+    else:
+        illegal = torch.zeros(IDS, device=logits.device, dtype=logits.dtype)
+        illegal[MASK] = float("-inf")
+        return logits + illegal
+    raise DdimxError(
+        f"a token network must return logits [{count}, {IDS}] or (pred_x0, score), got {wrong}"
     )
-    return execute(plan, denoiser, samples, noise, guidance=guidance, device=samples.device)
 
 
 def _layout(cells: Cells) -> Layout:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ddimx.sampling.settings import Asked, resolve
+from ddimx.options import Options
+from ddimx.sampling.settings import resolve
 
 MEAN, DEVIATION = 0.3, 0.4
 
@@ -35,14 +36,14 @@ def normal_pixels(model):
 
 
 def settings_of(model, seed=0, count=3):
-    asked = Asked(solver="ddim", eta=0.0, steps=1, seed=seed, count=count, batch_size=2)
+    asked = Options(solver="ddim", eta=0.0, steps=1, seed=seed, count=count, batch_size=2)
     return resolve(asked, model)
 
 
 def exact_end(model, settings):
     """Return x_0 of the flow down to t = 0, where x0's mean is the last word; float64."""
     index = torch.tensor(list(settings.indices))
-    x = model.process.prior(settings.noise, index, torch.device("cpu")).double()
+    x = settings.noise.normal(index, model.process.shape).double()
     ab = model.process.schedule.alpha_bar(np.array([999.0, 0.0]))
     scale = np.sqrt(ab * DEVIATION**2 + 1 - ab)
     last = np.sqrt(ab[1]) * MEAN + (x - np.sqrt(ab[0]) * MEAN) * scale[1] / scale[0]

@@ -37,7 +37,7 @@ def test_trajectories_hold_every_state(plain):
     assert along.times.tolist() == np.linspace(0, 999, EVALUATIONS)[1:].tolist()
     assert set(along.states) == set(along.times.tolist())
     index = torch.tensor(list(settings.indices))
-    start = plain.process.prior(settings.noise, index, torch.device("cpu"))
+    start = settings.noise.normal(index, plain.process.shape)
     assert torch.equal(along.states[999.0], start)
     assert all(state.shape == start.shape for state in along.states.values())
 

@@ -8,12 +8,15 @@ from torch import nn
 from ddimx.config_file import override
 from ddimx.data.shapes.batches import packed
 from ddimx.errors import DdimxError, UsageError
-from ddimx.models.octree.process import DiscreteProcess, clean_logits
+from ddimx.models.gaussian import GaussianProcess
+from ddimx.models.octree.process import DiscreteProcess
+from ddimx.models.octree.sampler import clean_logits
 from ddimx.models.octree.tokens import MASK, Layout
-from ddimx.models.process import Draws
+from ddimx.models.process import Draws, Given
 from ddimx.noise import Noise
 from ddimx.octree.tree import Octree
-from ddimx.solvers.registry import SolverChoice
+from ddimx.options import Options
+from ddimx.solvers.executor import Known
 from ddimx.solvers.schedule import Schedule
 
 from .small import DEPTH, network, octree_config, tokens_of, tree, trees
@@ -344,15 +347,21 @@ def test_another_answer_is_one_clear_error(out, got):
 # --- what it is not for ---------------------------------------------------------------------------
 
 
-def test_the_ways_of_images_are_refused():
+def test_nothing_can_be_given():
     process = process_of()
-    for refused in (
-        lambda: process.plan(SolverChoice("ddim"), None),
-        lambda: process.prior(Noise(0), torch.arange(1), torch.device("cpu")),
-        lambda: process.sample(nn.Identity(), None, None, None),
-    ):
-        with pytest.raises(UsageError, match="a model of octrees and draws no images"):
-            refused()
+    plan = process.plan(Options(steps=1))
+    known = Known(torch.zeros(1), torch.zeros(1))
+    for given in (Given(start=torch.zeros(1)), Given(known=known)):
+        with pytest.raises(UsageError, match="takes no start and no known part"):
+            process.run(nn.Identity(), plan, torch.arange(1), Noise(0), given=given)
+
+
+def test_work_for_octrees_names_what_the_model_draws():
+    process = process_of()
+    assert DiscreteProcess.of(process, "this") is process
+    images = GaussianProcess(process.schedule, "epsilon", (3, 8, 8))
+    with pytest.raises(UsageError, match="this needs a model of octrees, and this one draws image"):
+        DiscreteProcess.of(images, "this")
 
 
 def test_a_depth_is_needed():

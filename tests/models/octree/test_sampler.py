@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from ddimx.discrete.cells import levels_of, octrees
-from ddimx.discrete.executor import sample_levels
+from ddimx.discrete.executor import execute, sample_levels
 from ddimx.discrete.solvers import make_token_plan
 from ddimx.errors import DdimxError, UsageError
+from ddimx.models.octree.plans import TRANSITIONS
 from ddimx.models.octree.process import DiscreteProcess
-from ddimx.models.octree.sampler import TokenDenoiser, draw_tokens, joined
+from ddimx.models.octree.sampler import TokenDenoiser, joined
 from ddimx.noise import Noise
 from ddimx.octree.tree import from_tokens
 
@@ -31,10 +32,16 @@ def plan_of(process, **given):
 def drawn(net, process, samples, *, labels=None, plan=None, seed=0, **given):
     index = torch.tensor(samples)
     labels = index % 3 if labels is None else labels
-    steps = draw_tokens(
-        process, net, plan or plan_of(process), index, Noise(seed), labels=labels, **given
-    )
+    steps = process.run(net, plan or plan_of(process), index, Noise(seed), labels=labels, **given)
     return octrees(sample_levels(steps))
+
+
+def drawn_without_cache(net, samples, plan):
+    """The same as ``drawn``, with the finished levels encoded anew at each call."""
+    index = torch.tensor(samples)
+    kind = torch.full_like(index, TRANSITIONS.index(plan.transition))
+    ask = TokenDenoiser(net, transition=kind, labels=index % 3, cached=False)
+    return octrees(sample_levels(execute(plan, ask, index, Noise(0))))
 
 
 def same(a, b):
@@ -108,7 +115,7 @@ def test_the_network_is_given_the_time_and_what_is_finished():
     net = network()
     net.register_forward_pre_hook(lambda _, a: recorded.append((a[0], a[2], a[3])))
     index = torch.tensor([4, 5])
-    steps = list(draw_tokens(process, net, plan, index, Noise(0), labels=torch.tensor([2, 0])))
+    steps = list(process.run(net, plan, index, Noise(0), labels=torch.tensor([2, 0])))
     assert len(recorded) == plan.nfe == len(steps) == 7  # 1 + 3 + 3
     for (noised, condition, cache), step in zip(recorded, steps, strict=True):
         assert noised.t.tolist() == [[pytest.approx(step.t)]] * 2
@@ -151,7 +158,7 @@ def test_samples_are_valid_and_the_same_alone_in_company_and_without_a_cache(tra
     for index, tree in zip([3, 4, 9], together, strict=True):
         (alone,) = drawn(net, process, [index], plan=plan)
         assert same(alone, tree)
-    for a, b in zip(drawn(net, process, [3, 4, 9], plan=plan, cached=False), together, strict=True):
+    for a, b in zip(drawn_without_cache(net, [3, 4, 9], plan), together, strict=True):
         assert same(a, b)
     other = drawn(net, process, [3], plan=plan, seed=1)
     assert not same(other[0], together[0])
@@ -206,7 +213,7 @@ class Peaked(nn.Module):
 def test_a_network_without_encode_is_given_all_finished_levels(pair):
     net, process = Peaked([0b10000001, 3, 255], pair), process_of(classes=())
     index = torch.tensor([0, 1])
-    levels = sample_levels(draw_tokens(process, net, plan_of(process), index, Noise(0)))
+    levels = sample_levels(process.run(net, plan_of(process), index, Noise(0)))
     for tree in octrees(levels):
         assert [set(m.tolist()) for m in tree.masks] == [{0b10000001}, {3}, {255}]
         assert tree.counts == (1, 2, 4, 32)

@@ -1,0 +1,98 @@
+"""Which token plan the options describe, and how many steps make a number of evaluations."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import get_args
+
+from ...config import SamplingConfig, Transition
+from ...discrete.plan import Routing, TokenPlan
+from ...discrete.solvers import make_token_plan
+from ...errors import UsageError
+from ...options import Options
+from ...solvers.registry import AUTO, parse_solver
+from ...solvers.schedule import Schedule
+
+TRANSITIONS: tuple[Transition, ...] = get_args(Transition)
+DEFAULT_STEPS = 8  # per level; a model's own configuration says what was measured for it
+DEFAULT_ROUTING: Routing = "random"
+MOST_STEPS = 4096
+
+
+def token_plan_for(
+    options: Options,
+    schedule: Schedule,
+    depth: int,
+    transitions: Sequence[Transition],
+    defaults: SamplingConfig,
+) -> TokenPlan:
+    """Return the token plan that the options describe, with remarks on it in its notes.
+
+    Args:
+        options: what is asked for.
+        schedule, depth: of the model; its trees have leaves at ``depth``.
+        transitions: the kinds of noise that the model was trained on.
+        defaults: the model's; what they leave open, ours decide.
+
+    Raises:
+        UsageError: a solver that tokens do not have, values out of range, or a number of
+            evaluations that no number of steps makes.
+    """
+    pfdiff = _pfdiff(options.solver or defaults.solver or "ddim")
+    transition = options.transition or defaults.transition or transitions[0]
+    eta = options.eta if options.eta is not None else defaults.eta
+    temperature = options.temperature if options.temperature is not None else defaults.temperature
+
+    def plan(steps: int) -> TokenPlan:
+        return make_token_plan(
+            schedule,
+            depth,
+            steps=steps,
+            transition=transition,
+            eta=eta or 0.0,
+            routing=options.routing or defaults.routing or DEFAULT_ROUTING,
+            spacing=options.spacing or defaults.spacing,
+            temperature=1.0 if temperature is None else temperature,
+            pfdiff=pfdiff,
+        )
+
+    if options.nfe is None:
+        made = plan(options.steps or defaults.steps or DEFAULT_STEPS)
+    elif options.steps is not None:
+        raise UsageError("--nfe gives the number of evaluations; omit --steps")
+    else:
+        most = min(8 ** (depth - 1), MOST_STEPS)  # no level has more cells than that
+        made = _with_evaluations(plan, options.nfe, most)
+    if transition in transitions:
+        return made
+    return replace(made, notes=(*made.notes, f"this model was not trained on {transition} noise"))
+
+
+def _pfdiff(solver: str) -> tuple[int, int] | None:
+    name = None if solver == AUTO else parse_solver(solver)
+    if name is not None and name.kind == "ddim":
+        return None
+    if name is None or name.kind != "pfdiff":
+        raise UsageError(f"--solver {solver}: tokens have ddim and pfdiff:k,h")
+    k, h = name.args
+    return k, h
+
+
+def _with_evaluations(plan: Callable[[int], TokenPlan], nfe: int, most: int) -> TokenPlan:
+    """Return the plan of the most steps per level, of 1..most, that makes ``nfe`` evaluations.
+
+    Raises:
+        UsageError: no number of steps does.
+    """
+    # More steps never make fewer evaluations.
+    steps = bisect_right(range(1, most + 1), nfe, key=lambda n: plan(n).nfe)
+    near = [plan(n) for n in (steps, steps + 1) if 1 <= n <= most]
+    fitting = [made for made in near if made.nfe == nfe]
+    if not fitting:
+        raise UsageError(
+            f"no number of steps per level makes exactly {nfe} evaluations; "
+            f"nearest: {' and '.join(str(made.nfe) for made in near)}"
+        )
+    return fitting[0]

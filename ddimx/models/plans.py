@@ -1,0 +1,131 @@
+"""Which plan the options describe: a solver over chosen times, or a given plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import Prediction, SamplingConfig
+from ..errors import UsageError
+from ..options import Options
+from ..solvers import auto
+from ..solvers.ddpm import Variance
+from ..solvers.plan import Plan
+from ..solvers.plan_file import check_fits
+from ..solvers.registry import (
+    AUTO,
+    SOLVERS,
+    SolverChoice,
+    evaluations,
+    make_plan,
+    most_times,
+    parse_solver,
+)
+from ..solvers.schedule import Schedule
+from ..solvers.timesteps import Times, explicit, spaced
+
+DEFAULT_STEPS = 50
+
+
+def plan_for(
+    options: Options,
+    schedule: Schedule,
+    prediction: Prediction,
+    defaults: SamplingConfig,
+    variance: Variance = "large",
+) -> Plan:
+    """Return the plan that the options describe, with remarks on it in its notes.
+
+    Args:
+        options: what is asked for; ``plan`` is a :class:`ddimx.plan.Plan` here, not a file.
+        schedule, prediction: of the model.
+        defaults: the model's; what they leave open, ours decide: 50 steps of DDIM.
+        variance: ddpm's, where the options name none.
+
+    Raises:
+        UsageError: options that exclude each other, or that no plan meets.
+    """
+    clip = options.clip
+    if options.plan is not None:
+        others = ("solver", "steps", "nfe", "spacing", "timesteps", "eta", "variance")
+        excess = options.flags_given(others)
+        if excess:
+            raise UsageError(f"--plan holds solver and times; omit {', '.join(excess)}")
+        check_fits(options.plan, schedule, prediction)
+        plan: Plan = options.plan
+    else:
+        solver, times, notes = _solver_and_times(options, schedule.num_timesteps, defaults)
+        kind = parse_solver(solver).kind
+        choice = SolverChoice(solver, options.eta, options.variance)
+        if "eta" in SOLVERS[kind].options and choice.eta is None:
+            choice = replace(choice, eta=defaults.eta)
+        if "variance" in SOLVERS[kind].options and choice.variance is None:
+            choice = replace(choice, variance=variance)
+        if kind == "ddim" and clip is None:
+            clip = defaults.clip
+        plan = make_plan(choice, schedule, times, prediction)
+        plan = replace(plan, notes=notes + plan.notes)
+    if clip is None:
+        return plan
+    return plan.with_clip(None if clip == "none" else clip)
+
+
+def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
+    """Return the times of a spacing with which a solver makes exactly ``nfe`` evaluations.
+
+    Of several numbers of steps, the one that gives the most times at this cost, then the nearest.
+
+    Raises:
+        UsageError: a number below 1, or that no number of steps gives.
+    """
+    if nfe < 1:
+        raise UsageError(f"nfe must be at least 1, got {nfe}")
+    aim = most_times(solver, nfe)
+    counts = {steps: len(spaced(spacing, total, steps)) for steps in range(1, total + 1)}
+    costs = {steps: evaluations(solver, n) for steps, n in counts.items()}
+    fitting = [steps for steps in counts if costs[steps] == nfe]
+    if not fitting:
+        below = [cost for cost in costs.values() if cost < nfe]
+        above = [cost for cost in costs.values() if cost > nfe]
+        near = [*([max(below)] if below else []), *([min(above)] if above else [])]
+        raise UsageError(
+            f"{solver} with spacing '{spacing}' never makes exactly {nfe} evaluations; "
+            f"nearest: {' and '.join(str(n) for n in near)}"
+        )
+    best = min(fitting, key=lambda steps: (abs(counts[steps] - aim), abs(steps - aim)))
+    return spaced(spacing, total, best)
+
+
+def _solver_and_times(
+    options: Options, total: int, defaults: SamplingConfig
+) -> tuple[str, Times, tuple[str, ...]]:
+    """Return a solver's name and its times, with remarks on how they were chosen."""
+    if options.nfe is not None and options.steps is not None:
+        raise UsageError("--nfe gives the number of evaluations; omit --steps")
+    solver = options.solver or defaults.solver or "ddim"
+    spacing = options.spacing or defaults.spacing
+    steps = options.nfe or options.steps or defaults.steps or DEFAULT_STEPS
+    nfe = options.nfe
+    notes: tuple[str, ...] = ()
+    if solver == AUTO:
+        if options.eta or options.variance is not None:
+            raise UsageError("--solver auto chooses among deterministic solvers; name one instead")
+        if options.timesteps is not None:
+            raise UsageError("--solver auto chooses the times too; name a solver with --timesteps")
+        nfe = steps  # what a step costs differs between solvers: auto goes by evaluations
+        solver, best = auto.choose(nfe)
+        spacing = options.spacing or best
+        notes = (f"auto: {solver} with spacing '{spacing}' for {nfe} evaluations",)
+    spacing = spacing or "ddim"
+    if options.timesteps is not None:
+        if (options.steps, options.nfe, options.spacing) != (None, None, None):
+            raise UsageError("--timesteps lists the times; omit --steps and --spacing")
+        return solver, explicit(options.timesteps, total), notes
+    if nfe is not None:
+        times = times_for(nfe, solver, spacing, total)
+    else:
+        times = spaced(spacing, total, steps)
+        if len(times) != steps:
+            notes += (f"spacing '{spacing}' with {steps} steps visits {len(times)} timesteps",)
+    if len(times) == 1 and times[0] == 0:
+        notes += (f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing",)
+    return solver, times, notes

@@ -1,0 +1,7 @@
+"""The files that images can be written to, by the values of ``--format``."""
+
+from __future__ import annotations
+
+IMAGE_FORMATS = ("png", "webp")  # a file for each sample
+ARRAY_FORMATS = ("npz", "npy", "adm")  # one file for all
+FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)

@@ -1,0 +1,122 @@
+"""A kind of model that the package has never heard of trains, samples, resumes and is exported."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import ddimx
+from ddimx.errors import UsageError
+from tests.conftest import cli_environment
+from tests.models import toy_process
+
+TOY = Path(toy_process.__file__)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_npz):
+    """A folder in which the toy was trained for 20 steps."""
+    folder = tmp_path_factory.mktemp("toy")
+    shutil.copy(TOY, folder / "toy.py")
+    config = {
+        "data": {"dataset": "NPZ", "root": str(tiny_npz), "image_size": 8, "channels": 3},
+        "model": {"name": "toy:Network"},
+        "diffusion": {},
+        "sampling": {},
+        "training": {"batch_size": 4, "n_iters": 20, "snapshot_freq": 10, "validation_freq": 10},
+        "optim": {"lr": 0.1},
+    }
+    (folder / "toy.yml").write_text(yaml.safe_dump(config))
+    done = run(folder, "train", "--config", "toy.yml", "--trust-code", "--out", "trained")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(folder, *command):
+    environment = cli_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
+    return subprocess.run(
+        [sys.executable, "-m", "ddimx", *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def sample(folder, *options):
+    done = run(
+        folder, "sample", "--model", "trained", "--trust-code", "--seed", "7", "--json", *options
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def rows(folder):
+    return {path.name: path.read_text() for path in sorted(folder.glob("*.txt"))}
+
+
+def test_it_trains(trained):
+    log = [json.loads(line) for line in (trained / "trained" / "log.jsonl").open()]
+    losses = [line["validation_train"] for line in log if "validation_train" in line]
+    assert losses[0] > losses[-1]
+    assert (trained / "trained" / "samples" / "step-00000010.png").is_file()
+
+
+def test_it_samples_and_a_run_grows_and_resumes(trained):
+    record = sample(trained, "--steps", "3", "-n", "3", "--out", "run")
+    assert record["files"][:3] == ["000000.txt", "000001.txt", "000002.txt"]
+    assert (record["nfe"], record["identity"]["solver"]) == (3, "halving")
+    first = rows(trained / "run")
+    assert all(0 <= int(n) < toy_process.TOP for text in first.values() for n in text.split())
+    (trained / "run" / "000001.txt").unlink()
+    sample(trained, "--steps", "3", "-n", "5", "--batch-size", "2", "--out", "run")
+    grown = rows(trained / "run")
+    assert len(grown) == 5
+    assert {name: grown[name] for name in first} == first
+    assert (trained / "run" / "grid.png").is_file()
+    sample(trained, "--steps", "3", "-n", "5", "--invariant", "--out", "again")
+    assert rows(trained / "again") == grown
+
+
+def test_options_of_other_kinds_are_refused_by_its_own_name(trained):
+    for option, draws in ((("--clip", "1"), "images"), (("--temperature", "2"), "octrees")):
+        done = run(trained, "sample", "--model", "trained", "--trust-code", *option)
+        assert done.returncode == 2
+        assert f"{option[0]}: for models of {draws}, " in done.stderr
+        assert "draws integers" in done.stderr
+    done = run(trained, "sample", "--model", "trained", "--trust-code", "--format", "png")
+    assert done.returncode == 2
+    assert "draws integers, which are written as txt" in done.stderr
+
+
+def test_it_is_explained_and_its_time_is_told(trained):
+    done = run(trained, "sample", "--model", "trained", "--trust-code", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["plan"] == {"solver": "halving", "times": [4, 2, 1]}
+    assert told["costs"]["memory_bytes"] is None
+
+
+def test_in_python_it_is_a_model_as_others(trained, monkeypatch):
+    monkeypatch.syspath_prepend(str(trained))
+    model = ddimx.load_model(trained / "trained", device="cpu", dtype="fp32", trust_code=True)
+    assert repr(model).startswith("Model 'checkpoint-00000020': integers, no classes")
+    drawn = ddimx.sample(model, steps=3, count=3, seed=7)
+    assert (drawn.shape, drawn.dtype) == ((3, 64), torch.int64)
+    written = rows(trained / "run")
+    for index, row in enumerate(drawn):
+        assert np.array_equal(row, [int(n) for n in written[f"{index:06d}.txt"].split()])
+    *_, last = ddimx.stream(model, steps=3, count=3, seed=7)
+    assert torch.equal(last, drawn)
+    with pytest.raises(UsageError, match="needs a model of octrees, and this one draws integers"):
+        ddimx.sample_shapes(model)
