@@ -11,7 +11,6 @@ import shlex
 
 import pytest
 
-import ddimx
 from ddimx.weights import configure
 from tests.conftest import FULL
 from tests.docs import GENERATED, PAGES, blocks, commands_of, name_of
@@ -113,9 +112,6 @@ def run_page(page, here, call, folder):
 @pytest.mark.parametrize("page", STORIES, ids=name_of)
 def test_a_page_runs_from_its_first_line_to_its_last(page, here, call, request, tmp_path_factory):
     text = page.read_text(encoding="utf-8")
-    waiting = ("to_pil", "negative-prompt", 'category="lamp"')
-    if any(word in text for word in waiting) and not hasattr(ddimx, "to_pil"):
-        pytest.skip("waits for the new API")  # TODO remove
     if "FOLDER_OR_ID" in text:
         pytest.importorskip("diffusers")
         from tests.integrations import pipeline
