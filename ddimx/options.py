@@ -26,7 +26,7 @@ from .solvers.registry import AUTO, SolverChoice, check_options, name_forms, par
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip"]
+Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip", "size"]
 Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
 
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
@@ -34,6 +34,8 @@ SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
 TOKEN_SPACINGS = ("linear", "cosine")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+# What a text-to-image pipeline has no use for.
+WITHOUT_PROMPT = ("nfe", "variance", "plan", "category", "config", "weights", "export")
 OPTION = "ddimx option"  # the key of an Option in a field's metadata
 
 
@@ -43,7 +45,7 @@ class Option:
 
     Attributes:
         help: one line for ``--help``.
-        kind: of its value. "times" and "clip" are written as text on a command line and parsed.
+        kind: of its value. "times", "clip" and "size" are text on a command line, and parsed.
         panel: where ``--help`` lists it.
         flags: as on the command line, ``("--count", "-n")``.
         metavar: what ``--help`` shows in place of the value.
@@ -345,9 +347,9 @@ class RunOptions(Options):
         metavar="TEXT",
         verbs=("sample",),
     )
-    size: str | None = _option(
+    size: tuple[int, int] | None = _option(
         "--size",
-        "text",
+        "size",
         "Text to image",
         "Pixels of an image (default: what the pipeline was trained for).",
         metavar="N|WxH",
@@ -500,6 +502,16 @@ class RunOptions(Options):
         others = self.flags_given(("negative_prompt", "size"))
         if self.prompt is None and others:
             raise UsageError(f"{', '.join(others)}: only with --prompt")
+        if self.prompt is not None:
+            if not self.prompt.strip():
+                raise UsageError("--prompt is empty; write what to draw")
+            octrees = [n for n, option in options(type(self)).items() if option.draws == "octrees"]
+            others = self.flags_given((*WITHOUT_PROMPT, *octrees))
+            others += ["--trust-code"] if self.trust_code else []
+            if others:
+                raise UsageError(f"{', '.join(others)}: not for a run with --prompt")
+            if self.solver not in (None, "ddim"):
+                raise UsageError("a run with --prompt has one solver, ddim")
         for flag, path in (("--init-noise", self.init_noise), ("--plan", self.plan)):
             if isinstance(path, str | Path) and not Path(path).is_file():
                 raise UsageError(f"{flag} {path}: no such file")
@@ -533,6 +545,8 @@ def checked(name: str, option: Option, value: Any) -> Any:
         return _times(value)
     if option.kind == "clip":
         return _clip(value)
+    if option.kind == "size":
+        return _size(value)
     if option.kind == "flag":
         if not isinstance(value, bool):
             raise UsageError(f"{what} must be true or false, got {value!r}")
@@ -579,6 +593,18 @@ def _times(value: Any) -> tuple[float, ...]:
         raise UsageError(
             f"--timesteps {value}: write numbers with commas, as 999,749,499"
         ) from None
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Return width and height, written as ``512`` or ``512x384`` or as two numbers."""
+    parts = value.split("x") if isinstance(value, str) else value
+    try:
+        sides = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        sides = ()
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UsageError(f"--size {value}: write pixels as 512 or, width first, as 512x384")
+    return sides[0], sides[-1]
 
 
 def _clip(value: Any) -> float | Literal["none"]:

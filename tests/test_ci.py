@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+import ddimx
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -98,6 +99,16 @@ def test_the_list_holds_every_package_that_the_tests_need():
             wanted.add(re.sub(r"[-_.]+", "-", name).lower())
     assert wanted <= pinned(LISTS["requirements.txt"]).keys()
     assert {"uv", "pip-audit"} <= pinned(LISTS["tools.txt"]).keys()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_the_version_stands_in_one_place_and_has_a_chapter_in_the_changelog():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert metadata["project"]["dynamic"] == ["version"]
+    dynamic = metadata["tool"]["setuptools"]["dynamic"]
+    assert dynamic == {"version": {"attr": "ddimx._version.__version__"}}
+    chapters = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert chapters[0] == ddimx.__version__
 
 
 def run(*arguments):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .common import DEFAULT_MODEL, check_begun, end_interrupted, load
 from .output import print_json
+from .prompt import load_pipeline, pipeline_sha256
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -27,29 +27,20 @@ def execute(command: Command, work: Work) -> None:
     """
     from ..progress import Progress
     from ..signals import polite_stop
-    from .preview import preview, show_plan
+    from .preview import preview
 
     options = command.options
     with Progress(quiet=options.quiet) as progress:
-        if options.prompt is not None:
-            from .prompt import prompt_work
+        request = _request(command, work, progress)
+        for note in request.settings.notes:
+            progress.say(f"note: {note}")
+        if options.explain or options.dry_run:
+            preview(request, costs_too=options.dry_run, as_json=options.json)
+            return
+        from ..sampling.run import run
 
-            run, table = prompt_work(command)
-            if options.explain:
-                show_plan(table, as_json=options.json)
-                return
-        else:
-            request = _request(command, work, progress)
-            for note in request.settings.notes:
-                progress.say(f"note: {note}")
-            if options.explain or options.dry_run:
-                preview(request, costs_too=options.dry_run, as_json=options.json)
-                return
-            from ..sampling.run import run as fill
-
-            run = partial(fill, request)
         with polite_stop() as stop:
-            record, where = run(stop, progress)
+            record, where = run(request, stop, progress)
         if record["status"] == "complete" and work.after is not None:
             work.after(record, where, progress)
         if options.json:
@@ -73,19 +64,29 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
     options = command.options
     folder = None if options.overwrite else options.out
     device = options.device or "auto"
-    if command.begun and folder is not None:
+
+    def sha256() -> str:
+        if options.prompt is not None:
+            return pipeline_sha256(options)
         source = Source(options.model or DEFAULT_MODEL, options.weights, offline=options.offline)
-        check_begun(command, folder, lambda: sha256_file(tensors_file(source, progress)))
-    model = load(
-        options.model,
-        device=device,
-        dtype=dtype_for(options.dtype, folder, device),
-        weights=options.weights,
-        config=options.config,
-        offline=options.offline,
-        trust_code=options.trust_code,
-        progress=progress,
-    )
+        return sha256_file(tensors_file(source, progress))
+
+    if command.begun and folder is not None:
+        check_begun(command, folder, sha256)
+    dtype = dtype_for(options.dtype, folder, device)
+    if options.prompt is not None:
+        model = load_pipeline(options, dtype)
+    else:
+        model = load(
+            options.model,
+            device=device,
+            dtype=dtype,
+            weights=options.weights,
+            config=options.config,
+            offline=options.offline,
+            trust_code=options.trust_code,
+            progress=progress,
+        )
     return replace(
         work.request(model, progress),
         out=options.out,

@@ -24,6 +24,7 @@ VALUES = {
     "path": Path,
     "times": str,
     "clip": str,
+    "size": str,
 }
 # What --help lists first of a panel; the others follow as they are declared.
 FIRST = ("model", "count", "category", "guidance", "seed", "start_index")

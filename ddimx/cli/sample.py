@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def sample(options: RunOptions) -> Work:
         path = None if options.init_noise is None else Path(options.init_noise)
         states = None if path is None else load_init_noise(path, model.process.shape)
         available = None if states is None else len(states)
-        settings = resolve(options, model, available=available)
+        few = replace(options, count=1) if options.prompt and not options.count else options
+        settings = resolve(few, model, available=available)
         return SampleRequest(model, settings, kind, init_noise=path)
 
     def summary(record: dict[str, Any], where: Path) -> str:

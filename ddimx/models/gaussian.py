@@ -87,6 +87,11 @@ class GaussianProcess:
         return losses
 
     @property
+    def can_guide(self) -> bool:
+        """Return whether there are classes to lead towards."""
+        return self.num_classes > 0
+
+    @property
     def preview(self) -> Options:
         """Return the options of the samples that training shows: few evaluations, no clipping."""
         steps = min(PREVIEW_STEPS, self.schedule.num_timesteps)

@@ -111,6 +111,11 @@ class Process(Protocol):
         ...
 
     @property
+    def can_guide(self) -> bool:
+        """Whether there is something that guidance leads towards: classes, or a text."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample, without the batch; () where samples have no common shape."""
         ...

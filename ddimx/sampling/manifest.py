@@ -6,7 +6,9 @@ import hashlib
 import json
 import platform
 import re
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,12 @@ def translated(before: dict[str, Any], now: dict[str, Any], table: AnyPlan) -> d
     whole plan: where that is ``table``, up to rounding, it was made from the same inputs.
     """
     old: dict[str, Any] = dict(before["identity"])
+    if "prompt" in old and "negative_prompt" not in old:
+        # Until version 0.2 a run with --prompt had a record of its own, which left out what it
+        # could not choose.
+        implied = ("config_sha256", "weights", "schedule", "category", "invariant")
+        old = {name: now.get(name) for name in (*implied, "init_noise_sha256")} | old
+        old |= {"negative_prompt": None, "size": None}
     if "schema" in old:
         return old
     label = old.pop("plan", None)
@@ -110,7 +118,10 @@ def translated(before: dict[str, Any], now: dict[str, Any], table: AnyPlan) -> d
     plan = table.identity()
     if not _same_table(before.get("plan"), table):
         plan["solver"] = f"another plan, {label}"
-    return {**old, "schema": SCHEMA, "seed_rule": SEED_RULE_VERSION, **plan}
+    texts: dict[str, Any] = {
+        name: old[name] for name in ("prompt", "negative_prompt", "size") if name in old
+    }
+    return {**old, "schema": SCHEMA, "seed_rule": SEED_RULE_VERSION, **plan, **texts}
 
 
 def _config_of(before: dict[str, Any]) -> Config | None:
@@ -155,7 +166,8 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
-        },
+        }
+        | ({"diffusers": version("diffusers")} if "diffusers" in sys.modules else {}),
         "model": {
             "name": model.name,
             "format": model.form,

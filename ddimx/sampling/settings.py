@@ -118,7 +118,7 @@ def resolve(asked: Options, model: Model, *, available: int | None = None) -> Se
     table = process.plan(asked)
     guidance = asked.guidance if asked.guidance is not None else defaults.guidance
     guidance = 1.0 if guidance is None else guidance
-    if guidance != 1.0 and not model.classes:
+    if guidance != 1.0 and not process.can_guide:
         raise UsageError(f"--guidance needs classes, and model '{model.name}' has none")
     if asked.category is not None and not model.classes:
         raise UsageError(f"--category: model '{model.name}' has no classes")

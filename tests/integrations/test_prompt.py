@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import threading
 from importlib.util import find_spec
 
 import diffusers
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from ddimx.cli.prompt import prompt_work
-from ddimx.cli.verbs import Command
+from ddimx.integrations.diffusers.process import prompted
+from ddimx.integrations.diffusers.text import load_text_model
 from ddimx.noise import Noise, Stream
-from ddimx.options import RunOptions
+from ddimx.options import Options
 from ddimx.progress import Progress
+from ddimx.sampling.run import SampleRequest, run
+from ddimx.sampling.settings import resolve
 from ddimx.signals import Stop
 from tests.integrations import SIZE, STABLE_DIFFUSION
 from tests.sampling import (
@@ -41,7 +44,7 @@ def test_numbered_images_a_grid_and_a_manifest(text_folder, tmp_path):
     assert names_in(tmp_path / "out") == [*image_names(range(2)), "grid.png", "manifest.json"]
     record = manifest_of(tmp_path / "out")
     assert record["status"] == "complete"
-    assert record["prompt"] == PROMPT[1]
+    assert record["identity"]["prompt"] == PROMPT[1]
     assert (record["nfe"], record["forward_passes_per_sample"]) == (3, 6)
     assert record["plan"]["t"] == [667.0, 334.0, 1.0]
     assert record["identity"]["guidance"] == 7.5
@@ -113,13 +116,14 @@ class Impatient(Progress):
 
 def test_a_run_that_was_interrupted_goes_on(text_folder, tmp_path):
     stop, folder = Stop(), tmp_path / "out"
-    options = RunOptions.of(
-        {"model": str(text_folder), "prompt": PROMPT[1], "steps": 3, "count": 3, "dtype": "fp32"}
-        | {"out": folder, "device": "cpu", "offline": True}
-    )
-    work, _ = prompt_work(Command("sample", options, options.remembered(), begun=False))
+    model = prompted(load_text_model(str(text_folder), device="cpu", dtype="fp32"), PROMPT[1])
+    options = Options(steps=3, count=3)
+    asked = {"model": str(text_folder), "prompt": PROMPT[1], "dtype": "fp32", "steps": 3}
+    request = SampleRequest(model, resolve(options, model), out=folder, asked=asked | {"count": 3})
     progress = Impatient(stop)
-    record, _ = work(stop, progress)
+    threads = threading.active_count()
+    record, _ = run(request, stop, progress)
+    assert threading.active_count() == threads  # the pipeline's own has ended
     assert progress.seen == 5
     assert record["status"] == manifest_of(folder)["status"] == "interrupted"
     assert names_in(folder) == ["000000.png", "manifest.json"]
@@ -131,12 +135,70 @@ def test_a_run_that_was_interrupted_goes_on(text_folder, tmp_path):
     assert state_of(folder)["000000.png"] == before
 
 
+def test_a_run_of_before_0_2_goes_on(text_folder, tmp_path):
+    """Such a run had a record of its own."""
+    command = (*PROMPT, "-n", 1, "--out", "out")
+    sampled(text_folder, *command)
+    path = tmp_path / "out" / "manifest.json"
+    record = json.loads(path.read_text())
+    for name in ("config_sha256", "weights", "schedule", "category", "invariant",
+                 "init_noise_sha256", "negative_prompt", "size"):  # fmt: skip
+        del record["identity"][name]
+    path.write_text(json.dumps(record))
+    refused(
+        sample(text_folder, *command, "--negative-prompt", "a dog"),
+        "holds a different run (negative_prompt: None -> a dog",
+    )
+    sampled(text_folder, *command, "-n", 2)
+    assert image_names(range(2)) == [n for n in names_in(tmp_path / "out") if n[0] == "0"]
+
+
+def test_a_negative_prompt_and_a_size(text_folder, tmp_path):
+    sampled(text_folder, *PROMPT, "-n", 1, "--out", "plain")
+    sampled(text_folder, *PROMPT, "-n", 1, "--negative-prompt", "a dog", "--out", "other")
+    sampled(text_folder, *PROMPT, "-n", 1, "--size", "24x16", "--format", "npy", "--out", "wide")
+    plain, other = (pictures(tmp_path / name, range(1)) for name in ("plain", "other"))
+    assert not np.array_equal(plain, other)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(text_folder, safety_checker=None)
+    pipe.scheduler = diffusers.DDIMScheduler(**STABLE_DIFFUSION)
+    made = pipe(
+        PROMPT[1],
+        negative_prompt="a dog",
+        latents=Noise(0).normal([0], (4, SIZE // 2, SIZE // 2), stream=Stream.INIT),
+        num_inference_steps=3,
+        output_type="np",
+    )
+    expected = np.floor(made.images[0] * 255 + 0.5)
+    assert np.abs(other[0] - expected).max() <= 1
+    assert np.load(tmp_path / "wide" / "samples.npy").shape == (1, 3, 16, 24)
+    assert manifest_of(tmp_path / "wide")["identity"]["size"] == [24, 16]
+    done = invoke("sample", "--resume", "wide", "-n", 1)
+    assert done.code == 0, done.err
+    refused(sample(text_folder, *PROMPT, "--size", "15"), "must be multiples of 2")
+    refused(sample(text_folder, *PROMPT, "--size", "1x2x3"), "write pixels as 512 or")
+    done = sample(text_folder, *PROMPT, "--negative-prompt", "a", "--guidance", 1)
+    refused(done, "--negative-prompt has no effect")
+    refused(invoke("sample", "--size", "8"), "--size: only with --prompt")
+
+
+def test_what_it_will_cost_is_told(text_folder, tmp_path):
+    done = sampled(text_folder, *PROMPT, "--dry-run", "--json")
+    costs = json.loads(done.out)["costs"]
+    assert (costs["nfe"], costs["memory_bytes"], costs["count"]) == (3, None, 1)
+    assert costs["estimated_seconds"] > 0
+    assert names_in(tmp_path) == []
+
+
 def test_settings_of_the_scheduler(text_folder, tmp_path):
-    options = ("--spacing", "quad", "--clip", 0.5)
-    sampled(text_folder, *PROMPT, *options, "--steps", 4, "--out", "out")
-    settings = manifest_of(tmp_path / "out")["scheduler"]
+    model = load_text_model(str(text_folder), device="cpu", dtype="fp32")
+    plan = prompted(model, "a").process.plan(Options(spacing="quad", clip=0.5, steps=4))
+    settings = plan.scheduler.config
     assert settings["timestep_spacing"] == "quad"
     assert (settings["clip_sample"], settings["clip_sample_range"]) == (True, 0.5)
+    assert plan.identity()["clip"] == 0.5
+    options = ("--spacing", "quad", "--clip", 0.5)
+    sampled(text_folder, *PROMPT, *options, "--steps", 4, "--out", "out")
+    assert manifest_of(tmp_path / "out")["identity"]["times"] == plan.identity()["times"]
 
 
 def test_explain_prints_the_plan_and_draws_nothing(text_folder, tmp_path):
@@ -159,7 +221,6 @@ def refused(done, message, code=2):
         (("--routing", "random"), "--routing: not for a run with --prompt"),
         (("--category", "food", "--start-index", 1), "--category: not for"),
         (("--solver", "unipc:2"), "has one solver, ddim"),
-        (("--dry-run",), "--dry-run: not for"),
         (("--steps", 0), "steps must be at least 1, got 0"),
         (("--steps", 1001), "steps must lie in 1..1000"),
         (("--steps", 1000), "steps_offset 1 moves the first of 1000 timesteps to 1000"),

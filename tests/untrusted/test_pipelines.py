@@ -149,7 +149,7 @@ def test_the_option_has_no_meaning_with_a_prompt(copy):
     done = invoke("sample", "-m", "painter", "--prompt", "a", "-n", 1, "--trust-code")
     assert (done.code, done.err) == (
         2,
-        "error: --trust-code: code in a pipeline's folder is never run\n",
+        "error: --trust-code: not for a run with --prompt\n",
     )
 
 

@@ -47,6 +47,11 @@ class TextModel:
         height, width = (size, size) if isinstance(size, int) else size
         return settings.in_channels, height, width
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels a side of one latent covers."""
+        return int(getattr(self.pipe, "vae_scale_factor", 1))
+
     def takes(self, name: str) -> bool:
         """Return whether the pipeline's call has a parameter of this name."""
         return name in inspect.signature(self.pipe.__call__).parameters

@@ -112,6 +112,11 @@ class DiscreteProcess:
         return _weighted(nats, noised, alpha, kinds)
 
     @property
+    def can_guide(self) -> bool:
+        """Return whether there are classes to lead towards."""
+        return self.num_classes > 0
+
+    @property
     def preview(self) -> Options:
         """Return the options of the samples that training shows: all of them our defaults."""
         return Options(solver="ddim", steps=DEFAULT_STEPS, transition=self.transitions[0])
