@@ -61,6 +61,8 @@ def cheap(words: list[str]) -> list[str]:
             more += ["-n", wanted if "faces" in words else str(min(int(wanted), 2))]
         if "--frames" in words:
             more += ["--frames", "3"]
+        if "--size" in words:
+            more += ["--size", "16x16"]
     elif verb == "train":
         settings = [TINY_TRAINING, *(s for name, s in TINY_NETWORK.items() if name in words)]
         more += [word for s in " ".join(settings).split() for word in ("--set", s)]
