@@ -13,12 +13,12 @@ from ddimx.evaluation.fid.frechet import Accumulator, frechet_distance
 from ddimx.pixels import to_bytes
 from ddimx.progress import Progress
 from ddimx.weights.model import load_model
-from tests.evaluation.fid.tiny_features import MeanColours
+from tests.evaluation.fid.tiny_features import MeanColors
 
 
 @pytest.fixture(autouse=True)
 def tiny_features(monkeypatch):
-    monkeypatch.setattr(paper, "inception", lambda *args, **kwargs: MeanColours())
+    monkeypatch.setattr(paper, "inception", lambda *args, **kwargs: MeanColors())
 
 
 def run(model, reference, out, *words):
@@ -31,8 +31,8 @@ def by_hand(model_path, reference, **options):
     model = load_model(model_path, device="cpu", dtype="fp32")
     drawn = sample(model, count=5, guidance=1.0, spacing="ddim", **options)
     total = Accumulator()
-    total.add(MeanColours()(to_bytes(drawn, model.config.data).permute(0, 3, 1, 2)).numpy())
-    known = statistics_of(str(reference), MeanColours(), 50, Progress(quiet=True))
+    total.add(MeanColors()(to_bytes(drawn, model.config.data).permute(0, 3, 1, 2)).numpy())
+    known = statistics_of(str(reference), MeanColors(), 50, Progress(quiet=True))
     return frechet_distance(total.statistics({}), known)
 
 

@@ -47,8 +47,8 @@ def test_samples_are_on_white_and_not_alike(images):
     assert min(apart) > 5
 
 
-def test_neighbouring_pixels_are_alike(images):
-    """In noise the mean difference of neighbours is that of any two pixels."""
+def test_neighboring_pixels_are_alike(images):
+    """In noise the mean difference of neighbors is that of any two pixels."""
     near = abs(images[:, :, 1:] - images[:, :, :-1]).mean()
     far = abs(images[:, :, 16:] - images[:, :, :-16]).mean()
     assert near < 0.5 * far

@@ -68,7 +68,7 @@ def test_a_category_is_drawn_as_asked(shapes):
     """Tables are wider than high, lamps higher than wide."""
 
     def proportions(tree):
-        x, y, z = np.ptp(tree.centres(), axis=0)
+        x, y, z = np.ptp(tree.centers(), axis=0)
         return y / max(x, z)
 
     tables, lamps = (np.median([proportions(t) for t in shapes[c]]) for c in ("table", "lamp"))

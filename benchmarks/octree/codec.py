@@ -1,4 +1,4 @@
-"""Decoding token streams to centres, and encoding cells to streams, of one shape and of many."""
+"""Decoding token streams to centers, and encoding cells to streams, of one shape and of many."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def jobs(device: torch.device, rounds: int) -> list[Job]:
 
 
 def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
-    """Return everything that decodes these trees, after seeing that all give the same centres."""
+    """Return everything that decodes these trees, after seeing that all give the same centers."""
     depth = trees[0].depth
     streams = [tree.tokens() for tree in trees]
     lists = [stream.tolist() for stream in streams]
@@ -49,12 +49,12 @@ def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
         "Python list as queue": lambda: [peers.seed_decode(s, depth) for s in lists],
         "Python deque": lambda: [peers.deque_decode(s, depth) for s in lists],
         "eager PyTorch by level": lambda: [peers.torch_decode(s, depth) for s in on_device],
-        "ddimx.octree (NumPy)": lambda: [from_tokens(s, depth).centres() for s in streams],
+        "ddimx.octree (NumPy)": lambda: [from_tokens(s, depth).centers() for s in streams],
         "ddimx octree_decode": kernel,
     }
-    expected = np.concatenate([tree.centres() for tree in trees])
+    expected = np.concatenate([tree.centers() for tree in trees])
     for name, call in calls.items():
-        _close(name, _centres(call()), expected)
+        _close(name, _centers(call()), expected)
     found: Peers = [Contender(n, c, facts=_launched(n, c, device)) for n, c in calls.items()]
     if device.type == "cuda":
         found.append(Contender("ddimx octree_decode, graph", graphed(kernel, device)))
@@ -66,7 +66,7 @@ def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
     def by_ocnn() -> list[torch.Tensor]:
         return [ocnn.decode(levels) for levels in masks]
 
-    _close("ocnn", _centres(by_ocnn()), expected)
+    _close("ocnn", _centers(by_ocnn()), expected)
     return [*found, Contender("ocnn", by_ocnn)]
 
 
@@ -103,7 +103,7 @@ def _table(
     title = f"{what}, {shape} of depth {trees[0].depth}, {length:,} tokens"
     notes = {
         "decode": [
-            "streams to the leaves' centres; queues and NumPy work on the host, in float64",
+            "streams to the leaves' centers; queues and NumPy work on the host, in float64",
             f"ddimx octree_decode runs as: {': '.join(preference(device))}",
         ],
         "encode": ["cells in the order of their keys to token streams"],
@@ -126,7 +126,7 @@ def _launched(name: str, call: Call, device: torch.device) -> dict[str, float]:
     return launches(call, device) if "Python" not in name and "NumPy" not in name else {}
 
 
-def _centres(result: Any) -> npt.NDArray[np.float64]:
+def _centers(result: Any) -> npt.NDArray[np.float64]:
     parts = result if isinstance(result, list) else [result]
     arrays = [p.cpu().numpy() if isinstance(p, torch.Tensor) else np.asarray(p) for p in parts]
     return np.concatenate(arrays)[:, :3].astype(np.float64)

@@ -69,8 +69,8 @@ def torch_decode(tokens: Tensor, depth: int) -> Tensor:
     bits = keys[:, None] >> 3 * torch.arange(depth, device=tokens.device) & 7  # [M, depth]
     weights = 1 << torch.arange(depth, device=tokens.device)
     axes = [((bits >> 2 - axis & 1) * weights).sum(dim=1) for axis in range(3)]
-    centres: Tensor = (torch.stack(axes, dim=1).float() + 0.5) * 0.5**depth - 0.5
-    return centres
+    centers: Tensor = (torch.stack(axes, dim=1).float() + 0.5) * 0.5**depth - 0.5
+    return centers
 
 
 def torch_encode(cells: Tensor, depth: int) -> Tensor:
@@ -107,7 +107,7 @@ class Ocnn:
         self.device = device
 
     def decode(self, masks: Sequence[Tensor]) -> Tensor:
-        """Grow an octree by its masks, uint8 of levels 0..depth-1, and return the centres."""
+        """Grow an octree by its masks, uint8 of levels 0..depth-1, and return the centers."""
         depth = len(masks)
         tree = self.octree.Octree(depth, full_depth=0, device=self.device)
         tree.octree_grow_full(0, update_neigh=False)
@@ -116,11 +116,11 @@ class Ocnn:
             tree.octree_grow(level, update_neigh=False)
             tree.octree_split((mask[:, None] >> octants & 1).flatten().int(), level)
         x, y, z, _ = tree.xyzb(depth, nempty=True)
-        centres: Tensor = (torch.stack([x, y, z], dim=1).float() + 0.5) * 0.5**depth - 0.5
-        return centres
+        centers: Tensor = (torch.stack([x, y, z], dim=1).float() + 0.5) * 0.5**depth - 0.5
+        return centers
 
     def encode(self, cells: Tensor, depth: int) -> Tensor:
-        """Build an octree from the cells' centres and return its token stream."""
+        """Build an octree from the cells' centers and return its token stream."""
         points = self.octree.Points((cells.float() + 0.5) * 0.5 ** (depth - 1) - 1)
         tree = self.octree.Octree(depth, full_depth=0, device=self.device)
         tree.build_octree(points)

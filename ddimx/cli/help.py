@@ -84,6 +84,8 @@ class VerbGroup(TyperGroup):
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             verb: Any = self.commands[name]
+            if verb.hidden:
+                continue
             about = (verb.help or "").partition("\n\n")[0]
             panels.setdefault(verb.rich_help_panel or "Commands", []).append((name, about))
         _write_panels(panels, formatter)

@@ -22,8 +22,8 @@ def octree_info(name: str, others: Mapping[str, Any], json_output: bool) -> bool
 
     Raises:
         UsageError: an option for models.
-        OctreeError: a file that is no octree.
-        DdimxError: no such file, or a folder with files that are no octrees.
+        OctreeError: a file that is not an octree.
+        DdimxError: no such file, or a folder with files that are not octrees.
     """
     path = Path(name)
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
@@ -57,7 +57,7 @@ def _folder(folder: Path, others: Mapping[str, Any], json_output: bool) -> bool:
     facts = describe_folder(folder, files)
     show(facts, json_output)
     if broken := facts["broken"]:
-        raise DdimxError(f"{len(broken)} of {len(files)} files in {folder} are no octrees")
+        raise DdimxError(f"{len(broken)} of {len(files)} files in {folder} are not octrees")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Memorisation: how far samples are from their nearest training images."""
+"""Memorization: how far samples are from their nearest training images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbours:
+class Neighbors:
     """Nearest training images of samples, beside those of held-out images.
 
     Distances are root mean squared differences of pixels in [0, 1].
@@ -36,9 +36,9 @@ class Neighbours:
         return float((self.distances > self.held_out_median).mean())
 
 
-def neighbours(
+def neighbors(
     samples: Bytes, source: ImageSource, held_out: ImageSource, *, mirrored: bool
-) -> Neighbours:
+) -> Neighbors:
     """Find the nearest training image of every sample, uint8 [N, H, W, C].
 
     ``mirrored`` counts a training image's mirror image as seen, as it is with random flips.
@@ -48,15 +48,15 @@ def neighbours(
         training = np.concatenate([training, training[:, :, ::-1]])
     distances, index = _nearest(samples, training)
     unseen, _ = _nearest(_all(held_out), training)
-    return Neighbours(
+    return Neighbors(
         distances=distances.numpy(),
         nearest=training[index.numpy()],
         held_out_median=float(unseen.median()),
     )
 
 
-def side_by_side(samples: Bytes, neighbors: Neighbours) -> Bytes:
-    """Lay samples [N, H, W, C] and their neighbours out as pairs, uint8 [2N, H, W, C]."""
+def side_by_side(samples: Bytes, neighbors: Neighbors) -> Bytes:
+    """Lay samples [N, H, W, C] and their neighbors out as pairs, uint8 [2N, H, W, C]."""
     pairs = np.stack([samples, neighbors.nearest], axis=1)
     return pairs.reshape(-1, *samples.shape[1:])
 

@@ -105,7 +105,7 @@ def placed(
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     folder = None if is_file_name(out) else out
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is there and is no folder")
+        raise UsageError(f"--out {folder} exists and is not a folder")
     items: list[Item] = []
     for each in sources:
         if isinstance(each, (str, Path)):
@@ -136,7 +136,7 @@ def _in_memory(source: Any, out: Path | None, number: int) -> Item:
     except DdimxError:
         plain = False
     if not plain:
-        raise UsageError(f"shape id {name!r} is no file name")
+        raise UsageError(f"shape id {name!r} is not a file name")
     return Item(source, out / name)
 
 

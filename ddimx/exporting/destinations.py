@@ -15,7 +15,7 @@ MERGED = "merged"
 
 
 def is_file_name(out: Path | None) -> bool:
-    """Return whether ``--out`` names a file: it ends as splats do and is no folder."""
+    """Return whether ``--out`` names a file: it ends as splats do and is not a folder."""
     return out is not None and out.name.endswith(SUFFIXES) and not out.is_dir()
 
 

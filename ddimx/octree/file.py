@@ -49,7 +49,7 @@ def read_shape(path: Path, *, depth: int | None = None) -> Shape:
         depth: what the tree's depth must be; None takes the file's word, else the stream's.
 
     Raises:
-        OctreeError: a stream that is no octree, or fields that contradict it; the message names
+        OctreeError: a stream that is not an octree, or fields that contradict it; the message names
             the file, and level and index where there are such.
         DdimxError: no such file, or one that is something else.
     """
@@ -90,7 +90,7 @@ def _fields(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             magic = stream.read(6)
         if not magic.startswith(MAGIC):
-            raise DdimxError(f"{path}: no octree file, for it is neither .npz nor .npy")
+            raise DdimxError(f"{path}: not an octree file: neither .npz nor .npy")
         if magic == MAGIC[0]:
             return {"tokens": read_npy(path, COPIES)}
         fields = read_npz(path, FIELDS, COPIES)
@@ -101,7 +101,7 @@ def _fields(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
     if "tokens" not in fields:
-        raise DdimxError(f"{path}: an .npz without 'tokens': no octree file")
+        raise DdimxError(f"{path}: an .npz without 'tokens', so not an octree file")
     return fields
 
 

@@ -1,6 +1,6 @@
 """From a surface or a cloud of points, in units of its own, to an octree that knows its cube.
 
-The cube is centred on the bounding box and as large as its longest side, with ``MARGIN`` of its
+The cube is centered on the bounding box and as large as its longest side, with ``MARGIN`` of its
 edge left free at both ends, so that nothing lies on its outer faces: at depth 6 that is a third
 of a cell. The proportions stay; ``lower`` and ``edge`` of the octree lead back to the units.
 """
@@ -74,18 +74,18 @@ def fit_cube(points: npt.NDArray[Any], margin: float = MARGIN) -> tuple[npt.NDAr
     low, high = points.min(axis=0), points.max(axis=0)
     with np.errstate(over="ignore"):
         edge = float((high - low).max()) / (1 - 2 * margin)
-    centre = low / 2 + high / 2
+    center = low / 2 + high / 2
     if not np.isfinite(edge):
         raise OctreeError("the coordinates are too large to be told apart")
-    if edge <= 16 * np.finfo(np.float64).eps * float(np.abs(centre).max()):
+    if edge <= 16 * np.finfo(np.float64).eps * float(np.abs(center).max()):
         raise OctreeError("all points lie in one place: the shape has no extent")
-    return centre - edge / 2, edge
+    return center - edge / 2, edge
 
 
 def _in_cube(points: npt.NDArray[Any], lower: npt.NDArray[Any], edge: float) -> npt.NDArray[Any]:
     """Return points in the cube's own coordinates, [0, 1]^3 (less the margins)."""
-    centre = lower + edge / 2
-    return np.clip((points - centre) / edge + 0.5, 0, 1)
+    center = lower + edge / 2
+    return np.clip((points - center) / edge + 0.5, 0, 1)
 
 
 def _tree(keys: npt.NDArray[np.int64], depth: int, lower: npt.NDArray[Any], edge: float) -> Octree:

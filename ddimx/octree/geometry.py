@@ -1,4 +1,4 @@
-"""Geometry of occupied cells: neighbours, connected parts, overlap, and a cube's symmetries.
+"""Geometry of occupied cells: neighbors, connected parts, overlap, and a cube's symmetries.
 
 Everything works on the sorted keys of a level: a neighbor is found by binary search, and a mirror
 image is an XOR.
@@ -26,8 +26,8 @@ OFFSETS_26: Index = np.array(
 OFFSETS_6: Index = OFFSETS_26[np.abs(OFFSETS_26).sum(axis=1) == 1]
 
 
-def neighbours(keys: Keys, depth: int, offsets: Index = OFFSETS_26) -> Index:
-    """Return the position of each cell's neighbours among the cells.
+def neighbors(keys: Keys, depth: int, offsets: Index = OFFSETS_26) -> Index:
+    """Return the position of each cell's neighbors among the cells.
 
     Args:
         keys: int64 [N], ascending, of one level.
@@ -75,12 +75,12 @@ def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
     sparse = optional_module("scipy.sparse", "connected parts", "3d")
     csgraph = optional_module("scipy.sparse.csgraph", "connected parts", "3d")
     # One direction of each pair: the other half of the offsets gives the same edges again.
-    positions = neighbours(tree.leaves, tree.depth, offsets[: len(offsets) // 2])
+    positions = neighbors(tree.leaves, tree.depth, offsets[: len(offsets) // 2])
     start, column = np.nonzero(positions >= 0)
     # Not a dense grid, which scipy.ndimage would label: here trees may be 20 levels deep.
     count = len(tree.leaves)
-    joined = np.ones(len(start), dtype=np.bool_)
-    edges = sparse.coo_array((joined, (start, positions[start, column])), shape=(count, count))
+    ones = np.ones(len(start), dtype=np.bool_)
+    edges = sparse.coo_array((ones, (start, positions[start, column])), shape=(count, count))
     _, part = csgraph.connected_components(edges, directed=False)
     _, first, labels, sizes = np.unique(
         part, return_index=True, return_inverse=True, return_counts=True

@@ -7,6 +7,7 @@ which are nothing but their keys, on level d: cells of edge 2^-d of the cube.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,18 +66,23 @@ class Octree:
         """Keys of the leaves, int64 [n_depth], ascending."""
         return self.keys[-1]
 
-    def centres(self, level: int | None = None) -> Points:
-        """Return the centres of a level's cells (default: the leaves), float64 [n, 3].
+    def centers(self, level: int | None = None) -> Points:
+        """Return the centers of a level's cells (default: the leaves), float64 [n, 3].
 
         They are in the units of ``lower`` and ``edge``.
         """
         level = self.depth if level is None else level
         keys, size = self.keys[level], self.edge * 0.5**level
-        centres: Points = np.empty((len(keys), 3), dtype=np.float64)
+        centers: Points = np.empty((len(keys), 3), dtype=np.float64)
         for part in _parts(len(keys)):
             for axis, coordinate in enumerate(axes_of(keys[part])):
-                centres[part, axis] = (coordinate + 0.5) * size + self.lower[axis]
-        return centres
+                centers[part, axis] = (coordinate + 0.5) * size + self.lower[axis]
+        return centers
+
+    def centres(self, level: int | None = None) -> Points:
+        """Return :meth:`centers`; deprecated, the spelling of version 0.1."""
+        warnings.warn("Octree.centres is now Octree.centers", DeprecationWarning, stacklevel=2)
+        return self.centers(level)
 
     def tokens(self) -> Tokens:
         """Return the token stream, uint8 [sum(counts)]: masks level by level, then 1 per leaf."""

@@ -30,7 +30,7 @@ TOUCH = 1e-8  # of a cell's edge
 TRIANGLES, PAIRS = 1 << 14, 1 << 16  # looked at together: some 30 MB
 MAX_CELLS = 1 << 25  # a quarter of a gigabyte of keys; a cube's surface at depth 11 has as many
 _CHILDREN = np.array([(c >> 2 & 1, c >> 1 & 1, c & 1) for c in range(8)], dtype=np.int64)
-_NEIGHBOURS = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), -1).reshape(-1, 3)
+_NEIGHBORS = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
 def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
@@ -56,7 +56,12 @@ def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
             count += len(keys)
             if count > limit:  # many may be of cells that others touch as well
                 chunks = [np.unique(np.concatenate(chunks))]
-                count = _affordable(len(chunks[0]), depth)
+                count = len(chunks[0])
+                if count > MAX_CELLS:
+                    raise OctreeError(
+                        f"at depth {depth} this surface has more than {MAX_CELLS:,} cells, which "
+                        "is too much for memory; take a smaller depth"
+                    )
                 limit = count + MAX_CELLS // 2
     return np.unique(np.concatenate(chunks))
 
@@ -100,16 +105,6 @@ def _distinct(corners: Array) -> Array:
     is_repeat = (own != np.arange(len(rows))) & (rows == rows[own]).all(axis=1)
     distinct: Array = corners[~is_repeat]
     return distinct
-
-
-def _affordable(cells: int, depth: int) -> int:
-    """Return the number again, unless it is too large to hold."""
-    if cells > MAX_CELLS:
-        raise OctreeError(
-            f"at depth {depth} this surface has more than {MAX_CELLS:,} cells, which is too "
-            "much for memory; take a smaller depth"
-        )
-    return cells
 
 
 @dataclass(frozen=True)
@@ -158,12 +153,12 @@ class _Slabs:
         """Return which pairs touch: triangles [P], cells of a level [P, 3] -> [P]."""
         edge = 0.5**level
         half = edge * (0.5 + TOUCH)
-        centre = (cell + 0.5) * edge
+        center = (cell + 0.5) * edge
         low, high = self.low[triangle] - half, self.high[triangle] + half
-        touch: npt.NDArray[np.bool_] = np.all((low <= centre) & (centre <= high), axis=1)
+        touch: npt.NDArray[np.bool_] = np.all((low <= center) & (center <= high), axis=1)
         candidates = np.flatnonzero(touch)
-        triangle, centre = triangle[candidates], centre[candidates]
-        on_axis = np.einsum("pax,px->pa", self.axes[triangle], centre)
+        triangle, center = triangle[candidates], center[candidates]
+        on_axis = np.einsum("pax,px->pa", self.axes[triangle], center)
         slack = 2 * half * self.reach[triangle]
         is_apart = (on_axis < self.least[triangle] - slack) | (
             on_axis > self.most[triangle] + slack
@@ -197,9 +192,9 @@ def _entered(slabs: _Slabs, triangle: Index, level: int) -> tuple[Index, Index]:
     """
     last = 2**level - 1
     base = np.ceil(slabs.low[triangle] * 2**level - 2 * TOUCH).astype(np.int64) - 1
-    cell = base[:, None] + _NEIGHBOURS
+    cell = base[:, None] + _NEIGHBORS
     inside = ((cell >= 0) & (cell <= last)).all(axis=2)
-    return np.repeat(triangle, len(_NEIGHBOURS))[inside.ravel()], cell[inside]
+    return np.repeat(triangle, len(_NEIGHBORS))[inside.ravel()], cell[inside]
 
 
 def _portions(level: int, triangle: Index, cell: Index) -> list[tuple[int, Index, Index]]:

@@ -296,7 +296,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return pixels [H, W, 1 or 3] as an image, grey or RGB."""
+    """Return pixels [H, W, 1 or 3] as an image, gray or RGB."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 

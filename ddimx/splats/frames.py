@@ -22,7 +22,7 @@ def rotation_to(up: str) -> npt.NDArray[np.float64]:
     """Return the rotation from y up to ``up``, float64 [3, 3].
 
     Raises:
-        UsageError: an axis that is none of y, z, -y.
+        UsageError: an axis other than y, z, -y.
     """
     if up not in UPS:
         raise unknown("axis for --up", up, UPS)

@@ -78,7 +78,7 @@ def from_octree(
     look = look or Look()
     if around is None and (look.lit or look.needs_normals):
         around = neighborhood(tree)
-    points = tree.centres()
+    points = tree.centers()
     normals, flatness = None, None
     if look.needs_normals:
         assert around is not None

@@ -125,7 +125,7 @@ class Trainer:
         """Return the averaged weights' loss on as many training as held-out examples.
 
         Both are measured with the same draws, at the same times, without dropout, so that their
-        ratio shows memorisation and nothing else.
+        ratio shows memorization and nothing else.
         """
         count = min(VALIDATION_EXAMPLES, len(self.held_out) or VALIDATION_EXAMPLES)
         parts = {"train": self.source, "held_out": self.held_out}

@@ -41,7 +41,7 @@ class Reporter(Protocol):
         ...
 
     def problem(self, state: TrainState, what: str, error: OSError) -> None:
-        """Something that is no checkpoint cannot be written; training goes on."""
+        """Something other than a checkpoint cannot be written; training goes on."""
         ...
 
 

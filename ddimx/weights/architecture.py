@@ -61,7 +61,7 @@ def from_tensors(tensors: Mapping[str, Tensor], label: str) -> Architecture:
     first, last, widths = tensors[_FIRST], tensors[_LAST], [shape[0] for shape in shapes[2:]]
     ch = first.shape[0]
     if any(width % ch for width in widths):
-        raise DdimxError(f"{label}: widths {shown(widths)} are no multiples of ch {ch}")
+        raise DdimxError(f"{label}: widths {shown(widths)} are not multiples of ch {ch}")
     architecture = Architecture(
         in_channels=first.shape[1],
         out_ch=last.shape[0],

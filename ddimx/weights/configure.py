@@ -39,7 +39,7 @@ def configure(
     """
     if weights.architecture is None:
         if weights.config is None or explicit is not None:
-            raise UsageError(f"{label} carries its own configuration: leave --config out")
+            raise UsageError(f"{label} carries its own configuration: omit --config")
         return weights.config, ()
     if explicit is None and weights.config is None and not weights.stated:
         return _matched(weights.architecture, label)

@@ -61,7 +61,7 @@ def choose(path: Path, sets: tuple[SetName, ...], which: Which | None) -> SetNam
         if which is not None:
             raise UsageError(
                 f"{path} holds one set of weights and does not say whether it is the average or "
-                f"the raw one: leave --weights {which} out"
+                f"the raw one: omit --weights {which}"
             )
         return "unstated"
     choice = which or ("ema" if "ema" in sets or not sets else sets[0])

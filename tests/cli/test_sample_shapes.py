@@ -75,7 +75,9 @@ def test_a_run_folder_holds_a_token_file_per_shape_a_contact_sheet_and_the_recor
     done = sampled(shape_model, "-n", 3, "--format", "npz", "--batch-size", 2)
     folder = tmp_path / "runs" / "0001-sample-shapes"
     assert names_in(folder) == [*files(3), *RECORD]
-    drawn = [read_shape(folder / name, depth=3) for name in files(3)]  # raises if it is no octree
+    drawn = [
+        read_shape(folder / name, depth=3) for name in files(3)
+    ]  # raises if it is not an octree
     assert [shape.shape_id for shape in drawn] == ["000000", "000001", "000002"]
     assert {shape.category for shape in drawn} <= {"chair", "table"}
     assert all((shape.tree.lower, shape.tree.edge) == ((-0.5,) * 3, 1.0) for shape in drawn)

@@ -182,7 +182,7 @@ def test_half_of_the_examples_are_mirrored_by_their_own_address():
     assert not any(flips(batches(size=100), 0))
 
 
-def test_mirroring_keeps_rows_and_colours():
+def test_mirroring_keeps_rows_and_colors():
     class Corner(Source):
         def images(self, indices):
             images = np.zeros((len(indices), 4, 4, 3), dtype=np.uint8)

@@ -24,8 +24,8 @@ def test_a_file_becomes_splats_beside_it(tmp_path):
     assert export(source) == [tmp_path / "a.3dgs.ply"]
     read = read_3dgs((tmp_path / "a.3dgs.ply").read_bytes())
     # In a splat viewer's frame: half a turn about x, (x, -y, -z).
-    centres = stool().centres() * [1, -1, -1]
-    assert (read["positions"] == centres.astype(np.float32)).all()
+    centers = stool().centers() * [1, -1, -1]
+    assert (read["positions"] == centers.astype(np.float32)).all()
     half_turn = np.tile([0.0, 1.0, 0.0, 0.0], (SPLATS, 1))
     assert rotation_angles(read["quaternions"], half_turn).max() < 1e-6
     np.testing.assert_allclose(read["sigmas"], 0.5 / 16, rtol=1e-6)
@@ -50,12 +50,12 @@ READERS = {"splat": read_splat, "spz": read_spz, "glb": read_glb, "3dgs": read_3
 def test_every_format_has_its_frame_unless_told_otherwise(tmp_path, format, up, turn):
     (path,) = export(stool(legs=1), tmp_path / "out", format=format, up=up)
     read = READERS[format](path.read_bytes())
-    np.testing.assert_allclose(read["positions"], stool(legs=1).centres() * turn, atol=2**-13)
+    np.testing.assert_allclose(read["positions"], stool(legs=1).centers() * turn, atol=2**-13)
 
 
 def test_z_up_for_modelling_programs(tmp_path):
     (path,) = export(stool(legs=1), tmp_path, format="splat", up="z")
-    x, y, z = stool(legs=1).centres().T
+    x, y, z = stool(legs=1).centers().T
     assert (read_splat(path.read_bytes())["positions"] == np.stack([x, -z, y], axis=1)).all()
 
 
@@ -128,7 +128,7 @@ def test_merging_puts_shapes_side_by_side(tmp_path):
     assert len(read) == sum(counts)
     parts = np.split(read, np.cumsum(counts)[:-1])
     for part, legs in zip(parts, range(3), strict=True):
-        original = stool(legs=legs).centres()
+        original = stool(legs=legs).centers()
         np.testing.assert_allclose(part - part[0], original - original[0], atol=1e-6)
         assert part[:, 1].min() == pytest.approx(0, abs=1e-6)  # they stand on one ground
     boxes = [(part.min(axis=0), part.max(axis=0)) for part in parts]
@@ -158,7 +158,7 @@ def test_the_same_again_is_fine_and_another_is_refused(tmp_path):
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(UsageError, match="out is there and is no folder"):
+    with pytest.raises(UsageError, match="out exists and is not a folder"):
         export(stool(), tmp_path / "out")
 
 
@@ -251,7 +251,7 @@ def test_octrees_in_memory_need_a_place_and_a_name_that_is_one(tmp_path):
         export(stool())
     with pytest.raises(UsageError, match="cannot export int; give paths"):
         export(7, tmp_path)
-    with pytest.raises(UsageError, match="is no file name"):
+    with pytest.raises(UsageError, match="is not a file name"):
         export(Shape(stool(), "", "../x"), tmp_path)
     with pytest.raises(UsageError, match="two shapes would be written to"):
         export([Shape(stool(), "", "x"), Shape(stool(), "", "x")], tmp_path)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import ddimx
-from tests.evaluation.fid.tiny_features import MeanColours
+from tests.evaluation.fid.tiny_features import MeanColors
 from tests.faults.inject import Injector
 
 # What takes long and has nothing to do with files.
@@ -45,7 +45,7 @@ def prepare() -> None:
             if getattr(module, "__name__", "").startswith("ddimx.") and hasattr(module, name):
                 setattr(module, name, stand_in)
     sys.modules["ddimx.training.preview"].STEPS = 1
-    sys.modules["ddimx.evaluation.fid.features"].inception = lambda *_, **__: MeanColours()
+    sys.modules["ddimx.evaluation.fid.features"].inception = lambda *_, **__: MeanColors()
 
 
 def outputs(kind: str | None, err: str) -> None:

@@ -226,7 +226,7 @@ def make_unfinished(folder: Path) -> None:
         data = DataConfig(dataset="FOLDER", root=str(pictures), image_size=8, channels=3)
         parts = open_part(data, held_out=False), open_part(data, held_out=True)
         packing = Packing(parts, {"size": 8}, folder / "packed.npy")  # type: ignore[arg-type]
-        packing._finished = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
+        packing._finish = lambda state, found: None  # type: ignore[assignment, method-assign, return-value]
         packing.run(Progress(quiet=True))
     finally:
         module.CHUNK = chunk
@@ -267,7 +267,7 @@ def make_meshes(folder: Path) -> None:
         "e.ply": meshes.ply(faces=False),
         "f.glb": meshes.glb(),
         "g.npz": meshes.npz(points=meshes.BOX),
-        "h.npz": meshes.npz(cloud=meshes.BOX, colours=np.zeros(8)),
+        "h.npz": meshes.npz(cloud=meshes.BOX, colors=np.zeros(8)),
     }
     stream = io.BytesIO()
     np.save(stream, meshes.BOX)

@@ -44,7 +44,7 @@ class Batch:
         assert (found.keys.dtype, found.tree.dtype) == (torch.int64, torch.int32)
         np.testing.assert_array_equal(found.keys.cpu(), keys)
         np.testing.assert_array_equal(found.tree.cpu(), owner)
-        centres = np.concatenate([tree.centres() for tree in self.trees])
+        centres = np.concatenate([tree.centers() for tree in self.trees])
         # One product and one sum in float32, of numbers no larger than the corner and the edge;
         # in the unit cube both are exact up to a depth of 22.
         edges = np.array([tree.edge for tree in self.trees])

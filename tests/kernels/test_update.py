@@ -181,7 +181,7 @@ RING = torch.zeros(1, 2, 3, 4, 4, dtype=torch.float64)
     [
         ({0: TABLE[0]}, rf"table is .* expected float \[rows, {len(COLUMNS)} \+ 2 depth\]"),
         ({0: TABLE[:, : len(COLUMNS)]}, "table is"),
-        ({0: TABLE[:, :14]}, "table is"),
+        ({0: TABLE[:, : len(COLUMNS) + 3]}, "table is"),
         ({0: TABLE.long()}, "table is torch.int64"),
         ({0: TABLE.to("meta")}, "table is on meta"),
         ({1: torch.tensor([1])}, "row is torch.int64 .1,., expected a 0-d int64"),

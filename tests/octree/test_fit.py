@@ -12,7 +12,7 @@ QUADS = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (
 FACES = np.array([t for a, b, c, d in QUADS for t in ((a, b, c), (a, c, d))])
 
 
-def test_the_cube_is_centred_and_as_large_as_the_longest_side():
+def test_the_cube_is_centered_and_as_large_as_the_longest_side():
     lower, edge = fit_cube(BOX, margin=0.1)
     assert edge == pytest.approx(5)  # 4 and a tenth of 5 at either end
     assert lower + edge / 2 == pytest.approx([12, 20.5, 31])
@@ -22,17 +22,17 @@ def test_the_tree_lies_where_the_mesh_lies():
     tree = mesh_tree(BOX, FACES, 5)
     cell = tree.edge / 32
     assert tree.edge == pytest.approx(4 / 0.99)
-    centres = tree.centres()
-    assert np.all(centres.min(0) - cell / 2 <= BOX.min(0))
-    assert np.all(centres.max(0) + cell / 2 >= BOX.max(0))
-    assert np.all(np.abs(centres - centres.mean(0)).max(0) <= np.ptp(BOX, axis=0) / 2 + cell)
+    centers = tree.centers()
+    assert np.all(centers.min(0) - cell / 2 <= BOX.min(0))
+    assert np.all(centers.max(0) + cell / 2 >= BOX.max(0))
+    assert np.all(np.abs(centers - centers.mean(0)).max(0) <= np.ptp(BOX, axis=0) / 2 + cell)
     # 32 x 8..10 x 16..18 cells with nothing inside: a box's surface, with a cell's margin of error
     assert 32 * 2 * (8 + 16) * 0.8 < tree.counts[-1] < 2 * (32 * 10 + 32 * 18 + 10 * 18)
 
 
 def test_nothing_lies_on_the_outer_faces():
     for depth in (1, 4, 6):
-        cells = np.unique(mesh_tree(BOX, FACES, depth).centres()[:, 0])
+        cells = np.unique(mesh_tree(BOX, FACES, depth).centers()[:, 0])
         assert len(cells) == 2**depth  # the longest side spans the grid, and no more
 
 
@@ -51,7 +51,7 @@ def test_unused_vertices_count_for_nothing():
 def test_a_flat_mesh_is_a_layer():
     flat = BOX * [1, 1, 0]
     assert (
-        len(np.unique(mesh_tree(flat, FACES, 4).centres()[:, 2])) == 2
+        len(np.unique(mesh_tree(flat, FACES, 4).centers()[:, 2])) == 2
     )  # both sides of the middle
 
 

@@ -1,4 +1,4 @@
-"""Neighbours, connected parts, overlap and symmetries against plain loops and known shapes."""
+"""Neighbors, connected parts, overlap and symmetries against plain loops and known shapes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from ddimx.octree.geometry import (
     iou,
     largest_share,
     mirrored,
-    neighbours,
+    neighbors,
     turned,
 )
 from ddimx.octree.keys import cells_of, keys_of
@@ -42,7 +42,7 @@ def parts_by_flood(cells, steps):
     return parts
 
 
-def test_there_are_26_and_6_neighbours_and_each_ones_opposite_stands_at_the_mirrored_place():
+def test_there_are_26_and_6_neighbors_and_each_ones_opposite_stands_at_the_mirrored_place():
     for offsets, count in ((OFFSETS_26, 26), (OFFSETS_6, 6)):
         assert len({tuple(o) for o in offsets}) == count
         np.testing.assert_array_equal(offsets, -offsets[::-1])
@@ -50,21 +50,21 @@ def test_there_are_26_and_6_neighbours_and_each_ones_opposite_stands_at_the_mirr
 
 
 @given(trees(most_depth=4))
-def test_neighbours_are_those_that_a_dictionary_finds(tree):
+def test_neighbors_are_those_that_a_dictionary_finds(tree):
     cells = [tuple(c) for c in cells_of(tree.leaves)]
     place = {cell: i for i, cell in enumerate(cells)}
     expected = [[place.get(tuple(np.add(c, o)), -1) for o in OFFSETS_26] for c in cells]
-    np.testing.assert_array_equal(neighbours(tree.leaves, tree.depth), expected)
+    np.testing.assert_array_equal(neighbors(tree.leaves, tree.depth), expected)
 
 
 def test_the_grid_does_not_wrap_round():
     tree = of_cells([(0, 0, 0), (3, 3, 3), (3, 0, 0)], 2)
-    assert (neighbours(tree.leaves, 2) == -1).all()
+    assert (neighbors(tree.leaves, 2) == -1).all()
 
 
-def test_the_last_cell_of_the_deepest_grid_has_neighbours_on_one_side_alone():
+def test_the_last_cell_of_the_deepest_grid_has_neighbors_on_one_side_alone():
     last = 8**20 - 1
-    found = neighbours(np.array([last - 1, last]), 20)
+    found = neighbors(np.array([last - 1, last]), 20)
     assert found[1].tolist().count(-1) == 25
     assert OFFSETS_26[found[1] == 0].tolist() == [[0, 0, -1]]
 
@@ -108,22 +108,22 @@ def test_iou_of_known_sets():
 
 
 @given(trees(), st.integers(0, 2))
-def test_mirroring_reflects_the_centres_and_undoes_itself(tree, axis):
+def test_mirroring_reflects_the_centers_and_undoes_itself(tree, axis):
     image = mirrored(tree, axis)
     flip = np.ones(3)
     flip[axis] = -1
-    assert {tuple(c) for c in image.centres()} == {tuple(c) for c in tree.centres() * flip}
+    assert {tuple(c) for c in image.centers()} == {tuple(c) for c in tree.centers() * flip}
     np.testing.assert_array_equal(mirrored(image, axis).leaves, tree.leaves)
 
 
 @given(trees(), st.integers(-5, 5))
-def test_turning_rotates_the_centres_about_y(tree, quarters):
+def test_turning_rotates_the_centers_about_y(tree, quarters):
     angle = np.pi / 2 * quarters
     c, s = np.round(np.cos(angle)), np.round(np.sin(angle))
     rotation = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     image = turned(tree, quarters)
-    expected = {tuple(p) for p in tree.centres() @ rotation.T}
-    assert {tuple(p) for p in image.centres()} == expected
+    expected = {tuple(p) for p in tree.centers() @ rotation.T}
+    assert {tuple(p) for p in image.centers()} == expected
     np.testing.assert_array_equal(turned(image, -quarters).leaves, tree.leaves)
 
 

@@ -12,7 +12,7 @@ from ddimx.octree.tree import PART, POPCOUNT, from_leaves, from_tokens
 
 from .shapes import sphere, trees
 
-# Cells by hand. Depth 2: the corner at the origin, its neighbour in z, and the opposite corner.
+# Cells by hand. Depth 2: the corner at the origin, its neighbor in z, and the opposite corner.
 GOLDEN = {
     "one cell": ([(0, 0, 0)], 1, [0b00000001, 1]),
     "x is the highest bit": ([(1, 0, 0)], 1, [0b00010000, 1]),
@@ -69,7 +69,7 @@ def test_large_trees_are_worked_on_in_parts_that_join():
     tree = from_tokens(from_leaves(keys_of(cells), 8).tokens())
     order = np.argsort(keys_of(cells))
     np.testing.assert_array_equal(tree.leaves, keys_of(cells)[order])
-    np.testing.assert_array_equal(tree.centres(), (cells[order] + 0.5) / 256 - 0.5)
+    np.testing.assert_array_equal(tree.centers(), (cells[order] + 0.5) / 256 - 0.5)
 
 
 def test_a_deep_sphere_has_the_cells_that_a_count_of_every_cell_finds():
@@ -85,11 +85,13 @@ def test_a_deep_sphere_has_the_cells_that_a_count_of_every_cell_finds():
     np.testing.assert_array_equal(sphere(depth).leaves, np.sort(keys_of(np.argwhere(met))))
 
 
-def test_centres_and_counts():
+def test_centers_and_counts():
     tree = from_leaves(np.array([0, 63]), 2, lower=(1.0, 2.0, 3.0), edge=4.0)
     assert tree.counts == (1, 2, 2)
-    assert tree.centres().tolist() == [[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]]
-    assert tree.centres(0).tolist() == [[3.0, 4.0, 5.0]]
+    assert tree.centers().tolist() == [[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]]
+    assert tree.centers(0).tolist() == [[3.0, 4.0, 5.0]]
+    with pytest.warns(DeprecationWarning, match="now Octree.centers"):
+        assert tree.centres(0).tolist() == [[3.0, 4.0, 5.0]]
     assert POPCOUNT[[0, 1, 255, 0b1010]].tolist() == [0, 1, 8, 2]
 
 

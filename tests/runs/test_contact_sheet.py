@@ -8,7 +8,7 @@ from ddimx.runs.contact_sheet import GAP, LEGIBLE, grid, write_grid
 
 
 def plain(count, height, width, channels=3):
-    """Images of one grey each, none of them white."""
+    """Images of one gray each, none of them white."""
     values = np.arange(count, dtype=np.uint8) + 10
     return np.broadcast_to(
         values[:, None, None, None], (count, height, width, channels)

@@ -11,7 +11,7 @@ from ddimx.runs.sinks import ArraySink, ImageSink, as_image, open_sink, remove_p
 from tests.sampling import names_in
 
 RGB = DataConfig(dataset="NPZ", image_size=2, channels=3)
-GREY = DataConfig(dataset="NPZ", image_size=2, channels=1)
+GRAY = DataConfig(dataset="NPZ", image_size=2, channels=1)
 
 
 def levels(count, channels=3):
@@ -32,7 +32,7 @@ def test_formats_by_name(tmp_path):
 # --- images -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "data"), [("png", RGB), ("webp", RGB), ("png", GREY)])
+@pytest.mark.parametrize(("kind", "data"), [("png", RGB), ("webp", RGB), ("png", GRAY)])
 def test_images_are_named_by_their_index_and_lossless(tmp_path, kind, data):
     pixels, samples = levels(3, data.channels)
     sink = open_sink(kind, tmp_path, data, ())
@@ -49,7 +49,7 @@ def test_images_are_named_by_their_index_and_lossless(tmp_path, kind, data):
 
 
 def test_what_is_out_of_range_is_clamped(tmp_path):
-    sink = ImageSink(tmp_path, GREY, "png")
+    sink = ImageSink(tmp_path, GRAY, "png")
     sink.write([0], torch.tensor([[[[-5.0, 5.0], [-1.0, 1.0]]]]), None)
     assert sink.pixels(range(1)).flatten().tolist() == [0, 255, 0, 255]
 
@@ -182,6 +182,6 @@ def test_only_our_parts_are_removed(tmp_path):
     assert (tmp_path / "parts" / "mine.npz").read_bytes() == b"mine"
 
 
-def test_pixels_become_a_grey_or_a_colour_image():
+def test_pixels_become_a_gray_or_a_color_image():
     assert as_image(np.zeros((2, 3, 1), np.uint8)).mode == "L"
     assert as_image(np.zeros((2, 3, 3), np.uint8)).size == (3, 2)

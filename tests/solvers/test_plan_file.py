@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ddimx.errors import UsageError
+from ddimx.kernels.update.columns import ADDED
 from ddimx.solvers.plan import Plan
 from ddimx.solvers.plan_file import check_fits, plan_from_json, read_plan, write_plan
 from ddimx.solvers.registry import SolverChoice, all_names, make_plan
@@ -114,14 +115,14 @@ def test_a_plan_of_another_model_is_refused():
 
 def test_a_column_that_was_added_is_missing_where_it_does_nothing(monkeypatch):
     """As if ``c`` had come with a later version: without noise files and identity are the same."""
-    noisy, still = handmade_plans = plan_of("ddpm"), plan_of("ddim")
-    hashes = [dataclasses.replace(plan, inputs=None).identity() for plan in handmade_plans]
+    noisy, still = plans = plan_of("ddpm"), plan_of("ddim")
+    before = [dataclasses.replace(plan, inputs=None).identity() for plan in plans]
     for module in ("plan", "plan_file"):
-        monkeypatch.setattr(f"ddimx.solvers.{module}.ADDED", frozenset({"c"}))
+        monkeypatch.setattr(f"ddimx.solvers.{module}.ADDED", ADDED | {"c"})
     assert "c" not in still.to_json()
     same(plan_from_json(json.loads(json.dumps(still.to_json()))), still)
     assert noisy.to_json()["c"] == noisy.c.tolist()
     same(plan_from_json(noisy.to_json()), noisy)
-    later = [dataclasses.replace(plan, inputs=None).identity() for plan in handmade_plans]
-    assert later[0] == hashes[0]
-    assert later[1] != hashes[1]  # without the column: what it was before there was one
+    after = [dataclasses.replace(plan, inputs=None).identity() for plan in plans]
+    assert after[0] == before[0]
+    assert after[1] != before[1]  # that of a table without the column

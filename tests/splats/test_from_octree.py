@@ -41,7 +41,7 @@ def test_every_leaf_is_there_once_and_valid(keys, surfel):
     tree = from_leaves(np.array(sorted(keys)), 3)
     cloud = from_octree(tree, Look(color="normal", surfel=surfel))
     assert len(cloud) == tree.counts[-1]
-    assert (cloud.positions == tree.centres().astype(np.float32)).all()
+    assert (cloud.positions == tree.centers().astype(np.float32)).all()
     assert (cloud.sigmas <= 0.0625).all()
     assert (cloud.sigmas >= 0.0625 / 4).all()
 
@@ -73,7 +73,7 @@ def ball(depth=5):
 
 def test_normals_of_a_ball_point_outwards():
     tree = ball()
-    points = tree.centres()
+    points = tree.centers()
     normals, flatness = surface(points, neighborhood(tree))
     outwards = points / np.linalg.norm(points, axis=1, keepdims=True)
     cosines = (normals * outwards).sum(axis=1)
@@ -85,10 +85,10 @@ def test_normals_of_a_ball_point_outwards():
 def test_the_side_of_a_normal_follows_the_stated_rule():
     """Away from the box's middle; else from the cells around; else the largest part is positive."""
     tree = floor(y=5)
-    normals, _ = surface(tree.centres(), neighborhood(tree))
+    normals, _ = surface(tree.centers(), neighborhood(tree))
     assert (normals[tree.leaves == keys_of(np.array([[8, 5, 8]]))[0]] == [0, 1, 0]).all()
     both = tree_of([(x, y, z) for x in range(16) for z in range(16) for y in (2, 12)])
-    points = both.centres()
+    points = both.centers()
     normals, _ = surface(points, neighborhood(both))
     inner = np.abs(points[:, [0, 2]]).max(axis=1) < 0.3
     assert (np.sign(normals[inner, 1]) == np.where(points[inner, 1] < 0, -1, 1)).all()
@@ -195,7 +195,7 @@ def test_a_new_rule_is_a_function_and_an_entry(monkeypatch):
     look = Look("SIDE")
     assert not look.lit
     assert not look.needs_normals
-    expected = (tree.centres()[:, 0] < 0.25)[:, None] * [1, 0, 0]
+    expected = (tree.centers()[:, 0] < 0.25)[:, None] * [1, 0, 0]
     np.testing.assert_array_equal(from_octree(tree, look).colors, expected)
     with pytest.raises(UsageError, match="height, normal, category, side or a name"):
         Look("sid")

@@ -43,6 +43,6 @@ def test_the_normal_of_a_floor_is_the_side_that_is_seen(side):
     spreads = neighborhood(tree).spreads
     inner = keys_of(np.array([[4, 4, 4]]))[0] == tree.leaves
     seen = facing(spreads, np.tile([0.48, 0.6 * side, 0.64], (64, 1)))[inner][0]
-    # v = (.48, .6, .64) over spreads (2, 0, 2) + 1/12: (.2304, 7.2, .3072) before normalising
+    # v = (.48, .6, .64) over spreads (2, 0, 2) + 1/12: (.2304, 7.2, .3072) before normalizing
     expected = np.array([0.2304, 7.2 * side, 0.3072])
     np.testing.assert_allclose(seen, expected / np.linalg.norm(expected), atol=1e-9)

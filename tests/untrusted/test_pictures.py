@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ddimx.data.images import encoded
-from ddimx.data.images.encoded import rgb, scaled_centre, square
+from ddimx.data.images.encoded import rgb, scaled_center, square
 from ddimx.untrusted import limits
 from ddimx.untrusted.pictures import MOST_PIXELS, open_picture
 from tests.data.images.official import smooth
@@ -127,9 +127,9 @@ def test_bands_change_no_pixel(monkeypatch, mode, shape):
         scaled = whole.resize((width, height), Image.Resampling.BILINEAR)
         x, y = round((width - size) / 2), round((height - size) / 2)
         expected = scaled.crop((x, y, x + size, y + size))
-        assert np.array_equal(scaled_centre(image, size), np.asarray(expected))
+        assert np.array_equal(scaled_center(image, size), np.asarray(expected))
 
 
 def test_a_line_is_not_scaled_to_a_landscape():
     with pytest.raises(ValueError, match="1x50000 is too narrow for 256 pixels"):
-        scaled_centre(Image.new("L", (1, 50000)), 256)
+        scaled_center(Image.new("L", (1, 50000)), 256)

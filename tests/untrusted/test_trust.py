@@ -57,7 +57,7 @@ VERBS = {
     "encode": ("encode", "a.png", "-m", "m.safetensors", "--steps", 1),
     "interpolate": ("interpolate", 1, 2, "-m", "m.safetensors", "--steps", 1, "--frames", 2),
     "sequence": ("sequence", "-m", "m.safetensors", "--steps", 1, "-n", 1),
-    "neighbours": ("evaluate", "neighbours", "-m", "m.safetensors", "--steps", 1, "-n", 1),
+    "neighbors": ("evaluate", "neighbors", "-m", "m.safetensors", "--steps", 1, "-n", 1),
     "nll": ("evaluate", "nll", "-m", "m.safetensors", "-n", 1, "--terms", 1, "--flow-steps", 0),
     "solvers": (
         *("evaluate", "solvers", "-m", "m.safetensors", "--nfe", 2, "-n", 1, "--solver", "ddim"),

@@ -131,20 +131,20 @@ def test_a_contradiction_is_named(change, message):
 
 
 def test_channels_that_contradict():
-    grey = plain(data={"channels": 1}, model={"in_channels": 1, "out_ch": 1})
+    gray = plain(data={"channels": 1}, model={"in_channels": 1, "out_ch": 1})
     with pytest.raises(UsageError, match=r"model.in_channels is 1, the file has 3"):
-        configure(bare(plain()), grey, "file")
+        configure(bare(plain()), gray, "file")
 
 
 def test_a_file_with_a_configuration_of_its_own_takes_no_other():
     found = WeightSet("ddimx model", Path("m"), {}, "ema", ("ema",), plain())
     assert configure(found, None, "m") == (plain(), ())
-    with pytest.raises(UsageError, match="carries its own configuration: leave --config out"):
+    with pytest.raises(UsageError, match="carries its own configuration: omit --config"):
         configure(found, plain(), "m")
 
 
 def test_widths_that_are_no_multiples():
     tensors = dict(shapes(plain()))
     tensors["down.1.block.0.conv1.weight"] = torch.empty(40, 32, 3, 3, device="meta")
-    with pytest.raises(DdimxError, match=r"widths \[32, 40\] are no multiples of ch 32"):
+    with pytest.raises(DdimxError, match=r"widths \[32, 40\] are not multiples of ch 32"):
         from_tensors(tensors, "file")

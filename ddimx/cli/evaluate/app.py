@@ -33,7 +33,7 @@ def evaluate() -> None:
     """Measure a model."""
 
 
-def neighbours(
+def neighbors(
     model: options.Model = None,
     config: options.ModelConfig = None,
     weights: options.Weights = None,
@@ -65,13 +65,13 @@ def neighbours(
 
     Examples:
 
-      ddimx prepare emoji && ddimx evaluate neighbours --count 64
+      ddimx prepare emoji && ddimx evaluate neighbors --count 64
     """
     from ...api import sample
     from ...config_file import override
     from ...data.images.sources import open_source
     from ...errors import UsageError
-    from ...evaluation.neighbors import neighbours as find
+    from ...evaluation.neighbors import neighbors as find
     from ...evaluation.neighbors import side_by_side
     from ...files import whole_file
     from ...pixels import to_bytes
@@ -120,4 +120,6 @@ def neighbours(
         )
 
 
-add_verb(app, neighbours)
+add_verb(app, neighbors)
+# The spelling of version 0.1.
+app.command("neighbours", hidden=True, deprecated=True)(neighbors)

@@ -41,11 +41,11 @@ def nll(
     count: Annotated[int, typer.Option("--count", "-n", help="How many examples.")] = 64,
     terms: Annotated[
         int,
-        typer.Option(help="Timesteps of the bound per example; 1000 sums all; 0 leaves it out."),
+        typer.Option(help="Timesteps of the bound per example; 1000 sums all; 0 omits it."),
     ] = 100,
     flow_steps: Annotated[
         int | None,
-        typer.Option(help="Steps of the flow, four calls each; 0 leaves it out (default: 20)."),
+        typer.Option(help="Steps of the flow, four calls each; 0 omits it (default: 20)."),
     ] = None,
     probes: Annotated[
         int | None, typer.Option(help="Probes of the flow's divergence (default: 1).")

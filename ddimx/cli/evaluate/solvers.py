@@ -11,7 +11,7 @@ import typer
 
 from ...errors import UsageError
 from .. import options
-from ..common import load
+from ..common import end_interrupted, load
 from ..output import print_json
 
 if TYPE_CHECKING:
@@ -153,10 +153,8 @@ def solvers(
         except (Stopped, Interrupted):
             stop.signal = stop.signal or signal.SIGINT
             progress.stop()
-            progress.say(
-                f"interrupted; the same command with --out {shlex.quote(str(folder))} goes on"
-            )
-            raise typer.Exit(stop.exit_code) from None
+            again = f"the same command with --out {shlex.quote(str(folder))} goes on"
+            end_interrupted(progress, stop, f"interrupted; {again}")
         _write(result, folder, progress)
     if json_output:
         print_json({"folder": str(folder), **result.to_json()})

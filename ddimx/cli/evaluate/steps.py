@@ -240,7 +240,7 @@ def _before(folder: Path | None) -> dict[str, Any] | None:
         return record if isinstance(record["rows"], list) else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{path} is no record of a study ({error}); choose another --out or --overwrite"
+            f"{path} is not the record of a study ({error}); choose another --out or --overwrite"
         ) from None
 
 

@@ -45,7 +45,7 @@ def emoji(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A font with colour bitmaps (default: the installed Noto Color Emoji).",
+            help="A font with color bitmaps (default: the installed Noto Color Emoji).",
         ),
     ] = None,
     emoji_test: Annotated[
@@ -126,7 +126,7 @@ def _check_targets(out: Path, preview: Path | None) -> None:
 
     for path in (out, preview):
         if path is not None and os.path.exists(path) and not os.path.isfile(path):
-            raise UsageError(f"{path} is there and is no plain file; give the name of a file")
+            raise UsageError(f"{path} exists and is not a plain file; give the name of a file")
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(f"--preview {preview}: the picture is a PNG, name it so: FILE.png")
     if preview is not None and os.path.realpath(preview) == os.path.realpath(out):

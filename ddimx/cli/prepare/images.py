@@ -11,7 +11,7 @@ from ...errors import DdimxError
 from .. import options
 
 if TYPE_CHECKING:
-    from ...data.images.pack import Packed
+    from ...data.images.pack import PackedSet
 
 SHOWN = 20  # bad images that are listed on the screen; --json and the file itself hold all
 
@@ -46,7 +46,7 @@ def images(
 
     DST is a NumPy array, and DST.json beside it says what is in it: move both together.
     Every data set keeps its own crop: CelebA the original's 128 pixels round (89, 121), LSUN the
-    shorter side resized and the centre cut out, folders the centre square. A killed run goes on
+    shorter side resized and the center cut out, folders the center square. A killed run goes on
     where it stopped when the same command is given again. Images that cannot be decoded are left
     out, listed at the end, and make the exit code 1.
 
@@ -98,25 +98,25 @@ def _packing(
     return Packing((train, held_out), origin, out)
 
 
-def _summary(packed: Packed, size: int) -> dict[str, Any]:
+def _summary(packed: PackedSet, size: int) -> dict[str, Any]:
     return {
         "path": str(packed.path),
         "images": packed.images,
         "held_out": packed.held_out,
         "size": size,
-        "found": packed.found,
+        "found": packed.start,
         "bad": list(packed.bad),
         "fingerprint": packed.fingerprint,
     }
 
 
-def _text(packed: Packed, size: int) -> str:
+def _text(packed: PackedSet, size: int) -> str:
     """Return what the person at the terminal reads at the end."""
     import shlex
 
     settings = ["data.dataset=PACKED", f"data.root={packed.path}", f"data.image_size={size}"]
     following = shlex.join([word for item in settings for word in ("--set", item)])
-    state = f" ({packed.found} were there already)" if packed.found else ""
+    state = f" ({packed.start} were there already)" if packed.start else ""
     if packed.old:
         state += " in version 0.1's form, which is read until 0.3; --overwrite makes it anew"
     return (
@@ -125,7 +125,7 @@ def _text(packed: Packed, size: int) -> str:
     )
 
 
-def _left_out(packed: Packed) -> str:
+def _left_out(packed: PackedSet) -> str:
     """Return which images are not in the file."""
     lines = [f"{len(packed.bad)} images are left out:"]
     lines += [f"  {message}" for message in packed.bad[:SHOWN]]

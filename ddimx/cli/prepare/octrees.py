@@ -36,7 +36,7 @@ def octrees(
 
     SRC holds .obj, .ply, .stl, .off or .glb meshes, or points as .npz, .npy or .ply: by themselves,
     in a folder per category, as <category>/<train|val|test>/<id>.obj, or as ShapeNet's
-    <synset>/<id>/models/model_normalized.obj. Each is centred in a cube as large as its longest
+    <synset>/<id>/models/model_normalized.obj. Each is centered in a cube as large as its longest
     side, and the file keeps the way back. A shape's name alone decides its part. A stopped run
     goes on when the same command is given again. Meshes that cannot be read are left out, listed
     in failures.json, and make the exit code 1. Meshes need trimesh: pip install "ddimx[3d]".

@@ -1,7 +1,7 @@
 """CelebA's aligned images, cropped as the original crops them.
 
 ``img_align_celeba.zip`` as published (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html), or the
-folder it unpacks to: 202,599 JPEGs of 178x218. The crop has its centre at column 89 and row 121
+folder it unpacks to: 202,599 JPEGs of 178x218. The crop has its center at column 89 and row 121
 and reaches 64 pixels to each side: rows 57 to 184, columns 25 to 152, inclusive. It is resized by
 a bilinear filter (torchvision's ``Resize`` on Pillow images, whose support grows with the
 reduction). Both from ermongroup/ddim, datasets/__init__.py; figures of FID depend on them.
@@ -30,7 +30,7 @@ ARCHIVE, FOLDER = "img_align_celeba.zip", "img_align_celeba"
 PARTITION = "list_eval_partition.txt"
 SPLITS = ("train", "valid", "test")  # in the order of their numbers in the list
 WIDTH, HEIGHT = 178, 218
-CENTRE_X, CENTRE_Y, REACH = 89, 121, 64
+CENTER_X, CENTER_Y, REACH = 89, 121, 64
 
 
 class CelebASource(EncodedSource):
@@ -81,7 +81,7 @@ class CelebASource(EncodedSource):
         """Take the original's crop and resize it; another size than 178x218 is a ValueError."""
         if image.size != (WIDTH, HEIGHT):
             raise ValueError(f"{image.width}x{image.height}, aligned images are {WIDTH}x{HEIGHT}")
-        left, top = CENTRE_X - REACH, CENTRE_Y - REACH
+        left, top = CENTER_X - REACH, CENTER_Y - REACH
         cropped = rgb(image.crop((left, top, left + 2 * REACH, top + 2 * REACH)))
         resized = cropped.resize((self.size, self.size), Image.Resampling.BILINEAR)
         return np.asarray(resized, dtype=np.uint8)

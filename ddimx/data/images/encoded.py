@@ -102,7 +102,7 @@ def fingerprint_of(names: Iterable[str]) -> str:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB; of 16-bit grey the high byte."""
+    """Return the image as RGB; of 16-bit gray the high byte."""
     return eight_bits(image).convert("RGB")
 
 
@@ -115,7 +115,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> Bytes:
-    """Crop the centre square and resize it with a Lanczos filter: uint8 [size, size, 3]."""
+    """Crop the center square and resize it with a Lanczos filter: uint8 [size, size, 3]."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -123,8 +123,8 @@ def square(image: Image.Image, size: int) -> Bytes:
     return np.asarray(_resized(image, box, (size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
-def scaled_centre(image: Image.Image, size: int) -> Bytes:
-    """Resize the shorter side to ``size``, then crop the centre: uint8 [size, size, 3].
+def scaled_center(image: Image.Image, size: int) -> Bytes:
+    """Resize the shorter side to ``size``, then crop the center: uint8 [size, size, 3].
 
     What the original does by torchvision's ``Resize(size)`` and ``CenterCrop(size)`` on Pillow
     images (ermongroup/ddim, datasets/__init__.py): a bilinear filter whose support grows with the

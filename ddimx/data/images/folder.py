@@ -15,7 +15,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 
 
 class FolderSource(EncodedSource):
-    """All images below a folder, in the order of their names; RGB, centre crop, one size.
+    """All images below a folder, in the order of their names; RGB, center crop, one size.
 
     A file is held out by a hash of its relative path, so that adding files moves none of the
     others to the other side of the split.
@@ -45,7 +45,7 @@ class FolderSource(EncodedSource):
         return self._root / self._names[index]
 
     def fitted(self, image: Image.Image) -> Bytes:
-        """Crop the centre square and resize it with a Lanczos filter."""
+        """Crop the center square and resize it with a Lanczos filter."""
         return square(image, self.size)
 
 

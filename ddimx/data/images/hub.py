@@ -78,7 +78,7 @@ class HubSource(EncodedSource):
         return Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def fitted(self, image: Image.Image) -> Bytes:
-        """Crop the centre square and resize it with a Lanczos filter."""
+        """Crop the center square and resize it with a Lanczos filter."""
         return square(image, self.size)
 
     def _read_labels(self, table: Any) -> None:

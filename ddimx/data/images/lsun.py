@@ -16,12 +16,12 @@ from PIL import Image
 from ...errors import DdimxError
 from ...untrusted.names import relative
 from ..arrays import Bytes
-from .encoded import EncodedSource, is_held_out, scaled_centre
+from .encoded import EncodedSource, is_held_out, scaled_center
 from .lmdb_file import open_lmdb
 
 
 class LsunSource(EncodedSource):
-    """One category: the shorter side resized, the centre cropped, as the original does it.
+    """One category: the shorter side resized, the center cropped, as the original does it.
 
     ``<category>_train_lmdb`` and ``<category>_val_lmdb`` are the two parts. Where the second is
     missing, or there is only a folder ``<category>``, one image in twenty is held out, by a hash
@@ -35,7 +35,7 @@ class LsunSource(EncodedSource):
 
         Raises:
             UsageError: the package lmdb is missing.
-            DdimxError: no such LMDB, a damaged one, or a category that is no name of a folder.
+            DdimxError: no such LMDB, a damaged one, or a category that is not the name of a folder.
         """
         super().__init__(size, workers)
         train, validation = _found(root, category)
@@ -58,8 +58,8 @@ class LsunSource(EncodedSource):
         return io.BytesIO(self._lmdb.get(self._keys[index]) or b"")
 
     def fitted(self, image: Image.Image) -> Bytes:
-        """Resize the shorter side by a bilinear filter and crop the centre."""
-        return scaled_centre(image, self.size)
+        """Resize the shorter side by a bilinear filter and crop the center."""
+        return scaled_center(image, self.size)
 
 
 def _found(root: Path, category: str) -> tuple[Path, Path | None]:

@@ -50,15 +50,15 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A packed set that is there.
+class PackedSet:
+    """A complete packed set.
 
     Attributes:
         path: the array's.
         images, held_out: how many there are in all, and how many of them are held out.
         bad: why images were left out, one message each.
         fingerprint: of the pixels.
-        found: how many images were there before.
+        start: how many images existed before this process began.
         old: whether it is one file, as version 0.1 wrote it.
     """
 
@@ -67,7 +67,7 @@ class Packed:
     held_out: int
     bad: tuple[str, ...]
     fingerprint: str
-    found: int
+    start: int
     old: bool = False
 
 
@@ -77,7 +77,7 @@ class Packing:
     def __init__(
         self, parts: tuple[EncodedSource, EncodedSource], origin: dict[str, Any], path: Path
     ) -> None:
-        """Lay out the work; ``origin`` is what tells this file from another."""
+        """Lay out the work; ``origin`` identifies the set: what it is made from, and how."""
         self._parts, self._path = parts, path
         self._total = sum(map(len, parts))
         self._image_bytes = parts[0].size ** 2 * 3
@@ -87,29 +87,29 @@ class Packing:
         self._folder = path.with_name(path.name + ".unfinished")
         self._pixels, self._record = self._folder / "pixels", self._folder / "state.json"
 
-    def run(self, progress: Progress, *, overwrite: bool = False) -> Packed:
-        """Make the file, or finish what another process began, or find it made.
+    def run(self, progress: Progress, *, overwrite: bool = False) -> PackedSet:
+        """Make the set, or continue one that was interrupted, or return one that is complete.
 
         Raises:
-            UsageError: the file, or its unfinished folder, is there and is another one.
+            UsageError: the set, or its unfinished folder, exists and is of something else.
             DdimxError: nothing could be decoded, or nothing can be written.
         """
         if not self._total:
             raise DdimxError("there are no images to pack")
         if self._path.exists() and not overwrite:
-            return self._made()
+            return self._existing()
         self._check_beside(overwrite)
-        # All are written in place: a link among them would have another file overwritten.
+        # They are written in place: through a symbolic link, another file would be overwritten.
         if self._folder.is_symlink():
             raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
         with lock_folder(self._folder), reporting(self._path):
             all_inside(self._folder, ["pixels", "state.json"], self._folder)
             sweep(self._folder)
             sweep(self._path.parent, index_path(self._path).name)
-            state = self._begun(overwrite)
-            found = state.done
+            state = self._resume(overwrite)
+            start = state.done
             self._fill(state, progress)
-            return self._finished(state, found)
+            return self._finish(state, start)
 
     def _check_beside(self, overwrite: bool) -> None:
         """Refuse to replace a JSON that is not of this set, unless it is to be overwritten."""
@@ -126,10 +126,16 @@ class Packing:
                 "another name"
             )
 
-    def _made(self) -> Packed:
-        """Return what is in the finished set, if it is the one that is asked for."""
+    def _existing(self) -> PackedSet:
+        """Return the complete set, if it has this origin.
+
+        Raises:
+            UsageError: it is of something else.
+        """
         if not self._path.is_file():
-            raise UsageError(f"{self._path} is there and is no plain file; give a file's name")
+            raise UsageError(
+                f"{self._path} exists and is not a plain file; give the name of a file"
+            )
         try:
             index = read_index(self._path)
         except DdimxError:
@@ -139,17 +145,22 @@ class Packing:
                 f"{self._path} is there and is made from something else; give --overwrite to "
                 "replace it, or another name"
             )
-        shutil.rmtree(self._folder, ignore_errors=True)  # of a process that ended after renaming
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a process killed after its last rename
         count = self._total - len(index["bad"])
         held_out = count - index["held_out_from"]
         bad, fingerprint = tuple(index["bad"]), index["fingerprint"]
         old = "version" not in index
-        return Packed(self._path, count, held_out, bad, fingerprint, self._total, old)
+        return PackedSet(self._path, count, held_out, bad, fingerprint, self._total, old)
 
-    def _begun(self, overwrite: bool) -> _State:
-        """Return where to go on; the file of pixels ends there."""
+    def _resume(self, overwrite: bool) -> _State:
+        """Return how far the work is, and cut the file of pixels there.
+
+        Raises:
+            UsageError: the unfinished folder is of something else.
+            DdimxError: the record is damaged, or the disk is too small.
+        """
         fresh = _State(self._origin)
-        state = self._recorded() if self._record.is_file() else fresh
+        state = self._read_state() if self._record.is_file() else fresh
         if state.origin != self._origin:
             if not overwrite:
                 raise UsageError(
@@ -157,9 +168,15 @@ class Packing:
                     "--overwrite to begin again, or another name"
                 )
             state = fresh
-        if not self._pixels.is_file():  # of a process that ended after its last rename
+        if not self._pixels.is_file():  # of a process killed after its last rename
             state = fresh
-        self._check_space(state)
+        needed = (self._total - state.done) * self._image_bytes
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise DdimxError(
+                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
+                f"{free / 1e9:.1f} GB left"
+            )
         with self._pixels.open("ab") as stream:
             valid = HEADER_SIZE + state.kept * self._image_bytes
             if state.done and stream.tell() < valid:
@@ -167,7 +184,7 @@ class Packing:
             stream.truncate(valid)
         return state
 
-    def _recorded(self) -> _State:
+    def _read_state(self) -> _State:
         try:
             values = read_object(self._record)
             values["bad"] = [(position, message) for position, message in values["bad"]]
@@ -183,32 +200,23 @@ class Packing:
             raise DdimxError(f"{self._record}: {error}; remove {self._folder}") from None
         return state
 
-    def _check_space(self, state: _State) -> None:
-        needed = (self._total - state.done) * self._image_bytes
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise DdimxError(
-                f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
-                f"{free / 1e9:.1f} GB left"
-            )
-
     def _fill(self, state: _State, progress: Progress) -> None:
         """Decode and append chunk after chunk."""
         progress.start("packing", self._total, state.done)
         with self._pixels.open("ab") as stream:
             while state.done < self._total:
                 positions = range(state.done, min(state.done + self._chunk, self._total))
-                good = self._decoded(positions, state)
+                good = self._decode(positions, state)
                 stream.write(b"".join(good))
                 stream.flush()
                 os.fsync(stream.fileno())
-                state.digest = _chained(state.digest, good)
+                state.digest = _chain(state.digest, good)
                 state.done = positions.stop
                 write_json(self._record, asdict(state))
                 progress.advance(len(positions), f"{len(state.bad)} bad" if state.bad else "")
         progress.stop()
 
-    def _decoded(self, positions: range, state: _State) -> list[bytes]:
+    def _decode(self, positions: range, state: _State) -> list[bytes]:
         """Return the good images' bytes and note the bad ones in ``state``."""
         good = []
         cut = len(self._parts[0])
@@ -223,7 +231,7 @@ class Packing:
                 good.append(result.tobytes())
         return good
 
-    def _finished(self, state: _State, found: int) -> Packed:
+    def _finish(self, state: _State, start: int) -> PackedSet:
         """Add the header, and put both files in their places."""
         if not state.kept:
             raise DdimxError(f"none of {self._total} images can be decoded: {state.bad[0][1]}")
@@ -253,7 +261,7 @@ class Packing:
         sync(self._path.parent)
         shutil.rmtree(self._folder)
         held_out = state.kept - training
-        return Packed(self._path, state.kept, held_out, tuple(messages), state.digest, found)
+        return PackedSet(self._path, state.kept, held_out, tuple(messages), state.digest, start)
 
     def _labels(self, bad: set[int]) -> list[int] | None:
         """Return the labels of the images that were kept."""
@@ -264,7 +272,7 @@ class Packing:
         return [label for position, label in enumerate(both) if position not in bad]
 
 
-def _chained(digest: str, images: list[bytes]) -> str:
+def _chain(digest: str, images: list[bytes]) -> str:
     """Return the digest of a digest and a chunk; a plain SHA-256 could not be resumed."""
     chain = hashlib.sha256(digest.encode())
     for image in images:

@@ -109,7 +109,7 @@ def read_index(path: Path) -> dict[str, Any]:
             raise ValueError("its header is not uint8 [N, H, W, C]")
         if 0 in header.shape or size - behind != header.length + header.size:
             raise ValueError("its length does not fit its header")
-        return _checked(index, header.shape, old=bool(behind))
+        return _check(index, header.shape, old=bool(behind))
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a whole packed file ({error})") from None
 
@@ -132,7 +132,7 @@ def _old_index(stream: BinaryIO, size: int) -> tuple[Any, int]:
     return parse_json(stream.read(length)), length + _OLD_FOOTER.size
 
 
-def _checked(index: Any, shape: tuple[int, ...], *, old: bool) -> dict[str, Any]:
+def _check(index: Any, shape: tuple[int, ...], *, old: bool) -> dict[str, Any]:
     """Return the index of pictures of this shape if it is one.
 
     Raises:
@@ -149,17 +149,17 @@ def _checked(index: Any, shape: tuple[int, ...], *, old: bool) -> dict[str, Any]
         raise ValueError(
             f"its index says {shown(cut)} training images, there are {count} images in all"
         )
-    if labels is not None and not (_all(labels, int) and len(labels) == count):
+    if labels is not None and not (_is_list_of(labels, int) and len(labels) == count):
         raise ValueError("its index has another number of labels than of images")
     if any(not -(1 << 63) <= label < 1 << 63 for label in labels or ()):
         raise ValueError("its index has a label of more than 64 bits")
     for key in ("classes", "bad"):
-        if not _all(index.get(key), str):
+        if not _is_list_of(index.get(key), str):
             raise ValueError(f"its index lacks {key}, a list of texts")
     if not isinstance(index.get("fingerprint"), str) or "origin" not in index:
         raise ValueError("its index lacks fingerprint or origin")
     return index | {"labels": labels}
 
 
-def _all(value: Any, kind: type) -> bool:
+def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)

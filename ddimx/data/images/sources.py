@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +10,8 @@ import numpy as np
 from ...config import Config, DataConfig
 from ...errors import UsageError, unknown
 from ..arrays import Bytes, Integers
+
+KINDS = ("CIFAR10", "CELEBA", "LSUN", "FFHQ", "FOLDER", "NPZ", "PACKED", "HUB")
 
 
 class ImageSource(Protocol):
@@ -69,16 +70,57 @@ def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
     if classes and source.labels is not None:
         strange = np.setdiff1d(source.labels, np.arange(len(classes)))
         if len(strange):
-            raise UsageError(f"{root}: label {strange[0]} is none of {len(classes)} model.classes")
+            raise UsageError(
+                f"{root}: label {strange[0]} is not one of the {len(classes)} model.classes"
+            )
     return source
 
 
 def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
-    """Open one part of a data set, whether or not a model fits it; raises as ``open_source``."""
+    """Open one part of a data set, whether or not a model fits it; raises as ``open_source``.
+
+    A data set's module is imported when the data set is opened: some need packages of their own.
+    """
     kind = data.dataset.upper()
-    if kind not in OPENERS:
-        raise unknown("data.dataset", data.dataset, OPENERS)
-    return OPENERS[kind](data, held_out)
+    if kind not in KINDS:
+        raise unknown("data.dataset", data.dataset, KINDS)
+    if kind == "HUB":
+        from .hub import HubSource
+
+        return HubSource(location(data), data, held_out=held_out)
+    path, size, workers = Path(location(data)).expanduser(), data.image_size, data.num_workers
+    if kind == "CIFAR10":
+        from .cifar10 import Cifar10Source
+
+        return Cifar10Source(path, held_out=held_out)
+    if kind == "CELEBA":
+        from .celeba import CelebASource
+
+        split = data.test_split if held_out else data.train_split
+        return CelebASource(path, size=size, held_out=held_out, split=split, workers=workers)
+    if kind == "LSUN":
+        from .lsun import LsunSource
+
+        if data.category is None:
+            raise UsageError(
+                "data.category must name LSUN's category: bedroom, church_outdoor, cat"
+            )
+        return LsunSource(path, data.category, size=size, held_out=held_out, workers=workers)
+    if kind == "FFHQ":
+        from .ffhq import FfhqSource
+
+        return FfhqSource(path, size=size, held_out=held_out, workers=workers)
+    if kind == "NPZ":
+        from .npz import NpzSource
+
+        return NpzSource(path, held_out=held_out)
+    if kind == "PACKED":
+        from .packed import PackedSource
+
+        return PackedSource(path, held_out=held_out)
+    from .folder import FolderSource
+
+    return FolderSource(path, size=size, held_out=held_out, workers=workers)
 
 
 def location(data: DataConfig) -> str:
@@ -95,75 +137,6 @@ def location(data: DataConfig) -> str:
     return USUAL_PLACES[kind]
 
 
-def _path(data: DataConfig) -> Path:
-    return Path(location(data)).expanduser()
-
-
-def _npz(data: DataConfig, held_out: bool) -> ImageSource:
-    from .npz import NpzSource
-
-    return NpzSource(_path(data), held_out=held_out)
-
-
-def _packed(data: DataConfig, held_out: bool) -> ImageSource:
-    from .packed import PackedSource
-
-    return PackedSource(_path(data), held_out=held_out)
-
-
-def _cifar10(data: DataConfig, held_out: bool) -> ImageSource:
-    from .cifar10 import Cifar10Source
-
-    return Cifar10Source(_path(data), held_out=held_out)
-
-
-def _folder(data: DataConfig, held_out: bool) -> ImageSource:
-    from .folder import FolderSource
-
-    size, workers = data.image_size, data.num_workers
-    return FolderSource(_path(data), size=size, held_out=held_out, workers=workers)
-
-
-def _celeba(data: DataConfig, held_out: bool) -> ImageSource:
-    from .celeba import CelebASource
-
-    split = data.test_split if held_out else data.train_split
-    size, workers = data.image_size, data.num_workers
-    return CelebASource(_path(data), size=size, held_out=held_out, split=split, workers=workers)
-
-
-def _lsun(data: DataConfig, held_out: bool) -> ImageSource:
-    from .lsun import LsunSource
-
-    if data.category is None:
-        raise UsageError("data.category must name LSUN's category: bedroom, church_outdoor, cat")
-    size, workers = data.image_size, data.num_workers
-    return LsunSource(_path(data), data.category, size=size, held_out=held_out, workers=workers)
-
-
-def _ffhq(data: DataConfig, held_out: bool) -> ImageSource:
-    from .ffhq import FfhqSource
-
-    size, workers = data.image_size, data.num_workers
-    return FfhqSource(_path(data), size=size, held_out=held_out, workers=workers)
-
-
-def _hub(data: DataConfig, held_out: bool) -> ImageSource:
-    from .hub import HubSource
-
-    return HubSource(location(data), data, held_out=held_out)
-
-
-OPENERS: dict[str, Callable[[DataConfig, bool], ImageSource]] = {
-    "CIFAR10": _cifar10,
-    "CELEBA": _celeba,
-    "LSUN": _lsun,
-    "FFHQ": _ffhq,
-    "FOLDER": _folder,
-    "NPZ": _npz,
-    "PACKED": _packed,
-    "HUB": _hub,
-}
 # Where the published sets are looked for, so that their configurations run as they stand.
 USUAL_PLACES = {
     "CIFAR10": "data/cifar10",

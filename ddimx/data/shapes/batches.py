@@ -72,7 +72,7 @@ def transformed(tree: Octree, depth: int, *, mirror: bool, scale: Floats) -> Oct
     """
     if not mirror and (scale == 1).all():
         return tree.coarser(depth)
-    unit = Octree(tree.masks).centres()  # [-0.5, 0.5]
+    unit = Octree(tree.masks).centers()  # [-0.5, 0.5]
     if mirror:
         unit = unit * np.array([-1.0, 1.0, 1.0])
     if (scale != 1).any():

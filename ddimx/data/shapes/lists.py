@@ -33,8 +33,8 @@ def read_list(path: Path) -> list[Entry]:
     """Read a list, in its order; empty lines are passed over.
 
     Raises:
-        DdimxError: a file that cannot be read, a line that is no shape's, or a file that does not
-            lie in the list's folder.
+        DdimxError: a file that cannot be read, a line that does not describe a shape, or a
+            file that does not lie in the list's folder.
     """
     try:
         lines = read_bytes(path).decode("utf-8").splitlines()

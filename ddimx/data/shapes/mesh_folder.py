@@ -56,7 +56,7 @@ def find_shapes(
         skip: a folder within that is not looked into.
 
     Raises:
-        UsageError: no such folder, nothing in it that can be read, a name that is no text, or no
+        UsageError: no such folder, nothing in it that can be read, a name that is not text, or no
             such category.
     """
     if not source.is_dir():

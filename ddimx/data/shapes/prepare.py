@@ -56,7 +56,7 @@ class ShapeSet:
         """Be the only process that writes into the folder, from the first shape to the manifests.
 
         Raises:
-            UsageError: it is no folder, or another process writes there.
+            UsageError: it is not a folder, or another process writes there.
             DdimxError: it cannot be made, or written within.
         """
         self._check_folder()
@@ -115,7 +115,7 @@ class ShapeSet:
 
     def _check_folder(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder} is there and is no folder; give another name")
+            raise UsageError(f"{self.folder} exists and is not a folder; give another name")
 
     def _check_places(self, jobs: Sequence[Job]) -> None:
         """Refuse to write, or to remove, anywhere else than in the folder.
@@ -146,7 +146,7 @@ class ShapeSet:
                 self._journal.unlink(missing_ok=True)
                 entries = {}
         elif self.folder.exists() and not only_ours(self.folder):
-            raise UsageError(f"{self.folder} is there and is no prepared set; give another name")
+            raise UsageError(f"{self.folder} exists and is not a prepared set; give another name")
         self._sweep()
         for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -162,7 +162,7 @@ class ShapeSet:
     def _entries(self) -> dict[str, dict[str, Any]]:
         """Read the journal; of two lines for one file the later one counts.
 
-        A line that is no JSON (the last one, after a kill) is passed over.
+        A line that is not JSON (the last one, after a kill) is passed over.
         """
         entries, names = {}, []
         try:
@@ -257,7 +257,7 @@ def _settings_in(record: Path) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise ValueError("its settings are not an object")
     except (ValueError, KeyError) as error:
-        raise UsageError(f"{record} is no record of a prepared set ({error})") from None
+        raise UsageError(f"{record} is not the record of a prepared set ({error})") from None
     return settings
 
 

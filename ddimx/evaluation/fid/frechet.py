@@ -51,12 +51,12 @@ class Accumulator:
         """Add features [B, D] (Chan's update, which loses no digits to a large mean)."""
         batch = np.asarray(features, dtype=np.float64)
         n, mean = len(batch), batch.mean(axis=0)
-        centred = batch - mean
+        centered = batch - mean
         if not self.count:
             self._mean, self._scatter = np.zeros_like(mean), np.zeros((len(mean), len(mean)))
         total = self.count + n
         delta = mean - self._mean
-        self._scatter += centred.T @ centred
+        self._scatter += centered.T @ centered
         self._scatter += np.outer(delta, delta) * (self.count * n / total)
         self._mean = self._mean + delta * (n / total)
         self.count = total
@@ -113,7 +113,7 @@ def read_statistics(path: Path) -> Statistics:
     """Read statistics, ours or another program's with ``mu`` and ``sigma``.
 
     Raises:
-        DdimxError: no such file, or arrays that are no mean and covariance.
+        DdimxError: no such file, or arrays that are not a mean and a covariance.
     """
     arrays = npz_arrays(path, ("mu", "sigma", "count", "about"), copies=2)  # as float64
     mean, covariance = arrays.get("mu"), arrays.get("sigma")

@@ -31,12 +31,12 @@ class Levels:
     """A batch of 8-bit images in the network's range.
 
     Attributes:
-        centre: float64 [B, C, H, W], the middle of each pixel's bin.
+        center: float64 [B, C, H, W], the middle of each pixel's bin.
         half: half the width of a bin.
         lowest, highest: bool [B, C, H, W], pixels of level 0 and 255, whose bins have no end.
     """
 
-    centre: Tensor
+    center: Tensor
     half: float
     lowest: Tensor
     highest: Tensor
@@ -51,23 +51,23 @@ def levels(pixels: Tensor, data: DataConfig) -> Levels:
     """Place uint8 pixels [B, H, W, C] in the network's range.
 
     Raises:
-        UsageError: a range that is no linear map of the levels.
+        UsageError: a range that is not a linear map of the levels.
     """
     if data.logit_transform:
         raise UsageError("the likelihood of data.logit_transform is not measured")
     level = pixels.permute(0, 3, 1, 2)
-    # As pixels.to_network, but in float64, so that neighbouring bins share their edge.
+    # As pixels.to_network, but in float64, so that neighboring bins share their edge.
     count, shift = (LEVELS, 0.5) if data.uniform_dequantization else (LEVELS - 1, 0.0)
     unit = (level.to(torch.float64) + shift) / count
-    centre, half = (2 * unit - 1, 1 / count) if data.rescaled else (unit, 0.5 / count)
-    return Levels(centre, half, level == 0, level == LEVELS - 1)
+    center, half = (2 * unit - 1, 1 / count) if data.rescaled else (unit, 0.5 / count)
+    return Levels(center, half, level == 0, level == LEVELS - 1)
 
 
 def dequantized(batch: Levels, noise: Noise, images: Tensor) -> Tensor:
     """Return a point of every pixel's bin, float64 [B, C, H, W], a function of seed and image."""
-    shape = tuple(batch.centre.shape[1:])
+    shape = tuple(batch.center.shape[1:])
     u = noise.uniform(images, shape, row=DEQUANTIZE_ROW, stream=Stream.EVALUATE)
-    return batch.centre + (2.0 * u.to(torch.float64) - 1.0) * batch.half
+    return batch.center + (2.0 * u.to(torch.float64) - 1.0) * batch.half
 
 
 def rademacher(noise: Noise, images: Tensor, shape: tuple[int, ...], probe: int) -> Tensor:

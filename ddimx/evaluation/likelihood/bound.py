@@ -102,10 +102,10 @@ def variational_bound(
     stratum's size: an unbiased estimate. The prior's and the decoder's terms are always there.
     ``after_term`` is called with the batch's size after each network call.
     """
-    terms_weights, count = weights(schedule, variance), len(batch.centre)
+    terms_weights, count = weights(schedule, variance), len(batch.center)
 
     def at(t: Tensor) -> Tensor:
-        x0 = predict(noisy_state(schedule, batch.centre, noise, images, t), t.to(torch.float64))
+        x0 = predict(noisy_state(schedule, batch.center, noise, images, t), t.to(torch.float64))
         if after_term is not None:
             after_term(count)
         return x0 if clip is None else x0.clamp(-clip, clip)
@@ -114,11 +114,11 @@ def variational_bound(
     edges = strata(schedule.num_timesteps, terms).astype(np.int64)
     for k, (low, high) in enumerate(itertools.pairwise(edges)):
         t = _drawn(noise, images, k, int(low), int(high))
-        middle += (high - low) * middle_term(terms_weights, batch.centre, at(t), t.numpy())
+        middle += (high - low) * middle_term(terms_weights, batch.center, at(t), t.numpy())
     decoder = -discretized_log_likelihood(
         batch, at(torch.zeros(count, dtype=torch.int64)), terms_weights.decoder_variance
     )
-    return Bound(prior_term(schedule, batch.centre), middle, decoder)
+    return Bound(prior_term(schedule, batch.center), middle, decoder)
 
 
 def noisy_state(schedule: Schedule, x0: Tensor, noise: Noise, images: Tensor, t: Tensor) -> Tensor:
@@ -151,8 +151,8 @@ def discretized_log_likelihood(batch: Levels, mean: Tensor, variance: float) -> 
     needed.
     """
     deviation = math.sqrt(variance)
-    low = (batch.centre - batch.half - mean) / deviation
-    high = (batch.centre + batch.half - mean) / deviation
+    low = (batch.center - batch.half - mean) / deviation
+    high = (batch.center + batch.half - mean) / deviation
     low = torch.where(batch.lowest, -math.inf, low)
     high = torch.where(batch.highest, math.inf, high)
     is_above = low > 0  # mirrored into the lower tail

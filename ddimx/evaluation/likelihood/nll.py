@@ -32,8 +32,8 @@ class NllSettings:
     """How bits are measured.
 
     Attributes:
-        terms: how many middle terms of the bound are evaluated per image; 0 leaves the bound out.
-        flow_steps: Runge-Kutta steps of the flow, four calls each; 0 leaves the flow out.
+        terms: how many middle terms of the bound are evaluated per image; 0 omits the bound.
+        flow_steps: Runge-Kutta steps of the flow, four calls each; 0 omits the flow.
         probes: probes of the divergence's estimate.
         clip: bound of the predicted x0 in the variational bound, or None.
     """
@@ -144,7 +144,7 @@ def _measure(
     if model.process.num_classes and source.labels is not None:
         labels = torch.from_numpy(source.labels[part])
     predictor, images = Predictor(model, labels), torch.from_numpy(part)
-    per_dim = 1 / (math.log(2) * batch.centre[0].numel())
+    per_dim = 1 / (math.log(2) * batch.center[0].numel())
     bits: dict[str, Array] = {}
     if settings.terms:
         bound = _bound(model, predictor, batch, settings, images, progress)
@@ -152,7 +152,7 @@ def _measure(
         bits |= {name: getattr(bound, name) * per_dim for name in _BOUND_PARTS}
     if settings.flow_steps:
         noise, angles = Noise(settings.seed), Angles(model.process.schedule)
-        shape = tuple(batch.centre.shape[1:])
+        shape = tuple(batch.center.shape[1:])
         probes = [rademacher(noise, images, shape, k) for k in range(settings.probes)]
         nats = flow_log_density(
             lambda x, theta: predictor.velocity(x, angles.time(theta)),

@@ -40,10 +40,10 @@ def wilson(share: float, count: float) -> Figure:
     """
     if not 0.0 <= share <= 1.0 or count <= 0:
         raise ValueError(f"a share of {share} among {count}")
-    centre = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
+    center = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
     spread = math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
     half = Z / (1 + Z * Z / count) * spread
-    return Figure(share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share)))
+    return Figure(share, max(0.0, min(center - half, share)), min(1.0, max(center + half, share)))
 
 
 def share_of(flags: npt.ArrayLike) -> Figure:

@@ -37,11 +37,11 @@ class Matrices:
 
 
 def one_nna(matrices: Matrices) -> Figure:
-    """Return the leave-one-out accuracy of telling samples from references by nearest neighbour.
+    """Return the leave-one-out accuracy of telling samples from references by nearest neighbor.
 
     0.5 means that the sets cannot be told apart, 1 that they lie apart, below 0.5 that samples
     lie nearer to references than these do to each other: 0 for copies. A shape whose nearest
-    neighbours are several at the same distance counts by the share of its own kind among them.
+    neighbors are several at the same distance counts by the share of its own kind among them.
 
     The interval counts two shapes that are each other's nearest as one observation, since they
     are right or wrong together; it then holds the true value in 91 to 98% of trials.
@@ -85,9 +85,9 @@ def minimum_matching(matrices: Matrices) -> Figure:
 
 
 def perfect_one_nna(samples: Sequence[str], reference: Sequence[str]) -> float:
-    """Return the 1-NNA to expect of a perfect generator if neighbours share their category.
+    """Return the 1-NNA to expect of a perfect generator if neighbors share their category.
 
-    A shape is no neighbour of its own, so among the k + k of one category k - 1 of 2k - 1 are of
+    A shape is not its own neighbor, so among the k + k of one category k - 1 of 2k - 1 are of
     its own kind: much less than half where a category has few shapes (0 for one a side).
     """
     n = len(samples)

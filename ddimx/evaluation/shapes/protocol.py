@@ -20,7 +20,7 @@ class Protocol:
         points: drawn uniformly inside each shape's cells.
         seed: of points, subsets and bootstrap.
         repeats: point seeds over which figures are averaged, 1..1024.
-        emd_points: for the earth mover's distance; 0 leaves it out.
+        emd_points: for the earth mover's distance; 0 omits it.
         distances: whether 1-NNA, COV and MMD are computed at all.
         floors: whether the reference is compared with itself and with training shapes.
         workers: threads, which change nothing; None takes one a core.

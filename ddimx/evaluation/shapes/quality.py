@@ -38,7 +38,7 @@ def quality(
     Args:
         samples, reference: at least two shapes each, where distances are computed.
         train: what the generator learned from: gives novelty, and a generator to compare with.
-        invalid: how many further samples were no octrees, for the validity rate.
+        invalid: how many further samples were not octrees, for the validity rate.
         categories: of the samples and of the reference, for what 1-NNA a perfect generator has.
 
     Returns:

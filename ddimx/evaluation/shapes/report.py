@@ -45,7 +45,9 @@ def remarks(record: dict[str, Any]) -> list[str]:
     notes = []
     counts, n = record["counts"], record.get("compared")
     if counts["invalid"]:
-        notes.append(f"{counts['invalid']} samples are no valid octrees and enter nothing else")
+        notes.append(
+            f"{counts['invalid']} samples are not valid octrees and are not measured further"
+        )
     if n is None:
         return notes
     for side in ("samples", "reference"):
@@ -85,7 +87,7 @@ def table(record: dict[str, Any]) -> Table:
         perfect = record["perfect_1-NNA"]
         words = f"1-NNA of a perfect generator: {100 * perfect['all']:.1f}%"
         if "by_category" in perfect:
-            words += f", {100 * perfect['by_category']:.1f}% if neighbours share their category"
+            words += f", {100 * perfect['by_category']:.1f}% if neighbors share their category"
         rows.caption = f"{words}.\nMMD of the reference: to itself, at other points."
     return rows
 

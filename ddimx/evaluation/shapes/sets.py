@@ -125,7 +125,7 @@ def read(
     Args:
         categories: keep only shapes of these; none keeps all. A file that cannot be read belongs
             to no category that is known, so it is counted as invalid whatever they are.
-        strict: whether a file that is no valid octree is an error, or is counted as invalid.
+        strict: whether a file that is not a valid octree is an error, or is counted as invalid.
 
     Raises:
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
@@ -137,7 +137,9 @@ def read(
     invalid: list[str] = []
     for path in listing.files:
         try:
-            shapes.append((path, _shape(path, listing.categories.get(path))))
+            shape = read_shape(path)
+            category = listing.categories.get(path, shape.category)  # the list's word counts
+            shapes.append((path, Shape(shape.tree, category, shape.shape_id)))
         except DdimxError as error:
             if strict:
                 raise
@@ -172,11 +174,6 @@ def joined(parts: Sequence[ShapeSet]) -> ShapeSet:
 def _shown(path: Path, label: Path) -> str:
     folder = label.parent if label.suffix == ".jsonl" else label
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def _shape(path: Path, category: str | None) -> Shape:
-    shape = read_shape(path)
-    return shape if category is None else Shape(shape.tree, category, shape.shape_id)
 
 
 def _of_list(path: Path) -> Listed:

@@ -48,7 +48,7 @@ def candidates(
     plans, reasons = [], []
     for name in solvers:
         if SOLVERS[parse_solver(name).kind].adds_noise:
-            raise UsageError(f"{name} adds noise: its x_0 is no approximation of one result")
+            raise UsageError(f"{name} adds noise: its x_0 does not approximate one result")
     schedule = model.process.schedule
     total = schedule.num_timesteps
     for nfe in nfes:

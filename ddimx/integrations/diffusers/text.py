@@ -168,7 +168,7 @@ def _loaded(folder: Path) -> Any:
 def _check(pipe: Any, folder: Path) -> None:
     kind = type(pipe).__name__
     if type(getattr(pipe, "unet", None)).__name__ != "UNet2DConditionModel":
-        raise DdimxError(f"{folder}: the network of {kind} is no UNet2DConditionModel")
+        raise DdimxError(f"{folder}: the network of {kind} is not a UNet2DConditionModel")
     parameters = inspect.signature(pipe.__call__).parameters
     lacking = [name for name in ("prompt", "latents") if name not in parameters]
     if lacking:

@@ -1,4 +1,4 @@
-"""A training set of small colour images: the emoji of a bitmap font such as Noto Color Emoji.
+"""A training set of small color images: the emoji of a bitmap font such as Noto Color Emoji.
 
 The split goes by family, not by picture, so where training mirrors its images one held-out emoji
 leaks: "two o'clock" is nearly the mirror image of "ten o'clock", which is trained on.

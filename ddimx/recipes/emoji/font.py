@@ -128,7 +128,7 @@ def _stage(lookup: Any) -> dict[Glyphs, str]:
 def resolve(codepoints: Sequence, characters: dict[int, str], ligatures: Ligatures) -> str | None:
     """Return the one glyph that draws the sequence, or None if it needs several.
 
-    Tried as it is and without variation selectors, which many fonts leave out of ligatures.
+    Tried as it is and without variation selectors, which many fonts omit in ligatures.
     """
     for points in (codepoints, bare(codepoints)):
         glyphs = tuple(characters.get(point, "") for point in points)
@@ -216,7 +216,7 @@ def draw(png: bytes, size: int) -> npt.NDArray[np.uint8]:
 def _on_white(picture: Image.Image) -> Image.Image:
     """Return an RGB square with the picture in its middle.
 
-    Blended before it is made smaller: averaging colours of transparent pixels leaves dark rims.
+    Blended before it is made smaller: averaging colors of transparent pixels leaves dark rims.
     """
     from PIL import Image
 

@@ -22,20 +22,18 @@ def attribution(libraries: Sequence[Library], pieces: Iterable[Item]) -> str:
     A model under another licence than its library's says so.
     """
     keys = {item.key for item in pieces}
-    lines = ["# Attribution", "", *_preface(len(keys))]
+    lines = [
+        "# Attribution",
+        "",
+        f"This is derived from {len(keys)} models of Sweet Home 3D's furniture libraries, as in "
+        "the Debian package sweethome3d-furniture.",
+        CHANGES,
+    ]
     for library in sorted(libraries, key=lambda library: (library.name, library.key)):
         items = [item for item in library.items if item.key in keys]
         if items:
             lines += ["", *_section(library, items)]
     return "\n".join(lines) + "\n"
-
-
-def _preface(count: int) -> list[str]:
-    return [
-        f"This is derived from {count} models of Sweet Home 3D's furniture libraries, as in the "
-        "Debian package sweethome3d-furniture.",
-        CHANGES,
-    ]
 
 
 def _section(library: Library, items: list[Item]) -> list[str]:

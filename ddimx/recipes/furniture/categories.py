@@ -23,7 +23,7 @@ CATEGORIES = (
     *("plant", "vessel", "vehicle", "person"),
 )
 
-# The first pattern found in the name decides. "" is no category.
+# The first pattern found in the name decides. "" means no category.
 _RULES: tuple[tuple[str, str], ...] = (
     (
         "",

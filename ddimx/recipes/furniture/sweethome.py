@@ -72,7 +72,7 @@ def find_libraries(files: list[Path]) -> list[Path]:
     """Return the libraries to read: those given, or those that Debian installs.
 
     Raises:
-        UsageError: one given is no file, or none is given and none is installed.
+        UsageError: a path that is not a file, or no path and no installed library.
     """
     for path in files:
         if not path.is_file():

@@ -38,7 +38,7 @@ class Planes:
     values: Floats
 
 
-def rasterise(
+def rasterize(
     prints: Footprints,
     alphas: npt.NDArray[np.floating],
     values: npt.NDArray[np.floating],

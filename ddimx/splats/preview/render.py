@@ -12,7 +12,7 @@ from ...octree.tree import Octree
 from ..cloud import UPRIGHT, GaussianCloud, balls, every_nth
 from ..neighbors import facing, neighborhood
 from .camera import Camera, look_at, project
-from .raster import rasterise
+from .raster import rasterize
 from .shading import blurred, enlarged, shaded
 
 Picture = npt.NDArray[np.uint8]
@@ -53,7 +53,7 @@ def render(
         to_eye = facing(spreads, to_eye)
     normals: Floats = to_eye @ camera.basis.T
     values = np.concatenate([cloud.colors, normals], axis=1)
-    planes = rasterise(project(cloud, fine), cloud.alphas, values, fine.size)
+    planes = rasterize(project(cloud, fine), cloud.alphas, values, fine.size)
     ground = _shadow(cloud, camera) if shadow else np.ones((camera.size, camera.size))
     return shaded(planes, fine, enlarged(ground, finer, fine.size), finer, lamp)
 
@@ -62,7 +62,7 @@ def render_thumbnail(
     tree: Octree, size: int = 192, *, azimuth: float = 35.0, elevation: float = 20.0
 ) -> Picture:
     """Draw an octree for a contact sheet, uint8 [size, size, 3]."""
-    points = tree.centres()
+    points = tree.centers()
     sigma = THUMBNAIL_SIGMA * tree.edge / 2**tree.depth
     cloud = balls(points, sigma, THUMBNAIL_COLOR, 0.95)
     camera = look_at(points, size, around=sigma, azimuth=azimuth, elevation=elevation)
@@ -93,6 +93,6 @@ def _shadow(cloud: GaussianCloud, camera: Camera) -> Floats:
         quaternions=np.tile(UPRIGHT, (len(cloud), 1)),
         alphas=np.clip(strength, 1e-6, 1),
     )
-    cover = rasterise(project(laid, coarse), laid.alphas, np.zeros((len(cloud), 0)), coarse.size)
+    cover = rasterize(project(laid, coarse), laid.alphas, np.zeros((len(cloud), 0)), coarse.size)
     light = 1 - SHADOW * cover.cover.astype(np.float64)
     return blurred(enlarged(light, 4, camera.size), 3)

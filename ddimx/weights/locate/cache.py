@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 _NOTHING_TO_ADD = 416  # HTTP's "range not satisfiable": the part is as long as the file, or longer
 
 
-class _BrokenOff(Exception):
+class _ConnectionLost(Exception):
     """A connection that ended early or could not be made; worth another attempt."""
 
 
@@ -116,7 +116,7 @@ def _fill(part: Path, address: str, target: Path, md5: str, progress: Progress) 
         before = _size(part)
         try:
             return _receive(part, address, progress)
-        except _BrokenOff as error:
+        except _ConnectionLost as error:
             reason = str(error)
         finally:
             progress.stop()
@@ -130,7 +130,7 @@ def _receive(part: Path, address: str, progress: Progress) -> None:
     """Append to a file what one connection gives of the bytes that it lacks.
 
     Raises:
-        _BrokenOff: the connection could not be made, or ended early.
+        _ConnectionLost: the connection could not be made, or ended early.
         OSError: the file cannot be written.
     """
     have = _size(part)
@@ -141,11 +141,11 @@ def _receive(part: Path, address: str, progress: Progress) -> None:
     except urllib.error.HTTPError as error:
         if error.code == _NOTHING_TO_ADD and have:
             return  # whether what is there is right, its MD5 will tell
-        raise _BrokenOff(f"HTTP {error.code} {error.reason}") from None
+        raise _ConnectionLost(f"HTTP {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
-        raise _BrokenOff(str(error.reason)) from None
+        raise _ConnectionLost(str(error.reason)) from None
     except (HTTPException, ConnectionError, TimeoutError) as error:
-        raise _BrokenOff(str(error) or type(error).__name__) from None
+        raise _ConnectionLost(str(error) or type(error).__name__) from None
     with answer:
         # A server that ignores ranges sends the file from its beginning.
         if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -160,14 +160,14 @@ def _receive(part: Path, address: str, progress: Progress) -> None:
                 try:
                     chunk = answer.read1(_CHUNK)
                 except (HTTPException, OSError) as error:  # of the connection, not of the file
-                    raise _BrokenOff(str(error) or type(error).__name__) from None
+                    raise _ConnectionLost(str(error) or type(error).__name__) from None
                 if not chunk:
                     break
                 stream.write(chunk)
                 progress.advance((done + len(chunk) >> 20) - (done >> 20))
                 done += len(chunk)
     if total and done < total:
-        raise _BrokenOff(f"the connection ended after {done} of {total} bytes")
+        raise _ConnectionLost(f"the connection ended after {done} of {total} bytes")
 
 
 def _size(part: Path) -> int:

@@ -38,7 +38,7 @@ def from_hub(name: str, *, offline: bool) -> Path:
     """
     if find_spec("huggingface_hub") is None:
         raise UsageError(
-            f"'{name}' is no path; as an id of the Hugging Face hub it needs huggingface_hub: "
+            f"'{name}' is not a path; as an id of the Hugging Face hub it needs huggingface_hub: "
             "pip install 'ddimx[hub]'"
         )
     check_settings(snapshot(name, _SETTINGS, offline))
@@ -64,9 +64,11 @@ def snapshot(name: str, patterns: list[str], offline: bool) -> Path:
     except LocalEntryNotFoundError:
         why = "offline nothing is downloaded" if offline else "the hub cannot be reached"
         raise DdimxError(
-            f"'{name}' is no path and not in the hub's cache, and {why}; "
+            f"'{name}' is not a path and not in the hub's cache, and {why}; "
             "copy its folder here and give the path with --model"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise DdimxError(f"'{name}' is no path, and not to be had from the hub: {reason}") from None
+        raise DdimxError(
+            f"'{name}' is not a path, and the hub does not offer it: {reason}"
+        ) from None

@@ -19,7 +19,7 @@ from .hub import from_hub, is_hub_id
 from .registry import CELEBA, NAMES, PUBLISHED, published_file
 
 SUFFIX = ".safetensors"
-_MOST_HEADER = 1 << 40  # bytes; a first word above it is no length
+_MOST_HEADER = 1 << 40  # bytes; a first word above it is not a length
 _PICKLED = (b"PK\x03\x04", b"\x80")  # torch.save's zip, and the plain pickle of before 1.6
 
 
@@ -128,7 +128,7 @@ def find_model(name: str | Path) -> Path:
 
 
 def read_any(path: Path, which: Which | None) -> WeightSet:
-    """Read weights in any of the formats, recognised by content.
+    """Read weights in any of the formats, recognized by content.
 
     Raises:
         UsageError: a wish for one set of weights that the file does not tell apart.

@@ -8,13 +8,13 @@ from PIL import Image
 
 from ddimx.evaluation.fid import features
 from ddimx.evaluation.fid.frechet import read_statistics
-from tests.evaluation.fid.tiny_features import MeanColours
+from tests.evaluation.fid.tiny_features import MeanColors
 from tests.sampling import invoke, sampled
 
 
 @pytest.fixture(autouse=True)
 def tiny_features(monkeypatch):
-    monkeypatch.setattr(features, "inception", lambda *args, **kwargs: MeanColours())
+    monkeypatch.setattr(features, "inception", lambda *args, **kwargs: MeanColors())
 
 
 @pytest.fixture(scope="module")

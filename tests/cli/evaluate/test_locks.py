@@ -13,7 +13,7 @@ from ddimx.runs import lock_file, lock_folder
         ["fid", "--samples", "here", "--reference", "there", "--out", "result"],
         ["fid", "--reference", "there", "--save-stats", "result"],
         ["shapes", "--samples", "here", "--reference", "there", "--out", "result"],
-        ["neighbours", "--model", "MODEL", "--out", "result"],
+        ["neighbors", "--model", "MODEL", "--out", "result"],
     ],
     ids=lambda words: f"{words[0]} {words[-2]}",
 )

@@ -225,7 +225,7 @@ def test_a_model_of_images_and_a_foreign_record(tiny_model, weights, data, tmp_p
     (tmp_path / "steps.json").write_text('{"rows": 1')
     done = evaluate(weights, data, "--out", tmp_path)
     assert done.code == 2
-    assert "no record of a study" in done.err
+    assert "not the record of a study" in done.err
 
 
 def test_all_parts_of_a_reference_below_home_are_measured(weights, data, tmp_path, monkeypatch):

@@ -200,9 +200,9 @@ def test_an_output_that_cannot_be_written(prepare, tmp_path: Path, out: str, rea
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--out", "."], "is no plain file"),
-        (["--out", "/dev/null", "--overwrite"], "is no plain file"),
-        (["--preview", "."], "is no plain file"),
+        (["--out", "."], "is not a plain file"),
+        (["--out", "/dev/null", "--overwrite"], "is not a plain file"),
+        (["--preview", "."], "is not a plain file"),
         (["--preview", "sheet.jpg"], "is a PNG"),
         (["--preview", "a.png", "--out", "./a.png"], "the same file"),
         (["--size", "0"], "--size"),

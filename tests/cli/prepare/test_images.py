@@ -90,7 +90,7 @@ def test_the_other_data_sets_keep_their_own_crops(here):
         (("absent", "p.npy", "--size", 8), 1, "no image folder absent"),
         (("pictures", "p.npy", "--size", 8, "--dataset", "LSUN"), 2, "data.category must name"),
         (("pictures", "p.npy", "--size", 8, "--dataset", "CELBA"), 2, "did you mean 'CELEBA'?"),
-        (("pictures", "pictures", "--size", 8), 2, "is there and is no plain file"),
+        (("pictures", "pictures", "--size", 8), 2, "exists and is not a plain file"),
         (("pictures", "other.npy", "--size", 8), 2, "made from something else"),
         (("pictures", "other.npy/p.npy", "--size", 8), 1, "cannot create other.npy/p.npy"),
     ],

@@ -116,8 +116,8 @@ def test_only_bad_meshes(here):
         (("in", "out", "--split", "0.8,0.1,0.2"), "add up to 1"),
         (("in", "out", "--split", "0,0.5,0.5"), "train above 0"),
         (("in", "out", "--visible", "--depth", 10), "--visible needs a --depth of at most 9"),
-        (("in", "letter"), "is there and is no folder"),
-        (("in", "empty/.."), "is no prepared set"),
+        (("in", "letter"), "exists and is not a folder"),
+        (("in", "empty/.."), "is not a prepared set"),
         (("twins", "out"), "are both shape 'a' of category 'chair'; rename one of them"),
     ],
 )

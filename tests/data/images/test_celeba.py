@@ -37,7 +37,7 @@ def test_the_crop_is_rows_57_to_184_and_columns_25_to_152(tmp_path):
 
 
 def halved(pixels):
-    """Halve an axis by Pillow's bilinear filter: a triangle of support 2 about each centre.
+    """Halve an axis by Pillow's bilinear filter: a triangle of support 2 about each center.
 
     Weights 1, 3, 3, 1 of 8; at the borders what lies outside is left out and the rest rescaled.
     """

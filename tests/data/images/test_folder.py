@@ -34,7 +34,7 @@ def test_formats(tmp_path, suffix):
     assert np.abs(image.astype(int) - (200, 100, 50)).max() <= 4  # JPEG's and GIF's loss
 
 
-def grey16():
+def gray16():
     return Image.fromarray(np.full((9, 9), 128 << 8, dtype=np.uint16))
 
 
@@ -42,20 +42,20 @@ MODES = {
     "palette": (lambda: Image.new("RGB", (9, 9), GREEN).quantize(4), GREEN),
     "palette and alpha": (lambda: Image.new("RGBA", (9, 9), (*BLUE, 255)).quantize(4), BLUE),
     "alpha": (lambda: Image.new("RGBA", (9, 9), (*RED, 255)), RED),
-    "grey": (lambda: Image.new("L", (9, 9), 77), (77, 77, 77)),
-    "grey and alpha": (lambda: Image.new("LA", (9, 9), (77, 255)), (77, 77, 77)),
-    "16-bit grey": (grey16, (128, 128, 128)),
+    "gray": (lambda: Image.new("L", (9, 9), 77), (77, 77, 77)),
+    "gray and alpha": (lambda: Image.new("LA", (9, 9), (77, 255)), (77, 77, 77)),
+    "16-bit gray": (gray16, (128, 128, 128)),
     "black and white": (lambda: Image.new("1", (9, 9), 1), (255, 255, 255)),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("mode", MODES)
-def test_colour_modes(tmp_path, mode):
-    make, colour = MODES[mode]
+def test_color_modes(tmp_path, mode):
+    make, color = MODES[mode]
     make().save(tmp_path / training_name("a", ".png"))
     image = source(tmp_path).images(np.array([0]))[0]
-    assert np.array_equal(image, np.broadcast_to(np.uint8(colour), (8, 8, 3)))
+    assert np.array_equal(image, np.broadcast_to(np.uint8(color), (8, 8, 3)))
 
 
 def test_cmyk(tmp_path):
@@ -65,7 +65,7 @@ def test_cmyk(tmp_path):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_centre_square_is_cropped(turned):
+def test_the_center_square_is_cropped(turned):
     stripes = np.zeros((4, 12, 3), dtype=np.uint8)
     stripes[:, :4], stripes[:, 4:8], stripes[:, 8:] = RED, GREEN, BLUE
     if turned:

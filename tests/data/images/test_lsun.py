@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.data.images.encoded import scaled_centre
+from ddimx.data.images.encoded import scaled_center
 from ddimx.data.images.ffhq import FfhqSource, part_of
 from ddimx.data.images.lmdb_pages import check_lmdb
 from ddimx.data.images.lsun import LsunSource
@@ -44,20 +44,20 @@ def test_training_and_validation_in_the_order_of_their_keys(tmp_path, category):
             assert np.array_equal(part.images(np.array([i]))[0], pixels[:, 30:310])
 
 
-def test_the_shorter_side_is_resized_and_the_centre_cropped():
+def test_the_shorter_side_is_resized_and_the_center_cropped():
     """280x341 to 256: the longer side is int(256 * 341 / 280) = 311, the margin 27.5 to 28."""
     pixels = np.random.default_rng(1).integers(0, 256, (280, 341, 3), dtype=np.uint8)
     resized = Image.fromarray(pixels).resize((311, 256), Image.Resampling.BILINEAR)
     expected = np.asarray(resized)[:, 28:284]
-    assert np.array_equal(scaled_centre(Image.fromarray(pixels), 256), expected)
+    assert np.array_equal(scaled_center(Image.fromarray(pixels), 256), expected)
     turned = Image.fromarray(pixels.transpose(1, 0, 2).copy())
     expected = np.asarray(turned.resize((256, 311), Image.Resampling.BILINEAR))[28:284]
-    assert np.array_equal(scaled_centre(turned, 256), expected)
+    assert np.array_equal(scaled_center(turned, 256), expected)
 
 
 def test_an_image_whose_shorter_side_fits_is_not_resized():
     pixels = np.random.default_rng(0).integers(0, 256, (256, 260, 3), dtype=np.uint8)
-    assert np.array_equal(scaled_centre(Image.fromarray(pixels), 256), pixels[:, 2:258])
+    assert np.array_equal(scaled_center(Image.fromarray(pixels), 256), pixels[:, 2:258])
 
 
 def test_objects_without_a_validation_part(tmp_path):

@@ -131,7 +131,7 @@ def run_and_kill(folder, out, monkeypatch, owner, name):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(pictures, tmp_path, monkeypatch, after):
     run(pictures, tmp_path / "whole.npy")
     out, decoded, calls = tmp_path / "p.npy", [], []
-    real, real_chain = FolderSource.decoded, pack._chained
+    real, real_chain = FolderSource.decoded, pack._chain
 
     def chained(*args):  # called when pixels are written and not yet recorded
         calls.append(1)
@@ -144,14 +144,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(pictures, tmp_path, m
         return real(self, index)
 
     monkeypatch.setattr(FolderSource, "decoded", counted)
-    monkeypatch.setattr(pack, "_chained", chained)
+    monkeypatch.setattr(pack, "_chain", chained)
     with pytest.raises(Killed):
         run(pictures, out)
     assert not out.exists()
     first = set(decoded)
     decoded.clear()
     result = run(pictures, out)
-    assert result.found == 8 * after
+    assert result.start == 8 * after
     assert len(decoded) == COUNT - 8 * after
     assert len(first & set(decoded)) <= 8  # the chunk that was in its hands
     assert sha256_file(out) == sha256_file(tmp_path / "whole.npy")
@@ -162,7 +162,7 @@ def test_killed_at_the_very_end(pictures, tmp_path, monkeypatch, moment):
     run(pictures, tmp_path / "whole.npy")
     run_and_kill(pictures, tmp_path / "p.npy", monkeypatch, pack, moment)
     assert not (tmp_path / "p.npy").exists()
-    assert run(pictures, tmp_path / "p.npy").found == COUNT
+    assert run(pictures, tmp_path / "p.npy").start == COUNT
     assert sha256_file(tmp_path / "p.npy") == sha256_file(tmp_path / "whole.npy")
 
 
@@ -180,7 +180,7 @@ def test_a_finished_file_is_not_made_again(pictures, tmp_path, monkeypatch):
     again = run(pictures, out)
     assert (again.bad, again.images, again.held_out) == (first.bad, first.images, first.held_out)
     assert again.fingerprint == first.fingerprint
-    assert again.found == COUNT
+    assert again.start == COUNT
     assert out.stat().st_mtime_ns == before.st_mtime_ns
 
 
@@ -265,7 +265,7 @@ def test_an_unfinished_file_of_something_else(pictures, tmp_path, monkeypatch):
     other = packing(pictures, out, {**ORIGIN, "category": "x"})
     with pytest.raises(UsageError, match=r"p\.npy\.unfinished holds an unfinished file of some"):
         other.run(Progress(quiet=True))
-    assert other.run(Progress(quiet=True), overwrite=True).found == 0
+    assert other.run(Progress(quiet=True), overwrite=True).start == 0
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"origin": {}, "done": 3, "what": 1}'])
@@ -282,7 +282,7 @@ def test_a_second_process_is_refused(pictures, tmp_path):
         pytest.raises(UsageError, match=r"another process is writing .*p\.npy\.unfinished"),
     ):
         run(pictures, tmp_path / "p.npy")
-    assert run(pictures, tmp_path / "p.npy").found == 0
+    assert run(pictures, tmp_path / "p.npy").start == 0
 
 
 def test_nothing_to_pack_and_nothing_that_can_be(tmp_path):
@@ -421,7 +421,7 @@ def test_an_old_file_is_read_and_is_taken_for_made(pictures, tmp_path):
         assert (then.fingerprint, len(then)) == (new.fingerprint, len(now))
         assert np.array_equal(then.images(np.arange(len(then))), now.images(np.arange(len(now))))
     result = run(pictures, out)
-    assert (result.old, result.found, result.bad) == (True, COUNT, new.bad)
+    assert (result.old, result.start, result.bad) == (True, COUNT, new.bad)
     assert not index_path(out).exists()
     assert not run(pictures, out, overwrite=True).old
     assert np.load(out).shape[0] == new.images

@@ -172,8 +172,8 @@ def test_a_data_set_of_another_size_is_refused_even_if_a_part_is_empty(tiny_conf
 EIGHT = np.zeros((4, 8, 8, 3), np.uint8)
 UNFIT = [
     ({}, "model.classes are set but there are no labels"),
-    ({"labels": np.array([0, 1, 2, 0])}, "label 2 is none of 2 model.classes"),
-    ({"labels": np.array([0, -1, 1, 0])}, "label -1 is none of 2 model.classes"),
+    ({"labels": np.array([0, 1, 2, 0])}, "label 2 is not one of the 2 model.classes"),
+    ({"labels": np.array([0, -1, 1, 0])}, "label -1 is not one of the 2 model.classes"),
 ]
 
 
@@ -201,6 +201,6 @@ def test_a_folder_has_neither_classes_nor_one_channel(tiny_config, tmp_path):
         open_source(override(tiny_config, folder))
     plain = override(tiny_config, [*folder, "model.classes=[]"])
     assert open_source(plain).images(np.array([0])).shape == (1, 8, 8, 3)
-    grey = ["data.channels=1", "model.in_channels=1", "model.out_ch=1"]
+    gray = ["data.channels=1", "model.in_channels=1", "model.out_ch=1"]
     with pytest.raises(UsageError, match="images are 8x8x3 but the configuration says 8x8x1"):
-        open_source(override(plain, grey))
+        open_source(override(plain, gray))

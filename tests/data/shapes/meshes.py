@@ -58,7 +58,7 @@ def stl():
 
 
 def ply(faces=True):
-    """Binary, with colours and normals that nobody needs; without faces a cloud of points."""
+    """Binary, with colors and normals that nobody needs; without faces a cloud of points."""
     head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(BOX)}\n"
     head += "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
     head += "property uchar red\n"

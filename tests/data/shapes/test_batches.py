@@ -101,18 +101,18 @@ def test_scaling_keeps_the_longest_axis_and_shrinks_the_others():
     n = 16
     cube = from_leaves(np.arange(8**4), 4)
     made = transformed(cube, 4, mirror=False, scale=np.array([1.2, 0.6, 1.2]))
-    spans = np.ptp(made.centres(), axis=0) * n + 1
-    # Twice as flat as long: centres of 16 cells that are half a cell apart lie in 8 cells.
+    spans = np.ptp(made.centers(), axis=0) * n + 1
+    # Twice as flat as long: centers of 16 cells that are half a cell apart lie in 8 cells.
     assert spans.tolist() == [16, 8, 16]
-    # Alike along all axes there is nothing to see: the cube is normalised again.
+    # Alike along all axes there is nothing to see: the cube is normalized again.
     assert same(transformed(cube, 4, mirror=False, scale=np.full(3, 0.8)), cube)
 
 
 def test_scaling_from_a_finer_tree_leaves_no_holes_in_a_surface():
     fine = table(20, depth=5)
     made = transformed(fine, 4, mirror=False, scale=np.array([0.9, 1.1, 1.05]))
-    top = made.centres()[:, 1].max()
-    cells = made.centres()[made.centres()[:, 1] == top]
+    top = made.centers()[:, 1].max()
+    cells = made.centers()[made.centers()[:, 1] == top]
     spans = (np.ptp(cells[:, [0, 2]], axis=0) * 16 + 1).round().astype(int)
     assert len(cells) == spans.prod()
 

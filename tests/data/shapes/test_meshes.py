@@ -74,7 +74,7 @@ def test_a_scene_is_put_together_with_its_transforms(tmp_path):
     ("name", "content"),
     [
         ("a.ply", ply(faces=False)),
-        ("a.npz", npz(points=BOX, colours=BOX * 0)),
+        ("a.npz", npz(points=BOX, colors=BOX * 0)),
         ("a.npz", npz(pc=BOX.astype(np.float32), label=np.int64(3))),
         ("a.npy", None),
     ],
@@ -315,6 +315,6 @@ def test_clouds_that_declare_too_much(tmp_path, name, content, words):
 def test_members_that_nobody_needs_are_not_unpacked(tmp_path):
     stream = io.BytesIO()
     np.save(stream, BOX)
-    content = bomb(points=stream.getvalue(), mask=600, colours=declared((2**60,)))
+    content = bomb(points=stream.getvalue(), mask=600, colors=declared((2**60,)))
     surface = read_surface(written(tmp_path, "a.npz", content))
     assert np.array_equal(surface.vertices, BOX)

@@ -138,12 +138,12 @@ def test_other_settings_are_refused_and_replace_the_set_on_request(tmp_path):
 
 def test_a_strangers_folder_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(UsageError, match="is no prepared set"):
+    with pytest.raises(UsageError, match="is not a prepared set"):
         prepare(tmp_path, jobs(), overwrite=True)
-    with pytest.raises(UsageError, match="is there and is no folder"):
+    with pytest.raises(UsageError, match="exists and is not a folder"):
         prepare(tmp_path / "letter.txt", jobs())
     (tmp_path / "prepare.json").write_text("{}")
-    with pytest.raises(UsageError, match="no record of a prepared set"):
+    with pytest.raises(UsageError, match="not the record of a prepared set"):
         prepare(tmp_path, jobs())
 
 
@@ -232,7 +232,7 @@ def test_a_journals_line_that_lacks_something_is_made_again(tmp_path, key):
 def test_a_record_that_is_none(tmp_path, text):
     prepare(tmp_path / "set", jobs(1))
     (tmp_path / "set" / "prepare.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UsageError, match=r"prepare\.json is no record of a prepared set"):
+    with pytest.raises(UsageError, match=r"prepare\.json is not the record of a prepared set"):
         prepare(tmp_path / "set", jobs(1))
 
 

@@ -11,7 +11,7 @@ from ddimx.errors import DdimxError
 from ddimx.evaluation.fid import compare as fid
 from ddimx.evaluation.fid.frechet import Statistics, write_statistics
 from ddimx.progress import Progress
-from tests.evaluation.fid.tiny_features import MeanColours
+from tests.evaluation.fid.tiny_features import MeanColors
 
 QUIET = Progress(quiet=True)
 RANDOM = np.random.default_rng(0)
@@ -19,8 +19,8 @@ PIXELS = RANDOM.integers(0, 256, (7, 4, 4, 3), dtype=np.uint8)
 
 
 def by_hand(pixels):
-    colours = pixels.mean(axis=(1, 2)) / 255
-    return colours.mean(0), np.cov(colours, rowvar=False)
+    colors = pixels.mean(axis=(1, 2)) / 255
+    return colors.mean(0), np.cov(colors, rowvar=False)
 
 
 def save(folder, pixels, names=None):
@@ -32,7 +32,7 @@ def save(folder, pixels, names=None):
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_statistics_are_those_of_all_images(tmp_path, batch_size):
     save(tmp_path / "a", PIXELS)
-    features = MeanColours()
+    features = MeanColors()
     found = fid.statistics_of(str(tmp_path / "a"), features, batch_size, QUIET)
     mean, covariance = by_hand(PIXELS)
     np.testing.assert_allclose(found.mean, mean, rtol=1e-13)
@@ -47,7 +47,7 @@ def test_statistics_are_those_of_all_images(tmp_path, batch_size):
 
 
 def test_smaller_batches_where_the_memory_does_not_suffice(tmp_path):
-    class Full(MeanColours):
+    class Full(MeanColors):
         def __call__(self, pixels):
             if len(pixels) > 2:
                 raise torch.cuda.OutOfMemoryError
@@ -64,14 +64,14 @@ def test_of_a_run_only_its_samples_count(tmp_path):
     save(tmp_path, PIXELS)
     Image.new("RGB", (40, 40)).save(tmp_path / "grid.png")
     with pytest.raises(DdimxError, match=r"grid\.png: is"):
-        fid.statistics_of(str(tmp_path), MeanColours(), 50, QUIET)
+        fid.statistics_of(str(tmp_path), MeanColors(), 50, QUIET)
     (tmp_path / "manifest.json").write_text("{}")
     assert len(fid.open_images(str(tmp_path))) == 7
 
 
-def test_folders_below_are_read_and_grey_becomes_colour(tmp_path):
+def test_folders_below_are_read_and_gray_becomes_color(tmp_path):
     save(tmp_path / "x" / "y", PIXELS[:2])
-    Image.fromarray(PIXELS[0, :, :, 0]).save(tmp_path / "grey.png")
+    Image.fromarray(PIXELS[0, :, :, 0]).save(tmp_path / "gray.png")
     found = fid.open_images(str(tmp_path)).read(range(3))
     assert found.shape == (3, 4, 4, 3)
     np.testing.assert_array_equal(found[0], PIXELS[0, :, :, :1].repeat(3, axis=2))
@@ -80,20 +80,20 @@ def test_folders_below_are_read_and_grey_becomes_colour(tmp_path):
 @pytest.mark.parametrize("name", ["arr_0", "images"])
 def test_arrays_of_images(tmp_path, name):
     np.savez(tmp_path / "a.npz", **{name: PIXELS})
-    found = fid.statistics_of(str(tmp_path / "a.npz"), MeanColours(), 2, QUIET)
+    found = fid.statistics_of(str(tmp_path / "a.npz"), MeanColors(), 2, QUIET)
     np.testing.assert_allclose(found.mean, by_hand(PIXELS)[0], rtol=1e-13)
 
 
 def test_saved_statistics_are_taken_unless_another_network_made_them(tmp_path):
-    made = Statistics(np.zeros(3), np.eye(3), 5, {"network": "mean colours"})
+    made = Statistics(np.zeros(3), np.eye(3), 5, {"network": "mean colors"})
     write_statistics(tmp_path / "s.npz", made)
-    features = MeanColours()
+    features = MeanColors()
     assert fid.statistics_of(str(tmp_path / "s.npz"), features, 2, QUIET).count == 5
     assert not features.batches
     write_statistics(
         tmp_path / "o.npz", Statistics(made.mean, made.covariance, 5, {"network": "o"})
     )
-    with pytest.raises(DdimxError, match="of the network 'o', not of 'mean colours'"):
+    with pytest.raises(DdimxError, match="of the network 'o', not of 'mean colors'"):
         fid.statistics_of(str(tmp_path / "o.npz"), features, 2, QUIET)
 
 
@@ -104,7 +104,7 @@ def test_the_record_tells_what_the_figure_depends_on(tmp_path):
     shifted[..., 0] += 51
     save(tmp_path / "a", moved)
     save(tmp_path / "b", shifted)
-    a, b = (fid.statistics_of(str(tmp_path / n), MeanColours(), 4, QUIET) for n in "ab")
+    a, b = (fid.statistics_of(str(tmp_path / n), MeanColors(), 4, QUIET) for n in "ab")
     record = fid.compare(a, b)
     assert record["fid"] == pytest.approx(0.04, abs=1e-9)
     assert record["samples"]["count"] == record["reference"]["count"] == 7
@@ -135,7 +135,7 @@ def test_what_is_no_set_of_images_is_refused(tmp_path):
         fid.open_images(str(tmp_path)).read(range(1))
     save(tmp_path / "d", [PIXELS[0], PIXELS[1][:3, :3]])
     with pytest.raises(DdimxError, match="images of"):
-        fid.statistics_of(str(tmp_path / "d"), MeanColours(), 1, QUIET)
+        fid.statistics_of(str(tmp_path / "d"), MeanColors(), 1, QUIET)
 
 
 def statistics(count, features=4, **about):

@@ -3,11 +3,11 @@
 import torch
 
 
-class MeanColours:
+class MeanColors:
     """An image's mean red, green and blue in [0, 1]."""
 
     def __init__(self):
-        self.about = {"network": "mean colours", "library": "none 1"}
+        self.about = {"network": "mean colors", "library": "none 1"}
         self.batches = []
 
     def __call__(self, pixels):

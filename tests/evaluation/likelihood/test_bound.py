@@ -84,10 +84,10 @@ def test_the_decoder_is_a_distribution_over_the_levels():
 def test_the_decoders_mass_is_exact_far_from_the_mean():
     """Eighty deviations away, where a difference of two distribution functions is 0 - 0."""
     batch = levels(torch.tensor([200], dtype=torch.uint8).view(1, 1, 1, 1), DATA)
-    centre, half = 200 / 127.5 - 1, 1 / 255
+    center, half = 200 / 127.5 - 1, 1 / 255
     for sign in (1, -1):
         deviation = 0.01
-        mean = centre - sign * 0.3
+        mean = center - sign * 0.3
         a, b = (0.3 - half) / deviation, (0.3 + half) / deviation
         expected = math.log(0.5 * (erfc(a / 2**0.5) - erfc(b / 2**0.5)))
         found = bound.discretized_log_likelihood(

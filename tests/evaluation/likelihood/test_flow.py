@@ -38,7 +38,7 @@ def velocity(x, theta):
 
 
 def exact(data):
-    """The flow maps one normal to another: whiten at t = 0, colour at T - 1, standard normal."""
+    """The flow maps one normal to another: whiten at t = 0, color at T - 1, standard normal."""
     (mean, cov), (mean_T, cov_T) = LAW.marginal(ALPHA_BARS[1]), LAW.marginal(ALPHA_BARS[-1])
     signal = math.sqrt(ALPHA_BARS[1])
     # Covariances at all times share LAW's eigenvectors, along which the flow only stretches.

@@ -149,14 +149,14 @@ def test_bins_are_those_of_training(keys):
     data = DataConfig(dataset="NPZ", image_size=16, channels=1, **keys)
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1)
     batch = levels(pixels, data)
-    centre = batch.centre.flatten()
-    torch.testing.assert_close(centre.diff(), torch.full((255,), 2 * batch.half).double())
+    center = batch.center.flatten()
+    torch.testing.assert_close(center.diff(), torch.full((255,), 2 * batch.half).double())
     middle = torch.full((1, 1, 16, 16), 0.5) if data.uniform_dequantization else None
     seen = to_network(pixels, data, middle).double()
-    torch.testing.assert_close(batch.centre, seen, rtol=0, atol=2**-23)
+    torch.testing.assert_close(batch.center, seen, rtol=0, atol=2**-23)
     x = dequantized(batch, Noise(0), torch.tensor([1]))
-    assert ((x - batch.centre).abs() <= batch.half).all()
-    assert (x - batch.centre).std() == pytest.approx(batch.half / 3**0.5, rel=0.2)
+    assert ((x - batch.center).abs() <= batch.half).all()
+    assert (x - batch.center).std() == pytest.approx(batch.half / 3**0.5, rel=0.2)
     assert batch.bits_of_bin == pytest.approx(math.log2(2 * batch.half))
 
 

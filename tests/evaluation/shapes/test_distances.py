@@ -49,7 +49,7 @@ def test_emd_is_the_best_of_all_permutations():
         assert measured(distances.emd(4), a, b) == pytest.approx(brute_emd(a, b), rel=1e-12)
 
 
-def test_emd_is_no_nearest_neighbour_and_takes_the_first_points():
+def test_emd_is_no_nearest_neighbor_and_takes_the_first_points():
     """On a line the best matching is that of the sorted points, here (0 1)(1 5), then all three."""
     a, b = np.zeros((3, 3)), np.zeros((3, 3))
     a[:, 0], b[:, 0] = (0, 1, 99), (1, 5, -99)

@@ -136,7 +136,7 @@ def test_identical_distributions_give_half_and_the_interval_says_how_surely():
     """The mean of 200 trials lies within 4 standard errors of 0.5.
 
     One trial's is sqrt(0.25 / 2n) times at most sqrt(2), as the nearest are each other's in pairs.
-    The expected value is (n - 1) / (2 n - 1), for a shape cannot be its own neighbour.
+    The expected value is (n - 1) / (2 n - 1), for a shape cannot be its own neighbor.
     """
     n, count = 20, 200
     found = [one_nna(m) for m in trials(count, n)]

@@ -61,7 +61,7 @@ def test_validity_and_connectivity_are_counted():
     assert value(found, "connectivity", "reference", "one_component") == 1.0
     assert found["counts"] == {"samples": 3, "reference": 1, "train": 0, "invalid": 1}
     assert not {"chamfer", "floor", "compared", "novelty"} & found.keys()
-    assert any("1 samples are no valid octrees" in note for note in found["notes"])
+    assert any("1 samples are not valid octrees" in note for note in found["notes"])
 
 
 def test_neither_order_nor_threads_nor_company_change_a_figure():
@@ -102,7 +102,7 @@ def test_what_a_perfect_generator_has_is_told():
     shapes = blocks(3, 0), blocks(3, 1)
     names = ["chair", "chair", "lamp"], ["chair", "chair", "sofa"]
     found = quality(*shapes, protocol=FEW, categories=names)
-    # Chairs: 1 of 3 neighbours, 4 times; lamp and sofa have none and meet 2 of all 5.
+    # Chairs: 1 of 3 neighbors, 4 times; lamp and sofa have none and meet 2 of all 5.
     expected = {"all": 2 / 5, "by_category": (4 / 3 + 2 * 2 / 5) / 6}
     assert found["perfect_1-NNA"] == pytest.approx(expected, rel=1e-14)
     # Of a larger side only the shapes that are compared count.

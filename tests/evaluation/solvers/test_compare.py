@@ -122,11 +122,11 @@ def test_the_plot_shows_each_solver_where_its_errors_are():
     pixels = image.load()
     rgb = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLORS[:3]]
     where = {
-        colour: [
+        color: [
             (x, y) for x in range(image.width - 240) for y in range(image.height)
-            if pixels[x, y] == colour
+            if pixels[x, y] == color
         ]
-        for colour in rgb
+        for color in rgb
     }  # fmt: skip
     assert where[rgb[0]]
     assert where[rgb[1]]

@@ -170,7 +170,7 @@ def test_positions_lie_on_one_grid_for_all_levels():
     tokens = tokens_of([tree(5, 30)])
     found = centres(tokens.layout, DEPTH)
     expected = torch.cat(
-        [torch.from_numpy(tree(5, 30).centres(d) + 0.5) * 2**DEPTH for d in range(DEPTH)]
+        [torch.from_numpy(tree(5, 30).centers(d) + 0.5) * 2**DEPTH for d in range(DEPTH)]
     )
     assert torch.equal(found.double(), expected)
 

@@ -153,7 +153,7 @@ def test_samples_are_valid_and_the_same_alone_in_company_and_without_a_cache(tra
     together = drawn(net, process, [3, 4, 9], plan=plan)
     assert len({len(tree.leaves) for tree in together}) > 1
     for tree in together:
-        assert same(from_tokens(tree.tokens(), DEPTH), tree)  # raises where it is no octree
+        assert same(from_tokens(tree.tokens(), DEPTH), tree)  # raises where it is not an octree
     # Logits agree to 1e-5, not bitwise; a draw that is so near an edge is not among these.
     for index, tree in zip([3, 4, 9], together, strict=True):
         (alone,) = drawn(net, process, [index], plan=plan)

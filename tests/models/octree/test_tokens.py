@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ddimx.models.octree.network import cut
 from ddimx.models.octree.tokens import NEIGHBOURHOOD, Cache, Layout, _gather, _spread
-from ddimx.octree.geometry import neighbours
+from ddimx.octree.geometry import neighbors
 from ddimx.octree.keys import cells_of, keys_of
 from ddimx.octree.tree import from_leaves
 
@@ -49,7 +49,7 @@ def test_neighbours_are_those_of_the_octree_within_shape_and_level(depth):
     start, expected = 0, []
     for shape in shapes:
         for level in range(depth):
-            found = neighbours(shape.keys[level], level, NEIGHBOURHOOD.numpy())
+            found = neighbors(shape.keys[level], level, NEIGHBOURHOOD.numpy())
             expected.append(np.where(found < 0, len(layout), found + start))
             start += len(found)
     assert np.array_equal(layout.neighbours.numpy(), np.concatenate(expected))

@@ -28,20 +28,20 @@ def test_ligatures_are_joined_longest_first_and_over_stages() -> None:
     assert resolve((1, 2, 3), characters, second) == "end"
 
 
-def png(size: tuple[int, int], colour: tuple[int, int, int, int]) -> bytes:
+def png(size: tuple[int, int], color: tuple[int, int, int, int]) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGBA", size, colour).save(stream, "PNG")
+    Image.new("RGBA", size, color).save(stream, "PNG")
     return stream.getvalue()
 
 
-def test_a_wide_picture_is_centred_on_a_white_square() -> None:
+def test_a_wide_picture_is_centered_on_a_white_square() -> None:
     image = draw(png((32, 16), (255, 0, 0, 255)), 32)
     assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
     assert (image[[0, 7, 24, 31]] == 255).all()
     assert (image[8:24] == [255, 0, 0]).all()
 
 
-def test_colours_of_transparent_pixels_do_not_show() -> None:
+def test_colors_of_transparent_pixels_do_not_show() -> None:
     assert (draw(png((8, 8), (0, 0, 0, 0)), 4) == 255).all()
     assert (draw(png((8, 8), (0, 0, 0, 128)), 4) == 127).all()
 

@@ -7,7 +7,7 @@ from ddimx.octree.keys import keys_of
 from ddimx.octree.tree import from_leaves
 from ddimx.splats.cloud import balls, merge
 from ddimx.splats.preview.camera import look_at, project
-from ddimx.splats.preview.raster import rasterise
+from ddimx.splats.preview.raster import rasterize
 from ddimx.splats.preview.render import render_thumbnail
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
@@ -47,7 +47,7 @@ def test_opacity_at_the_center_and_what_hides_what():
     near = balls([[0, 0, 0.5]], 0.2, (1, 0, 0), 0.6)
     far = balls([[0, 0, -0.5]], 0.2, (0, 1, 0), 0.6)
     for cloud in (merge([near, far]), merge([far, near])):
-        planes = rasterise(project(cloud, camera), cloud.alphas, cloud.colors, 101)
+        planes = rasterize(project(cloud, camera), cloud.alphas, cloud.colors, 101)
         assert planes.cover[50, 50] == pytest.approx(1 - 0.4 * 0.4, abs=1e-3)
         np.testing.assert_allclose(planes.values[50, 50], [1, 0, 0], atol=1e-6)
         assert planes.cover[0, 0] == 0
@@ -69,7 +69,7 @@ def test_a_thumbnail_shows_the_chair_on_white():
     assert picture.dtype == np.uint8
     border = np.concatenate([picture[0], picture[:, 0], picture[:, -1]])
     assert border.min() > 230
-    drawn = (picture.max(axis=2).astype(int) - picture.min(axis=2)) > 40  # brown, not grey
+    drawn = (picture.max(axis=2).astype(int) - picture.min(axis=2)) > 40  # brown, not gray
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     assert max(np.ptp(rows), np.ptp(columns)) > 75
     assert 0.1 < drawn.mean() < 0.6

@@ -100,7 +100,7 @@ def test_a_model_file_is_held_to_what_it_says_of_its_weights(tiny_config, tmp_pa
         read_native(path, "ema")
     save(path, {"w": torch.zeros(2)}, header_of(tiny_config))
     assert read_native(path).which == "unstated"
-    with pytest.raises(UsageError, match=r"does not say .* leave --weights raw out"):
+    with pytest.raises(UsageError, match=r"does not say .* omit --weights raw"):
         read_native(path, "raw")
 
 

@@ -54,7 +54,7 @@ def test_a_state_dict_does_not_say_what_it_holds(path, zipped):
     found = read_pickled(path)
     assert same(found.tensors, RAW)
     assert (found.which, found.form) == ("unstated", "state dict")
-    with pytest.raises(UsageError, match=r"does not say .* leave --weights ema out"):
+    with pytest.raises(UsageError, match=r"does not say .* omit --weights ema"):
         read_pickled(path, "ema")
 
 

@@ -134,7 +134,7 @@ def test_a_path_is_not_taken_for_a_hub_id(hub, tmp_path):
 
 
 def test_a_hub_id_that_is_not_to_be_had(hub):
-    with pytest.raises(DdimxError, match="'no/such' is no path and not in the hub's cache"):
+    with pytest.raises(DdimxError, match="'no/such' is not a path and not in the hub's cache"):
         find_weights(Source("no/such"))
     with pytest.raises(DdimxError, match="offline nothing is downloaded"):
         find_weights(Source("no/such", offline=True))

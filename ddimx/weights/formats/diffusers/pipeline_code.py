@@ -28,7 +28,7 @@ def refuse_code(folder: Path, index: Mapping[str, Any]) -> None:
 
     Raises:
         UsageError: with the file, or with the class and its module.
-        DdimxError: a component that is no name of a folder.
+        DdimxError: a component that is not the name of a folder.
     """
     files = sorted(path for depth in ("*", "*/*") for path in folder.glob(depth))
     code = next((path for path in files if path.suffix.lower() in _CODE), None)
