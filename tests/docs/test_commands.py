@@ -33,7 +33,7 @@ SLOW = {
     "ddimx prepare emoji": "draws 3,877 emoji: 4 s, and needs the font",
     "ddimx prepare furniture": "voxelizes 450 meshes: 40 s, and needs the libraries",
 }
-FEW_STEPS = ("sample", "inpaint", "sequence", "interpolate", "encode", "evaluate neighbours")
+FEW_STEPS = ("sample", "inpaint", "sequence", "interpolate", "encode", "evaluate neighbors")
 TINY_TRAINING = (
     "training.n_iters=2 training.batch_size=2 training.snapshot_freq=2 training.validation_freq=9"
     " sampling.steps=1 sampling.batch_size=2"
