@@ -36,7 +36,7 @@ Line = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Level:
+class HorizontalLine:
     """A dashed line at a value, with what it is."""
 
     value: float
@@ -58,7 +58,7 @@ class Panel:
 
     lines: Mapping[str, Line]
     title: str
-    levels: Sequence[Level] = ()
+    levels: Sequence[HorizontalLine] = ()
     logarithmic: bool = True
 
 

@@ -18,7 +18,7 @@ from ..untrusted.names import relative
 from .destinations import is_file_name, merged_item, named
 from .run import run
 from .settings import ExportSettings, named_formats
-from .sources import Item, items_of
+from .sources import ExportItem, items_of
 
 Source = str | Path | Octree | Shape
 
@@ -96,7 +96,7 @@ def placed(
     settings: ExportSettings,
     *,
     merge: bool,
-) -> list[Item]:
+) -> list[ExportItem]:
     """Return the shapes of all sources and where each goes.
 
     Raises:
@@ -106,7 +106,7 @@ def placed(
     folder = None if is_file_name(out) else out
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} exists and is not a folder")
-    items: list[Item] = []
+    items: list[ExportItem] = []
     for each in sources:
         if isinstance(each, (str, Path)):
             items += items_of(Path(each), folder)
@@ -123,7 +123,7 @@ def placed(
     return items
 
 
-def _in_memory(source: Any, out: Path | None, number: int) -> Item:
+def _in_memory(source: Any, out: Path | None, number: int) -> ExportItem:
     if isinstance(source, Octree):
         source = Shape(source)
     if not isinstance(source, Shape):
@@ -137,7 +137,7 @@ def _in_memory(source: Any, out: Path | None, number: int) -> Item:
         plain = False
     if not plain:
         raise UsageError(f"shape id {name!r} is not a file name")
-    return Item(source, out / name)
+    return ExportItem(source, out / name)
 
 
 def failures(record: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .settings import SUFFIXES, ExportSettings, without_suffix
-from .sources import Item
+from .sources import ExportItem
 
 MERGED = "merged"
 
@@ -19,7 +19,9 @@ def is_file_name(out: Path | None) -> bool:
     return out is not None and out.name.endswith(SUFFIXES) and not out.is_dir()
 
 
-def named(items: Sequence[Item], settings: ExportSettings, out: Path, merge: bool) -> list[Item]:
+def named(
+    items: Sequence[ExportItem], settings: ExportSettings, out: Path, merge: bool
+) -> list[ExportItem]:
     """Return the items (of which, merged or not, one file is made) with ``out`` as its name.
 
     Raises:
@@ -34,7 +36,7 @@ def named(items: Sequence[Item], settings: ExportSettings, out: Path, merge: boo
     return [replace(item, base=without_suffix(out), exact=out) for item in items]
 
 
-def merged_item(items: Sequence[Item]) -> Item:
+def merged_item(items: Sequence[ExportItem]) -> ExportItem:
     """Return where one file of all items goes: to the name of the first, if one was asked for,
     else to "merged" in the folder that holds them all.
     """
@@ -45,4 +47,4 @@ def merged_item(items: Sequence[Item]) -> Item:
     folder = first.base.parent
     while folder.absolute() != common:
         folder = folder.parent
-    return Item(folder / MERGED, folder / MERGED)
+    return ExportItem(folder / MERGED, folder / MERGED)

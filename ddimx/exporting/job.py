@@ -19,7 +19,7 @@ from ..splats.from_octree import from_octree
 from ..splats.neighbors import neighborhood
 from .pictures import Scene, preview_png, turntable_webp
 from .settings import ExportSettings
-from .sources import Item
+from .sources import ExportItem
 
 GAP = 1.15  # between the middles of shapes side by side, in widths of the largest
 
@@ -34,7 +34,7 @@ class ExportResult:
     error: str | None = None
 
 
-def export_item(item: Item, settings: ExportSettings) -> ExportResult:
+def export_item(item: ExportItem, settings: ExportSettings) -> ExportResult:
     """Export one shape; what is wrong with it is returned, so that others can go on."""
     try:
         scene = scene_of(item, settings)
@@ -44,7 +44,7 @@ def export_item(item: Item, settings: ExportSettings) -> ExportResult:
     return ExportResult(item.label, len(scene.cloud), tuple(files))
 
 
-def scene_of(item: Item, settings: ExportSettings) -> Scene:
+def scene_of(item: ExportItem, settings: ExportSettings) -> Scene:
     """Read a shape and make its Gaussians.
 
     Raises:
@@ -59,7 +59,7 @@ def scene_of(item: Item, settings: ExportSettings) -> Scene:
     return Scene(cloud, around.spreads, settings.look.lit)
 
 
-def _shape(item: Item, max_depth: int | None) -> Shape:
+def _shape(item: ExportItem, max_depth: int | None) -> Shape:
     if isinstance(item.source, Path):
         return read_shape(item.source, depth=max_depth)
     depth = item.source.tree.depth

@@ -20,19 +20,19 @@ from ..signals import Stop
 from .job import ExportResult, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import ExportSettings
-from .sources import Item
+from .sources import ExportItem
 
 FEW = 24  # shapes that one process makes before others would have started
 MOST_WORKERS = 8
 
 
 def run(
-    items: Sequence[Item],
+    items: Sequence[ExportItem],
     settings: ExportSettings,
     stop: Stop,
     progress: Progress,
     *,
-    merged: Item | None = None,
+    merged: ExportItem | None = None,
 ) -> dict[str, Any]:
     """Export the shapes and return what was made.
 
@@ -82,7 +82,7 @@ def run(
 
 
 def _each(
-    items: Sequence[Item], settings: ExportSettings, stop: Stop
+    items: Sequence[ExportItem], settings: ExportSettings, stop: Stop
 ) -> Iterator[tuple[int, ExportResult]]:
     """Yield the items' numbers with what became of them, as it comes.
 
@@ -105,12 +105,16 @@ def _each(
         end_idle()
 
 
-def _export_numbered(numbered: tuple[int, Item], settings: ExportSettings) -> ExportResult:
+def _export_numbered(numbered: tuple[int, ExportItem], settings: ExportSettings) -> ExportResult:
     return export_item(numbered[1], settings)
 
 
 def _together(
-    items: Sequence[Item], settings: ExportSettings, stop: Stop, progress: Progress, merged: Item
+    items: Sequence[ExportItem],
+    settings: ExportSettings,
+    stop: Stop,
+    progress: Progress,
+    merged: ExportItem,
 ) -> list[ExportResult]:
     """Return those that failed, and at the end what the others became together."""
     scenes: list[Scene] = []

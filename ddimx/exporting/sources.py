@@ -15,7 +15,7 @@ from ..untrusted.arrays import members, read_header
 
 
 @dataclass(frozen=True)
-class Item:
+class ExportItem:
     """One shape to export.
 
     Attributes:
@@ -34,7 +34,7 @@ class Item:
         return str(self.source) if isinstance(self.source, Path) else self.base.name
 
 
-def items_of(source: Path, out: Path | None) -> list[Item]:
+def items_of(source: Path, out: Path | None) -> list[ExportItem]:
     """Return the shapes of a token file or of a folder, those in its subfolders included.
 
     Args:
@@ -60,7 +60,7 @@ def items_of(source: Path, out: Path | None) -> list[Item]:
     if count > 1:
         both = [str(f) for f, b in zip(files, bases, strict=True) if b == base]
         raise UsageError(f"{' and '.join(both)} would be written to the same name")
-    return [Item(file, base) for file, base in zip(files, bases, strict=True)]
+    return [ExportItem(file, base) for file, base in zip(files, bases, strict=True)]
 
 
 def newest_run(root: Path = ROOT) -> Path | None:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import ddimx
+from ddimx.models.peak_memory import PeakMemory
 from ddimx.pixels import to_bytes
-from ddimx.sampling.memory import PeakMemory
 from tests.editing import edit, edited, opened, refused
 from tests.sampling import counted_calls, manifest_of, names_in, state_of
 

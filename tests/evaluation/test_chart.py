@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from ddimx.errors import MissingPackage
-from ddimx.evaluation.chart import COLORS, SIZE, Level, Panel, figure_of, line_charts, write_charts
+from ddimx.evaluation.chart import (
+    COLORS,
+    SIZE,
+    HorizontalLine,
+    Panel,
+    figure_of,
+    line_charts,
+    write_charts,
+)
 
 RGB = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLORS[:2]]
 
@@ -49,7 +57,7 @@ def test_a_logarithmic_axis_is_logarithmic():
 
 
 def test_a_linear_axis_reaches_out_to_a_level_and_a_logarithmic_one_does_not():
-    line, level = {"a": [(1, 0.5), (4, 0.6)]}, [Level(1.0, "reference")]
+    line, level = {"a": [(1, 0.5), (4, 0.6)]}, [HorizontalLine(1.0, "reference")]
 
     def black_rows(logarithmic):
         inside = within(Panel(line, "v", level, logarithmic))

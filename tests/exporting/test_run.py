@@ -6,7 +6,7 @@ import pytest
 
 from ddimx.exporting.run import run
 from ddimx.exporting.settings import ExportSettings, named_formats, without_suffix
-from ddimx.exporting.sources import Item, items_of
+from ddimx.exporting.sources import ExportItem, items_of
 from ddimx.progress import Progress
 from ddimx.signals import Stop
 from tests.exporting import write
@@ -61,7 +61,7 @@ def test_processes_make_the_same_files_in_the_same_order(tmp_path, items):
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_stop_ends_after_the_shape_in_hand(tmp_path, items, merge):
     stop = Stop()
-    merged = Item(tmp_path / "all", tmp_path / "all") if merge else None
+    merged = ExportItem(tmp_path / "all", tmp_path / "all") if merge else None
     settings = ExportSettings(formats=("splat",))
     record = run(items, settings, stop, Counting(stop, after=2), merged=merged)
     assert record["status"] == "interrupted"

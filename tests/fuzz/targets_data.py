@@ -30,7 +30,7 @@ from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
 from ddimx.data.shapes.mesh_folder import find_shapes, job_of
 from ddimx.data.shapes.meshes import EXTENSIONS, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
-from ddimx.data.shapes.prepare import ShapeSet
+from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
@@ -352,7 +352,7 @@ def make_set(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    shapes = ShapeSet(folder / "set", PrepareSettings("here", 3))
+    shapes = ShapeFolder(folder / "set", PrepareSettings("here", 3))
     run = shape_jobs.run_all
 
     def here(function: Any, items: Any, **_: Any) -> Any:

@@ -197,10 +197,10 @@ def test_json():
     text = encode("json", up="-y").decode()
     assert text.startswith('{"format": "ddimx-splats", "version": 1, "up": "-y", "count": 3,\n')
     assert text.endswith('"alphas": [0.5,0.9375,1.0]}\n')
-    columns = ("positions", "sigmas", "quaternions", "colors", "alphas")
+    columns = ("positions", "sigmas", "quaternions", "colours", "alphas")
     read = json.loads(text)
     assert set(read) == {"format", "version", "up", "count", *columns}
     for k, name in enumerate(columns):
         expected = np.array([row[k] for row in ROWS], dtype=np.float32)
         assert (np.array(read[name], dtype=np.float32) == expected).all()
-    assert read["colors"][1] == [0.2, 0.4, 0.6]  # the shortest decimals, not those of a double
+    assert read["colours"][1] == [0.2, 0.4, 0.6]  # the shortest decimals, not those of a double

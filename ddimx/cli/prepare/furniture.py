@@ -55,7 +55,7 @@ def furniture(
     """
     from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.meshes import require_trimesh
-    from ...data.shapes.prepare import ShapeSet
+    from ...data.shapes.prepare import ShapeFolder
     from ...files import write_bytes
     from ...progress import Progress
     from ...recipes.furniture.attribution import attribution
@@ -69,7 +69,7 @@ def furniture(
     source = ", ".join(part.path.name for part in libraries)
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
-    shapes = ShapeSet(out, PrepareSettings(source, depth, visible=visible))
+    shapes = ShapeFolder(out, PrepareSettings(source, depth, visible=visible))
     with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
             jobs_of(pieces), workers=workers or cores(), progress=progress, overwrite=overwrite

@@ -50,7 +50,7 @@ def octrees(
     from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.mesh_folder import find_shapes, job_of, part_of
     from ...data.shapes.meshes import POINTS, require_trimesh
-    from ...data.shapes.prepare import ShapeSet
+    from ...data.shapes.prepare import ShapeFolder
     from ...progress import Progress
 
     shares = _shares(split)
@@ -60,7 +60,7 @@ def octrees(
     if any(shape.path.suffix.lower() not in POINTS for shape in meshes):
         require_trimesh()
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
-    shapes = ShapeSet(out, settings)
+    shapes = ShapeFolder(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():
         jobs = [job_of(shape) for shape in meshes]
         outcome = shapes.run(

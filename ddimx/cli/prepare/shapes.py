@@ -10,7 +10,7 @@ from ...errors import DdimxError, UsageError
 from .. import options
 
 if TYPE_CHECKING:
-    from ...data.shapes.prepare import Outcome, ShapeSet
+    from ...data.shapes.prepare import Outcome, ShapeFolder
     from ...progress import Progress
 
 SHOWN = 20  # bad meshes that are listed on the screen; --json and failures.json hold all
@@ -61,7 +61,7 @@ def versions() -> dict[str, Any]:
 
 
 def report(
-    shapes: ShapeSet, outcome: Outcome, parts: list[str], progress: Progress, json_output: bool
+    shapes: ShapeFolder, outcome: Outcome, parts: list[str], progress: Progress, json_output: bool
 ) -> None:
     """Say what there is now.
 
@@ -79,7 +79,7 @@ def report(
         raise DdimxError(_failures([made.reason for made in outcome.failed]))
 
 
-def _summary(shapes: ShapeSet, outcome: Outcome, parts: list[str]) -> dict[str, Any]:
+def _summary(shapes: ShapeFolder, outcome: Outcome, parts: list[str]) -> dict[str, Any]:
     from ...data.shapes.lists import PARTS
 
     categories: dict[str, dict[str, int]] = {}

@@ -43,7 +43,7 @@ class Outcome:
     found: int
 
 
-class ShapeSet:
+class ShapeFolder:
     """A folder of octrees on its way."""
 
     def __init__(self, folder: Path, settings: PrepareSettings) -> None:

@@ -47,8 +47,8 @@ def run_plan(
     model: Model, settings: Settings, plan: Plan, after_row: AfterRow | None = None
 ) -> Tensor:
     """Return the results of a plan for the samples of ``settings``, float32 [N, ...]."""
-    mine = replace(settings, plan=plan)
-    return torch.stack(finish_all(model, mine, settings.indices, after_row=after_row))
+    plan_settings = replace(settings, plan=plan)
+    return torch.stack(finish_all(model, plan_settings, settings.indices, after_row=after_row))
 
 
 def fine_times(model: Model, evaluations: int) -> Times:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ..chart import Level, Panel
+from ..chart import HorizontalLine, Panel
 from .compare import Measured, best_of
 
 
@@ -51,7 +51,7 @@ def panel(results: Sequence[Measured], floor: float) -> Panel:
     ``floor`` is the reference's own error, a dashed line where it lies within the picture.
     """
     lines = {name: [(r.nfe, r.rmse) for r in line] for name, line in _lines(results).items()}
-    own = Level(floor, "reference's own error")
+    own = HorizontalLine(floor, "reference's own error")
     return Panel(lines, "RMSE of x_0 to the reference", levels=[own])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..chart import Level, Panel
+from ..chart import HorizontalLine, Panel
 from .study import FIGURES, Record, Row
 from .variants import Way, names_of
 
@@ -64,11 +64,13 @@ def panels(record: Record) -> list[Panel]:
             joined = {name: sorted(line) for name, line in lines.items()}
             levels = []
             if figure in connectivity:
-                levels.append(Level(connectivity[figure]["value"], "reference"))
+                levels.append(HorizontalLine(connectivity[figure]["value"], "reference"))
             if figure == "iou":
-                levels.append(Level(rows[0]["iou_reference"], "reference"))
+                levels.append(HorizontalLine(rows[0]["iou_reference"], "reference"))
             if figure == "1-NNA" and "training" in record:
-                levels.append(Level(record["training"][figure]["value"], "training shapes"))
+                levels.append(
+                    HorizontalLine(record["training"][figure]["value"], "training shapes")
+                )
             charts.append(Panel(joined, title, levels, logarithmic=False))
     return charts
 

@@ -21,7 +21,14 @@ import numpy.typing as npt
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes
 from ddimx.recipes.emoji.font import Font, choose, draw
-from ddimx.recipes.emoji.names import GROUPS, Entry, Sequence, family_key, read_emoji_test, text_of
+from ddimx.recipes.emoji.names import (
+    GROUPS,
+    EmojiEntry,
+    Sequence,
+    family_key,
+    read_emoji_test,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -206,7 +213,7 @@ def _rows(data: EmojiSet, per_group: int) -> list[tuple[str, list[int]]]:
 
 def _assemble(
     images: npt.NDArray[np.uint8],
-    entries: list[Entry],
+    entries: list[EmojiEntry],
     holdout: float,
     seed: int,
     source: dict[str, str],

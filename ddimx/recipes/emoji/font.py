@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ddimx.errors import DdimxError
 from ddimx.files import sha256_file
-from ddimx.recipes.emoji.names import Entry, Namer, Sequence, bare
+from ddimx.recipes.emoji.names import EmojiEntry, Namer, Sequence, bare
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -162,14 +162,14 @@ def _join(glyphs: Glyphs, stage: dict[Glyphs, str]) -> Glyphs:
 
 
 def choose(
-    bitmaps: Any, characters: dict[int, str], ligatures: Ligatures, entries: list[Entry]
-) -> list[tuple[str, Entry]]:
+    bitmaps: Any, characters: dict[int, str], ligatures: Ligatures, entries: list[EmojiEntry]
+) -> list[tuple[str, EmojiEntry]]:
     """Pair each glyph that has a bitmap with the first emoji that it draws.
 
     Listed emoji come first, in the order of the list; then ligatures of the font which the list
     does not have, as far as their name and group are clear.
     """
-    entries_by_glyph: dict[str, Entry] = {}
+    entries_by_glyph: dict[str, EmojiEntry] = {}
     for entry in entries:
         glyph = resolve(entry.codepoints, characters, ligatures)
         if glyph in bitmaps and glyph is not None:

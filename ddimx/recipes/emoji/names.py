@@ -97,7 +97,7 @@ _PERSONS = frozenset({0x1F9D1, 0x1F9D2, 0x1F9D3})
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EmojiEntry:
     """One emoji: its code points, the index of its group in ``GROUPS``, its English name."""
 
     codepoints: Sequence
@@ -105,7 +105,7 @@ class Entry:
     name: str
 
 
-def read_emoji_test(path: Path) -> tuple[str, list[Entry]]:
+def read_emoji_test(path: Path) -> tuple[str, list[EmojiEntry]]:
     """Return the version and the fully-qualified emoji of an emoji-test.txt, in its order.
 
     Components (skin and hair swatches) are left out. Raises DdimxError if the file cannot be
@@ -124,9 +124,9 @@ def read_emoji_test(path: Path) -> tuple[str, list[Entry]]:
     return (version[1] if version else "unknown"), entries
 
 
-def parse_emoji_test(lines: Iterable[str]) -> list[Entry]:
+def parse_emoji_test(lines: Iterable[str]) -> list[EmojiEntry]:
     """Return the fully-qualified emoji of the nine known groups, in the order of the lines."""
-    entries: list[Entry] = []
+    entries: list[EmojiEntry] = []
     group: str | None = None
     for line in lines:
         if line.startswith("# group:"):
@@ -134,7 +134,7 @@ def parse_emoji_test(lines: Iterable[str]) -> list[Entry]:
         match = _LINE.match(line)
         if match and group:
             codepoints = tuple(int(word, 16) for word in match[1].split())
-            entries.append(Entry(codepoints, GROUPS.index(group), match[2].strip()))
+            entries.append(EmojiEntry(codepoints, GROUPS.index(group), match[2].strip()))
     return entries
 
 
@@ -151,35 +151,35 @@ def text_of(codepoints: Sequence) -> str:
 class Namer:
     """Names sequences which a font draws and emoji-test.txt does not list."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[EmojiEntry]) -> None:
         self._known = {bare(entry.codepoints): entry for entry in entries}
 
-    def name(self, codepoints: Sequence) -> Entry | None:
+    def name(self, codepoints: Sequence) -> EmojiEntry | None:
         """Return the emoji with its name, or None where its group is not obvious."""
         plain = bare(codepoints)
         if plain in _EXTRA:
             group, name = _EXTRA[plain]
-            return Entry(codepoints, GROUPS.index(group), name)
+            return EmojiEntry(codepoints, GROUPS.index(group), name)
         return _subdivision_flag(plain) or self._facing_right(plain) or self._toned(plain)
 
-    def _facing_right(self, plain: Sequence) -> Entry | None:
+    def _facing_right(self, plain: Sequence) -> EmojiEntry | None:
         """Name ``WALKER ZWJ RIGHT-ARROW`` after the walker."""
         if plain[-2:] != (JOINER, _RIGHT) or plain[:-2] not in self._known:
             return None
         base = self._known[plain[:-2]]
         what, colon, tone = base.name.partition(":")
-        return Entry(plain, base.group, f"{what} facing right{colon}{tone}")
+        return EmojiEntry(plain, base.group, f"{what} facing right{colon}{tone}")
 
-    def _toned(self, plain: Sequence) -> Entry | None:
+    def _toned(self, plain: Sequence) -> EmojiEntry | None:
         """Name an emoji with one skin tone after the same emoji without it."""
         tones = [_TONES[point] for point in plain if point in _TONES]
         base = self._known.get(tuple(point for point in plain if point not in _TONES))
         if base is None or len(tones) != 1:
             return None
-        return Entry(plain, base.group, f"{base.name}: {tones[0]} skin tone")
+        return EmojiEntry(plain, base.group, f"{base.name}: {tones[0]} skin tone")
 
 
-def _subdivision_flag(plain: Sequence) -> Entry | None:
+def _subdivision_flag(plain: Sequence) -> EmojiEntry | None:
     """Name a flag spelled in tag letters (black flag, ``u s c a``, end) by its region code."""
     tags = plain[1:-1]
     if plain[0] != _BLACK_FLAG or len(tags) < 3:
@@ -187,7 +187,7 @@ def _subdivision_flag(plain: Sequence) -> Entry | None:
     if not all(_FIRST_TAG <= tag <= _LAST_TAG for tag in tags):
         return None
     code = "".join(chr(tag - 0xE0000) for tag in tags).upper()
-    return Entry(plain, GROUPS.index("flags"), f"flag: {code[:2]}-{code[2:]}")
+    return EmojiEntry(plain, GROUPS.index("flags"), f"flag: {code[:2]}-{code[2:]}")
 
 
 def family_key(codepoints: Sequence) -> Sequence:

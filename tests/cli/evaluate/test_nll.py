@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddimx.config_file import override
-from ddimx.evaluation.likelihood.published import CIFAR10_BITS
+from ddimx.evaluation.likelihood.nll import CIFAR10_BITS
 from ddimx.weights.formats.native import Header, read_tensors, save
 from tests.sampling import invoke
 

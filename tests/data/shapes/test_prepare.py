@@ -12,7 +12,7 @@ from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes import prepare as shape_set
 from ddimx.data.shapes.jobs import Job, PrepareSettings
 from ddimx.data.shapes.meshes import Surface
-from ddimx.data.shapes.prepare import ShapeSet
+from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.file import read_shape
 from ddimx.progress import Progress
@@ -30,7 +30,7 @@ def jobs(count=3, **others):
 
 
 def prepare(folder, work, *, depth=3, workers=1, overwrite=False, **settings):
-    shapes = ShapeSet(folder, PrepareSettings("here", depth, **settings))
+    shapes = ShapeFolder(folder, PrepareSettings("here", depth, **settings))
     progress = Progress(console=Console(file=io.StringIO(), width=200))
     outcome = shapes.run(work, workers=workers, progress=progress, overwrite=overwrite)
     shapes.finish(outcome, ["train", "val", "test", *["train"] * 99][: len(outcome.made)], {})
@@ -287,11 +287,11 @@ def test_a_setting_that_an_older_set_lacks_is_the_default(tmp_path):
 
 
 def test_a_second_process_is_refused(tmp_path):
-    shapes = ShapeSet(tmp_path / "set", PrepareSettings("here", 3))
+    shapes = ShapeFolder(tmp_path / "set", PrepareSettings("here", 3))
     with (
         shapes.alone(),
         pytest.raises(UsageError, match="another process is writing"),
-        ShapeSet(tmp_path / "set", PrepareSettings("here", 3)).alone(),
+        ShapeFolder(tmp_path / "set", PrepareSettings("here", 3)).alone(),
     ):
         pass
     assert not (tmp_path / "set").exists()
