@@ -94,7 +94,7 @@ def sweep(folder: Path, *names: str) -> None:
     With ``names``, only what would have become a file or folder of one of these names; without, all
     that bears our temporary names, and safetensors' too: for a folder that is ours alone. What a
     living process is writing is left: it holds a lock, which dies with it. With ``names``, their
-    lock files (:func:`ddimx.runs.lock_file`) go as well, unless they are held.
+    lock files (:func:`ddimx.runs.lock.lock_file`) go as well, unless they are held.
     """
     for name in names:
         lock = folder / f".{name}.lock"

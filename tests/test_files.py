@@ -23,7 +23,7 @@ from ddimx.files import (
     write_bytes,
     write_json,
 )
-from ddimx.runs import lock_file
+from ddimx.runs.lock import lock_file
 from tests.conftest import cli_environment
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from ..options import Option
+from ..runs.formats import FORMATS
 from ..solvers.registry import AUTO, SOLVERS, all_names
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
@@ -27,10 +28,9 @@ def of(name: str, option: Option) -> Callable[..., list[str]] | None:
         name: of the option's field.
         option: its declaration.
     """
-    values: Values | None = SOURCES.get(name)
-    if values is None and option.choices:
-        values = lambda _: option.choices  # noqa: E731 - beside the other kind it is clearer
-    return None if values is None else from_values(values)
+    if option.choices:
+        return from_values(lambda _: option.choices)
+    return from_values(SOURCES[name]) if name in SOURCES else None
 
 
 def from_values(values: Values) -> Callable[..., list[str]]:
@@ -78,5 +78,6 @@ SOURCES: dict[str, Values] = {
     "category": _categories,
     "solver": lambda _: list(dict.fromkeys([*SOLVERS, *all_names(), AUTO])),
     "device": lambda _: ("auto", "cpu", "cuda", "mps"),
+    "kind": lambda _: FORMATS,
     "resume": lambda _: ("last",),
 }

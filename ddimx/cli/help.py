@@ -67,12 +67,13 @@ class VerbGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of a verb, made now; None if there is none of that name."""
-        command = self.commands.get(cmd_name)
+        command: Any = self.commands.get(cmd_name)
         function = getattr(getattr(command, "callback", None), "verb", None)
         if function is None:
             return command
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(cmd_name, cls=Verb)(function)
+        same = {"hidden": command.hidden, "deprecated": command.deprecated}
+        alone.command(cmd_name, cls=Verb, **same)(function)
         return typer.main.get_command(alone)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
@@ -96,13 +97,19 @@ class VerbGroup(TyperGroup):
         _write_examples(self.help or "", formatter)
 
 
-def add_verb(app: typer.Typer, function: Callable[..., Any], panel: str | None = None) -> None:
+def add_verb(
+    app: typer.Typer,
+    function: Callable[..., Any],
+    panel: str | None = None,
+    former_name: str | None = None,
+) -> None:
     """Add a verb to a group.
 
     Args:
         app: the group's, of the class :class:`VerbGroup`.
         function: with Typer's parameters; its name and documentation are the verb's.
         panel: where the group's help lists the verb.
+        former_name: by which an earlier version knew it; no help lists it, and it warns.
     """
 
     def name_only() -> None:
@@ -111,6 +118,8 @@ def add_verb(app: typer.Typer, function: Callable[..., Any], panel: str | None =
     name_only.__name__, name_only.__doc__ = function.__name__, function.__doc__
     vars(name_only)["verb"] = function  # Typer's own wrapper takes it over
     app.command(function.__name__, cls=Verb, rich_help_panel=panel)(name_only)
+    if former_name is not None:
+        app.command(former_name, cls=Verb, hidden=True, deprecated=True)(name_only)
 
 
 def _write_text(text: str, formatter: Any) -> None:

@@ -49,7 +49,7 @@ def _lines(values: Any, indent: str = "") -> list[str]:
 
 def fresh_folder(verb: str, model: str) -> Path:
     """Create and return a numbered run folder that is named after a model."""
-    from ..runs import fresh_run
+    from ..runs.folder import fresh_run
     from ..weights.locate.source import SUFFIX
 
     return fresh_run(verb, Path(model).name.removesuffix(SUFFIX))

@@ -29,7 +29,9 @@ def verbs() -> Iterator[tuple[str, str]]:
             name, [], parent=parent, resilient_parsing=True, terminal_width=WIDTH
         )
         yield context.command_path, command.get_help(context)
-        for child in getattr(command, "commands", {}):
+        for child, named in getattr(command, "commands", {}).items():
+            if named.hidden:
+                continue
             yield from walk(command.get_command(context, child), child, context)
 
     return walk(get_command(app), "ddimx", None)

@@ -95,6 +95,8 @@ def _format(options: RunOptions, model: Model) -> str:
     if options.export is not None and process.draws != "octrees":
         raise UsageError(f"--export writes octrees as splats, and {draws}")
     kind = options.kind or process.formats[0]
+    if kind not in (*process.formats, *FORMATS):
+        raise unknown("format", kind, process.formats)
     if kind not in process.formats:
         splats = "; --export writes splats beside them" if process.draws == "octrees" else ""
         raise UsageError(

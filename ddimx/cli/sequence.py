@@ -58,10 +58,12 @@ def sequence(
         raise unknown("--show", show, ("x0", "state"))
 
     def request(model: Model, progress: Progress) -> SampleRequest:
+        from ..editing.pictures import image_shape
         from ..editing.sequence import choose_frames, sequence_task
         from ..sampling.run import SampleRequest
         from ..sampling.settings import resolve
 
+        image_shape(model)  # a model of something else is refused by its name
         settings = resolve(replace(options, count=options.count or 4), model)
         chosen = choose_frames(
             settings.image_plan,

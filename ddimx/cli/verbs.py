@@ -159,7 +159,7 @@ def read_remembered(
         UsageError: no run of this verb, or values in its manifest that are not of their type.
         DdimxError: no run at all, or a manifest that cannot be read.
     """
-    from ..runs import last_run
+    from ..runs.folder import last_run
     from ..runs.record import NAME
 
     folder = last_run(verb) if resume == "last" else Path(resume)

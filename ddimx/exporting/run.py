@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import DdimxError
 from ..files import sweep
 from ..progress import Progress
-from ..runs import lock_folder
+from ..runs.lock import lock_folder
 from ..runs.processes import end_idle, run_all
 from ..signals import Stop
 from .job import ExportResult, export_item, scene_of, side_by_side, write_scene

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..octree.file import SUFFIXES, Shape, token_files
-from ..runs import ROOT
+from ..runs.folder import ROOT
 from ..untrusted.archives import open_zip
 from ..untrusted.arrays import members, read_header
 

@@ -56,7 +56,7 @@ def read_shape(path: Path, *, depth: int | None = None) -> Shape:
     fields = _fields(path)
     try:
         tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
-        depth_in_file = _said_depth(fields.get("max_depth"))
+        depth_in_file = _depth(fields.get("max_depth"))
         if depth is not None and depth_in_file is not None and depth_in_file != depth:
             raise OctreeError(f"the file is of depth {depth_in_file}, not {depth}")
         lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
@@ -86,6 +86,7 @@ def write_shape(path: Path, shape: Shape) -> None:
 
 
 def _fields(path: Path) -> dict[str, Any]:
+    """Return the arrays of a .npz, or that of a .npy as the tokens."""
     try:
         with path.open("rb") as stream:
             magic = stream.read(6)
@@ -117,6 +118,7 @@ def _row(name: str, value: Any) -> Any:
 
 
 def _unpadded(tokens: Any, mask: Any) -> Any:
+    """Return the tokens [L] up to where the mask ends, or without one the last token not 0."""
     if tokens.dtype.kind not in "iu":
         raise OctreeError(f"tokens are {tokens.dtype}, expected integers")
     if mask is None:
@@ -135,7 +137,8 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     return tokens[: int(mask.astype(bool).sum())]
 
 
-def _said_depth(value: Any) -> int | None:
+def _depth(value: Any) -> int | None:
+    """Return the field max_depth as a number, or None if there is none."""
     if value is None:
         return None
     if value.size != 1 or value.dtype.kind not in "iu":

@@ -80,7 +80,9 @@ def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
     # Not a dense grid, which scipy.ndimage would label: here trees may be 20 levels deep.
     count = len(tree.leaves)
     ones = np.ones(len(start), dtype=np.bool_)
-    edges = sparse.coo_array((ones, (start, positions[start, column])), shape=(count, count))
+    # SciPy 1.11 fails on 64-bit indices: it prints a message and returns a wrong result.
+    ends = (start.astype(np.int32), positions[start, column].astype(np.int32))
+    edges = sparse.coo_array((ones, ends), shape=(count, count))
     _, part = csgraph.connected_components(edges, directed=False)
     _, first, labels, sizes = np.unique(
         part, return_index=True, return_inverse=True, return_counts=True

@@ -198,6 +198,7 @@ def _level(stream: npt.NDArray[np.integer], start: int, count: int, level: int) 
 
 
 def _check_leaves(stream: npt.NDArray[np.integer], start: int, count: int, level: int) -> None:
+    """Raise OctreeError unless the rest of the stream is ``count`` leaves."""
     remaining = len(stream) - start
     if count > remaining:
         # A bad token there says more than that there are too few.

@@ -76,6 +76,7 @@ def point_cells(points: npt.NDArray[Any], depth: int) -> Keys:
 
 
 def _checked(values: npt.NDArray[Any], depth: int, shape: tuple[int, ...]) -> Array:
+    """Return the values, [N, *shape], as float64, or raise OctreeError where they do not fit."""
     what = "triangle" if len(shape) == 2 else "point"
     if not 1 <= depth <= MAX_DEPTH:
         raise OctreeError(f"depth {depth} is not within 1..{MAX_DEPTH}")
@@ -97,12 +98,12 @@ def _distinct(corners: Array) -> Array:
     """
     rows = np.ascontiguousarray(corners).reshape(len(corners), 9)
     factors = np.random.default_rng(0).integers(1, 2**63, 9, dtype=np.uint64) | np.uint64(1)
-    mixed = (rows.view(np.uint64) * factors).sum(axis=1)
-    _, first, place = np.unique(mixed, return_index=True, return_inverse=True)
+    hashes = (rows.view(np.uint64) * factors).sum(axis=1)
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     if len(first) == len(rows):
         return corners
-    own = first[place]
-    is_repeat = (own != np.arange(len(rows))) & (rows == rows[own]).all(axis=1)
+    original = first[inverse]  # the first triangle with the same hash
+    is_repeat = (original != np.arange(len(rows))) & (rows == rows[original]).all(axis=1)
     distinct: Array = corners[~is_repeat]
     return distinct
 

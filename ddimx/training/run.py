@@ -20,7 +20,8 @@ from ..files import sweep, write_bytes, write_json
 from ..models.factory import build, check_trusted
 from ..noise import Noise
 from ..progress import Progress
-from ..runs import fresh_run, last_run, lock_folder
+from ..runs.folder import fresh_run, last_run
+from ..runs.lock import lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes

@@ -16,7 +16,7 @@ from ..device import DTYPES
 from ..errors import DdimxError, UsageError
 from ..files import OtherContents, sha256_file, sweep, write_bytes
 from ..progress import Progress
-from ..runs import lock_file
+from ..runs.lock import lock_file
 from .formats.diffusers.folder import other_files, write_folder
 from .formats.diffusers.scheduler import write_scheduler
 from .formats.diffusers.settings import write_unet

@@ -67,8 +67,8 @@ def strip(q, k, v, out, lse, scale, n_queries, n_keys,
     for start in range(0, D, BLOCK_O):
         columns = start + tl.arange(0, BLOCK_O)
         values = tile(v + batch * v_batch, keys, n_keys, v_row, columns, D, v_dim)
-        mixed = tl.dot(weights, values, input_precision="ieee")  # [BLOCK_Q, BLOCK_O]
-        write(out + batch * n_queries * D, rows, n_queries, columns, D, mixed / total[:, None])
+        acc = tl.dot(weights, values, input_precision="ieee")  # [BLOCK_Q, BLOCK_O]
+        write(out + batch * n_queries * D, rows, n_queries, columns, D, acc / total[:, None])
 
 
 @triton.jit
@@ -85,7 +85,7 @@ def online(q, k, v, out, lse, scale, n_queries, n_keys,
     columns = split * BLOCK_O + tl.arange(0, BLOCK_O)
     highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
-    mixed = tl.zeros([BLOCK_Q, BLOCK_O], tl.float32)
+    acc = tl.zeros([BLOCK_Q, BLOCK_O], tl.float32)
     whole: tl.constexpr = BLOCK_D >= D
     q += batch * q_batch
     k += batch * k_batch
@@ -96,8 +96,8 @@ def online(q, k, v, out, lse, scale, n_queries, n_keys,
     for start in range(0, n_keys, BLOCK_K):
         keys = start + tl.arange(0, BLOCK_K)
         if whole:
-            turned = tile(k, dims, D, k_dim, keys, n_keys, k_row)  # [BLOCK_D, BLOCK_K]
-            scores = tl.dot(queries, turned, input_precision="ieee")
+            keys_t = tile(k, dims, D, k_dim, keys, n_keys, k_row)  # [BLOCK_D, BLOCK_K]
+            scores = tl.dot(queries, keys_t, input_precision="ieee")
         else:
             scores = product(q, rows, n_queries, q_row, q_dim,
                              k, keys, n_keys, k_row, k_dim, D, BLOCK_D)  # fmt: skip
@@ -107,10 +107,10 @@ def online(q, k, v, out, lse, scale, n_queries, n_keys,
         shrink = tl.exp2(highest - higher)
         total = total * shrink + tl.sum(weights, 1)
         values = tile(v, keys, n_keys, v_row, columns, D, v_dim)  # [BLOCK_K, BLOCK_O]
-        mixed = mixed * shrink[:, None]
-        mixed = tl.dot(weights.to(v.dtype.element_ty), values, mixed, input_precision="ieee")
+        acc = acc * shrink[:, None]
+        acc = tl.dot(weights.to(v.dtype.element_ty), values, acc, input_precision="ieee")
         highest = higher
-    write(out + batch * n_queries * D, rows, n_queries, columns, D, mixed / total[:, None])
+    write(out + batch * n_queries * D, rows, n_queries, columns, D, acc / total[:, None])
     if split == 0:
         tl.store(lse + batch * n_queries + rows, (highest + tl.log2(total)) * LN_2,
                  mask=rows < n_queries)  # fmt: skip

@@ -83,8 +83,8 @@ def discrete_update_kernel(
     w0, w1, w2, w3 = tl.philox(tl.load(seed), key, sample, ordinal.to(tl.int32), stream)
 
     u = _uniform(w1)
-    kept = u <= keep
-    noised = (u > 1.0 - noise) & (kept == 0)
+    keeps = u <= keep
+    takes_noise = (u > 1.0 - noise) & (keeps == 0)
     if ABSORBING:
         noise_id = tl.zeros([BLOCK], tl.int32) + MASK
     else:
@@ -94,30 +94,30 @@ def discrete_update_kernel(
     if ABSORBING:
         need = need & masked
     if ROUTE and not WANT_X0:
-        need = need & (kept == 0) & (noised == 0)
+        need = need & (keeps == 0) & (takes_noise == 0)
 
     column = tl.arange(0, IDS)[None, :]  # [1, 256]
     base = token.to(tl.int64)[:, None]
-    at = logits + base * logits_stride + column  # [BLOCK, 256]
-    z = tl.load(at, mask=need[:, None], other=0.0).to(tl.float32)
+    address = logits + base * logits_stride + column  # [BLOCK, 256]
+    z = tl.load(address, mask=need[:, None], other=0.0).to(tl.float32)
     if GUIDED:
-        at = uncond + base * uncond_stride + column
-        without = tl.load(at, mask=need[:, None], other=0.0).to(tl.float32)
-        mixed = without + tl.load(guidance).to(tl.float32) * (z - without)
-        z = tl.where(z == float("-inf"), z, mixed)
+        address = uncond + base * uncond_stride + column
+        without = tl.load(address, mask=need[:, None], other=0.0).to(tl.float32)
+        combined = without + tl.load(guidance).to(tl.float32) * (z - without)
+        z = tl.where(z == float("-inf"), z, combined)
     z = tl.where(column == MASK, float("-inf"), z)
     shifted = z - tl.max(z, axis=1)[:, None]  # NaN where there is no softmax
     e = tl.exp(shifted * inverse_temperature)
-    found = tl.sum(e, axis=1) > 0  # [BLOCK], false for NaN
-    weight = tl.where(found[:, None], (e * UNIT + 0.5).to(tl.int32), 0)
+    exists = tl.sum(e, axis=1) > 0  # [BLOCK], false for NaN
+    weight = tl.where(exists[:, None], (e * UNIT + 0.5).to(tl.int32), 0)
     edges = tl.cumsum(weight, axis=1)
-    place = _below(w0, tl.sum(weight, axis=1))  # [BLOCK]
-    x0 = tl.sum((edges <= place[:, None]).to(tl.int32), axis=1)
-    x0 = tl.where(found & valid, x0, MASK)
+    target = _below(w0, tl.sum(weight, axis=1))  # [BLOCK]
+    x0 = tl.sum((edges <= target[:, None]).to(tl.int32), axis=1)
+    x0 = tl.where(exists & valid, x0, MASK)
     if WANT_X0:
         total = tl.sum(tl.exp(shifted), axis=1)
-        picked = tl.sum(tl.where(column == x0[:, None], shifted, 0.0), axis=1)
-        confidence = tl.where(x0 == MASK, float("nan"), picked - tl.log(total))
+        logit_of_x0 = tl.sum(tl.where(column == x0[:, None], shifted, 0.0), axis=1)
+        confidence = tl.where(x0 == MASK, float("nan"), logit_of_x0 - tl.log(total))
         exponential = tl.maximum(-_log(_uniform(w3)), LEAST_EXPONENTIAL)
         confidence += gumbel * -_log(exponential)
         if ABSORBING:
@@ -127,5 +127,5 @@ def discrete_update_kernel(
         x0 = tl.where(masked, x0, old)
     if WANT_X0:
         tl.store(x0_to + token, tl.where(valid, x0, MASK).to(tl.uint8), mask=inside)
-    moved = tl.where(kept, old, tl.where(noised, noise_id, x0)) if ROUTE else noise_id
-    tl.store(ids_to + token, tl.where(valid, moved, MASK).to(tl.uint8), mask=inside)
+    result = tl.where(keeps, old, tl.where(takes_noise, noise_id, x0)) if ROUTE else noise_id
+    tl.store(ids_to + token, tl.where(valid, result, MASK).to(tl.uint8), mask=inside)

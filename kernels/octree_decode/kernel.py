@@ -40,8 +40,8 @@ def tree_of_leaf(offsets, sums, leaf, trees, steps):
     high = low + trees
     for _ in range(steps):
         middle = (low + high) // 2
-        before = tl.load(sums + middle) - tl.load(offsets + middle).to(tl.int32) + middle
-        begun = before <= leaf
+        leaves_before = tl.load(sums + middle) - tl.load(offsets + middle).to(tl.int32) + middle
+        begun = leaves_before <= leaf
         low = tl.where(begun, middle, low)
         high = tl.where(begun, high, middle)
     return low
@@ -59,12 +59,12 @@ def sum_tiles(tiles, valid, tokens, length, trees, TILE: tl.constexpr):
 @triton.jit(do_not_specialize=["count"])
 def scan_tiles(tiles, count, CHUNK: tl.constexpr):
     """Replace each tile's sum by the sum of those before it; one program."""
-    carried = tl.full([], 0, tl.int32)
+    total_before = tl.full([], 0, tl.int32)
     for start in range(0, count, CHUNK):
         lane = start + tl.arange(0, CHUNK)  # [CHUNK]
         value = tl.load(tiles + lane, mask=lane < count, other=0)
-        tl.store(tiles + lane, carried + tl.cumsum(value, 0) - value, mask=lane < count)
-        carried += tl.sum(value, 0)
+        tl.store(tiles + lane, total_before + tl.cumsum(value, 0) - value, mask=lane < count)
+        total_before += tl.sum(value, 0)
 
 
 @triton.jit
@@ -84,13 +84,13 @@ def place_children(
     token = tl.load(tokens + place, mask=inside, other=0).to(tl.int32)
     children = bits_set(token)
     ends = tl.load(tiles + tl.program_id(0)) + tl.cumsum(children, 0)  # [TILE], inclusive
-    before = ends - children
+    children_before = ends - children
 
     tree = tree_of(offsets, tl.minimum(place, length - 1), trees, steps)
     root = tl.maximum(tl.load(offsets + tree).to(tl.int32), 0)
     end = tl.minimum(tl.load(offsets + tree + 1).to(tl.int32), length)
     is_root = inside & (place == root)
-    tl.store(sums + tree, before, mask=is_root)
+    tl.store(sums + tree, children_before, mask=is_root)
     tl.store(sums + tree + 1, ends, mask=inside & (place == length - 1))
     tl.store(valid + tree, tl.full([TILE], 0, tl.int1), mask=inside & (token == 0))
 
@@ -100,17 +100,17 @@ def place_children(
     first_root = tl.minimum(tl.maximum(first_root, 0), length - 1)
     other = first_root // TILE * TILE + lanes
     others = tl.load(tokens + other, mask=other < first_root, other=0).to(tl.int32)
-    carried = tl.load(tiles + first_root // TILE) + tl.sum(bits_set(others), 0)
-    own = tl.associative_scan(tl.where(is_root, before, -1), 0, _larger)
-    own = tl.where(own < 0, carried, own)
+    total_before = tl.load(tiles + first_root // TILE) + tl.sum(bits_set(others), 0)
+    own = tl.associative_scan(tl.where(is_root, children_before, -1), 0, _larger)
+    own = tl.where(own < 0, total_before, own)
 
     # Where the first child stands, kept from overflowing where a stream is broken.
-    there = root + 1 + tl.minimum(tl.maximum(before - own, 0), length)  # [TILE]
-    named = place << 3
+    child = root + 1 + tl.minimum(tl.maximum(children_before - own, 0), length)  # [TILE]
+    link = place << 3
     for octant in tl.static_range(8):
         occupied = ((token >> octant) & 1) != 0
-        tl.store(up + there, named + octant, mask=inside & occupied & (there < end))
-        there += occupied.to(tl.int32)
+        tl.store(up + child, link + octant, mask=inside & occupied & (child < end))
+        child += occupied.to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["length", "trees", "leaves", "steps", "depth", "size"])
@@ -163,7 +163,7 @@ def decode_leaves(
     wrong |= place != root
     tl.store(valid + tree, no, mask=inside & wrong)
 
-    at = centres + leaf.to(tl.int64) * 3
+    target = centres + leaf.to(tl.int64) * 3
     if HAS_CUBE:
         width = tl.load(edge + tree, mask=inside, other=0.0)
         corner = lower + tree * 3
@@ -175,9 +175,9 @@ def decode_leaves(
         low_x = tl.full([TILE], -0.5, tl.float32)
         low_y = low_x
         low_z = low_x
-    tl.store(at, low_x + width * ((x.to(tl.float32) + 0.5) * size), mask=inside)
-    tl.store(at + 1, low_y + width * ((y.to(tl.float32) + 0.5) * size), mask=inside)
-    tl.store(at + 2, low_z + width * ((z.to(tl.float32) + 0.5) * size), mask=inside)
+    tl.store(target, low_x + width * ((x.to(tl.float32) + 0.5) * size), mask=inside)
+    tl.store(target + 1, low_y + width * ((y.to(tl.float32) + 0.5) * size), mask=inside)
+    tl.store(target + 2, low_z + width * ((z.to(tl.float32) + 0.5) * size), mask=inside)
     tl.store(keys + leaf, key, mask=inside)
     tl.store(tree_to + leaf, tree, mask=inside)
 

@@ -43,23 +43,23 @@ def write(base, rows, end, stride, block, D: tl.constexpr):
 
 
 @triton.jit
-def attend(queries, k, v, start, end, k_row, v_row, factor, highest, total, mixed,
+def attend(queries, k, v, start, end, k_row, v_row, factor, highest, total, acc,
            D: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Let the queries [BLOCK_Q, D] meet the keys start..end: go on with the rescaled softmax."""
     for first in range(start, end, BLOCK_K):
         keys = first + tl.arange(0, BLOCK_K)
-        turned = tile(k, keys, end, k_row, D).trans()  # [D, BLOCK_K]
-        scores = tl.dot(queries, turned, input_precision="ieee") * factor  # [BLOCK_Q, BLOCK_K]
+        keys_t = tile(k, keys, end, k_row, D).trans()  # [D, BLOCK_K]
+        scores = tl.dot(queries, keys_t, input_precision="ieee") * factor  # [BLOCK_Q, BLOCK_K]
         scores = tl.where((keys < end)[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1))
         weights = tl.exp2(scores - higher[:, None])
         shrink = tl.exp2(highest - higher)
         total = total * shrink + tl.sum(weights, 1)
         values = tile(v, keys, end, v_row, D)  # [BLOCK_K, D]
-        mixed = mixed * shrink[:, None]
-        mixed = tl.dot(weights.to(values.dtype), values, mixed, input_precision="ieee")
+        acc = acc * shrink[:, None]
+        acc = tl.dot(weights.to(values.dtype), values, acc, input_precision="ieee")
         highest = higher
-    return highest, total, mixed
+    return highest, total, acc
 
 
 @triton.jit
@@ -76,16 +76,16 @@ def forward(q, k, v, context_k, context_v, out, lse, blocks, scale, n_blocks, n_
     queries = tile(q + head * q_head, rows, end, q_row, D)  # [BLOCK_Q, D]
     highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
-    mixed = tl.zeros([BLOCK_Q, D], tl.float32)
+    acc = tl.zeros([BLOCK_Q, D], tl.float32)
     factor = scale * LOG2_E
-    highest, total, mixed = attend(
+    highest, total, acc = attend(
         queries, k + head * k_head, v + head * v_head, tl.load(row + 2), tl.load(row + 3),
-        k_row, v_row, factor, highest, total, mixed, D, BLOCK_K)  # fmt: skip
-    highest, total, mixed = attend(
+        k_row, v_row, factor, highest, total, acc, D, BLOCK_K)  # fmt: skip
+    highest, total, acc = attend(
         queries, context_k + head * context_k_head, context_v + head * context_v_head,
         tl.load(row + 4), tl.load(row + 5), context_k_row, context_v_row,
-        factor, highest, total, mixed, D, BLOCK_K)  # fmt: skip
-    write(out + head * out_head, rows, end, out_row, mixed / total[:, None], D)
+        factor, highest, total, acc, D, BLOCK_K)  # fmt: skip
+    write(out + head * out_head, rows, end, out_row, acc / total[:, None], D)
     level = (highest + tl.log2(total)) * LN_2
     tl.store(lse + head * n_queries + rows, level, mask=rows < end)
 

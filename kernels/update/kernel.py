@@ -105,7 +105,7 @@ def update_kernel(
     p = tl.load(k + P, mask=valid, other=nan).to(tl.float32)
 
     state = tl.load(x + base + lane, mask=inside, other=0.0)  # [BLOCK / 4, 4]
-    moved = a * state
+    result = a * state
 
     if HAS_OUT:
         r = tl.load(k + R, mask=valid, other=nan).to(tl.float32)
@@ -115,37 +115,37 @@ def update_kernel(
         w = tl.load(k + W, mask=valid, other=nan).to(tl.float32)
         point = state if SAME_Y_IN else tl.load(y + base + lane, mask=inside, other=0.0)
         if OUT_FLAT:
-            at = out + batch * out_batch + start + lane
+            address = out + batch * out_batch + start + lane
         else:
             offset = _output_offsets(start, out_channel, out_inner, inner_size, INNER_BY_4, BLOCK)
-            at = out + batch * out_batch + offset
-        raw = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # [BLOCK / 4, 4]
+            address = out + batch * out_batch + offset
+        raw = tl.load(address, mask=inside, other=0.0).to(tl.float32)  # [BLOCK / 4, 4]
         if GUIDED:
             if OUT_FLAT:
-                at = uncond + batch * uncond_batch + start + lane
+                address = uncond + batch * uncond_batch + start + lane
             else:
                 offset = _output_offsets(
                     start, uncond_channel, uncond_inner, inner_size, INNER_BY_4, BLOCK
                 )
-                at = uncond + batch * uncond_batch + offset
-            without = tl.load(at, mask=inside, other=0.0).to(tl.float32)  # [BLOCK / 4, 4]
+                address = uncond + batch * uncond_batch + offset
+            without = tl.load(address, mask=inside, other=0.0).to(tl.float32)  # [BLOCK / 4, 4]
             raw = without + tl.load(guidance).to(tl.float32) * (raw - without)
         x0 = r * point + s * raw  # [BLOCK / 4, 4]
         if CLIPPED:
             x0 = tl.minimum(tl.maximum(x0, -clip, propagate_nan=ALL), clip, propagate_nan=ALL)
         current = x0 if HISTORY_IS_X0 else u * point + v * raw  # [BLOCK / 4, 4]
-        moved += w * x0
-        moved += tl.load(k + B, mask=valid, other=nan).to(tl.float32) * current
-        ahead = tl.load(k + B + DEPTH, mask=valid, other=nan).to(tl.float32) * current
+        result += w * x0
+        result += tl.load(k + B, mask=valid, other=nan).to(tl.float32) * current
+        history_sum = tl.load(k + B + DEPTH, mask=valid, other=nan).to(tl.float32) * current
         if DEPTH > 1:
             calls = tl.load(k + CALLS, mask=valid, other=0).to(tl.int32)
             for j in tl.static_range(1, DEPTH):
                 slot = (calls + (DEPTH - 1 - j)) % (DEPTH - 1)
                 past = history + slot.to(tl.int64) * slot_size + base
                 m = tl.load(past + lane, mask=inside, other=0.0)  # [BLOCK / 4, 4]
-                moved += tl.load(k + B + j, mask=valid, other=nan).to(tl.float32) * m
+                result += tl.load(k + B + j, mask=valid, other=nan).to(tl.float32) * m
                 weight = tl.load(k + B + DEPTH + j, mask=valid, other=nan).to(tl.float32)
-                ahead += weight * m
+                history_sum += weight * m
             newest = history + (calls % (DEPTH - 1)).to(tl.int64) * slot_size + base
             tl.store(newest + lane, current, mask=inside & valid)
         if WANT_X0:
@@ -154,12 +154,12 @@ def update_kernel(
     group = (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.int32)  # [BLOCK / 4]
     if HAS_Z:
         c = tl.load(k + C, mask=valid, other=nan).to(tl.float32)
-        moved += c * tl.load(z + base + lane, mask=inside, other=0.0).to(tl.float32)
+        result += c * tl.load(z + base + lane, mask=inside, other=0.0).to(tl.float32)
     elif STEP_STREAM >= 0:
         c = tl.load(k + C, mask=valid, other=nan).to(tl.float32)
         index = tl.load(samples + sample)
         noise = normals(tl.load(seed), group, index, ordinal, STEP_STREAM)
-        moved += c * noise  # [BLOCK / 4, 4]
+        result += c * noise  # [BLOCK / 4, 4]
     if HAS_KNOWN:
         signal = tl.load(k + SIGNAL, mask=valid, other=nan).to(tl.float32)
         sigma = tl.load(k + SIGMA, mask=valid, other=nan).to(tl.float32)
@@ -167,11 +167,11 @@ def update_kernel(
         pixels = tl.load(known + base + lane, mask=inside, other=0.0).to(tl.float32)
         offset = _output_offsets(start, mask_channel, mask_inner, inner_size, INNER_BY_4, BLOCK)
         keep = tl.load(mask + batch * mask_batch + offset, mask=inside, other=0).to(tl.float32)
-        moved = keep * (signal * pixels + sigma * noise) + (1.0 - keep) * moved
+        result = keep * (signal * pixels + sigma * noise) + (1.0 - keep) * result
 
-    tl.store(x_to + base + lane, moved, mask=inside)
+    tl.store(x_to + base + lane, result, mask=inside)
     if not SAME_Y_OUT:
-        following = p * moved
+        point_to = p * result
         if HAS_OUT:
-            following += ahead
-        tl.store(y_to + base + lane, following, mask=inside)
+            point_to += history_sum
+        tl.store(y_to + base + lane, point_to, mask=inside)

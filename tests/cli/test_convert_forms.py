@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddimx.config_file import load_config
-from ddimx.runs import lock_file
+from ddimx.runs.lock import lock_file
 from ddimx.weights.formats.native import Header, read_header, read_native, save
 from ddimx.weights.locate.source import Source, find_weights, read_source
 from tests.sampling import invoke, manifest_of, names_in

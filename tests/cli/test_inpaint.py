@@ -178,7 +178,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 ):
     from ddimx.sampling import run
 
-    real, written = run.finish, []
+    real, written = run.finish_batch, []
 
     def interrupted(*args, **rest):
         if written:
@@ -188,10 +188,10 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 
     options = ("a.png", "--mask", "center", "-n", 3, "-o", "o", "--batch-size", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", interrupted)
+        patch.setattr(run, "finish_batch", interrupted)
         done = edit("inpaint", tiny_model, *options)
     assert done.code == 130, done.err
-    assert "the same command with --out o goes on" in done.err
+    assert "interrupted; go on: ddimx inpaint --resume o" in done.err
     assert names_in(tmp_path / "o") == ["a-00.png", "manifest.json"]
     opened(tmp_path / "o" / "a-00.png")
     edited("inpaint", tiny_model, *options)
@@ -240,7 +240,7 @@ WRONG = [
     (["a.png", "--mask", "center", "-n", 0], "count must be at least 1, got 0"),
     (["a.png", "--mask", "center", "--format", "adm"], "unknown format 'adm'"),
     (["a.png", "--mask", "center", "--category", "rund"], "did you mean 'round'?"),
-    (["twins", "--mask", "center", "-o", "twins"], "twins: two images are called 'a'"),
+    (["twins", "--mask", "center", "-o", "twins"], "--out is the folder of the images"),
     (["masks", "--mask", "center", "-o", "masks"], "--out is the folder of the images"),
 ]
 

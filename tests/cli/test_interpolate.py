@@ -191,7 +191,7 @@ WRONG = [
     (["interpolate", "a.png", 2, "--solver", "ddpm"], "solver ddpm has none"),
     (["interpolate", 1, 2, "--format", "png"], "unknown format 'png'"),
     (["encode", "a.png", "--refine", -1], "refine must be at least 0, got -1"),
-    (["encode", "a.png", "--steps", 0], "steps must lie in"),
+    (["encode", "a.png", "--steps", 0], "steps must be at least 1, got 0"),
     (["encode", "absent"], "absent: no such file or folder"),
     (["encode", "big.png"], "big.png is 9x9, model '"),
 ]

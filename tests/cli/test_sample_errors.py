@@ -142,7 +142,7 @@ def test_a_fault_of_ours_is_one_line_and_under_debug_a_traceback(tiny_model, mon
     def fail(*_, **__):
         raise RuntimeError("a shape is wrong")
 
-    monkeypatch.setattr("ddimx.sampling.run.finish", fail)
+    monkeypatch.setattr("ddimx.sampling.run.finish_batch", fail)
     done = sample(tiny_model, "-n", 1)
     assert done.code == 1
     assert done.err.startswith("error: RuntimeError: a shape is wrong\n")
@@ -302,7 +302,7 @@ def test_out_of_memory_on_the_device_halves_the_batch(tiny_model, tmp_path, monk
         return finish_batch(model, settings, samples, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ddimx.sampling.run.finish", limited)
+        patch.setattr("ddimx.sampling.run.finish_batch", limited)
         done = sampled(tiny_model, "-n", 7, "--batch-size", 6, "--out", "a")
     assert tried == [[*range(6)], [0, 1, 2], [0, 1], [2, 3], [4, 5], [6]]
     assert done.err.splitlines()[:2] == [
@@ -326,7 +326,7 @@ def test_out_of_memory_with_nothing_left_to_halve(tiny_model, monkeypatch, optio
     def none(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("ddimx.sampling.run.finish", none)
+    monkeypatch.setattr("ddimx.sampling.run.finish_batch", none)
     done = sample(tiny_model, "-n", 4, option)
     assert done.code == 1
     assert f"error: {message}" in done.err

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ddimx.models.unet import UNet
-from ddimx.runs import lock_folder
 from ddimx.runs import run as run_protocol
+from ddimx.runs.lock import lock_folder
 from ddimx.runs.sinks import ArraySink, ImageSink
 from tests.conftest import cli_environment
 from tests.sampling import (
@@ -502,3 +502,18 @@ def test_what_fails_at_the_end_of_an_array_costs_no_sample(tiny_model, tmp_path,
     assert names_in(tmp_path / "a") == [*RECORD, "samples.npy"]
     whole = (tmp_path / "whole" / "samples.npy").read_bytes()
     assert (tmp_path / "a" / "samples.npy").read_bytes() == whole
+
+
+def test_what_a_run_remembers_are_values_and_older_text_is_read(tiny_model, tmp_path):
+    options = ("--timesteps", "900,500,20", "--clip", 1, "--category", "round", "--invariant")
+    sampled(tiny_model, "-n", 1, *options, "--out", "a")
+    record = manifest_of(tmp_path / "a")
+    asked = {"model": str(tiny_model), "dtype": "fp32", "count": 1, "category": "round"}
+    asked |= {"timesteps": [900.0, 500.0, 20.0], "clip": 1.0, "invariant": True}
+    assert record["asked"] == asked
+    record["asked"] |= {"timesteps": "900,500,20", "clip": "1", "seed": 0}  # as version 0.1 has it
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(record))
+    done = invoke("sample", "--resume", "a", "-n", 2, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert manifest_of(tmp_path / "a")["asked"] == asked | {"count": 2}
+    assert manifest_of(tmp_path / "a")["identity"] == record["identity"]

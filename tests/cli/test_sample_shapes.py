@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ddimx
@@ -17,6 +18,7 @@ from ddimx.octree.file import read_shape
 from ddimx.runs import shape_sink
 from ddimx.runs.shape_sink import ShapeSink
 from ddimx.splats.preview.render import render_thumbnail
+from tests.conftest import ROOT
 from tests.models.octree.small import octree_config, write_model
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
 
@@ -154,12 +156,18 @@ def test_python_draws_the_shapes_of_the_command_line(shape_model, tmp_path):
 def test_python_refuses_the_other_kind_of_model(shape_model, tiny_model):
     tokens_, images = (ddimx.load_model(m, device="cpu") for m in (shape_model, tiny_model))
     for call in (ddimx.sample_shapes, ddimx.stream_shapes):
-        with pytest.raises(UsageError, match=r"a model of images: use ddimx\.sample"):
+        with pytest.raises(
+            UsageError, match=r"needs a model of octrees, and this one draws images"
+        ):
             call(images)
-    for call in (ddimx.sample, ddimx.stream):
-        with pytest.raises(UsageError, match=r"octrees"):
-            call(tokens_, count=1)
-    with pytest.raises(UsageError, match="at least 1 step"):
+    trees = ddimx.sample(tokens_, count=2, steps=1, seed=3)
+    *_, last = ddimx.stream(tokens_, count=2, steps=1, seed=3)
+    assert all(isinstance(tree, ddimx.Octree) for tree in trees)
+    for tree, again in zip(trees, tokens_.process.finish(last), strict=True):
+        assert np.array_equal(tree.leaves, again.leaves)
+    with pytest.raises(UsageError, match="start has shape"):
+        ddimx.sample(tokens_, count=1, start=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UsageError, match="steps must be at least 1, got 0"):
         ddimx.sample_shapes(tokens_, steps=0)
 
 
@@ -304,7 +312,7 @@ def test_defaults_come_from_the_models_file(tmp_path):
     assert plan["temperature"] == [0.7] * 5
     assert plan["label"] == "pfdiff:1,1 on uniform tokens, confidence routing, eta 0.25"
     done = invoke("sample", "-m", path, "-n", 1, "--dry-run", "--json", "--transition", "absorbing")
-    assert "note: 'own.safetensors' was not trained on absorbing noise" in done.err.replace(
+    assert "note: this model was not trained on absorbing noise" in done.err.replace(
         str(tmp_path) + "/", ""
     )
     assert json.loads(done.out)["costs"]["forward_passes_per_sample"] == 10
@@ -317,14 +325,14 @@ REFUSED = [
     (("--clip", "none"), "--clip: for models of images"),
     (("--variance", "small"), "--variance: for models of images"),
     (("--timesteps", "9,5"), "--timesteps: for models of images"),
-    (("--plan", "p.json"), "--plan: for models of images"),
-    (("--init-noise", "x.npy"), "--init-noise is for images"),
+    (("--plan", str(ROOT / "pyproject.toml")), "--plan: for models of images"),
+    (("--init-noise", str(ROOT / "pyproject.toml")), "--init-noise is for images"),
     (("--format", "png"), "draws octrees, which are written as npz; --export writes"),
     (("--format", "npy", "--dry-run"), "draws octrees, which are written as npz"),
     (("--format", "ply"), "unknown format 'ply'"),
     (("--export", "obj"), "unknown format 'obj'"),
-    (("--steps", "0"), "every level needs at least 1 step, got 0"),
-    (("--steps", "3", "--nfe", "7"), "leave --steps out"),
+    (("--steps", "0"), "steps must be at least 1, got 0"),
+    (("--steps", "3", "--nfe", "7"), "omit --steps"),
     (("--nfe", "8"), "no number of steps per level makes exactly 8 evaluations; nearest: 7 and 9"),
     (("--nfe", "2"), "exactly 2 evaluations; nearest: 3"),
     (("--nfe", "99"), "exactly 99 evaluations; nearest: 73"),
@@ -334,7 +342,7 @@ REFUSED = [
     (("--spacing", "trailing"), "unknown spacing of tokens 'trailing'. Allowed: cosine, linear."),
     (("--transition", "mask"), "unknown transition 'mask'. Allowed: absorbing, uniform."),
     (("--routing", "best"), "unknown routing 'best'. Allowed: confidence, random."),
-    (("--temperature", "-1"), "temperature must not be negative"),
+    (("--temperature", "-1"), "temperature must be at least 0, got -1.0"),
     (("--eta", "2"), "eta must lie in [0, 1]"),
     (("--category", "chiar"), "unknown category 'chiar'; did you mean 'chair'?"),
     (("--guidance", "nan"), "guidance must be a finite number"),

@@ -97,7 +97,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(tiny_model, tmp_path):
 def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, monkeypatch):
     from ddimx.sampling import run
 
-    real, batches = run.finish, []
+    real, batches = run.finish_batch, []
 
     def interrupted(*args, **rest):
         if len(batches) == 1:
@@ -107,7 +107,7 @@ def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, 
 
     options = ("-n", 3, "-o", "o", "--batch-size", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", interrupted)
+        patch.setattr(run, "finish_batch", interrupted)
         assert edit("sequence", tiny_model, *options).code == 130
     before = {n: v for n, v in state_of(tmp_path / "o").items() if n.startswith("000000")}
     assert "000000.png" in before
@@ -125,7 +125,8 @@ def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, 
 
 def test_sample_does_not_resume_another_verbs_run(tiny_model, tmp_path):
     edited("sequence", tiny_model, "-n", 1, "-o", "o")
-    refused(edit("sample", tiny_model, "--resume", "o"), "--resume o: no sampling run in o")
+    done = edit("sample", tiny_model, "--resume", "o")
+    refused(done, "--resume o: o holds a run of 'ddimx sequence', not of 'ddimx sample'")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_sample_does_not_resume_another_verbs_run(tiny_model, tmp_path):
         (["--fps", 0], "fps must lie in 1..100, got 0"),
         (["--fps", "nan"], "fps must lie in 1..100, got nan"),
         (["--format", "png"], "unknown format 'png'"),
-        (["--steps", 0], "steps must lie in"),
+        (["--steps", 0], "steps must be at least 1, got 0"),
         (["-n", 0], "count must be at least 1"),
     ],
 )

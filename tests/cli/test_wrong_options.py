@@ -24,7 +24,7 @@ WRONG = {
     "sample --eta 2": "eta must lie in [0, 1], got 2.0",
     "sample --eta nan": "eta must lie in [0, 1], got nan",
     "sample --guidance inf": "guidance must be a finite number, got inf",
-    "sample --temperature 0": "temperature must be positive, got 0.0",
+    "sample --temperature -1": "temperature must be at least 0, got -1.0",
     "sample --seed -1": "seed must lie in 0..2^64-1, got -1",
     "sample --start-index -1": "start-index must be at least 0, got -1",
     "sample --timesteps 9,x": "--timesteps 9,x: write numbers with commas, as 999,749,499",

@@ -1,5 +1,6 @@
 """A kind of model that the package has never heard of trains, samples, resumes and is exported."""
 
+import ast
 import json
 import os
 import shutil
@@ -120,3 +121,13 @@ def test_in_python_it_is_a_model_as_others(trained, monkeypatch):
     assert torch.equal(last, drawn)
     with pytest.raises(UsageError, match="needs a model of octrees, and this one draws integers"):
         ddimx.sample_shapes(model)
+
+
+def test_nobody_outside_the_models_asks_which_kind_it_is():
+    names = ("DiscreteProcess", "GaussianProcess")
+    for path in (TOY.parents[2] / "ddimx").rglob("*.py"):
+        if "models" in path.relative_to(TOY.parents[2]).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                assert not any(name in ast.unparse(node.args[1]) for name in names), path

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from ddimx.errors import DdimxError, UsageError
-from ddimx.runs import lock_file, lock_folder
-from ddimx.runs.lock import is_lock, lock_name
+from ddimx.runs.lock import is_lock, lock_file, lock_folder, lock_name
 from tests.conftest import cli_environment
 
 HOLDER = """
 import sys
 from pathlib import Path
-from ddimx.runs import lock_file, lock_folder
+from ddimx.runs.lock import lock_file, lock_folder
 with {take}:
     print("held", flush=True)
     sys.stdin.readline()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ddimx.errors import DdimxError
-from ddimx.runs import fresh_run, last_run
+from ddimx.runs.folder import fresh_run, last_run
 from tests.conftest import cli_environment
 
 
@@ -64,7 +64,7 @@ def test_threads_never_share_a_number(tmp_path):
 PROCESS = """
 import sys
 from pathlib import Path
-from ddimx.runs import fresh_run
+from ddimx.runs.folder import fresh_run
 sys.stdin.readline()
 for _ in range(20):
     print(fresh_run("train", sys.argv[1], Path(".")))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ddimx.config_file import dump_yaml, override
-from ddimx.runs import lock_folder
+from ddimx.runs.lock import lock_folder
 from ddimx.weights.formats.native import read_header, read_tensors
 from tests import weights as others
 from tests.conftest import ROOT, cli_environment

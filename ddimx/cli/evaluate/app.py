@@ -76,8 +76,8 @@ def neighbors(
     from ...files import whole_file
     from ...pixels import to_bytes
     from ...progress import Progress
-    from ...runs import lock_file
     from ...runs.contact_sheet import grid
+    from ...runs.lock import lock_file
     from ...runs.sinks import as_image
     from ..output import print_json
 
@@ -120,6 +120,4 @@ def neighbors(
         )
 
 
-add_verb(app, neighbors)
-# The spelling of version 0.1.
-app.command("neighbours", hidden=True, deprecated=True)(neighbors)
+add_verb(app, neighbors, former_name="neighbours")

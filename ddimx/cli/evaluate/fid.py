@@ -76,7 +76,7 @@ def fid(
     from ...evaluation.fid.frechet import write_statistics
     from ...files import OtherContents, sweep, write_json
     from ...progress import Progress
-    from ...runs import lock_file
+    from ...runs.lock import lock_file
     from ..output import print_json
 
     forbid_tf32()

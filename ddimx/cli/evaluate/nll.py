@@ -98,7 +98,7 @@ def nll(
       ddimx evaluate nll --model furniture --data data/furniture --split test
     """
     from ...progress import Progress
-    from ...runs import lock_folder
+    from ...runs.lock import lock_folder
 
     part = one_of("split", split, SHAPE_SPLITS)
     bound_of_x0 = None if clip is None else checked("clip", options.DECLARED["clip"], clip)

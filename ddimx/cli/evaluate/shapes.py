@@ -82,7 +82,7 @@ def shapes(
     from ...evaluation.shapes.sets import named_on_both_sides
     from ...files import write_json
     from ...progress import Progress
-    from ...runs import lock_file
+    from ...runs.lock import lock_file
     from ..output import print_json, refuse_existing
 
     part = one_of("split", split, PARTS)

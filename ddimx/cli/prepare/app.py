@@ -162,7 +162,7 @@ def _write_changed(content: dict[Path, bytes], *, overwrite: bool) -> list[Path]
     """
     from ...errors import DdimxError, UsageError
     from ...files import sweep, write_bytes
-    from ...runs import lock_file
+    from ...runs.lock import lock_file
 
     for path in content:
         sweep(path.parent, path.name)

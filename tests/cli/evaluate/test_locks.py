@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ddimx.runs import lock_file, lock_folder
+from ddimx.runs.lock import lock_file, lock_folder
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ddimx.data.images.packed import PackedSource, array_header, index_path, rea
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file
 from ddimx.progress import Progress
-from ddimx.runs import lock_folder
+from ddimx.runs.lock import lock_folder
 from tests.data.images.official import encoded
 
 COUNT, SIZE = 50, 8
