@@ -19,7 +19,7 @@ from .models.octree.process import DiscreteProcess
 from .octree.tree import Octree
 from .options import Options
 from .pixels import to_bytes
-from .runs.sinks import as_image
+from .runs.pictures import as_image
 from .sampling.batch import Inputs, finish_all, run_batch
 from .sampling.settings import DEFAULT_COUNT, SampleOptions, Settings, resolve
 from .solvers.executor import Step

@@ -27,7 +27,7 @@ def octree_info(name: str, others: Mapping[str, Any], json_output: bool) -> bool
     """
     path = Path(name)
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
-        _refuse(others, name)
+        refuse(others, f"{name} holds octree tokens")
         _file(path, json_output)
         return True
     return path.is_dir() and not _is_model(name) and _folder(path, others, json_output)
@@ -53,7 +53,7 @@ def _folder(folder: Path, others: Mapping[str, Any], json_output: bool) -> bool:
     files = shapes_in(folder)
     if not files:
         return False
-    _refuse(others, str(folder))
+    refuse(others, f"{folder} holds octree tokens")
     facts = describe_folder(folder, files)
     show(facts, json_output)
     if broken := facts["broken"]:
@@ -61,12 +61,13 @@ def _folder(folder: Path, others: Mapping[str, Any], json_output: bool) -> bool:
     return True
 
 
-def _refuse(others: Mapping[str, Any], name: str) -> None:
+def refuse(others: Mapping[str, Any], what: str) -> None:
+    """Raise UsageError for an option that is for models; ``what`` says what was named."""
     from ..errors import UsageError
 
     for option, value in others.items():
         if value is not None:
-            raise UsageError(f"{option} is for models; {name} holds octree tokens")
+            raise UsageError(f"{option} is for models; {what}")
 
 
 def _is_model(name: str) -> bool:

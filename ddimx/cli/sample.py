@@ -71,8 +71,7 @@ def sample(options: RunOptions) -> Work:
     def export(record: dict[str, Any], where: Path, progress: Progress) -> None:
         """Write the shapes as splats too; the run's manifest names them from then on."""
         from ..exporting.api import export as write
-        from ..files import write_json
-        from ..runs.record import NAME
+        from ..runs.record import write_record
         from ..runs.run import reporting
 
         assert options.export is not None
@@ -81,7 +80,7 @@ def sample(options: RunOptions) -> Work:
             progress.say(f"{where}: {len(files)} files of splats ({options.export})")
             names = record.get("exported", [])
             record["exported"] = [*names, *(p.name for p in files if p.name not in names)]
-            write_json(where / NAME, record)
+            write_record(where, record)
 
     return Work(request, summary, export if options.export is not None else None)
 

@@ -116,7 +116,7 @@ class EncodeTask:
                 "images": [picture.name for picture in self.pictures],
                 "images_sha256": fingerprint(*(picture.pixels for picture in self.pictures)),
             },
-            sink=lambda folder: LatentSink(folder, self.model.config.data),
+            sink=lambda folder, _: LatentSink(folder, self.model.config.data),
             finish=self._decode,
             results=self.results,
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,8 +140,16 @@ def inpaint_task(
     def name(j: int) -> str:
         return f"{stems[j % len(stems)]}-{j // len(stems):02d}.{kind}"
 
-    def sink(folder: Path) -> Sink:
-        return NamedSink(folder, model.config.data, kind, name, settings.indices)
+    def about_sample(j: int) -> dict[str, str]:
+        i, variant = j % len(stems), j // len(stems)
+        facts = {"index": str(variant), "image_sha256": fingerprint(pictures[i].pixels)}
+        return facts if masks is None else facts | {"mask_sha256": fingerprint(masks[i])}
+
+    def sink(folder: Path, about: Mapping[str, str]) -> Sink:
+        indices, classes = settings.indices, model.classes
+        return NamedSink(
+            folder, model.config.data, kind, name, indices, classes, about, about_sample
+        )
 
     def files(indices: range) -> list[str]:
         return [*map(name, indices)]
@@ -156,6 +165,8 @@ def inpaint_task(
             "mask_sha256": None if masks is None else fingerprint(*masks),
             "strength": edit.strength,
         },
+        about={"verb": "inpaint"}
+        | ({} if edit.strength is None else {"strength": json.dumps(edit.strength)}),
         sink=sink if named else None,
         files=files if named else None,
         finish=_sheet(pictures, masks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -190,6 +191,7 @@ def interpolate_task(
             "columns": found.columns,
             "animation": animation,
         },
+        about={"verb": "interpolate", "ends": json.dumps(ends), "frames": str(found.columns)},
         translate=translate,
         finish=finish,
         results=results,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,8 @@ from ..errors import UsageError
 from ..files import whole_file
 from ..pixels import to_bytes
 from ..runs.contact_sheet import MOST, write_grid
-from ..runs.sinks import ImageSink, as_image
+from ..runs.pictures import as_image
+from ..runs.sinks import ImageSink
 from ..sampling.hooks import Task
 from ..sampling.settings import Settings
 from ..solvers.executor import Step
@@ -90,7 +91,7 @@ def sequence_task(settings: Settings, model: Model, frames: Frames) -> Task:
         verb="sequence",
         identity={"verb": "sequence", "show": frames.show, "rows_shown": list(frames.rows)}
         | {"animation": frames.animation, "milliseconds": frames.milliseconds},
-        sink=lambda folder: SequenceSink(folder, data, frames),
+        sink=lambda folder, about: SequenceSink(folder, data, frames, model.classes, about),
         files=files,
         observe=observe,
         finish=lambda folder, sink, indices: _sheet(folder, indices, frames),
@@ -103,8 +104,15 @@ class SequenceSink(ImageSink):
     So a sample whose result is there is complete.
     """
 
-    def __init__(self, folder: Path, data: DataConfig, frames: Frames) -> None:
-        super().__init__(folder, data, "png")
+    def __init__(
+        self,
+        folder: Path,
+        data: DataConfig,
+        frames: Frames,
+        classes: Sequence[str],
+        about: Mapping[str, str],
+    ) -> None:
+        super().__init__(folder, data, "png", classes, about)
         self._frames = frames
 
     def write(

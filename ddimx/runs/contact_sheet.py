@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..files import whole_file
-from .sinks import as_image
+from .pictures import as_image
 
 MOST = 64  # samples on one grid
 LEGIBLE = 128  # smaller images are enlarged by a whole factor up to about this size

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError, UsageError
+from ..files import write_bytes
 from ..untrusted.text import read_json, shortened, shown
 
 Record = dict[str, Any]
 
 NAME = "manifest.json"
+_WIDTH = 88  # characters of an object on one line, besides its key
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -42,6 +45,35 @@ def read_record(folder: Path, what: str, schema: int) -> Record | None:
             "update ddimx"
         )
     return value
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a folder's record, whole or not at all, as JSON for people.
+
+    What is short stands on one line, and so does every list that holds no objects, however long:
+    of a table every column, of a run the names of all files.
+
+    Raises:
+        ValueError: NaN, which is not JSON.
+    """
+    write_bytes(folder / NAME, (_text(record) + "\n").encode())
+
+
+def _text(value: Any, indent: str = "") -> str:
+    """Return a value as JSON; its first line stands behind ``indent`` and a key."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inner = indent + "  "
+    if isinstance(value, dict) and (not indent or len(indent) + len(line) > _WIDTH):
+        keys = (json.dumps(key, ensure_ascii=False) for key in value)
+        items = [f"{key}: {_text(v, inner)}" for key, v in zip(keys, value.values(), strict=True)]
+        opening, closing = "{}"
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [_text(item, inner) for item in value]
+        opening, closing = "[]"
+    else:
+        return line
+    lines = ",\n".join(inner + item for item in items)
+    return f"{opening}\n{lines}\n{indent}{closing}"
 
 
 def check_same(folder: Path, count: int, old: Record, now: Record, wanted: int) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import DdimxError, UsageError
-from ..files import is_unfinished, sweep, write_json
+from ..files import is_unfinished, sweep
 from ..progress import Progress
 from ..signals import Interrupted, Stop
 from .batches import in_batches
 from .folder import fresh_run
 from .lock import is_lock, lock_folder
-from .record import NAME, Record, check_same
+from .record import Record, check_same, write_record
 
 
 class Stopped(Exception):
@@ -265,5 +265,5 @@ class Filling:
 
     def _write(self, status: str) -> Record:
         self.record["status"] = status
-        write_json(self.folder / NAME, self.record)
+        write_record(self.folder, self.record)
         return self.record

@@ -21,6 +21,7 @@ from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
 from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS
+from .pictures import save_image
 
 PARTS, JOINED = "parts", "joined.npy"
 _PART = re.compile(r"^\d{8,}-\d+\.npz$")
@@ -65,7 +66,7 @@ def open_sink(
     """Return the sink for a ``--format`` of images.
 
     Args:
-        about: what PNGs say in text chunks besides their index and class.
+        about: what pictures say of themselves besides their index and class.
 
     Raises:
         UsageError: an unknown format.
@@ -78,7 +79,12 @@ def open_sink(
 
 
 class ImageSink:
-    """One file for every sample, named by its index: ``000007.png``."""
+    """One file for every sample, named by its index: ``000007.png``.
+
+    The files say where they come from, by name: their ``index``, their ``class`` and what ``about``
+    holds. PNGs have a text chunk for each, ``ddimx seed`` for instance; WebPs have all of them as
+    JSON in EXIF's ImageDescription.
+    """
 
     one_file = False
 
@@ -105,9 +111,14 @@ class ImageSink:
     ) -> None:
         """Encode and write one file for every sample, float32 [C, H, W]."""
         pictures = to_bytes(torch.stack(list(samples)), self._data).numpy()
-        for index, picture in zip(indices, pictures, strict=True):
+        classes = [None] * len(pictures) if labels is None else labels.tolist()
+        for index, picture, label in zip(indices, pictures, classes, strict=True):
+            facts = {"index": str(index)}
+            if label is not None and self._classes:
+                facts["class"] = (*self._classes, "none")[label]
+            facts |= self._about | self._about_sample(index)
             with whole_file(self._path(index)) as part:
-                as_image(picture).save(part, format=self._suffix.upper(), lossless=True)
+                save_image(part, picture, self._suffix, facts)
 
     def finish(self, indices: range, *, whole: bool = False) -> list[str]:
         """Return the files' names; they are final already."""
@@ -124,9 +135,16 @@ class ImageSink:
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06d}.{self._suffix}"
 
+    def _about_sample(self, index: int) -> dict[str, str]:
+        """Return what else a sample's file says of it."""
+        return {}
+
 
 class NamedSink(ImageSink):
-    """One file for every sample of a run, under names of the caller's choice."""
+    """One file for every sample of a run, under names of the caller's choice.
+
+    ``about_sample`` returns what a sample's file says besides what all say, or in its place.
+    """
 
     def __init__(
         self,
@@ -135,9 +153,12 @@ class NamedSink(ImageSink):
         suffix: str,
         names: Callable[[int], str],
         indices: range,
+        classes: Sequence[str] = (),
+        about: Mapping[str, str] | None = None,
+        about_sample: Callable[[int], dict[str, str]] = lambda _: {},
     ) -> None:
-        super().__init__(folder, data, suffix)
-        self._names, self._indices = names, indices
+        super().__init__(folder, data, suffix, classes, about)
+        self._names, self._indices, self._each = names, indices, about_sample
 
     def done(self) -> set[int]:
         """Return the indices whose files exist; files are written whole."""
@@ -145,6 +166,9 @@ class NamedSink(ImageSink):
 
     def _path(self, index: int) -> Path:
         return self._folder / self._names(index)
+
+    def _about_sample(self, index: int) -> dict[str, str]:
+        return self._each(index)
 
 
 class ArraySink:
@@ -293,11 +317,6 @@ def remove_parts(folder: Path) -> None:
     except OSError:
         if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
             raise
-
-
-def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return pixels [H, W, 1 or 3] as an image, gray or RGB."""
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ class Task:
         identity: what determines the files besides model and settings.
         translate: brings the identity in a manifest of an earlier version, which is its first
             argument, up to this version's; as the second it is given what all verbs share so.
-        sink: opens what takes the samples, where that is not the process's own.
+        about: what the samples' files say besides what those of plain sampling do, by name.
+        sink: opens what takes the samples, where that is not the process's own; it is given the
+            run's folder and what the files say of themselves.
         files: the names of all files of a run, where these are not the samples' indices.
         observe: is shown every step and the indices it is of, in the run's folder.
         finish: writes the contact sheet and returns the names of all further files.
@@ -39,7 +41,8 @@ class Task:
     inputs: Inputs = NOTHING
     identity: dict[str, Any] = field(default_factory=dict)
     translate: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda _, old: old
-    sink: Callable[[Path], Sink] | None = None
+    about: dict[str, str] = field(default_factory=dict)
+    sink: Callable[[Path, Mapping[str, str]], Sink] | None = None
     files: Callable[[range], list[str]] | None = None
     observe: Callable[[Path, Any, Sequence[int]], None] | None = None
     finish: Callable[[Path, Sink, range], list[str]] = contact_sheet

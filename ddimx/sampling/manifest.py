@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from ..config import Config
 from ..config_file import validate
 from ..device import DTYPES, choose_device, choose_precision
 from ..errors import DdimxError, UsageError
+from ..files import sha256_file
 from ..runs.record import NAME, Record, read_record
 from ..solvers.table import AnyPlan
 from ..untrusted.names import all_inside
 from ..untrusted.text import shown
+from ..weights.locate.source import find_model, shipped_models
 from ..weights.model import Model
-from .settings import Settings
+from .settings import Settings, labels_for
 
 SCHEMA = 2
 MOST_SAMPLES = 2**32  # a sample's index is a word of the noise's counter
@@ -60,13 +62,24 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
     }
 
 
-def about(model: Model, identity: Record) -> dict[str, str]:
-    """Return what a sample's file says of where it came from, the same whoever makes it."""
-    names = ("solver", "eta", "variance", "seed", "guidance", "dtype", "model_sha256")
-    facts = {name: identity[name] for name in names if identity.get(name) is not None}
-    return {"ddimx model": Path(model.name).name} | {
-        f"ddimx {name}": value if isinstance(value, str) else json.dumps(value)
+_OF_THE_RUN = {"schema", "start_index", "category", "format"}
+
+
+def about(identity: Record) -> dict[str, str]:
+    """Return what a sample's file says of where it came from, by name.
+
+    It is the same whoever makes the sample: what is the run's alone is left out, and of names the
+    model has only that of a shipped one, for other files can be renamed.
+    """
+    names = {sha256_file(find_model(name)): name for name in shipped_models()}
+    name = names.get(identity["model_sha256"])
+    facts = {"model": name} | {k: v for k, v in identity.items() if k not in _OF_THE_RUN}
+    if identity.get("init_noise_sha256") is not None:  # its first state is this sample's
+        facts["start_index"] = identity["start_index"]
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
         for name, value in facts.items()
+        if value is not None and value is not False
     }
 
 
@@ -183,6 +196,24 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
         "plan": settings.plan.to_json(),
         "config": json.loads(model.config.model_dump_json(exclude_unset=True)),
     }
+
+
+def samples(model: Model, settings: Settings, keys: Sequence[int]) -> dict[str, Any]:
+    """Return a table of the run's samples, in the order of their indices.
+
+    Args:
+        keys: for every sample the index of its noise and class.
+
+    Returns:
+        ``seed``, one for all, and a list for each column: ``index``, and ``class`` where the model
+        has classes.
+    """
+    table: dict[str, Any] = {"seed": settings.noise.seed, "index": list(keys)}
+    labels = labels_for(settings, model, keys)
+    if labels is not None:
+        names = (*model.classes, "none")
+        table["class"] = [names[label] for label in labels.tolist()]
+    return table
 
 
 def read(folder: Path) -> Record | None:

@@ -62,7 +62,8 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     inputs = task.inputs if start is None else Inputs(start=start)
     check_fits(model, settings)
     digest = None if start is None else start.sha256
-    identity = manifest.identity(model, settings, request.kind, digest) | task.identity
+    shared = manifest.identity(model, settings, request.kind, digest)
+    identity = shared | task.identity
     asked = Asked(
         verb=task.verb,
         label=Path(model.name).name.removesuffix(SUFFIX),
@@ -77,21 +78,17 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         clear=clear,
     )
     with begin(asked) as (folder, before):
-        sink = (
-            task.sink(folder)
-            if task.sink is not None
-            else model.process.sink(
-                folder,
-                request.kind,
-                classes=model.classes,
-                about=manifest.about(model, identity),
-            )
-        )
+        about = manifest.about(shared) | task.about
+        if task.sink is not None:
+            sink = task.sink(folder, about)
+        else:
+            sink = model.process.sink(folder, request.kind, classes=model.classes, about=about)
         record = {
             "status": "running",
             "count": settings.count,
             **manifest.describe(model, settings, request.command),
             "identity": identity,
+            "samples": manifest.samples(model, settings, inputs.keys(settings.indices)),
             "asked": request.asked,
             "batch_size": settings.batch_size,
             "network_calls": 0,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import platform
 
+import numpy as np
 import pytest
 import torch
 
 import ddimx
+from ddimx.runs.pictures import as_image, save_image
 from ddimx.weights.formats.native import Header, read_tensors, save
 from ddimx.weights.locate.cache import cache_folder
 from tests.sampling import invoke
@@ -94,3 +96,35 @@ def test_the_cache_folder(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "home" / ".cache" / "ddimx"
     monkeypatch.setenv("DDIMX_CACHE", "~/mine")
     assert cache_folder() == tmp_path / "home" / "mine"
+
+
+def test_a_picture_that_was_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    facts = {"index": "7", "class": "dog", "prompt": "a\x1b[2J\nb"}
+    for kind in ("png", "webp"):
+        save_image(tmp_path / f"a.{kind}", pixels, kind, facts)
+        done = invoke("info", f"a.{kind}")
+        assert (done.code, done.err) == (0, "")
+        size, index, category, prompt = done.out.splitlines()[1:]
+        assert size == f"  size: 5x4 {kind.upper()}"
+        assert (index, category, prompt) == ("  index: 7", "  class: dog", "  prompt: a?[2J?b")
+    assert json.loads(invoke("info", "a.png", "--json").out)["a.png"]["class"] == "dog"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("absent.png",), 2, "absent.png: no such file"),
+        (("text.png",), 1, "text.png: not a readable picture"),
+        (("plain.png",), 1, "plain.png: 5x4 PNG, and it does not say where it comes from"),
+        (("plain.png", "--weights", "raw"), 2, "--weights is for models; plain.png is a picture"),
+    ],
+)
+def test_other_pictures(tmp_path, monkeypatch, args, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("text")
+    as_image(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "plain.png")
+    done = invoke("info", *args)
+    assert done.code == code
+    assert done.err.startswith(f"error: {message}")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddimx.runs.pictures import facts_of
 from tests.editing import edit, edited, make_mask, make_picture, opened, refused
 from tests.sampling import counted_calls, manifest_of, names_in, state_of
 
@@ -61,6 +62,26 @@ def test_other_formats(tiny_model, tmp_path, pixels, kind):
         assert (states.shape, states.dtype) == ((2, 3, 8, 8), np.float32)
         known = pixels[:, 4:].transpose(2, 0, 1).astype(np.float32) / 255 * 2 - 1
         assert abs(states[..., 4:] - known).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_the_files_say_where_they_come_from(tiny_model, tmp_path, kind):
+    """The picture's pixels and the mask's are named, whichever other pictures are painted."""
+    for name in ("one/a.png", "many/a.png"):
+        make_picture(tmp_path / name)
+    make_picture(tmp_path / "many" / "b.png", seed=1)
+    options = ("--mask", "left", "-n", 2, "--invariant", "--format", kind)
+    edited("inpaint", tiny_model, "one", *options, "-o", "1")
+    edited("inpaint", tiny_model, "many", *options, "-o", "2")
+    facts = {}
+    for name in ("1/a-01", "2/a-00", "2/a-01", "2/b-01"):
+        with Image.open(tmp_path / f"{name}.{kind}") as picture:
+            facts[name] = facts_of(picture)
+    assert facts["1/a-01"] == facts["2/a-01"]
+    assert {k for k, v in facts["2/a-00"].items() if v != facts["2/a-01"][k]} == {"index"}
+    assert {k for k, v in facts["2/b-01"].items() if v != facts["2/a-01"][k]} == {"image_sha256"}
+    told = {k: facts["1/a-01"][k] for k in ("verb", "index", "class", "seed", "resample")}
+    assert told == {"verb": "inpaint", "index": "1", "class": "none", "seed": "0", "resample": "5"}
 
 
 def test_the_sheet_shows_input_mask_and_variants(tiny_model, tmp_path, pixels):

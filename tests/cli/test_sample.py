@@ -202,6 +202,35 @@ def test_invariant_files_are_bit_identical(tiny_model):
     assert part.tobytes() == whole[7:12].tobytes()
 
 
+def test_a_pictures_file_is_the_same_whoever_makes_it(tiny_model, tmp_path):
+    """Whatever the model's file is called, the batches, the number of samples and the command."""
+    options = ("--invariant", "--seed", 3, "--eta", 0.5)
+    sampled(tiny_model, *options, "-n", 5, "--out", "a")
+    category = manifest_of(tmp_path / "a")["samples"]["class"][3]
+    (tmp_path / "renamed.safetensors").write_bytes(tiny_model.read_bytes())
+    sampled(tmp_path / "renamed.safetensors", *options, "-n", 2, "--batch-size", 1, "--out", "b")
+    sampled(tiny_model, *options, "-n", 4, "--out", "b")
+    sampled(tiny_model, *options, "-n", 1, "--start-index", 3, "--category", category, "-o", "c")
+    for folder in ("b", "c"):
+        path = tmp_path / folder / "000003.png"
+        assert path.read_bytes() == (tmp_path / "a" / "000003.png").read_bytes()
+    with Image.open(path) as picture:
+        facts = picture.text
+    expected = {"index": "3", "class": category, "seed": "3", "eta": "0.5", "solver": "ddim"}
+    expected |= {"dtype": "fp32", "guidance": "1.0", "model_sha256": sha256_file(tiny_model)}
+    expected |= {"steps": "3", "times": "[332.0, 666.0, 999.0]", "weights": "unstated"}
+    assert expected.items() <= {k.removeprefix("ddimx "): v for k, v in facts.items()}.items()
+    assert not any(str(tmp_path) in text or "renamed" in text for text in facts.values())
+
+
+def test_a_shipped_model_is_named(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddimx.sampling.manifest.shipped_models", lambda: ["small"])
+    monkeypatch.setattr("ddimx.sampling.manifest.find_model", {"small": tiny_model}.__getitem__)
+    sampled(tiny_model, "-n", 1, "--out", "a")
+    with Image.open(tmp_path / "a" / "000000.png") as picture:
+        assert picture.text["ddimx model"] == "small"
+
+
 # --- formats ------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ddimx.cli.app import app
 from ddimx.config import DataConfig
 from ddimx.data.images.celeba import CelebASource
 from ddimx.data.images.cifar10 import Cifar10Source
@@ -36,6 +38,7 @@ from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
 from ddimx.recipes.furniture.sweethome import find_libraries, read_library
 from ddimx.runs import processes
+from ddimx.runs.pictures import save_image
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
 
@@ -66,6 +69,18 @@ def make_pictures(folder: Path) -> None:
 def read_pictures(folder: Path) -> None:
     for held_out in (False, True):
         decoded(FolderSource(folder, size=16, held_out=held_out, workers=1))
+
+
+def make_drawn(folder: Path) -> None:
+    texts = {"seed": "3", "times": str([*range(300)]), "prompt": "☃"}
+    for kind in ("png", "webp"):
+        save_image(folder / f"a.{kind}", smooth(1, 9, 7), kind, texts)
+
+
+def read_drawn(folder: Path) -> None:
+    for kind in ("png", "webp"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            app(["info", str(folder / f"a.{kind}")], standalone_mode=False)
 
 
 def edit_pictures(folder: Path, rng: Random) -> None:
@@ -401,6 +416,7 @@ def edit_bombs(folder: Path, rng: Random) -> None:
 
 TARGETS = [
     Target("pictures", make_pictures, read_pictures, edit_pictures),
+    Target("drawn pictures", make_drawn, read_drawn),
     Target("celeba", make_celeba, read_celeba),
     Target("lsun", make_lsun, read_lsun, edit_lmdb, ("**/data.mdb",)),
     Target("ffhq", make_ffhq, read_ffhq, edit_lmdb, ("**/data.mdb",)),

@@ -7,7 +7,8 @@ from PIL import Image
 
 from ddimx.config import DataConfig
 from ddimx.errors import UsageError
-from ddimx.runs.sinks import ArraySink, ImageSink, as_image, open_sink, remove_parts
+from ddimx.runs.pictures import as_image, facts_of
+from ddimx.runs.sinks import ArraySink, ImageSink, open_sink, remove_parts
 from tests.sampling import names_in
 
 RGB = DataConfig(dataset="NPZ", image_size=2, channels=3)
@@ -46,6 +47,35 @@ def test_images_are_named_by_their_index_and_lossless(tmp_path, kind, data):
         assert picture.format == kind.upper()
         assert picture.mode == ("RGB" if data.channels == 3 else "L")
         assert (np.asarray(picture).reshape(2, 2, -1) == pixels[0]).all()
+
+
+def test_pictures_say_where_they_come_from(tmp_path):
+    """PNGs in text chunks, which any reader shows; what is long is compressed."""
+    about = {"seed": "3", "solver": "ddim", "times": str(list(range(1000))), "prompt": "Ein Bär ☃"}
+    pixels, samples = levels(2)
+    for kind in ("png", "webp"):
+        sink = open_sink(kind, tmp_path, RGB, ("cat", "dog"), about)
+        sink.write([7, 8], samples, torch.tensor([1, 2]))
+        for index, name in ((7, "dog"), (8, "none")):
+            with Image.open(tmp_path / f"{index:06d}.{kind}") as picture:
+                assert facts_of(picture) == {"index": str(index), "class": name, **about}
+        assert (sink.pixels(range(7, 9)) == pixels).all()
+    with Image.open(tmp_path / "000007.png") as picture:
+        assert picture.text == {
+            "ddimx index": "7", "ddimx class": "dog", **{f"ddimx {k}": v for k, v in about.items()}
+        }  # fmt: skip
+    assert (tmp_path / "000007.png").stat().st_size < len(about["times"])
+    as_image(pixels[0]).save(tmp_path / "other.png")
+    as_image(pixels[0]).save(tmp_path / "other.webp")
+    for kind in ("png", "webp"):
+        with Image.open(tmp_path / f"other.{kind}") as picture:
+            assert facts_of(picture) == {}
+
+
+def test_without_classes_none_is_said(tmp_path):
+    ImageSink(tmp_path, GRAY, "png").write([0], levels(1, 1)[1], None)
+    with Image.open(tmp_path / "000000.png") as picture:
+        assert facts_of(picture) == {"index": "0"}
 
 
 def test_what_is_out_of_range_is_clamped(tmp_path):

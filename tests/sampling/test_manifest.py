@@ -5,12 +5,13 @@ import json
 
 import pytest
 
+from ddimx.config import ModelConfig
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file, write_json
 from ddimx.options import Options
-from ddimx.runs.record import NAME, check_same
+from ddimx.runs.record import NAME, check_same, write_record
 from ddimx.sampling import manifest
-from ddimx.sampling.settings import resolve
+from ddimx.sampling.settings import labels_for, resolve
 from ddimx.solvers.registry import SOLVERS
 from ddimx.weights.model import load_model
 
@@ -129,6 +130,50 @@ def test_what_is_known_before_the_first_sample(model):
     json.dumps(record, allow_nan=False)
     settings = resolve(Options(steps=3), model)
     assert manifest.describe(model, settings, "")["forward_passes_per_sample"] == 3
+
+
+def test_the_samples_are_a_table(model):
+    settings = resolve(Options(steps=3, count=4, seed=5, start_index=2), model)
+    table = manifest.samples(model, settings, settings.indices)
+    labels = labels_for(settings, model, settings.indices).tolist()
+    assert table == {
+        "seed": 5,
+        "index": [2, 3, 4, 5],
+        "class": [model.classes[label] for label in labels],
+    }
+    settings = resolve(Options(steps=3, count=2, category="none"), model)
+    assert manifest.samples(model, settings, [0, 0])["class"] == ["none", "none"]
+    none = dataclasses.replace(
+        model, config=model.config.model_copy(update={"model": ModelConfig(name="unet")})
+    )
+    settings = resolve(Options(steps=3, count=2), none)
+    assert manifest.samples(none, settings, settings.indices) == {"seed": 0, "index": [0, 1]}
+
+
+def test_a_record_can_be_read_by_people(tmp_path):
+    """Short objects and all lists of numbers and names stand on one line."""
+    record = {
+        "files": [f"{i:06d}.png" for i in range(50_000)],
+        "versions": {"ddimx": "0.2", "brace": "{"},
+        "plan": {"label": "ddim {1}", "t": [i / 3 for i in range(1000)], "b": [[1.0], [2.0]]},
+        "rows": [{"steps": 1}, {"steps": 2}],
+        "notes": [],
+        "names": ["{a}", "Bär"],
+        "asked": {},
+        "clip": None,
+    }
+    write_record(tmp_path, record)
+    text = (tmp_path / NAME).read_text(encoding="utf-8")
+    assert json.loads(text) == record
+    lines = text.splitlines()
+    assert len(lines) == 17
+    assert '  "versions": {"ddimx": "0.2", "brace": "{"},' in lines
+    assert '    "b": [[1.0], [2.0]]' in lines
+    assert '    {"steps": 1},' in lines
+    assert '  "names": ["{a}", "Bär"],' in lines
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_record(tmp_path, {"x": float("nan")})
+    assert (tmp_path / NAME).read_text(encoding="utf-8") == text
 
 
 def test_reading(tmp_path):

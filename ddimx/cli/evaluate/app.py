@@ -78,7 +78,7 @@ def neighbors(
     from ...progress import Progress
     from ...runs.contact_sheet import grid
     from ...runs.lock import lock_file
-    from ...runs.sinks import as_image
+    from ...runs.pictures import as_image
     from ..output import print_json
 
     loaded = load(
