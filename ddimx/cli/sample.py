@@ -59,7 +59,9 @@ def sample(options: RunOptions) -> Work:
         available = None if states is None else len(states)
         few = replace(options, count=1) if options.prompt and not options.count else options
         settings = resolve(few, model, available=available)
-        return SampleRequest(model, settings, kind, init_noise=path)
+        if options.labels and not model.classes:
+            raise UsageError(f"--labels: model '{model.name}' has no classes")
+        return SampleRequest(model, settings, kind, init_noise=path, labels=options.labels)
 
     def summary(record: dict[str, Any], where: Path) -> str:
         each = record["forward_passes_per_sample"]

@@ -7,14 +7,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs.contact_sheet import MOST, write_grid
+from ..runs.contact_sheet import MOST, have_room, write_grid
 from ..runs.sinks import Sink
 from .batch import NOTHING, Inputs
 
 
-def contact_sheet(folder: Path, sink: Sink, indices: range) -> list[str]:
-    """Write ``grid.png`` of the first samples; return the names of other files, here none."""
-    write_grid(folder / "grid.png", sink.pixels(indices[:MOST]))
+def contact_sheet(
+    folder: Path,
+    sink: Sink,
+    indices: range,
+    classes: Sequence[str] = (),
+    labels: bool | None = None,
+) -> list[str]:
+    """Write ``grid.png`` of the first samples; return the names of other files, here none.
+
+    Args:
+        folder: the run's.
+        sink: what has taken the samples.
+        indices: those of the run.
+        classes: the names of the samples' classes, () where the model has none.
+        labels: whether the names stand under the samples; None: where there are several of them,
+            and all have room.
+    """
+    pixels, names = sink.pixels(indices[:MOST]), classes[:MOST]
+    if labels is None:
+        labels = len(set(names)) > 1 and have_room(names, *pixels.shape[1:3])
+    write_grid(folder / "grid.png", pixels, labels=names if labels else ())
     return []
 
 
@@ -33,7 +51,8 @@ class Task:
             run's folder and what the files say of themselves.
         files: the names of all files of a run, where these are not the samples' indices.
         observe: is shown every step and the indices it is of, in the run's folder.
-        finish: writes the contact sheet and returns the names of all further files.
+        finish: writes the contact sheet and returns the names of all further files; None for
+            :func:`contact_sheet`.
         results: what ``finish`` has found out, for the manifest.
     """
 
@@ -45,7 +64,7 @@ class Task:
     sink: Callable[[Path, Mapping[str, str]], Sink] | None = None
     files: Callable[[range], list[str]] | None = None
     observe: Callable[[Path, Any, Sequence[int]], None] | None = None
-    finish: Callable[[Path, Sink, range], list[str]] = contact_sheet
+    finish: Callable[[Path, Sink, range], list[str]] | None = None
     results: dict[str, Any] = field(default_factory=dict)
 
 

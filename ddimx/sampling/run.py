@@ -27,14 +27,17 @@ from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
 from . import manifest
 from .batch import Inputs, finish_batch, indivisible
-from .hooks import SAMPLING, Task
+from .hooks import SAMPLING, Task, contact_sheet
 from .memory import check_fits
 from .settings import Settings, labels_for
 
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
-    """A resolved sampling run and where it goes; ``asked`` is kept for ``--resume``."""
+    """A resolved sampling run and where it goes; ``asked`` is kept for ``--resume``.
+
+    ``labels`` says whether classes stand on ``grid.png``; None: where there are several, and room.
+    """
 
     model: Model
     settings: Settings
@@ -45,6 +48,7 @@ class SampleRequest:
     command: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
     task: Task = SAMPLING
+    labels: bool | None = None
 
 
 def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record, Path]:
@@ -115,7 +119,12 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
 
         def conclude() -> Record:
-            return {"files": task.finish(folder, sink, settings.indices), **task.results}
+            if task.finish is not None:
+                files = task.finish(folder, sink, settings.indices)
+            else:
+                classes = record["samples"].get("class", ())
+                files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
+            return {"files": files, **task.results}
 
         def count_call(*_: Any) -> None:
             record["network_calls"] += 1

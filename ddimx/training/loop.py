@@ -137,7 +137,8 @@ class Trainer:
         """Write a grid of samples from the averaged weights, always the same noise."""
         path = self._picture()
         with self._averaged(), self._autocast():
-            draw_samples(path, self.process, self.state.network, VALIDATION_SEED, self.device)
+            network, classes = self.state.network, self.config.model.classes
+            draw_samples(path, self.process, network, VALIDATION_SEED, self.device, classes)
         return path
 
     def _picture(self) -> Path:

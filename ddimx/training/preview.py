@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,24 @@ from torch import nn
 
 from ..models.process import Process
 from ..noise import Noise
-from ..runs.contact_sheet import write_grid
+from ..runs.contact_sheet import have_room, write_grid
 
 SAMPLES = 16
 
 
 def draw_samples(
-    path: Path, process: Process, network: nn.Module, seed: int, device: torch.device
+    path: Path,
+    process: Process,
+    network: nn.Module,
+    seed: int,
+    device: torch.device,
+    classes: Sequence[str] = (),
 ) -> None:
-    """Write a grid of samples, of one class after the other."""
+    """Write a grid of samples, of one class after the other; ``classes`` are the names."""
     indices = torch.arange(SAMPLES, device=device)
     labels = indices % process.num_classes if process.num_classes else None
     plan = process.plan(process.preview)
     *_, last = process.run(network, plan, indices, Noise(seed), labels=labels)
-    write_grid(path, np.stack([process.picture(sample) for sample in process.finish(last)]))
+    pixels = np.stack([process.picture(sample) for sample in process.finish(last)])
+    names = [] if labels is None or not classes else [classes[i] for i in labels.tolist()]
+    write_grid(path, pixels, labels=names if have_room(names, *pixels.shape[1:3]) else ())

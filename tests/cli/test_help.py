@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 import ddimx
+from ddimx.cli import reference
+from ddimx.options import SAMPLING_VERBS, RunOptions, options
 from tests.conftest import cli_environment
 from tests.sampling import invoke
 
@@ -103,6 +106,31 @@ def test_the_program_lists_its_verbs():
     alone = invoke()
     assert alone.out + alone.err == done.out  # `ddimx` alone is a question, not an error
     assert alone.code in (0, 2)  # as click has it: 2 since 8.2
+
+
+def test_values_have_names_and_no_types():
+    raw = re.compile(r"<(int|float|str|path|text)|\b(INTEGER|FLOAT|TEXT RANGE|PATH)\b|\[default")
+    assert [name for name, text in reference.verbs() if raw.search(text)] == []
+
+
+@pytest.mark.parametrize("verb", SAMPLING_VERBS)
+def test_every_option_that_is_declared_for_a_verb_is_in_its_help(verb):
+    lines = invoke(verb, "--help").out.splitlines()
+    shown = "\n".join(line for line in lines if line.startswith("  -")) + "\n"
+    for option in options(RunOptions).values():
+        flag = option.flags[0].partition("/")[0]
+        assert (f"{flag} " in shown or f"{flag}\n" in shown) == (verb in option.verbs), flag
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_help_is_as_wide_as_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("TERMINAL_WIDTH", raising=False)
+    text, _, examples = invoke("inpaint", "--help").out.partition("Examples\n")
+    assert columns - 12 < max(map(len, text.splitlines())) <= columns
+    assert "  ddimx inpaint photo.jpg --resize --mask 4,4,20,28 --jump 10 --resample 10" in examples
+    panels = [line for line in text.splitlines()[1:] if line and not line.startswith(" ")]
+    assert panels == ["What to paint", "What to draw", "How", "Where to", "Running"]
 
 
 def test_version():

@@ -231,6 +231,22 @@ def test_a_shipped_model_is_named(tiny_model, tmp_path, monkeypatch):
         assert picture.text["ddimx model"] == "small"
 
 
+def test_a_grid_of_several_classes_is_labeled(tiny_model, tmp_path):
+    def height(*options):
+        sampled(tiny_model, "--steps", 1, "-n", 4, "--out", "a", "--overwrite", *options)
+        with Image.open(tmp_path / "a" / "grid.png") as picture:
+            return picture.size[1]
+
+    bare = 2 * (128 + 4) + 4
+    labeled = height()
+    assert labeled > bare
+    assert height("--format", "npz") == labeled
+    assert height("--no-labels") == bare
+    category = ("--category", CLASSES[0])
+    assert height(*category) == bare  # where all are one class, nobody needs to be told
+    assert height(*category, "--labels") == labeled
+
+
 # --- formats ------------------------------------------------------------------------------------
 
 

@@ -125,6 +125,7 @@ def test_a_device_that_this_machine_lacks(tiny_model, monkeypatch, tmp_path):
         (["--guidance", 2], "--guidance needs classes, and model "),
         (["--category", "round"], "--category: model "),
         (["--category", "none"], " has no classes"),
+        (["--labels"], " has no classes"),
     ],
 )
 def test_a_model_without_classes_takes_no_class(plain_model, tmp_path, args, message):

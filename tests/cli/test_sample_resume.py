@@ -481,7 +481,7 @@ def test_what_fails_at_the_end_of_an_array_costs_no_sample(tiny_model, tmp_path,
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    real = run_protocol.write_json
+    real = run_protocol.write_record
     with monkeypatch.context() as patch:
         if at == "join":
             patch.setattr(ArraySink, "_join", full)
@@ -490,8 +490,10 @@ def test_what_fails_at_the_end_of_an_array_costs_no_sample(tiny_model, tmp_path,
         else:
             patch.setattr(
                 run_protocol,
-                "write_json",
-                lambda path, value: full() if value["status"] == "complete" else real(path, value),
+                "write_record",
+                lambda folder, record: (
+                    full() if record["status"] == "complete" else real(folder, record)
+                ),
             )
         done = sample(tiny_model, *options, "a")
     assert done.code == 1

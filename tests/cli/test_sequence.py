@@ -125,8 +125,10 @@ def test_a_sample_whose_result_is_there_is_not_made_again(tiny_model, tmp_path, 
 
 def test_sample_does_not_resume_another_verbs_run(tiny_model, tmp_path):
     edited("sequence", tiny_model, "-n", 1, "-o", "o")
-    done = edit("sample", tiny_model, "--resume", "o")
-    refused(done, "--resume o: o holds a run of 'ddimx sequence', not of 'ddimx sample'")
+    refused(
+        edit("sample", tiny_model, "--resume", "o"),
+        "--resume o: o holds a run of 'ddimx sequence', not of 'ddimx sample'",
+    )
 
 
 @pytest.mark.parametrize(

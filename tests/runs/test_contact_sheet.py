@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.runs.contact_sheet import GAP, LEGIBLE, grid, write_grid
+from ddimx.runs.contact_sheet import GAP, LEGIBLE, grid, have_room, write_grid
 
 
 def plain(count, height, width, channels=3):
@@ -40,6 +40,50 @@ def test_small_images_are_enlarged_by_a_whole_factor():
     inner = sheet[GAP:-GAP, GAP:-GAP]
     assert inner.shape == (6, 120, 3)
     assert (inner == picture[0].repeat(3, axis=0).repeat(3, axis=1)).all()
+
+
+def band(sheet, row, column, line):
+    """What stands below a tile of 128 pixels."""
+    top, left = row * (128 + GAP + line) + GAP + 128, column * (128 + GAP) + GAP
+    return sheet[top : top + line, left : left + 128]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_labels_stand_below_their_images(channels):
+    images = plain(3, 64, 64, channels)
+    labels = ["jumping", "", "a name much longer than the image is wide"]
+    bare, sheet = grid(images), grid(images, labels=labels)
+    line = (sheet.shape[0] - bare.shape[0]) // 2
+    assert 12 <= line <= 24
+    assert sheet.shape == (bare.shape[0] + 2 * line, *bare.shape[1:])
+    for i in range(3):
+        top, left = i // 2 * (128 + GAP + line) + GAP, i % 2 * (128 + GAP) + GAP
+        assert (sheet[top : top + 128, left : left + 128] == i + 10).all()
+        sheet[top : top + 128, left : left + 128] = 255
+    written = [band(sheet, i // 2, i % 2, line) for i in range(3)]
+    assert [bool((text < 128).any()) for text in written] == [True, False, True]
+    columns = np.flatnonzero((written[0] < 128).any(axis=(0, 2)))
+    assert abs((columns[0] + columns[-1]) / 2 - 63.5) <= 2  # in the middle
+    for text in written:  # nothing else is written anywhere
+        text[:] = 255
+    assert (sheet == 255).all()
+
+
+def test_the_same_label_is_the_same_picture():
+    sheet = grid(plain(4, 64, 64), labels=["cat", "dog", "dog", "cat"])
+    line = (sheet.shape[0] - GAP) // 2 - 128 - GAP
+    cat, dog, also, again = (band(sheet, i // 2, i % 2, line) for i in range(4))
+    assert (cat == again).all()
+    assert (dog == also).all()
+    assert (cat != dog).any()
+
+
+def test_whether_labels_have_room():
+    assert have_room(["activities", "objects"], 32, 32)
+    assert have_room(["w" * 8], 512, 512)
+    assert not have_room(["activities", "a name much longer than the image"], 32, 32)
+    assert not have_room(["activities"], 1024, 8)  # a narrow one, which is not enlarged
+    assert not have_room(["Ångström"], 32, 32)  # letters that the font lacks
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])

@@ -65,8 +65,6 @@ def fid(
         raise UsageError("--reference is needed: a folder, an .npz or cifar10")
     if samples is None and save_stats is None:
         raise UsageError("--samples is needed, or --save-stats to prepare the reference")
-    if batch_size < 1:
-        raise UsageError("--batch-size must be at least 1")
     from ..output import refuse_existing
 
     refuse_existing(out or save_stats, overwrite)  # what is written last; the other is compared
@@ -83,23 +81,23 @@ def fid(
     where = choose_device(device)
     with Progress(quiet=quiet) as progress, lock_file(out or save_stats):
         network = networks.inception(features, where, offline=offline, progress=progress)
-        known = statistics_of(reference, network, batch_size, progress, offline=offline)
+        of_reference = statistics_of(reference, network, batch_size, progress, offline=offline)
         if save_stats is not None:
             try:
                 sweep(save_stats.parent, save_stats.name)
-                write_statistics(save_stats, known, replace=overwrite)
+                write_statistics(save_stats, of_reference, replace=overwrite)
             except OtherContents:
                 raise UsageError(
                     f"{save_stats} exists; choose another file or --overwrite"
                 ) from None
-            progress.say(f"{save_stats}: statistics of {known.count} images")
+            progress.say(f"{save_stats}: statistics of {of_reference.count} images")
         if samples is None:
             if json_output:
-                print_json({"reference": {"count": known.count, **known.about}})
+                print_json({"reference": {"count": of_reference.count, **of_reference.about}})
             return
-        drawn = statistics_of(samples, network, batch_size, progress)
-        record = compare(drawn, known)
-        for line in remarks(drawn, known):
+        of_samples = statistics_of(samples, network, batch_size, progress)
+        record = compare(of_samples, of_reference)
+        for line in remarks(of_samples, of_reference):
             progress.say(line)
         if out is not None:
             write_json(out, record)

@@ -98,14 +98,18 @@ def shapes(
     )
     with Progress(quiet=quiet) as progress, lock_file(out):
         sets = _read(samples, reference, train, part, category or [], progress)
-        drawn, known, seen = sets["samples"], sets["reference"], sets.get("train")
+        of_samples, of_reference, of_training = (
+            sets["samples"],
+            sets["reference"],
+            sets.get("train"),
+        )
         record = quality(
-            drawn.trees,
-            known.trees,
-            None if seen is None else seen.trees,
+            of_samples.trees,
+            of_reference.trees,
+            None if of_training is None else of_training.trees,
             protocol,
-            invalid=len(drawn.invalid),
-            categories=named_on_both_sides(drawn.categories, known.categories),
+            invalid=len(of_samples.invalid),
+            categories=named_on_both_sides(of_samples.categories, of_reference.categories),
             progress=progress,
         )
         record = _with_sources(record, sets, category or [])
@@ -134,9 +138,9 @@ def _read(
     from ...evaluation.shapes import sets
 
     listed = {"samples": sets.find(samples), "reference": sets.find(reference, split)}
-    seen = train or sets.training_list(reference, split)
-    if seen is not None:
-        listed["train"] = sets.find(seen, "train")
+    of_training = train or sets.training_list(reference, split)
+    if of_training is not None:
+        listed["train"] = sets.find(of_training, "train")
     return {
         name: sets.read(files, categories=categories, strict=name != "samples", progress=progress)
         for name, files in listed.items()

@@ -76,7 +76,11 @@ def test_nothing_is_replaced_unasked(drawn, tmp_path):
     [
         ((), 2, "--reference is needed"),
         (("--reference", "x"), 2, "--samples is needed"),
-        (("--reference", "x", "--samples", "y", "--batch-size", 0), 2, "--batch-size must be"),
+        (
+            ("--reference", "x", "--samples", "y", "--batch-size", 0),
+            2,
+            "batch-size must be at least 1",
+        ),
         (("--reference", "absent", "--samples", "y"), 1, "no such file: absent"),
     ],
 )

@@ -117,13 +117,13 @@ def test_table_csv_and_picture_hold_the_rows(finished):
 def test_it_goes_on_where_it_stopped_and_only_there(finished, weights, data, tmp_path, monkeypatch):
     record = finished[2]
     drawn = []
-    real = study_module.drawn
+    real = study_module.draw_trees
 
     def counted(model, settings, *rest):
         drawn.append(settings)
         return real(model, settings, *rest)
 
-    monkeypatch.setattr(study_module, "drawn", counted)
+    monkeypatch.setattr(study_module, "draw_trees", counted)
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "steps.json").write_text(json.dumps({**record, "rows": record["rows"][:5]}))
@@ -142,7 +142,7 @@ def test_it_goes_on_where_it_stopped_and_only_there(finished, weights, data, tmp
 
 
 def test_ctrl_c_leaves_whole_files_and_what_was_measured(weights, data, tmp_path, monkeypatch):
-    real, count = study_module.drawn, []
+    real, count = study_module.draw_trees, []
 
     def interrupted(*args):
         count.append(1)
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_whole_files_and_what_was_measured(weights, data, tmp_path
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
-    monkeypatch.setattr(study_module, "drawn", interrupted)
+    monkeypatch.setattr(study_module, "draw_trees", interrupted)
     out = tmp_path / "out"
     args = ("--steps", "1,2", "--routing", "random", "--transition", "absorbing", "--out", out)
     done = evaluate(weights, data, *args)
@@ -202,7 +202,7 @@ def test_ways_are_all_combinations_named_by_what_varies():
     ("args", "message"),
     [
         (("--steps", "1,x"), "--steps 1,x: write values with commas"),
-        (("--steps", "0"), "at least 1 step"),
+        (("--steps", "0"), "steps must be at least 1, got 0"),
         (("--transition", "unifrm"), "did you mean 'uniform'"),
         (("--solver", "unipc:2"), "tokens have ddim and pfdiff"),
         (("--split", "tset"), "did you mean 'test'"),
