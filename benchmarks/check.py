@@ -24,7 +24,7 @@ from ddimx.device import choose_device, describe, forbid_tf32
 from ddimx.files import write_json
 from ddimx.kernels._dispatch import Impl
 from ddimx.kernels.attention import attention
-from ddimx.kernels.discrete_update import IDS, Options, Tokens, discrete_update
+from ddimx.kernels.discrete_update import IDS, TokenState, UpdateOptions, discrete_update
 from ddimx.kernels.octree_decode import octree_decode
 from ddimx.kernels.segment_attention import Segments, segment_attention
 from ddimx.kernels.update import Extras, update
@@ -190,12 +190,12 @@ def tokens(device: torch.device, transition: Any) -> str:
     count = 20_000 if device.type == "cuda" else 500
     logits, uncond = _normal(2, count, IDS)
     keys = torch.arange(count)
-    state = Tokens((keys % IDS).to(torch.uint8), keys, torch.zeros_like(keys))
+    state = TokenState((keys % IDS).to(torch.uint8), keys, torch.zeros_like(keys))
     table = torch.tensor([[0.3, 0.2, 1.25, 0.0]])
-    guidance, fixed = torch.tensor(2.0), Options(transition, int(Stream.TOKEN))
+    guidance, fixed = torch.tensor(2.0), UpdateOptions(transition, int(Stream.TOKEN))
 
     def drawn(impl: Impl, place: torch.device | str, dtype: torch.dtype) -> Tensor:
-        moved = Tokens(*(value.to(place) for value in vars(state).values()))
+        moved = TokenState(*(value.to(place) for value in vars(state).values()))
         zero, seed = torch.tensor(0, device=place), torch.tensor(3, device=place)
         weights = {"uncond": uncond.to(place, dtype), "guidance": guidance.to(place, dtype)}
         row = table.to(place, dtype), zero, logits.to(place, dtype)

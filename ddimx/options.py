@@ -265,9 +265,9 @@ class Options:
         for name in values:
             if name not in names:
                 raise UsageError(f"unknown option '{name}'{nearest(name, names)}")
-        made = cls(**{name: value for name, value in values.items() if value is not None})
-        made.check_together()
-        return made
+        instance = cls(**{name: value for name, value in values.items() if value is not None})
+        instance.check_together()
+        return instance
 
     def check_together(self) -> None:
         """Refuse options that exclude each other, as far as that needs no model.

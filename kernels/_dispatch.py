@@ -23,7 +23,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True)
-class Option:
+class Candidate:
     """One implementation of an operation; a list of them is in the order of preference.
 
     Attributes:
@@ -39,7 +39,7 @@ class Option:
     automatic: bool = True
 
 
-def triton_option(device: torch.device, refusal: str | None = None) -> Option:
+def triton_option(device: torch.device, refusal: str | None = None) -> Candidate:
     """Return Triton's place among the options for a device.
 
     Kernels run on CUDA (and ROCm, which PyTorch calls cuda too), and anywhere in the interpreter,
@@ -49,7 +49,7 @@ def triton_option(device: torch.device, refusal: str | None = None) -> Option:
         refusal: what the operation itself cannot do in Triton, None if nothing.
     """
     refusal = refusal or triton_refusal(device)
-    return Option("triton", f"a {device.type} device", refusal, device.type == "cuda")
+    return Candidate("triton", f"a {device.type} device", refusal, device.type == "cuda")
 
 
 def triton_refusal(device: torch.device) -> str | None:
@@ -95,7 +95,7 @@ def check_row(table: Tensor, row: Tensor) -> None:
         raise ValueError(f"row {int(row)} lies outside the table's {len(table)} rows")
 
 
-def choose(op: str, impl: Impl, options: Sequence[Option]) -> Impl:
+def choose(op: str, impl: Impl, options: Sequence[Candidate]) -> Impl:
     """Return the implementation to run; an explicit wish is met or refused, never replaced.
 
     Raises:
@@ -119,7 +119,7 @@ def choose(op: str, impl: Impl, options: Sequence[Option]) -> Impl:
     return impl
 
 
-def preferred(options: Sequence[Option]) -> tuple[Impl, str]:
+def preferred(options: Sequence[Candidate]) -> tuple[Impl, str]:
     """Return what "auto" means, and why: the choice's reason and what spoke against the others."""
     against: list[str] = []
     for option in options:

@@ -14,9 +14,9 @@ from ddimx.kernels.discrete_update import (
     COLUMNS,
     IDS,
     MASK,
-    Options,
-    Tokens,
+    TokenState,
     Transition,
+    UpdateOptions,
     discrete_update,
     preference,
 )
@@ -75,10 +75,10 @@ def our_step(row: Row, count: int, device: torch.device) -> Step:
     ordinal, seed = torch.tensor(0, device=device), torch.tensor(0, device=device)
     keys = torch.arange(count, device=device)
     samples = torch.zeros_like(keys)
-    fixed = Options(row.transition, STREAM, want_x0=False)
+    fixed = UpdateOptions(row.transition, STREAM, want_x0=False)
 
     def step(logits: Tensor, ids: Tensor) -> Tensor:
-        state = Tokens(ids, keys, samples)
+        state = TokenState(ids, keys, samples)
         return discrete_update(table, ordinal, logits, state, seed, fixed).ids
 
     return step

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..kernels.discrete_update import MASK, Options, Tokens, Transition, discrete_update
+from ..kernels.discrete_update import MASK, TokenState, Transition, UpdateOptions, discrete_update
 from ..noise import Noise, Stream
 from .cells import Cells, Level, check_drawn, children, root
 from .confidence import fractions, reveal, start
@@ -102,7 +102,7 @@ def execute(
         )
     by_confidence = plan.routing == "confidence"
     stream, wants_x0 = int(Stream.TOKEN), want_x0 or by_confidence
-    options = Options(plan.transition, stream, not by_confidence, wants_x0)
+    options = UpdateOptions(plan.transition, stream, not by_confidence, wants_x0)
     table = torch.from_numpy(plan.table()).to(device, torch.float32)
     # With random routing reveal is NaN, and these two are not read.
     reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0)).to(device)
@@ -125,7 +125,7 @@ def execute(
                 table,
                 ordinal,
                 raw.logits,
-                Tokens(state.ids, cells.keys, cell_samples),
+                TokenState(state.ids, cells.keys, cell_samples),
                 seed,
                 options,
                 uncond=raw.uncond,

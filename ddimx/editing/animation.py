@@ -64,12 +64,12 @@ class _Reel(Image.Image):
             raise EOFError
         if frame == self._at:
             return
-        with Image.open(self._frames[frame]) as opened:
-            scale = max(1, LEGIBLE // max(opened.size))
-            size = (opened.width * scale, opened.height * scale)
-            loaded = opened.convert("RGB").resize(size, Image.Resampling.NEAREST)
+        with Image.open(self._frames[frame]) as image:
+            scale = max(1, LEGIBLE // max(image.size))
+            size = (image.width * scale, image.height * scale)
+            enlargement = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
         # Image has no public way to change its pixels and mode at once.
-        vars(self).update(vars(loaded))
+        vars(self).update(vars(enlargement))
         self._at = frame
 
     def tell(self) -> int:

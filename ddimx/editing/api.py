@@ -66,7 +66,7 @@ def inpaint(
         UsageError: shapes that do not fit, a mask that is all true or all false, neither mask nor
             strength, or an option unknown or out of range.
     """
-    asked = Options.of({**options, "count": count})
+    request = Options.of({**options, "count": count})
     model = model if isinstance(model, Model) else load_model(model)
     state, picture = _read(image, model, resize)
     if mask is None and strength is None:
@@ -77,7 +77,7 @@ def inpaint(
         mask = 255 - picture.alpha
     paint = None if mask is None else _mask(mask, model, resize)[None]
     edit = Edit(jump, resample, strength)
-    settings = inpaint_settings(asked, model, edit, images=1, masked=paint is not None)
+    settings = inpaint_settings(request, model, edit, images=1, masked=paint is not None)
     inputs = inpaint_inputs(settings, model, state[None], paint, edit)
     return torch.stack(finish_all(model, settings, settings.indices, inputs=inputs))
 

@@ -42,21 +42,23 @@ class Codec:
         return Inputs(start=lambda samples: states[list(samples)])
 
 
-def make_codec(asked: Options, model: Model, refine: int | None = None) -> Codec:
+def make_codec(options: Options, model: Model, refine: int | None = None) -> Codec:
     """Return the plans that encode and decode: DDIM, eta 0, and guidance 1 unless asked for.
 
     Raises:
         UsageError: another solver, noise, or options out of range.
     """
-    if asked.plan is not None:
+    if options.plan is not None:
         raise UsageError("images are encoded by DDIM's inversion, not by a plan of its own")
-    if asked.solver not in (None, "ddim"):
-        raise UsageError(f"images are encoded by DDIM's inversion; solver {asked.solver} has none")
-    if asked.eta:
-        raise UsageError(f"encoding needs a sampler without noise: eta 0, not {asked.eta:g}")
-    guidance = 1.0 if asked.guidance is None else asked.guidance
-    asked = replace(asked, solver="ddim", eta=0.0, guidance=guidance, clip="none")
-    down = resolve_editing(asked, model)
+    if options.solver not in (None, "ddim"):
+        raise UsageError(
+            f"images are encoded by DDIM's inversion; solver {options.solver} has none"
+        )
+    if options.eta:
+        raise UsageError(f"encoding needs a sampler without noise: eta 0, not {options.eta:g}")
+    guidance = 1.0 if options.guidance is None else options.guidance
+    options = replace(options, solver="ddim", eta=0.0, guidance=guidance, clip="none")
+    down = resolve_editing(options, model)
     times = np.unique(down.image_plan.t_from)
     up = ddim_inversion(
         model.process.schedule,
@@ -124,11 +126,11 @@ class EncodeTask:
     def _decode(self, folder: Path, sink: Sink, indices: range) -> list[str]:
         """Write ``grid.png``: every picture beside what its latent decodes to."""
         latents = torch.from_numpy(read_npy(folder / LATENTS))  # just written
-        decoded = to_bytes(
+        images = to_bytes(
             run_all(self.model, self.codec.down, latents), self.model.config.data
         ).numpy()
-        self.results["reconstruction_rms"] = differences(self.pictures, list(decoded))
-        shown = list(zip(self.pictures, decoded, strict=True))[: MOST // 2]
-        tiles = [tile for picture, other in shown for tile in (picture.pixels, other)]
-        write_grid(folder / "grid.png", np.stack(tiles), 2 * max(1, min(4, len(shown))))
+        self.results["reconstruction_rms"] = differences(self.pictures, list(images))
+        pairs = list(zip(self.pictures, images, strict=True))[: MOST // 2]
+        tiles = [tile for picture, other in pairs for tile in (picture.pixels, other)]
+        write_grid(folder / "grid.png", np.stack(tiles), 2 * max(1, min(4, len(pairs))))
         return []

@@ -45,7 +45,7 @@ class Edit:
 
 
 def inpaint_settings(
-    asked: Options, model: Model, edit: Edit, *, images: int, masked: bool
+    options: Options, model: Model, edit: Edit, *, images: int, masked: bool
 ) -> Settings:
     """Return the settings of ``asked.count`` variants of every image.
 
@@ -55,12 +55,12 @@ def inpaint_settings(
     Raises:
         UsageError: options out of range, or jumps where nothing is known.
     """
-    variants = asked.count or VARIANTS
-    asked = replace(asked, count=variants * images, start_index=asked.start_index * images)
+    variants = options.count or VARIANTS
+    options = replace(options, count=variants * images, start_index=options.start_index * images)
     if edit.strength is None:
-        settings = resolve_editing(asked, model)
+        settings = resolve_editing(options, model)
     else:
-        settings = shortened(asked, model, edit.strength)
+        settings = shortened(options, model, edit.strength)
     if not masked:
         if edit.jump is not None or edit.resample is not None:
             raise UsageError("--jump and --resample belong to a mask: without one nothing is known")
@@ -97,9 +97,9 @@ def inpaint_inputs(
     images = len(states)
 
     def known(samples: Sequence[int]) -> Known:
-        chosen = [j % images for j in samples]
+        rows = [j % images for j in samples]
         assert paint is not None
-        return Known(states[chosen], (~paint[chosen]).to(torch.float32).unsqueeze(1))
+        return Known(states[rows], (~paint[rows]).to(torch.float32).unsqueeze(1))
 
     def noise_index(j: int) -> int:
         return j // images
@@ -154,7 +154,7 @@ def inpaint_task(
     def files(indices: range) -> list[str]:
         return [*map(name, indices)]
 
-    named = kind in IMAGE_FORMATS  # an array has one name whatever the pictures are called
+    one_file_each = kind in IMAGE_FORMATS  # an array has one name whatever the pictures are called
     return Task(
         verb="inpaint",
         inputs=inpaint_inputs(settings, model, as_states(pictures, model), paint, edit),
@@ -167,8 +167,8 @@ def inpaint_task(
         },
         about={"verb": "inpaint"}
         | ({} if edit.strength is None else {"strength": json.dumps(edit.strength)}),
-        sink=sink if named else None,
-        files=files if named else None,
+        sink=sink if one_file_each else None,
+        files=files if one_file_each else None,
         finish=_sheet(pictures, masks),
     )
 

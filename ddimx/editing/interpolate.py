@@ -76,7 +76,7 @@ class Interpolation:
 
 
 def interpolation_settings(
-    asked: Options, model: Model, *, pictures: bool, refine: int | None
+    options: Options, model: Model, *, pictures: bool, refine: int | None
 ) -> tuple[Settings, Codec | None]:
     """Return the settings of decoding, without noise unless asked for, and of encoding.
 
@@ -84,13 +84,13 @@ def interpolation_settings(
         UsageError: options out of range, or a way that images cannot be encoded for.
     """
     if pictures:
-        codec = make_codec(asked, model, refine)
+        codec = make_codec(options, model, refine)
         return codec.down, codec
     if refine is not None:
         raise UsageError("--refine belongs to the encoding of images, and there is none")
-    solver = asked.solver or "ddim"
-    eta = 0.0 if asked.eta is None and solver == "ddim" else asked.eta
-    return resolve_editing(replace(asked, solver=solver, eta=eta), model), None
+    solver = options.solver or "ddim"
+    eta = 0.0 if options.eta is None and solver == "ddim" else options.eta
+    return resolve_editing(replace(options, solver=solver, eta=eta), model), None
 
 
 def interpolate(
@@ -108,10 +108,10 @@ def interpolate(
         encode: maps images [N, C, H, W] to latents.
     """
     places = [i for i, end in enumerate(ends) if isinstance(end, Picture)]
-    found = [end for end in ends if isinstance(end, Picture)]
+    images = [end for end in ends if isinstance(end, Picture)]
     corners = [end for end in ends if isinstance(end, Tensor)]
-    if found:
-        latents = encode(as_states(found, model))
+    if images:
+        latents = encode(as_states(images, model))
         for place, latent in zip(places, latents, strict=True):
             corners.insert(place, latent)
     if len(ends) == 2:
@@ -125,7 +125,7 @@ def interpolate(
         ),
         states=states,
         columns=frames,
-        pictures={where[place]: picture for place, picture in zip(places, found, strict=True)},
+        pictures={where[place]: picture for place, picture in zip(places, images, strict=True)},
     )
 
 
@@ -151,47 +151,55 @@ def end_identity(text: str, end: End) -> str:
 
 
 def interpolate_task(
-    found: Interpolation, animation: str, ends: Sequence[str], refine: int | None = None
+    interpolation: Interpolation, animation: str, ends: Sequence[str], refine: int | None = None
 ) -> Task:
     """Return the run that decodes an interpolation; all frames share the noise of sample 0.
 
     Args:
-        found: the states to decode.
+        interpolation: the states to decode.
         animation: the animation's format.
         ends: what the ends are, by :func:`end_identity`. The states between them are computed, and
             another machine computes other last bits.
         refine: the corrections of every step where images were encoded.
     """
     results: dict[str, Any] = {}
-    own = {"ends": list(ends), "refine": refine}
+    identity = {"ends": list(ends), "refine": refine}
 
     def translate(before: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
         """Version 0.1 hashed the states; from seeds alone they are the same on any machine."""
         if "states_sha256" not in old:
             return old
-        stated = [f"seed {end}" for end in before.get("asked", {}).get("ends", ())]
-        same = old.pop("states_sha256") == fingerprint(found.states.numpy())
-        return old | (own if same or stated == own["ends"] else {"ends": None})
+        seeds = [f"seed {end}" for end in before.get("asked", {}).get("ends", ())]
+        same = old.pop("states_sha256") == fingerprint(interpolation.states.numpy())
+        return old | (identity if same or seeds == identity["ends"] else {"ends": None})
 
     def finish(folder: Path, sink: Sink, indices: range) -> list[str]:
-        write_grid(folder / "grid.png", sink.pixels(indices), found.columns)
+        write_grid(folder / "grid.png", sink.pixels(indices), interpolation.columns)
         name = f"animation.{animation}"
-        write_animation(folder / name, [folder / f"{i:06d}.png" for i in found.tour])
-        if found.pictures:
-            decoded = [sink.pixels(range(i, i + 1))[0] for i in found.pictures]
-            results["reconstruction_rms"] = differences(list(found.pictures.values()), decoded)
+        write_animation(folder / name, [folder / f"{i:06d}.png" for i in interpolation.tour])
+        if interpolation.pictures:
+            frames = [sink.pixels(range(i, i + 1))[0] for i in interpolation.pictures]
+            results["reconstruction_rms"] = differences(
+                list(interpolation.pictures.values()), frames
+            )
         return [name]
 
     return Task(
         verb="interpolate",
-        inputs=Inputs(start=lambda samples: found.states[list(samples)], noise_index=lambda _: 0),
+        inputs=Inputs(
+            start=lambda samples: interpolation.states[list(samples)], noise_index=lambda _: 0
+        ),
         identity={
             "verb": "interpolate",
-            **own,
-            "columns": found.columns,
+            **identity,
+            "columns": interpolation.columns,
             "animation": animation,
         },
-        about={"verb": "interpolate", "ends": json.dumps(ends), "frames": str(found.columns)},
+        about={
+            "verb": "interpolate",
+            "ends": json.dumps(ends),
+            "frames": str(interpolation.columns),
+        },
         translate=translate,
         finish=finish,
         results=results,

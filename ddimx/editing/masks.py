@@ -56,8 +56,8 @@ def masks_for(
     """
     masks, notes = [], []
     for picture in pictures:
-        own = _in_folder(Path(spec), picture) if Path(spec).is_dir() else spec
-        mask, grey = make_mask(own, picture, resize=resize)
+        mask_spec = _in_folder(Path(spec), picture) if Path(spec).is_dir() else spec
+        mask, grey = make_mask(mask_spec, picture, resize=resize)
         masks.append(mask)
         if grey:
             notes.append(f"{picture.name}: {grey} grey pixels of the mask became black or white")
@@ -66,10 +66,10 @@ def masks_for(
 
 def _in_folder(folder: Path, picture: Picture) -> str:
     images = visible_files(folder, SUFFIXES, recursive=False)
-    found = [path for path in images if path.stem == picture.name]
-    if len(found) != 1:
-        raise UsageError(f"--mask {folder}: {len(found)} masks named '{picture.name}', need one")
-    return str(found[0])
+    matches = [path for path in images if path.stem == picture.name]
+    if len(matches) != 1:
+        raise UsageError(f"--mask {folder}: {len(matches)} masks named '{picture.name}', need one")
+    return str(matches[0])
 
 
 def _named(name: str, height: int, width: int) -> Mask:
@@ -125,8 +125,8 @@ def _from_file(path: Path, picture: Picture, resize: bool) -> tuple[Mask, int]:
             f"--mask {path} is {level.shape[1]}x{level.shape[0]}, "
             f"{picture.name} {picture.size[0]}x{picture.size[1]}"
         )
-    scaled = fitted(Image.fromarray(level), (width, height), Image.Resampling.NEAREST)
-    return black_or_white(np.asarray(scaled))
+    levels = fitted(Image.fromarray(level), (width, height), Image.Resampling.NEAREST)
+    return black_or_white(np.asarray(levels))
 
 
 def black_or_white(level: npt.NDArray[np.uint8]) -> tuple[Mask, int]:

@@ -54,14 +54,16 @@ def find_pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     sheet = {"grid.png"} if (path / "manifest.json").is_file() else set()
-    found = [p for p in visible_files(path, SUFFIXES, recursive=False) if p.name not in sheet]
-    if not found:
+    paths = [p for p in visible_files(path, SUFFIXES, recursive=False) if p.name not in sheet]
+    if not paths:
         raise UsageError(f"{path}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-    stems = [p.stem for p in found]
-    twice = sorted({s for s in stems if stems.count(s) > 1})
-    if twice:
-        raise UsageError(f"{path}: two images are called '{twice[0]}'; results would share a name")
-    return found
+    stems = [p.stem for p in paths]
+    duplicates = sorted({s for s in stems if stems.count(s) > 1})
+    if duplicates:
+        raise UsageError(
+            f"{path}: two images are called '{duplicates[0]}'; results would share a name"
+        )
+    return paths
 
 
 def read_picture(path: Path, model: Model, *, resize: bool = False) -> Picture:

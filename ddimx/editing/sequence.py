@@ -65,17 +65,17 @@ def choose_frames(
     if not 1 <= fps <= 100:
         raise UsageError(f"fps must lie in 1..100, got {fps:g}")
     rows = np.arange(len(plan)) if show == "state" else np.flatnonzero(np.isfinite(plan.t))
-    chosen = evenly(len(rows), len(rows) if most is None else most)
-    return Frames(tuple(int(rows[i]) for i in chosen), show, animation, round(1000 / fps))
+    places = evenly(len(rows), len(rows) if most is None else most)
+    return Frames(tuple(int(rows[i]) for i in places), show, animation, round(1000 / fps))
 
 
 def sequence_task(settings: Settings, model: Model, frames: Frames) -> Task:
     """Return the run that writes frames row by row, so that memory does not grow with them."""
     image_shape(model)
-    data, shown = model.config.data, frozenset(frames.rows)
+    data, rows = model.config.data, frozenset(frames.rows)
 
     def observe(folder: Path, step: Step, samples: Sequence[int]) -> None:
-        if step.row not in shown:
+        if step.row not in rows:
             return
         state = step.x if frames.show == "state" else step.x0
         assert state is not None

@@ -12,7 +12,7 @@ from ..sampling.settings import Settings, resolve
 from ..weights.model import Model
 
 
-def resolve_editing(asked: Options, model: Model) -> Settings:
+def resolve_editing(options: Options, model: Model) -> Settings:
     """Resolve options as sampling does, but with no class unless one is named.
 
     A mix of classes is what samples should show; a picture to be edited is of one kind, and the
@@ -22,16 +22,16 @@ def resolve_editing(asked: Options, model: Model) -> Settings:
     Raises:
         UsageError: as :func:`ddimx.sampling.settings.resolve`.
     """
-    if asked.category is not None and not isinstance(asked.category, str):
+    if options.category is not None and not isinstance(options.category, str):
         raise UsageError("category must be one name here: the variants of a picture share it")
-    if model.classes and asked.category is None:
-        asked = replace(asked, category="none")
-    if asked.category == "none" and asked.guidance is None:
-        asked = replace(asked, guidance=1.0)
-    return resolve(asked, model)
+    if model.classes and options.category is None:
+        options = replace(options, category="none")
+    if options.category == "none" and options.guidance is None:
+        options = replace(options, guidance=1.0)
+    return resolve(options, model)
 
 
-def shortened(asked: Options, model: Model, strength: float) -> Settings:
+def shortened(options: Options, model: Model, strength: float) -> Settings:
     """Resolve options and keep the last ``strength`` of the steps, at least one.
 
     Raises:
@@ -41,12 +41,12 @@ def shortened(asked: Options, model: Model, strength: float) -> Settings:
         raise UsageError(
             f"strength must lie in (0, 1], got {strength:g}; 0 would return the image as it is"
         )
-    if asked.solver == "auto" or asked.plan is not None:
+    if options.solver == "auto" or options.plan is not None:
         raise UsageError("strength walks a part of the plan; name a solver, no plan and not auto")
-    settings = resolve_editing(asked, model)
+    settings = resolve_editing(options, model)
     times = np.unique(settings.image_plan.t_from)
-    kept = max(1, round(strength * len(times)))
-    if kept == len(times):
+    count = max(1, round(strength * len(times)))
+    if count == len(times):
         return settings
-    listed = replace(asked, timesteps=times[:kept].tolist(), steps=None, nfe=None, spacing=None)
-    return replace(resolve_editing(listed, model), notes=settings.notes)
+    shorter = replace(options, timesteps=times[:count].tolist(), steps=None, nfe=None, spacing=None)
+    return replace(resolve_editing(shorter, model), notes=settings.notes)

@@ -49,8 +49,8 @@ def build(
     process = getattr(network, "process", "gaussian")
     if isinstance(process, str):
         if process not in _PROCESSES:
-            known = ", ".join(_PROCESSES)
-            raise UsageError(f"{config.model.name}: unknown process '{process}'. Allowed: {known}.")
+            names = ", ".join(_PROCESSES)
+            raise UsageError(f"{config.model.name}: unknown process '{process}'. Allowed: {names}.")
         process = _PROCESSES[process]
     return network.from_config(config), process.from_config(config)
 
@@ -82,13 +82,13 @@ def _network_class(name: str) -> Any:
     if ":" in name:
         return _checked(name, _imported(name))
     with _installed_only():
-        registered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-        if name in registered:
-            return _checked(name, registered[name].load())
-    known = sorted({*_BUILT_IN, *registered})
+        entries = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+        if name in entries:
+            return _checked(name, entries[name].load())
+    names = sorted({*_BUILT_IN, *entries})
     raise UsageError(
-        f"unknown model.name '{name}'{nearest(name, known)} "
-        f"Allowed: {', '.join(known)}, or package.module:Class."
+        f"unknown model.name '{name}'{nearest(name, names)} "
+        f"Allowed: {', '.join(names)}, or package.module:Class."
     )
 
 
@@ -99,15 +99,15 @@ def _installed_only() -> Iterator[None]:
     ``python -m`` and an interactive Python put it before the standard library in ``sys.path``,
     installations (also editable ones) put their folders behind.
     """
-    here, before = os.path.realpath(os.curdir), sys.path[:]
+    folder, paths = os.path.realpath(os.curdir), sys.path[:]
     library = sysconfig.get_path("stdlib")
-    first = before.index(library) if library in before else len(before)
-    hidden = [entry for entry in before[:first] if os.path.realpath(entry or os.curdir) != here]
-    sys.path[:] = [*hidden, *before[first:]]
+    first = paths.index(library) if library in paths else len(paths)
+    front = [entry for entry in paths[:first] if os.path.realpath(entry or os.curdir) != folder]
+    sys.path[:] = [*front, *paths[first:]]
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = paths
 
 
 def _imported(name: str) -> Any:

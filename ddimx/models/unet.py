@@ -187,8 +187,8 @@ class UNet(nn.Module):
             layer=self._layers - 1,
         )
 
-    def _attention(self, channels: int, count: int, wanted: bool) -> list[AttnBlock]:
-        return [AttnBlock(channels, groups=self._groups) for _ in range(count if wanted else 0)]
+    def _attention(self, channels: int, count: int, present: bool) -> list[AttnBlock]:
+        return [AttnBlock(channels, groups=self._groups) for _ in range(count if present else 0)]
 
     def _down(self, skips: list[int], width: int, count: int, attends: bool) -> _Level:
         blocks = []

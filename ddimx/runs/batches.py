@@ -34,11 +34,11 @@ def in_batches(
     Raises:
         DdimxError: not even one item fits.
     """
-    left = items
-    while left:
-        batch = left[:size]
+    rest = items
+    while rest:
+        batch = rest[:size]
         try:
-            made = do(batch)
+            result = do(batch)
         except torch.cuda.OutOfMemoryError:
             if indivisible is not None or size == 1:
                 reason = indivisible or "not even one sample fits into the device's memory"
@@ -48,5 +48,5 @@ def in_batches(
             if halved is not None:
                 halved(size)
             continue
-        left = left[len(batch) :]
-        yield batch, made
+        rest = rest[len(batch) :]
+        yield batch, result

@@ -35,10 +35,10 @@ def last_run(verb: str, root: Path = ROOT) -> Path:
     Raises:
         DdimxError: there is none.
     """
-    found = [(int(m[1]), root / m[0]) for m in _matches(root) if m[2] == verb]
-    if not found:
+    runs = [(int(m[1]), root / m[0]) for m in _matches(root) if m[2] == verb]
+    if not runs:
         raise DdimxError(f"no '{verb}' run in {root.resolve()} to resume")
-    return max(found)[1]
+    return max(runs)[1]
 
 
 def _claimed(root: Path, number: int, rest: str) -> Path | None:

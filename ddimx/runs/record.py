@@ -38,10 +38,10 @@ def read_record(folder: Path, what: str, schema: int) -> Record | None:
         raise DdimxError(f"{path}: not a readable manifest ({shortened(str(error))})") from None
     if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
         raise DdimxError(f"{path}: not a manifest of a {what}")
-    own = value.get("schema", 1)
-    if not isinstance(own, int) or own > schema:
+    version = value.get("schema", 1)
+    if not isinstance(version, int) or version > schema:
         raise DdimxError(
-            f"{path}: written in schema {shown(own)}, this version reads up to {schema}; "
+            f"{path}: written in schema {shown(version)}, this version reads up to {schema}; "
             "update ddimx"
         )
     return value
@@ -76,25 +76,34 @@ def _text(value: Any, indent: str = "") -> str:
     return f"{opening}\n{lines}\n{indent}{closing}"
 
 
-def check_same(folder: Path, count: int, old: Record, now: Record, wanted: int) -> None:
-    """Raise UsageError unless the run in ``folder`` is the one that is asked for.
+def check_same(
+    folder: Path, count: int, old_identity: Record, new_identity: Record, new_count: int
+) -> None:
+    """Raise UsageError unless ``folder`` holds the requested run.
 
     Args:
         folder: the run's.
         count: how many samples it has, or is to have.
-        old: its identity.
-        now: the identity of what is asked for.
-        wanted: how many samples are asked for.
+        old_identity: its identity.
+        new_identity: the identity of the requested run.
+        new_count: how many samples are requested.
     """
-    other = [key for key in {**now, **old} if old.get(key) != now.get(key)]
+    other = [
+        key
+        for key in {**new_identity, **old_identity}
+        if old_identity.get(key) != new_identity.get(key)
+    ]
     if other:
-        changes = ", ".join(f"{k}: {_short(old.get(k))} -> {_short(now.get(k))}" for k in other[:4])
+        changes = ", ".join(
+            f"{k}: {_short(old_identity.get(k))} -> {_short(new_identity.get(k))}"
+            for k in other[:4]
+        )
         raise UsageError(
             f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
         )
-    if wanted < count:
+    if new_count < count:
         raise UsageError(
-            f"{folder} holds {count} samples of this run, {wanted} were asked for; "
+            f"{folder} holds {count} samples of this run, {new_count} were asked for; "
             "choose another --out or --overwrite"
         )
 
@@ -102,8 +111,8 @@ def check_same(folder: Path, count: int, old: Record, now: Record, wanted: int) 
 def _short(value: Any) -> str:
     """Return a value of an identity for people: of a long list its ends, of a hash its start."""
     if isinstance(value, list):
-        kept = value if len(value) < 5 else [*value[:2], value[-1]]
-        items = [f"{v:g}" if isinstance(v, float) else _short(v) for v in kept]
+        shortlist = value if len(value) < 5 else [*value[:2], value[-1]]
+        items = [f"{v:g}" if isinstance(v, float) else _short(v) for v in shortlist]
         return "[" + ", ".join(items if len(value) < 5 else [*items[:2], "...", items[-1]]) + "]"
     if not isinstance(value, str):
         return shown(value)

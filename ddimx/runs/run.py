@@ -87,7 +87,7 @@ def _output(out: Path | None, verb: str, label: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunSpec:
     """A run that is asked for.
 
     Attributes:
@@ -113,29 +113,29 @@ class Asked:
 
 
 @contextmanager
-def begin(asked: Asked) -> Iterator[tuple[Path, Record | None]]:
+def begin(spec: RunSpec) -> Iterator[tuple[Path, Record | None]]:
     """Yield the folder of a run and, where it was begun before, its record.
 
     Raises:
         UsageError: the folder holds something else, or another process writes there.
         DdimxError: the folder cannot be written, then or within.
     """
-    folder = _output(asked.out, asked.verb, asked.label)
+    folder = _output(spec.out, spec.verb, spec.label)
     with lock_folder(folder), reporting(folder):
-        before = asked.read(folder)
-        if before is None and not asked.overwrite and not only_ours(folder):
+        record = spec.read(folder)
+        if record is None and not spec.overwrite and not only_ours(folder):
             raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
         sweep_run(folder)
-        if asked.overwrite:
-            asked.clear(folder, before)
-            before = None
-        if before is not None:
-            old = asked.translate(before)
-            check_same(folder, before["count"], old, asked.identity, asked.count)
-        yield folder, before
+        if spec.overwrite:
+            spec.clear(folder, record)
+            record = None
+        if record is not None:
+            old = spec.translate(record)
+            check_same(folder, record["count"], old, spec.identity, spec.count)
+        yield folder, record
 
 
-class Sink(Protocol):
+class Storage(Protocol):
     """Takes samples by index, and knows which it has. Every file is whole or absent."""
 
     @property
@@ -174,7 +174,7 @@ class Filling:
     folder: Path
     before: Record | None
     record: Record
-    sink: Sink
+    sink: Storage
     indices: range
 
     def __post_init__(self) -> None:
@@ -229,10 +229,10 @@ class Filling:
             indivisible: as of :func:`ddimx.runs.batches.in_batches`.
         """
         pending, whole = self.pending(), self.whole
-        already = len(self.indices) - len(pending)
-        if already:
+        present = len(self.indices) - len(pending)
+        if present:
             progress.say(
-                f"{self.folder}: {already} of {len(self.indices)} samples are there already"
+                f"{self.folder}: {present} of {len(self.indices)} samples are there already"
             )
         seconds = 0.0 if self.before is None else self.before.get("seconds", 0.0)
         self.record["seconds"] = seconds
@@ -243,7 +243,7 @@ class Filling:
             self.record["batch_size"] = size
             progress.say(f"out of memory; going on with batches of {size}")
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             size = self.record["batch_size"]
             batches = in_batches(pending, size, draw, halved=halved, indivisible=indivisible)
@@ -253,7 +253,7 @@ class Filling:
             stop.signal = stop.signal or signal.SIGINT
         finally:
             progress.stop()
-            self.record["seconds"] = round(seconds + time.perf_counter() - begun, 3)
+            self.record["seconds"] = round(seconds + time.perf_counter() - start, 3)
         if stop:
             return self._write("interrupted")
         files = self.sink.finish(self.indices, whole=whole)

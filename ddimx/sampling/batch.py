@@ -146,12 +146,12 @@ def indivisible(model: Model, settings: Settings) -> str | None:
 def _micro_batches(samples: Sequence[int], size: int) -> list[list[int]]:
     """Divide samples into groups in which no two have the same place, keeping their order."""
     groups: list[list[int]] = []
-    taken: set[int] = set()
+    places: set[int] = set()
     for i in samples:
         place = i % size
-        if not groups or place in taken:
+        if not groups or place in places:
             groups.append([])
-            taken = set()
+            places = set()
         groups[-1].append(i)
-        taken.add(place)
+        places.add(place)
     return groups

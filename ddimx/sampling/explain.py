@@ -42,9 +42,9 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
         seconds = _seconds_per_row(model, settings) * len(settings.plan)
     else:
         for _ in range(2):  # the first is the warm-up
-            begun = time.perf_counter()
+            start = time.perf_counter()
             finish_batch(model, settings, settings.indices[:1])
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
     return {
         "nfe": settings.plan.nfe,
         "forward_passes_per_sample": settings.plan.nfe * passes,
@@ -60,14 +60,14 @@ def _seconds_per_row(model: Model, settings: Settings) -> float:
     samples = settings.indices[: min(TIMED_BATCH, settings.batch_size)]
     steps = run_batch(model, settings, samples)
     model.process.finish(next(steps))  # waits for the device
-    begun, rows = time.perf_counter(), 0
+    start, rows = time.perf_counter(), 0
     for _, step in zip(range(2), steps, strict=False):
         model.process.finish(step)
         rows += 1
     if not rows:  # a plan of one row: its warm-up is all there is to time
-        begun, rows = time.perf_counter(), 1
+        start, rows = time.perf_counter(), 1
         model.process.finish(next(run_batch(model, settings, samples)))
-    return (time.perf_counter() - begun) / rows / len(samples)
+    return (time.perf_counter() - start) / rows / len(samples)
 
 
 def _cell(value: Any) -> str:

@@ -20,8 +20,8 @@ def bytes_per_sample(model: Model, guidance: float) -> int | None:
 
     def network() -> nn.Module:
         with torch.device("meta"):
-            made, _ = build(model.config, trust_code=True)  # it was, or there were no model
-        return made.to(model.precision.dtype).eval()
+            module, _ = build(model.config, trust_code=True)  # it was, or there were no model
+        return module.to(model.precision.dtype).eval()
 
     return model.process.bytes_per_sample(network, guidance)
 

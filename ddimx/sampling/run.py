@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..files import sha256_file
 from ..progress import Progress
 from ..runs.record import NAME, Record
-from ..runs.run import Asked, Filling, Stopped, begin
+from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.sinks import remove_parts
 from ..signals import Stop
 from ..untrusted.arrays import map_npy
@@ -68,7 +68,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     digest = None if start is None else start.sha256
     shared = manifest.identity(model, settings, request.kind, digest)
     identity = shared | task.identity
-    asked = Asked(
+    asked = RunSpec(
         verb=task.verb,
         label=Path(model.name).name.removesuffix(SUFFIX),
         out=request.out,

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import UsageError, unknown
 from ..noise import Noise, Stream
-from ..options import Options, options
+from ..options import Options
+from ..options import options as declared_options
 from ..solvers.plan import Plan
 from ..solvers.plan_file import read_plan
 from ..solvers.table import AnyPlan
@@ -83,11 +84,11 @@ class Settings:
         return self.plan
 
 
-def resolve(asked: Options, model: Model, *, available: int | None = None) -> Settings:
+def resolve(options: Options, model: Model, *, available: int | None = None) -> Settings:
     """Fill in defaults (the model's, then ours) and check everything.
 
     Args:
-        asked: the options.
+        options: what the user chose.
         model: what will draw.
         available: how many starting states there are (``--init-noise``), which is then the
             default count and its limit.
@@ -97,32 +98,32 @@ def resolve(asked: Options, model: Model, *, available: int | None = None) -> Se
             kind of model.
     """
     process, defaults = model.process, model.config.sampling
-    count = asked.count or available or DEFAULT_COUNT
+    count = options.count or available or DEFAULT_COUNT
     if available is not None and count > available:
         raise UsageError(f"count {count} exceeds the {available} states of the init noise")
-    if asked.start_index < 0 or asked.start_index + count > 2**32:
-        raise UsageError(f"sample indices must lie in 0..2^32-1, got {asked.start_index}+{count}")
+    if options.start_index < 0 or options.start_index + count > 2**32:
+        raise UsageError(f"sample indices must lie in 0..2^32-1, got {options.start_index}+{count}")
     for draws in ("images", "octrees"):
-        names = [name for name, option in options().items() if option.draws == draws]
-        if draws != process.draws and (flags := asked.flags_given(names)):
+        names = [name for name, option in declared_options().items() if option.draws == draws]
+        if draws != process.draws and (flags := options.flags_given(names)):
             raise UsageError(
                 f"{', '.join(flags)}: for models of {draws}, '{model.name}' draws {process.draws}"
             )
     notes = model.notes
-    if isinstance(asked.plan, str | Path):
-        plan, origin = read_plan(Path(asked.plan))
-        asked = replace(asked, plan=plan)
+    if isinstance(options.plan, str | Path):
+        plan, origin = read_plan(Path(options.plan))
+        options = replace(options, plan=plan)
         if origin.get("model_sha256", model.sha256) != model.sha256:
-            searched = origin.get("model", "unnamed")
-            notes += (f"this plan was searched for other weights ({searched})",)
-    table = process.plan(asked)
-    guidance = asked.guidance if asked.guidance is not None else defaults.guidance
+            origin_model = origin.get("model", "unnamed")
+            notes += (f"this plan was searched for other weights ({origin_model})",)
+    table = process.plan(options)
+    guidance = options.guidance if options.guidance is not None else defaults.guidance
     guidance = 1.0 if guidance is None else guidance
     if guidance != 1.0 and not process.can_guide:
         raise UsageError(f"--guidance needs classes, and model '{model.name}' has none")
-    if asked.category is not None and not model.classes:
+    if options.category is not None and not model.classes:
         raise UsageError(f"--category: model '{model.name}' has no classes")
-    category = asked.category
+    category = options.category
     for word in [category] if isinstance(category, str) else category or ():
         if word not in (*model.classes, "none"):
             raise unknown("category", word, (*model.classes, "none"))
@@ -130,16 +131,16 @@ def resolve(asked: Options, model: Model, *, available: int | None = None) -> Se
         category = tuple(category)
         if len(category) != count:
             raise UsageError(f"category has {len(category)} names, for {count} samples")
-    batch_size = asked.batch_size or defaults.batch_size
+    batch_size = options.batch_size or defaults.batch_size
     return Settings(
         plan=table,
-        noise=Noise(asked.seed),
+        noise=Noise(options.seed),
         guidance=guidance,
         category=category,
-        start_index=asked.start_index,
+        start_index=options.start_index,
         count=count,
         batch_size=min(batch_size, count),
-        invariant=asked.invariant,
+        invariant=options.invariant,
         notes=(*notes, *table.notes),
     )
 

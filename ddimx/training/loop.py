@@ -59,15 +59,15 @@ class Trainer:
             training.n_iters,
             math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
         )
-        start_seconds, seconds_before = time.perf_counter(), self.state.seconds
+        start_seconds, earlier_seconds = time.perf_counter(), self.state.seconds
         report.start(self.state, total)
         if self.state.step:
             self._look(total, report)
         for step, positions, batch in batches.steps(self.state.step, total):
             loss, norm = self.step(step, positions, batch, total)
-            self.state.seconds = seconds_before + time.perf_counter() - start_seconds
-            steps_before = self.state.step
-            due = steps_before % training.snapshot_freq == 0 or steps_before == total or bool(stop)
+            self.state.seconds = earlier_seconds + time.perf_counter() - start_seconds
+            step_count = self.state.step
+            due = step_count % training.snapshot_freq == 0 or step_count == total or bool(stop)
             if due:
                 self.save()
             report.step(self.state, loss, norm, batches.waited)

@@ -81,13 +81,13 @@ class FolderReporter:
             lines = []
             self.problem(state, str(self._log), error)
         self._validated = {line["step"] for line in lines if any(map(_of_validation, line))}
-        logged = {line["step"] for line in lines if "loss" in line}
+        logged_steps = {line["step"] for line in lines if "loss" in line}
         try:
             self._writer = _summary_writer(self._folder / "tensorboard", state.step)
         except OSError as error:
             self.problem(state, str(self._folder / "tensorboard"), error)
         if state.losses and state.step % self.EVERY == 0:
-            if state.step not in logged:
+            if state.step not in logged_steps:
                 self._write(state, {"loss": _mean(state.losses), "grad_norm": state.norm})
             state.losses.clear()
 
@@ -105,15 +105,15 @@ class FolderReporter:
             self.problem(state, "messages", self._progress.lost)
         if state.step % self.EVERY:
             return
-        then, step, waited_then = self._since
-        seconds = max(now - then, 1e-9)
+        last_time, step, last_waited = self._since
+        seconds = max(now - last_time, 1e-9)
         rate = (state.step - step) / seconds
         values = {
             "loss": _mean(state.losses),
             "grad_norm": norm,
             "images_per_second": rate * self._batch_size,
             "data_wait_seconds": waited,
-            "data_wait_share": (waited - waited_then) / seconds,
+            "data_wait_share": (waited - last_waited) / seconds,
         }
         self._since = (now, state.step, waited)
         state.losses.clear()

@@ -93,8 +93,8 @@ def save_checkpoint(
     }
     path = folder / f"checkpoint-{state.step:08d}.safetensors"
     position = {"step": state.step, "seconds": round(state.seconds, 1)}
-    unlogged = {"losses": state.losses, "grad_norm": state.norm}
-    save(path, tensors, Header("checkpoint", config, {**info, **position, **unlogged}))
+    pending = {"losses": state.losses, "grad_norm": state.norm}
+    save(path, tensors, Header("checkpoint", config, {**info, **position, **pending}))
     for old in checkpoints(folder)[:-keep]:
         with suppress(OSError):  # the next time it is tried again
             old.unlink(missing_ok=True)
@@ -105,8 +105,8 @@ def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest step first."""
     if not folder.is_dir():
         return []
-    numbered = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
-    return [path for _, path in sorted(numbered)]
+    pairs = [(int(m[1]), p) for p in folder.iterdir() if (m := _NAME.match(p.name))]
+    return [path for _, path in sorted(pairs)]
 
 
 def restore(path: Path, state: TrainState) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Header:
+class ArrayHeader:
     """What an array's header declares, with the number of bytes that it takes itself."""
 
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Header:
         return math.prod(max(n, 1) for n in self.shape) * max(self.dtype.itemsize, 1)
 
 
-def read_header(stream: BinaryIO) -> Header:
+def read_header(stream: BinaryIO) -> ArrayHeader:
     """Read an array's header; the stream then stands at its data.
 
     Raises:
@@ -64,7 +64,7 @@ def read_header(stream: BinaryIO) -> Header:
     rest = re.sub(r"\s", "", _ENTRY.sub("", text))
     if len(values) != 3 or rest not in ("{,,}", "{,,,}"):
         raise ValueError("the array's header is damaged, or not of a plain array")
-    return Header(
+    return ArrayHeader(
         shape=_shape(values["shape"]),
         dtype=_dtype(values["descr"]),
         fortran=values["fortran_order"] == "True",
@@ -141,7 +141,7 @@ def read_npz(
         return {name: _member(archive, member) for name, member in wanted.items()}
 
 
-def npz_headers(path: Path) -> dict[str, Header]:
+def npz_headers(path: Path) -> dict[str, ArrayHeader]:
     """Read what the arrays of an ``.npz`` declare, by name, and nothing of their data.
 
     Raises:
@@ -168,7 +168,7 @@ def _member(archive: Archive, name: str) -> npt.NDArray[Any]:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _checked(stream: BinaryIO, size: int) -> Header:
+def _checked(stream: BinaryIO, size: int) -> ArrayHeader:
     """Read the header of an array that has ``size`` bytes with it."""
     header = read_header(stream)
     if header.size > size - header.length and 0 not in header.shape:
@@ -181,7 +181,7 @@ def _checked(stream: BinaryIO, size: int) -> Header:
     return header
 
 
-def _read(stream: BinaryIO, header: Header) -> npt.NDArray[Any]:
+def _read(stream: BinaryIO, header: ArrayHeader) -> npt.NDArray[Any]:
     count = math.prod(header.shape)
     try:
         data = bytearray(count * header.dtype.itemsize)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._launch import StagedLaunch
-from .tiles import STRIP, Kernel, Tile, tile
+from .tiles import STRIP, AttentionTile, Kernel, tile
 
 MOST_PROGRAMS = 2**31 - 1
 MOST_ROWS = 2**31 - 2**12  # of one sample: they are counted in 32 bits, offsets in 64
@@ -20,7 +20,7 @@ MOST_ROWS = 2**31 - 2**12  # of one sample: they are counted in 32 bits, offsets
 Arguments = dict[str, Tensor | float | int]
 
 
-class Launch(StagedLaunch):
+class AttentionLaunch(StagedLaunch):
     """One launch of a kernel of this operation."""
 
     module = "ddimx.kernels.attention.kernel"
@@ -28,7 +28,7 @@ class Launch(StagedLaunch):
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, arch: str
-) -> Launch:
+) -> AttentionLaunch:
     """Return the forward launch: writes out [B, N, D] and lse float32 [B, N], both contiguous.
 
     Raises:
@@ -36,19 +36,19 @@ def forward(
     """
     (batch, n, d), m = q.shape, k.shape[1]
     name: Kernel = "strip" if m <= STRIP else "online"
-    chosen = tile(arch, name, q.dtype, n, m, d)
-    splits = -(-d // chosen.columns) if name == "online" else 1
+    tiling = tile(arch, name, q.dtype, n, m, d)
+    splits = -(-d // tiling.columns) if name == "online" else 1
     arguments: Arguments = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "scale": scale}
     arguments |= {"n_queries": n, "n_keys": m, **strides(q=q, k=k, v=v)}
     constants = {
         "D": d,
-        "BLOCK_Q": chosen.own,
-        "BLOCK_K": chosen.other,
-        "BLOCK_D": chosen.dims,
-        "BLOCK_O": chosen.columns,
+        "BLOCK_Q": tiling.own,
+        "BLOCK_K": tiling.other,
+        "BLOCK_D": tiling.dims,
+        "BLOCK_O": tiling.columns,
     }
-    programs = batch * splits * -(-n // chosen.own)
-    return launch(name, programs, arguments, constants, chosen)
+    programs = batch * splits * -(-n // tiling.own)
+    return launch(name, programs, arguments, constants, tiling)
 
 
 def backward(
@@ -61,7 +61,7 @@ def backward(
     results: tuple[Tensor, Tensor, Tensor],
     scale: float,
     arch: str,
-) -> tuple[Launch, Launch]:
+) -> tuple[AttentionLaunch, AttentionLaunch]:
     """Return the launches for dQ and for dK with dV, which fill the contiguous ``results``.
 
     Args:
@@ -77,22 +77,24 @@ def backward(
     )
 
 
-def _gradient(inputs: dict[str, Tensor], others: Arguments, arch: str, for_keys: bool) -> Launch:
+def _gradient(
+    inputs: dict[str, Tensor], others: Arguments, arch: str, for_keys: bool
+) -> AttentionLaunch:
     (batch, own, d), other = inputs["a"].shape, inputs["oa"].shape[1]
     name: Kernel = "gradient_strip" if other <= STRIP else "gradient_online"
-    chosen = tile(arch, name, inputs["a"].dtype, own, other, d)
-    splits = -(-d // chosen.columns) if name == "gradient_online" else 1
+    tiling = tile(arch, name, inputs["a"].dtype, own, other, d)
+    splits = -(-d // tiling.columns) if name == "gradient_online" else 1
     sizes = {"n_own": own, "n_other": other, **strides(**inputs)}
     constants = {
         "D": d,
         "FOR_KEYS": int(for_keys),
-        "BLOCK_OWN": chosen.own,
-        "BLOCK_OTHER": chosen.other,
-        "BLOCK_D": chosen.dims,
-        "BLOCK_O": chosen.columns,
+        "BLOCK_OWN": tiling.own,
+        "BLOCK_OTHER": tiling.other,
+        "BLOCK_D": tiling.dims,
+        "BLOCK_O": tiling.columns,
     }
-    programs = batch * splits * -(-own // chosen.own)
-    return launch(name, programs, {**inputs, **others, **sizes}, constants, chosen)
+    programs = batch * splits * -(-own // tiling.own)
+    return launch(name, programs, {**inputs, **others, **sizes}, constants, tiling)
 
 
 def launch(
@@ -100,15 +102,15 @@ def launch(
     programs: int,
     arguments: Arguments,
     constants: dict[str, int],
-    chosen: Tile,
-) -> Launch:
+    tiling: AttentionTile,
+) -> AttentionLaunch:
     """Return a launch, or refuse one that has too many programs or rows."""
     rows = max(t.shape[1] for t in arguments.values() if isinstance(t, Tensor))
     if rows > MOST_ROWS:
         raise ValueError(f"attention of {rows} rows, the kernels count at most {MOST_ROWS}")
     if programs > MOST_PROGRAMS:
         raise ValueError(f"attention would need {programs} programs, more than {MOST_PROGRAMS}")
-    return Launch(kernel, programs, arguments, constants, chosen.warps, chosen.stages)
+    return AttentionLaunch(kernel, programs, arguments, constants, tiling.warps, tiling.stages)
 
 
 def strides(**tensors: Tensor) -> dict[str, int]:

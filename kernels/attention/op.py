@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._dispatch import Option, product_refusal, triton_option
+from .._dispatch import Candidate, product_refusal, triton_option
 from . import launch, reference
 
 WIDEST_OF_SDPA = 256  # above it PyTorch's flash and cuDNN backends refuse
 
 
-def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Option]:
+def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Candidate]:
     """Return the implementations for inputs of this kind, in the order of preference."""
     triton = triton_option(device, product_refusal(device, dtype))
-    sdpa = Option("sdpa", f"PyTorch's own attention for D = {d}")
-    plain = Option("reference", "plain PyTorch")
+    sdpa = Candidate("sdpa", f"PyTorch's own attention for D = {d}")
+    plain = Candidate("reference", "plain PyTorch")
     return [sdpa, triton, plain] if d <= WIDEST_OF_SDPA else [triton, sdpa, plain]
 
 

@@ -17,7 +17,7 @@ STRIP = 256  # keys whose scores a program can hold at once
 
 
 @dataclass(frozen=True)
-class Tile:
+class AttentionTile:
     """The largest tile of a shape class; smaller problems cut it to the next power of two.
 
     Attributes:
@@ -37,40 +37,42 @@ class Tile:
 
 
 # 16-bit inputs. "other" fits the 99 KiB of shared memory of consumer cards.
-HALF: dict[str, dict[Kernel, Tile]] = {
+HALF: dict[str, dict[Kernel, AttentionTile]] = {
     "other": {
-        "strip": Tile(64, STRIP, 64, 64, 8, 2),
-        "online": Tile(64, 64, 64, 256, 8, 2),
-        "gradient_strip": Tile(32, STRIP, 32, 32, 8, 2),
-        "gradient_online": Tile(64, 64, 32, 128, 8, 2),
+        "strip": AttentionTile(64, STRIP, 64, 64, 8, 2),
+        "online": AttentionTile(64, 64, 64, 256, 8, 2),
+        "gradient_strip": AttentionTile(32, STRIP, 32, 32, 8, 2),
+        "gradient_online": AttentionTile(64, 64, 32, 128, 8, 2),
     },
     "sm_90": {
-        "strip": Tile(128, STRIP, 64, 64, 8, 2),
-        "online": Tile(128, 64, 256, 256, 8, 2),
-        "gradient_strip": Tile(64, STRIP, 32, 32, 8, 2),
-        "gradient_online": Tile(64, 64, 64, 256, 8, 2),
+        "strip": AttentionTile(128, STRIP, 64, 64, 8, 2),
+        "online": AttentionTile(128, 64, 256, 256, 8, 2),
+        "gradient_strip": AttentionTile(64, STRIP, 32, 32, 8, 2),
+        "gradient_online": AttentionTile(64, 64, 64, 256, 8, 2),
     },
     "gfx942": {
-        "strip": Tile(64, STRIP, 64, 64, 8, 2),
-        "online": Tile(64, 64, 64, 256, 8, 2),
-        "gradient_strip": Tile(64, STRIP, 32, 32, 8, 2),
-        "gradient_online": Tile(64, 64, 64, 128, 8, 2),
+        "strip": AttentionTile(64, STRIP, 64, 64, 8, 2),
+        "online": AttentionTile(64, 64, 64, 256, 8, 2),
+        "gradient_strip": AttentionTile(64, STRIP, 32, 32, 8, 2),
+        "gradient_online": AttentionTile(64, 64, 64, 128, 8, 2),
     },
 }
 HALF["sm_100"] = HALF["sm_90"]
 # Above 256 columns the output fills the registers of 64 queries; q no longer fits beside k and v.
-WIDE: dict[str, Tile] = {"sm_90": Tile(64, 64, 64, 512, 8, 2)}
+WIDE: dict[str, AttentionTile] = {"sm_90": AttentionTile(64, 64, 64, 512, 8, 2)}
 WIDE["sm_100"] = WIDE["gfx942"] = WIDE["sm_90"]
 # 32-bit products run on the ordinary cores, which want small tiles, alike everywhere.
-SINGLE: dict[Kernel, Tile] = {
-    "strip": Tile(16, STRIP, 32, 32, 8, 2),
-    "online": Tile(32, 32, 32, 128, 8, 2),
-    "gradient_strip": Tile(16, STRIP, 32, 32, 8, 2),
-    "gradient_online": Tile(32, 32, 32, 64, 8, 2),
+SINGLE: dict[Kernel, AttentionTile] = {
+    "strip": AttentionTile(16, STRIP, 32, 32, 8, 2),
+    "online": AttentionTile(32, 32, 32, 128, 8, 2),
+    "gradient_strip": AttentionTile(16, STRIP, 32, 32, 8, 2),
+    "gradient_online": AttentionTile(32, 32, 32, 64, 8, 2),
 }
 
 
-def tile(arch: str, kernel: Kernel, dtype: torch.dtype, own: int, other: int, d: int) -> Tile:
+def tile(
+    arch: str, kernel: Kernel, dtype: torch.dtype, own: int, other: int, d: int
+) -> AttentionTile:
     """Return the tile for a problem of ``own`` rows against ``other`` rows of ``d`` columns."""
     if dtype == torch.float32:
         largest = SINGLE[kernel]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from .._dispatch import Impl, preferred
 from .check import check
 from .op import discrete_update_op, options
 from .reference import COLUMNS
-from .types import CLASSES, IDS, MASK, Drawn, Options, Tokens, Transition
+from .types import CLASSES, IDS, MASK, Drawn, TokenState, Transition, UpdateOptions
 
 __all__ = [
     "CLASSES",
@@ -17,21 +20,31 @@ __all__ = [
     "IDS",
     "MASK",
     "Drawn",
-    "Options",
-    "Tokens",
+    "TokenState",
     "Transition",
+    "UpdateOptions",
     "discrete_update",
     "preference",
 ]
+
+_OLD_NAMES = {"Options": UpdateOptions, "Tokens": TokenState}  # until version 0.3
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OLD_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"{__name__}.{name} is now {_OLD_NAMES[name].__name__}"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return _OLD_NAMES[name]
 
 
 def discrete_update(
     table: Tensor,
     row: Tensor,
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenState,
     seed: Tensor,
-    fixed: Options,
+    fixed: UpdateOptions,
     *,
     uncond: Tensor | None = None,
     guidance: Tensor | None = None,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .reference import COLUMNS
-from .types import IDS, Options, Tokens, Transition
+from .types import IDS, TokenState, Transition, UpdateOptions
 
 MOST_TOKENS = 2**31 - 2**8  # token numbers are 32-bit; offsets into the logits are 64-bit
 
@@ -17,11 +17,11 @@ def check(
     table: Tensor,
     row: Tensor,
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenState,
     seed: Tensor,
     uncond: Tensor | None,
     guidance: Tensor | None,
-    options: Options,
+    options: UpdateOptions,
 ) -> None:
     """Raise ValueError unless the arguments of ``discrete_update`` (N tokens) fit together."""
     _check_table(table)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from .._launch import run
 from .kernel import discrete_update_kernel
-from .types import Drawn, Options, Tokens
+from .types import Drawn, TokenState, UpdateOptions
 
 BLOCK = 8  # tokens of a program
 WARPS = 4  # two tokens each: 16 columns of a token for each thread
 
 
 @dataclass(frozen=True)
-class Launch:
+class TokenLaunch:
     """One launch in full: what runs is what the compile-only tests compile.
 
     Attributes:
@@ -39,11 +39,11 @@ def discrete_update(
     table: Tensor,
     row: Tensor,
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenState,
     seed: Tensor,
     uncond: Tensor | None,
     guidance: Tensor | None,
-    options: Options,
+    options: UpdateOptions,
 ) -> Drawn:
     """Launch the kernel; arguments and results, uint8 and float32 [N], as of the reference."""
     launch = prepare(table, row, logits, tokens, seed, uncond, guidance, options)
@@ -51,7 +51,7 @@ def discrete_update(
     return launch.results
 
 
-def start(launch: Launch) -> None:
+def start(launch: TokenLaunch) -> None:
     """Run a launch on the device of its tensors."""
     kernel, options = discrete_update_kernel, {"num_warps": launch.warps}
     run(kernel, launch.grid, launch.arguments, launch.constants, **options)
@@ -61,12 +61,12 @@ def prepare(
     table: Tensor,
     row: Tensor,
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenState,
     seed: Tensor,
     uncond: Tensor | None,
     guidance: Tensor | None,
-    options: Options,
-) -> Launch:
+    options: UpdateOptions,
+) -> TokenLaunch:
     """Return the launch for checked arguments (also on meta tensors: nothing is read).
 
     Shapes and dtypes as of :func:`ddimx.kernels.discrete_update.discrete_update`, N tokens.
@@ -103,7 +103,7 @@ def prepare(
         "BLOCK": BLOCK,
     }
     grid = -(-len(logits) // BLOCK)
-    return Launch(arguments, constants, grid, WARPS, Drawn(ids_to, x0_to, confidence))
+    return TokenLaunch(arguments, constants, grid, WARPS, Drawn(ids_to, x0_to, confidence))
 
 
 def _rows(value: Tensor) -> Tensor:

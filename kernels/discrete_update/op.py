@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, Option, check_row, choose, triton_option
+from .._dispatch import Candidate, Impl, check_row, choose, triton_option
 from . import reference
-from .types import Options, Tokens
+from .types import TokenState, UpdateOptions
 
 
-def options(device: torch.device, dtype: torch.dtype) -> list[Option]:
+def options(device: torch.device, dtype: torch.dtype) -> list[Candidate]:
     """Return the implementations for logits of this kind, in the order of preference."""
     refusal = "the kernel computes in float32, not float64" if dtype == torch.float64 else None
-    return [triton_option(device, refusal), Option("reference", "plain PyTorch")]
+    return [triton_option(device, refusal), Candidate("reference", "plain PyTorch")]
 
 
 @torch.library.custom_op("ddimx::discrete_update", mutates_args=())
@@ -40,8 +40,8 @@ def discrete_update_op(
     and have been checked there. An operator must return a fixed number of tensors.
     """
     check_row(table, row)
-    fixed = Options(transition, stream, route, want_x0)  # type: ignore[arg-type]
-    tokens = Tokens(ids, keys, samples)
+    fixed = UpdateOptions(transition, stream, route, want_x0)  # type: ignore[arg-type]
+    tokens = TokenState(ids, keys, samples)
     wish: Impl = impl  # type: ignore[assignment]
     if choose("discrete_update", wish, options(logits.device, logits.dtype)) == "triton":
         from . import launch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..philox import reference as philox
-from .types import CLASSES, MASK, Drawn, Options, Tokens
+from .types import CLASSES, MASK, Drawn, TokenState, UpdateOptions
 
 # Columns of the table. The inverse temperature of an argmax is a large number: no special case.
 COLUMNS = ("keep", "noise", "inverse_temperature", "gumbel")
@@ -25,11 +25,11 @@ def discrete_update(
     table: Tensor,
     row: Tensor,
     logits: Tensor,
-    tokens: Tokens,
+    tokens: TokenState,
     seed: Tensor,
     uncond: Tensor | None,
     guidance: Tensor | None,
-    options: Options,
+    options: UpdateOptions,
 ) -> Drawn:
     """Apply row ``row`` to N tokens; see :func:`ddimx.kernels.discrete_update.discrete_update`."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -110,7 +110,7 @@ def routes(word: Tensor, keep: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return keeps, ~keeps & (u > 1 - noise)
 
 
-def noise_ids(word: Tensor, options: Options) -> Tensor:
+def noise_ids(word: Tensor, options: UpdateOptions) -> Tensor:
     """Return what noise is for each token, uint8 [N]: [MASK], or uniform over 1..255."""
     if options.transition == "absorbing":
         return torch.full_like(word, MASK, dtype=torch.uint8)

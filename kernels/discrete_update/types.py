@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenState:
     """The state: N tokens of any number of samples, in one flat list.
 
     Attributes:
@@ -46,7 +46,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Options:
+class UpdateOptions:
     """What is fixed for a plan.
 
     Attributes:

@@ -18,7 +18,7 @@ CHUNK = 4096  # tiles that the scan takes at once
 
 
 @dataclass(frozen=True)
-class Launch:
+class DecodeLaunch:
     """One launch in full: what runs is what the compile-only tests compile.
 
     Attributes:
@@ -51,7 +51,7 @@ def decode(
     return results
 
 
-def start(launch: Launch) -> None:
+def start(launch: DecodeLaunch) -> None:
     """Run a launch on the device of its tensors."""
     function = getattr(kernel, launch.name)
     run(function, launch.grid, launch.arguments, launch.constants, num_warps=launch.warps)
@@ -74,7 +74,7 @@ def prepare(
     results: Decoded,
     lower: Tensor | None,
     edge: Tensor | None,
-) -> list[Launch]:
+) -> list[DecodeLaunch]:
     """Return the launches for checked arguments (also on meta tensors: nothing is read)."""
     tokens, offsets = tokens.contiguous(), offsets.contiguous()
     length, trees, leaves = len(tokens), len(offsets) - 1, len(results.keys)
@@ -101,10 +101,10 @@ def prepare(
     }
     tile, constants = {"TILE": TILE}, {"HAS_CUBE": edge is not None, "TILE": LEAVES}
     launches = [
-        Launch("sum_tiles", common | {"tiles": tile_sums}, tile, tiles, 4),
-        Launch("scan_tiles", {"tiles": tile_sums, "count": tiles}, {"CHUNK": CHUNK}, 1, 8),
-        Launch("place_children", common | search | {"tiles": tile_sums}, tile, tiles, 8),
-        Launch(
+        DecodeLaunch("sum_tiles", common | {"tiles": tile_sums}, tile, tiles, 4),
+        DecodeLaunch("scan_tiles", {"tiles": tile_sums, "count": tiles}, {"CHUNK": CHUNK}, 1, 8),
+        DecodeLaunch("place_children", common | search | {"tiles": tile_sums}, tile, tiles, 8),
+        DecodeLaunch(
             "decode_leaves",
             common | search | cube | decoded,
             constants,

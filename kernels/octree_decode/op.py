@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, Option, choose, triton_option
+from .._dispatch import Candidate, Impl, choose, triton_option
 from . import reference
 from .check import check_offsets, check_valid
 
 
-def options(device: torch.device) -> list[Option]:
+def options(device: torch.device) -> list[Candidate]:
     """Return the implementations for tokens on a device, in the order of preference."""
-    return [triton_option(device), Option("reference", "plain PyTorch")]
+    return [triton_option(device), Candidate("reference", "plain PyTorch")]
 
 
 @torch.library.custom_op("ddimx::octree_decode", mutates_args=())
@@ -36,13 +36,13 @@ def octree_decode_op(
     if choose("octree_decode", wish, options(tokens.device)) == "triton" and len(tokens):
         from . import launch
 
-        decoded = launch.decode(tokens, offsets, depth, leaves, lower, edge)
+        result = launch.decode(tokens, offsets, depth, leaves, lower, edge)
     else:
-        decoded = reference.decode(tokens, offsets, depth, leaves, lower, edge)
+        result = reference.decode(tokens, offsets, depth, leaves, lower, edge)
     if on_host:
         # Asking an accelerator would wait for it; there the caller has the flags.
-        check_valid(decoded.valid, depth)
-    keys, tree, centres, half, valid = decoded
+        check_valid(result.valid, depth)
+    keys, tree, centres, half, valid = result
     return keys, tree, centres, half, valid
 
 

@@ -74,11 +74,11 @@ def _related(hull: Row, row: Row) -> bool:
 
 def _hull(a: Row, b: Row) -> Row:
     """Return the row that covers both; an empty range of keys stretches nothing."""
-    found = [a[0], b[1]]
+    cover = [a[0], b[1]]
     for start, end in ((2, 3), (4, 5)):
-        filled = [row for row in (a, b) if row[start] < row[end]] or [a]
-        found += [min(row[start] for row in filled), max(row[end] for row in filled)]
-    return found
+        nonempty = [row for row in (a, b) if row[start] < row[end]] or [a]
+        cover += [min(row[start] for row in nonempty), max(row[end] for row in nonempty)]
+    return cover
 
 
 def _scores(row: Row) -> int:

@@ -17,7 +17,7 @@ Arguments = dict[str, Tensor | float | int]
 MOST_PROGRAMS = 2**31 - 1
 
 
-class Launch(StagedLaunch):
+class SegmentLaunch(StagedLaunch):
     """One launch of a kernel of this operation."""
 
     module = "ddimx.kernels.segment_attention.kernel"
@@ -33,7 +33,7 @@ def forward(
     lse: Tensor,
     tables: Tables,
     scale: float,
-) -> Launch:
+) -> SegmentLaunch:
     """Return the forward launch: writes out [Nq, H, D] and lse, contiguous float32 [H, Nq]."""
     tensors = {"q": q, "k": k, "v": v, "context_k": context_k, "context_v": context_v, "out": out}
     plain: Arguments = {"lse": lse, "blocks": tables.queries, "scale": scale}
@@ -52,7 +52,7 @@ def backward(
     results: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     tables: Tables,
     scale: float,
-) -> tuple[Launch, Launch, Launch]:
+) -> tuple[SegmentLaunch, SegmentLaunch, SegmentLaunch]:
     """Return the launches for dQ, for the own keys and for the context keys.
 
     They fill the rows of ``results`` that the tables name: all queries, the keys that are read.
@@ -82,7 +82,7 @@ def backward(
     )
 
 
-def _launch(kernel: Kernel, tensors: dict[str, Tensor], plain: Arguments) -> Launch:
+def _launch(kernel: Kernel, tensors: dict[str, Tensor], plain: Arguments) -> SegmentLaunch:
     """Return a launch of one program per head and block, or refuse one that has too many."""
     q, blocks = tensors["q"], plain["blocks"]
     assert isinstance(blocks, Tensor)
@@ -93,15 +93,15 @@ def _launch(kernel: Kernel, tensors: dict[str, Tensor], plain: Arguments) -> Lau
         if column != 1:
             raise ValueError(f"{name}'s last dimension has stride {column}, the kernels need 1")
         arguments |= {f"{name}_row": row, f"{name}_head": head}
-    chosen = tile(kernel, q.dtype, d)
+    tiling = tile(kernel, q.dtype, d)
     by_keys = kernel == "gradient_of_keys"
     constants = {
         "D": d,
-        "BLOCK_Q": chosen.other if by_keys else chosen.own,
-        "BLOCK_K": chosen.own if by_keys else chosen.other,
-        "PARTS": BLOCK // chosen.own,
+        "BLOCK_Q": tiling.other if by_keys else tiling.own,
+        "BLOCK_K": tiling.own if by_keys else tiling.other,
+        "PARTS": BLOCK // tiling.own,
     }
-    programs = heads * blocks.shape[0] * (BLOCK // chosen.own)
+    programs = heads * blocks.shape[0] * (BLOCK // tiling.own)
     if programs > MOST_PROGRAMS:
         raise ValueError(f"segment attention of {programs} programs, at most {MOST_PROGRAMS}")
-    return Launch(kernel, programs, arguments, constants, chosen.warps, chosen.stages)
+    return SegmentLaunch(kernel, programs, arguments, constants, tiling.warps, tiling.stages)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._dispatch import Option, product_refusal, triton_option
+from .._dispatch import Candidate, product_refusal, triton_option
 from . import launch, loop
 from .blocks import Tables
 from .tiles import COLUMNS
@@ -20,12 +20,12 @@ from .tiles import COLUMNS
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Option]:
+def options(device: torch.device, dtype: torch.dtype, d: int) -> list[Candidate]:
     """Return the implementations for inputs of this kind, in the order of preference."""
     return [
         triton_option(device, kernel_refusal(device, dtype, d)),
-        Option("loop", "products per segment, in plain PyTorch"),
-        Option("reference", "the definition, in plain PyTorch"),
+        Candidate("loop", "products per segment, in plain PyTorch"),
+        Candidate("reference", "the definition, in plain PyTorch"),
     ]
 
 

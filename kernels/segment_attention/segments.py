@@ -56,8 +56,8 @@ class Segments:
     def tables(self, device: torch.device) -> Tables:
         """Return the kernels' tables on a device, made once for each."""
         if device not in self._tables:
-            made = (table.to(device) for table in tables(self.rows.tolist()))
-            self._tables[device] = Tables(*made)
+            copies = (table.to(device) for table in tables(self.rows.tolist()))
+            self._tables[device] = Tables(*copies)
         return self._tables[device]
 
     def __repr__(self) -> str:
@@ -87,8 +87,8 @@ def _check(rows: Rows) -> None:
     starts, ends = rows[:, 0::2], rows[:, 1::2]
     _refuse(rows, (starts < 0).any(axis=1), "begins below zero")
     _refuse(rows, (ends < starts).any(axis=1), "ends before it begins")
-    before = np.concatenate(([0], rows[:-1, 1])) if len(rows) else rows[:, 0]
-    _refuse(rows, rows[:, 0] != before, "does not begin where the queries before it end")
+    previous_ends = np.concatenate(([0], rows[:-1, 1])) if len(rows) else rows[:, 0]
+    _refuse(rows, rows[:, 0] != previous_ends, "does not begin where the queries before it end")
     counts = ends - starts
     _refuse(rows, (counts[:, 0] > 0) & (counts[:, 1:].sum(axis=1) == 0), "has queries but no keys")
 

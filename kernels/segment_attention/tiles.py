@@ -16,7 +16,7 @@ COLUMNS = (16, 32, 64, 128)  # a head's, which the kernels hold whole
 
 
 @dataclass(frozen=True)
-class Tile:
+class SegmentTile:
     """A program's tile.
 
     Attributes:
@@ -31,41 +31,41 @@ class Tile:
     stages: int
 
 
-WHOLE = Tile(64, 64, 4, 3)
-HALF: dict[int, dict[Kernel, Tile]] = {
+WHOLE = SegmentTile(64, 64, 4, 3)
+HALF: dict[int, dict[Kernel, SegmentTile]] = {
     32: {
         "forward": WHOLE,
         "gradient_of_queries": WHOLE,
-        "gradient_of_keys": Tile(64, 64, 4, 2),
+        "gradient_of_keys": SegmentTile(64, 64, 4, 2),
     },
     64: {
         "forward": WHOLE,
         "gradient_of_queries": WHOLE,
-        "gradient_of_keys": Tile(64, 32, 4, 3),
+        "gradient_of_keys": SegmentTile(64, 32, 4, 3),
     },
     128: {
-        "forward": Tile(64, 64, 4, 2),
-        "gradient_of_queries": Tile(64, 64, 8, 2),
-        "gradient_of_keys": Tile(64, 32, 8, 2),
+        "forward": SegmentTile(64, 64, 4, 2),
+        "gradient_of_queries": SegmentTile(64, 64, 8, 2),
+        "gradient_of_keys": SegmentTile(64, 32, 8, 2),
     },
 }
 # 32-bit products run on the ordinary cores, from registers that hold both factors.
-NARROW = Tile(64, 32, 4, 2)
-SINGLE: dict[int, dict[Kernel, Tile]] = {
+NARROW = SegmentTile(64, 32, 4, 2)
+SINGLE: dict[int, dict[Kernel, SegmentTile]] = {
     32: {"forward": NARROW, "gradient_of_queries": NARROW, "gradient_of_keys": NARROW},
     64: {
-        "forward": Tile(64, 32, 8, 2),
-        "gradient_of_queries": Tile(64, 32, 8, 2),
-        "gradient_of_keys": Tile(32, 32, 4, 2),
+        "forward": SegmentTile(64, 32, 8, 2),
+        "gradient_of_queries": SegmentTile(64, 32, 8, 2),
+        "gradient_of_keys": SegmentTile(32, 32, 4, 2),
     },
     128: {
-        "forward": Tile(16, 16, 4, 2),
-        "gradient_of_queries": Tile(16, 32, 8, 2),
-        "gradient_of_keys": Tile(16, 32, 8, 2),
+        "forward": SegmentTile(16, 16, 4, 2),
+        "gradient_of_queries": SegmentTile(16, 32, 8, 2),
+        "gradient_of_keys": SegmentTile(16, 32, 8, 2),
     },
 }
 
 
-def tile(kernel: Kernel, dtype: torch.dtype, columns: int) -> Tile:
+def tile(kernel: Kernel, dtype: torch.dtype, columns: int) -> SegmentTile:
     """Return the tile for heads of so many columns, one of ``COLUMNS``."""
     return (SINGLE if dtype == torch.float32 else HALF)[max(columns, 32)][kernel]

@@ -16,7 +16,7 @@ from .types import Extras, Stepped
 
 
 @dataclass(frozen=True)
-class Launch:
+class UpdateLaunch:
     """One launch in full: what runs is what the compile-only tests compile.
 
     Attributes:
@@ -49,7 +49,7 @@ def update(
     return launch.results
 
 
-def start(launch: Launch) -> None:
+def start(launch: UpdateLaunch) -> None:
     """Run a launch on the device of its tensors."""
     run(update_kernel, launch.grid, launch.arguments, launch.constants, num_warps=launch.warps)
 
@@ -62,7 +62,7 @@ def prepare(
     out: Tensor | None,
     history: Tensor | None,
     extras: Extras,
-) -> Launch:
+) -> UpdateLaunch:
     """Return the launch for checked arguments (also on meta tensors: nothing is read).
 
     Shapes and dtypes as of :func:`ddimx.kernels.update.update`; the state is float32 [B, ...].
@@ -128,7 +128,7 @@ def prepare(
         "BLOCK": block,
     }
     results = Stepped(x_to, y_to, x0_to)
-    return Launch(arguments, constants, len(x) * blocks, warps, results)
+    return UpdateLaunch(arguments, constants, len(x) * blocks, warps, results)
 
 
 def tile(numel: int) -> tuple[int, int]:

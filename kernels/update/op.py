@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, Option, check_row, choose, triton_option
+from .._dispatch import Candidate, Impl, check_row, choose, triton_option
 from . import reference
 from .types import Extras
 
 
-def options(device: torch.device, dtype: torch.dtype) -> list[Option]:
+def options(device: torch.device, dtype: torch.dtype) -> list[Candidate]:
     """Return the implementations for a state of this kind, in the order of preference."""
     refusal = None if dtype == torch.float32 else f"the kernel's state is float32, not {dtype}"
-    return [triton_option(device, refusal), Option("reference", "plain PyTorch")]
+    return [triton_option(device, refusal), Candidate("reference", "plain PyTorch")]
 
 
 @torch.library.custom_op("ddimx::update", mutates_args=("history",))

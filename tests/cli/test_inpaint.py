@@ -80,6 +80,8 @@ def test_the_files_say_where_they_come_from(tiny_model, tmp_path, kind):
     assert facts["1/a-01"] == facts["2/a-01"]
     assert {k for k, v in facts["2/a-00"].items() if v != facts["2/a-01"][k]} == {"index"}
     assert {k for k, v in facts["2/b-01"].items() if v != facts["2/a-01"][k]} == {"image_sha256"}
+    table = manifest_of(tmp_path / "2")["samples"]
+    assert table == {"seed": 0, "index": [0, 0, 1, 1], "class": ["none"] * 4}
     told = {k: facts["1/a-01"][k] for k in ("verb", "index", "class", "seed", "resample")}
     assert told == {"verb": "inpaint", "index": "1", "class": "none", "seed": "0", "resample": "5"}
 

@@ -211,6 +211,9 @@ def test_a_pictures_file_is_the_same_whoever_makes_it(tiny_model, tmp_path):
     sampled(tmp_path / "renamed.safetensors", *options, "-n", 2, "--batch-size", 1, "--out", "b")
     sampled(tiny_model, *options, "-n", 4, "--out", "b")
     sampled(tiny_model, *options, "-n", 1, "--start-index", 3, "--category", category, "-o", "c")
+    whole, grown = (manifest_of(tmp_path / name)["samples"] for name in "ab")
+    assert (whole["seed"], whole["index"]) == (3, [0, 1, 2, 3, 4])
+    assert grown == {"seed": 3, "index": whole["index"][:4], "class": whole["class"][:4]}
     for folder in ("b", "c"):
         path = tmp_path / folder / "000003.png"
         assert path.read_bytes() == (tmp_path / "a" / "000003.png").read_bytes()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from ddimx.kernels.discrete_update import Options, Tokens, discrete_update
+from ddimx.kernels.discrete_update import TokenState, UpdateOptions, discrete_update
 from ddimx.kernels.philox import philox_words
 from ddimx.noise import Stream
 
@@ -23,7 +23,7 @@ LEAST = 2.0**-24  # weights below half a unit are 0
 class Case:
     """One call: the options and every array."""
 
-    options: Options
+    options: UpdateOptions
     row: int
     table: np.ndarray
     logits: np.ndarray
@@ -48,7 +48,7 @@ class Case:
             tensor(self.table, torch.float32),
             torch.tensor(self.row, device=device),
             tensor(self.logits, dtype),
-            Tokens(tensor(self.ids), tensor(self.keys), tensor(self.samples)),
+            TokenState(tensor(self.ids), tensor(self.keys), tensor(self.samples)),
             torch.tensor(self.seed, device=device),
             self.options,
             **guided,
@@ -172,7 +172,7 @@ def make(
         if guided:
             uncond[excluded & (random.random((n, 256)) < 0.5)] = -np.inf
     return Case(
-        options=options or Options("absorbing", TOKEN),
+        options=options or UpdateOptions("absorbing", TOKEN),
         row=row,
         table=table,
         logits=logits,
@@ -192,7 +192,7 @@ def cases(draw, most):
     keep = draw(st.sampled_from([0.0, 0.25, 1.0]))
     return make(
         draw(st.integers(1, most)),
-        Options(transition, TOKEN, draw(st.booleans()), True),
+        UpdateOptions(transition, TOKEN, draw(st.booleans()), True),
         draw(st.integers(0, ROWS - 1)),
         seed=draw(st.integers(0, 2**32)),
         scale=draw(st.sampled_from([0.0, 1.0, 10.0])),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from ddimx.kernels.discrete_update import COLUMNS, Options, Tokens, discrete_update
+from ddimx.kernels import discrete_update as package
+from ddimx.kernels.discrete_update import COLUMNS, TokenState, UpdateOptions, discrete_update
 from ddimx.kernels.discrete_update import reference as definition
 from tests.kernels.discrete_update_cases import TOKEN, Case, cases, make
 
@@ -87,11 +88,14 @@ def test_routes_have_their_weights(keep, noise):
 
 def test_noise_is_uniform_over_255_ids():
     firsts = [-(-i * END // 255) for i in range(255)]
-    uniform = Options("uniform", TOKEN)
+    uniform = UpdateOptions("uniform", TOKEN)
     assert definition.noise_ids(words(*firsts), uniform).tolist() == list(range(1, 256))
     lasts = [first - 1 for first in firsts[1:]] + [END - 1]
     assert definition.noise_ids(words(*lasts), uniform).tolist() == list(range(1, 256))
-    assert definition.noise_ids(words(0, END - 1), Options("absorbing", TOKEN)).tolist() == [0, 0]
+    assert definition.noise_ids(words(0, END - 1), UpdateOptions("absorbing", TOKEN)).tolist() == [
+        0,
+        0,
+    ]
 
 
 def test_gumbel_noise_is_finite_and_gumbels():
@@ -115,7 +119,7 @@ def test_any_row_is_its_definition(case):
 
 
 def test_float64_takes_the_same_routes_and_nearly_all_the_same_ids():
-    case = make(400, Options("uniform", TOKEN))
+    case = make(400, UpdateOptions("uniform", TOKEN))
     single, double = case.call(), case.call(torch.float64)
     case.check(*double)
     assert (single[1] != double[1]).mean() < 0.01
@@ -127,7 +131,7 @@ def test_float64_takes_the_same_routes_and_nearly_all_the_same_ids():
 def test_shares_of_drawn_ids_are_the_probabilities():
     """10,000 tokens with one distribution over 3 ids; six standard deviations of a binomial."""
     n, p = 10_000, np.array([0.5, 0.3, 0.2])
-    case = make(n, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    case = make(n, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0))
     case.logits[:] = -np.inf
     case.logits[:, [3, 77, 255]] = np.log(p)
     ids, x0, confidence = dataclasses.replace(case, table=case.table * [1, 1, 1, 0]).call()
@@ -149,7 +153,7 @@ def test_what_column_0_holds_is_never_used():
 
 
 def test_temperature_0_takes_the_most_likely_id_and_shares_ties():
-    case = make(200, Options("uniform", TOKEN), temperature=1e-30, weights=(0, 0), gumbel=0.0)
+    case = make(200, UpdateOptions("uniform", TOKEN), temperature=1e-30, weights=(0, 0), gumbel=0.0)
     case.logits[:100] = np.random.default_rng(5).permuted(
         np.broadcast_to(np.arange(256.0) / 16, (100, 256)), axis=1
     )
@@ -163,7 +167,7 @@ def test_temperature_0_takes_the_most_likely_id_and_shares_ties():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_without_a_softmax_draw_a_mask_that_says_so(value):
-    case = make(40, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    case = make(40, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0))
     expected = case.call()
     case.logits[7, 100] = value
     case.logits[11] = -np.inf
@@ -189,7 +193,7 @@ def test_guidance_mixes_logits_and_keeps_what_is_excluded():
     case = make(50, guided=True)
     mixed = dataclasses.replace(case, logits=case.mixed()[0], uncond=None)
     assert (case.call()[1] != mixed.call()[1]).mean() <= 0.02
-    case = make(50, Options("uniform", TOKEN), guided=True, holes=True)
+    case = make(50, UpdateOptions("uniform", TOKEN), guided=True, holes=True)
     x0 = case.call()[1]
     assert np.isfinite(case.logits[np.arange(50), x0]).all()
     assert (x0 > 0).all()
@@ -201,7 +205,7 @@ def part(case, index):
 
 
 def test_a_batch_can_be_split_and_permuted_bit_for_bit():
-    case = make(60, Options("uniform", TOKEN), guided=True)
+    case = make(60, UpdateOptions("uniform", TOKEN), guided=True)
     whole = case.call()
     for index in (np.arange(1), np.arange(10, 45), np.random.default_rng(0).permutation(60)):
         for found, exact in zip(part(case, index).call(), whole, strict=True):
@@ -209,7 +213,7 @@ def test_a_batch_can_be_split_and_permuted_bit_for_bit():
 
 
 def test_key_sample_row_and_seed_all_matter():
-    case = make(100, Options("uniform", TOKEN), weights=(0.0, 0.0), scale=1.0)
+    case = make(100, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0), scale=1.0)
     table = np.repeat(case.table[case.row][None], 3, axis=0)
     case = dataclasses.replace(case, table=table)
     first = case.call()[1]
@@ -218,7 +222,7 @@ def test_key_sample_row_and_seed_all_matter():
         {"samples": case.samples - 1},
         {"row": 2},
         {"seed": case.seed ^ 1},
-        {"options": Options("uniform", TOKEN + 1)},
+        {"options": UpdateOptions("uniform", TOKEN + 1)},
     ):
         assert (dataclasses.replace(case, **changed).call()[1] != first).mean() > 0.9
 
@@ -232,9 +236,9 @@ def arguments():
         "table": torch.rand(3, 4),
         "row": torch.tensor(0),
         "logits": torch.randn(5, 256),
-        "tokens": Tokens(torch.zeros(5, dtype=torch.uint8), index, index),
+        "tokens": TokenState(torch.zeros(5, dtype=torch.uint8), index, index),
         "seed": torch.tensor(1),
-        "fixed": Options("absorbing", TOKEN),
+        "fixed": UpdateOptions("absorbing", TOKEN),
     }
 
 
@@ -254,8 +258,8 @@ def tokens(**changed):
         ({"tokens": tokens(keys=torch.zeros(4, dtype=torch.int64))}, r"keys: torch.int64 \(4,\)"),
         ({"tokens": tokens(samples=torch.zeros(5))}, "samples: torch.float32"),
         ({"seed": torch.tensor(1.0)}, "seed: torch.float32"),
-        ({"fixed": Options("gaussian", TOKEN)}, "'gaussian' is none of absorbing, uniform"),
-        ({"fixed": Options("absorbing", TOKEN, False, False)}, "nothing is asked for"),
+        ({"fixed": UpdateOptions("gaussian", TOKEN)}, "'gaussian' is none of absorbing, uniform"),
+        ({"fixed": UpdateOptions("absorbing", TOKEN, False, False)}, "nothing is asked for"),
         ({"uncond": torch.randn(5, 256)}, "guidance needs both"),
         ({"guidance": torch.tensor(1.0)}, "guidance needs both"),
         (
@@ -276,7 +280,7 @@ def test_what_does_not_fit_is_refused(changed, message):
 
 def test_no_tokens_are_no_error():
     empty = torch.zeros(0, dtype=torch.int64)
-    state = Tokens(empty.to(torch.uint8), empty, empty)
+    state = TokenState(empty.to(torch.uint8), empty, empty)
     drawn = discrete_update(**arguments() | {"tokens": state, "logits": torch.zeros(0, 256)})
     assert [len(value) for value in drawn] == [0, 0, 0]
 
@@ -284,3 +288,10 @@ def test_no_tokens_are_no_error():
 def test_the_table_has_the_plans_columns():
     assert COLUMNS == ("keep", "noise", "inverse_temperature", "gumbel")
     assert isinstance(make(1), Case)
+
+
+def test_the_old_names_of_the_arguments_still_work():
+    with pytest.warns(DeprecationWarning, match="Tokens is now TokenState"):
+        assert package.Tokens is TokenState
+    with pytest.warns(DeprecationWarning, match="Options is now UpdateOptions"):
+        assert package.Options is UpdateOptions

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddimx.kernels.discrete_update import Options, Tokens, launch
+from ddimx.kernels.discrete_update import TokenState, UpdateOptions, launch
 from ddimx.noise import Stream
 from tests.kernels.compiled import TARGETS, against_record, job, meta, report
 
@@ -34,11 +34,11 @@ def prepared(transition="absorbing", route=True, want_x0=True, guided=False, dty
         meta(50, 4),
         meta(dtype=torch.int64),
         logits,
-        Tokens(meta(COUNT, dtype=torch.uint8), index, index),
+        TokenState(meta(COUNT, dtype=torch.uint8), index, index),
         meta(dtype=torch.int64),
         logits if guided else None,
         meta() if guided else None,
-        Options(transition, int(Stream.TOKEN), route, want_x0),
+        UpdateOptions(transition, int(Stream.TOKEN), route, want_x0),
     )
 
 

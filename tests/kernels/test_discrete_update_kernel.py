@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from ddimx.kernels.discrete_update import Options, Tokens, launch
+from ddimx.kernels.discrete_update import TokenState, UpdateOptions, launch
 from ddimx.noise import Stream
 from tests.conftest import examples
 from tests.kernels.discrete_update_cases import ROWS, TOKEN, cases, make, uniform_of
@@ -35,7 +35,7 @@ def test_any_row_is_its_definition(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("n", [1, 7, 8, 19])
 def test_logits_of_every_dtype_and_numbers_of_tokens_that_fill_no_program(n, dtype):
-    case = make(n, Options("uniform", TOKEN), guided=True, holes=True)
+    case = make(n, UpdateOptions("uniform", TOKEN), guided=True, holes=True)
     for name in ("logits", "uncond"):
         rounded = torch.from_numpy(getattr(case, name)).to(dtype).double().numpy()
         case = dataclasses.replace(case, **{name: rounded})
@@ -45,7 +45,7 @@ def test_logits_of_every_dtype_and_numbers_of_tokens_that_fill_no_program(n, dty
 def test_the_reference_and_the_kernel_agree_but_for_the_band():
     """The band is a few 10^-5 wide: of 60 tokens not even one is expected in it."""
     for transition in ("absorbing", "uniform"):
-        case = make(60, Options(transition, TOKEN), guided=True)
+        case = make(60, UpdateOptions(transition, TOKEN), guided=True)
         ours, theirs = triton(case), case.call(impl="reference")
         assert (ours[0] != theirs[0]).sum() + (ours[1] != theirs[1]).sum() <= 2
         assert np.allclose(ours[2], theirs[2], rtol=0, atol=1e-4) or (ours[1] != theirs[1]).any()
@@ -54,9 +54,9 @@ def test_the_reference_and_the_kernel_agree_but_for_the_band():
 def test_what_nobody_wants_changes_no_id():
     """Without x0, tokens that take no clean id read no logits: theirs are NaN here."""
     for transition in ("absorbing", "uniform"):
-        case = make(33, Options(transition, TOKEN))
+        case = make(33, UpdateOptions(transition, TOKEN))
         ids = triton(case)[0]
-        fewer = dataclasses.replace(case, options=Options(transition, TOKEN, want_x0=False))
+        fewer = dataclasses.replace(case, options=UpdateOptions(transition, TOKEN, want_x0=False))
         fewer = dataclasses.replace(fewer, logits=case.logits.copy())
         kept, noised = case._routes()
         unread = kept | noised | ((case.ids != 0) & (transition == "absorbing"))
@@ -72,7 +72,7 @@ def test_what_nobody_wants_changes_no_id():
 @pytest.mark.parametrize("transition", ["absorbing", "uniform"])
 def test_nothing_is_touched_but_results_and_logits_that_a_token_needs(transition, want_x0):
     """A program's lanes behind the last token read nothing either, whatever their route."""
-    case = make(launch.BLOCK + 3, Options(transition, TOKEN, want_x0=want_x0), guided=True)
+    case = make(launch.BLOCK + 3, UpdateOptions(transition, TOKEN, want_x0=want_x0), guided=True)
     case.table[2, :2] = 1.0, 0.0  # all are kept, so that nobody needs logits
     both = [torch.from_numpy(value).float() for value in (case.logits, case.uncond)]
     guided = {"uncond": both[1], "guidance": torch.tensor(case.guidance)}
@@ -108,7 +108,7 @@ def all_keys(case, count):
 
 def test_tokens_nearest_to_the_thresholds_take_the_right_route():
     """Of 20,000 tokens those whose uniforms lie next to keep and to 1 - noise, on both sides."""
-    case = make(8, Options("uniform", TOKEN), weights=(0.3, 0.2))
+    case = make(8, UpdateOptions("uniform", TOKEN), weights=(0.3, 0.2))
     keys, many = all_keys(case, 20_000)
     u = uniform_of(many.words()[1])
     order = np.argsort(u)
@@ -121,7 +121,7 @@ def test_tokens_nearest_to_the_thresholds_take_the_right_route():
 
 def test_a_uniform_at_a_threshold_takes_the_route_below():
     """u <= keep keeps, u > 1 - noise takes noise: equality is on the lower side of both."""
-    case = make(20, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    case = make(20, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0))
     u = uniform_of(case.words()[1])
     ids = case.ids.copy()
     exact = np.flatnonzero(u >= 0.5)[:3]  # where 1 - u is exact
@@ -138,7 +138,7 @@ def test_a_uniform_at_a_threshold_takes_the_route_below():
 
 def test_a_word_on_an_edge_belongs_to_the_id_above():
     """Weights are made for each token so that its place is the lower id's edge exactly."""
-    case = make(8, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    case = make(8, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0))
     keys, many = all_keys(case, 2000)
     words = many.words()[0]
     chosen = np.flatnonzero(words < 2**26)  # a small weight, which no rounding of exp can move
@@ -158,7 +158,7 @@ def prepared(case, **changed):
         "table": torch.from_numpy(case.table).float(),
         "row": torch.tensor(case.row),
         "logits": torch.from_numpy(case.logits).float(),
-        "tokens": Tokens(*(torch.from_numpy(v) for v in (case.ids, case.keys, case.samples))),
+        "tokens": TokenState(*(torch.from_numpy(v) for v in (case.ids, case.keys, case.samples))),
         "seed": torch.tensor(case.seed),
         "uncond": None,
         "guidance": None,
@@ -166,8 +166,8 @@ def prepared(case, **changed):
     }
 
     def moved(value):
-        if isinstance(value, Tokens):
-            return Tokens(*(v.to(DEVICE) for v in vars(value).values()))
+        if isinstance(value, TokenState):
+            return TokenState(*(v.to(DEVICE) for v in vars(value).values()))
         return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
 
     return launch.prepare(**{name: moved(v) for name, v in (values | changed).items()})
@@ -175,7 +175,7 @@ def prepared(case, **changed):
 
 def test_every_token_is_written_and_nothing_else():
     """Results lie in larger tensors full of NaN, or of an id that no token has."""
-    case = make(19, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    case = make(19, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0))
     case.logits[:, 99] = -np.inf
     expected = case.call(impl="reference")
     ready = prepared(case)
@@ -195,7 +195,7 @@ def test_every_token_is_written_and_nothing_else():
 @pytest.mark.parametrize("row", [-1, 3, 2**40])
 @pytest.mark.parametrize("transition", ["absorbing", "uniform"])
 def test_a_row_outside_the_table_gives_masks_where_the_host_cannot_know(row, transition):
-    ready = prepared(make(9, Options(transition, TOKEN)), row=torch.tensor(row))
+    ready = prepared(make(9, UpdateOptions(transition, TOKEN)), row=torch.tensor(row))
     launch.start(ready)
     ids, x0, confidence = (value.cpu() for value in ready.results)
     assert (ids == 0).all()
@@ -205,7 +205,7 @@ def test_a_row_outside_the_table_gives_masks_where_the_host_cannot_know(row, tra
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_without_a_softmax_draw_a_mask_that_says_so(value):
-    case = make(20, Options("uniform", TOKEN), weights=(0.0, 0.0))
+    case = make(20, UpdateOptions("uniform", TOKEN), weights=(0.0, 0.0))
     expected = triton(case)
     case.logits[7, 100] = value
     case.logits[11] = -np.inf
@@ -256,11 +256,11 @@ def test_more_than_2_31_logits():
         meta(5, 4),
         meta(dtype=torch.int64),
         meta(n, 256, dtype=torch.bfloat16),
-        Tokens(meta(n, dtype=torch.uint8), index, index),
+        TokenState(meta(n, dtype=torch.uint8), index, index),
         meta(dtype=torch.int64),
         None,
         None,
-        Options("absorbing", TOKEN, want_x0=False),
+        UpdateOptions("absorbing", TOKEN, want_x0=False),
     )
     assert ready.grid == 1_125_001
     assert ready.results.x0 is None

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ddimx.kernels.discrete_update import Options, Tokens, discrete_update, preference
+from ddimx.kernels.discrete_update import TokenState, UpdateOptions, discrete_update, preference
 from ddimx.kernels.discrete_update.op import discrete_update_op, options
 from tests.kernels.discrete_update_cases import TOKEN, make
 from tests.kernels.test_discrete_update_kernel import DEVICE
@@ -57,11 +57,11 @@ def test_a_step_is_one_graph():
     case = make(20)
     table = torch.from_numpy(case.table).float()
     keys, samples = torch.from_numpy(case.keys), torch.from_numpy(case.samples)
-    seed, fixed = torch.tensor(case.seed), Options("uniform", TOKEN)
+    seed, fixed = torch.tensor(case.seed), UpdateOptions("uniform", TOKEN)
 
     def step(row, ids):
         logits = network(ids.long())
-        return discrete_update(table, row, logits, Tokens(ids, keys, samples), seed, fixed)
+        return discrete_update(table, row, logits, TokenState(ids, keys, samples), seed, fixed)
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     ours = theirs = torch.from_numpy(case.ids)

@@ -6,29 +6,29 @@ import pytest
 import torch
 
 from ddimx.kernels import _dispatch
-from ddimx.kernels._dispatch import Option, choose, preferred, triton_option, triton_refusal
+from ddimx.kernels._dispatch import Candidate, choose, preferred, triton_option, triton_refusal
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-FAST = Option("triton", "a fast device")
-SLOW = Option("reference", "plain PyTorch")
+FAST = Candidate("triton", "a fast device")
+SLOW = Candidate("reference", "plain PyTorch")
 
 
 def test_auto_takes_the_first_that_can():
     assert choose("op", "auto", [FAST, SLOW]) == "triton"
-    refused = Option("triton", "a fast device", "too slow a device")
+    refused = Candidate("triton", "a fast device", "too slow a device")
     assert choose("op", "auto", [refused, SLOW]) == "reference"
     assert preferred([refused, SLOW]) == ("reference", "too slow a device; plain PyTorch")
     assert preferred([FAST, SLOW]) == ("triton", "a fast device")
 
 
 def test_auto_passes_over_what_is_not_automatic_but_a_wish_gets_it():
-    by_hand = Option("triton", "", automatic=False)
+    by_hand = Candidate("triton", "", automatic=False)
     assert choose("op", "auto", [by_hand, SLOW]) == "reference"
     assert choose("op", "triton", [by_hand, SLOW]) == "triton"
 
 
 def test_a_wish_is_met_or_refused():
-    refused = Option("triton", "", "no card")
+    refused = Candidate("triton", "", "no card")
     assert choose("op", "reference", [FAST, SLOW]) == "reference"
     with pytest.raises(
         RuntimeError, match=r"op: impl 'triton' .* \(no card\); what can: reference"

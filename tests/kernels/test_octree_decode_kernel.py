@@ -87,7 +87,9 @@ def test_more_tiles_than_the_scan_takes_at_once():
     sums = torch.randint(0, 8 * launch.TILE, (2 * launch.CHUNK + 37,), dtype=torch.int32)
     tiles = sums.to(DEVICE, copy=True)
     constants = {"CHUNK": launch.CHUNK}
-    launch.start(launch.Launch("scan_tiles", {"tiles": tiles, "count": len(sums)}, constants, 1, 8))
+    launch.start(
+        launch.DecodeLaunch("scan_tiles", {"tiles": tiles, "count": len(sums)}, constants, 1, 8)
+    )
     assert torch.equal(tiles.cpu(), (sums.cumsum(0) - sums).int())
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ...errors import DdimxError, UsageError
 from ...octree.fit import MARGIN, mesh_tree, points_tree
 from ...octree.tree import Octree
-from ...untrusted.arrays import Header, is_npy, npz_headers, read_npy, read_npz
+from ...untrusted.arrays import ArrayHeader, is_npy, npz_headers, read_npy, read_npz
 from ...untrusted.foreign import FAULTS, reason
 from .gltf import check_glb
 
@@ -191,7 +191,7 @@ def _cloud(path: Path) -> npt.NDArray[np.float64]:
         headers = (
             dict(npz_headers(path))
             if array is None
-            else {"points": Header(array.shape, array.dtype, fortran=False, length=0)}
+            else {"points": ArrayHeader(array.shape, array.dtype, fortran=False, length=0)}
         )
         if "tokens" in headers:
             raise DdimxError(f"{path}: this is an octree already, there is nothing to prepare")

@@ -78,14 +78,14 @@ def rademacher(noise: Noise, images: Tensor, shape: tuple[int, ...], probe: int)
 
 
 @dataclass(frozen=True)
-class Figure:
+class MeanWithError:
     """A mean over images and the standard error of it (NaN-free: 0 for a single image)."""
 
     mean: float
     standard_error: float
 
     @classmethod
-    def of(cls, values: Array) -> Figure:
+    def of(cls, values: Array) -> MeanWithError:
         """Return the figure of float64 [N], N at least 1."""
         n = len(values)
         error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0

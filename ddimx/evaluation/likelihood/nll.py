@@ -19,7 +19,7 @@ from ...progress import Progress
 from ...runs.batches import in_batches
 from ...solvers.ddpm import Variance
 from ...weights.model import Model
-from .bits import Array, Figure, Levels, dequantized, levels, rademacher
+from .bits import Array, Levels, MeanWithError, dequantized, levels, rademacher
 from .bound import Bound, variational_bound
 from .examples import facts, spread
 from .flow import Angles, Hutchinson, flow_log_density
@@ -91,9 +91,9 @@ class Nll:
     images: Integers
     parts: dict[str, Array]
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, MeanWithError]:
         """Return mean and standard error of every part."""
-        return {name: Figure.of(values) for name, values in self.parts.items()}
+        return {name: MeanWithError.of(values) for name, values in self.parts.items()}
 
     def table(self) -> tuple[tuple[str, Integers], dict[str, Array]]:
         """Return the images' numbers under their name, and every part's bits."""

@@ -19,7 +19,7 @@ from ...noise import Noise
 from ...progress import Progress
 from ...runs.batches import in_batches
 from ...weights.model import Model
-from .bits import Array, Figure
+from .bits import Array, MeanWithError
 from .examples import facts, spread
 from .token_bound import TokenBound
 
@@ -82,9 +82,9 @@ class TokenNll:
         """Return the shapes' numbers under their name, and :meth:`columns`."""
         return ("shape", self.shapes), self.columns()
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, MeanWithError]:
         """Return mean and standard error over shapes of every column."""
-        return {name: Figure.of(values) for name, values in self.columns().items()}
+        return {name: MeanWithError.of(values) for name, values in self.columns().items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the single shapes as JSON values."""
@@ -164,5 +164,5 @@ def token_nll(
     )
 
 
-def _short(figure: Figure, digits: int) -> str:
+def _short(figure: MeanWithError, digits: int) -> str:
     return f"{figure.mean:.{digits}f} ± {figure.standard_error:.{digits}f}"

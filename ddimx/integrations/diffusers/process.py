@@ -252,12 +252,12 @@ class TextProcess:
             arguments["negative_prompt"] = [self.negative_prompt] * len(samples)
         if self.size is not None:
             arguments |= {"width": self.size[0], "height": self.size[1]}
-        done: SimpleQueue[Any] = SimpleQueue()  # an ordinal, the images, or an error
+        messages: SimpleQueue[Any] = SimpleQueue()  # an ordinal, the images, or an error
         more: SimpleQueue[bool] = SimpleQueue()  # whether to go on
 
         def after_step(_pipe: Any, row: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if row < len(plan) - 1:
-                done.put(row)
+                messages.put(row)
                 if not more.get():
                     raise GeneratorExit
             return tensors
@@ -267,16 +267,16 @@ class TextProcess:
 
         def draw() -> None:
             try:
-                done.put(pipe(**arguments).images)
+                messages.put(pipe(**arguments).images)
             except BaseException as error:  # noqa: BLE001 - raised again where the steps are read
-                done.put(error)
+                messages.put(error)
 
         thread = Thread(target=draw, daemon=True)
         thread.start()
         finished = False
         try:
             while not finished:
-                result = done.get()
+                result = messages.get()
                 if isinstance(result, BaseException):
                     finished = True
                     raise result

@@ -30,9 +30,9 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
     Raises:
         UsageError: an unknown beta schedule.
     """
-    given, name = config["trained_betas"], config["beta_schedule"]
-    if given is not None:
-        table = np.asarray(given, dtype=np.float64)
+    trained_betas, name = config["trained_betas"], config["beta_schedule"]
+    if trained_betas is not None:
+        table = np.asarray(trained_betas, dtype=np.float64)
     elif name in BETAS:
         steps = config["num_train_timesteps"]
         table = betas(BETAS[name], config["beta_start"], config["beta_end"], steps)

@@ -138,10 +138,10 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
             out, epsilon = self._thresholded(row, x, model_output)
             state = x if rederived else epsilon
         table = self._table(eta, rederived, bool(config.thresholding), x)
-        known = Extras(same_point=True, clip=clip, **extras)
-        moved = update(table.coefficients, table.rows[row], state, x, out, None, known)
-        assert moved.x0 is not None  # the network was called
-        previous, x0 = moved.x.to(sample.dtype), moved.x0.to(sample.dtype)
+        arguments = Extras(same_point=True, clip=clip, **extras)
+        result = update(table.coefficients, table.rows[row], state, x, out, None, arguments)
+        assert result.x0 is not None  # the network was called
+        previous, x0 = result.x.to(sample.dtype), result.x0.to(sample.dtype)
         if not return_dict:
             return previous, x0
         return DDIMSchedulerOutput(prev_sample=previous, pred_original_sample=x0)
@@ -176,13 +176,13 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
         return self._threshold_sample(r * x + s * out), u * x + v * out
 
     def _noise_of_step(
-        self, like: Tensor, eta: float, generator: Generators, given: Tensor | None
+        self, like: Tensor, eta: float, generator: Generators, variance_noise: Tensor | None
     ) -> dict[str, Any]:
         """Return the update's arguments for the noise, by the rule in the class."""
         if not eta > 0:
             return {}
-        if given is not None:
-            return {"z": given}
+        if variance_noise is not None:
+            return {"z": variance_noise}
         if self._noise is None:
             z = randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
             return {"z": z}

@@ -107,12 +107,12 @@ def _folder(name: str, offline: bool) -> Path:
     if not draws_from_text(snapshot(name, ["model_index.json"], offline)):
         raise _unconditional(name)
     try:
-        found = diffusers.DiffusionPipeline.download(
+        folder = diffusers.DiffusionPipeline.download(
             name, use_safetensors=True, local_files_only=offline
         )
     except (OSError, ValueError) as error:
         raise DdimxError(f"'{name}' cannot be had from the hub: {_first_line(error)}") from None
-    return Path(found)
+    return Path(folder)
 
 
 def _unconditional(name: str) -> UsageError:
@@ -144,8 +144,8 @@ def _refuse_code(folder: Path) -> None:
     if getattr(getattr(diffusers, str(index.get("_class_name")), None), "_load_connected_pipes", 0):
         # diffusers loads the pipelines that the folder's README names beside this one.
         for prior in getattr(ModelCard.load(folder / "README.md").data, "prior", None) or []:
-            named = Path(str(prior))
-            _refuse_code(named if named.is_dir() else snapshot(str(prior), [INDEX], offline=True))
+            place = Path(str(prior))
+            _refuse_code(place if place.is_dir() else snapshot(str(prior), [INDEX], offline=True))
 
 
 def _loaded(folder: Path) -> Any:
@@ -170,18 +170,20 @@ def _check(pipe: Any, folder: Path) -> None:
     if type(getattr(pipe, "unet", None)).__name__ != "UNet2DConditionModel":
         raise DdimxError(f"{folder}: the network of {kind} is not a UNet2DConditionModel")
     parameters = inspect.signature(pipe.__call__).parameters
-    lacking = [name for name in ("prompt", "latents") if name not in parameters]
-    if lacking:
-        raise DdimxError(f"{folder}: {kind} takes no {' and no '.join(lacking)}")
-    needed = [
+    missing = [name for name in ("prompt", "latents") if name not in parameters]
+    if missing:
+        raise DdimxError(f"{folder}: {kind} takes no {' and no '.join(missing)}")
+    requirements = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind is not parameter.VAR_KEYWORD
         and name != "prompt"
     ]
-    if needed or "image" in parameters:
-        raise DdimxError(f"{folder}: {kind} draws from more than a text ({needed or 'image'})")
+    if requirements or "image" in parameters:
+        raise DdimxError(
+            f"{folder}: {kind} draws from more than a text ({requirements or 'image'})"
+        )
 
 
 def _sha256(folder: Path) -> str:

@@ -95,16 +95,16 @@ class OctreeNet(nn.Module):
         """
         if cache is None and clean is not None and len(clean.layout):
             cache = self.encode(clean, condition)
-        known = noised.layout.counts[:, :0] if cache is None else cache.counts
-        h, _ = self._run(noised, NOISED, condition, known, cache)
+        context_counts = noised.layout.counts[:, :0] if cache is None else cache.counts
+        h, _ = self._run(noised, NOISED, condition, context_counts, cache)
         logits: Tensor = self.head(self.norm(h))
         return logits
 
     def encode(self, clean: Tokens, condition: Condition, cache: Cache | None = None) -> Cache:
         """Return keys and values of clean levels, after those of coarser levels in ``cache``."""
         counts = clean.layout.counts
-        known = counts if cache is None else cache.counts
-        _, layers = self._run(clean, CLEAN, condition, known, cache)
+        context_counts = counts if cache is None else cache.counts
+        _, layers = self._run(clean, CLEAN, condition, context_counts, cache)
         new = Cache(tuple(layers), counts)
         return new if cache is None else cache.joined(new)
 
@@ -113,11 +113,11 @@ class OctreeNet(nn.Module):
         tokens: Tokens,
         stream: int,
         condition: Condition,
-        known: Counts,
+        context_counts: Counts,
         cache: Cache | None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         layout = tokens.layout
-        segments = visible_of(layout, known, self.window)
+        segments = visible_of(layout, context_counts, self.window)
         h = self.embed(layout, tokens.ids) + self._condition(tokens, stream, condition)[layout.row]
         head_dim = h.shape[1] // self.blocks[0].heads
         rotary = rotary_table(centres(layout, self.depth), head_dim)
@@ -156,14 +156,14 @@ class OctreeNet(nn.Module):
 def cut(tokens: Tokens, levels: int) -> Tokens:
     """Return the tokens of levels 0..levels-1 of a batch that starts at level 0."""
     layout = tokens.layout
-    kept = layout.level < levels
+    mask = layout.level < levels
     counts = layout.counts[:, :levels]
     part = replace(
         layout,
-        keys=layout.keys[kept],
-        level=layout.level[kept],
-        shape=layout.shape[kept],
+        keys=layout.keys[mask],
+        level=layout.level[mask],
+        shape=layout.shape[mask],
         counts=counts,
     )
     t = None if tokens.t is None else tokens.t[:, :levels]
-    return Tokens(part, tokens.ids[kept], t)
+    return Tokens(part, tokens.ids[mask], t)

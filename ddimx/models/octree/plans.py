@@ -59,15 +59,17 @@ def token_plan_for(
         )
 
     if options.nfe is None:
-        made = plan(options.steps or defaults.steps or DEFAULT_STEPS)
+        result = plan(options.steps or defaults.steps or DEFAULT_STEPS)
     elif options.steps is not None:
         raise UsageError("--nfe gives the number of evaluations; omit --steps")
     else:
         most = min(8 ** (depth - 1), MOST_STEPS)  # no level has more cells than that
-        made = _with_evaluations(plan, options.nfe, most)
+        result = _with_evaluations(plan, options.nfe, most)
     if transition in transitions:
-        return made
-    return replace(made, notes=(*made.notes, f"this model was not trained on {transition} noise"))
+        return result
+    return replace(
+        result, notes=(*result.notes, f"this model was not trained on {transition} noise")
+    )
 
 
 def _pfdiff(solver: str) -> tuple[int, int] | None:
@@ -88,11 +90,11 @@ def _with_evaluations(plan: Callable[[int], TokenPlan], nfe: int, most: int) -> 
     """
     # More steps never make fewer evaluations.
     steps = bisect_right(range(1, most + 1), nfe, key=lambda n: plan(n).nfe)
-    near = [plan(n) for n in (steps, steps + 1) if 1 <= n <= most]
-    fitting = [made for made in near if made.nfe == nfe]
-    if not fitting:
+    candidates = [plan(n) for n in (steps, steps + 1) if 1 <= n <= most]
+    matches = [candidate for candidate in candidates if candidate.nfe == nfe]
+    if not matches:
         raise UsageError(
             f"no number of steps per level makes exactly {nfe} evaluations; "
-            f"nearest: {' and '.join(str(made.nfe) for made in near)}"
+            f"nearest: {' and '.join(str(candidate.nfe) for candidate in candidates)}"
         )
-    return fitting[0]
+    return matches[0]

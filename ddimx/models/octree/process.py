@@ -105,9 +105,9 @@ class DiscreteProcess:
         alpha = self._alpha(t)
         kinds = self._transitions(draws).to(ids.device)  # [B]
         noised = Tokens(layout, self._corrupted(ids, layout, alpha, kinds, draws), t.float())
-        shown = cut(Tokens(layout, self._misread(ids, layout, draws)), self.depth - 1)
+        context = cut(Tokens(layout, self._misread(ids, layout, draws)), self.depth - 1)
         condition = Condition(self._labels(batch, draws), kinds)
-        logits = clean_logits(network(noised, shown, condition), len(ids))
+        logits = clean_logits(network(noised, context, condition), len(ids))
         nats = F.cross_entropy(logits.float(), ids.long(), reduction="none")  # [N]
         return _weighted(nats, noised, alpha, kinds)
 
@@ -186,11 +186,11 @@ class DiscreteProcess:
 
     def _transitions(self, draws: Draws) -> Tensor:
         """Draw each example's kind of noise, int64 [B]: places in ``TRANSITIONS``."""
-        own = torch.tensor([TRANSITIONS.index(name) for name in self.transitions])
-        chosen = draws.noise.integers(
-            draws.positions, (), len(own), row=draws.step, stream=Stream.TRAIN_TRANSITION
+        kinds = torch.tensor([TRANSITIONS.index(name) for name in self.transitions])
+        places = draws.noise.integers(
+            draws.positions, (), len(kinds), row=draws.step, stream=Stream.TRAIN_TRANSITION
         )
-        return own[chosen]
+        return kinds[places]
 
     def _corrupted(
         self, ids: Tensor, layout: Layout, alpha: Tensor, kinds: Tensor, draws: Draws
@@ -200,7 +200,7 @@ class DiscreteProcess:
         element = location_codes(layout.level, layout.keys)
         result = ids
         for name in self.transitions:
-            drawn = corrupt(
+            noisy_ids = corrupt(
                 ids,
                 alpha.flatten()[layout.row],
                 name,
@@ -210,8 +210,8 @@ class DiscreteProcess:
                 row=draws.step,
                 stream=Stream.TRAIN_NOISE,
             )
-            mine = (kinds == TRANSITIONS.index(name))[layout.shape]
-            result = torch.where(mine, drawn, result)
+            mask = (kinds == TRANSITIONS.index(name))[layout.shape]
+            result = torch.where(mask, noisy_ids, result)
         return result
 
     def _misread(self, ids: Tensor, layout: Layout, draws: Draws) -> Tensor:
@@ -234,8 +234,8 @@ class DiscreteProcess:
         place = torch.arange(len(ids), device=ids.device) - starts[layout.shape]
         word = words[layout.shape, place]
         hit = (word >> 3) < self.parent_corruption * 2**29
-        flipped = ids ^ (1 << (word & 7)).to(torch.uint8)
-        return torch.where(hit & (flipped != MASK), flipped, ids)
+        flips = ids ^ (1 << (word & 7)).to(torch.uint8)
+        return torch.where(hit & (flips != MASK), flips, ids)
 
     def _labels(self, batch: Mapping[str, Tensor], draws: Draws) -> Tensor | None:
         if not self.num_classes:
@@ -252,8 +252,8 @@ def _weighted(nats: Tensor, noised: Tokens, alpha: Tensor, kinds: Tensor) -> Ten
     """
     layout = noised.layout
     sizes = torch.from_numpy(layout.counts).to(nats)  # [B, L]
-    masked = (noised.ids == MASK) | (kinds == TRANSITIONS.index("uniform"))[layout.shape]
-    total = torch.zeros(sizes.numel(), device=nats.device).index_add(0, layout.row, nats * masked)
+    counts = (noised.ids == MASK) | (kinds == TRANSITIONS.index("uniform"))[layout.shape]
+    total = torch.zeros(sizes.numel(), device=nats.device).index_add(0, layout.row, nats * counts)
     share = torch.where((kinds == 0)[:, None], 1 - alpha, 1.0)
     mean = total.view_as(sizes) / (sizes * share).clamp_min(1.0)
     weight = sizes.sqrt()

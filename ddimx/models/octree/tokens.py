@@ -89,11 +89,11 @@ class Layout:
         around = self.cells[:, None, :] + NEIGHBOURHOOD.to(self.keys.device)  # [N, 27, 3]
         inside = ((around >= 0) & (around < side)).all(-1)
         x, y, z = (_spread(around[..., axis].clamp_min(0)) for axis in range(3))
-        wanted = (self.row << 32)[:, None] + ((x << 2) | (y << 1) | z)
+        keys = (self.row << 32)[:, None] + ((x << 2) | (y << 1) | z)
         present = (self.row << 32) + self.keys
-        place = torch.searchsorted(present, wanted).clamp_max(len(self) - 1)
-        found = inside & (present[place] == wanted)
-        return torch.where(found, place, len(self))
+        place = torch.searchsorted(present, keys).clamp_max(len(self) - 1)
+        exists = inside & (present[place] == keys)
+        return torch.where(exists, place, len(self))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,8 +35,8 @@ def visible(counts: Counts, first: int, coarser: Counts, window: int) -> Segment
     starts, ends, _ = _bounds(counts)
     _, context_ends, base = _bounds(coarser)
     # The context of level d ends where the clean level d - 1 does; level 0 has none.
-    before = np.concatenate([base[:, None], context_ends], axis=1)
-    ctx_ends = before[:, first : first + counts.shape[1]]
+    bounds = np.concatenate([base[:, None], context_ends], axis=1)
+    ctx_ends = bounds[:, first : first + counts.shape[1]]
     ctx_starts = np.broadcast_to(base[:, None], counts.shape)
     levels = np.stack([c.reshape(-1) for c in (starts, ends, ctx_starts, ctx_ends)], axis=1)
     return Segments(np.concatenate([_runs(level, window) for level in levels]))

@@ -15,7 +15,7 @@ from ddimx.evaluation.likelihood.bits import (
     DEQUANTIZE_ROW,
     PROBE_ROW,
     STRATUM_ROW,
-    Figure,
+    MeanWithError,
     dequantized,
     levels,
 )
@@ -161,11 +161,11 @@ def test_bins_are_those_of_training(keys):
 
 
 def test_a_figure_is_a_mean_with_its_standard_error():
-    figure = Figure.of(np.array([1.0, 2.0, 4.0, 5.0]))
+    figure = MeanWithError.of(np.array([1.0, 2.0, 4.0, 5.0]))
     assert figure.mean == 3.0
     assert figure.standard_error == pytest.approx((10 / 3 / 4) ** 0.5)
     assert str(figure) == "3.000 ± 0.913"
-    assert Figure.of(np.array([2.0])).standard_error == 0
+    assert MeanWithError.of(np.array([2.0])).standard_error == 0
 
 
 def test_what_cannot_be_measured_is_refused(loaded):
