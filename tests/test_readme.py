@@ -64,8 +64,6 @@ def test_the_first_block_holds_the_install_and_test_commands():
 
 def test_the_python_example_runs(tiny_model, tmp_path, monkeypatch, capsys):
     """Run the example with the tiny model in place of the one of images."""
-    if not hasattr(ddimx, "to_pil"):
-        pytest.skip("waits for the new API")  # TODO remove
     (code,) = [block for language, block in BLOCKS if language == "python"]
     load = ddimx.load_model
     monkeypatch.setattr(ddimx, "load_model", lambda name: load(tiny_model), raising=False)

@@ -165,3 +165,10 @@ def test_the_layers_are_those_that_the_imports_are_held_to():
 def test_the_page_of_the_command_line_is_what_the_commands_say():
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert text == reference.page(), "run python -m ddimx.cli.reference > docs/cli.md"
+
+
+def test_what_is_quoted_is_as_it_stands():
+    quotes = [b.text for b in blocks(ROOT / "docs" / "extending.md") if b.language == "py"]
+    toy = (ROOT / "tests" / "models" / "toy_process.py").read_text(encoding="utf-8")
+    assert len(quotes) == 1
+    assert quotes[0] in toy
