@@ -173,7 +173,7 @@ def octree_attention(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def decode(device: torch.device) -> str:
-    """Keys, centres and extents of a few spheres, bit for bit."""
+    """Keys, centers and extents of a few spheres, bit for bit."""
     trees = shapes.spheres(5, 4)
     streams = [torch.from_numpy(tree.tokens()) for tree in trees]
     offsets = torch.tensor([0, *torch.tensor([len(s) for s in streams]).cumsum(0).tolist()])

@@ -55,7 +55,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
-    """Build the error for a name that is none of the allowed ones."""
+    """Build the error for a name that is not allowed."""
     names = sorted(known)
     return UsageError(f"unknown {what} '{word}'{nearest(word, names)} Allowed: {', '.join(names)}.")
 

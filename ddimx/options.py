@@ -1,4 +1,4 @@
-"""What can be asked of a run, declared once.
+"""The options of a run, declared once.
 
 Every option is a field of :class:`Options` (what decides the samples, from Python and from the
 command line) or of :class:`RunOptions` (model, files and machine: the command line only). A field
@@ -34,14 +34,14 @@ SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
 TOKEN_SPACINGS = ("linear", "cosine")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-# What a text-to-image pipeline has no use for.
+# Options that do not apply to a text-to-image pipeline.
 WITHOUT_PROMPT = ("nfe", "variance", "plan", "category", "config", "weights", "export")
 OPTION = "ddimx option"  # the key of an Option in a field's metadata
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option besides its name and default.
+    """The description of one option besides its name and default.
 
     Attributes:
         help: one line for ``--help``.

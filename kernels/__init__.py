@@ -1,6 +1,6 @@
 """One folder per fused operation; imported as ``ddimx.kernels`` and by no other name.
 
-Under a second name every operator would be registered twice, so nothing is to be had there. The
+Under a second name every operator would be registered twice, so that name offers nothing. The
 name itself can be imported: Hugging Face's transformers looks in a package called ``kernels`` for a
 version, and in the root of a checkout it finds this one.
 """

@@ -103,7 +103,7 @@ def choose(op: str, impl: Impl, options: Sequence[Candidate]) -> Impl:
         RuntimeError: an implementation that this operation, device or machine does not offer.
     """
     if impl not in get_args(Impl):
-        raise ValueError(f"impl '{impl}' is none of {', '.join(get_args(Impl))}")
+        raise ValueError(f"impl '{impl}' is not one of {', '.join(get_args(Impl))}")
     if impl == "auto":
         best, reason = preferred(options)
         choice = (op, best, reason)
@@ -113,7 +113,7 @@ def choose(op: str, impl: Impl, options: Sequence[Candidate]) -> Impl:
         return best
     refusals = {option.impl: option.refusal for option in options}
     if impl not in refusals or refusals[impl] is not None:
-        reason = refusals.get(impl) or "there is none of this operation"
+        reason = refusals.get(impl) or "this operation has no such implementation"
         able = ", ".join(name for name, refusal in refusals.items() if refusal is None)
         raise RuntimeError(f"{op}: impl '{impl}' cannot run here ({reason}); what can: {able}")
     return impl

@@ -43,7 +43,7 @@ def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
     leaves = sum(len(tree.leaves) for tree in trees)
 
     def kernel() -> torch.Tensor:
-        return octree_decode(tokens, offsets, depth, leaves=leaves).centres
+        return octree_decode(tokens, offsets, depth, leaves=leaves).centers
 
     calls: dict[str, Call] = {
         "Python list as queue": lambda: [peers.seed_decode(s, depth) for s in lists],

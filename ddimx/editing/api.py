@@ -56,11 +56,11 @@ def inpaint(
         count: how many variants; variant i does not depend on it.
         jump, resample: RePaint's jump in steps and passes over it; ``resample`` = 1 is plain
             replacement of the known pixels.
-        strength: start from the image, noised (SDEdit), in (0, 1]; needed where there is no mask.
+        strength: start from the image, noised (SDEdit), in (0, 1]; required without a mask.
         resize: cut pixels to the model's proportions and scale them.
         **options: ``steps``, ``eta``, ``solver``, ``spacing``, ``category``, ``guidance``,
             ``seed``, ``start_index``, ``batch_size`` and so on, as for :func:`ddimx.sample`; the
-            default is no class.
+            default is to use no class.
 
     Raises:
         UsageError: shapes that do not fit, a mask that is all true or all false, neither mask nor
@@ -111,7 +111,7 @@ def encode(
     several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
     each: Any = images if several else [images]
     if not len(each):
-        raise UsageError("there is no image to encode")
+        raise UsageError("give at least one image to encode")
     codec = make_codec(Options.of({**options, "count": len(each)}), model, refine)
     return run_all(model, codec.up, torch.stack([_read(image, model, resize)[0] for image in each]))
 
@@ -179,7 +179,7 @@ def _checked(state: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
 
 
 def _mask(mask: Tensor | npt.NDArray[Any] | Image.Image, model: Model, resize: bool) -> Tensor:
-    """Return a mask as bool [H, W], true where to paint; of grey values, from 128 on."""
+    """Return a mask as bool [H, W], true where to paint; of gray values, from 128 on."""
     expected = model.process.shape[1:]
     if isinstance(mask, Image.Image) or (isinstance(mask, np.ndarray) and mask.dtype == np.uint8):
         image = mask if isinstance(mask, Image.Image) else _from_pixels(mask)

@@ -43,7 +43,7 @@ class Codec:
 
 
 def make_codec(options: Options, model: Model, refine: int | None = None) -> Codec:
-    """Return the plans that encode and decode: DDIM, eta 0, and guidance 1 unless asked for.
+    """Return the plans that encode and decode: DDIM, eta 0, and guidance 1 by default.
 
     Raises:
         UsageError: another solver, noise, or options out of range.

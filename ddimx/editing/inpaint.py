@@ -30,7 +30,7 @@ from .masks import Mask
 from .pictures import Picture, as_states, fingerprint
 from .settings import resolve_editing, shortened
 
-VARIANTS = 4  # of every image, unless another count is asked for
+VARIANTS = 4  # of every image by default
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -53,7 +53,7 @@ def inpaint_settings(
     j % images, so that more variants of the same images are a longer run of the same kind.
 
     Raises:
-        UsageError: options out of range, or jumps where nothing is known.
+        UsageError: options out of range, or jumps without a mask.
     """
     variants = options.count or VARIANTS
     options = replace(options, count=variants * images, start_index=options.start_index * images)
@@ -75,7 +75,7 @@ def inpaint_settings(
 
 
 def _plan(settings: Settings, model: Model, edit: Edit) -> Plan:
-    """Return RePaint's plan; without wishes, plain replacement where there is nothing to jump."""
+    """Return RePaint's plan; by default, plain replacement where there is nothing to jump."""
     plan = settings.image_plan
     simple = plan.depth == 1 and bool(plan.keeps_point().all()) and len(plan) > 1
     resample = edit.resample

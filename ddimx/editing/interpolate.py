@@ -78,7 +78,7 @@ class Interpolation:
 def interpolation_settings(
     options: Options, model: Model, *, pictures: bool, refine: int | None
 ) -> tuple[Settings, Codec | None]:
-    """Return the settings of decoding, without noise unless asked for, and of encoding.
+    """Return the settings of decoding, without noise by default, and of encoding.
 
     Raises:
         UsageError: options out of range, or a way that images cannot be encoded for.

@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.images.folder import SUFFIXES
 from ..errors import UsageError
 from ..files import visible_files
-from .pictures import Picture, fitted, grey_levels
+from .pictures import Picture, fitted, gray_levels
 
 Mask = npt.NDArray[np.bool_]
 
@@ -22,7 +22,7 @@ _BOX = re.compile(r"^-?\d+(,-?\d+)*$")
 
 
 def make_mask(spec: str, picture: Picture, *, resize: bool = False) -> tuple[Mask, int]:
-    """Return what is to be painted, bool [H, W], and how many grey pixels of it were rounded.
+    """Return what is to be painted, bool [H, W], and how many gray pixels of it were rounded.
 
     ``spec`` is a name of :data:`NAMED`, ``alpha`` for the picture's own transparency, a box
     ``x0,y0,x1,y1`` in pixels without its right and lower edge, or a file: white is painted, black
@@ -33,17 +33,17 @@ def make_mask(spec: str, picture: Picture, *, resize: bool = False) -> tuple[Mas
             to keep.
     """
     height, width = picture.pixels.shape[:2]
-    grey = 0
+    gray = 0
     if spec in NAMED:
         mask = _named(spec, height, width)
     elif spec == "alpha":
-        mask, grey = _from_alpha(picture)
+        mask, gray = _from_alpha(picture)
     elif _BOX.match(spec):
         mask = _box(spec, height, width)
     else:
-        mask, grey = _from_file(_mask_file(spec), picture, resize)
+        mask, gray = _from_file(_mask_file(spec), picture, resize)
     _check_useful(mask, spec, picture.name)
-    return mask, grey
+    return mask, gray
 
 
 def masks_for(
@@ -57,10 +57,10 @@ def masks_for(
     masks, notes = [], []
     for picture in pictures:
         mask_spec = _in_folder(Path(spec), picture) if Path(spec).is_dir() else spec
-        mask, grey = make_mask(mask_spec, picture, resize=resize)
+        mask, gray = make_mask(mask_spec, picture, resize=resize)
         masks.append(mask)
-        if grey:
-            notes.append(f"{picture.name}: {grey} grey pixels of the mask became black or white")
+        if gray:
+            notes.append(f"{picture.name}: {gray} gray pixels of the mask became black or white")
     return masks, tuple(notes)
 
 
@@ -117,7 +117,7 @@ def _mask_file(spec: str) -> Path:
 
 
 def _from_file(path: Path, picture: Picture, resize: bool) -> tuple[Mask, int]:
-    brightness, alpha = grey_levels(path)
+    brightness, alpha = gray_levels(path)
     level = brightness if alpha is None else 255 - alpha
     height, width = picture.pixels.shape[:2]
     if (level.shape[1], level.shape[0]) not in {(width, height), picture.size if resize else ()}:

@@ -44,7 +44,7 @@ class Picture:
 def find_pictures(path: Path) -> list[Path]:
     """Return the image file, or the image files of a folder in the order of their names.
 
-    Of a run's folder, its contact sheet is left out.
+    The contact sheet of a run's folder is not among them.
 
     Raises:
         UsageError: nothing there, no image in the folder, or two of one name.
@@ -69,11 +69,11 @@ def find_pictures(path: Path) -> list[Path]:
 def read_picture(path: Path, model: Model, *, resize: bool = False) -> Picture:
     """Read an image for a model.
 
-    With ``resize`` the centre square is cut out and scaled, as for training; without it the image
+    With ``resize`` the center square is cut out and scaled, as for training; without it the image
     must have the model's size already. What is transparent is put on white.
 
     Raises:
-        UsageError: the model is none of images, the file is no image, or the size differs.
+        UsageError: not a model of images, not an image file, or another size.
     """
     return picture_of(_opened(path), model, name=path.stem, what=str(path), resize=resize)
 
@@ -95,8 +95,8 @@ def picture_of(
             "bring it to that size or give --resize (in Python: resize=True)"
         )
     alpha = _alpha(image)
-    colour = _flattened(image).convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(fitted(colour, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+    color = _flattened(image).convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(fitted(color, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
     return Picture(
         name=name,
         pixels=pixels if pixels.ndim == 3 else pixels[..., None],
@@ -109,7 +109,7 @@ _NEAREST = Image.Resampling.NEAREST
 
 
 def fitted(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
-    """Cut the largest centred part of the size's proportions out and scale it to ``size``."""
+    """Cut the largest centered part of the size's proportions out and scale it to ``size``."""
     if image.size == size:
         return image
     scale = min(image.size[0] / size[0], image.size[1] / size[1])
@@ -118,11 +118,11 @@ def fitted(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling)
     return image.crop((left, top, left + width, top + height)).resize(size, filter_)
 
 
-def grey_levels(path: Path) -> tuple[Bytes, Bytes | None]:
+def gray_levels(path: Path) -> tuple[Bytes, Bytes | None]:
     """Read a mask file as brightness and, where it has one, alpha: uint8 [H, W] each.
 
     Raises:
-        UsageError: the file is missing or no image.
+        UsageError: the file is missing or not an image.
     """
     image = _opened(path)
     alpha = _alpha(image)

@@ -17,7 +17,7 @@ def resolve_editing(options: Options, model: Model) -> Settings:
 
     A mix of classes is what samples should show; a picture to be edited is of one kind, and the
     model knows it from the pixels. Without a class there is nothing to guide towards, so that
-    guidance is then 1 unless it is asked for.
+    guidance is then 1 unless the options set it.
 
     Raises:
         UsageError: as :func:`ddimx.sampling.settings.resolve`.

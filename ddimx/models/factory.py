@@ -31,7 +31,7 @@ _PROCESSES: dict[str, Any] = {"gaussian": GaussianProcess, "discrete": DiscreteP
 def build(
     config: Config, *, trust_code: bool = False, named_in: str | Path = "the configuration"
 ) -> tuple[nn.Module, Process]:
-    """Build the network of ``config.model.name`` (freshly initialised) and its process.
+    """Build the network of ``config.model.name`` (freshly initialized) and its process.
 
     A name is ours, an entry point of the group ``ddimx.models``, or ``package.module:Class``.
     The class needs ``from_config(config)``, and says in ``process`` (default "gaussian") which
@@ -58,7 +58,7 @@ def build(
 def check_trusted(config: Config, *, trust_code: bool, named_in: str | Path) -> None:
     """Refuse a ``package.module:Class`` unless the user said that it may be imported.
 
-    Importing a module runs it, and a configuration may come from a file that somebody else made.
+    Importing a module runs it, and a configuration may come from a stranger.
     What a package registered when it was installed needs no such word.
 
     Args:

@@ -36,7 +36,7 @@ def plan_for(
     """Return the plan that the options describe, with remarks on it in its notes.
 
     Args:
-        options: what is asked for; ``plan`` is a :class:`ddimx.solvers.plan.Plan` here, not a file.
+        options: as chosen; ``plan`` is a :class:`ddimx.solvers.plan.Plan` here, not a file.
         schedule, prediction: of the model.
         defaults: the model's; what they leave open, ours decide: 50 steps of DDIM.
         variance: ddpm's, where the options name none.

@@ -71,7 +71,7 @@ def drawn_labels(draws: Draws, label: Tensor, num_classes: int, dropout: float) 
 
 @dataclass(frozen=True)
 class Given:
-    """What a batch of samples is given besides its noise; both on the device to compute on.
+    """The inputs of a batch besides its noise, both on the device to compute on.
 
     Attributes:
         start: float32 [B, ...], the states to start from instead of noise (x_T).
@@ -166,7 +166,7 @@ class Process(Protocol):
             given: a start or known parts.
 
         Raises:
-            UsageError: something given that this process has no use for.
+            UsageError: an input that this process does not support.
         """
         ...
 
@@ -200,7 +200,7 @@ class Process(Protocol):
         ...
 
     def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> int | None:
-        """Return the peak bytes of one sample in a batch, None where nobody can know before.
+        """Return the peak bytes of one sample in a batch, None where it cannot be known in advance.
 
         Args:
             network: returns the network on the meta device, in the precision of the run.

@@ -26,7 +26,7 @@ from .layers import (
 
 
 class _Level(nn.Module):
-    """The blocks of one resolution; ``attn`` is empty where there is no attention."""
+    """The blocks of one resolution; ``attn`` is empty without attention."""
 
     def __init__(self, blocks: Sequence[nn.Module], attn: Sequence[nn.Module]) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 The lock is the operating system's (flock, or its counterpart on Windows), so that it ends with the
 process that holds it, however that ends. Its file is called ``.ddimx.lock`` in a folder,
-``.NAME.lock`` beside a file NAME, and is removed by whoever held the lock; a killed process leaves
-it behind, where it locks nothing.
+``.NAME.lock`` beside a file NAME, and is removed by the process that held the lock; a killed
+process leaves it behind, where it locks nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A run that fills a folder item by item, however often it is interrupted.
 
-What every such verb does, once: the folder is made or found again, locked, checked to hold the same
-run, and swept; what is there is left out; the record says how far the run is; Ctrl-C, a kill or a
-full disk end it with everything finished in its place; the same command goes on.
+What every such verb does, once: the folder is created or reused, locked, checked to hold the same
+run, and swept; finished samples are skipped; the record says how far the run is; Ctrl-C, a kill or
+a full disk end it with everything finished in its place; the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .record import Record, check_same, write_record
 
 
 class Stopped(Exception):
-    """Somebody asked to stop in the middle of a batch."""
+    """The user stopped the run in the middle of a batch."""
 
 
 @contextmanager
 def reporting(folder: Path) -> Iterator[None]:
-    """Turn what a disk refuses into an error that says what is left, and what to do.
+    """Turn errors of the disk into one that says what is kept, and what to do.
 
     Raises:
         DdimxError: for every OSError within.
@@ -39,7 +39,7 @@ def reporting(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # A temporary file's name means nothing to anybody.
+        # The message omits the temporary file's name, which means nothing to the user.
         raise DdimxError(
             f"cannot write to {folder}: {error.strerror or error}; what was written is valid, "
             "the same command goes on from there"
@@ -47,7 +47,7 @@ def reporting(folder: Path) -> Iterator[None]:
 
 
 def only_ours(folder: Path) -> bool:
-    """Return whether a folder holds nothing but what a process of ours left that was killed."""
+    """Return whether a folder holds nothing but the leftovers of our killed processes."""
     return all(is_unfinished(path.name) or is_lock(path.name) for path in folder.iterdir())
 
 
@@ -63,7 +63,7 @@ def sweep_run(folder: Path) -> None:
 def locked_output(out: Path | None, verb: str, label: str, names: Sequence[str]) -> Iterator[Path]:
     """Yield a folder to write files of these names to, which no other process does meanwhile.
 
-    What else lies there may be anybody's and is left alone.
+    Other files in the folder are left alone.
 
     Args:
         out: the folder, or None for a fresh numbered one.
@@ -88,7 +88,7 @@ def _output(out: Path | None, verb: str, label: str) -> Path:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run that is asked for.
+    """What a run is: its folder, its identity and its size.
 
     Attributes:
         verb, label: the name of a fresh folder.
@@ -152,7 +152,7 @@ class Storage(Protocol):
         ...
 
     def tidy(self) -> None:
-        """Remove what is needed no longer, once the record says that the run is complete."""
+        """Remove temporary files, once the record says that the run is complete."""
         ...
 
 
@@ -188,8 +188,8 @@ class Filling:
             )
 
     def pending(self) -> list[int]:
-        """Return the samples that are not there yet."""
-        if self.before is None:  # whatever bears our names here is not of this run
+        """Return the indices of the samples that do not exist yet."""
+        if self.before is None:  # files with our names are not of this run
             return list(self.indices)
         if self.whole:
             return []
@@ -222,8 +222,8 @@ class Filling:
         Args:
             draw: draws and writes a batch; may raise :class:`Stopped`.
             finish: is called when all samples are there, after the sink's; returns what goes into
-                the record besides. It runs again where a killed process may not have come to it.
-            stop: set once somebody asked to stop.
+                the record as well. It runs again if a killed process may not have reached it.
+            stop: set once the user asked to stop.
             progress: where to say what is there already, and that memory ran out.
             title, rows: of the progress: what is done, and in how many advances for each sample.
             indivisible: as of :func:`ddimx.runs.batches.in_batches`.

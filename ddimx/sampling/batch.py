@@ -21,7 +21,7 @@ AfterRow = Callable[[Any, Sequence[int]], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What samples are made from besides the seed and their own index.
+    """The inputs of samples besides the seed and their own index.
 
     Attributes:
         start: returns the starting states [B, ...] of sample indices, where they are not drawn.
@@ -39,7 +39,7 @@ class Inputs:
         return list(samples if self.noise_index is None else map(self.noise_index, samples))
 
     def of_batch(self, samples: Sequence[int], device: torch.device) -> Given | None:
-        """Return what these samples are given, on a device; None where that is nothing."""
+        """Return the inputs of these samples on a device, or None if they have none."""
         if self.start is None and self.known is None:
             return None
         start = None if self.start is None else self.start(samples).to(device, torch.float32)

@@ -18,7 +18,7 @@ TIMED_BATCH = 4
 
 
 def plan_table(plan: AnyPlan) -> Table:
-    """Return the plan's rows as a table; columns that are constant and idle are left out."""
+    """Return the plan's rows as a table; without columns that are constant and have no effect."""
     table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
     columns = plan.columns()
     for name in ("row", *columns):
@@ -33,7 +33,7 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
 
     Where all rows cost the same, the time is that of one row on a small batch, measured now, times
     rows and samples; else that of one whole sample. A warm-up comes first. On a machine that is
-    busy it is rough. The memory is None where nobody knows it before.
+    busy it is rough. The memory is None where it cannot be known in advance.
     """
     passes = 2 if settings.guidance != 1.0 else 1
     each = bytes_per_sample(model, settings.guidance)

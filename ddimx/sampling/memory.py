@@ -16,11 +16,12 @@ SHARE = 0.9  # of the memory that is free
 
 
 def bytes_per_sample(model: Model, guidance: float) -> int | None:
-    """Return the peak bytes of activations and state for one sample, None where nobody knows."""
+    """Return the peak bytes of activations and state for one sample, None where it is unknown."""
 
     def network() -> nn.Module:
         with torch.device("meta"):
-            module, _ = build(model.config, trust_code=True)  # it was, or there were no model
+            # The code was trusted when the model was loaded.
+            module, _ = build(model.config, trust_code=True)
         return module.to(model.precision.dtype).eval()
 
     return model.process.bytes_per_sample(network, guidance)

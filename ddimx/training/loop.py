@@ -71,7 +71,7 @@ class Trainer:
             if due:
                 self.save()
             report.step(self.state, loss, norm, batches.waited)
-            if stop and not due:  # asked for meanwhile
+            if stop and not due:  # the user asked meanwhile
                 due = True
                 self.save()
             if due:

@@ -47,12 +47,12 @@ def attention(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, no keys, no columns.
-        RuntimeError: an implementation that was asked for and cannot run.
+        RuntimeError: the requested implementation cannot run.
     """
     check(q, k, v)
     q, k, v = autocast(q, k, v)
     if backward not in get_args(Backward):
-        raise ValueError(f"backward '{backward}' is none of {', '.join(get_args(Backward))}")
+        raise ValueError(f"backward '{backward}' is not one of {', '.join(get_args(Backward))}")
     impl = choose("attention", impl, options(q.device, q.dtype, q.shape[-1]))
     if backward == "triton" and impl != "triton":
         raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{impl}'")

@@ -1,6 +1,6 @@
 """Tile shapes per architecture and shape class: a committed table, never keyed on the batch.
 
-A tile that depended on the batch would change a sample's last bits with its neighbours. The rows
+A tile that depended on the batch would change a sample's last bits with its neighbors. The rows
 were chosen by what the compiler reports (registers, spills, shared memory; the counts lie beside
 ``tests/kernels/test_attention_compiled.py``), not yet by a clock.
 """

@@ -36,7 +36,7 @@ def check(
     _check("seed", seed, torch.int64, ())
     if options.transition not in get_args(Transition):
         names = ", ".join(get_args(Transition))
-        raise ValueError(f"transition '{options.transition}' is none of {names}")
+        raise ValueError(f"transition '{options.transition}' is not one of {names}")
     if not (options.route or options.want_x0):
         raise ValueError("without routing and without x0 nothing is asked for")
     # Named one by one: torch.compile of PyTorch 2.11 cannot trace vars().

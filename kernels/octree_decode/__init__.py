@@ -1,4 +1,4 @@
-"""Octree token streams to the keys, centres and extents of their leaves, many trees at once."""
+"""Octree token streams to the keys, centers and extents of their leaves, many trees at once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def octree_decode(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit; on the CPU also a stream that is no
             octree of this depth, or another number of leaves.
-        RuntimeError: an implementation that was asked for and is not there.
+        RuntimeError: the requested implementation cannot run.
     """
     if leaves is None:
         leaves = count_leaves(tokens, offsets)

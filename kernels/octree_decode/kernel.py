@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def bits_set(v):
-    """Count the bits set in integers of 8 bits, by adding neighbours: a table would be a load."""
+    """Count the bits set in integers of 8 bits, by adding neighbors: a table would be a load."""
     v = v - ((v >> 1) & 0x55)
     v = (v & 0x33) + ((v >> 2) & 0x33)
     return (v + (v >> 4)) & 0x0F
@@ -117,7 +117,7 @@ def place_children(
 def decode_leaves(
     keys,
     tree_to,
-    centres,
+    centers,
     half,
     valid,
     up,
@@ -163,7 +163,7 @@ def decode_leaves(
     wrong |= place != root
     tl.store(valid + tree, no, mask=inside & wrong)
 
-    target = centres + leaf.to(tl.int64) * 3
+    target = centers + leaf.to(tl.int64) * 3
     if HAS_CUBE:
         width = tl.load(edge + tree, mask=inside, other=0.0)
         corner = lower + tree * 3

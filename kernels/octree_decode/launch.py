@@ -87,13 +87,13 @@ def prepare(
     common = {"valid": results.valid, "tokens": tokens, "length": length, "trees": trees}
     search = {"offsets": offsets, "sums": sums, "up": up, "steps": (trees - 1).bit_length()}
     cube = {
-        "lower": results.centres if lower is None else lower.contiguous(),
+        "lower": results.centers if lower is None else lower.contiguous(),
         "edge": results.half if edge is None else edge.contiguous(),
     }
     decoded = {
         "keys": results.keys,
         "tree_to": results.tree,
-        "centres": results.centres,
+        "centers": results.centers,
         "half": results.half,
         "leaves": leaves,
         "depth": depth,

@@ -25,7 +25,7 @@ def octree_decode_op(
     leaves: int,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return keys, tree, centres, half and valid as :class:`.types.Decoded` describes, [M] or [B].
+    """Return keys, tree, centers, half and valid as :class:`.types.Decoded` describes, [M] or [B].
 
     The arguments have been checked by :func:`ddimx.kernels.octree_decode.octree_decode`.
     """
@@ -42,8 +42,8 @@ def octree_decode_op(
     if on_host:
         # Asking an accelerator would wait for it; there the caller has the flags.
         check_valid(result.valid, depth)
-    keys, tree, centres, half, valid = result
-    return keys, tree, centres, half, valid
+    keys, tree, centers, half, valid = result
+    return keys, tree, centers, half, valid
 
 
 @octree_decode_op.register_fake

@@ -114,16 +114,16 @@ def _cells(
     lower: Tensor | None,
     edge: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the leaves' centres, float32 [M, 3], and each tree's half-extent, float32 [B]."""
-    centres = torch.empty(len(keys), 3, device=keys.device)
+    """Return the leaves' centers, float32 [M, 3], and each tree's half-extent, float32 [B]."""
+    centers = torch.empty(len(keys), 3, device=keys.device)
     for axis in range(3):
         unit = (_third_bits(keys >> 2 - axis, depth).float() + 0.5) * 0.5**depth
         if lower is None or edge is None:
-            centres[:, axis] = unit - 0.5
+            centers[:, axis] = unit - 0.5
         else:
-            centres[:, axis] = lower[owner, axis] + edge[owner] * unit
+            centers[:, axis] = lower[owner, axis] + edge[owner] * unit
     half = torch.full((trees,), 0.5 ** (depth + 1), device=keys.device)
-    return centres, half if edge is None else half * edge
+    return centers, half if edge is None else half * edge
 
 
 # Which bits of every third remain together after moves by 2, 4, 8, 16 and 32.
@@ -143,5 +143,5 @@ def _no_leaves(tokens: Tensor, trees: int, leaves: int) -> Decoded:
     device = tokens.device
     keys = torch.zeros(leaves, dtype=torch.int64, device=device)
     owner = torch.zeros(leaves, dtype=torch.int32, device=device)
-    centres, half = torch.zeros(leaves, 3, device=device), torch.zeros(trees, device=device)
-    return Decoded(keys, owner, centres, half, torch.zeros(trees, dtype=torch.bool, device=device))
+    centers, half = torch.zeros(leaves, 3, device=device), torch.zeros(trees, device=device)
+    return Decoded(keys, owner, centers, half, torch.zeros(trees, dtype=torch.bool, device=device))

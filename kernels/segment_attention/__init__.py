@@ -46,7 +46,7 @@ def segment_attention(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or rows that the segments lack.
-        RuntimeError: an implementation that was asked for and cannot run.
+        RuntimeError: the requested implementation cannot run.
     """
     if (context_k is None) != (context_v is None):
         raise ValueError("context_k and context_v come together")

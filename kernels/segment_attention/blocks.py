@@ -45,7 +45,7 @@ def tables(rows: Sequence[Row]) -> Tables:
 def _readers(rows: Sequence[Row], column: int) -> tuple[Tensor, Tensor]:
     """Return the blocks of keys and their readers for the ranges in a pair of columns.
 
-    Between two neighbouring ends of ranges all keys have the same readers.
+    Between two neighboring ends of ranges all keys have the same readers.
     """
     ranges = [(row[column], row[column + 1], row[0], row[1]) for row in rows]
     ranges = [r for r in ranges if r[0] < r[1]]
@@ -66,7 +66,7 @@ def _readers(rows: Sequence[Row], column: int) -> tuple[Tensor, Tensor]:
 
 
 def _append(readers: list[Row], start: int, end: int) -> None:
-    """Add a range of queries, which come in ascending order; neighbours are joined."""
+    """Add a range of queries, which come in ascending order; neighbors are joined."""
     if readers and readers[-1][1] == start:
         readers[-1][1] = end
     else:

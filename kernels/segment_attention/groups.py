@@ -46,7 +46,7 @@ def grouped(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 
 def _joined(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
-    """Yield every group's hull and members; rows without queries are left out."""
+    """Yield every group's hull and members; rows without queries are skipped."""
     hull: Row | None = None
     members: list[Row] = []
     for row in rows:

@@ -121,7 +121,7 @@ def _groups(groups: Tensor, masks: Tensor, device: torch.device) -> Iterator[Gro
 
 
 def _workspace(q: Tensor, groups: Tensor) -> Tensor:
-    """Return room for the largest group's scores: asked for once, it stays in the cache."""
+    """Return room for the largest group's scores: allocated once, it stays in the cache."""
     counts = groups[:, 1:6:2] - groups[:, 0:6:2]
     most = int((counts[:, 0] * (counts[:, 1] + counts[:, 2])).max()) if len(groups) else 0
     return q.new_empty(most * q.shape[1], dtype=torch.promote_types(q.dtype, torch.float32))

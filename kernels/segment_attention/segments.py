@@ -37,12 +37,12 @@ class Segments:
 
         Args:
             table: integers [S, 6]: an array, a list of rows, or a tensor on the CPU.
-            device: copy the kernels' tables there now, and not when they are first asked for:
+            device: copy the kernels' tables there now, and not at their first use:
                 under ``torch.compile`` and before a graph is captured it has to be now.
 
         Raises:
             ValueError: rows that are not six integers, ranges that end before they begin or begin
-                below zero, queries left out or covered twice, queries without keys.
+                below zero, queries in no row or in two, queries without keys.
         """
         self.rows = _rows(table)
         _check(self.rows)

@@ -1,7 +1,7 @@
 """The update as one Triton launch: a program moves BLOCK elements of one sample.
 
 Noise comes in groups of four, as Philox gives them, so tiles are [BLOCK / 4, 4]: a thread's four
-neighbours are one 128-bit load and one Philox call. Arithmetic is float32 whatever the network's
+neighbors are one 128-bit load and one Philox call. Arithmetic is float32 whatever the network's
 output is. Offsets within a sample are 32-bit, a sample's own offset is 64-bit.
 """
 
@@ -28,7 +28,7 @@ ALL = tl.constexpr(tl.PropagateNan.ALL)
 @triton.jit
 def _output_offsets(start, channel, inner, inner_size, BY_4: tl.constexpr, BLOCK: tl.constexpr):
     """Offsets within a sample whose first dimension and the rest have strides of their own."""
-    if BY_4:  # four neighbours share a channel: one division for them all
+    if BY_4:  # four neighbors share a channel: one division for them all
         first = start + 4 * tl.arange(0, BLOCK // 4)  # [BLOCK / 4]
         base = (first // inner_size).to(tl.int64) * channel  # [BLOCK / 4]
         base += (first % inner_size).to(tl.int64) * inner

@@ -134,7 +134,7 @@ def test_grey_in_a_mask_is_rounded_and_said(tiny_model, tmp_path, pixels):
     grey = np.where(CENTER, 200, 50).astype(np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     done = edited("inpaint", tiny_model, "a.png", "--mask", "grey.png", "-n", 1, "-o", "o")
-    assert "note: a: 64 grey pixels of the mask became black or white" in done.err
+    assert "note: a: 64 gray pixels of the mask became black or white" in done.err
     assert (opened(tmp_path / "o" / "a-00.png")[~CENTER] == pixels[~CENTER]).all()
 
 

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(model, image):
         (lambda: ddimx.inpaint(model, image, MASK & False), "nothing to keep or nothing to paint"),
         (lambda: ddimx.inpaint(model, image * float("nan"), MASK), "finite"),
         (lambda: ddimx.encode(model, image[:, :4]), r"image has shape"),
-        (lambda: ddimx.encode(model, []), "no image to encode"),
+        (lambda: ddimx.encode(model, []), "at least one image to encode"),
         (lambda: ddimx.encode(model, image[None], eta=0.5), "eta 0, not 0.5"),
         (lambda: ddimx.interpolate(model, 1, 2, 3), "two ends or four corners, not 3"),
         (lambda: ddimx.interpolate(model, 1, image[None]), "latent has shape"),

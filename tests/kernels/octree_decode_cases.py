@@ -38,20 +38,20 @@ class Batch:
         return lower, torch.tensor([tree.edge for tree in self.trees], dtype=torch.float32)
 
     def check(self, found):
-        """Assert that a decoding is that of the trees: integers exactly, centres to rounding."""
+        """Assert that a decoding is that of the trees: integers exactly, centers to rounding."""
         keys = np.concatenate([tree.leaves for tree in self.trees])
         owner = np.repeat(np.arange(len(self.trees)), [len(tree.leaves) for tree in self.trees])
         assert (found.keys.dtype, found.tree.dtype) == (torch.int64, torch.int32)
         np.testing.assert_array_equal(found.keys.cpu(), keys)
         np.testing.assert_array_equal(found.tree.cpu(), owner)
-        centres = np.concatenate([tree.centers() for tree in self.trees])
+        centers = np.concatenate([tree.centers() for tree in self.trees])
         # One product and one sum in float32, of numbers no larger than the corner and the edge;
         # in the unit cube both are exact up to a depth of 22.
         edges = np.array([tree.edge for tree in self.trees])
         size = np.abs([tree.lower for tree in self.trees]).max(axis=1) + edges
         bound = 2**-23 * size[owner, None] if self.cube else 0.0
-        assert found.centres.dtype == torch.float32
-        assert (np.abs(found.centres.cpu().double().numpy() - centres) <= bound).all()
+        assert found.centers.dtype == torch.float32
+        assert (np.abs(found.centers.cpu().double().numpy() - centers) <= bound).all()
         half = edges * 0.5 ** (self.depth + 1)
         np.testing.assert_array_equal(found.half.cpu(), half.astype(np.float32))
         assert found.valid.dtype == torch.bool

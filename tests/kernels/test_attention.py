@@ -204,9 +204,9 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 def test_wishes_are_met_or_refused():
     place = "cuda" if torch.cuda.is_available() else "cpu"
     q, k, v, _ = problem(1, 4, 4, 8, device=place)
-    with pytest.raises(ValueError, match="impl 'flash' is none of auto, triton, sdpa, loop, ref"):
+    with pytest.raises(ValueError, match="impl 'flash' is not one of auto, triton, sdpa, loop, r"):
         attention(q, k, v, impl="flash")
-    with pytest.raises(ValueError, match="backward 'fused' is none of auto, triton, torch"):
+    with pytest.raises(ValueError, match="backward 'fused' is not one of auto, triton, torch"):
         attention(q, k, v, backward="fused")
     with pytest.raises(RuntimeError, match="backward 'triton' needs impl 'triton', not 'sdpa'"):
         attention(q, k, v, backward="triton")

@@ -258,7 +258,7 @@ def tokens(**changed):
         ({"tokens": tokens(keys=torch.zeros(4, dtype=torch.int64))}, r"keys: torch.int64 \(4,\)"),
         ({"tokens": tokens(samples=torch.zeros(5))}, "samples: torch.float32"),
         ({"seed": torch.tensor(1.0)}, "seed: torch.float32"),
-        ({"fixed": UpdateOptions("gaussian", TOKEN)}, "'gaussian' is none of absorbing, uniform"),
+        ({"fixed": UpdateOptions("gaussian", TOKEN)}, "gaussian' is not one of absorbing, uniform"),
         ({"fixed": UpdateOptions("absorbing", TOKEN, False, False)}, "nothing is asked for"),
         ({"uncond": torch.randn(5, 256)}, "guidance needs both"),
         ({"guidance": torch.tensor(1.0)}, "guidance needs both"),

@@ -38,8 +38,8 @@ def test_two_trees_by_hand():
     )
     assert found.keys.tolist() == [0, 1, 0o77, 0o53]
     assert found.tree.tolist() == [0, 0, 0, 1]
-    assert found.centres[:3].tolist() == [[0.5, 0.5, 0.5], [0.5, 0.5, 1.5], [3.5, 3.5, 3.5]]
-    assert found.centres[3].tolist() == [15.0, 23.0, 37.0]
+    assert found.centers[:3].tolist() == [[0.5, 0.5, 0.5], [0.5, 0.5, 1.5], [3.5, 3.5, 3.5]]
+    assert found.centers[3].tolist() == [15.0, 23.0, 37.0]
     assert found.half.tolist() == [0.5, 1.0]
     assert found.valid.tolist() == [True, True]
 
@@ -133,7 +133,7 @@ def test_it_is_one_node_of_a_compiled_graph():
 
     def means(tokens, offsets):
         found = octree_decode(tokens, offsets, 4, leaves=leaves)
-        return torch.zeros(3, 3).index_add(0, found.tree, found.centres)
+        return torch.zeros(3, 3).index_add(0, found.tree, found.centers)
 
     compiled = torch.compile(means, fullgraph=True, backend="aot_eager")
     arguments = batch.tokens(), batch.offsets()
@@ -143,3 +143,9 @@ def test_it_is_one_node_of_a_compiled_graph():
 def test_auto_prefers_triton_on_cuda_and_never_the_interpreter():
     assert [(o.impl, o.automatic) for o in options(CPU)] == [("triton", False), ("reference", True)]
     assert options(torch.device("cuda"))[0].automatic
+
+
+def test_the_old_name_of_the_centers_still_works():
+    leaves = octree_decode(torch.tensor([1, 1], dtype=torch.uint8), torch.tensor([0, 2]), depth=1)
+    with pytest.warns(DeprecationWarning, match="centres is now"):
+        assert leaves.centres is leaves.centers

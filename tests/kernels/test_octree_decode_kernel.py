@@ -29,11 +29,11 @@ def run(tokens, offsets, depth, leaves, lower=None, edge=None):
     tokens, offsets = tokens.to(DEVICE), offsets.to(DEVICE)
     trees = len(offsets) - 1
     kinds = [("keys", leaves, torch.int64), ("tree", leaves, torch.int32)]
-    kinds += [("centres", 3 * leaves, torch.float32), ("half", trees, torch.float32)]
+    kinds += [("centers", 3 * leaves, torch.float32), ("half", trees, torch.float32)]
     kinds += [("valid", trees, torch.bool)]
     rooms = {name: guarded(size, dtype) for name, size, dtype in kinds}
     results = Decoded(**{name: inside for name, (inside, _) in rooms.items()})
-    results = results._replace(centres=results.centres.view(-1, 3))
+    results = results._replace(centers=results.centers.view(-1, 3))
     cube = [value if value is None else value.to(DEVICE) for value in (lower, edge)]
     launches = launch.prepare(tokens, offsets, depth, results, *cube)
     for name in ("up", "sums", "tiles"):

@@ -51,4 +51,4 @@ def _check(kind: str, config: Any, changes: dict[str, Any]) -> None:
     if config.get("beta_schedule") not in _BETAS and config.get("trained_betas") is None:
         raise UsageError(f"beta_schedule {config.get('beta_schedule')!r} is not known to DDIM")
     if str(config.get("variance_type", "")).startswith("learned"):
-        raise UsageError("the model also predicts its variance, which DDIM has no use for")
+        raise UsageError("the model also predicts its variance, which DDIM does not use")

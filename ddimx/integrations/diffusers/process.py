@@ -175,7 +175,7 @@ class TextProcess:
         """Return the plan of DDIM that the options describe, in the scheduler's own settings.
 
         Raises:
-            UsageError: an option that a pipeline has no use for, or times it cannot visit.
+            UsageError: an option that does not apply to a pipeline, or times it cannot visit.
         """
         kind = type(self.model.pipe).__name__
         for name in ("timesteps", "eta"):
@@ -226,7 +226,7 @@ class TextProcess:
 
         Both x_T and, with eta above 0, the steps' noise are functions of the seed and the index.
         A pipeline draws in one call. It runs in a thread of its own, which waits after each step
-        until the next one is asked for, and ends where nobody asks any more.
+        until the caller requests the next one, and ends when the iterator is closed.
 
         Raises:
             UsageError: known pixels.
@@ -327,7 +327,7 @@ def prompted(
 
     Raises:
         UsageError: a pipeline without a scheduler that DDIM can take the place of, or without a
-            negative prompt or a size where one is asked for.
+            negative prompt or a size that was requested.
     """
     process = TextProcess(model, prompt, negative_prompt, size)
     return Model(

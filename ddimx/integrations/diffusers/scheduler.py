@@ -152,7 +152,7 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
         time = int(timestep)
         if time not in self._route.row_of:
             raise ValueError(
-                f"timestep {time} is none of the scheduler's, so that where it leads is unknown; "
+                f"timestep {time} is not in the scheduler's list, so its next time is unknown; "
                 "set_timesteps(timesteps=[...]) takes any list"
             )
         return self._route.row_of[time]

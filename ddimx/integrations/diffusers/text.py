@@ -1,4 +1,4 @@
-"""Text-to-image pipelines: found, checked and loaded."""
+"""Find, check and load text-to-image pipelines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def text_model_sha256(name: str, *, offline: bool = False) -> str:
     """Return the hash that :func:`load_text_model` would state, without loading anything.
 
     Raises:
-        UsageError, DdimxError: as far as the folder can be found, as :func:`load_text_model`.
+        UsageError, DdimxError: where the folder cannot be found, as for :func:`load_text_model`.
     """
     folder = _folder(name, offline)
     _refuse_code(folder)
@@ -111,14 +111,16 @@ def _folder(name: str, offline: bool) -> Path:
             name, use_safetensors=True, local_files_only=offline
         )
     except (OSError, ValueError) as error:
-        raise DdimxError(f"'{name}' cannot be had from the hub: {_first_line(error)}") from None
+        raise DdimxError(
+            f"'{name}' cannot be downloaded from the hub: {_first_line(error)}"
+        ) from None
     return Path(folder)
 
 
 def _unconditional(name: str) -> UsageError:
     return UsageError(
         f"--prompt: model '{name}' draws without a text; give a text-to-image pipeline's folder or "
-        "hub id with --model, or leave --prompt away"
+        "hub id with --model, or omit --prompt"
     )
 
 

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from ...kernels.segment_attention import Segments, segment_attention
 from ..layers import Keyed
-from .tokens import IDS, MASK, NEIGHBOURHOOD, Layout
+from .tokens import IDS, MASK, NEIGHBORHOOD, Layout
 
 ROTARY_BASE = 100.0
 FOURIER_OCTAVES = 6
 PRESENT, UNKNOWN = 8, 9  # columns after a token's eight bits: there is one; it is [MASK]
 
 
-def centres(layout: Layout, depth: int) -> Tensor:
-    """Return the cells' centres in units of a leaf of depth ``depth``, float32 [N, 3].
+def centers(layout: Layout, depth: int) -> Tensor:
+    """Return the cells' centers in units of a leaf of depth ``depth``, float32 [N, 3].
 
     On this common grid a cell and its descendants are near one another, whatever their levels.
     """
@@ -46,11 +46,11 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class TokenEmbedding(nn.Module):
-    """What a token is given at the start: its neighbourhood's bits, its place, its condition.
+    """What a token is given at the start: its neighborhood's bits, its place, its condition.
 
     The cells of a level are known before their tokens, so each token sees which of its 27
-    neighbouring cells there are, and those neighbours' tokens as far as they are known: 27 times
-    eight child bits, "is there" and "is [MASK]". Neighbours are of the same shape, level and
+    neighboring cells there are, and those neighbors' tokens where they are known: 27 times
+    eight child bits, "is there" and "is [MASK]". Neighbors are of the same shape, level and
     stream only, so that nothing leaks from finer levels or from the clean stream.
     """
 
@@ -60,15 +60,16 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.depth = depth
         self.register_buffer("bits", _bit_table(), persistent=False)
-        self.neighbourhood = nn.Linear(len(NEIGHBOURHOOD) * 10, width)
+        # The name is a key of published weights.
+        self.neighbourhood = nn.Linear(len(NEIGHBORHOOD) * 10, width)
         self.token = nn.Embedding(IDS, width)
         self.place = nn.Linear(6 * FOURIER_OCTAVES, width)
 
     def forward(self, layout: Layout, ids: Tensor) -> Tensor:
         """ids uint8 [N] in their layout -> [N, width]."""
         padded = F.pad(ids.to(torch.int64), (0, 1), value=IDS)  # beyond the last: absent
-        seen = self.bits[padded[layout.neighbours]].flatten(1)  # [N, 27 * 10]
-        unit = centres(layout, self.depth) / 2**self.depth - 0.5
+        seen = self.bits[padded[layout.neighbors]].flatten(1)  # [N, 27 * 10]
+        unit = centers(layout, self.depth) / 2**self.depth - 0.5
         octaves = 2.0 ** torch.arange(FOURIER_OCTAVES, device=ids.device)
         angles = (unit[:, :, None] * octaves * torch.pi).flatten(1)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...config import Config
 from ...errors import UsageError
 from ..layers import timestep_embedding
-from .layers import Block, TokenEmbedding, centres, rotary_table
+from .layers import Block, TokenEmbedding, centers, rotary_table
 from .tokens import IDS, Cache, Condition, Counts, Tokens
 from .visibility import visible_of
 
@@ -54,7 +54,7 @@ class OctreeNet(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, dropout, i) for i in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, IDS)
-        self._initialise(layers)
+        self._initialize(layers)
 
     @classmethod
     def from_config(cls, config: Config) -> OctreeNet:
@@ -120,7 +120,7 @@ class OctreeNet(nn.Module):
         segments = visible_of(layout, context_counts, self.window)
         h = self.embed(layout, tokens.ids) + self._condition(tokens, stream, condition)[layout.row]
         head_dim = h.shape[1] // self.blocks[0].heads
-        rotary = rotary_table(centres(layout, self.depth), head_dim)
+        rotary = rotary_table(centers(layout, self.depth), head_dim)
         layers = []
         for i, block in enumerate(self.blocks):
             context = None if cache is None else cache.layers[i]
@@ -144,7 +144,7 @@ class OctreeNet(nn.Module):
         flat: Tensor = total.flatten(0, 1)
         return flat
 
-    def _initialise(self, layers: int) -> None:
+    def _initialize(self, layers: int) -> None:
         """Small weights; the branches' last layers smaller, as there are 2 L of them (GPT-2)."""
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:

@@ -31,7 +31,7 @@ def token_plan_for(
     """Return the token plan that the options describe, with remarks on it in its notes.
 
     Args:
-        options: what is asked for.
+        options: what the user chose.
         schedule, depth: of the model; its trees have leaves at ``depth``.
         transitions: the kinds of noise that the model was trained on.
         defaults: the model's; what they leave open, ours decide.

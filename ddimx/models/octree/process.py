@@ -139,8 +139,8 @@ class DiscreteProcess:
         """Run ``plan``, level by level, and yield after every row.
 
         Raises:
-            UsageError: something given: a level's cells, and so its noise, are not known before
-                the coarser ones.
+            UsageError: a start or known parts: a level's cells, and so its noise, are not known
+                before the coarser ones.
         """
         if given is not None and (given.start is not None or given.known is not None):
             raise UsageError("a model of octrees takes no start and no known part")

@@ -23,7 +23,7 @@ __all__ = ["IDS", "MASK", "Cache", "Condition", "Counts", "Layout", "Tokens"]
 Counts = npt.NDArray[np.int64]
 
 AXIS = torch.tensor([-1, 0, 1])
-NEIGHBOURHOOD = torch.cartesian_prod(AXIS, AXIS, AXIS)  # [27, 3], the cell itself in the middle
+NEIGHBORHOOD = torch.cartesian_prod(AXIS, AXIS, AXIS)  # [27, 3], the cell itself in the middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,10 @@ class Layout:
         return torch.stack([_gather(self.keys >> s) for s in (2, 1, 0)], dim=-1)
 
     @cached_property
-    def neighbours(self) -> Tensor:
-        """Index of the token at each of 27 neighbouring cells, int64 [N, 27]; N where none is."""
+    def neighbors(self) -> Tensor:
+        """Index of the token at each of 27 neighboring cells, int64 [N, 27]; N where none is."""
         side = (1 << self.level)[:, None, None]
-        around = self.cells[:, None, :] + NEIGHBOURHOOD.to(self.keys.device)  # [N, 27, 3]
+        around = self.cells[:, None, :] + NEIGHBORHOOD.to(self.keys.device)  # [N, 27, 3]
         inside = ((around >= 0) & (around < side)).all(-1)
         x, y, z = (_spread(around[..., axis].clamp_min(0)) for axis in range(3))
         keys = (self.row << 32)[:, None] + ((x << 2) | (y << 1) | z)

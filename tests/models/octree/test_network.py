@@ -11,7 +11,7 @@ import torch
 from ddimx.config_file import override
 from ddimx.errors import UsageError
 from ddimx.models.factory import build
-from ddimx.models.octree.layers import LevelDropout, centres, rotary_table, rotate
+from ddimx.models.octree.layers import LevelDropout, centers, rotary_table, rotate
 from ddimx.models.octree.network import OctreeNet, cut
 from ddimx.models.octree.tokens import Layout, Tokens
 from ddimx.models.octree.visibility import visible
@@ -168,7 +168,7 @@ def test_half_precision_gives_nearly_the_same_logits():
 
 def test_positions_lie_on_one_grid_for_all_levels():
     tokens = tokens_of([tree(5, 30)])
-    found = centres(tokens.layout, DEPTH)
+    found = centers(tokens.layout, DEPTH)
     expected = torch.cat(
         [torch.from_numpy(tree(5, 30).centers(d) + 0.5) * 2**DEPTH for d in range(DEPTH)]
     )
@@ -200,7 +200,7 @@ def test_a_block_knows_the_distance_between_cells_and_not_where_they_are():
     tokens, block = tokens_of(trees()), network().blocks[0].double()
     counts = tokens.layout.counts
     segments = visible(counts, 0, counts, 8)
-    position = centres(tokens.layout, DEPTH)
+    position = centers(tokens.layout, DEPTH)
     h = torch.randn(len(position), 24, generator=torch.Generator().manual_seed(0)).double()
 
     def out(place):
@@ -276,7 +276,7 @@ def test_the_two_streams_of_a_block_drop_by_masks_of_their_own():
     net, tokens = network(dropout=0.5), tokens_of(trees())
     set_dropout_key(net, (Noise(0), torch.arange(3), 0))
     counts = tokens.layout.counts
-    table = rotary_table(centres(tokens.layout, DEPTH), 12)
+    table = rotary_table(centers(tokens.layout, DEPTH), 12)
     h = torch.ones(len(tokens.layout), 24)
     arguments = (h, table, visible(counts, 0, counts, 8), None, tokens.layout)
     block = net.blocks[0].train()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.models.octree.network import cut
-from ddimx.models.octree.tokens import NEIGHBOURHOOD, Cache, Layout, _gather, _spread
+from ddimx.models.octree.tokens import NEIGHBORHOOD, Cache, Layout, _gather, _spread
 from ddimx.octree.geometry import neighbors
 from ddimx.octree.keys import cells_of, keys_of
 from ddimx.octree.tree import from_leaves
@@ -36,7 +36,7 @@ def test_the_layout_says_of_each_token_whose_it_is():
 
 
 @pytest.mark.parametrize("depth", [1, 3, 6, 10])
-def test_neighbours_are_those_of_the_octree_within_shape_and_level(depth):
+def test_neighbors_are_those_of_the_octree_within_shape_and_level(depth):
     shapes = [tree(1, 1, depth), tree(2, 200, depth), tree(3, 9, depth)]
     # A dense corner, without which random cells of a fine grid hardly ever touch.
     shapes.append(from_leaves(np.arange(min(8**depth, 512)), depth))
@@ -49,11 +49,11 @@ def test_neighbours_are_those_of_the_octree_within_shape_and_level(depth):
     start, expected = 0, []
     for shape in shapes:
         for level in range(depth):
-            found = neighbors(shape.keys[level], level, NEIGHBOURHOOD.numpy())
+            found = neighbors(shape.keys[level], level, NEIGHBORHOOD.numpy())
             expected.append(np.where(found < 0, len(layout), found + start))
             start += len(found)
-    assert np.array_equal(layout.neighbours.numpy(), np.concatenate(expected))
-    assert layout.neighbours[:, 13].tolist() == list(range(len(layout)))  # itself, in the middle
+    assert np.array_equal(layout.neighbors.numpy(), np.concatenate(expected))
+    assert layout.neighbors[:, 13].tolist() == list(range(len(layout)))  # itself, in the middle
 
 
 def test_cutting_keeps_the_coarser_levels_of_every_shape():
