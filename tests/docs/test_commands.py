@@ -25,6 +25,7 @@ PARSED = {
     "ddimx evaluate fid": "needs torch-fidelity and its network",
     "ddimx train --config cifar10": "needs CIFAR-10",
     "ddimx train --config celeba": "needs CelebA",
+    "ddimx prepare octrees ShapeNetCore.v2": "needs ShapeNet",
     "ddimx train --config shapenet_chair": "needs ShapeNet",
     "ddimx prepare images data/celeba": "needs CelebA",
 }
