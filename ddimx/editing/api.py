@@ -156,8 +156,8 @@ def _read(image: ImageLike, model: Model, resize: bool) -> tuple[Tensor, Picture
     if isinstance(image, str | Path):
         picture = read_picture(Path(image), model, resize=resize)
     else:
-        opened = image if isinstance(image, Image.Image) else _from_pixels(image)
-        eight = eight_bits(opened)
+        image_file = image if isinstance(image, Image.Image) else _from_pixels(image)
+        eight = eight_bits(image_file)
         picture = picture_of(eight, model, name="image", what="the image", resize=resize)
     return as_states([picture], model)[0], picture
 

@@ -177,11 +177,11 @@ def _sheet(
     pictures: Sequence[Picture], masks: Sequence[Mask] | None
 ) -> Callable[[Path, Sink, range], list[str]]:
     """Return what writes ``grid.png``: a row of input, mask and variants for every picture."""
-    images, before = len(pictures), 1 if masks is None else 2
+    images, input_columns = len(pictures), 1 if masks is None else 2
 
     def write(folder: Path, sink: Sink, indices: range) -> list[str]:
-        variants = min(len(indices) // images, MOST - before)
-        rows = min(images, max(1, MOST // (before + variants)))
+        variants = min(len(indices) // images, MOST - input_columns)
+        rows = min(images, max(1, MOST // (input_columns + variants)))
         tiles: list[Bytes] = []
         for i in range(rows):
             tiles.append(pictures[i].pixels)
@@ -189,7 +189,7 @@ def _sheet(
                 white = np.uint8(255) * masks[i][..., None].astype(np.uint8)
                 tiles.append(np.broadcast_to(white, pictures[i].pixels.shape))
             tiles += list(sink.pixels(indices[i::images][:variants]))
-        write_grid(folder / "grid.png", np.stack(tiles), before + variants)
+        write_grid(folder / "grid.png", np.stack(tiles), input_columns + variants)
         return []
 
     return write

@@ -165,11 +165,11 @@ def interpolate_task(
     results: dict[str, Any] = {}
     identity = {"ends": list(ends), "refine": refine}
 
-    def translate(before: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    def translate(record: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
         """Version 0.1 hashed the states; from seeds alone they are the same on any machine."""
         if "states_sha256" not in old:
             return old
-        seeds = [f"seed {end}" for end in before.get("asked", {}).get("ends", ())]
+        seeds = [f"seed {end}" for end in record.get("asked", {}).get("ends", ())]
         same = old.pop("states_sha256") == fingerprint(interpolation.states.numpy())
         return old | (identity if same or seeds == identity["ends"] else {"ends": None})
 

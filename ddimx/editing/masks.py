@@ -41,7 +41,7 @@ def make_mask(spec: str, picture: Picture, *, resize: bool = False) -> tuple[Mas
     elif _BOX.match(spec):
         mask = _box(spec, height, width)
     else:
-        mask, gray = _from_file(_mask_file(spec), picture, resize)
+        mask, gray = _from_file(spec, picture, resize)
     _check_useful(mask, spec, picture.name)
     return mask, gray
 
@@ -107,16 +107,12 @@ def _from_alpha(picture: Picture) -> tuple[Mask, int]:
     return black_or_white(255 - picture.alpha)
 
 
-def _mask_file(spec: str) -> Path:
+def _from_file(spec: str, picture: Picture, resize: bool) -> tuple[Mask, int]:
     path = Path(spec)
     if not path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise UsageError(
             f"--mask {spec}: neither a file nor {', '.join(NAMED)}, alpha or x0,y0,x1,y1"
         )
-    return path
-
-
-def _from_file(path: Path, picture: Picture, resize: bool) -> tuple[Mask, int]:
     brightness, alpha = gray_levels(path)
     level = brightness if alpha is None else 255 - alpha
     height, width = picture.pixels.shape[:2]

@@ -95,7 +95,11 @@ def picture_of(
             "bring it to that size or give --resize (in Python: resize=True)"
         )
     alpha = _alpha(image)
-    color = _flattened(image).convert("RGB" if channels == 3 else "L")
+    color = image
+    if alpha is not None:
+        white = Image.new("RGBA", image.size, "white")
+        color = Image.alpha_composite(white, image.convert("RGBA"))
+    color = color.convert("RGB" if channels == 3 else "L")
     pixels = np.asarray(fitted(color, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
     return Picture(
         name=name,
@@ -165,13 +169,6 @@ def _opened(path: Path) -> Image.Image:
             return eight_bits(image)
     except ValueError as error:
         raise UsageError(f"{path}: not a readable image ({error})") from None
-
-
-def _flattened(image: Image.Image) -> Image.Image:
-    if _alpha(image) is None:
-        return image
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA"))
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:

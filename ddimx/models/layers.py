@@ -133,8 +133,8 @@ class AttnBlock(nn.Module):
         """x [B, C, H, W] -> the same shape."""
         h = self.norm(x)
         q, k, v = (self._tokens(layer(h)) for layer in (self.q, self.k, self.v))
-        mixed = attention(q, k, v)  # [B, H W, C], which is NHWC
-        out: Tensor = x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+        attention_output = attention(q, k, v)  # [B, H W, C], which is NHWC
+        out: Tensor = x + self.proj_out(attention_output.transpose(1, 2).reshape(x.shape))
         return out
 
     @staticmethod

@@ -21,7 +21,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator and count what it allocates; views share memory and count nothing."""
         result = func(*args, **(kwargs or {}))
-        if any(returned.alias_info is not None for returned in func._schema.returns):
+        if any(output.alias_info is not None for output in func._schema.returns):
             return result
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):

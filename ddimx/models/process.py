@@ -47,18 +47,18 @@ def drawn_timesteps(
     draws: Draws, total: int, shape: tuple[int, ...] = (), *, antithetic: bool = True
 ) -> Tensor:
     """Draw int64 [B, *shape] in 0..total-1; with ``antithetic`` halves of a batch pair t, T-1-t."""
-    positions, mirrored = draws.positions, None
+    positions, mirror_mask = draws.positions, None
     if antithetic:
         half = (draws.batch_size + 1) // 2
         in_batch = positions % draws.batch_size
-        mirrored = in_batch >= half
+        mirror_mask = in_batch >= half
         positions = positions - in_batch + in_batch % half
     t = draws.noise.integers(
         positions, shape, high=total, row=draws.step, stream=Stream.TRAIN_TIMESTEP
     )
-    if mirrored is None:
+    if mirror_mask is None:
         return t
-    return torch.where(mirrored.view(-1, *(1 for _ in shape)), total - 1 - t, t)
+    return torch.where(mirror_mask.view(-1, *(1 for _ in shape)), total - 1 - t, t)
 
 
 def drawn_labels(draws: Draws, label: Tensor, num_classes: int, dropout: float) -> Tensor:

@@ -158,11 +158,11 @@ class Storage(Protocol):
 
 @dataclass(eq=False)
 class Filling:
-    """A folder on its way: which samples are pending, and the record of it all.
+    """A folder that is being filled: which samples are pending, and the record of it all.
 
     Attributes:
         folder: the run's.
-        before: its record as it was found, None for a fresh run.
+        previous_record: the record of the run so far, None for a fresh run.
         record: what will be written; ``status``, ``seconds`` and ``files`` are set here.
         sink: where samples go.
         indices: those of all samples.
@@ -172,36 +172,37 @@ class Filling:
     """
 
     folder: Path
-    before: Record | None
+    previous_record: Record | None
     record: Record
     sink: Storage
     indices: range
 
     def __post_init__(self) -> None:
-        before = self.before
-        if before is None or not self.sink.one_file or before.get("status") != "complete":
+        previous = self.previous_record
+        if previous is None or not self.sink.one_file or previous.get("status") != "complete":
             return
-        if len(self.indices) != before["count"]:
+        if len(self.indices) != previous["count"]:
             raise UsageError(
-                f"{self.folder} holds a finished file of {before['count']} samples; "
+                f"{self.folder} holds a finished file of {previous['count']} samples; "
                 "choose another --out or --overwrite"
             )
 
     def pending(self) -> list[int]:
         """Return the indices of the samples that do not exist yet."""
-        if self.before is None:  # files with our names are not of this run
+        if self.previous_record is None:  # files with our names are not of this run
             return list(self.indices)
         if self.whole:
             return []
-        done = self.sink.done()
-        return [i for i in self.indices if i not in done]
+        indices = self.sink.done()
+        return [i for i in self.indices if i not in indices]
 
     @property
     def whole(self) -> bool:
         """Whether all samples are in their one file already."""
-        if self.before is None or not self.sink.one_file or self.before.get("status") != "complete":
+        previous = self.previous_record
+        if previous is None or not self.sink.one_file or previous.get("status") != "complete":
             return False
-        return all((self.folder / name).is_file() for name in self.before.get("files", []))
+        return all((self.folder / name).is_file() for name in previous.get("files", []))
 
     def fill(
         self,
@@ -234,7 +235,7 @@ class Filling:
             progress.say(
                 f"{self.folder}: {present} of {len(self.indices)} samples are there already"
             )
-        seconds = 0.0 if self.before is None else self.before.get("seconds", 0.0)
+        seconds = (self.previous_record or {}).get("seconds", 0.0)
         self.record["seconds"] = seconds
         self._write("running")
         progress.start(title, len(pending) * rows)

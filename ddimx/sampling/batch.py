@@ -101,8 +101,8 @@ def finish_batch(
             if after_row is not None:
                 after_row(step if batch == part else step.at(places), part)
         assert step is not None  # a plan has at least one row
-        finished = model.process.finish(step)
-        results += [finished[place] for place in places]
+        outputs = model.process.finish(step)
+        results += [outputs[place] for place in places]
     return results
 
 

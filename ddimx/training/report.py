@@ -80,7 +80,9 @@ class FolderReporter:
         except OSError as error:
             lines = []
             self.problem(state, str(self._log), error)
-        self._validated = {line["step"] for line in lines if any(map(_of_validation, line))}
+        self._validated = {
+            line["step"] for line in lines if any(key.startswith(VALIDATION) for key in line)
+        }
         logged_steps = {line["step"] for line in lines if "loss" in line}
         try:
             self._writer = _summary_writer(self._folder / "tensorboard", state.step)
@@ -168,10 +170,6 @@ class FolderReporter:
 
 
 VALIDATION = "validation_"
-
-
-def _of_validation(key: str) -> bool:
-    return key.startswith(VALIDATION)
 
 
 def _mean(losses: Collection[float]) -> float:

@@ -94,8 +94,10 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         config, named_in = request.config, request.config_file
     else:
         raise UsageError("name a configuration with --config")
-    changed = override(config, request.overrides)
-    config, named_in = changed, named_in if changed.model.name == config.model.name else "--set"
+    name = config.model.name
+    config = override(config, request.overrides)
+    if config.model.name != name:
+        named_in = "--set"
     check_trusted(config, trust_code=request.trust_code, named_in=named_in)
     with ExitStack() as lock:
         return _train(request, config, named_in, checkpoint, lock, stop, progress)
@@ -166,7 +168,8 @@ def _train(
         ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
-    progress.say(f"{folder}: {_size(network)} parameters on {info['device']}, seed {seed}")
+    size = sum(p.numel() for p in network.parameters())
+    progress.say(f"{folder}: {size:,} parameters on {info['device']}, seed {seed}")
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
     try:
@@ -248,7 +251,3 @@ def _newest(
         f"{folder} holds a training run up to {newest.name}; go on with --resume {folder}, "
         "or name another folder with --out"
     )
-
-
-def _size(network: torch.nn.Module) -> str:
-    return f"{sum(p.numel() for p in network.parameters()):,}"

@@ -180,18 +180,14 @@ def _words(
 ) -> Words:
     """Return words [B, ceil(numel / 4)]; operands stay unexpanded for as long as they can."""
     block = torch.arange((numel + 3) // 4, dtype=torch.int64, device=sample.device)
-    columns = (_column(c, sample.device) for c in (sample, row, stream))
+    columns = (_int64(c, sample.device).unsqueeze(-1) for c in (sample, row, stream))
     return philox_words(seed, block, *columns)
-
-
-def _column(value: int | Tensor, device: torch.device) -> Tensor:
-    return _int64(value, device).unsqueeze(-1)
 
 
 def _interleave(parts: tuple[Tensor, ...], numel: int, dtype: torch.dtype) -> Tensor:
     """Merge four [B, K] into [B, numel], element ``4 k + j`` from ``parts[j]``."""
-    merged = torch.stack([part.to(dtype) for part in parts], dim=-1).flatten(-2)
-    return merged[:, :numel].contiguous()
+    elements = torch.stack([part.to(dtype) for part in parts], dim=-1).flatten(-2)
+    return elements[:, :numel].contiguous()
 
 
 def _horner(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -218,9 +214,9 @@ def _log(u: Tensor) -> Tensor:
 
 def _cos_sin(w: Tensor) -> tuple[Tensor, Tensor]:
     """Return cos and sin of 2 pi w / 2^32 as float32, after an exact reduction to [-pi/4, pi/4)."""
-    turned = w + 2**29  # may reach quadrant 4, whose two low bits are those of quadrant 0
-    quadrant = (turned >> 30).to(torch.int32)
-    x = ((turned & (2**30 - 1)) - 2**29).to(torch.float32).mul_(RADIANS_PER_UNIT)
+    angle = w + 2**29  # may reach quadrant 4, whose two low bits are those of quadrant 0
+    quadrant = (angle >> 30).to(torch.int32)
+    x = ((angle & (2**30 - 1)) - 2**29).to(torch.float32).mul_(RADIANS_PER_UNIT)
     square = x * x
     sin = _horner(square, SIN).mul_(square).mul_(x).add_(x)
     cos = _horner(square, COS).mul_(square).sub_(0.5).mul_(square).add_(1.0)

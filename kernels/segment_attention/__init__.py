@@ -54,12 +54,12 @@ def segment_attention(
     context_v = v.new_empty((0, *v.shape[1:])) if context_v is None else context_v
     check(q, k, v, context_k, context_v, segments)
     q, k, v, context_k, context_v = autocast(q, k, v, context_k, context_v)
-    chosen = choose("segment_attention", impl, options(q.device, q.dtype, q.shape[-1]))
+    choice = choose("segment_attention", impl, options(q.device, q.dtype, q.shape[-1]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if chosen == "reference":
+    if choice == "reference":
         return reference.segment_attention(q, k, v, context_k, context_v, segments, scale)
     out: Tensor
-    if chosen == "loop":
+    if choice == "loop":
         out = loop_op(q, k, v, context_k, context_v, segments.groups, segments.masks, scale)
     else:
         tables = segments.tables(q.device)

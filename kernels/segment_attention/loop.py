@@ -63,8 +63,8 @@ def forward(
         queries = q[group.queries].transpose(0, 1)
         values = group.keys(v, context_v)
         weights = _weights(scores, queries, group.keys(k, context_k), group.mask, scale)
-        mixed = torch.bmm(weights.to(values.dtype), values)
-        out[group.queries].transpose(0, 1).copy_(mixed)
+        product = torch.bmm(weights.to(values.dtype), values)
+        out[group.queries].transpose(0, 1).copy_(product)
     return out
 
 

@@ -273,22 +273,22 @@ class TextProcess:
 
         thread = Thread(target=draw, daemon=True)
         thread.start()
-        finished = False
+        is_over = False
         try:
-            while not finished:
+            while not is_over:
                 result = messages.get()
                 if isinstance(result, BaseException):
-                    finished = True
+                    is_over = True
                     raise result
                 if isinstance(result, int):
                     yield TextStep(result)
                     more.put(True)
                     continue
-                finished = True
+                is_over = True
                 images: Tensor = result.to("cpu", torch.float32)
                 yield TextStep(len(plan) - 1, images * 2 - 1)
         finally:
-            if not finished:
+            if not is_over:
                 more.put(False)
             thread.join()
 

@@ -54,13 +54,13 @@ def times_of(config: Mapping[str, Any], steps: int) -> Times:
     times = spaced(spacing, total, steps)
     if spacing != "leading":
         return times
-    moved: Times = times + config["steps_offset"]
-    if moved[-1] > total - 1:
+    offset_times: Times = times + config["steps_offset"]
+    if offset_times[-1] > total - 1:
         raise UsageError(
             f"steps_offset {config['steps_offset']} moves the first of {steps} timesteps to "
-            f"{moved[-1]:g}, outside 0..{total - 1}; take fewer steps or steps_offset=0"
+            f"{offset_times[-1]:g}, outside 0..{total - 1}; take fewer steps or steps_offset=0"
         )
-    return moved
+    return offset_times
 
 
 @dataclass(frozen=True, eq=False)

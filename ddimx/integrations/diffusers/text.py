@@ -192,8 +192,8 @@ def _sha256(folder: Path) -> str:
     """Return a hash over the weights of the pipeline's parts and their settings."""
     parts = all_inside(folder, sorted(read_index(folder)), folder / INDEX)
     files = [p for part in parts for p in sorted(part.rglob("*"))]
-    chosen = [p for p in files if p.suffix in {".safetensors", ".json", ".txt"}]
-    lines = [f"{p.relative_to(folder).as_posix()} {sha256_file(p)}\n" for p in chosen]
+    model_files = [p for p in files if p.suffix in {".safetensors", ".json", ".txt"}]
+    lines = [f"{p.relative_to(folder).as_posix()} {sha256_file(p)}\n" for p in model_files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

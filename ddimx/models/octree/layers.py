@@ -67,14 +67,14 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, layout: Layout, ids: Tensor) -> Tensor:
         """ids uint8 [N] in their layout -> [N, width]."""
-        padded = F.pad(ids.to(torch.int64), (0, 1), value=IDS)  # beyond the last: absent
-        seen = self.bits[padded[layout.neighbors]].flatten(1)  # [N, 27 * 10]
+        padded_ids = F.pad(ids.to(torch.int64), (0, 1), value=IDS)  # beyond the last: absent
+        neighbor_bits = self.bits[padded_ids[layout.neighbors]].flatten(1)  # [N, 27 * 10]
         unit = centers(layout, self.depth) / 2**self.depth - 0.5
         octaves = 2.0 ** torch.arange(FOURIER_OCTAVES, device=ids.device)
         angles = (unit[:, :, None] * octaves * torch.pi).flatten(1)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         like = self.place.weight.dtype
-        place = self.place(waves.to(like)) + self.neighbourhood(seen.to(like))
+        place = self.place(waves.to(like)) + self.neighbourhood(neighbor_bits.to(like))
         out: Tensor = place + self.token(ids.to(torch.int64))
         return out
 
@@ -131,8 +131,10 @@ class Block(nn.Module):
         q, k = rotate(q, rotary), rotate(k, rotary)
         v = v.contiguous()
         # Several clean levels at once are one another's context.
-        mixed = segment_attention(q, k, v, segments, *((k, v) if context is None else context))
-        h = h + drop_1(self.out(mixed.flatten(1)), layout)
+        attention_output = segment_attention(
+            q, k, v, segments, *((k, v) if context is None else context)
+        )
+        h = h + drop_1(self.out(attention_output.flatten(1)), layout)
         up = F.gelu(self.up(self.norm_2(h)), approximate="tanh")
         h = h + drop_2(self.down(up), layout)
         return h, (k, v)

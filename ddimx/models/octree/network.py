@@ -124,8 +124,8 @@ class OctreeNet(nn.Module):
         layers = []
         for i, block in enumerate(self.blocks):
             context = None if cache is None else cache.layers[i]
-            h, own = block(h, rotary, segments, context, layout, stream)
-            layers.append(own)
+            h, keys_values = block(h, rotary, segments, context, layout, stream)
+            layers.append(keys_values)
         return h, layers
 
     def _condition(self, tokens: Tokens, stream: int, condition: Condition) -> Tensor:
@@ -138,8 +138,8 @@ class OctreeNet(nn.Module):
             total = total + self.label(condition.label)[:, None]
         if tokens.t is not None:
             # DDPM's sinusoids are made for a thousand steps.
-            scaled = tokens.t.reshape(-1) * (1000.0 / self.steps)
-            features = timestep_embedding(scaled, TIME_FEATURES).to(total.dtype)
+            thousandths = tokens.t.reshape(-1) * (1000.0 / self.steps)
+            features = timestep_embedding(thousandths, TIME_FEATURES).to(total.dtype)
             total = total + self.time(features).view(*tokens.t.shape, -1)
         flat: Tensor = total.flatten(0, 1)
         return flat

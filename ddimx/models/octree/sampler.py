@@ -77,7 +77,9 @@ class TokenDenoiser:
     def _enter(self, cells: Cells, coarser: tuple[Level, ...]) -> None:
         """Prepare for a new level: its layout, and what it may see of the finished ones."""
         missing = [level.cells for level in coarser[len(self._layouts) :]]
-        self._layouts += [_layout(each) for each in (*missing, cells)]
+        self._layouts += [
+            Layout.of(each.keys, _counts(each)[:, None], each.level) for each in (*missing, cells)
+        ]
         if not self._cached:
             self._clean = joined(coarser) if coarser else None
             return
@@ -122,10 +124,6 @@ def clean_logits(out: Any, count: int) -> Tensor:
     raise DdimxError(
         f"a token network must return logits [{count}, {IDS}] or (pred_x0, score), got {wrong}"
     )
-
-
-def _layout(cells: Cells) -> Layout:
-    return Layout.of(cells.keys, _counts(cells)[:, None], cells.level)
 
 
 def _counts(cells: Cells) -> Counts:

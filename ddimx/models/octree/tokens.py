@@ -73,7 +73,7 @@ class Layout:
         return row
 
     @cached_property
-    def seen(self) -> dict[tuple[bytes, int], Segments]:
+    def segments_cache(self) -> dict[tuple[bytes, int], Segments]:
         """What :func:`.visibility.visible_of` has made for these tokens so far."""
         return {}
 

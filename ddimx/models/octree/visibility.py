@@ -15,9 +15,9 @@ from .tokens import Counts, Layout
 def visible_of(layout: Layout, coarser: Counts, window: int) -> Segments:
     """Return :func:`visible` of a layout, made once: every step of a level asks for the same."""
     key = (coarser.tobytes(), window)
-    if key not in layout.seen:
-        layout.seen[key] = visible(layout.counts, layout.first, coarser, window)
-    return layout.seen[key]
+    if key not in layout.segments_cache:
+        layout.segments_cache[key] = visible(layout.counts, layout.first, coarser, window)
+    return layout.segments_cache[key]
 
 
 def visible(counts: Counts, first: int, coarser: Counts, window: int) -> Segments:
