@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 import re
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -180,7 +179,7 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
             "numpy": np.__version__,
             "python": platform.python_version(),
         }
-        | ({"diffusers": version("diffusers")} if "diffusers" in sys.modules else {}),
+        | ({"diffusers": version("diffusers")} if "pipeline" in model.form else {}),
         "model": {
             "name": model.name,
             "format": model.form,
