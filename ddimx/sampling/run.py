@@ -68,7 +68,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     digest = None if start is None else start.sha256
     shared = manifest.identity(model, settings, request.kind, digest)
     identity = shared | task.identity
-    asked = RunSpec(
+    spec = RunSpec(
         verb=task.verb,
         label=Path(model.name).name.removesuffix(SUFFIX),
         out=request.out,
@@ -81,7 +81,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         ),
         clear=clear,
     )
-    with begin(asked) as (folder, before):
+    with begin(spec) as (folder, before):
         about = manifest.about(shared) | task.about
         if task.sink is not None:
             sink = task.sink(folder, about)

@@ -41,7 +41,7 @@ DIRECTORY_COST = 12
 # NumPy's own bound on the length of an array's header, and on the number of dimensions.
 ARRAY_HEADER = 10_000
 DIMENSIONS = 32
-# Characters of a wrong value in an error: enough to recognise it.
+# Characters of a wrong value in an error: enough to recognize it.
 SHOWN = 200
 
 

@@ -38,7 +38,7 @@ def _below(word, total):
     return tl.umulhi(word, total.to(tl.uint32)).to(tl.int32)
 
 
-# The number of tokens changes with every level, and a plan's length is no reason to compile again.
+# A new number of tokens (each level has its own) or plan length must not compile again.
 @triton.jit(do_not_specialize=["rows", "count"])
 def discrete_update_kernel(
     ids_to,

@@ -38,7 +38,7 @@ def _output_offsets(start, channel, inner, inner_size, BY_4: tl.constexpr, BLOCK
     return offset + (index % inner_size).to(tl.int64) * inner
 
 
-# A plan's length and the grid are no reason to compile again.
+# A new plan length or grid must not cause another compilation.
 @triton.jit(do_not_specialize=["rows", "blocks"])
 def update_kernel(
     x_to,
