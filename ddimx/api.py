@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from .octree.tree import Octree
 from .options import Options
 from .pixels import to_bytes
 from .runs.pictures import as_image
-from .sampling.batch import Inputs, finish_all, run_batch
+from .sampling.batch import Inputs, checked_state, finish_all, run_batch
 from .sampling.settings import DEFAULT_COUNT, SampleOptions, Settings, resolve
 from .solvers.executor import Step
 from .splats.preview.render import render_thumbnail
@@ -113,8 +114,15 @@ def to_pil(samples: Any) -> Any:
     """
     if isinstance(samples, Octree):
         return as_image(render_thumbnail(samples))
-    if not isinstance(samples, Tensor):
+    if isinstance(samples, np.ndarray):
+        samples = torch.from_numpy(samples)
+    if isinstance(samples, list | tuple):
         return [to_pil(sample) for sample in samples]
+    if not isinstance(samples, Tensor) or not samples.is_floating_point():
+        raise UsageError(
+            "to_pil takes images as floating point tensors or arrays, octrees, or a list of them; "
+            f"got {type(samples).__name__}"
+        )
     if samples.dim() not in (3, 4) or samples.shape[-3] not in (1, 3):
         raise UsageError(f"images have shape {tuple(samples.shape)}, expected [N, 1 or 3, H, W]")
     if samples.dim() == 4:
@@ -148,11 +156,11 @@ def _prepare(
     settings = resolve(asked, loaded)
     if start is None:
         return loaded, settings, Inputs()
-    expected = (count, *loaded.process.shape)
-    if start.shape != expected:
-        raise UsageError(f"start has shape {tuple(start.shape)}, expected {expected}")
-    first = settings.start_index
-    return loaded, settings, Inputs(start=lambda samples: start[[i - first for i in samples]])
+    states, first = (
+        checked_state(start, (count, *loaded.process.shape), "start"),
+        settings.start_index,
+    )
+    return loaded, settings, Inputs(start=lambda samples: states[[i - first for i in samples]])
 
 
 def _warn_of_old_name(old: str, new: str) -> None:

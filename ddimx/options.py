@@ -410,7 +410,6 @@ class RunOptions(Options):
         "Where to",
         "Write the classes' names on grid.png (default: where there are several, and room).",
         verbs=("sample",),
-        remembered=False,
     )
     dtype: str | None = _option(
         "--dtype",
@@ -582,6 +581,18 @@ def _number(what: str, option: Option, value: Any) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{what} must be a finite number, got {value}")
     return number
+
+
+def check_number(what: str, value: Any, *, whole: bool, least: float | None = None) -> float | None:
+    """Return a number that is not one of the declared options, None as it is.
+
+    Raises:
+        UsageError: with its name, the value and what is allowed.
+    """
+    if value is None:
+        return None
+    kind: Kind = "whole" if whole else "number"
+    return _number(what, Option("", kind, "How", (f"--{what}",), least=least), value)
 
 
 def _times(value: Any) -> tuple[float, ...]:

@@ -72,6 +72,13 @@ def test_the_start_can_be_given(model):
     assert not torch.allclose(turned, given, atol=1e-2)
     *_, last = ddimx.stream(model, steps=2, count=5, start=start.double(), category="round")
     assert torch.allclose(last.y, given, atol=1e-5)
+    same = ddimx.sample(model, steps=2, count=5, start=start.numpy(), category="round")
+    assert torch.allclose(same, given, atol=1e-5)
+    for function in (ddimx.sample, ddimx.stream):
+        with pytest.raises(UsageError, match="start must hold finite"):
+            function(model, steps=2, count=5, start=start * float("nan"))
+        with pytest.raises(UsageError, match="start must be a tensor or an array, got list"):
+            function(model, steps=2, count=5, start=[1])
     for wrong in (start[:4], start[:, :2], start[0]):
         for function in (ddimx.sample, ddimx.stream):
             with pytest.raises(UsageError, match=r"start has shape .*, expected \(5, 3, 8, 8\)"):

@@ -14,6 +14,8 @@ from ..runs.formats import FORMATS
 from ..solvers.registry import AUTO, SOLVERS, all_names
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
+CONFIGS = Path(__file__).parent.parent / "configs"
+SPLAT_FORMATS = ("3dgs", "ply", "splat", "spz", "glb", "json")
 PUBLISHED = ("cifar10", "bedroom", "cat", "church", "celeba")
 SUFFIX = ".safetensors"
 MOST_HEADER = 4 << 20  # bytes: a header that is longer is not read while somebody types
@@ -71,6 +73,7 @@ def _categories(ctx: Any) -> list[str]:
     return [*classes, "none"] if classes else []
 
 
+splat_formats = from_values(lambda _: SPLAT_FORMATS)
 models = from_values(lambda _: [*shipped_models(), *PUBLISHED])
 
 SOURCES: dict[str, Values] = {
@@ -79,5 +82,7 @@ SOURCES: dict[str, Values] = {
     "solver": lambda _: list(dict.fromkeys([*SOLVERS, *all_names(), AUTO])),
     "device": lambda _: ("auto", "cpu", "cuda", "mps"),
     "kind": lambda _: FORMATS,
+    "export": lambda _: SPLAT_FORMATS,
+    "config": lambda _: sorted(path.stem for path in CONFIGS.glob("*.yml")),
     "resume": lambda _: ("last",),
 }

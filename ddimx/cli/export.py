@@ -10,6 +10,7 @@ import typer
 from ..splats.colors import RULES
 from . import options
 from .common import end_interrupted
+from .complete import splat_formats
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -29,6 +30,7 @@ def export(
         typer.Option(
             "--format",
             metavar="3dgs|ply|splat|spz|glb|json",
+            autocompletion=splat_formats,
             help="One or several, with commas or again (default: 3dgs, which every viewer opens).",
         ),
     ] = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from torch import Tensor
 from ..data.images.encoded import eight_bits
 from ..errors import UsageError
 from ..noise import Noise
-from ..options import Options
-from ..sampling.batch import finish_all
+from ..options import Options, check_number
+from ..sampling.batch import checked_state, finish_all
 from ..sampling.settings import SampleOptions
 from ..weights.model import Model, load_model
 from .encode import make_codec, run_all
@@ -67,7 +68,7 @@ def inpaint(
             strength, or an option unknown or out of range.
     """
     request = Options.of({**options, "count": count})
-    model = model if isinstance(model, Model) else load_model(model)
+    model = _image_model(model, "ddimx.inpaint")
     state, picture = _read(image, model, resize)
     if mask is None and strength is None:
         if picture is None or picture.alpha is None:
@@ -76,6 +77,9 @@ def inpaint(
             )
         mask = 255 - picture.alpha
     paint = None if mask is None else _mask(mask, model, resize)[None]
+    check_number("jump", jump, whole=True)
+    check_number("resample", resample, whole=True)
+    check_number("strength", strength, whole=False)
     edit = Edit(jump, resample, strength)
     settings = inpaint_settings(request, model, edit, images=1, masked=paint is not None)
     inputs = inpaint_inputs(settings, model, state[None], paint, edit)
@@ -107,7 +111,9 @@ def encode(
     Raises:
         UsageError: a shape that does not fit, another solver than ddim, or eta above 0.
     """
-    model = model if isinstance(model, Model) else load_model(model)
+    _refuse(options, ("count", "seed", "start_index", "clip"), "ddimx.encode")
+    check_number("refine", refine, whole=True)
+    model = _image_model(model, "ddimx.encode")
     several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
     each: Any = images if several else [images]
     if not len(each):
@@ -118,7 +124,7 @@ def encode(
 
 def interpolate(
     model: Model | str | Path,
-    *ends: int | Tensor,
+    *ends: int | Tensor | npt.NDArray[np.floating[Any]],
     frames: int | None = None,
     **options: Unpack[SampleOptions],
 ) -> Tensor:
@@ -137,14 +143,40 @@ def interpolate(
     Raises:
         UsageError: a number of ends other than 2 or 4, or one of another shape.
     """
-    model = model if isinstance(model, Model) else load_model(model)
+    _refuse(options, ("count", "start_index"), "ddimx.interpolate")
+    check_number("frames", frames, whole=True)
+    model = _image_model(model, "ddimx.interpolate")
     number = check_ends(len(ends), frames)
     shape = model.process.shape
-    states = [Noise(e).normal([0], shape)[0] if isinstance(e, int) else e for e in ends]
-    latents = [_checked(state, shape, "latent") for state in states]
+    latents = [
+        Noise(int(end)).normal([0], shape)[0]
+        if isinstance(end, Integral) and not isinstance(end, bool)
+        else checked_state(end, shape, "latent")
+        for end in ends
+    ]
     settings, _ = interpolation_settings(Options.of(options), model, pictures=False, refine=None)
     frames_of = interpolation(latents, number, model, settings, lambda images: images)
     return run_all(model, frames_of.settings, frames_of.states)
+
+
+def _image_model(model: Model | str | Path, function: str) -> Model:
+    """Return the model, loaded if it is named.
+
+    Raises:
+        UsageError: it draws something else than images.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model)
+    if loaded.process.draws != "images":
+        draws = loaded.process.draws
+        raise UsageError(f"{function} needs a model of images, and '{loaded.name}' draws {draws}")
+    return loaded
+
+
+def _refuse(options: Mapping[str, Any], names: Sequence[str], function: str) -> None:
+    """Raise UsageError for options that would change nothing."""
+    for name in names:
+        if options.get(name) is not None:
+            raise UsageError(f"{function} has no option '{name}'")
 
 
 def _read(image: ImageLike, model: Model, resize: bool) -> tuple[Tensor, Picture | None]:
@@ -152,7 +184,7 @@ def _read(image: ImageLike, model: Model, resize: bool) -> tuple[Tensor, Picture
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         image = torch.from_numpy(image)
     if isinstance(image, Tensor):
-        return _checked(image, model.process.shape, "image"), None
+        return checked_state(image, model.process.shape, "image"), None
     if isinstance(image, str | Path):
         picture = read_picture(Path(image), model, resize=resize)
     else:
@@ -169,15 +201,6 @@ def _from_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _checked(state: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
-    """Return a state float32 on the CPU, if it has the shape of the model's samples."""
-    if state.shape != shape:
-        raise UsageError(f"{what} has shape {tuple(state.shape)}, expected {shape}")
-    if not state.is_floating_point() or not bool(torch.isfinite(state).all()):
-        raise UsageError(f"{what} must hold finite floating point numbers")
-    return state.to("cpu", torch.float32)
-
-
 def _mask(mask: Tensor | npt.NDArray[Any] | Image.Image, model: Model, resize: bool) -> Tensor:
     """Return a mask as bool [H, W], true where to paint; of gray values, from 128 on."""
     expected = model.process.shape[1:]
@@ -185,7 +208,12 @@ def _mask(mask: Tensor | npt.NDArray[Any] | Image.Image, model: Model, resize: b
         image = mask if isinstance(mask, Image.Image) else _from_pixels(mask)
         if resize:
             image = fitted(image, (expected[1], expected[0]), Image.Resampling.NEAREST)
-        mask = black_or_white(np.asarray(image.convert("L")))[0]
+        levels = np.asarray(image.convert("L"))
+        if levels.max(initial=0) == 1:
+            raise UsageError(
+                "this mask has levels 0 and 1; uint8 masks have 0 and 255, or use bool"
+            )
+        mask = black_or_white(levels)[0]
     paint = torch.as_tensor(mask).cpu()
     if paint.shape != expected or paint.dtype != torch.bool:
         raise UsageError(f"mask is {paint.dtype} {tuple(paint.shape)}, expected bool {expected}")

@@ -23,7 +23,7 @@ def resolve_editing(options: Options, model: Model) -> Settings:
         UsageError: as :func:`ddimx.sampling.settings.resolve`.
     """
     if options.category is not None and not isinstance(options.category, str):
-        raise UsageError("category must be one name here: the variants of a picture share it")
+        raise UsageError("category must be one name here, for all pictures and variants")
     if model.classes and options.category is None:
         options = replace(options, category="none")
     if options.category == "none" and options.guidance is None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..models.process import Given
 from ..runs.batches import in_batches
 from ..solvers.executor import Known
@@ -51,6 +53,27 @@ class Inputs:
 
 
 NOTHING = Inputs()
+
+
+def checked_state(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
+    """Return a tensor or array as float32 on the CPU.
+
+    Args:
+        value: floating point, of that shape.
+        shape: of a sample, or of a batch of them.
+        what: what the message calls it.
+
+    Raises:
+        UsageError: something else, another shape, or values that are not finite.
+    """
+    state = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if not isinstance(state, Tensor):
+        raise UsageError(f"{what} must be a tensor or an array, got {type(value).__name__}")
+    if state.shape != shape:
+        raise UsageError(f"{what} has shape {tuple(state.shape)}, expected {shape}")
+    if not state.is_floating_point() or not bool(torch.isfinite(state).all()):
+        raise UsageError(f"{what} must hold finite floating point numbers")
+    return state.to("cpu", torch.float32)
 
 
 def run_batch(

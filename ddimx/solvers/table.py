@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,23 +45,6 @@ class AnyPlan(Protocol):
         Numbers are float64 or int64, NaN where a row has none; ``calls`` is bool. A column that
         has the same neutral value in every row is left out.
         """
-
-
-def to_csv(plan: AnyPlan) -> str:
-    """Return the columns as CSV with a header, one line for each row of the plan, in full digits.
-
-    The first column, ``row``, counts from 0. True is 1 and False 0; NaN is an empty cell.
-    """
-    columns = plan.columns()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", *columns])
-    for row, values in enumerate(
-        zip(*(column.tolist() for column in columns.values()), strict=True)
-    ):
-        cells = [int(value) if isinstance(value, bool) else value for value in values]
-        writer.writerow([row, *("" if np.isnan(cell) else cell for cell in cells)])
-    return text.getvalue()
 
 
 def float32_sha256(numbers: npt.NDArray[Any], prefix: str = "") -> str:

@@ -10,6 +10,7 @@ import pytest
 from ddimx.cli import complete
 from ddimx.config_file import override
 from ddimx.models.factory import build
+from ddimx.splats.formats import FORMATS
 from ddimx.weights.formats.native import Header, save
 from ddimx.weights.locate.registry import CELEBA, PUBLISHED
 from ddimx.weights.locate.source import shipped_models
@@ -67,6 +68,9 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sample --device c", ["cpu", "cuda"]),
         ("ddimx interpolate --resume ", ["last"]),
         ("ddimx train --init em", ["emoji"]),
+        ("ddimx train --config ce", ["celeba"]),
+        ("ddimx export --format sp", ["splat", "spz"]),
+        ("ddimx sample --export g", ["glb"]),
     ],
 )
 def test_names_and_values(tmp_path, line, expected):
@@ -76,6 +80,7 @@ def test_names_and_values(tmp_path, line, expected):
 def test_the_names_are_those_of_the_models():
     assert complete.shipped_models() == shipped_models() == ["emoji", "furniture"]
     assert set(complete.PUBLISHED) == {*PUBLISHED, CELEBA}
+    assert set(complete.SPLAT_FORMATS) == {*FORMATS}
 
 
 def test_the_classes_of_a_file(tiny_config, formula_weights, tmp_path):

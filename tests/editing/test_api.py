@@ -89,6 +89,15 @@ def test_what_does_not_fit_is_refused(model, image):
         (lambda: ddimx.encode(model, image[None], eta=0.5), "eta 0, not 0.5"),
         (lambda: ddimx.interpolate(model, 1, 2, 3), "two ends or four corners, not 3"),
         (lambda: ddimx.interpolate(model, 1, image[None]), "latent has shape"),
+        (lambda: ddimx.interpolate(model, 1, "a.png"), "latent must be a tensor or an array"),
+        (lambda: ddimx.interpolate(model, True, 1), "latent must be a tensor or an array, got boo"),
+        (lambda: ddimx.interpolate(model, 1, 2, frames="a"), "frames must be a whole number, got"),
+        (lambda: ddimx.interpolate(model, 1, 2, count=4), "interpolate has no option 'count'"),
+        (lambda: ddimx.encode(model, image, seed=3), "encode has no option 'seed'"),
+        (lambda: ddimx.encode(model, image, refine="a"), "refine must be a whole number, got 'a'"),
+        (lambda: ddimx.inpaint(model, image, MASK, jump="a"), "jump must be a whole number"),
+        (lambda: ddimx.inpaint(model, image, strength="a"), "strength must be a number, got 'a'"),
+        (lambda: ddimx.inpaint(model, image, MASK.numpy().astype(np.uint8)), "levels 0 and 1"),
     ):
         with pytest.raises(UsageError, match=message):
             call()
@@ -139,3 +148,29 @@ def test_samples_as_pil_images(model):
     assert ddimx.to_pil(images[0, :1]).mode == "L"
     with pytest.raises(UsageError, match=r"images have shape \(2, 5\)"):
         ddimx.to_pil(images[0, 0])
+
+
+def test_a_model_of_something_else_is_named(image):
+    model = ddimx.load_model("furniture", device="cpu")
+    for call, name in (
+        (lambda: ddimx.encode(model, image), "encode"),
+        (lambda: ddimx.inpaint(model, image, MASK), "inpaint"),
+        (lambda: ddimx.interpolate(model, 1, 2), "interpolate"),
+    ):
+        message = f"ddimx.{name} needs a model of images, and 'furniture' draws octrees"
+        with pytest.raises(UsageError, match=message):
+            call()
+
+
+def test_an_array_is_a_latent_too(model):
+    latent = torch.zeros(3, 8, 8)
+    ends = (latent.numpy(), np.int64(2))
+    between = ddimx.interpolate(model, *ends, frames=3, steps=2)
+    assert torch.equal(between, ddimx.interpolate(model, latent, 2, frames=3, steps=2))
+
+
+def test_what_is_no_picture_is_refused():
+    assert ddimx.to_pil(np.zeros((3, 2, 5), np.float32)).getpixel((0, 0)) == (128,) * 3
+    for wrong in ("abc", 3, None, np.zeros((3, 2, 5), np.uint8)):
+        with pytest.raises(UsageError, match="to_pil takes images as floating point"):
+            ddimx.to_pil(wrong)

@@ -10,7 +10,7 @@ import torch
 import ddimx
 from ddimx.errors import UsageError
 from ddimx.models.process import Process
-from ddimx.options import Options, options
+from ddimx.options import Options, RunOptions, options
 from ddimx.sampling.settings import SampleOptions, labels_for, resolve
 
 
@@ -23,6 +23,12 @@ def test_what_editors_complete_are_the_declared_options():
     for name, kind in written.items():
         if name != "plan":  # a plan's class lies above the options
             assert kind == declared[name], name
+
+
+def test_whether_a_grid_is_labeled_is_remembered():
+    """Else a run that was interrupted would end with another grid."""
+    assert RunOptions.of({"labels": False}).remembered() == {"labels": False}
+    assert RunOptions.of({}).remembered() == {}
 
 
 @pytest.mark.parametrize("function", ["sample", "stream", "inpaint", "encode", "interpolate"])

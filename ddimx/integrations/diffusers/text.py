@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from ...weights.formats.diffusers.pipeline_code import INDEX, refuse_class_map
 from ...weights.locate.hub import is_hub_id, snapshot
 from ...weights.locate.registry import NAMES
 from ...weights.locate.source import find_model
+
+# Read when transformers is imported; else it prints what its own image processors would need.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @dataclass(frozen=True, eq=False)

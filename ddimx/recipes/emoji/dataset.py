@@ -208,9 +208,6 @@ def _rows(data: EmojiSet, per_group: int) -> list[tuple[str, list[int]]]:
     return rows
 
 
-# --- families and the split ---------------------------------------------------------------------
-
-
 def _assemble(
     images: npt.NDArray[np.uint8],
     entries: list[EmojiEntry],

@@ -27,9 +27,6 @@ _TRAILERS = frozenset(
 )
 
 
-# --- the font -----------------------------------------------------------------------------------
-
-
 class Font:
     """An open font: PNG bitmaps by glyph name, characters by code point, ligatures by stage."""
 
@@ -122,9 +119,6 @@ def _stage(lookup: Any) -> dict[Glyphs, str]:
     return stage
 
 
-# --- which glyph is which emoji -----------------------------------------------------------------
-
-
 def resolve(codepoints: Sequence, characters: dict[int, str], ligatures: Ligatures) -> str | None:
     """Return the one glyph that draws the sequence, or None if it needs several.
 
@@ -198,9 +192,6 @@ def _spellings(characters: dict[int, str], ligatures: Ligatures) -> Iterator[tup
     for codepoints, glyph in sorted(spellings):
         if codepoints[0] not in _TRAILERS:
             yield glyph, codepoints
-
-
-# --- a glyph as an image ------------------------------------------------------------------------
 
 
 def draw(png: bytes, size: int) -> npt.NDArray[np.uint8]:
