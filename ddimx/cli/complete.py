@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ..options import Option
+from ..option_values import Option
 from ..runs.formats import FORMATS
 from ..solvers.registry import AUTO, SOLVERS, all_names
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..options import Panel
+from ..option_values import Panel
 
 Panels = dict[str, list[tuple[str, str]]]
 

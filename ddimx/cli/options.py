@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import Option, RunOptions, checked
+from ..option_values import Option, checked
+from ..options import RunOptions
 from ..options import options as declared
 from . import complete
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from ..errors import UsageError
-from ..options import SAMPLING_VERBS, Option, RunOptions, checked
+from ..option_values import SAMPLING_VERBS, Option, checked
+from ..options import RunOptions
 from . import options as shared
 
 if TYPE_CHECKING:

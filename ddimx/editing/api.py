@@ -16,7 +16,8 @@ from torch import Tensor
 from ..data.images.encoded import eight_bits
 from ..errors import UsageError
 from ..noise import Noise
-from ..options import Options, check_number
+from ..option_values import check_number
+from ..options import Options
 from ..sampling.batch import checked_state, finish_all
 from ..sampling.settings import SampleOptions
 from ..weights.model import Model, load_model

@@ -10,7 +10,8 @@ import pytest
 
 import ddimx
 from ddimx.cli import reference
-from ddimx.options import SAMPLING_VERBS, RunOptions, options
+from ddimx.option_values import SAMPLING_VERBS
+from ddimx.options import RunOptions, options
 from tests.conftest import cli_environment
 from tests.sampling import invoke
 

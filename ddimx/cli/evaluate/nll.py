@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from ...errors import UsageError
-from ...options import checked
+from ...option_values import checked
 from .. import options
 from ..common import load, one_of
 from ..output import fresh_folder, output_folder, print_json

@@ -1,0 +1,148 @@
+"""What is known of one option, and the check of a value by its kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from .errors import UsageError, unknown
+
+Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip", "size"]
+Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
+
+SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
+
+
+@dataclass(frozen=True)
+class Option:
+    """The description of one option besides its name and default.
+
+    Attributes:
+        help: one line for ``--help``.
+        kind: of its value. "times", "clip" and "size" are text on a command line, and parsed.
+        panel: where ``--help`` lists it.
+        flags: as on the command line, ``("--count", "-n")``.
+        metavar: what ``--help`` shows in place of the value.
+        verbs: the verbs that have it.
+        draws: the kind of models it is for, as :attr:`ddimx.models.process.Process.draws` names
+            it; None for all.
+        choices: the values that are allowed; empty where others decide.
+        least, most: bounds of a number, both included.
+        remembered: whether ``--resume`` takes it from the run's manifest.
+    """
+
+    help: str
+    kind: Kind
+    panel: Panel
+    flags: tuple[str, ...]
+    metavar: str | None = None
+    verbs: tuple[str, ...] = SAMPLING_VERBS
+    draws: str | None = None
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    remembered: bool = True
+
+
+def checked(name: str, option: Option, value: Any) -> Any:
+    """Return an option's value, parsed where it is written as text.
+
+    Raises:
+        UsageError: with the option, the value and what is allowed.
+    """
+    what = option.flags[0].partition("/")[0].removeprefix("--")
+    if option.kind in ("whole", "number"):
+        return _number(what, option, value)
+    if option.kind == "times":
+        return _times(value)
+    if option.kind == "clip":
+        return _clip(value)
+    if option.kind == "size":
+        return _size(value)
+    if option.kind == "flag":
+        if not isinstance(value, bool):
+            raise UsageError(f"{what} must be true or false, got {value!r}")
+        return value
+    if option.kind == "path":
+        return value
+    several = name == "category" and not isinstance(value, str)
+    words = list(value) if several and isinstance(value, Sequence) else [value]
+    for word in words:
+        if not isinstance(word, str):
+            raise UsageError(f"{what} must be text, got {word!r}")
+        if option.choices and word not in option.choices:
+            raise unknown(what, word, option.choices)
+    return tuple(words) if several else value
+
+
+def _number(what: str, option: Option, value: Any) -> float:
+    whole = option.kind == "whole"
+    kind = "a whole number" if whole else "a number"
+    right: type = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, right):
+        bound = "" if option.least is None else f" of at least {option.least:g}"
+        raise UsageError(f"{what} must be {kind}{bound}, got {value!r}")
+    convert: Any = int if whole else float
+    number: float = convert(value)
+    least, most = option.least, option.most
+    if least is not None and most is not None and not least <= number <= most:
+        last = "2^64-1" if most == 2**64 - 1 else most
+        span = f"{least}..{last}" if whole else f"[{least:g}, {most:g}]"
+        raise UsageError(f"{what} must lie in {span}, got {value}")
+    if least is not None and not number >= least:
+        raise UsageError(f"{what} must be at least {least:g}, got {value}")
+    if not math.isfinite(number):
+        raise UsageError(f"{what} must be a finite number, got {value}")
+    return number
+
+
+def check_number(what: str, value: Any, *, whole: bool, least: float | None = None) -> float | None:
+    """Return a number that is not one of the declared options, None as it is.
+
+    Raises:
+        UsageError: with its name, the value and what is allowed.
+    """
+    if value is None:
+        return None
+    kind: Kind = "whole" if whole else "number"
+    return _number(what, Option("", kind, "How", (f"--{what}",), least=least), value)
+
+
+def _times(value: Any) -> tuple[float, ...]:
+    """Return timesteps, written as ``999,749,499`` or as a sequence of numbers."""
+    parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
+    try:
+        return tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"--timesteps {value}: write numbers with commas, as 999,749,499"
+        ) from None
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Return width and height, written as ``512`` or ``512x384`` or as two numbers."""
+    parts = value.split("x") if isinstance(value, str) else value
+    try:
+        sides = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        sides = ()
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UsageError(f"--size {value}: write pixels as 512 or, width first, as 512x384")
+    return sides[0], sides[-1]
+
+
+def _clip(value: Any) -> float | Literal["none"]:
+    if value == "none":
+        return "none"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"--clip {value}: give a number or 'none'")
+    if not number > 0:
+        raise UsageError(f"clip must be positive, got {number}")
+    return number
