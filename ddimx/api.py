@@ -115,7 +115,7 @@ def to_pil(samples: Any) -> Any:
     if isinstance(samples, Octree):
         return as_image(render_thumbnail(samples))
     if isinstance(samples, np.ndarray):
-        samples = torch.from_numpy(samples)
+        samples = torch.tensor(samples)
     if isinstance(samples, list | tuple):
         return [to_pil(sample) for sample in samples]
     if not isinstance(samples, Tensor) or not samples.is_floating_point():

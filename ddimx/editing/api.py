@@ -183,7 +183,7 @@ def _refuse(options: Mapping[str, Any], names: Sequence[str], function: str) -> 
 def _read(image: ImageLike, model: Model, resize: bool) -> tuple[Tensor, Picture | None]:
     """Return an image in the network's range, float32 [C, H, W], and as pixels if it was such."""
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
-        image = torch.from_numpy(image)
+        image = torch.tensor(image)
     if isinstance(image, Tensor):
         return checked_state(image, model.process.shape, "image"), None
     if isinstance(image, str | Path):

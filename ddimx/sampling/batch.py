@@ -66,7 +66,7 @@ def checked_state(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
     Raises:
         UsageError: something else, another shape, or values that are not finite.
     """
-    state = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    state = torch.tensor(value) if isinstance(value, np.ndarray) else value
     if not isinstance(state, Tensor):
         raise UsageError(f"{what} must be a tensor or an array, got {type(value).__name__}")
     if state.shape != shape:
