@@ -57,8 +57,9 @@ def sample(options: RunOptions) -> Work:
         path = None if options.init_noise is None else Path(options.init_noise)
         states = None if path is None else load_init_noise(path, model.process.shape)
         available = None if states is None else len(states)
-        few = replace(options, count=1) if options.prompt and not options.count else options
-        settings = resolve(few, model, available=available)
+        one = options.prompt is not None and options.count is None and available is None
+        chosen = replace(options, count=1) if one else options
+        settings = resolve(chosen, model, available=available)
         if options.labels and not model.classes:
             raise UsageError(f"--labels: model '{model.name}' has no classes")
         return SampleRequest(model, settings, kind, init_noise=path, labels=options.labels)

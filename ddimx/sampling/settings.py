@@ -101,11 +101,12 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
     count = options.count or available or DEFAULT_COUNT
     if available is not None and count > available:
         raise UsageError(f"count {count} exceeds the {available} states of the init noise")
-    if options.start_index < 0 or options.start_index + count > 2**32:
+    if options.start_index + count > 2**32:
         raise UsageError(f"sample indices must lie in 0..2^32-1, got {options.start_index}+{count}")
-    for draws in ("images", "octrees"):
-        names = [name for name, option in declared_options().items() if option.draws == draws]
-        if draws != process.draws and (flags := options.flags_given(names)):
+    kinds = {name: option.draws for name, option in declared_options().items()}
+    for draws in sorted({*kinds.values()} - {None, process.draws}, key=str):
+        names = [name for name, kind in kinds.items() if kind == draws]
+        if flags := options.flags_given(names):
             raise UsageError(
                 f"{', '.join(flags)}: for models of {draws}, '{model.name}' draws {process.draws}"
             )
