@@ -47,7 +47,8 @@ def test_which_folders_are_classes(kind):
     names, classes, labels, note = CLASSES[kind]
     ours, numbers, said = classes_of(names)
     assert (ours, None if numbers is None else numbers.tolist()) == (classes, labels)
-    assert note in said and bool(note) == bool(said)
+    assert note in said
+    assert bool(note) == bool(said)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -157,7 +158,7 @@ def test_a_file_that_ends_early_is_seen_by_the_scan(tmp_path):
     path.write_bytes(path.read_bytes()[:-12])
     scan = scan_images(tmp_path, workers=1)
     assert sorted(scan.errors) == ["a.png", "b.jpg"]
-    assert all("truncated" in e or "broken" in e for e in scan.errors.values())
+    assert all("runcated" in error for error in scan.errors.values())
 
 
 def test_transparency_counts_where_it_says_something(tmp_path, monkeypatch):
