@@ -103,7 +103,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | tuple[int, int],
         in_channels: int = 3,
         out_ch: int = 3,
         ch: int = 128,
@@ -153,7 +153,9 @@ class UNet(nn.Module):
         self.class_embedding = nn.Embedding(rows, self._time_dim) if rows else None
 
         widths = [round(ch * m) for m in ch_mult]
-        sizes = [image_size // patch_size // 2**i for i in range(len(widths))]
+        # A level of images that are not square goes by its longer side.
+        longer = image_size if isinstance(image_size, int) else max(image_size)
+        sizes = [longer // patch_size // 2**i for i in range(len(widths))]
         attends = [size in set(attn_resolutions) for size in sizes]
         resolutions_up = attn_resolutions if attn_resolutions_up is None else attn_resolutions_up
         attends_up = [size in set(resolutions_up) for size in sizes]

@@ -34,7 +34,7 @@ class HubSource(EncodedSource):
             UsageError: the package is missing, or there is no such split or column.
             DdimxError: no such data set, or no way to it.
         """
-        super().__init__(data.image_size, data.num_workers)
+        super().__init__(max(data.sides), data.num_workers)
         self._where = name
         splits = _splits(name, data.category)
         own_test = data.test_split in splits

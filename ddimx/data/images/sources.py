@@ -88,7 +88,7 @@ def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
         from .hub import HubSource
 
         return HubSource(location(data), data, held_out=held_out)
-    path, size, workers = Path(location(data)).expanduser(), data.image_size, data.num_workers
+    path, size, workers = Path(location(data)).expanduser(), max(data.sides), data.num_workers
     if kind == "CIFAR10":
         from .cifar10 import Cifar10Source
 
