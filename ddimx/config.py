@@ -171,7 +171,7 @@ class ModelConfig(Section):
             )
         if self.mid_norm_groups and self.widths[-1] % self.mid_norm_groups:
             raise ValueError(
-                f"width {self.widths[-1]} is not divisible by mid_norm_groups={self.mid_norm_groups}"
+                f"mid_norm_groups {self.mid_norm_groups} does not divide width {self.widths[-1]}"
             )
         places = range(len(self.ch_mult))
         if not {*self.resblock_down} <= {*places[:-1]} or not {*self.resblock_up} <= {*places[1:]}:

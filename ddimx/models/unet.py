@@ -27,14 +27,16 @@ from .layers import (
     timestep_embedding,
 )
 
-
-# The keys of ``model`` that are arguments of :class:`UNet` under the same names.
+# The keys of ``model`` that ermongroup/ddim's UNet does not have, but for classes and patches.
+NOT_ORIGINAL = (
+    *("predicts_variance", "attn_resolutions_up", "mid_block", "mid_norm_groups", "head_dim"),
+    *("norm_eps", "activation", "scale_shift", "time_dim", "cosine_first", "freq_shift"),
+    *("downsample_padding", "resblock_down", "resblock_up"),
+)
+# All keys of ``model`` that are arguments of :class:`UNet` under the same names.
 UNET_KEYS = (
     *("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout"),
-    *("resamp_with_conv", "patch_size", "norm_groups", "null_class", "predicts_variance"),
-    *("attn_resolutions_up", "mid_block", "mid_norm_groups", "head_dim", "norm_eps", "activation"),
-    *("scale_shift", "time_dim", "cosine_first", "freq_shift", "downsample_padding"),
-    *("resblock_down", "resblock_up"),
+    *("resamp_with_conv", "patch_size", "norm_groups", "null_class", *NOT_ORIGINAL),
 )
 NO_NULL_CLASS = (
     "the network was trained with a class for every image (model.null_class false), so it has no "
