@@ -8,7 +8,7 @@ arguments are what diffusers' UNet2DModel can be set to besides; by default they
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +140,7 @@ class UNet(nn.Module):
         self.out_ch = out_ch
         self._groups, self._eps, self._head_dim, self._layers = norm_groups, norm_eps, head_dim, 0
         self._time_dim = time_dim or 4 * ch
-        self._of_blocks = {
+        self._of_blocks: dict[str, Any] = {
             "temb": self._time_dim,
             "dropout": dropout,
             "groups": norm_groups,

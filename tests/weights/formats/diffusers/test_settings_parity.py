@@ -163,6 +163,6 @@ def test_more_classes_than_the_file_has_rows_build_nothing(with_classes):
         config.read_text().replace('"num_class_embeds": 5', '"num_class_embeds": 9999999999')
     )
     with pytest.raises(
-        DdimxError, match="5 rows of classes, but num_class_embeds .* is 9999999999"
+        DdimxError, match=r"5 rows of classes, but num_class_embeds .* is 9999999999"
     ):
         load_model(with_classes)
