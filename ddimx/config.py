@@ -42,6 +42,10 @@ class DataConfig(Section):
     category: str | None = None
     # Ours: the column with the images, where a data set of the hub has several.
     column: str | None = None
+    # Ours: what is behind transparent pixels: white, black or #rrggbb.
+    background: str = Field(default="white", pattern=r"^(white|black|#[0-9a-fA-F]{6})$")
+    # Ours: the value of white in images of more than 8 bits, where their range does not tell it.
+    white: float | None = Field(default=None, gt=0.0)
     logit_transform: bool = False
     uniform_dequantization: bool = False
     gaussian_dequantization: bool = False
