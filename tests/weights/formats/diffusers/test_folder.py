@@ -29,10 +29,10 @@ def loaded(path):
     return load_model(path, device="cpu", dtype="fp32")
 
 
-def compared(path, model, size=8):
+def compared(path, model, size=(8, 8)):
     """Largest difference of the networks' outputs on the same input, float64 would give 0."""
     torch.manual_seed(5)
-    x, t = torch.randn(2, 3, size, size), torch.tensor([3.0, 901.0])
+    x, t = torch.randn(2, 3, *size), torch.tensor([3.0, 901.0])
     with torch.no_grad():
         return (loaded(path).network(x, t) - model(x, t).sample).abs().max().item()
 
@@ -111,10 +111,10 @@ def test_the_map_of_names_is_one_to_one_for_cifar10():
 
 
 def test_a_tensor_that_does_not_belong_is_named(folder):
-    state = {**unet().state_dict(), "class_embedding.weight": torch.zeros(3, 3)}
+    state = {**unet().state_dict(), "time_embedding.cond_proj.weight": torch.zeros(3, 3)}
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(state, folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(DdimxError, match=r"not part of this model: class_embedding\.weight"):
+    with pytest.raises(DdimxError, match=r"not part of this model: time_embedding\.cond_proj"):
         loaded(folder)
 
 
@@ -131,6 +131,18 @@ def test_what_is_written_is_what_diffusers_computes_with(tmp_path):
     found = read_folder(tmp_path / "new")
     assert (found.config, found.info, found.which) == (config, {"by": "us"}, "ema")
     assert same(found.tensors, model.state_dict())
+
+
+def test_images_that_are_not_square_both_ways(tmp_path):
+    pipeline(unet(sample_size=(8, 16))).save_pretrained(tmp_path / "theirs")
+    model = loaded(tmp_path / "theirs")
+    assert compared(tmp_path / "theirs", unet(sample_size=(8, 16)), (8, 16)) < 1e-5
+    assert model.config.sample_shape == (3, 8, 16)
+    assert model.config.model.attn_resolutions == (8,)  # the longer side
+    write_folder(tmp_path / "ours", model.network.state_dict(), model.config, {}, "ema")
+    written = UNet2DModel.from_pretrained(tmp_path / "ours" / "unet")
+    assert tuple(written.config.sample_size) == (8, 16)
+    assert compared(tmp_path / "ours", written, (8, 16)) < 1e-5
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
