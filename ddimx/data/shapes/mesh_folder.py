@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -238,7 +238,8 @@ def job_of(shape: ShapeFile) -> Job:
         stamp, size = f"{status.st_size}-{status.st_mtime_ns}", status.st_size
     except OSError:  # a link to nowhere: reading it will say so
         stamp, size = "", 0
-    origin, read = str(shape.path), partial(read_file, shape.path)
+    origin = str(shape.path)
+    read: Callable[[], Surface | Cells] = partial(read_file, shape.path)
     if shape.member is not None:
         member = shape.member
         stamp, size = f"{member.checksum:08x}-{member.size}", member.size
