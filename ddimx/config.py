@@ -7,7 +7,8 @@ here, before anything is built. Reading files and ``--set`` live in :mod:`ddimx.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -45,12 +46,17 @@ class DataConfig(Section):
     """Which images, and how bytes become the network's numbers."""
 
     dataset: str
-    image_size: int = Field(ge=1)
+    # Pixels: one number for a square; else [height, width], or as text "WxH", width first.
+    image_size: int | tuple[int, int]
     channels: int = Field(ge=1)
     root: str | None = None
     category: str | None = None
     # Ours: the column with the images, where a data set of the hub has several.
     column: str | None = None
+    # Ours: what is behind transparent pixels: white, black or #rrggbb.
+    background: str = Field(default="white", pattern=r"^(white|black|#[0-9a-fA-F]{6})$")
+    # Ours: the value of white in images of more than 8 bits, where their range does not tell it.
+    white: float | None = Field(default=None, gt=0.0)
     logit_transform: bool = False
     uniform_dequantization: bool = False
     gaussian_dequantization: bool = False
@@ -65,6 +71,26 @@ class DataConfig(Section):
     test_split: str = "test"
     return_mask: bool = False
     max_depth: int | None = Field(default=None, ge=1, le=10)
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_or_two_sides(cls, value: Any) -> Any:
+        size = value
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9})?", value):
+            size = [int(side) for side in reversed(value.split("x"))]
+        sides = size if isinstance(size, list | tuple) else (size,)
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        if len(sides) not in (1, 2) or not whole or min(sides) < 1:
+            raise ValueError(
+                "write pixels as 64 for a square, or as [height, width], or as 64x48, width first"
+            )
+        return sides[0] if len(set(sides)) == 1 else tuple(sides)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
     @property
     def octrees(self) -> bool:
@@ -299,9 +325,11 @@ class Config(Section):
                     f"model.{key} is {getattr(model, key)} but data.channels is {data.channels}"
                 )
         halvings = 2 ** (len(model.ch_mult) - 1) * model.patch_size
-        if data.image_size % halvings:
+        if any(side % halvings for side in data.sides):
+            size = "x".join(map(str, reversed(data.sides)))
+            size = size if data.sides[0] != data.sides[1] else str(data.image_size)
             raise ValueError(
-                f"data.image_size {data.image_size} is not divisible by {halvings} "
+                f"data.image_size {size} is not divisible by {halvings} "
                 f"(patch_size {model.patch_size}, {len(model.ch_mult)} levels of model.ch_mult)"
             )
         sizes = self.resolutions
@@ -313,11 +341,11 @@ class Config(Section):
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Feature map sizes of the UNet's levels, finest first."""
-        finest = self.data.image_size // self.model.patch_size
+        """Feature map sizes (the longer side) of the UNet's levels, finest first."""
+        finest = max(self.data.sides) // self.model.patch_size
         return tuple(finest // 2**i for i in range(len(self.model.ch_mult)))
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
-        return (self.data.channels, self.data.image_size, self.data.image_size)
+        return (self.data.channels, *self.data.sides)

@@ -1,5 +1,7 @@
 """Configurations: the shipped ones, what is refused and in which words, --set, and YAML."""
 
+import json
+
 import pytest
 
 from ddimx.config import OptimConfig
@@ -146,6 +148,9 @@ REFUSED = {
     "model.ch=41": ("widths [41, 82, 123]", "norm_groups=8"),
     "model.attn_resolutions=[7]": ("attn_resolutions [7] never occur", "[16, 8, 4]"),
     "data.image_size=36": ("image_size 36 is not divisible by 8", "patch_size 2", "3 levels"),
+    "data.image_size=64x36": ("image_size 64x36 is not divisible by 8",),
+    "data.image_size=64x": ("data.image_size: write pixels as 64", "64x48, width first"),
+    "data.image_size=0": ("data.image_size: write pixels as 64",),
     "data.channels=1": ("model.in_channels is 3 but data.channels is 1",),
     "model.out_ch=6": ("model.out_ch is 6 but data.channels is 3",),
     "model.classes=[a, b, a]": ("classes holds a name twice",),
@@ -158,6 +163,23 @@ def test_what_is_refused_and_how(item):
         load_config("emoji", [item])
     for words in ("configs/emoji.yml: invalid configuration", *REFUSED[item]):
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "sides"),
+    [
+        ("64", 64, (64, 64)),
+        ("64x48", (48, 64), (48, 64)),
+        ("[48, 64]", (48, 64), (48, 64)),
+        ("64x64", 64, (64, 64)),
+    ],
+)
+def test_images_may_be_longer_one_way(text, size, sides):
+    config = load_config("emoji", [f"data.image_size={text}", "model.attn_resolutions=[16]"])
+    assert (config.data.image_size, config.data.sides) == (size, sides)
+    assert config.sample_shape == (3, *sides)
+    assert config.resolutions == (32, 16, 8)  # of the longer side, in patches of 2
+    assert validate(json.loads(config.model_dump_json()), "again") == config
 
 
 def test_dequantizations_that_cannot_be_combined():

@@ -75,7 +75,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | tuple[int, int],
         in_channels: int = 3,
         out_ch: int = 3,
         ch: int = 128,
@@ -98,7 +98,9 @@ class UNet(nn.Module):
         self.class_embedding = nn.Embedding(num_classes + 1, 4 * ch) if num_classes else None
 
         widths = [ch * m for m in ch_mult]
-        sizes = [image_size // patch_size // 2**i for i in range(len(widths))]
+        # A level of images that are not square goes by its longer side.
+        longer = image_size if isinstance(image_size, int) else max(image_size)
+        sizes = [longer // patch_size // 2**i for i in range(len(widths))]
         attends = [size in set(attn_resolutions) for size in sizes]
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, ch, 3, padding=1)
         self.down = nn.ModuleList()

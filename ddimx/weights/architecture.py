@@ -36,9 +36,13 @@ class Architecture:
         """Return the values under their names in a configuration's ``model`` section."""
         return {key: getattr(self, key) for key in _KEYS}
 
-    def attn_resolutions(self, image_size: int) -> tuple[int, ...]:
-        """Return the attention's levels as feature map sizes of images of ``image_size``."""
-        return tuple(image_size // 2**level for level in sorted(self.attention))
+    def attn_resolutions(self, image_size: int | tuple[int, int]) -> tuple[int, ...]:
+        """Return the attention's levels as feature map sizes of images of ``image_size``.
+
+        Of images that are not square, these are the longer sides.
+        """
+        longer = image_size if isinstance(image_size, int) else max(image_size)
+        return tuple(longer // 2**level for level in sorted(self.attention))
 
     def __str__(self) -> str:
         text = ", ".join(f"{key} {value}" for key, value in self.keys().items())

@@ -102,7 +102,7 @@ def _reconciled(weights: WeightSet, base: Config | None, label: str) -> Config:
     facts = {name: dict(values) for name, values in weights.stated.items()}
     facts["model"] = {**architecture.keys(), **facts.get("model", {})}
     facts.setdefault("data", {})["channels"] = architecture.in_channels
-    size = facts["data"].get("image_size") or tree["data"]["image_size"]
+    size = facts["data"].get("image_size") or (base.data.image_size if base else 1)
     facts["model"]["attn_resolutions"] = architecture.attn_resolutions(size)
     problems = [] if base is None else _contradictions(facts, base, architecture)
     if problems:

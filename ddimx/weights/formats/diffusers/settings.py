@@ -98,8 +98,9 @@ def read_unet(settings: Mapping[str, Any], label: str) -> tuple[Architecture, di
         attention=frozenset(_attending(values["down_block_types"], _DOWN)),
         resamp_with_conv=True,
     )
+    sides = (size,) if isinstance(size, int) else tuple(size)
     return architecture, {
-        "image_size": size if isinstance(size, int) else size[0],
+        "image_size": sides if len(set(sides)) > 1 else sides[0],
         "norm_groups": values["norm_num_groups"],
         "dropout": values["dropout"],
     }
@@ -190,8 +191,8 @@ def _type_problems(values: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key} is {shown(items)}; a list is needed")
     size = values["sample_size"]
     sizes = size if isinstance(size, list | tuple) else [size]
-    if not sizes or not all(map(_counts, sizes)) or len(set(sizes)) != 1:
-        problems.append(f"sample_size is {shown(size)}; square images of a stated size are needed")
+    if len(sizes) not in (1, 2) or not all(map(_counts, sizes)):
+        problems.append(f"sample_size is {shown(size)}; one number, or height and width, is needed")
     return problems
 
 

@@ -29,10 +29,10 @@ def loaded(path):
     return load_model(path, device="cpu", dtype="fp32")
 
 
-def compared(path, model, size=8):
+def compared(path, model, size=(8, 8)):
     """Largest difference of the networks' outputs on the same input, float64 would give 0."""
     torch.manual_seed(5)
-    x, t = torch.randn(2, 3, size, size), torch.tensor([3.0, 901.0])
+    x, t = torch.randn(2, 3, *size), torch.tensor([3.0, 901.0])
     with torch.no_grad():
         return (loaded(path).network(x, t) - model(x, t).sample).abs().max().item()
 
@@ -131,6 +131,18 @@ def test_what_is_written_is_what_diffusers_computes_with(tmp_path):
     found = read_folder(tmp_path / "new")
     assert (found.config, found.info, found.which) == (config, {"by": "us"}, "ema")
     assert same(found.tensors, model.state_dict())
+
+
+def test_images_that_are_not_square_both_ways(tmp_path):
+    pipeline(unet(sample_size=(8, 16))).save_pretrained(tmp_path / "theirs")
+    model = loaded(tmp_path / "theirs")
+    assert compared(tmp_path / "theirs", unet(sample_size=(8, 16)), (8, 16)) < 1e-5
+    assert model.config.sample_shape == (3, 8, 16)
+    assert model.config.model.attn_resolutions == (8,)  # the longer side
+    write_folder(tmp_path / "ours", model.network.state_dict(), model.config, {}, "ema")
+    written = UNet2DModel.from_pretrained(tmp_path / "ours" / "unet")
+    assert tuple(written.config.sample_size) == (8, 16)
+    assert compared(tmp_path / "ours", written, (8, 16)) < 1e-5
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

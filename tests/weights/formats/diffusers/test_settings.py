@@ -85,7 +85,7 @@ def test_all_wrong_settings_are_named_at_once():
         ({"class_embed_type": "timestep"}, "class_embed_type"),
         ({"num_class_embeds": 10}, "num_class_embeds"),
         ({"sample_size": None}, "sample_size"),
-        ({"sample_size": [8, 16]}, "sample_size"),
+        ({"sample_size": [8, 16, 8]}, "sample_size"),
         ({"out_channels": 6}, "out_channels is 6 and in_channels 3"),
         ({"block_out_channels": [32, 48]}, "block_out_channels"),
         ({"block_out_channels": [32]}, "differ in length"),
