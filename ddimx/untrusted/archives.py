@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from . import limits
+from .text import shortened
 
 # What zipfile raises on a damaged archive: KeyError is a missing member, RuntimeError an encrypted
 # one or, as NotImplementedError, an unknown compression.
@@ -51,7 +52,7 @@ def readable(what: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
         raise ValueError(f"not a readable {what}: {reason}") from None
 
 
