@@ -299,8 +299,8 @@ def make_octree(folder: Path) -> None:
 
 
 def read_octree(folder: Path) -> None:
-    from ddimx.exporting.sources import holds_tokens, items_of
-    from ddimx.octree.file import read_shape
+    from ddimx.exporting.sources import items_of
+    from ddimx.octree.file import holds_tokens, read_shape
 
     refused = []
     for item in items_of(folder, None):
