@@ -191,7 +191,7 @@ def test_a_dark_picture_of_sixteen_bits():
     dark = saved(GRAY.astype(np.uint16) * 16)
     assert np.array_equal(read(dark, 1, white=65535)[..., 0], GRAY // 16)
     assert not read(saved(np.zeros((4, 4), dtype=np.uint16))).any()
-    with pytest.raises(ValueError, match="values from 0 to 3968: set data.white to the value"):
+    with pytest.raises(ValueError, match=r"values from 0 to 3968: set data\.white to the"):
         read(dark, white=1000)
 
 
