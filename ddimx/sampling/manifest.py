@@ -87,7 +87,11 @@ def schedule_of(config: Config) -> list[Any]:
     """Return a model's noise schedule as a run's identity has it."""
     diffusion = config.diffusion
     numbers = (diffusion.beta_start, diffusion.beta_end, diffusion.num_diffusion_timesteps)
-    return [diffusion.beta_schedule, *numbers]
+    described: list[Any] = [diffusion.beta_schedule, *numbers]
+    if diffusion.trained_betas is not None:
+        table = json.dumps(diffusion.trained_betas).encode()
+        described = ["trained_betas", hashlib.sha256(table).hexdigest()]
+    return [*described, "zero_terminal_snr"] if diffusion.zero_terminal_snr else described
 
 
 def config_sha256(config: Config) -> str:

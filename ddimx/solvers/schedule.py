@@ -92,14 +92,13 @@ class Schedule:
     @classmethod
     def from_config(cls, config: DiffusionConfig) -> Schedule:
         """Build the schedule that a configuration describes."""
-        return cls(
-            betas(
-                config.beta_schedule,
-                config.beta_start,
-                config.beta_end,
-                config.num_diffusion_timesteps,
-            )
-        )
+        table: Array
+        if config.trained_betas is None:
+            steps = config.num_diffusion_timesteps
+            table = betas(config.beta_schedule, config.beta_start, config.beta_end, steps)
+        else:
+            table = np.asarray(config.trained_betas, dtype=np.float64)
+        return cls(zero_terminal_snr(table) if config.zero_terminal_snr else table)
 
     @property
     def num_timesteps(self) -> int:
