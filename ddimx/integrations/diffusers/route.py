@@ -19,7 +19,8 @@ import numpy as np
 from ...config import Prediction
 from ...errors import UsageError, unknown
 from ...solvers.ddim import ddim, noise_sigma
-from ...solvers.plan import Array, Plan, output_coefficients
+from ...solvers.parametrization import output_coefficients
+from ...solvers.plan import Array, Plan
 from ...solvers.schedule import CLEAN, Schedule, betas, zero_terminal_snr
 from ...solvers.timesteps import Times, explicit, spaced
 from ...weights.formats.diffusers.scheduler import BETAS, PREDICTIONS
