@@ -64,10 +64,31 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {
     "LMSDiscreteScheduler": (_OTHER, "ipndm:4"),
     "RePaintScheduler": ({**_OTHER, "clip_sample": True, "timestep_spacing": "leading"}, "ddim"),
 }
+# Of processes without betas, with their defaults.
+_FLOW: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+}
+_EDM: dict[str, Any] = {
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "rho": 7.0,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
+CONTINUOUS: dict[str, dict[str, Any]] = {
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "EDMEulerScheduler": _EDM,
+    "EDMDPMSolverMultistepScheduler": _EDM,
+}
 # Of other forward processes, or of networks that are no plain denoisers.
 _STRANGERS = {
-    "FlowM": "it is of flow matching",
-    "EDM": "it is of EDM's networks, which are told sigma",
+    "FlowM": "it is of flow matching with rules of its own",
     "LCM": "it is of distilled networks",
     "TCD": "it is of distilled networks",
     "CMS": "it is of consistency models",
@@ -123,9 +144,11 @@ def read_scheduler(settings: Mapping[str, Any], label: str) -> Scheduler:
         DdimxError: settings of the forward process that cannot be represented, each by name.
     """
     kind = settings.get("_class_name")
+    if isinstance(kind, str) and kind in CONTINUOUS:
+        return _read_continuous({**CONTINUOUS[kind], **settings}, label)
     if not isinstance(kind, str) or kind not in CLASSES:
         reasons = (why for start, why in _STRANGERS.items() if str(kind).startswith(start))
-        reason = next(reasons, f"known are {', '.join(CLASSES)}")
+        reason = next(reasons, f"known are {', '.join([*CLASSES, *CONTINUOUS])}")
         raise DdimxError(f"{label}: _class_name is {shown(kind)}; {reason}")
     defaults, kin = CLASSES[kind]
     values = {**defaults, **settings}
@@ -159,6 +182,41 @@ def read_scheduler(settings: Mapping[str, Any], label: str) -> Scheduler:
     )
 
 
+def _read_continuous(values: Mapping[str, Any], label: str) -> Scheduler:
+    """Translate the settings of a process without betas: rectified flow, or EDM's.
+
+    Raises:
+        DdimxError: settings that cannot be represented, each by name.
+    """
+    flow = "shift" in values
+    numbers = ("shift",) if flow else ("sigma_min", "sigma_max", "sigma_data", "rho")
+    problems = [
+        f"{key} is {shown(values[key])}, not a number above 0"
+        for key in numbers
+        if not is_number(values[key]) or values[key] <= 0
+    ]
+    steps = values["num_train_timesteps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= _MOST_STEPS:
+        problems.append(f"num_train_timesteps is {shown(steps)}; 2 to {_MOST_STEPS} are possible")
+    wanted = {"use_dynamic_shifting": False, "invert_sigmas": False, "stochastic_sampling": False}
+    problems += [
+        f"{key} is {shown(values[key])}; {value!r} is needed"
+        for key, value in (wanted if flow else {"prediction_type": "epsilon"}).items()
+        if values[key] != value
+    ]
+    if problems:
+        lines = "\n".join(f"  {line}" for line in problems)
+        raise DdimxError(f"{label}: a process that cannot be represented\n{lines}")
+    diffusion = {
+        "prediction": "flow" if flow else "edm",
+        "num_diffusion_timesteps": steps,
+        # A network of a flow is told its time in 0..T.
+        **({"time_scale": float(steps)} if flow else {}),
+        **{key: float(values[key]) for key in numbers},
+    }
+    return Scheduler(diffusion, {}, {"spacing": "linspace"}, ())
+
+
 def write_scheduler(config: Config, label: str) -> dict[str, Any]:
     """Return DDIMScheduler's settings, those under which it equals ``ddim`` here.
 
@@ -174,6 +232,10 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
     their_names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     threshold = sampling.dynamic_threshold or (None, 1.0)
     table = diffusion.trained_betas
+    if diffusion.prediction not in their_names:
+        raise UsageError(
+            f"{label}: diffusers' DDIMScheduler has no diffusion.prediction {diffusion.prediction}"
+        )
     spacing = sampling.spacing if sampling.spacing in ("linspace", "trailing") else "leading"
     return {
         "_class_name": "DDIMScheduler",

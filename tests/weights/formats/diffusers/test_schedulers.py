@@ -84,6 +84,31 @@ def test_the_states_are_those_of_diffusers_ddim(tmp_path, name, changes, of_unet
     assert (got - expected).abs().max() < bound
 
 
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"])
+def test_flows_and_edm_go_diffusers_own_euler_steps(tmp_path, name):
+    """For a constant prediction, Euler's step along their line is DDIM's."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(**THEIRS).eval()
+    theirs = getattr(diffusers, name)()
+    DDPMPipeline(unet, theirs).save_pretrained(tmp_path / "m")
+    model = load_model(tmp_path / "m", device="cpu", dtype="fp32")
+    draw = torch.Generator().manual_seed(3)
+    start = torch.randn(COUNT, 3, 8, 8, generator=draw)
+    flow = name.startswith("Flow")
+    # Theirs over our times: both have the same, but for a whole number of them here.
+    theirs.set_timesteps(STEPS)
+    times = np.round(theirs.timesteps.numpy() - 1) if flow else np.linspace(999, 0, STEPS).round()
+    if flow:
+        theirs.set_timesteps(sigmas=((times + 1) / 1000).tolist())
+    x = start * 1.0 if flow else start * (80.0**2 + 0.5**2) ** 0.5
+    with torch.no_grad():
+        for t in theirs.timesteps:
+            scaled = x if flow else theirs.scale_model_input(x, t)
+            x = theirs.step(unet(scaled, t.float()).sample, t, x).prev_sample
+    got = ddimx.sample(model, start=start, count=COUNT, timesteps=times.tolist())
+    assert (got - x).abs().max() < 1e-4 * x.abs().max()
+
+
 def test_what_is_taken_over_is_written_back(tmp_path):
     settings = {
         **ZERO_SNR,

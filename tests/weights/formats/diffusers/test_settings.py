@@ -13,6 +13,7 @@ from ddimx.errors import DdimxError, UsageError
 from ddimx.solvers.schedule import Schedule
 from ddimx.weights.formats.diffusers.scheduler import (
     CLASSES,
+    CONTINUOUS,
     OF_DDIM,
     OF_DDPM,
     SCHEDULER_DEFAULTS,
@@ -47,6 +48,14 @@ def test_the_defaults_of_every_scheduler_are_diffusers_own(name):
     switches = {"clip_sample", "thresholding", "steps_offset", "rescale_betas_zero_snr"}
     assert not any(ours[key] for key in switches & absent)
     assert "set_alpha_to_one" in ours or "set_alpha_to_one" not in theirs
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_the_defaults_of_processes_without_betas(name):
+    theirs, ours = defaults_of(getattr(diffusers, name)), CONTINUOUS[name]
+    assert {key: theirs.get(key, value) for key, value in ours.items()} == ours
+    absent = ours.keys() - theirs.keys()
+    assert not any(ours[key] for key in absent)
 
 
 @pytest.mark.parametrize(
@@ -204,14 +213,18 @@ def test_noise_schedules_are_the_same_numbers(kind, name):
     ("changes", "named"),
     [
         ({"_class_name": "LCMScheduler"}, "_class_name is 'LCMScheduler'; .* distilled"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "it is of flow matching"),
-        ({"_class_name": "EDMEulerScheduler"}, "it is of EDM's networks"),
+        ({"_class_name": "FlowMatchLCMScheduler"}, "it is of flow matching"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "v_prediction"),
         ({"_class_name": "VQDiffusionScheduler"}, "known are DDIMScheduler, DDIMParallel"),
         ({"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas has 2 numbers, for 1000 timesteps"),
         ({"trained_betas": "x"}, "trained_betas is 'x'; a list of numbers"),
         ({"beta_schedule": "lapl"}, "beta_schedule is 'lapl'"),
         ({"prediction_type": "flow"}, "prediction_type is 'flow'"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
+            "use_dynamic_shifting is True; False is needed",
+        ),
         ({"variance_type": "huge"}, "variance_type is 'huge'"),
     ],
 )
