@@ -40,7 +40,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UsageError(f"{label}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UsageError(f"{label}: expected sections such as 'data:' and 'model:'")
-    return validate(_override(tree, overrides), label)
+    return validate(apply(tree, overrides), label)
 
 
 def validate(tree: Mapping[str, Any], label: str) -> Config:
@@ -57,7 +57,7 @@ def validate(tree: Mapping[str, Any], label: str) -> Config:
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """Return ``config`` with ``section.key=value`` overrides applied and validated again."""
     tree = json.loads(config.model_dump_json(exclude_unset=True))
-    return validate(_override(tree, overrides), "--set") if overrides else config
+    return validate(apply(tree, overrides), "--set") if overrides else config
 
 
 def dump_yaml(config: Config) -> str:
@@ -85,7 +85,14 @@ def _read(source: str | Path) -> tuple[str, str]:
     )
 
 
-def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a configuration's sections with ``section.key=value`` overrides put into them.
+
+    The outer dictionary is changed, its sections are replaced.
+
+    Raises:
+        UsageError: an override of another form.
+    """
     for item in overrides:
         key, sign, text = item.partition("=")
         section, dot, name = key.strip().partition(".")

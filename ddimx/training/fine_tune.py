@@ -1,0 +1,178 @@
+"""Training that starts from other weights: their settings, what may differ, the classes anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..config import OCTREE_MODELS, Config
+from ..errors import UsageError
+from ..progress import Progress
+from ..solvers.schedule import Schedule
+from ..untrusted.text import shortened
+from ..weights.locate.registry import NAMES
+from ..weights.locate.source import Source, completed, find_weights
+
+# What of the network is no part of its architecture: other data, or only the training, decide it.
+_FREE = {"type", "in_channels", "out_ch", "classes", "dropout", "ema", "ema_rate", "var_type"}
+# Where a network of ours holds its classes, and what every example's sum has in it exactly once.
+_EMBEDDINGS = {
+    "unet": ("class_embedding.weight", "temb.dense.1.bias"),
+    "octree": ("label.weight", "transition.weight"),
+}
+_SHOWN = 8  # names of classes in one line
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The weights of ``--init``.
+
+    Attributes:
+        name: as the user wrote it.
+        tensors: the network's parameters by name.
+        config: the weights' own configuration; None where only ``--config`` says what they are.
+        file: what holds that configuration, for messages.
+        notes: remarks of those who read the weights.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    config: Config | None
+    file: Path
+    notes: tuple[str, ...]
+
+
+def read_start(source: Source, explicit: Config | None, progress: Progress) -> Start:
+    """Read weights to start from, of any format that ``--model`` takes.
+
+    Args:
+        source: what names them; without a configuration.
+        explicit: that of ``--config``, for weights that come without their own.
+
+    Raises:
+        UsageError: an unknown name, or weights that need ``--config``.
+        DdimxError: a download that failed, or a file that cannot be read or represented.
+    """
+    weights, config = find_weights(source, progress), None
+    says_all = weights.config is not None or "diffusion" in weights.stated or source.name in NAMES
+    if says_all or explicit is None:
+        weights, config = completed(weights, source)
+    file = weights.config_file or weights.file
+    return Start(source.name, weights.tensors, config, file, weights.notes)
+
+
+def check_agrees(own: Config, config: Config, label: str) -> None:
+    """Refuse a configuration that makes something else of weights than they were trained for.
+
+    Size, classes, dropout and average may differ; of token networks the kinds of noise may be
+    fewer.
+
+    Raises:
+        UsageError: the keys that differ, each with both values.
+    """
+    pairs = []
+    before, after = _architecture(own), _architecture(config)
+    pairs += [(f"model.{key}", before[key], after[key]) for key in before]
+    for section, keys in {
+        "data": ("channels", "rescaled", "logit_transform", "max_depth"),
+        "diffusion": ("prediction", "num_diffusion_timesteps"),
+    }.items():
+        mine, other = getattr(own, section), getattr(config, section)
+        pairs += [(f"{section}.{key}", getattr(mine, key), getattr(other, key)) for key in keys]
+    curves = [Schedule.from_config(c.diffusion).alpha_bars for c in (own, config)]
+    if curves[0].shape == curves[1].shape and not np.allclose(*curves, rtol=1e-6, atol=0):
+        old, new = own.diffusion.model_dump(), config.diffusion.model_dump()
+        other = {"prediction", "transitions", "num_diffusion_timesteps"}
+        pairs += [(f"diffusion.{key}", old[key], new[key]) for key in old.keys() - other]
+    kinds = (own.diffusion.transitions, config.diffusion.transitions)
+    if own.model.name in OCTREE_MODELS and not set(kinds[1]) <= set(kinds[0]):
+        pairs.append(("diffusion.transitions", *kinds))
+    problems = sorted(
+        f"  {key} is {_plain(now)}, the weights have {_plain(old)}"
+        for key, old, now in pairs
+        if old != now
+    )
+    if problems:
+        raise UsageError(
+            f"{label}: the configuration contradicts the weights:\n"
+            + "\n".join(problems)
+            + "\nLeave these keys out, or train without --init."
+        )
+
+
+def _architecture(config: Config) -> dict[str, Any]:
+    """Return what decides the network's function, besides its weights, in comparable values."""
+    values = {k: v for k, v in config.model.model_dump().items() if k not in _FREE}
+    octrees = config.model.name in OCTREE_MODELS
+    values["name"] = "octree" if octrees else config.model.name
+    if octrees:
+        values["vocab_size"] = 256
+    if config.model.name == "unet":
+        values["attn_resolutions"] = [
+            level
+            for level, size in enumerate(config.resolutions)
+            if size in config.model.attn_resolutions
+        ]
+    return values
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def with_classes(start: Start, network: nn.Module, config: Config) -> tuple[Start, str | None]:
+    """Return weights whose classes are those of ``config``, and a remark on what became of them.
+
+    A class of the same name keeps its embedding; a new one begins as "no class", so that the first
+    step continues from what the network draws without a class. A network that had no classes gets
+    zeros, and one that loses them keeps "no class" where it is added to every example.
+
+    Args:
+        start: weights with a configuration of their own.
+        network: that of ``config``, for the shapes.
+        config: the configuration to train with.
+
+    Raises:
+        UsageError: other classes for a network whose embedding is not known here.
+    """
+    assert start.config is not None
+    old, new = start.config.model.classes, config.model.classes
+    if old == new:
+        return start, None
+    kind = "octree" if config.model.name in OCTREE_MODELS else config.model.name
+    if kind not in _EMBEDDINGS:
+        raise UsageError(
+            f"{start.name}: other classes for a network '{config.model.name}' cannot be made from "
+            "its weights: set model.classes as they are there, or train without --init"
+        )
+    (embedding, everywhere), tensors = _EMBEDDINGS[kind], dict(start.tensors)
+    shapes = network.state_dict()
+    rows = tensors.pop(embedding) if old else None
+    if not new:
+        assert rows is not None
+        tensors[everywhere] = tensors[everywhere].float() + rows[-1].float()  # stored in fp16, it may be
+        return replace(start, tensors=tensors), f"the {len(old)} classes of {start.name} are left"
+    if rows is None:
+        tensors[embedding] = shapes[embedding].detach().cpu() * 0
+        remark = f"{start.name} has no classes; {_names(new)} are new"
+        return replace(start, tensors=tensors), remark
+    places = [old.index(name) if name in old else len(old) for name in new]
+    tensors[embedding] = rows[[*places, len(old)]]
+    kept = [name for name in new if name in old]
+    parts = {
+        "new": [name for name in new if name not in old],
+        "as before": kept,
+        "left": [name for name in old if name not in new],
+    }
+    told = "; ".join(f"{what}: {_names(names)}" for what, names in parts.items() if names)
+    return replace(start, tensors=tensors), f"classes: {told}; all other weights are kept"
+
+
+def _names(names: Any) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(shortened(name, 40) for name in names[:_SHOWN]) + more
