@@ -42,6 +42,10 @@ class DataConfig(Section):
     category: str | None = None
     # Ours: the column with the images, where a data set of the hub has several.
     column: str | None = None
+    # Ours: what is behind transparent pixels: white, black or #rrggbb.
+    background: str = Field(default="white", pattern=r"^(white|black|#[0-9a-fA-F]{6})$")
+    # Ours: the value of white in images of more than 8 bits, where their range does not tell it.
+    white: float | None = Field(default=None, gt=0.0)
     logit_transform: bool = False
     uniform_dequantization: bool = False
     gaussian_dequantization: bool = False
@@ -106,7 +110,8 @@ class ModelConfig(Section):
     in_channels: int = Field(default=3, ge=1)
     out_ch: int = Field(default=3, ge=1)
     ch: int = Field(default=128, ge=2)
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    # A level's width is ch times this; fractions are ours (48 and 80 channels: 1 and 5/3).
+    ch_mult: tuple[int | float, ...] = (1, 2, 2, 2)
     num_res_blocks: int = Field(default=2, ge=1)
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -117,8 +122,28 @@ class ModelConfig(Section):
     # Ours: the UNet sees patch_size x patch_size pixels as channels of one position.
     patch_size: int = Field(default=1, ge=1)
     norm_groups: int = Field(default=32, ge=1)
-    # Ours: class names in the order of their labels; empty means unconditional.
+    # Ours: class names in the order of their labels; empty means unconditional. Without a null
+    # class there is no prediction without a class, which guidance needs.
     classes: tuple[str, ...] = ()
+    null_class: bool = True
+    # The network predicts a variance too (Improved DDPM), of which nothing is made.
+    predicts_variance: bool = False
+    # What diffusers' UNet2DModel can be set to; the defaults are the original's.
+    attn_resolutions_up: tuple[int, ...] | None = None  # of the way up; None: as attn_resolutions
+    mid_block: Literal["attention", "plain", "none"] = "attention"
+    # Groups of the norm before the middle's attention; 0 is no norm, None norm_groups.
+    mid_norm_groups: int | None = Field(default=None, ge=0)
+    head_dim: int | None = Field(default=None, ge=1)  # of attention; None: one head of all channels
+    norm_eps: float = Field(default=1e-6, gt=0.0)
+    activation: Literal["silu", "mish", "gelu", "relu"] = "silu"
+    scale_shift: bool = False  # the time scales and shifts what the second norm returns
+    time_dim: int | None = Field(default=None, ge=1)  # of the embedded time; None: 4 ch
+    cosine_first: bool = False  # of the sinusoidal embedding (flip_sin_to_cos)
+    freq_shift: float = Field(default=1.0, ge=0.0)
+    downsample_padding: Literal[0, 1] = 0  # 0: right and below only
+    # Levels (0 the finest) that a residual block halves, or doubles, instead of a convolution.
+    resblock_down: tuple[int, ...] = ()
+    resblock_up: tuple[int, ...] = ()
     # The octree model's keys, as the seed project names them.
     vocab_size: int | None = Field(default=None, ge=2)
     hidden_dim: int | None = Field(default=None, ge=1)
@@ -129,24 +154,44 @@ class ModelConfig(Section):
 
     @field_validator("ch_mult")
     @classmethod
-    def _some_levels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or min(value) < 1:
-            raise ValueError("needs at least one multiplier, each 1 or more")
+    def _some_levels(cls, value: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        if not value or min(value) <= 0:
+            raise ValueError("needs at least one multiplier, each above 0")
         if len(value) > MOST_LEVELS:
             raise ValueError(f"has {len(value)} levels; {MOST_LEVELS} are the most")
         return value
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ModelConfig:
-        widths = sorted({self.ch * m for m in self.ch_mult})
-        bad = [w for w in widths if w % self.norm_groups]
-        if self.name == "unet" and bad:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes holds a name twice")
+        if self.name != "unet":
+            return self
+        broken = [m for m in self.ch_mult if abs(self.ch * m - round(self.ch * m)) > 1e-6 * self.ch]
+        if broken or min(self.widths) < 1:
+            raise ValueError(f"ch {self.ch} times {broken or min(self.ch_mult)} is no width")
+        bad = [w for w in sorted({*self.widths}) if w % self.norm_groups]
+        if bad:
             raise ValueError(
                 f"widths {bad} (ch * ch_mult) are not divisible by norm_groups={self.norm_groups}"
             )
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes holds a name twice")
+        if self.mid_norm_groups and self.widths[-1] % self.mid_norm_groups:
+            raise ValueError(
+                f"mid_norm_groups {self.mid_norm_groups} does not divide width {self.widths[-1]}"
+            )
+        places = range(len(self.ch_mult))
+        if not {*self.resblock_down} <= {*places[:-1]} or not {*self.resblock_up} <= {*places[1:]}:
+            raise ValueError(
+                f"resblock_down {list(self.resblock_down)} and resblock_up "
+                f"{list(self.resblock_up)}: levels {list(places[:-1])} are halved, "
+                f"{list(places[1:])} doubled"
+            )
         return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the UNet's levels, finest first."""
+        return tuple(round(self.ch * m) for m in self.ch_mult)
 
 
 class DiffusionConfig(Section):
@@ -287,10 +332,17 @@ class Config(Section):
                 f"(patch_size {model.patch_size}, {len(model.ch_mult)} levels of model.ch_mult)"
             )
         sizes = self.resolutions
-        strange = [r for r in model.attn_resolutions if r not in sizes]
-        if strange:
+        for key in ("attn_resolutions", "attn_resolutions_up"):
+            strange = [r for r in getattr(model, key) or () if r not in sizes]
+            if strange:
+                raise ValueError(f"model.{key} {strange} never occur; the UNet's are {list(sizes)}")
+        attending = {*model.attn_resolutions, *(model.attn_resolutions_up or ())}
+        widths = {w for w, size in zip(model.widths, sizes, strict=True) if size in attending}
+        widths |= {model.widths[-1]} if model.mid_block == "attention" else set()
+        narrow = [width for width in sorted(widths) if width < (model.head_dim or 1)]
+        if narrow:
             raise ValueError(
-                f"model.attn_resolutions {strange} never occur; the UNet's are {list(sizes)}"
+                f"model.head_dim {model.head_dim} is wider than a level with attention: {narrow}"
             )
 
     @property

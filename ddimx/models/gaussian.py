@@ -41,6 +41,7 @@ class GaussianProcess:
     shape: tuple[int, ...]
     num_classes: int = 0
     class_dropout: float = 0.0
+    null_class: bool = True  # whether the network has a prediction without a class
     antithetic: bool = True
     data: DataConfig | None = None  # how samples become pixels; None: [-1, 1]
     defaults: SamplingConfig = field(default_factory=SamplingConfig)
@@ -59,7 +60,8 @@ class GaussianProcess:
             prediction=config.diffusion.prediction,
             shape=config.sample_shape,
             num_classes=len(config.model.classes),
-            class_dropout=config.training.class_dropout,
+            class_dropout=config.training.class_dropout if config.model.null_class else 0.0,
+            null_class=config.model.null_class,
             antithetic=config.training.antithetic,
             data=config.data,
             defaults=config.sampling,
@@ -88,8 +90,8 @@ class GaussianProcess:
 
     @property
     def can_guide(self) -> bool:
-        """Return whether there are classes to lead towards."""
-        return self.num_classes > 0
+        """Return whether there are classes to lead towards, and a prediction without any."""
+        return self.num_classes > 0 and self.null_class
 
     @property
     def preview(self) -> Options:

@@ -142,12 +142,31 @@ def open_zip(source: Path | BinaryIO) -> Iterator[Archive]:
         ValueError: not a zip file, damaged, of several disks, or with too large a directory.
     """
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
-        size = stream.seek(0, os.SEEK_END)
-        _check_directory(stream, size)
-        with readable("zip file"):
-            archive = zipfile.ZipFile(stream)
+        archive, size = _opened(stream)
         with archive:
             yield Archive(archive, size)
+
+
+def keep_zip(path: Path) -> Archive:
+    """Open a zip file for as long as the archive is in use; several threads may read it.
+
+    Raises:
+        OSError, ValueError: as :func:`open_zip`.
+    """
+    stream = path.open("rb")
+    try:
+        archive, size = _opened(stream)
+    except BaseException:
+        stream.close()
+        raise
+    return Archive(archive, size)
+
+
+def _opened(stream: BinaryIO) -> tuple[zipfile.ZipFile, int]:
+    size = stream.seek(0, os.SEEK_END)
+    _check_directory(stream, size)
+    with readable("zip file"):
+        return zipfile.ZipFile(stream), size
 
 
 def check_zip(path: Path) -> None:

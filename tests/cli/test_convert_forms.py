@@ -106,7 +106,12 @@ def test_half_precision_goes_through_diffusers_too(native, folder):
 @pytest.mark.parametrize(
     ("form", "sections", "named"),
     [
-        ("diffusers", {"model": {"classes": ["a", "b"]}}, "model.classes ('a', 'b')"),
+        ("ddim", {"model": {"norm_eps": 1e-5}}, "model.norm_eps 1e-05"),
+        (
+            "ddim",
+            {"data": {"image_size": [8, 16]}, "model": {"attn_resolutions": [8]}},
+            "data.image_size (8, 16)",
+        ),
         ("ddim", {"model": {"classes": ["a", "b"]}}, "model.classes ('a', 'b')"),
         ("diffusers", {"model": {"patch_size": 2, "attn_resolutions": [2]}}, "model.patch_size 2"),
         ("ddim", {"model": {"patch_size": 2, "attn_resolutions": [2]}}, "model.patch_size 2"),
