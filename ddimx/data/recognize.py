@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config, DataConfig
-from ..errors import DdimxError, UsageError
+from ..errors import UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
 from ..untrusted.text import shortened
-from .arrays import Integers
 from .examples import Examples
 from .images.folder import FolderSource
 from .images.scan import SUFFIXES, printable, scan_images

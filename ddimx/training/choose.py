@@ -77,10 +77,10 @@ def unet(sides: tuple[int, int], channels: int, count: int) -> dict[str, Any]:
     if long > 2 * COARSEST:
         unit = 8 if max(sides) <= 128 else 16
         near = [max(1, round(side / unit)) * unit for side in sides]
-        text = "x".join(str(side) for side in reversed(near))
+        this, other = (str(s[0]) if s[0] == s[1] else f"{s[1]}x{s[0]}" for s in (sides, near))
         raise UsageError(
-            f"--size {sides[1]}x{sides[0]}: sides are halved from level to level, and these cannot "
-            f"be halved often enough; --size {text} can"
+            f"--size {this}: sides are halved from level to level, and these cannot be halved "
+            f"often enough; --size {other} can"
         )
     # Twice as wide from level to level, below 64 pixels: above, width would cost too much.
     fine = sum(level > LARGEST for level in levels)

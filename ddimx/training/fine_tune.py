@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..config import OCTREE_MODELS, Config
@@ -19,7 +20,8 @@ from ..weights.locate.registry import NAMES
 from ..weights.locate.source import Source, completed, find_weights
 
 # What of the network is no part of its architecture: other data, or only the training, decide it.
-_FREE = {"type", "in_channels", "out_ch", "classes", "dropout", "ema", "ema_rate", "var_type"}
+_FREE = {"type", "in_channels", "out_ch", "classes", "null_class"}
+_FREE |= {"dropout", "ema", "ema_rate", "var_type"}
 # Where a network of ours holds its classes, and what every example's sum has in it exactly once.
 _EMBEDDINGS = {
     "unet": ("class_embedding.weight", "temb.dense.1.bias"),
@@ -113,11 +115,10 @@ def _architecture(config: Config) -> dict[str, Any]:
     if octrees:
         values["vocab_size"] = 256
     if config.model.name == "unet":
-        values["attn_resolutions"] = [
-            level
-            for level, size in enumerate(config.resolutions)
-            if size in config.model.attn_resolutions
-        ]
+        sizes = config.resolutions
+        for key in ("attn_resolutions", "attn_resolutions_up"):
+            attending = values[key] if values[key] is not None else values["attn_resolutions"]
+            values[key] = [sizes.index(n) if n in sizes else n for n in sorted(attending)[::-1]]
     return values
 
 
@@ -130,7 +131,8 @@ def with_classes(start: Start, network: nn.Module, config: Config) -> tuple[Star
 
     A class of the same name keeps its embedding; a new one begins as "no class", so that the first
     step continues from what the network draws without a class. A network that had no classes gets
-    zeros, and one that loses them keeps "no class" where it is added to every example.
+    zeros, and one that loses them keeps "no class" where it is added to every example. Where none
+    of the rows stands for "no class", their mean does.
 
     Args:
         start: weights with a configuration of their own.
@@ -141,38 +143,37 @@ def with_classes(start: Start, network: nn.Module, config: Config) -> tuple[Star
         UsageError: other classes for a network whose embedding is not known here.
     """
     assert start.config is not None
-    old, new = start.config.model.classes, config.model.classes
-    if old == new:
+    before, model = start.config.model, config.model
+    old, new = before.classes, model.classes
+    if (old, before.null_class or not old) == (new, model.null_class or not new):
         return start, None
-    kind = "octree" if config.model.name in OCTREE_MODELS else config.model.name
+    kind = "octree" if model.name in OCTREE_MODELS else model.name
     if kind not in _EMBEDDINGS:
         raise UsageError(
-            f"{start.name}: other classes for a network '{config.model.name}' cannot be made from "
-            "its weights: set model.classes as they are there, or train without --init"
+            f"{start.name}: other classes for a network '{model.name}' cannot be made from its "
+            "weights: set model.classes as they are there, or train without --init"
         )
     (embedding, everywhere), tensors = _EMBEDDINGS[kind], dict(start.tensors)
-    shapes = network.state_dict()
-    rows = tensors.pop(embedding) if old else None
-    if not new:
-        assert rows is not None
-        tensors[everywhere] = tensors[everywhere].float() + rows[-1].float()  # stored in fp16, it may be
-        return replace(start, tensors=tensors), f"the {len(old)} classes of {start.name} are left"
-    if rows is None:
-        tensors[embedding] = shapes[embedding].detach().cpu() * 0
-        remark = f"{start.name} has no classes; {_names(new)} are new"
+    if not old:
+        tensors[embedding] = torch.zeros(network.state_dict()[embedding].shape)
+        remark = f"{start.name} has no classes; new ones: {_names(new)}"
         return replace(start, tensors=tensors), remark
-    places = [old.index(name) if name in old else len(old) for name in new]
-    tensors[embedding] = rows[[*places, len(old)]]
-    kept = [name for name in new if name in old]
+    rows = tensors.pop(embedding).float()  # stored in half precision, it may be
+    no_class = rows[-1] if before.null_class else rows.mean(dim=0)
+    if not new:
+        tensors[everywhere] = tensors[everywhere].float() + no_class
+        return replace(start, tensors=tensors), f"the {len(old)} classes of {start.name} are left"
+    chosen = [rows[old.index(name)] if name in old else no_class for name in new]
+    tensors[embedding] = torch.stack([*chosen, no_class] if model.null_class else chosen)
     parts = {
         "new": [name for name in new if name not in old],
-        "as before": kept,
+        "as before": [name for name in new if name in old],
         "left": [name for name in old if name not in new],
     }
     told = "; ".join(f"{what}: {_names(names)}" for what, names in parts.items() if names)
     return replace(start, tensors=tensors), f"classes: {told}; all other weights are kept"
 
 
-def _names(names: Any) -> str:
+def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(shortened(name, 40) for name in names[:_SHOWN]) + more

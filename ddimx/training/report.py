@@ -184,9 +184,12 @@ VALIDATION = "validation_"
 
 def duration(seconds: float) -> str:
     """Return a time as a person says it: "40 seconds", "25 minutes", "3.5 hours", "4 days"."""
-    for unit, most, length in (("seconds", 120, 1), ("minutes", 7_200, 60), ("hours", 172_800, 3_600)):
-        if seconds < most:
-            return f"{seconds / length:.{1 if unit == 'hours' else 0}f} {unit}"
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 172_800:
+        return f"{seconds / 3_600:.1f} hours"
     return f"{seconds / 86_400:.0f} days"
 
 

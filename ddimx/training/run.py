@@ -13,8 +13,8 @@ from .. import __version__
 from ..config import Config
 from ..config_file import dump_yaml, load_config, override
 from ..data.examples import open_examples
-from ..data.recognize import told
 from ..data.images.download import obtain
+from ..data.recognize import told
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
@@ -168,8 +168,8 @@ def _train(
     size = sum(p.numel() for p in network.parameters())
     loop = config.training
     progress.say(
-        f"{folder}: {size:,} parameters on {info['device']}, seed {seed}, {loop.n_iters:,} steps of "
-        f"{loop.batch_size}"
+        f"{folder}: {size:,} parameters on {info['device']}, seed {seed}, "
+        f"{loop.n_iters:,} steps of {loop.batch_size}"
     )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")

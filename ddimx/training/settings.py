@@ -156,8 +156,8 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         if base is not None and base.model.name == "unet":
             tree["model"] |= _levels(base, _sides(tree["data"]["image_size"]))
         tree["model"]["classes"] = list(data.classes)
-    elif tree["data"].get("balance") == "family" and {"dataset", "root"} & {*wishes.get("data", ())}:
-        kind = str(wishes["data"].get("dataset", tree["data"]["dataset"])).upper()
+    elif tree["data"].get("balance") == "family":
+        kind = str(wishes.get("data", {}).get("dataset", "NPZ")).upper()
         if kind != "NPZ":  # which alone can say what belongs together
             tree["data"]["balance"] = "none"
             remarks.append(f"data.balance is left out: a {kind} data set has no families")
@@ -199,8 +199,9 @@ def _data_section(
         if drawn != held:
             raise UsageError(f"{root} holds {held}, and the configuration is of a model of {drawn}")
         stored = base.data.model_dump(mode="json", exclude_unset=True)
-        # Whose size it is: pictures take the model's, arrays have their own; a depth is the model's.
-        section |= {k: stored[k] for k in _OF_DATA if k in stored and (k not in section or data.octrees)}
+        # Arrays have a size of their own, pictures take the model's; the depth is the model's.
+        own_keys = () if data.octrees else section.keys()
+        section |= {k: stored[k] for k in _OF_DATA if k in stored and k not in own_keys}
     if data.octrees:
         depth, needed = data.data["max_depth"], section["max_depth"]
         if depth < needed:
@@ -219,20 +220,24 @@ def _data_section(
     elif "image_size" in wish and _sides(wish["image_size"]) != _sides(section["image_size"]):
         height, width = _sides(section["image_size"])
         raise UsageError(
-            f"{root}: its images are {width}x{height} and are not resized; train on the folder that "
-            "it was made of, or pack that again in another size"
+            f"{root}: its images are {width}x{height} and are not resized; train on the folder "
+            "that it was made of, or pack that again in another size"
         )
     section["channels"] = wish.get("channels", section.get("channels", data.channels))
     return section
 
 
 def _levels(base: Config, sides: tuple[int, int]) -> dict[str, Any]:
-    """Return ``model.attn_resolutions`` for other sides, so that the same levels attend."""
+    """Return the keys of ``model`` that say where attention is, so that the same levels attend."""
     finest, old = max(sides) // base.model.patch_size, base.resolutions
     if finest == old[0]:
         return {}
-    levels = [old.index(size) for size in base.model.attn_resolutions]
-    return {"attn_resolutions": [finest // 2**level for level in levels]}
+    resolutions = base.model.model_dump(include={"attn_resolutions", "attn_resolutions_up"})
+    return {
+        key: [finest // 2 ** old.index(size) for size in sizes]
+        for key, sizes in resolutions.items()
+        if sizes is not None
+    }
 
 
 def _sides(image_size: Any) -> tuple[int, int]:
