@@ -150,19 +150,18 @@ def _refuse_unprepared(where: str, path: Path) -> None:
         )
 
 
-def told(
-    config: Config, source: Examples, held_out: Examples, *, scanned: bool = True
-) -> list[str]:
+def told(config: Config, source: Examples, held_out: Examples) -> list[str]:
     """Return what a person is told of the data: how many, which classes, what was passed over.
+
+    Of a folder's pictures the headers are read for it.
 
     Args:
         config: the configuration to train with.
         source: the training part.
         held_out: the held-out part, which may be empty.
-        scanned: whether the headers of a folder's pictures are read for it.
     """
     what = "octrees" if config.data.octrees else "images"
-    scan = source.scan if isinstance(source, FolderSource) and scanned else None
+    scan = source.scan if isinstance(source, FolderSource) else None
     count = len(source) + len(held_out) if scan is None else len(scan)
     rest = f"{len(held_out)} of them held out" if len(held_out) else "none is held out"
     lines = [f"{shortened(config.data.root or config.data.dataset)}: {count} {what}, {rest}"]
@@ -195,12 +194,12 @@ def _resizing(sides: npt.NDArray[np.int32], data: DataConfig) -> list[str]:
     if len(smaller):
         lines.append(
             f"{_share(len(smaller), count)} shrunk to {target} (they are {_range(smaller)}); "
-            "--size trains on larger ones"
+            "a larger --size keeps more of them"
         )
     if len(larger):
         lines.append(
             f"{_share(len(larger), count)} enlarged to {target} (they are {_range(larger)}), "
-            "which adds no detail; --size trains on smaller ones"
+            "which adds no detail; a smaller --size needs less time"
         )
     shape = (sides[:, 1] / sides[:, 0]) / (width / height)
     cut = sides[(shape > _STRETCHED) | (shape < 1 / _STRETCHED)]

@@ -50,12 +50,22 @@ _FINE_TUNING = 0.3  # of the learning rate: the weights are good already
 def usual_size(sides: npt.NDArray[np.int32]) -> int:
     """Return the side of a square for pictures of these heights and widths, int32 [N, 2].
 
-    It is that of most pictures' shorter side or less, at most ``LARGEST``, and can be halved as
-    often as the network wants.
+    It is that of most pictures' shorter side or a little less, at most ``LARGEST``, and can be
+    halved as often as the network wants.
     """
     side = min(LARGEST, int(np.median(sides.min(axis=1))))
-    unit = next((unit for unit in (8, 4, 2) if side >= 2 * unit), 1)
-    return max(side // unit * unit, 1)
+    return next(n for n in range(side, 0, -1) if _levels((n, n))[-1] <= 2 * COARSEST)
+
+
+def _levels(sides: tuple[int, int]) -> list[int]:
+    """Return the longer sides of the feature maps, each half of the one before."""
+    levels, (short, long) = [max(sides)], sorted(sides)
+    while len(levels) < _MOST_LEVELS and short % 2 == long % 2 == 0 and short >= 4:
+        if long <= COARSEST and len(levels) > 1:
+            break
+        short, long = short // 2, long // 2
+        levels.append(long)
+    return levels
 
 
 def unet(sides: tuple[int, int], channels: int, count: int) -> dict[str, Any]:
@@ -67,14 +77,8 @@ def unet(sides: tuple[int, int], channels: int, count: int) -> dict[str, Any]:
         UsageError: sides that cannot be halved often enough; the message names those that can.
     """
     scale = _scale(_IMAGES, count)
-    levels = [max(sides)]
-    short, long = min(sides), max(sides)
-    while len(levels) < _MOST_LEVELS and short % 2 == long % 2 == 0 and short >= 4:
-        if long <= COARSEST and len(levels) > 1:
-            break
-        short, long = short // 2, long // 2
-        levels.append(long)
-    if long > 2 * COARSEST:
+    levels = _levels(sides)
+    if levels[-1] > 2 * COARSEST:
         unit = 8 if max(sides) <= 128 else 16
         near = [max(1, round(side / unit)) * unit for side in sides]
         this, other = (str(s[0]) if s[0] == s[1] else f"{s[1]}x{s[0]}" for s in (sides, near))

@@ -81,7 +81,7 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
     before, after = _architecture(own), _architecture(config)
     pairs += [(f"model.{key}", before[key], after[key]) for key in before]
     for section, keys in {
-        "data": ("channels", "rescaled", "logit_transform", "max_depth"),
+        "data": ("max_depth",) if own.data.octrees else ("channels", "rescaled", "logit_transform"),
         "diffusion": ("prediction", "num_diffusion_timesteps"),
     }.items():
         mine, other = getattr(own, section), getattr(config, section)

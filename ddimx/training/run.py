@@ -118,9 +118,9 @@ def _train(
         remarks += start.notes
         if config.model.patch_size != 1:
             remarks.append(
-                f"the network of {start.name} sees patches of pixels (model.patch_size "
-                f"{config.model.patch_size}), which diffusers has not: the result cannot be "
-                "converted to it; one trained without --init can"
+                f"the network of {start.name} works on patches of pixels (model.patch_size "
+                f"{config.model.patch_size}), which diffusers' UNet2DModel cannot: the result "
+                "cannot be converted to diffusers; what is trained without --init can"
             )
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = TrainState.fresh(network, config)
@@ -163,7 +163,7 @@ def _train(
         ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
-    for line in (*told(config, source, held_out, scanned=fresh), *remarks):
+    for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
         progress.say(line)
     size = sum(p.numel() for p in network.parameters())
     loop = config.training

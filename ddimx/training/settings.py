@@ -134,7 +134,8 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         {} if base is None else json.loads(base.model_dump_json(exclude_unset=True))
     )
     if data is not None:
-        tree["data"] = _data_section(data, base, wishes.get("data", {}), remarks)
+        label = f"--init {request.init}" if request.config is None else request.config_file
+        tree["data"] = _data_section(data, base, label, wishes.get("data", {}), remarks)
         wished = wishes.get("training", {})
         loop, optim, ema_rate = choose.training(
             data.count,
@@ -169,6 +170,11 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         named_in = "--set"
     if start is not None and own is not None:
         check_agrees(own, config, f"--init {start.name}")
+        if own.data.random_flip and config.data.random_flip and data is not None:
+            remarks.append(
+                f"examples are mirrored at random, as those of {start.name} were; --set "
+                "data.random_flip=false leaves them as they are"
+            )
         if own.data.sides != config.data.sides:
             before, now = ("x".join(map(str, c.data.sides[::-1])) for c in (own, config))
             remarks.append(f"{start.name} was trained on images of {before}, and sees {now} now")
@@ -176,13 +182,14 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
 
 
 def _data_section(
-    data: DataSet, base: Config | None, wish: Mapping[str, Any], remarks: list[str]
+    data: DataSet, base: Config | None, label: str, wish: Mapping[str, Any], remarks: list[str]
 ) -> dict[str, Any]:
     """Return a configuration's data section for a data set.
 
     Args:
         data: the data set.
         base: the configuration whose network is trained; None if that is to be chosen.
+        label: where it is from, for messages.
         wish: the keys that will be set after it, which size and channels have to fit.
         remarks: is added to.
 
@@ -197,7 +204,7 @@ def _data_section(
             for octrees in (base.model.name in OCTREE_MODELS, data.octrees)
         )
         if drawn != held:
-            raise UsageError(f"{root} holds {held}, and the configuration is of a model of {drawn}")
+            raise UsageError(f"{root} holds {held}, and the model of {label} draws {drawn}")
         stored = base.data.model_dump(mode="json", exclude_unset=True)
         # Arrays have a size of their own, pictures take the model's; the depth is the model's.
         own_keys = () if data.octrees else section.keys()
