@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Prediction = Literal["epsilon", "x0", "v"]
+Prediction = Literal["epsilon", "x0", "v", "flow", "edm"]
 Transition = Literal["absorbing", "uniform"]
 BetaSchedule = Literal[
     "linear", "quad", "const", "jsd", "sigmoid", "cosine", "scaled-linear", "scaled_linear"
@@ -20,6 +20,17 @@ BetaSchedule = Literal[
 TokenSpacing = Literal["linear", "cosine"]
 OCTREE_MODELS = ("octree", "discrete")
 Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
+# What only networks of these predictions have.
+_OF_PREDICTION: dict[str, tuple[str, ...]] = {
+    "shift": ("flow",),
+    "velocity": ("flow",),
+    "sigma_data": ("edm",),
+    "sigma_min": ("edm",),
+    "sigma_max": ("edm",),
+    "rho": ("edm",),
+    "p_mean": ("flow", "edm"),
+    "p_std": ("flow", "edm"),
+}
 MOST_LEVELS = 16  # of a UNet, each of half the size: enough for 65,536 pixels
 
 
@@ -202,7 +213,24 @@ class DiffusionConfig(Section):
     beta_end: float = Field(default=0.02, gt=0.0, lt=1.0)
     # DDPM's 1,000, continuous-time models' 100,000; every schedule is a table of that length.
     num_diffusion_timesteps: int = Field(default=1000, ge=1, le=1_000_000)
+    # Ours: "flow" and "edm" are networks of other processes, for which beta_* say nothing.
     prediction: Prediction = "epsilon"
+    # Ours: what multiplies the time that the network is given: the index of the step (default 1),
+    # of a flow t in [0, 1] (default 1000), of EDM ln(sigma) / 4 (default 1).
+    time_scale: float | None = Field(default=None, gt=0.0)
+    # Ours, flow: times are shift t / (1 + (shift - 1) t); whether the velocity is noise - data,
+    # with t = 0 at the data, or data - noise, with t = 1 there.
+    shift: float = Field(default=1.0, gt=0.0)
+    velocity: Literal["to_noise", "to_data"] = "to_noise"
+    # Ours, edm: its paper's (table 1).
+    sigma_data: float = Field(default=0.5, gt=0.0)
+    sigma_min: float = Field(default=0.002, gt=0.0)
+    sigma_max: float = Field(default=80.0, gt=0.0)
+    rho: float = Field(default=7.0, ge=1.0)
+    # Ours: the mean and deviation of ln(sigma) in training; of a flow that of logit(t), without
+    # which its times are even.
+    p_mean: float | None = None
+    p_std: float | None = Field(default=None, gt=0.0)
     # Ours, tokens: the kinds of noise to train on; the first is sampling's default.
     transitions: tuple[Transition, ...] = ("absorbing",)
 
@@ -217,6 +245,20 @@ class DiffusionConfig(Section):
     def _ordered(self) -> DiffusionConfig:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
+        if self.prediction == "edm" and self.num_diffusion_timesteps < 2:
+            raise ValueError("prediction edm needs num_diffusion_timesteps of 2 or more")
+        if self.prediction == "flow" and (self.p_mean is None) != (self.p_std is None):
+            raise ValueError("p_mean and p_std belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_the_prediction(self) -> DiffusionConfig:
+        for key in sorted(self.model_fields_set & _OF_PREDICTION.keys()):
+            if self.prediction not in _OF_PREDICTION[key]:
+                owners = " and ".join(_OF_PREDICTION[key])
+                raise ValueError(f"{key} is for prediction {owners}, not {self.prediction}")
         return self
 
 
@@ -297,6 +339,8 @@ class Config(Section):
         return self
 
     def _check_octree(self) -> None:
+        if self.diffusion.prediction in ("flow", "edm"):
+            raise ValueError(f"diffusion.prediction {self.diffusion.prediction} is for images")
         if self.data.max_depth is None:
             raise ValueError(f"model.name '{self.model.name}' needs data.max_depth")
         if self.model.vocab_size not in (None, 256):

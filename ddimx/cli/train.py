@@ -109,8 +109,8 @@ def train(
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..training.run import TrainRequest
     from ..training.run import train as run
+    from ..training.settings import TrainRequest
 
     sides: Any = size  # width and height, once it is checked
     chosen = load_config(config) if config is not None else None

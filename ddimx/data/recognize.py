@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config, DataConfig
-from ..errors import UsageError
+from ..errors import DdimxError, UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
 from ..untrusted.text import shortened
@@ -19,9 +19,9 @@ from .examples import Examples
 from .images.folder import FolderSource
 from .images.scan import SUFFIXES, printable, scan_images
 from .images.sources import open_part
-from .shapes.lists import lists_of, read_list
+from .shapes.lists import PARTS, lists_of, read_list, read_tree
+from .shapes.mesh_folder import scan_shapes
 
-MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
 FEW = 100  # pictures of a folder up to which none is held out: it would be a handful
 _SHOWN = 12  # names in one line
 _STRETCHED = 1.1  # how much longer than wide a picture has to be, for its cut to be mentioned
@@ -67,8 +67,9 @@ def recognize(where: str, workers: int = 4) -> DataSet:
     path = Path(where).expanduser()
     if not path.exists():
         raise UsageError(f"--data {where}: no such file or folder")
-    if path.is_dir() and lists_of(path):
-        return _octrees(where, path)
+    parts = (lists_of(path) or [part for part in PARTS if read_tree(path, part)]) * path.is_dir()
+    if parts:
+        return _octrees(where, path, parts)
     if path.suffix.lower() in (".npy", ".npz"):
         return _arrays(where, path)
     if path.is_dir():
@@ -86,14 +87,15 @@ def recognize(where: str, workers: int = 4) -> DataSet:
     )
 
 
-def _octrees(where: str, path: Path) -> DataSet:
-    lists = lists_of(path)
-    if "train" not in lists:
-        raise UsageError(f"--data {where}: it has a list {lists[0]}.jsonl, but no train.jsonl")
-    entries = read_list(path / "train.jsonl")
+def _octrees(where: str, path: Path, parts: Sequence[str]) -> DataSet:
+    """Return a prepared set, or the original project's tree, of which these parts are there."""
+    prepared = path / "train.jsonl"
+    if "train" not in parts:
+        raise UsageError(f"--data {where}: octrees of {', '.join(parts)}, but none to train on")
+    entries = read_list(prepared) if prepared.is_file() else read_tree(path, "train")
     if not entries:
         raise UsageError(f"--data {where}: train.jsonl names no shape")
-    held_out = next((name for name in lists if name != "train"), None)
+    held_out = next((name for name in parts if name != "train"), None)
     return DataSet(
         root=where,
         data={
@@ -120,34 +122,35 @@ def _arrays(where: str, path: Path) -> DataSet:
     parts = [open_part(own, held_out=held_out) for held_out in (False, True)]
     height, width, channels = parts[0].image_shape
     size = height if height == width else [height, width]
-    labels, classes = parts[0].labels, parts[0].classes
-    if labels is not None and not classes and len(labels):
-        classes = tuple(str(i) for i in range(int(max(p.labels.max(initial=0) for p in parts)) + 1))
+    labels = [part.labels for part in parts if part.labels is not None]
+    classes = parts[0].classes if labels else ()
+    if labels and not classes:
+        classes = tuple(str(i) for i in range(int(np.concatenate(labels).max(initial=0)) + 1))
     return DataSet(
         root=where,
         data=data | {"image_size": size, "channels": channels},
         count=sum(map(len, parts)),
-        classes=classes if labels is not None else (),
+        classes=classes,
         channels=channels,
         sides=np.array([[height, width]], dtype=np.int32),
     )
 
 
 def _refuse_unprepared(where: str, path: Path) -> None:
-    """Say of a folder without pictures what has to be done with what it holds."""
+    """Say of a folder without pictures what has to be done with the shapes that it holds."""
     if visible_files(path, SUFFIXES):
         return
-    if visible_files(path, MESHES):
-        raise UsageError(
-            f"--data {where}: meshes are trained on as octrees. Make them: "
-            f"ddimx prepare octrees {where} {path.name}-octrees --depth 5; "
-            f"then train with --data {path.name}-octrees"
-        )
-    if visible_files(path, (".npz", ".npy")):
-        raise UsageError(
-            f"--data {where}: arrays, but no list of them. Name one .npy or .npz of images; "
-            f"for shapes make a set: ddimx prepare octrees {where} {path.name}-octrees"
-        )
+    try:
+        scan = scan_shapes(path)
+    except DdimxError:
+        return  # then it is said that there are no pictures
+    made = f"{path.resolve().name}-octrees"
+    arrays = f"; an array of images is named itself, as --data {where}/NAME.npy"
+    raise UsageError(
+        f"--data {where} holds no pictures, but {scan}. Shapes are trained on as octrees: ddimx "
+        f"prepare octrees {where} {made} --depth 5, then ddimx train --data {made}"
+        + (arrays if visible_files(path, (".npy", ".npz")) else "")
+    )
 
 
 def told(config: Config, source: Examples, held_out: Examples) -> list[str]:

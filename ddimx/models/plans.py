@@ -24,6 +24,9 @@ from ..solvers.schedule import Schedule
 from ..solvers.timesteps import Times, explicit, spaced
 
 DEFAULT_STEPS = 50
+# What a model's defaults leave open. A flow starts at pure noise, its last time, and equal steps of
+# "trailing" are Euler's on its straight paths; EDM's own list of noise levels is evenly spaced.
+_SPACINGS: dict[Prediction, str] = {"flow": "trailing", "edm": "linspace"}
 
 
 def plan_for(
@@ -38,7 +41,8 @@ def plan_for(
     Args:
         options: as chosen; ``plan`` is a :class:`ddimx.solvers.plan.Plan` here, not a file.
         schedule, prediction: of the model.
-        defaults: the model's; what they leave open, ours decide: 50 steps of DDIM.
+        defaults: the model's; what they leave open, ours decide: 50 steps of DDIM, with the
+            spacing "ddim", of a flow "trailing", of EDM "linspace".
         variance: ddpm's, where the options name none.
 
     Raises:
@@ -53,7 +57,9 @@ def plan_for(
         check_fits(options.plan, schedule, prediction)
         plan: Plan = options.plan
     else:
-        solver, times, notes = _solver_and_times(options, schedule.num_timesteps, defaults)
+        spacing = options.spacing or defaults.spacing or _SPACINGS.get(prediction, "ddim")
+        total = schedule.num_timesteps
+        solver, times, notes = _solver_and_times(options, total, defaults, spacing)
         kind = parse_solver(solver).kind
         choice = SolverChoice(solver, options.eta, options.variance)
         if "eta" in SOLVERS[kind].options and choice.eta is None:
@@ -96,13 +102,15 @@ def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
 
 
 def _solver_and_times(
-    options: Options, total: int, defaults: SamplingConfig
+    options: Options, total: int, defaults: SamplingConfig, spacing: str
 ) -> tuple[str, Times, tuple[str, ...]]:
-    """Return a solver's name and its times, with remarks on how they were chosen."""
+    """Return a solver's name and its times, with remarks on how they were chosen.
+
+    ``spacing`` is for a solver that is named; "auto" chooses its own where the options do not.
+    """
     if options.nfe is not None and options.steps is not None:
         raise UsageError("--nfe gives the number of evaluations; omit --steps")
     solver = options.solver or defaults.solver or "ddim"
-    spacing = options.spacing or defaults.spacing
     steps = options.nfe or options.steps or defaults.steps or DEFAULT_STEPS
     nfe = options.nfe
     notes: tuple[str, ...] = ()
@@ -115,7 +123,6 @@ def _solver_and_times(
         solver, best = auto.choose(nfe)
         spacing = options.spacing or best
         notes = (f"auto: {solver} with spacing '{spacing}' for {nfe} evaluations",)
-    spacing = spacing or "ddim"
     if options.timesteps is not None:
         if (options.steps, options.nfe, options.spacing) != (None, None, None):
             raise UsageError("--timesteps lists the times; omit --steps and --spacing")

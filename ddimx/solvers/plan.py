@@ -211,26 +211,3 @@ def neutral_columns(rows: int, depth: int) -> dict[str, Array]:
     """
     shapes = dict.fromkeys(SCALARS, (rows,)) | dict.fromkeys(BY_DEPTH, (rows, depth))
     return {name: np.full(shape, NEUTRAL[name]) for name, shape in shapes.items()}
-
-
-def output_coefficients(alpha_bar: Array, prediction: Prediction) -> tuple[Array, ...]:
-    """Return r, s, u, v, float64 [n]: x0 = r y + s out and eps = u y + v out.
-
-    ``alpha_bar``, float64 [n], is the noise level of y.
-    Multiplications only, so that v-prediction stays finite at alpha_bar = 0.
-
-    Raises:
-        UsageError: epsilon-prediction at alpha_bar = 0, where y holds nothing of x0, or
-            x0-prediction at alpha_bar = 1, where y holds nothing of epsilon.
-    """
-    signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-    zero, one = np.zeros_like(signal), np.ones_like(signal)
-    if prediction == "v":
-        return signal, -sigma, sigma, signal
-    if prediction == "epsilon":
-        if (alpha_bar == 0).any():
-            raise UsageError("a network that predicts epsilon cannot start at alpha_bar = 0")
-        return 1 / signal, -sigma / signal, zero, one
-    if (alpha_bar == 1).any():
-        raise UsageError("a network that predicts x0 cannot be evaluated at alpha_bar = 1")
-    return zero, one, 1 / sigma, -signal / sigma

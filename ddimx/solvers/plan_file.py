@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..files import write_json
 from ..kernels.update.columns import ADDED, NEUTRAL
 from ..untrusted.text import read_json, shortened, shown
-from .plan import COLUMNS, Plan, output_coefficients
+from .plan import COLUMNS, Plan
 from .schedule import CLEAN, Schedule
 
 KIND = "ddimx plan"
@@ -94,7 +94,7 @@ def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
     if plan.t_to[-1] != CLEAN:
         raise UsageError(f"the plan ends at t = {plan.t_to[-1]:g}, not at clean data")
     pairs = [(plan.known_signal, np.sqrt(level_to)), (plan.known_sigma, np.sqrt(1 - level_to))]
-    output = output_coefficients(levels, prediction)
+    output = schedule.output_coefficients(levels, prediction)
     pairs += [(getattr(plan, n)[rows], c) for n, c in zip("rsuv", output, strict=True)]
     if not all(np.allclose(ours, due, rtol=TOLERANCE, atol=TOLERANCE) for ours, due in pairs):
         raise UsageError("the plan is for another noise schedule than this model's")

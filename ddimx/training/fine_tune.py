@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config import OCTREE_MODELS, Config
 from ..errors import UsageError
 from ..progress import Progress
-from ..solvers.schedule import Schedule
+from ..solvers.continuous import schedule_of
 from ..untrusted.text import shortened
 from ..weights.locate.registry import NAMES
 from ..weights.locate.source import Source, completed, find_weights
@@ -22,6 +22,9 @@ from ..weights.locate.source import Source, completed, find_weights
 # What of the network is no part of its architecture: other data, or only the training, decide it.
 _FREE = {"type", "in_channels", "out_ch", "classes", "null_class"}
 _FREE |= {"dropout", "ema", "ema_rate", "var_type"}
+# What of the process decides the draws of training alone, and what its curve alone.
+_OF_TRAINING = {"p_mean", "p_std", "transitions"}
+_OF_CURVE = {"beta_schedule", "beta_start", "beta_end", "shift", "sigma_min", "sigma_max", "rho"}
 # Where a network of ours holds its classes, and what every example's sum has in it exactly once.
 _EMBEDDINGS = {
     "unet": ("class_embedding.weight", "temb.dense.1.bias"),
@@ -80,17 +83,15 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
     pairs = []
     before, after = _architecture(own), _architecture(config)
     pairs += [(f"model.{key}", before[key], after[key]) for key in before]
-    for section, keys in {
-        "data": ("max_depth",) if own.data.octrees else ("channels", "rescaled", "logit_transform"),
-        "diffusion": ("prediction", "num_diffusion_timesteps"),
-    }.items():
-        mine, other = getattr(own, section), getattr(config, section)
-        pairs += [(f"{section}.{key}", getattr(mine, key), getattr(other, key)) for key in keys]
-    curves = [Schedule.from_config(c.diffusion).alpha_bars for c in (own, config)]
-    if curves[0].shape == curves[1].shape and not np.allclose(*curves, rtol=1e-6, atol=0):
-        old, new = own.diffusion.model_dump(), config.diffusion.model_dump()
-        other = {"prediction", "transitions", "num_diffusion_timesteps"}
-        pairs += [(f"diffusion.{key}", old[key], new[key]) for key in old.keys() - other]
+    keys = ("max_depth",) if own.data.octrees else ("channels", "rescaled", "logit_transform")
+    pairs += [(f"data.{key}", getattr(own.data, key), getattr(config.data, key)) for key in keys]
+    old, new = own.diffusion.model_dump(), config.diffusion.model_dump()
+    one, two = (schedule_of(c.diffusion).alpha_bars for c in (own, config))
+    same = one.shape == two.shape and np.allclose(one, two, rtol=1e-6, atol=0)
+    pairs += [
+        (f"diffusion.{key}", old[key], new[key])
+        for key in old.keys() - _OF_TRAINING - (_OF_CURVE if same else set())
+    ]
     kinds = (own.diffusion.transitions, config.diffusion.transitions)
     if own.model.name in OCTREE_MODELS and not set(kinds[1]) <= set(kinds[0]):
         pairs.append(("diffusion.transitions", *kinds))

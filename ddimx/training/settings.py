@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ..config import OCTREE_MODELS, Config, DataConfig
 from ..config_file import apply, validate
 from ..data.recognize import DataSet, recognize
+from ..data.shapes.octrees import with_depth_of_files
 from ..errors import UsageError
 from ..progress import Progress
 from ..untrusted.text import shown
@@ -129,7 +130,8 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
             "name a configuration with --config, or with --data what to train on: a folder or zip "
             "of pictures, a packed .npy, an .npz, or a folder of octrees"
         )
-    wishes, remarks = apply({}, settings), []
+    wishes = apply({}, settings)
+    remarks: list[str] = []
     tree: dict[str, Any] = (
         {} if base is None else json.loads(base.model_dump_json(exclude_unset=True))
     )
@@ -166,6 +168,14 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         tree["model"]["classes"] = []
     label = f"--data {request.data}" if data is not None else "--set"
     config = validate(apply(tree, settings), label)
+    depth = config.data.max_depth
+    if own is None and "max_depth" not in wishes.get("data", {}):
+        config = with_depth_of_files(config)
+        if config.data.max_depth != depth:
+            remarks.append(
+                f"{config.data.root}: octrees of depth {config.data.max_depth}, so the model is "
+                f"of that depth, not {depth}"
+            )
     if base is not None and config.model.name != base.model.name:
         named_in = "--set"
     if start is not None and own is not None:

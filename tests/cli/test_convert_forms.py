@@ -119,6 +119,8 @@ def test_half_precision_goes_through_diffusers_too(native, folder):
         ("ddim", {"diffusion": {"prediction": "v"}}, "diffusion.prediction v"),
         ("ddim", {"diffusion": {"beta_schedule": "cosine"}}, "diffusion.beta_schedule cosine"),
         ("diffusers", {"diffusion": {"beta_schedule": "jsd"}}, "diffusion.beta_schedule jsd"),
+        ("diffusers", {"diffusion": {"prediction": "flow"}}, "diffusion.prediction flow"),
+        ("ddim", {"diffusion": {"prediction": "edm"}}, "diffusion.prediction edm"),
     ],
 )
 def test_a_model_that_the_form_cannot_represent(folder, form, sections, named):

@@ -11,7 +11,8 @@ from ddimx.errors import UsageError
 from ddimx.kernels.update.columns import NEUTRAL
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.ddpm import ddpm
-from ddimx.solvers.plan import COLUMNS, SCALARS, Plan, output_coefficients
+from ddimx.solvers.parametrization import output_coefficients
+from ddimx.solvers.plan import COLUMNS, SCALARS, Plan
 from ddimx.solvers.registry import SolverChoice, make_plan
 from ddimx.solvers.rows import one_evaluation_rows
 from ddimx.solvers.schedule import Schedule, betas

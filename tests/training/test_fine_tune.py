@@ -12,8 +12,7 @@ from ddimx.models.factory import build
 from ddimx.models.octree.network import cut
 from ddimx.progress import Progress
 from ddimx.training.fine_tune import Start, check_agrees, with_classes
-from ddimx.training.run import TrainRequest
-from ddimx.training.settings import resolve
+from ddimx.training.settings import TrainRequest, resolve
 from ddimx.weights.formats.native import read_tensors
 from ddimx.weights.tensors import load_into
 from tests.data.shapes.prepared import write_set

@@ -14,8 +14,7 @@ from ddimx.models import gaussian
 from ddimx.progress import Progress
 from ddimx.training import preview
 from ddimx.training.report import duration
-from ddimx.training.run import TrainRequest
-from ddimx.training.settings import resolve
+from ddimx.training.settings import TrainRequest, resolve
 from ddimx.weights.formats.native import read_header
 from tests.data.shapes.prepared import write_set
 from tests.sampling import invoke
@@ -92,7 +91,7 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data nowhere", 2, "--data nowhere: no such file or folder"),
         ("--data nothing", 1, "nothing: no images"),
         ("--data meshes", 2, "ddimx prepare octrees meshes meshes-octrees --depth 5"),
-        ("--data lone", 2, "Name one .npy or .npz of images"),
+        ("--data lone", 2, "named itself, as --data lone/NAME.npy"),
         ("--data pictures --size 50", 2, "--size 48 can"),
         ("--data pictures --size 8x", 2, "write pixels as 512"),
         ("--data packed.npy --size 16", 2, "its images are 12x12 and are not resized"),

@@ -108,6 +108,10 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
             f"{diffusion.beta_schedule}"
         )
     their_names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    if diffusion.prediction not in their_names:
+        raise UsageError(
+            f"{label}: diffusers' DDIMScheduler has no diffusion.prediction {diffusion.prediction}"
+        )
     spacing = sampling.spacing if sampling.spacing in ("linspace", "trailing") else "leading"
     return {
         "_class_name": "DDIMScheduler",
