@@ -91,7 +91,11 @@ def schedule_of(config: Config) -> list[Any]:
         rest = diffusion.model_dump(mode="json", exclude=excess)
         return [diffusion.prediction, *(rest[key] for key in sorted(rest.keys() - {"prediction"}))]
     numbers = (diffusion.beta_start, diffusion.beta_end, diffusion.num_diffusion_timesteps)
-    return [diffusion.beta_schedule, *numbers]
+    described: list[Any] = [diffusion.beta_schedule, *numbers]
+    if diffusion.trained_betas is not None:
+        table = json.dumps(diffusion.trained_betas).encode()
+        described = ["trained_betas", hashlib.sha256(table).hexdigest()]
+    return [*described, "zero_terminal_snr"] if diffusion.zero_terminal_snr else described
 
 
 def config_sha256(config: Config) -> str:
