@@ -15,9 +15,7 @@ from .. import options
 def fid(
     samples: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN|DIR|FILE", help="A folder of 'ddimx sample', or any images."
-        ),
+        typer.Option(metavar="RUN|DIR|FILE", help="A folder of 'ddimx sample', or any images."),
     ] = None,
     reference: Annotated[
         str | None,
