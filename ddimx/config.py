@@ -30,6 +30,8 @@ _OF_PREDICTION: dict[str, tuple[str, ...]] = {
     "rho": ("edm",),
     "p_mean": ("flow", "edm"),
     "p_std": ("flow", "edm"),
+    "trained_betas": ("epsilon", "x0", "v"),
+    "zero_terminal_snr": ("epsilon", "x0", "v"),
 }
 MOST_LEVELS = 16  # of a UNet, each of half the size: enough for 65,536 pixels
 
@@ -221,6 +223,10 @@ class DiffusionConfig(Section):
     beta_schedule: BetaSchedule = "linear"
     beta_start: float = Field(default=1e-4, gt=0.0, lt=1.0)
     beta_end: float = Field(default=0.02, gt=0.0, lt=1.0)
+    # Ours: the table itself, which then counts instead of the three keys above.
+    trained_betas: tuple[float, ...] | None = None
+    # Ours: the table is changed so that nothing of the image is left at its end.
+    zero_terminal_snr: bool = False
     # DDPM's 1,000, continuous-time models' 100,000; every schedule is a table of that length.
     num_diffusion_timesteps: int = Field(default=1000, ge=1, le=1_000_000)
     # Ours: "flow" and "edm" are networks of other processes, for which beta_* say nothing.
@@ -244,6 +250,15 @@ class DiffusionConfig(Section):
     # Ours, tokens: the kinds of noise to train on; the first is sampling's default.
     transitions: tuple[Transition, ...] = ("absorbing",)
 
+    @field_validator("trained_betas")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (
+            value and all(0 < beta < 1 for beta in value[:-1]) and 0 < value[-1] <= 1
+        ):
+            raise ValueError("each must lie in (0, 1), the last one may be 1")
+        return value
+
     @field_validator("transitions")
     @classmethod
     def _some_transition(cls, value: tuple[Transition, ...]) -> tuple[Transition, ...]:
@@ -255,6 +270,13 @@ class DiffusionConfig(Section):
     def _ordered(self) -> DiffusionConfig:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
+        steps = self.num_diffusion_timesteps
+        if self.trained_betas is not None and len(self.trained_betas) != steps:
+            raise ValueError(
+                f"trained_betas has {len(self.trained_betas)} numbers, for {steps} timesteps"
+            )
+        if self.zero_terminal_snr and steps < 2:
+            raise ValueError("zero_terminal_snr needs num_diffusion_timesteps of 2 or more")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
         if self.prediction == "edm" and self.num_diffusion_timesteps < 2:
@@ -265,9 +287,10 @@ class DiffusionConfig(Section):
 
     @model_validator(mode="after")
     def _keys_of_the_prediction(self) -> DiffusionConfig:
-        for key in sorted(self.model_fields_set & _OF_PREDICTION.keys()):
-            if self.prediction not in _OF_PREDICTION[key]:
-                owners = " and ".join(_OF_PREDICTION[key])
+        for key, predictions in _OF_PREDICTION.items():
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.prediction not in predictions:
+                owners = " and ".join(predictions)
                 raise ValueError(f"{key} is for prediction {owners}, not {self.prediction}")
         return self
 
@@ -301,10 +324,22 @@ class SamplingConfig(Section):
     spacing: Spacing | TokenSpacing | None = None
     guidance: float | None = None
     clip: float | None = Field(default=None, gt=0.0)
+    # Ours, for ddim and ddpm, as a scheduler of diffusers has them. Instead of a clip: the share
+    # of x0's values that the bound is drawn from, and the bound's most (dynamic thresholding).
+    dynamic_threshold: tuple[float, float] | None = None
+    steps_offset: int = Field(default=0, ge=0)  # added to the times of spacing "leading"
+    end_at_zero: bool = False  # ddim's last step ends at time 0, not at clean data
     # Ours, tokens: the kind of noise, of the draw of x0, and how places are chosen.
     transition: Transition | None = None
     temperature: float | None = Field(default=None, gt=0.0)
     routing: Literal["random", "confidence"] | None = None
+
+    @field_validator("dynamic_threshold")
+    @classmethod
+    def _share_and_bound(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 < value[0] <= 1 and value[1] >= 1):
+            raise ValueError("needs a share in (0, 1] and a bound of 1 or more")
+        return value
 
 
 class OptimConfig(Section):

@@ -21,7 +21,7 @@ from ..solvers.registry import (
     parse_solver,
 )
 from ..solvers.schedule import Schedule
-from ..solvers.timesteps import Times, explicit, spaced
+from ..solvers.timesteps import Times, explicit, moved, spaced
 
 DEFAULT_STEPS = 50
 # What a model's defaults leave open. A flow starts at pure noise, its last time, and equal steps of
@@ -66,10 +66,13 @@ def plan_for(
             choice = replace(choice, eta=defaults.eta)
         if "variance" in SOLVERS[kind].options and choice.variance is None:
             choice = replace(choice, variance=variance)
+        final = 0.0 if kind == "ddim" and defaults.end_at_zero else None
+        plan = make_plan(choice, schedule, times, prediction, final=final)
+        plan = replace(plan, notes=notes + plan.notes)
+        if clip is None and defaults.dynamic_threshold and kind in ("ddim", "ddpm"):
+            return plan.with_threshold(*defaults.dynamic_threshold)
         if kind == "ddim" and clip is None:
             clip = defaults.clip
-        plan = make_plan(choice, schedule, times, prediction)
-        plan = replace(plan, notes=notes + plan.notes)
     if clip is None:
         return plan
     return plan.with_clip(None if clip == "none" else clip)
@@ -133,6 +136,8 @@ def _solver_and_times(
         times = spaced(spacing, total, steps)
         if len(times) != steps:
             notes += (f"spacing '{spacing}' with {steps} steps visits {len(times)} timesteps",)
+    if spacing == "leading" and defaults.steps_offset:
+        times = moved(times, defaults.steps_offset, total)
     if len(times) == 1 and times[0] == 0:
         notes += (f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing",)
     return solver, times, notes

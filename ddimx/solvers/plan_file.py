@@ -74,6 +74,12 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
     clip, notes = values.get("clip"), values.get("notes", ())
     if clip is not None and (isinstance(clip, bool) or not float(clip) > 0):
         raise ValueError(f"clip {shown(clip)}, expected null or a positive number")
+    threshold = values.get("threshold")
+    if threshold is not None:
+        share, most = map(float, threshold)
+        if not (0 < share <= 1 and most >= 1):
+            raise ValueError(f"threshold {shown(threshold)}, expected a share and a bound")
+        values["threshold"] = (share, most)
     if not all(isinstance(text, str) for text in (values.get("label", ""), *notes)):
         raise ValueError("label and notes are not text")
     return Plan(**{**values, "notes": tuple(notes)})

@@ -106,12 +106,14 @@ class Schedule:
 
         :func:`ddimx.solvers.continuous.schedule_of` also knows those that have no such betas.
         """
-        table = betas(
-            config.beta_schedule,
-            config.beta_start,
-            config.beta_end,
-            config.num_diffusion_timesteps,
-        )
+        table: Array
+        if config.trained_betas is None:
+            steps = config.num_diffusion_timesteps
+            table = betas(config.beta_schedule, config.beta_start, config.beta_end, steps)
+        else:
+            table = np.asarray(config.trained_betas, dtype=np.float64)
+        if config.zero_terminal_snr:
+            table = zero_terminal_snr(table)
         return cls(table, 1.0 if config.time_scale is None else config.time_scale)
 
     @property

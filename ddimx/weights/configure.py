@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..config import Config, ModelConfig
+from ..config import Config, DiffusionConfig, ModelConfig
 from ..config_file import load_config, shipped_configs, validate
 from ..errors import UsageError
-from ..untrusted.text import shown
+from ..untrusted.text import shortened, shown
 from .architecture import Architecture, from_config
 from .weight_set import Facts, WeightSet
 
 # Another file's habits rather than facts about its weights, and what is compared as levels.
 _NOT_COMPARED = {"dropout", "attn_resolutions", "attn_resolutions_up"}
+# Of a schedule what every version knows.
+_WRITTEN = {"beta_schedule", "beta_start", "beta_end", "num_diffusion_timesteps", "prediction"}
 _SAME_CURVE = {"scaled-linear": "quad", "scaled_linear": "quad"}
 # Of another program's folder, which says nothing of the data it was trained on.
 _UNSAID: dict[str, Any] = {
@@ -119,11 +121,12 @@ def _reconciled(weights: WeightSet, base: Config | None, label: str) -> Config:
             + "\n".join(f"  {line}" for line in problems)
         )
     # What is as by default is not written down: earlier versions do not know all of these keys.
-    facts["model"] = {
-        key: value
-        for key, value in facts["model"].items()
-        if key in of_shapes or value != ModelConfig.model_fields[key].default
-    }
+    for section, kind in (("model", ModelConfig), ("diffusion", DiffusionConfig)):
+        facts[section] = {
+            key: value
+            for key, value in facts.get(section, {}).items()
+            if key in _WRITTEN or key in of_shapes or value != kind.model_fields[key].default
+        }
     merged = {
         name: {**facts.get(name, {}), **values} if base else {**values, **facts.get(name, {})}
         for name, values in tree.items()
@@ -225,7 +228,8 @@ def _contradictions(
             if key in _NOT_COMPARED or key not in own.model_fields_set:
                 continue
             if _plain(getattr(own, key)) != _plain(value):
-                problems.append(f"{section}.{key} is {getattr(own, key)}, the file has {value}")
+                mine, theirs = (shortened(str(v)) for v in (getattr(own, key), value))
+                problems.append(f"{section}.{key} is {mine}, the file has {theirs}")
     model, of_base = base.model, from_config(base)
     if model.patch_size != 1:
         problems.append(f"model.patch_size is {model.patch_size}, the file's format has none")
@@ -248,4 +252,6 @@ def _contradictions(
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(value)
     return _SAME_CURVE.get(value, value) if isinstance(value, str) else value

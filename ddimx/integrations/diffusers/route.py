@@ -198,8 +198,9 @@ class Route:
         with np.errstate(divide="ignore", invalid="ignore"):
             here = self.alpha_bars[t]
             there = np.where(to >= 0, self.alpha_bars[to], self.final)
-            no_signal = (here == 0) & (self.prediction == "epsilon")
-            r, s, u, v = output_coefficients(np.where(no_signal, np.nan, here), self.prediction)
+            # Where epsilon, or x0, says nothing of the other one.
+            undefined = here == (0 if self.prediction == "epsilon" else 1)
+            r, s, u, v = output_coefficients(np.where(undefined, np.nan, here), self.prediction)
             roots = np.sqrt(here), np.sqrt(1 - here), np.sqrt(there)
             return Levels(r, s, u, v, *roots, 1 - there, noise_sigma(here, there, 1.0))
 

@@ -94,6 +94,11 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
     names = _parameter_names(architecture, other)
     tensors = to_ours(theirs, names, len(architecture.ch_mult), str(file))
     statements, defaults, notes = _read_schedule(path)
+    if other["predicts_variance"]:
+        notes += (
+            "the network predicts a variance too, the second half of its output, which is not "
+            "used: --solver ddpm takes a fixed one",
+        )
     data = {"image_size": other.pop("image_size")}
     model = {**statements.get("model", {}), **other}
     return WeightSet(
@@ -200,7 +205,7 @@ def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], SetName]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return read_object(path)
+        return read_object(path, finite=False)  # -Infinity is a default of DPMSolver's
     except (OSError, ValueError) as error:
         raise DdimxError(f"cannot read {path}: {error}") from None
 

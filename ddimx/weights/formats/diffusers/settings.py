@@ -7,6 +7,7 @@ wrong value crashes nothing: with downsample_padding 1 the output of the CIFAR-1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -278,7 +279,7 @@ def _type_problems(values: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key} is {shown(items)}; a list is needed")
     for key, least in (("norm_eps", 0.0), ("freq_shift", 0.0)):
         number = values[key]
-        if not isinstance(number, int | float) or isinstance(number, bool) or number < least:
+        if not is_number(number) or number < least:
             problems.append(f"{key} is {shown(number)}; a number from {least:g} on is needed")
     size = values["sample_size"]
     sizes = size if isinstance(size, list | tuple) else [size]
@@ -288,6 +289,11 @@ def _type_problems(values: Mapping[str, Any]) -> list[str]:
             "size of the training images there"
         )
     return problems
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a setting is a number, and finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _counts(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,8 @@ from ddimx.config_file import validate
 from ddimx.errors import DdimxError, UsageError
 from ddimx.solvers.schedule import Schedule
 from ddimx.weights.formats.diffusers.scheduler import (
+    CLASSES,
+    CONTINUOUS,
     OF_DDIM,
     OF_DDPM,
     SCHEDULER_DEFAULTS,
@@ -34,6 +37,25 @@ def test_the_defaults_are_diffusers_own():
     assert defaults_of(UNet2DModel) == UNET_DEFAULTS
     assert defaults_of(DDIMScheduler) == SCHEDULER_DEFAULTS | OF_DDIM
     assert defaults_of(DDPMScheduler) == SCHEDULER_DEFAULTS | OF_DDPM
+
+
+# DPMSolverSDEScheduler needs torchsde even for its signature.
+@pytest.mark.parametrize("name", sorted(CLASSES.keys() - {"DPMSolverSDEScheduler"}))
+def test_the_defaults_of_every_scheduler_are_diffusers_own(name):
+    theirs, ours = defaults_of(getattr(diffusers, name)), CLASSES[name][0]
+    assert {key: theirs.get(key, value) for key, value in ours.items()} == ours
+    absent = ours.keys() - theirs.keys()
+    switches = {"clip_sample", "thresholding", "steps_offset", "rescale_betas_zero_snr"}
+    assert not any(ours[key] for key in switches & absent)
+    assert "set_alpha_to_one" in ours or "set_alpha_to_one" not in theirs
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_the_defaults_of_processes_without_betas(name):
+    theirs, ours = defaults_of(getattr(diffusers, name)), CONTINUOUS[name]
+    assert {key: theirs.get(key, value) for key, value in ours.items()} == ours
+    absent = ours.keys() - theirs.keys()
+    assert not any(ours[key] for key in absent)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +196,8 @@ def test_what_diffusers_is_not_is_refused_by_name(sections, named):
         (DDIMScheduler, "squaredcos_cap_v2"),
         (DDPMScheduler, "linear"),
         (DDPMScheduler, "sigmoid"),
+        (DDPMScheduler, "laplace"),
+        (diffusers.HeunDiscreteScheduler, "exp"),
     ],
 )
 def test_noise_schedules_are_the_same_numbers(kind, name):
@@ -188,12 +212,20 @@ def test_noise_schedules_are_the_same_numbers(kind, name):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"_class_name": "PNDMScheduler"}, "_class_name is 'PNDMScheduler'"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
-        ({"beta_schedule": "laplace"}, "beta_schedule is 'laplace'"),
+        ({"_class_name": "LCMScheduler"}, "_class_name is 'LCMScheduler'; .* distilled"),
+        ({"_class_name": "FlowMatchLCMScheduler"}, "it is of flow matching"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "v_prediction"),
+        ({"_class_name": "VQDiffusionScheduler"}, "known are DDIMScheduler, DDIMParallel"),
+        ({"_class_name": "DEISMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas has 2 numbers, for 1000 timesteps"),
+        ({"trained_betas": "x"}, "trained_betas is 'x'; a list of numbers"),
+        ({"beta_schedule": "lapl"}, "beta_schedule is 'lapl'"),
         ({"prediction_type": "flow"}, "prediction_type is 'flow'"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
-        ({"variance_type": "learned_range"}, "variance_type is 'learned_range'"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
+            "use_dynamic_shifting is True; False is needed",
+        ),
+        ({"variance_type": "huge"}, "variance_type is 'huge'"),
     ],
 )
 def test_a_schedule_that_cannot_be_represented_is_refused_by_name(changes, named):
@@ -207,9 +239,21 @@ def test_a_schedule_that_cannot_be_represented_is_refused_by_name(changes, named
         ({}, {"spacing": "leading"}, None),
         ({"clip_sample": True}, {"spacing": "leading", "clip": 1.0}, "clips x0 to 1"),
         ({"timestep_spacing": "trailing"}, {"spacing": "trailing"}, None),
-        ({"steps_offset": 1}, {"spacing": "leading"}, "steps_offset=1, which is not taken over"),
-        ({"set_alpha_to_one": False}, {"spacing": "leading"}, "set_alpha_to_one=False"),
-        ({"thresholding": True, "clip_sample": True}, {"spacing": "leading"}, "thresholding=True"),
+        (
+            {"steps_offset": 1},
+            {"spacing": "leading", "steps_offset": 1},
+            "moves timesteps by 1 (steps_offset)",
+        ),
+        (
+            {"set_alpha_to_one": False},
+            {"spacing": "leading", "end_at_zero": True},
+            "set_alpha_to_one=False",
+        ),
+        (
+            {"thresholding": True, "clip_sample": True, "sample_max_value": 1.5},
+            {"spacing": "leading", "dynamic_threshold": [0.995, 1.5]},
+            "thresholding=True, share 0.995, at most 1.5",
+        ),
     ],
 )
 def test_how_the_scheduler_samples_becomes_a_default_or_a_note(changes, sampling, noted):
