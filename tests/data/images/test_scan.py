@@ -130,11 +130,12 @@ def test_links_are_entered_once_and_loops_end(tmp_path):
         os.symlink(tmp_path / "elsewhere", tmp_path / "in" / name, target_is_directory=True)
     os.symlink(tmp_path / "in" / "real", tmp_path / "in" / "again", target_is_directory=True)
     os.symlink(tmp_path / "in" / "none.png", tmp_path / "in" / "nowhere.png")
+    os.symlink("self.png", tmp_path / "in" / "self.png")
     os.symlink(tmp_path / "elsewhere" / "b.png", tmp_path / "in" / "file.png")
     listing = list_images(tmp_path / "in")
     assert listing.names == ("also/b.png", "also/below/c.png", "file.png", "real/a.png")
     assert listing.skipped == {
-        "links that lead nowhere": ["nowhere.png"],
+        "links that lead nowhere": ["nowhere.png", "self.png"],
         "links to folders that are here already": ["again", "real/loop", "twice"],
     }
 
