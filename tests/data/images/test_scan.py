@@ -231,7 +231,5 @@ def test_an_unreadable_picture_gives_way_to_the_next_of_its_class(tmp_path):
         scan_images(tmp_path, workers=1)
     for path in (tmp_path / "b").iterdir():
         path.write_bytes(b"text")
-    with pytest.raises(
-        DdimxError, match=r"00.png: cannot be decoded .*; and none of the \d+"
-    ):
+    with pytest.raises(DdimxError, match=r"00.png: cannot be decoded .*; and none of the \d+"):
         source().drawn(np.array([0]))
