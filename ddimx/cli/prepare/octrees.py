@@ -34,12 +34,13 @@ def octrees(
 ) -> None:
     """Turn meshes and point clouds into octrees of the cells their surface touches.
 
-    SRC holds .obj, .ply, .stl, .off or .glb meshes, or points as .npz, .npy or .ply: by themselves,
+    SRC holds .obj, .ply, .stl, .off, .glb or .gltf meshes, or points as .npz, .npy, .ply, .xyz,
+    .pts, .txt or .pcd, all but .npz, .npy, .glb and .gltf also packed as .gz: by themselves,
     in a folder per category, as <category>/<train|val|test>/<id>.obj, or as ShapeNet's
     <synset>/<id>/models/model_normalized.obj. Each is centered in a cube as large as its longest
     side, and the file keeps the way back. A shape's name alone decides its part. A stopped run
     goes on when the same command is given again. Meshes that cannot be read are left out, listed
-    in failures.json, and make the exit code 1. Meshes need trimesh: pip install "ddimx[3d]".
+    in failures.json, and make the exit code 1.
 
     Examples:
 
@@ -49,7 +50,6 @@ def octrees(
     """
     from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.mesh_folder import find_shapes, job_of, part_of
-    from ...data.shapes.meshes import POINTS, require_trimesh
     from ...data.shapes.prepare import ShapeFolder
     from ...progress import Progress
 
@@ -57,8 +57,6 @@ def octrees(
     _check_apart(source, out)
     check_visible(depth, visible)
     meshes = find_shapes(source, category=category, skip=out)
-    if any(shape.path.suffix.lower() not in POINTS for shape in meshes):
-        require_trimesh()
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeFolder(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():

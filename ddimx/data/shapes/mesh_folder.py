@@ -26,7 +26,7 @@ from ...untrusted.foreign import reason
 from ...untrusted.text import read_bytes
 from .jobs import Job
 from .lists import PARTS
-from .meshes import EXTENSIONS, read_surface
+from .meshes import EXTENSIONS, kind_of, read_surface, stamp_of
 from .shapenet import SYNSETS
 
 _PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -75,11 +75,7 @@ def find_shapes(
 
 def job_of(shape: ShapeFile) -> Job:
     """Return what makes a found shape."""
-    try:
-        status = shape.path.stat()
-        stamp, size = f"{status.st_size}-{status.st_mtime_ns}", status.st_size
-    except OSError:  # a link to nowhere: reading it will say so
-        stamp, size = "", 0
+    stamp, size = stamp_of(shape.path)
     return Job(
         category=shape.category,
         shape_id=shape.shape_id,
@@ -125,7 +121,7 @@ def _files(source: Path, skip: Path | None) -> Iterator[Path]:
                 name for name in subfolders if (Path(folder) / name).resolve() != closed
             ]
         for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
+            if not name.startswith(".") and kind_of(name) not in ("", ".txt", ".txt.gz"):
                 path = Path(folder) / name
                 if not _is_text(str(path.relative_to(source))):
                     raise UsageError(f"{str(path)!r}: its name is not in UTF-8; rename it")

@@ -152,15 +152,12 @@ def test_visible_cells_without_scipy(here, monkeypatch):
     assert not (here / "out").exists()
 
 
-def test_without_trimesh(here, monkeypatch):
-    meshes(here / "in", a_dot_obj=obj())
-    monkeypatch.setitem(sys.modules, "trimesh", None)
-    done = octrees("in", "out")
-    assert done.code == 2
-    assert 'pip install "ddimx[3d]"' in done.err
-    assert not (here / "out").exists()
-    meshes(here / "points", a_dot_npz=npz(points=BOX))
-    assert octrees("points", "out", "-q").code == 0  # points need none
+def test_meshes_need_no_further_library(here, monkeypatch):
+    for name in ("trimesh", "scipy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    contents = {"a_dot_obj": obj(), "b_dot_stl": stl(), "c_dot_ply": ply(), "d_dot_glb": glb()}
+    meshes(here / "in", **contents)
+    assert octrees("in", "out", "--depth", 3, "--workers", 1, "-q").code == 0
 
 
 @pytest.mark.full
