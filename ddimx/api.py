@@ -106,7 +106,7 @@ def to_pil(samples: Any) -> Any:
     """Return samples as PIL images: one for a single sample, a list for several.
 
     Args:
-        samples: images float [C, H, W] or [N, C, H, W] in [-1, 1], with 1 or 3 channels; an octree
+        samples: images float [C, H, W] or [N, C, H, W] in [-1, 1], with 1 to 4 channels; an octree
             or several, which are drawn as the previews of ``ddimx sample`` are.
 
     Raises:
@@ -123,8 +123,8 @@ def to_pil(samples: Any) -> Any:
             "to_pil takes images as floating point tensors or arrays, octrees, or a list of them; "
             f"got {type(samples).__name__}"
         )
-    if samples.dim() not in (3, 4) or samples.shape[-3] not in (1, 3):
-        raise UsageError(f"images have shape {tuple(samples.shape)}, expected [N, 1 or 3, H, W]")
+    if samples.dim() not in (3, 4) or not 1 <= samples.shape[-3] <= 4:
+        raise UsageError(f"images have shape {tuple(samples.shape)}, expected [N, 1 to 4, H, W]")
     if samples.dim() == 4:
         return [to_pil(sample) for sample in samples]
     channels, height, width = samples.shape

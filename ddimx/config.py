@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Prediction = Literal["epsilon", "x0", "v"]
+Prediction = Literal["epsilon", "x0", "v", "flow", "edm"]
 Transition = Literal["absorbing", "uniform"]
 BetaSchedule = Literal[
     "linear", "quad", "const", "jsd", "sigmoid", "cosine", "scaled-linear", "scaled_linear"
@@ -20,6 +20,19 @@ BetaSchedule = Literal[
 TokenSpacing = Literal["linear", "cosine"]
 OCTREE_MODELS = ("octree", "discrete")
 Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
+# What only networks of these predictions have.
+_OF_PREDICTION: dict[str, tuple[str, ...]] = {
+    "shift": ("flow",),
+    "velocity": ("flow",),
+    "sigma_data": ("edm",),
+    "sigma_min": ("edm",),
+    "sigma_max": ("edm",),
+    "rho": ("edm",),
+    "p_mean": ("flow", "edm"),
+    "p_std": ("flow", "edm"),
+    "trained_betas": ("epsilon", "x0", "v"),
+    "zero_terminal_snr": ("epsilon", "x0", "v"),
+}
 MOST_LEVELS = 16  # of a UNet, each of half the size: enough for 65,536 pixels
 
 
@@ -42,6 +55,10 @@ class DataConfig(Section):
     category: str | None = None
     # Ours: the column with the images, where a data set of the hub has several.
     column: str | None = None
+    # Ours: what is behind transparent pixels: white, black or #rrggbb.
+    background: str = Field(default="white", pattern=r"^(white|black|#[0-9a-fA-F]{6})$")
+    # Ours: the value of white in images of more than 8 bits, where their range does not tell it.
+    white: float | None = Field(default=None, gt=0.0)
     logit_transform: bool = False
     uniform_dequantization: bool = False
     gaussian_dequantization: bool = False
@@ -104,7 +121,8 @@ class ModelConfig(Section):
     in_channels: int = Field(default=3, ge=1)
     out_ch: int = Field(default=3, ge=1)
     ch: int = Field(default=128, ge=2)
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    # A level's width is ch times this; fractions are ours (48 and 80 channels: 1 and 5/3).
+    ch_mult: tuple[int | float, ...] = (1, 2, 2, 2)
     num_res_blocks: int = Field(default=2, ge=1)
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -115,8 +133,28 @@ class ModelConfig(Section):
     # Ours: the UNet sees patch_size x patch_size pixels as channels of one position.
     patch_size: int = Field(default=1, ge=1)
     norm_groups: int = Field(default=32, ge=1)
-    # Ours: class names in the order of their labels; empty means unconditional.
+    # Ours: class names in the order of their labels; empty means unconditional. Without a null
+    # class there is no prediction without a class, which guidance needs.
     classes: tuple[str, ...] = ()
+    null_class: bool = True
+    # The network predicts a variance too (Improved DDPM), of which nothing is made.
+    predicts_variance: bool = False
+    # What diffusers' UNet2DModel can be set to; the defaults are the original's.
+    attn_resolutions_up: tuple[int, ...] | None = None  # of the way up; None: as attn_resolutions
+    mid_block: Literal["attention", "plain", "none"] = "attention"
+    # Groups of the norm before the middle's attention; 0 is no norm, None norm_groups.
+    mid_norm_groups: int | None = Field(default=None, ge=0)
+    head_dim: int | None = Field(default=None, ge=1)  # of attention; None: one head of all channels
+    norm_eps: float = Field(default=1e-6, gt=0.0)
+    activation: Literal["silu", "mish", "gelu", "relu"] = "silu"
+    scale_shift: bool = False  # the time scales and shifts what the second norm returns
+    time_dim: int | None = Field(default=None, ge=1)  # of the embedded time; None: 4 ch
+    cosine_first: bool = False  # of the sinusoidal embedding (flip_sin_to_cos)
+    freq_shift: float = Field(default=1.0, ge=0.0)
+    downsample_padding: Literal[0, 1] = 0  # 0: right and below only
+    # Levels (0 the finest) that a residual block halves, or doubles, instead of a convolution.
+    resblock_down: tuple[int, ...] = ()
+    resblock_up: tuple[int, ...] = ()
     # The octree model's keys, as the seed project names them.
     vocab_size: int | None = Field(default=None, ge=2)
     hidden_dim: int | None = Field(default=None, ge=1)
@@ -127,24 +165,44 @@ class ModelConfig(Section):
 
     @field_validator("ch_mult")
     @classmethod
-    def _some_levels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or min(value) < 1:
-            raise ValueError("needs at least one multiplier, each 1 or more")
+    def _some_levels(cls, value: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        if not value or min(value) <= 0:
+            raise ValueError("needs at least one multiplier, each above 0")
         if len(value) > MOST_LEVELS:
             raise ValueError(f"has {len(value)} levels; {MOST_LEVELS} are the most")
         return value
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ModelConfig:
-        widths = sorted({self.ch * m for m in self.ch_mult})
-        bad = [w for w in widths if w % self.norm_groups]
-        if self.name == "unet" and bad:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes holds a name twice")
+        if self.name != "unet":
+            return self
+        broken = [m for m in self.ch_mult if abs(self.ch * m - round(self.ch * m)) > 1e-6 * self.ch]
+        if broken or min(self.widths) < 1:
+            raise ValueError(f"ch {self.ch} times {broken or min(self.ch_mult)} is no width")
+        bad = [w for w in sorted({*self.widths}) if w % self.norm_groups]
+        if bad:
             raise ValueError(
                 f"widths {bad} (ch * ch_mult) are not divisible by norm_groups={self.norm_groups}"
             )
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes holds a name twice")
+        if self.mid_norm_groups and self.widths[-1] % self.mid_norm_groups:
+            raise ValueError(
+                f"mid_norm_groups {self.mid_norm_groups} does not divide width {self.widths[-1]}"
+            )
+        places = range(len(self.ch_mult))
+        if not {*self.resblock_down} <= {*places[:-1]} or not {*self.resblock_up} <= {*places[1:]}:
+            raise ValueError(
+                f"resblock_down {list(self.resblock_down)} and resblock_up "
+                f"{list(self.resblock_up)}: levels {list(places[:-1])} are halved, "
+                f"{list(places[1:])} doubled"
+            )
         return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the UNet's levels, finest first."""
+        return tuple(round(self.ch * m) for m in self.ch_mult)
 
 
 class DiffusionConfig(Section):
@@ -153,11 +211,41 @@ class DiffusionConfig(Section):
     beta_schedule: BetaSchedule = "linear"
     beta_start: float = Field(default=1e-4, gt=0.0, lt=1.0)
     beta_end: float = Field(default=0.02, gt=0.0, lt=1.0)
+    # Ours: the table itself, which then counts instead of the three keys above.
+    trained_betas: tuple[float, ...] | None = None
+    # Ours: the table is changed so that nothing of the image is left at its end.
+    zero_terminal_snr: bool = False
     # DDPM's 1,000, continuous-time models' 100,000; every schedule is a table of that length.
     num_diffusion_timesteps: int = Field(default=1000, ge=1, le=1_000_000)
+    # Ours: "flow" and "edm" are networks of other processes, for which beta_* say nothing.
     prediction: Prediction = "epsilon"
+    # Ours: what multiplies the time that the network is given: the index of the step (default 1),
+    # of a flow t in [0, 1] (default 1000), of EDM ln(sigma) / 4 (default 1).
+    time_scale: float | None = Field(default=None, gt=0.0)
+    # Ours, flow: times are shift t / (1 + (shift - 1) t); whether the velocity is noise - data,
+    # with t = 0 at the data, or data - noise, with t = 1 there.
+    shift: float = Field(default=1.0, gt=0.0)
+    velocity: Literal["to_noise", "to_data"] = "to_noise"
+    # Ours, edm: its paper's (table 1).
+    sigma_data: float = Field(default=0.5, gt=0.0)
+    sigma_min: float = Field(default=0.002, gt=0.0)
+    sigma_max: float = Field(default=80.0, gt=0.0)
+    rho: float = Field(default=7.0, ge=1.0)
+    # Ours: the mean and deviation of ln(sigma) in training; of a flow that of logit(t), without
+    # which its times are even.
+    p_mean: float | None = None
+    p_std: float | None = Field(default=None, gt=0.0)
     # Ours, tokens: the kinds of noise to train on; the first is sampling's default.
     transitions: tuple[Transition, ...] = ("absorbing",)
+
+    @field_validator("trained_betas")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (
+            value and all(0 < beta < 1 for beta in value[:-1]) and 0 < value[-1] <= 1
+        ):
+            raise ValueError("each must lie in (0, 1), the last one may be 1")
+        return value
 
     @field_validator("transitions")
     @classmethod
@@ -170,6 +258,28 @@ class DiffusionConfig(Section):
     def _ordered(self) -> DiffusionConfig:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
+        steps = self.num_diffusion_timesteps
+        if self.trained_betas is not None and len(self.trained_betas) != steps:
+            raise ValueError(
+                f"trained_betas has {len(self.trained_betas)} numbers, for {steps} timesteps"
+            )
+        if self.zero_terminal_snr and steps < 2:
+            raise ValueError("zero_terminal_snr needs num_diffusion_timesteps of 2 or more")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
+        if self.prediction == "edm" and self.num_diffusion_timesteps < 2:
+            raise ValueError("prediction edm needs num_diffusion_timesteps of 2 or more")
+        if self.prediction == "flow" and (self.p_mean is None) != (self.p_std is None):
+            raise ValueError("p_mean and p_std belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_the_prediction(self) -> DiffusionConfig:
+        for key, predictions in _OF_PREDICTION.items():
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.prediction not in predictions:
+                owners = " and ".join(predictions)
+                raise ValueError(f"{key} is for prediction {owners}, not {self.prediction}")
         return self
 
 
@@ -202,10 +312,22 @@ class SamplingConfig(Section):
     spacing: Spacing | TokenSpacing | None = None
     guidance: float | None = None
     clip: float | None = Field(default=None, gt=0.0)
+    # Ours, for ddim and ddpm, as a scheduler of diffusers has them. Instead of a clip: the share
+    # of x0's values that the bound is drawn from, and the bound's most (dynamic thresholding).
+    dynamic_threshold: tuple[float, float] | None = None
+    steps_offset: int = Field(default=0, ge=0)  # added to the times of spacing "leading"
+    end_at_zero: bool = False  # ddim's last step ends at time 0, not at clean data
     # Ours, tokens: the kind of noise, of the draw of x0, and how places are chosen.
     transition: Transition | None = None
     temperature: float | None = Field(default=None, gt=0.0)
     routing: Literal["random", "confidence"] | None = None
+
+    @field_validator("dynamic_threshold")
+    @classmethod
+    def _share_and_bound(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 < value[0] <= 1 and value[1] >= 1):
+            raise ValueError("needs a share in (0, 1] and a bound of 1 or more")
+        return value
 
 
 class OptimConfig(Section):
@@ -250,6 +372,8 @@ class Config(Section):
         return self
 
     def _check_octree(self) -> None:
+        if self.diffusion.prediction in ("flow", "edm"):
+            raise ValueError(f"diffusion.prediction {self.diffusion.prediction} is for images")
         if self.data.max_depth is None:
             raise ValueError(f"model.name '{self.model.name}' needs data.max_depth")
         if self.model.vocab_size not in (None, 256):
@@ -285,10 +409,17 @@ class Config(Section):
                 f"(patch_size {model.patch_size}, {len(model.ch_mult)} levels of model.ch_mult)"
             )
         sizes = self.resolutions
-        strange = [r for r in model.attn_resolutions if r not in sizes]
-        if strange:
+        for key in ("attn_resolutions", "attn_resolutions_up"):
+            strange = [r for r in getattr(model, key) or () if r not in sizes]
+            if strange:
+                raise ValueError(f"model.{key} {strange} never occur; the UNet's are {list(sizes)}")
+        attending = {*model.attn_resolutions, *(model.attn_resolutions_up or ())}
+        widths = {w for w, size in zip(model.widths, sizes, strict=True) if size in attending}
+        widths |= {model.widths[-1]} if model.mid_block == "attention" else set()
+        narrow = [width for width in sorted(widths) if width < (model.head_dim or 1)]
+        if narrow:
             raise ValueError(
-                f"model.attn_resolutions {strange} never occur; the UNet's are {list(sizes)}"
+                f"model.head_dim {model.head_dim} is wider than a level with attention: {narrow}"
             )
 
     @property

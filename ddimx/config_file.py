@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .config import Config
+from .config import Config, DataConfig
 from .errors import UsageError, check_links, nearest
 from .untrusted import limits
 from .untrusted.text import read_bytes, shortened, shown
@@ -33,14 +33,33 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: no such file, not YAML, unknown key, wrong type or an impossible combination.
     """
-    label, text = _read(source)
-    try:
-        tree = parse_yaml(text)
-    except ValueError as error:
-        raise UsageError(f"{label}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise UsageError(f"{label}: expected sections such as 'data:' and 'model:'")
+    label, tree = _parsed(source)
     return validate(_override(tree, overrides), label)
+
+
+def load_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> DataConfig:
+    """Read only the data section of a configuration, with ``data.key=value`` overrides.
+
+    The other sections need not fit it: a data set may be wanted in a size that no model of this
+    configuration has.
+
+    Args:
+        source: a shipped name, a path, or the keys of the section.
+
+    Raises:
+        UsageError: as :func:`load_config`, or an override of another section.
+    """
+    label, tree = (
+        ("--set", {"data": dict(source)}) if isinstance(source, Mapping) else (_parsed(source))
+    )
+    for item in overrides:
+        if not item.strip().startswith("data."):
+            raise UsageError(f"--set {item}: only keys of data count here, as data.root=DIR")
+    section = _override(tree, overrides).get("data", {})
+    try:
+        return DataConfig.model_validate(section)
+    except ValidationError as error:
+        raise _refusal(error, label, ("data",)) from None
 
 
 def validate(tree: Mapping[str, Any], label: str) -> Config:
@@ -48,10 +67,7 @@ def validate(tree: Mapping[str, Any], label: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
-        lines = [f"  {_describe(e)}" for e in errors[:_SHOWN]]
-        more = [f"  and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
-        raise UsageError(f"{label}: invalid configuration\n" + "\n".join(lines + more)) from None
+        raise _refusal(error, label) from None
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -64,6 +80,28 @@ def dump_yaml(config: Config) -> str:
     """Return the configuration as YAML text, without keys left at their defaults."""
     tree = json.loads(config.model_dump_json(exclude_unset=True))
     return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _parsed(source: str | Path) -> tuple[str, dict[str, Any]]:
+    """Return what a configuration is called in messages, and its sections."""
+    label, text = _read(source)
+    try:
+        tree = parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{label}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{label}: expected sections such as 'data:' and 'model:'")
+    return label, tree
+
+
+def _refusal(error: ValidationError, label: str, section: tuple[str, ...] = ()) -> UsageError:
+    """Return one message for all that is wrong in a configuration, or in one section of it."""
+    errors = error.errors(include_url=False, include_context=False)
+    for wrong in errors:
+        wrong["loc"] = (*section, *wrong["loc"])
+    lines = [f"  {_describe(wrong)}" for wrong in errors[:_SHOWN]]
+    more = [f"  and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
+    return UsageError(f"{label}: invalid configuration\n" + "\n".join(lines + more))
 
 
 def _read(source: str | Path) -> tuple[str, str]:

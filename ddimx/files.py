@@ -15,24 +15,86 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# Folders of which nothing is read: what macOS puts beside the files in a zip.
+PASSED_OVER = ("__MACOSX",)
+HIDDEN, CLOSED = "hidden files", "folders that cannot be entered"
+NOWHERE, AGAIN = "links that lead nowhere", "links to folders that are here already"
+
 
 def visible_files(folder: Path, suffixes: Collection[str], *, recursive: bool = True) -> list[Path]:
     """Return the files of a folder whose names end in one of ``suffixes``, sorted by path.
 
-    Whether a suffix is written in capitals makes no difference. Hidden files are not returned, and
-    hidden subfolders are not searched; links to folders are not followed.
+    Whether a suffix is written in capitals makes no difference. Which files are looked at is said
+    by :func:`folder_contents`.
 
     Args:
         suffixes: in lower case, each with its dot.
         recursive: whether files in subfolders belong to it too.
     """
-    return sorted(
-        path
-        for path in (folder.rglob("*") if recursive else folder.iterdir())
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    names, _ = folder_contents(folder, recursive=recursive)
+    return sorted(folder / name for name in names if suffix_of(name) in suffixes)
+
+
+def suffix_of(name: str) -> str:
+    """Return a file's suffix in lower case, with its dot; empty for a name without one."""
+    return os.path.splitext(name)[1].lower()
+
+
+def folder_contents(
+    folder: Path, *, recursive: bool = True
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the files below a folder, and what was passed over, by reason.
+
+    Both are paths relative to it with slashes, in no order. Hidden files and folders (their names
+    begin with a dot) and ``__MACOSX`` are passed over. A link to a folder is entered, unless that
+    folder is below ``folder`` already or was entered by another link: every file is there once,
+    and a loop ends.
+
+    Args:
+        recursive: whether files in subfolders belong to it too.
+
+    Raises:
+        OSError: the folder is there and cannot be read.
+    """
+    names: list[str] = []
+    passed: dict[str, list[str]] = {}
+    entered: set[tuple[int, int]] = set()
+    folders, links = [""], list[str]()
+    while folders or links:
+        # All real folders come first, so that a link beside one changes no file's path.
+        below = folders.pop() if folders else links.pop()
+        try:
+            status = os.stat(folder / below)
+            if (status.st_dev, status.st_ino) in entered:
+                passed.setdefault(AGAIN, []).append(below)
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / below) as scanned:
+                entries = list(scanned)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # gone meanwhile
+        except OSError:
+            if not below:
+                raise
+            passed.setdefault(CLOSED, []).append(below)
+            continue
+        for entry in entries:
+            path = f"{below}/{entry.name}" if below else entry.name
+            if is_passed_over(entry.name):
+                passed.setdefault(HIDDEN, []).append(path)
+            elif entry.is_file():
+                names.append(path)
+            elif entry.is_symlink() and not entry.is_dir():
+                passed.setdefault(NOWHERE, []).append(path)
+            elif recursive and entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path)
+        links.sort(reverse=True)
+    return names, passed
+
+
+def is_passed_over(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or of no interest to anybody."""
+    return name.startswith(".") or name in PASSED_OVER
 
 
 class OtherContents(FileExistsError):

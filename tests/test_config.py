@@ -138,7 +138,11 @@ REFUSED = {
     "optim.lr=fast": ("optim.lr", "number", "'fast'"),
     "optim.lr=.inf": ("optim.lr", "finite"),
     "optim.eps=.nan": ("optim.eps",),
-    "diffusion.prediction=eps": ("diffusion.prediction", "'epsilon', 'x0' or 'v'", "'eps'"),
+    "diffusion.prediction=eps": (
+        "diffusion.prediction",
+        "'epsilon', 'x0', 'v', 'flow' or 'edm'",
+        "'eps'",
+    ),
     "diffusion.beta_start=0.5": ("beta_start 0.5 exceeds beta_end 0.02",),
     "data.logit_transform=true": ("rescaled and logit_transform exclude each other",),
     "model.ch=41": ("widths [41, 82, 123]", "norm_groups=8"),

@@ -5,7 +5,7 @@ from PIL import Image
 
 from ddimx.data.images.folder import image_names
 from ddimx.editing.pictures import find_pictures
-from ddimx.evaluation.fid.compare import open_images
+from ddimx.evaluation.fid.images import open_images
 from ddimx.evaluation.shapes.sets import find
 from ddimx.exporting.sources import items_of
 from ddimx.octree.describe import shapes_in
@@ -36,5 +36,5 @@ def test_images(tmp_path, names):
         Image.new("RGB", (2, 2)).save(path)
     expected = ["B.PNG", "a.png", "below/c.png"]
     assert image_names(tmp_path) == expected
-    assert list(open_images(str(tmp_path)).files) == [tmp_path / name for name in expected]
+    assert list(open_images(str(tmp_path)).source.names) == expected
     assert find_pictures(tmp_path) == [tmp_path / name for name in expected[:2]]

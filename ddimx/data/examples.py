@@ -14,8 +14,11 @@ from .shapes.octrees import ShapeSource, open_shapes
 Examples: TypeAlias = ImageSource | ShapeSource
 
 
-def open_examples(config: Config, *, held_out: bool = False) -> Examples:
+def open_examples(config: Config, *, held_out: bool = False, strict: bool = False) -> Examples:
     """Open the training or the held-out part of ``config.data``.
+
+    Args:
+        strict: refuse a folder of images with one that cannot be read.
 
     Raises:
         UsageError: an unknown data set, or one that does not fit the configuration.
@@ -23,7 +26,7 @@ def open_examples(config: Config, *, held_out: bool = False) -> Examples:
     """
     if config.data.octrees:
         return open_shapes(config, held_out=held_out)
-    return open_source(config, held_out=held_out)
+    return open_source(config, held_out=held_out, strict=strict)
 
 
 def open_batches(

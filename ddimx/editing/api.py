@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.images.encoded import eight_bits
+from ..data.images.picture import picture_array
 from ..errors import UsageError
 from ..noise import Noise
 from ..option_values import check_number
@@ -190,8 +190,10 @@ def _read(image: ImageLike, model: Model, resize: bool) -> tuple[Tensor, Picture
         picture = read_picture(Path(image), model, resize=resize)
     else:
         image_file = image if isinstance(image, Image.Image) else _from_pixels(image)
-        eight = eight_bits(image_file)
-        picture = picture_of(eight, model, name="image", what="the image", resize=resize)
+        try:
+            picture = picture_of(image_file, model, name="image", what="the image", resize=resize)
+        except ValueError as error:
+            raise UsageError(f"the image cannot be read: it {error}") from None
     return as_states([picture], model)[0], picture
 
 
@@ -207,9 +209,14 @@ def _mask(mask: Tensor | npt.NDArray[Any] | Image.Image, model: Model, resize: b
     expected = model.process.shape[1:]
     if isinstance(mask, Image.Image) or (isinstance(mask, np.ndarray) and mask.dtype == np.uint8):
         image = mask if isinstance(mask, Image.Image) else _from_pixels(mask)
+        try:
+            opaque = image.convert("RGB") if image.has_transparency_data else image
+            levels = picture_array(opaque, 1)[..., 0]
+        except ValueError as error:
+            raise UsageError(f"the mask cannot be read: it {error}") from None
         if resize:
-            image = fitted(image, (expected[1], expected[0]), Image.Resampling.NEAREST)
-        levels = np.asarray(image.convert("L"))
+            size = (expected[1], expected[0])
+            levels = np.asarray(fitted(Image.fromarray(levels), size, Image.Resampling.NEAREST))
         if levels.max(initial=0) == 1:
             raise UsageError(
                 "this mask has levels 0 and 1; uint8 masks have 0 and 255, or use bool"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.images.encoded import eight_bits
-from ..data.images.folder import SUFFIXES
+from ..data.images.encoded import centered_box
+from ..data.images.picture import View
+from ..data.images.scan import SUFFIXES
 from ..errors import UsageError
 from ..files import visible_files
 from ..pixels import to_network
@@ -22,6 +24,7 @@ from ..untrusted.pictures import open_picture
 from ..weights.model import Model, process_is_image
 
 Bytes = npt.NDArray[np.uint8]
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +72,15 @@ def find_pictures(path: Path) -> list[Path]:
 def read_picture(path: Path, model: Model, *, resize: bool = False) -> Picture:
     """Read an image for a model.
 
-    With ``resize`` the center square is cut out and scaled, as for training; without it the image
-    must have the model's size already. What is transparent is put on white.
+    With ``resize`` the center is cut out and scaled, as for training; without it the image must
+    have the model's size already. What is transparent is put on the model's ``data.background``.
 
     Raises:
         UsageError: not a model of images, not an image file, or another size.
     """
-    return picture_of(_opened(path), model, name=path.stem, what=str(path), resize=resize)
+    return _opened(
+        path, lambda image: picture_of(image, model, name=path.stem, what=str(path), resize=resize)
+    )
 
 
 def picture_of(
@@ -87,25 +92,26 @@ def picture_of(
 
     Raises:
         UsageError: the model makes something else than images, or the size differs.
+        ValueError: it cannot be decoded.
     """
     channels, height, width = image_shape(model)
-    if image.size != (width, height) and not resize:
+    data = model.config.data
+    view = View(image, channels, data.background, data.white)
+    if view.size != (width, height) and not resize:
         raise UsageError(
-            f"{what} is {_size(image.size)}, model '{model.name}' makes {_size((width, height))}; "
+            f"{what} is {_size(view.size)}, model '{model.name}' makes {_size((width, height))}; "
             "bring it to that size or give --resize (in Python: resize=True)"
         )
-    alpha = _alpha(image)
-    color = image
-    if alpha is not None:
-        white = Image.new("RGBA", image.size, "white")
-        color = Image.alpha_composite(white, image.convert("RGBA"))
-    color = color.convert("RGB" if channels == 3 else "L")
+    color = view.crop((0, 0, *view.size))
     pixels = np.asarray(fitted(color, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+    alpha = view.alpha()
+    if alpha is not None:
+        alpha = np.asarray(fitted(Image.fromarray(alpha), (width, height), _NEAREST))
     return Picture(
         name=name,
         pixels=pixels if pixels.ndim == 3 else pixels[..., None],
-        alpha=None if alpha is None else np.asarray(fitted(alpha, (width, height), _NEAREST)),
-        size=image.size,
+        alpha=alpha,
+        size=view.size,
     )
 
 
@@ -116,10 +122,7 @@ def fitted(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling)
     """Cut the largest centered part of the size's proportions out and scale it to ``size``."""
     if image.size == size:
         return image
-    scale = min(image.size[0] / size[0], image.size[1] / size[1])
-    width, height = (max(1, round(n * scale)) for n in size)
-    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
-    return image.crop((left, top, left + width, top + height)).resize(size, filter_)
+    return image.crop(centered_box(image.size, size)).resize(size, filter_)
 
 
 def gray_levels(path: Path) -> tuple[Bytes, Bytes | None]:
@@ -128,9 +131,17 @@ def gray_levels(path: Path) -> tuple[Bytes, Bytes | None]:
     Raises:
         UsageError: the file is missing or not an image.
     """
-    image = _opened(path)
-    alpha = _alpha(image)
-    return np.asarray(image.convert("L")), None if alpha is None else np.asarray(alpha)
+    return _opened(path, levels_of)
+
+
+def levels_of(image: Image.Image) -> tuple[Bytes, Bytes | None]:
+    """Return brightness and, where something is transparent, alpha: uint8 [H, W] each.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    view = View(image, 1)
+    return view.array((0, 0, *view.size))[..., 0], view.alpha()
 
 
 def as_states(pictures: Sequence[Picture], model: Model) -> Tensor:
@@ -160,22 +171,15 @@ def image_shape(model: Model) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, read: Callable[[Image.Image], Content]) -> Content:
+    """Return what ``read`` makes of an image file; what it cannot read is a UsageError."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
         with open_picture(path) as image:
-            image.load()
-            return eight_bits(image)
+            return read(image)
     except ValueError as error:
         raise UsageError(f"{path}: not a readable image ({error})") from None
-
-
-def _alpha(image: Image.Image) -> Image.Image | None:
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return None
-    alpha = image.convert("RGBA").getchannel("A")
-    return None if alpha.getextrema() == (255, 255) else alpha
 
 
 def _size(size: tuple[int, int]) -> str:

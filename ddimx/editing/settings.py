@@ -25,6 +25,12 @@ def resolve_editing(options: Options, model: Model) -> Settings:
     if options.category is not None and not isinstance(options.category, str):
         raise UsageError("category must be one name here, for all pictures and variants")
     if model.classes and options.category is None:
+        if not model.config.model.null_class:
+            classes = ", ".join(model.classes[:4]) + (", ..." if len(model.classes) > 4 else "")
+            raise UsageError(
+                f"model '{model.name}' was never trained without a class: give --category, one of "
+                f"{classes}"
+            )
         options = replace(options, category="none")
     if options.category == "none" and options.guidance is None:
         options = replace(options, guidance=1.0)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..octree.file import SUFFIXES, Shape, token_files
+from ..octree.file import SUFFIXES, Shape, holds_tokens, token_files
 from ..runs.folder import ROOT
-from ..untrusted.archives import open_zip
-from ..untrusted.arrays import members, read_header
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,3 @@ def newest_run(root: Path = ROOT) -> Path | None:
         if any(holds_tokens(file) for file in token_files(path)):
             return path
     return None
-
-
-def holds_tokens(path: Path) -> bool:
-    """Return whether a file looks like an octree's, from its directory or header alone."""
-    try:
-        if path.suffix.lower() == ".npz":
-            with open_zip(path) as archive:
-                return "tokens" in members(archive)
-        with path.open("rb") as stream:
-            header = read_header(stream)
-    except (OSError, ValueError):
-        return False
-    return len(header.shape) == 1 and header.dtype.kind in "iu"

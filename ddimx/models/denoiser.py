@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..solvers.executor import Raw
+from ..solvers.schedule import Schedule
 
 
 class Denoiser:
@@ -16,6 +17,7 @@ class Denoiser:
         self,
         network: nn.Module,
         *,
+        schedule: Schedule | None = None,
         labels: Tensor | None = None,
         null_label: int | None = None,
         guidance: float = 1.0,
@@ -23,6 +25,7 @@ class Denoiser:
         """Wrap ``network``.
 
         Args:
+            schedule: says what the network is given as its input and its time; None: y and t.
             labels: int64 [B] classes, or None for a model without (or without class).
             null_label: the label that stands for "no class"; needed for guidance.
             guidance: g in ``uncond + g (cond - uncond)``; 1 is off and costs nothing.
@@ -33,6 +36,7 @@ class Denoiser:
         if guidance != 1.0 and (labels is None or null_label is None):
             raise UsageError("guidance needs a class-conditional model and a category")
         self._network = network
+        self._schedule = schedule
         self._labels = labels
         self._null = null_label
         self.guidance = guidance
@@ -40,6 +44,8 @@ class Denoiser:
 
     def __call__(self, y: Tensor, t: Tensor) -> Raw:
         """Evaluate at y [B, ...] and t [B]; the raw outputs keep the network's dtype."""
+        if self._schedule is not None:
+            y, t = network_input(self._schedule, y, t)
         y = y.to(self._dtype)
         if y.dim() == 4:
             y = y.contiguous(memory_format=torch.channels_last)
@@ -51,3 +57,11 @@ class Denoiser:
         both = self._network(torch.cat([y, y]), torch.cat([t, t]), torch.cat([self._labels, null]))
         out, uncond = both.chunk(2)
         return Raw(out, uncond)
+
+
+def network_input(schedule: Schedule, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a network is given at states y [B, ...] and times t [B] of a process."""
+    scale = schedule.input_scale(t)
+    if scale is not None:
+        y = y * scale.to(y.dtype).view(-1, *(1 for _ in y.shape[1:]))
+    return y, schedule.network_time(t)

@@ -17,11 +17,12 @@ from ..options import Options
 from ..pixels import to_bytes
 from ..runs.formats import FORMATS
 from ..runs.sinks import Sink, open_sink
+from ..solvers.continuous import schedule_of
 from ..solvers.ddpm import Variance
 from ..solvers.executor import Draw, Step, execute
 from ..solvers.plan import Plan
 from ..solvers.schedule import Schedule
-from .denoiser import Denoiser
+from .denoiser import Denoiser, network_input
 from .peak_memory import PeakMemory
 from .plans import plan_for
 from .process import Draws, Given, drawn_labels, drawn_timesteps
@@ -41,6 +42,7 @@ class GaussianProcess:
     shape: tuple[int, ...]
     num_classes: int = 0
     class_dropout: float = 0.0
+    null_class: bool = True  # whether the network has a prediction without a class
     antithetic: bool = True
     data: DataConfig | None = None  # how samples become pixels; None: [-1, 1]
     defaults: SamplingConfig = field(default_factory=SamplingConfig)
@@ -55,11 +57,12 @@ class GaussianProcess:
     def from_config(cls, config: Config) -> GaussianProcess:
         """Build the process that a configuration describes."""
         return cls(
-            schedule=Schedule.from_config(config.diffusion),
+            schedule=schedule_of(config.diffusion),
             prediction=config.diffusion.prediction,
             shape=config.sample_shape,
             num_classes=len(config.model.classes),
-            class_dropout=config.training.class_dropout,
+            class_dropout=config.training.class_dropout if config.model.null_class else 0.0,
+            null_class=config.model.null_class,
             antithetic=config.training.antithetic,
             data=config.data,
             defaults=config.sampling,
@@ -73,23 +76,25 @@ class GaussianProcess:
         int64 [B].
         """
         x0 = batch["x"]
-        t = self.timesteps(draws)
-        alpha_bar = self._alpha_bar(t, x0)
+        t = self.schedule.training_times(self.timesteps(draws).numpy())
+        alpha_bar = _column(self.schedule.alpha_bar(t), x0)
         noise = draws.noise.normal(
             draws.positions, self.shape, row=draws.step, stream=Stream.TRAIN_NOISE, device=x0.device
         )
         signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         noisy = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        out = network(noisy, t.to(x0.device, torch.float32), self._labels(batch, draws))
-        targets = {"epsilon": noise, "x0": x0, "v": signal * noise - sigma * x0}
-        error = out.to(torch.float32) - targets[self.prediction]
+        times = torch.from_numpy(t).to(x0.device, torch.float32)
+        point, network_times = network_input(self.schedule, noisy, times)
+        out = network(point, network_times, self._labels(batch, draws))
+        target = self.schedule.network_target(self.prediction, x0, noise, signal, sigma)
+        error = out.to(torch.float32) - target
         losses: Tensor = error.square().flatten(1).mean(dim=1)
         return losses
 
     @property
     def can_guide(self) -> bool:
-        """Return whether there are classes to lead towards."""
-        return self.num_classes > 0
+        """Return whether there are classes to lead towards, and a prediction without any."""
+        return self.num_classes > 0 and self.null_class
 
     @property
     def preview(self) -> Options:
@@ -118,7 +123,13 @@ class GaussianProcess:
         if start is None:
             start = noise.normal(indices, self.shape, stream=Stream.INIT, device=indices.device)
         null = self.num_classes if self.num_classes else None
-        denoiser = Denoiser(network, labels=labels, null_label=null, guidance=guidance)
+        denoiser = Denoiser(
+            network,
+            schedule=self.schedule,
+            labels=labels,
+            null_label=null,
+            guidance=guidance,
+        )
         draw = Draw(noise, indices)
         return execute(plan, denoiser, start, draw, guidance=guidance, known=given.known)
 
@@ -170,12 +181,13 @@ class GaussianProcess:
         """Draw int64 [B] in 0..T-1; with ``antithetic`` the two halves of a batch pair t, T-1-t."""
         return drawn_timesteps(draws, self.schedule.num_timesteps, antithetic=self.antithetic)
 
-    def _alpha_bar(self, t: Tensor, like: Tensor) -> Tensor:
-        table = torch.from_numpy(self.schedule.alpha_bars[1:])
-        values = table[t].to(like.device, torch.float32)
-        return values.view(-1, *(1 for _ in self.shape))
-
     def _labels(self, batch: Mapping[str, Tensor], draws: Draws) -> Tensor | None:
         if not self.num_classes:
             return None
         return drawn_labels(draws, batch["label"], self.num_classes, self.class_dropout)
+
+
+def _column(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
+    """Return values [B] as float32 [B, 1, ...] beside ``like`` [B, ...]."""
+    column = torch.from_numpy(values).to(like.device, torch.float32)
+    return column.view(-1, *(1 for _ in like.shape[1:]))

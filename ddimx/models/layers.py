@@ -1,8 +1,13 @@
-"""The building blocks of the UNet, named as in ermongroup/ddim so that its weights load."""
+"""The building blocks of the UNet, named as in ermongroup/ddim so that its weights load.
+
+Every argument with a default is a setting of diffusers' UNet2DModel; the default is the original's.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +17,30 @@ from ..kernels.attention import attention
 from ..noise import Noise, dropout_stream
 
 NORM_EPS = 1e-6
+Resampling = Literal["none", "down", "up"]
+# The names of ``model.activation``. GELU is the exact one, not the approximation by tanh.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "mish": F.mish,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 
-def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+def timestep_embedding(
+    t: Tensor, dim: int, *, cosine_first: bool = False, freq_shift: float = 1.0
+) -> Tensor:
     """Sinusoidal embedding, sine half first: t [B] (real-valued) -> float32 [B, dim].
 
-    Frequencies fall from 1 to 1/10000 over dim // 2 - 1 intervals, as in DDPM's code.
+    Frequencies fall from 1 to 1/10000 over dim // 2 - 1 intervals, as in DDPM's code; with another
+    ``freq_shift`` over dim // 2 - freq_shift. ``cosine_first`` puts the cosine half before.
     """
     half = dim // 2
-    rate = math.log(10000.0) / max(half - 1, 1)
+    rate = math.log(10000.0) / (half - freq_shift if half > freq_shift else 1)
     frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * -rate)
     angle = t.to(torch.float32)[:, None] * frequency[None, :]
-    embedding = torch.cat([angle.sin(), angle.cos()], dim=1)
+    halves = [angle.sin(), angle.cos()]
+    embedding = torch.cat(halves[::-1] if cosine_first else halves, dim=1)
     return F.pad(embedding, (0, 1)) if dim % 2 else embedding
 
 
@@ -67,17 +84,18 @@ class KeyedDropout(Keyed):
 
 
 class Downsample(nn.Module):
-    """Halve H and W. The convolution pads right and below only, as the original does."""
+    """Halve H and W. The convolution pads right and below only, or (1) on all sides alike."""
 
-    def __init__(self, channels: int, with_conv: bool) -> None:
+    def __init__(self, channels: int, with_conv: bool, padding: int = 0) -> None:
         super().__init__()
+        self.padding = (1, 1, 1, 1) if padding else (0, 1, 0, 1)
         self.conv = nn.Conv2d(channels, channels, 3, stride=2) if with_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, C, H/2, W/2]."""
         if self.conv is None:
             return F.avg_pool2d(x, 2)
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, self.padding))
         return out
 
 
@@ -95,48 +113,89 @@ class Upsample(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two GroupNorm-SiLU-convolution layers, the embedded time added in between."""
+    """Two norm-activation-convolution layers, told the time in between.
+
+    The embedded time is added before the second norm, or (``scale_shift``) scales and shifts what
+    that norm returns, as in arXiv 2105.05233. ``resample`` halves or doubles H and W, without
+    weights, after the first activation and in the shortcut.
+    """
 
     def __init__(
-        self, c_in: int, c_out: int, *, temb: int, dropout: float, groups: int, layer: int
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        temb: int,
+        dropout: float,
+        groups: int,
+        layer: int,
+        eps: float = NORM_EPS,
+        activation: str = "silu",
+        scale_shift: bool = False,
+        resample: Resampling = "none",
     ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=NORM_EPS)
+        self.activation, self.scale_shift = ACTIVATIONS[activation], scale_shift
+        self.resample = resample
+        self.norm1 = nn.GroupNorm(groups, c_in, eps=eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.temb_proj = nn.Linear(temb, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=NORM_EPS)
+        self.temb_proj = nn.Linear(temb, c_out * 2 if scale_shift else c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps=eps)
         self.dropout = KeyedDropout(dropout, layer)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        """x [B, c_in, H, W] and temb [B, temb] -> [B, c_out, H, W]."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        """x [B, c_in, H, W] and temb [B, temb] -> [B, c_out, H', W'], by default H and W."""
+        h = self.activation(self.norm1(x))
+        if self.resample == "down":
+            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
+        elif self.resample == "up":
+            x, h = (F.interpolate(value, scale_factor=2.0, mode="nearest") for value in (x, h))
+        h = self.conv1(h)
+        embedding = self.temb_proj(self.activation(temb))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = embedding.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + embedding)
+        h = self.conv2(self.dropout(self.activation(h)))
         out: Tensor = self.nin_shortcut(x) + h
         return out
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over positions, scale C^-1/2, with a residual connection."""
+    """Self-attention over positions with a residual connection.
 
-    def __init__(self, channels: int, *, groups: int) -> None:
+    By default with one head as wide as x; else with as many heads of ``head_dim`` columns as fit
+    into C, each with the scale head_dim^-1/2. ``groups`` 0 leaves the norm out.
+    """
+
+    def __init__(
+        self, channels: int, *, groups: int, eps: float = NORM_EPS, head_dim: int | None = None
+    ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.heads = channels // (head_dim or channels)
+        inner = self.heads * (head_dim or channels)
+        self.norm = nn.GroupNorm(groups, channels, eps=eps) if groups else nn.Identity()
+        self.q = nn.Conv2d(channels, inner, 1)
+        self.k = nn.Conv2d(channels, inner, 1)
+        self.v = nn.Conv2d(channels, inner, 1)
+        self.proj_out = nn.Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] -> the same shape."""
+        batch, _, height, width = x.shape
         h = self.norm(x)
         q, k, v = (self._tokens(layer(h)) for layer in (self.q, self.k, self.v))
-        attention_output = attention(q, k, v)  # [B, H W, C], which is NHWC
-        out: Tensor = x + self.proj_out(attention_output.transpose(1, 2).reshape(x.shape))
+        mixed = attention(q, k, v)  # [B heads, H W, D]
+        if self.heads > 1:
+            by_head = mixed.view(batch, self.heads, *mixed.shape[1:])
+            mixed = by_head.transpose(1, 2).flatten(2)
+        # [B, H W, heads D], which is NHWC
+        out: Tensor = x + self.proj_out(mixed.transpose(1, 2).reshape(batch, -1, height, width))
         return out
 
-    @staticmethod
-    def _tokens(x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2)
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Return [B, heads D, H, W] as [B heads, H W, D]; the heads follow one another."""
+        return x.reshape(x.shape[0] * self.heads, -1, x.shape[2] * x.shape[3]).transpose(1, 2)

@@ -21,9 +21,12 @@ from ..solvers.registry import (
     parse_solver,
 )
 from ..solvers.schedule import Schedule
-from ..solvers.timesteps import Times, explicit, spaced
+from ..solvers.timesteps import Times, explicit, moved, spaced
 
 DEFAULT_STEPS = 50
+# What a model's defaults leave open. A flow starts at pure noise, its last time, and equal steps of
+# "trailing" are Euler's on its straight paths; EDM's own list of noise levels is evenly spaced.
+_SPACINGS: dict[Prediction, str] = {"flow": "trailing", "edm": "linspace"}
 
 
 def plan_for(
@@ -38,7 +41,8 @@ def plan_for(
     Args:
         options: as chosen; ``plan`` is a :class:`ddimx.solvers.plan.Plan` here, not a file.
         schedule, prediction: of the model.
-        defaults: the model's; what they leave open, ours decide: 50 steps of DDIM.
+        defaults: the model's; what they leave open, ours decide: 50 steps of DDIM, with the
+            spacing "ddim", of a flow "trailing", of EDM "linspace".
         variance: ddpm's, where the options name none.
 
     Raises:
@@ -53,17 +57,22 @@ def plan_for(
         check_fits(options.plan, schedule, prediction)
         plan: Plan = options.plan
     else:
-        solver, times, notes = _solver_and_times(options, schedule.num_timesteps, defaults)
+        spacing = options.spacing or defaults.spacing or _SPACINGS.get(prediction, "ddim")
+        total = schedule.num_timesteps
+        solver, times, notes = _solver_and_times(options, total, defaults, spacing)
         kind = parse_solver(solver).kind
         choice = SolverChoice(solver, options.eta, options.variance)
         if "eta" in SOLVERS[kind].options and choice.eta is None:
             choice = replace(choice, eta=defaults.eta)
         if "variance" in SOLVERS[kind].options and choice.variance is None:
             choice = replace(choice, variance=variance)
+        final = 0.0 if kind == "ddim" and defaults.end_at_zero else None
+        plan = make_plan(choice, schedule, times, prediction, final=final)
+        plan = replace(plan, notes=notes + plan.notes)
+        if clip is None and defaults.dynamic_threshold and kind in ("ddim", "ddpm"):
+            return plan.with_threshold(*defaults.dynamic_threshold)
         if kind == "ddim" and clip is None:
             clip = defaults.clip
-        plan = make_plan(choice, schedule, times, prediction)
-        plan = replace(plan, notes=notes + plan.notes)
     if clip is None:
         return plan
     return plan.with_clip(None if clip == "none" else clip)
@@ -96,13 +105,15 @@ def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
 
 
 def _solver_and_times(
-    options: Options, total: int, defaults: SamplingConfig
+    options: Options, total: int, defaults: SamplingConfig, spacing: str
 ) -> tuple[str, Times, tuple[str, ...]]:
-    """Return a solver's name and its times, with remarks on how they were chosen."""
+    """Return a solver's name and its times, with remarks on how they were chosen.
+
+    ``spacing`` is for a solver that is named; "auto" chooses its own where the options do not.
+    """
     if options.nfe is not None and options.steps is not None:
         raise UsageError("--nfe gives the number of evaluations; omit --steps")
     solver = options.solver or defaults.solver or "ddim"
-    spacing = options.spacing or defaults.spacing
     steps = options.nfe or options.steps or defaults.steps or DEFAULT_STEPS
     nfe = options.nfe
     notes: tuple[str, ...] = ()
@@ -115,7 +126,6 @@ def _solver_and_times(
         solver, best = auto.choose(nfe)
         spacing = options.spacing or best
         notes = (f"auto: {solver} with spacing '{spacing}' for {nfe} evaluations",)
-    spacing = spacing or "ddim"
     if options.timesteps is not None:
         if (options.steps, options.nfe, options.spacing) != (None, None, None):
             raise UsageError("--timesteps lists the times; omit --steps and --spacing")
@@ -126,6 +136,8 @@ def _solver_and_times(
         times = spaced(spacing, total, steps)
         if len(times) != steps:
             notes += (f"spacing '{spacing}' with {steps} steps visits {len(times)} timesteps",)
+    if spacing == "leading" and defaults.steps_offset:
+        times = moved(times, defaults.steps_offset, total)
     if len(times) == 1 and times[0] == 0:
         notes += (f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing",)
     return solver, times, notes

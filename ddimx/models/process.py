@@ -196,7 +196,7 @@ class Process(Protocol):
         ...
 
     def picture(self, sample: Any) -> npt.NDArray[np.uint8]:
-        """Return what a person sees of a sample, uint8 [H, W, 1 or 3]."""
+        """Return what a person sees of a sample, uint8 [H, W, C]."""
         ...
 
     def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> int | None:

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..errors import DdimxError
 from ..files import visible_files, whole_file
-from ..untrusted.arrays import read_npy, read_npz
+from ..untrusted.archives import open_zip
+from ..untrusted.arrays import members, read_header, read_npy, read_npz
 from .errors import OctreeError
 from .keys import MAX_DEPTH
-from .tree import CUBE, Octree, from_tokens
+from .tree import Octree, from_tokens
 
 SUFFIXES = (".npz", ".npy")
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
@@ -37,6 +38,19 @@ def token_files(folder: Path, *, recursive: bool = True) -> list[Path]:
     Which files these are is said by :func:`ddimx.files.visible_files`.
     """
     return visible_files(folder, SUFFIXES, recursive=recursive)
+
+
+def holds_tokens(path: Path) -> bool:
+    """Return whether a file looks like an octree's, from its directory or header alone."""
+    try:
+        if path.suffix.lower() == ".npz":
+            with open_zip(path) as archive:
+                return "tokens" in members(archive)
+        with path.open("rb") as stream:
+            header = read_header(stream)
+    except (OSError, ValueError):
+        return False
+    return len(header.shape) == 1 and header.dtype.kind in "iu"
 
 
 def read_shape(path: Path, *, depth: int | None = None) -> Shape:
@@ -150,9 +164,9 @@ def _depth(value: Any) -> int | None:
 
 
 def _cube(low: Any, high: Any) -> tuple[tuple[float, float, float], float]:
-    """Return the cube's minimum corner and its edge."""
+    """Return the cube's minimum corner and its edge; the original project's is [0, 1]^3."""
     if low is None and high is None:
-        return CUBE, 1.0
+        return (0.0, 0.0, 0.0), 1.0
     if low is None or high is None:
         raise OctreeError("one of bounds_min and bounds_max is missing")
     for name, value in (("bounds_min", low), ("bounds_max", high)):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import ImageDraw, ImageFont
 
 from ..files import whole_file
-from .pictures import as_image
+from .pictures import MOST_CHANNELS, as_image
 
 MOST = 64  # samples on one grid
 LEGIBLE = 128  # smaller images are enlarged by a whole factor up to about this size
@@ -24,13 +24,15 @@ def grid(
     """Lay images out in rows on white, small ones enlarged.
 
     Args:
-        pixels: uint8 [N, H, W, 1 or 3].
+        pixels: uint8 [N, H, W, C]; of more than 4 channels the first three are shown.
         columns: how many stand in a row; by default about as many as there are rows.
         labels: N texts, one for below each image; a text that is too long is cut. () for none.
 
     Returns:
-        uint8 [H', W', 1 or 3].
+        uint8 [H', W', C].
     """
+    if pixels.shape[-1] > MOST_CHANNELS:
+        pixels = pixels[..., :3]
     count, height, width, channels = pixels.shape
     scale = enlargement(height, width)
     columns = columns or math.ceil(math.sqrt(count))
@@ -48,7 +50,7 @@ def grid(
         return sheet
     image = as_image(sheet)
     draw = ImageDraw.Draw(image)
-    black = (0,) * channels
+    black = (0,) * channels if channels % 2 else (*(0,) * (channels - 1), 255)  # opaque
     for (top, left), label in zip(corners, labels, strict=True):
         text = label
         while text and font.getlength(text) > width:

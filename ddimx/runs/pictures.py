@@ -16,19 +16,22 @@ from ..untrusted.text import parse_json
 
 PREFIX = "ddimx "  # of the keywords of our text chunks
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
+MOST_CHANNELS = 4  # of a picture file: red, green, blue and alpha
 _SHORT = 200  # characters; a longer text is compressed
 
 
 def save_image(
     path: Path, pixels: npt.NDArray[np.uint8], kind: str, facts: Mapping[str, str]
 ) -> None:
-    """Write pixels [H, W, 1 or 3] without loss as "png" or "webp", with texts by name."""
+    """Write pixels uint8 [H, W, 1 to 4] without loss as "png" or "webp", with texts by name."""
     options: dict[str, Any] = {}
     if kind == "png":
         options["pnginfo"] = chunks = PngInfo()
         for name, text in facts.items():
             chunks.add_text(PREFIX + name, text, zip=len(text) > _SHORT)
-    elif facts:
+    else:
+        options["exact"] = True  # keeps the colors of what is transparent
+    if kind == "webp" and facts:
         options["exif"] = exif = Image.Exif()
         exif[_DESCRIPTION] = json.dumps(dict(facts))  # ASCII, as EXIF wants it
     as_image(pixels).save(path, format=kind.upper(), lossless=True, **options)
@@ -54,5 +57,5 @@ def facts_of(image: Image.Image) -> dict[str, str]:
 
 
 def as_image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return pixels [H, W, 1 or 3] as an image, gray or RGB."""
+    """Return pixels uint8 [H, W, 1 to 4] as an image: gray, gray with alpha, RGB or RGBA."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

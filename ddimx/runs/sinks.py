@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import DataConfig
-from ..errors import DdimxError, unknown
+from ..errors import DdimxError, UsageError, unknown
 from ..files import sweep, whole_file
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
 from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS
-from .pictures import save_image
+from .pictures import MOST_CHANNELS, save_image
 
 PARTS, JOINED = "parts", "joined.npy"
 _PART = re.compile(r"^\d{8,}-\d+\.npz$")
@@ -69,9 +69,14 @@ def open_sink(
         about: what pictures say of themselves besides their index and class.
 
     Raises:
-        UsageError: an unknown format.
+        UsageError: an unknown format, or pictures of more channels than picture files have.
     """
     if kind in IMAGE_FORMATS:
+        if data.channels > MOST_CHANNELS:
+            raise UsageError(
+                f"a {kind} file has at most {MOST_CHANNELS} channels and these images have "
+                f"{data.channels}: choose --format {' or '.join(ARRAY_FORMATS)}"
+            )
         return ImageSink(folder, data, kind, classes, about)
     if kind in ARRAY_FORMATS:
         return ArraySink(folder, data, kind, classes)

@@ -86,8 +86,16 @@ def about(identity: Record) -> dict[str, str]:
 def schedule_of(config: Config) -> list[Any]:
     """Return a model's noise schedule as a run's identity has it."""
     diffusion = config.diffusion
+    if diffusion.prediction in ("flow", "edm"):
+        excess = {"beta_schedule", "beta_start", "beta_end", "transitions", "p_mean", "p_std"}
+        rest = diffusion.model_dump(mode="json", exclude=excess)
+        return [diffusion.prediction, *(rest[key] for key in sorted(rest.keys() - {"prediction"}))]
     numbers = (diffusion.beta_start, diffusion.beta_end, diffusion.num_diffusion_timesteps)
-    return [diffusion.beta_schedule, *numbers]
+    described: list[Any] = [diffusion.beta_schedule, *numbers]
+    if diffusion.trained_betas is not None:
+        table = json.dumps(diffusion.trained_betas).encode()
+        described = ["trained_betas", hashlib.sha256(table).hexdigest()]
+    return [*described, "zero_terminal_snr"] if diffusion.zero_terminal_snr else described
 
 
 def config_sha256(config: Config) -> str:

@@ -121,13 +121,16 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
     guidance = options.guidance if options.guidance is not None else defaults.guidance
     guidance = 1.0 if guidance is None else guidance
     if guidance != 1.0 and not process.can_guide:
+        if model.classes:
+            raise UsageError(f"--guidance: model '{model.name}' was never trained without a class")
         raise UsageError(f"--guidance needs classes, and model '{model.name}' has none")
     if options.category is not None and not model.classes:
         raise UsageError(f"--category: model '{model.name}' has no classes")
     category = options.category
+    words = (*model.classes, "none") if model.config.model.null_class else model.classes
     for word in [category] if isinstance(category, str) else category or ():
-        if word not in (*model.classes, "none"):
-            raise unknown("category", word, (*model.classes, "none"))
+        if word not in words:
+            raise unknown("category", word, words)
     if category is not None and not isinstance(category, str):
         category = tuple(category)
         if len(category) != count:

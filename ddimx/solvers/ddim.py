@@ -6,7 +6,7 @@ import numpy as np
 
 from ..config import Prediction
 from ..errors import UsageError
-from .plan import Plan
+from .plan import Array, Plan
 from .rows import one_evaluation_rows
 from .schedule import CLEAN, Schedule
 from .timesteps import Times
@@ -41,7 +41,7 @@ def ddim(
         raise UsageError(f"eta must lie in [0, 1], got {eta}")
     rows = one_evaluation_rows(schedule, times, prediction, final)
     ab, ab_to = rows.alpha_bar, rows.alpha_bar_to
-    sigma = eta * np.sqrt((1 - ab_to) / (1 - ab)) * np.sqrt(1 - ab / ab_to)
+    sigma = noise_sigma(ab, ab_to, eta)
     direction = np.sqrt(np.maximum(1 - ab_to - sigma**2, 0.0))
     return rows.plan(
         w=np.sqrt(ab_to),
@@ -49,3 +49,10 @@ def ddim(
         c=sigma,
         label=f"ddim, eta {eta:g}",
     )
+
+
+def noise_sigma(alpha_bar: Array, alpha_bar_to: Array, eta: float) -> Array:
+    """Return the standard deviation of the noise that a step adds, float64 [n] (equation 16)."""
+    ratio = (1 - alpha_bar_to) / (1 - alpha_bar)
+    sigma: Array = eta * np.sqrt(ratio) * np.sqrt(1 - alpha_bar / alpha_bar_to)
+    return sigma

@@ -79,6 +79,19 @@ class Known:
     mask: Tensor
 
 
+def thresholded(x0: Tensor, share: float, most: float) -> Tensor:
+    """Return x0 [B, ...] under dynamic thresholding (arXiv 2205.11487, section 2.3).
+
+    Each sample is clipped to the bound below which a ``share`` of its absolute values lie, at least
+    1 and at most ``most``, and divided by it.
+    """
+    flat = x0.flatten(1)
+    # One by one: torch.quantile refuses more than 2^24 numbers.
+    bounds = [torch.quantile(sample.abs().float(), share) for sample in flat]
+    bound = torch.stack(bounds).clamp(1.0, most).to(x0.dtype)[:, None]
+    return (flat.clamp(-bound, bound) / bound).view(x0.shape)
+
+
 @torch.no_grad()
 def execute(
     plan: Plan,
@@ -133,5 +146,11 @@ def execute(
             z=None if draw.z is None else draw.z(row),
         )
         x, y, x0 = update(table, ordinal, x, y, out, history, extras)
+        if plan.threshold is not None and x0 is not None:
+            # A quantile needs the whole sample: put in after the row, which is linear in x0.
+            bounded = thresholded(x0, *plan.threshold)
+            change = float(plan.w[row]) * (bounded - x0)
+            x = x + (change if known is None else change * (1 - known.mask.to(x.dtype)))
+            y, x0 = x, bounded
         ordinal.add_(1)
         yield Step(row, t, float(plan.t_to[row]), x, y, x0)

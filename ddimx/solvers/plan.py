@@ -64,6 +64,8 @@ class Plan(Coefficients[Array], RowTimes):
         prediction: what the network's raw output is.
         history: whether ``m_j`` are epsilon or x0 predictions.
         clip: bound of x0 in every row, or None.
+        threshold: of dynamic thresholding, instead of a clip: the share of a sample's values and
+            the most of their bound; see :func:`ddimx.solvers.executor.thresholded`.
         label: the solver and its arguments, for people.
         notes: remarks for people.
         inputs: what the table was computed from, as JSON values: the solver with its version and
@@ -75,6 +77,7 @@ class Plan(Coefficients[Array], RowTimes):
     prediction: Prediction
     history: Literal["epsilon", "x0"] = "epsilon"
     clip: float | None = None
+    threshold: tuple[float, float] | None = None
     label: str = ""
     notes: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
@@ -158,7 +161,17 @@ class Plan(Coefficients[Array], RowTimes):
             raise UsageError(
                 f"{self.label} combines predictions of epsilon, which a clip of x0 does not change"
             )
-        return replace(self, clip=clip)
+        return replace(self, clip=clip, threshold=None)
+
+    def with_threshold(self, share: float, most: float) -> Plan:
+        """Return the plan with dynamic thresholding of x0 instead of a clip.
+
+        Raises:
+            UsageError: a plan that needs x0 for more than its own row.
+        """
+        if self.history == "x0" or self._mixes_predictions() or not self.keeps_point().all():
+            raise UsageError(f"{self.label} has no dynamic thresholding; ddim and ddpm do")
+        return replace(self, clip=None, threshold=(share, most))
 
     def _mixes_predictions(self) -> bool:
         """Whether a row uses older predictions, or another state's: more than its own x0."""
@@ -171,7 +184,13 @@ class Plan(Coefficients[Array], RowTimes):
         These are its inputs or, where it was given as numbers, the SHA-256 of its table in float32,
         which is what runs.
         """
-        common = {"steps": len(self), "prediction": self.prediction, "clip": self.clip}
+        common: dict[str, Any] = {
+            "steps": len(self),
+            "prediction": self.prediction,
+            "clip": self.clip,
+        }
+        if self.threshold is not None:
+            common["threshold"] = [*self.threshold]
         if self.inputs is not None:
             return common | self.inputs
         unused = [TABLE.index(name) for name in SCALARS if self._is_unused(name)]
@@ -193,6 +212,8 @@ class Plan(Coefficients[Array], RowTimes):
             "notes": list(self.notes),
             "nfe": self.nfe,
         }
+        if self.threshold is not None:
+            value["threshold"] = [*self.threshold]
         value |= {
             name: getattr(self, name).tolist() for name in COLUMNS if not self._is_unused(name)
         }
@@ -211,26 +232,3 @@ def neutral_columns(rows: int, depth: int) -> dict[str, Array]:
     """
     shapes = dict.fromkeys(SCALARS, (rows,)) | dict.fromkeys(BY_DEPTH, (rows, depth))
     return {name: np.full(shape, NEUTRAL[name]) for name, shape in shapes.items()}
-
-
-def output_coefficients(alpha_bar: Array, prediction: Prediction) -> tuple[Array, ...]:
-    """Return r, s, u, v, float64 [n]: x0 = r y + s out and eps = u y + v out.
-
-    ``alpha_bar``, float64 [n], is the noise level of y.
-    Multiplications only, so that v-prediction stays finite at alpha_bar = 0.
-
-    Raises:
-        UsageError: epsilon-prediction at alpha_bar = 0, where y holds nothing of x0, or
-            x0-prediction at alpha_bar = 1, where y holds nothing of epsilon.
-    """
-    signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-    zero, one = np.zeros_like(signal), np.ones_like(signal)
-    if prediction == "v":
-        return signal, -sigma, sigma, signal
-    if prediction == "epsilon":
-        if (alpha_bar == 0).any():
-            raise UsageError("a network that predicts epsilon cannot start at alpha_bar = 0")
-        return 1 / signal, -sigma / signal, zero, one
-    if (alpha_bar == 1).any():
-        raise UsageError("a network that predicts x0 cannot be evaluated at alpha_bar = 1")
-    return zero, one, 1 / sigma, -signal / sigma

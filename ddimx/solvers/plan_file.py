@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..files import write_json
 from ..kernels.update.columns import ADDED, NEUTRAL
 from ..untrusted.text import read_json, shortened, shown
-from .plan import COLUMNS, Plan, output_coefficients
+from .plan import COLUMNS, Plan
 from .schedule import CLEAN, Schedule
 
 KIND = "ddimx plan"
@@ -74,6 +74,12 @@ def plan_from_json(value: dict[str, Any]) -> Plan:
     clip, notes = values.get("clip"), values.get("notes", ())
     if clip is not None and (isinstance(clip, bool) or not float(clip) > 0):
         raise ValueError(f"clip {shown(clip)}, expected null or a positive number")
+    threshold = values.get("threshold")
+    if threshold is not None:
+        share, most = map(float, threshold)
+        if not (0 < share <= 1 and most >= 1):
+            raise ValueError(f"threshold {shown(threshold)}, expected a share and a bound")
+        values["threshold"] = (share, most)
     if not all(isinstance(text, str) for text in (values.get("label", ""), *notes)):
         raise ValueError("label and notes are not text")
     return Plan(**{**values, "notes": tuple(notes)})
@@ -94,7 +100,7 @@ def check_fits(plan: Plan, schedule: Schedule, prediction: Prediction) -> None:
     if plan.t_to[-1] != CLEAN:
         raise UsageError(f"the plan ends at t = {plan.t_to[-1]:g}, not at clean data")
     pairs = [(plan.known_signal, np.sqrt(level_to)), (plan.known_sigma, np.sqrt(1 - level_to))]
-    output = output_coefficients(levels, prediction)
+    output = schedule.output_coefficients(levels, prediction)
     pairs += [(getattr(plan, n)[rows], c) for n, c in zip("rsuv", output, strict=True)]
     if not all(np.allclose(ours, due, rtol=TOLERANCE, atol=TOLERANCE) for ours, due in pairs):
         raise UsageError("the plan is for another noise schedule than this model's")

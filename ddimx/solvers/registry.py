@@ -158,9 +158,16 @@ def name_forms() -> list[str]:
 
 
 def make_plan(
-    choice: SolverChoice, schedule: Schedule, times: Times, prediction: Prediction
+    choice: SolverChoice,
+    schedule: Schedule,
+    times: Times,
+    prediction: Prediction,
+    *,
+    final: float | None = None,
 ) -> Plan:
     """Return the plan of a named solver over ascending ``times``, float64 [n].
+
+    ``final`` is where ddim's last row goes, None for clean data; no other solver has a choice.
 
     Raises:
         UsageError: an unknown solver, an option it does not have, or a value out of range.
@@ -175,6 +182,8 @@ def make_plan(
         for option, default in solver.options.items()
     }
     arguments = dict(zip(solver.arguments, name.args, strict=True))
+    if final is not None:
+        options["final"] = final
     plan = solver.make()(schedule, times, prediction=prediction, **arguments, **options)
     inputs: dict[str, Any] = {
         "solver": str(name),

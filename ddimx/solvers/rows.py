@@ -10,7 +10,7 @@ import numpy as np
 from ..config import Prediction
 from ..errors import UsageError
 from ..kernels.update.columns import BY_DEPTH
-from .plan import Array, Plan, neutral_columns, output_coefficients
+from .plan import Array, Plan, neutral_columns
 from .schedule import CLEAN, Schedule
 from .timesteps import Times
 
@@ -60,7 +60,8 @@ class Rows:
         rows = len(self.t)
         weights = {name: columns[name].reshape(rows, -1) for name in BY_DEPTH if name in columns}
         depth = max((value.shape[1] for value in weights.values()), default=1)
-        output = output_coefficients(self.schedule.alpha_bar(self.t), self.prediction)
+        levels = self.schedule.alpha_bar(self.t)
+        output = self.schedule.output_coefficients(levels, self.prediction)
         alpha_bar_to = self.alpha_bar_to
         values: dict[str, Any] = {
             **neutral_columns(rows, depth),

@@ -1,4 +1,4 @@
-"""Noise schedules: beta_t, and alpha_bar(t) for integer and real-valued t.
+"""Noise schedules: beta_t, alpha_bar(t) for real-valued t, and what a network is given of them.
 
 Notation of DDIM (arXiv 2010.02502), written as DDPM's alpha_bar: ``alpha_bar(t) = prod_{i<=t}
 (1 - beta_i)`` with 0-based t, and ``alpha_bar(-1) = 1`` is clean data. Everything is float64 NumPy.
@@ -6,15 +6,20 @@ Notation of DDIM (arXiv 2010.02502), written as DDPM's alpha_bar: ``alpha_bar(t)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import DiffusionConfig
+from ..config import DiffusionConfig, Prediction
 from ..errors import UsageError, unknown
+from .parametrization import output_coefficients
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 
@@ -79,9 +84,15 @@ def zero_terminal_snr(betas: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A forward process with ``T`` discrete steps. ``betas``: float64 [T], each in (0, 1]."""
+    """A forward process with ``T`` discrete steps, and what its network is given.
+
+    Attributes:
+        betas: float64 [T], each in (0, 1].
+        time_scale: the network's time is this multiple of the process's own.
+    """
 
     betas: Array
+    time_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.betas.ndim != 1 or not len(self.betas):
@@ -91,15 +102,19 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: DiffusionConfig) -> Schedule:
-        """Build the schedule that a configuration describes."""
-        return cls(
-            betas(
-                config.beta_schedule,
-                config.beta_start,
-                config.beta_end,
-                config.num_diffusion_timesteps,
-            )
-        )
+        """Build the schedule of the betas that a configuration describes.
+
+        :func:`ddimx.solvers.continuous.schedule_of` also knows those that have no such betas.
+        """
+        table: Array
+        if config.trained_betas is None:
+            steps = config.num_diffusion_timesteps
+            table = betas(config.beta_schedule, config.beta_start, config.beta_end, steps)
+        else:
+            table = np.asarray(config.trained_betas, dtype=np.float64)
+        if config.zero_terminal_snr:
+            table = zero_terminal_snr(table)
+        return cls(table, 1.0 if config.time_scale is None else config.time_scale)
 
     @property
     def num_timesteps(self) -> int:
@@ -134,3 +149,42 @@ class Schedule:
         # At integer times the table itself, free of the rounding of powers.
         exact: Array = np.where(share == 0, start, np.where(share == 1, end, value))
         return exact
+
+    def time_of(self, alpha_bar: float) -> float:
+        """Return t in [0, T - 1] with that alpha_bar, the nearest end for one beyond the table."""
+        table = self.alpha_bars[1:]
+        ab = float(np.clip(alpha_bar, table[-1], table[0]))
+        low = int(np.clip(np.searchsorted(-table, -ab, side="right") - 1, 0, len(table) - 2))
+        start, end = float(table[low]), float(table[low + 1])
+        share = math.log(start / ab) / math.log(start / end) if end > 0 else 1 - ab / start
+        return float(np.clip(low + share, 0, len(table) - 1))
+
+    def training_times(self, drawn: npt.NDArray[np.int64]) -> Array:
+        """Return the times to train at, float64 [B], for whole numbers drawn evenly in 0..T-1."""
+        return drawn.astype(np.float64)
+
+    def output_coefficients(self, alpha_bar: Array, prediction: Prediction) -> tuple[Array, ...]:
+        """Return r, s, u, v of a network of this process, float64 [n]; alpha_bar float64 [n].
+
+        Raises:
+            UsageError: as :func:`ddimx.solvers.parametrization.output_coefficients`.
+        """
+        return output_coefficients(alpha_bar, prediction)
+
+    def network_target(
+        self, prediction: Prediction, x0: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor
+    ) -> Tensor:
+        """Return what a network is to say of x0 and the noise on it, float32 [B, ...].
+
+        ``signal`` and ``sigma``, [B, 1, ...], are the weights of x0 and the noise in the state.
+        """
+        targets = {"epsilon": noise, "x0": x0, "v": signal * noise - sigma * x0}
+        return targets[prediction]
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return what the network is given as its time, float32 [B], at times t [B]."""
+        return t if self.time_scale == 1.0 else t * self.time_scale
+
+    def input_scale(self, t: Tensor) -> Tensor | None:
+        """Return by what the network's input is larger than the state, float32 [B]; None: by 1."""
+        return None

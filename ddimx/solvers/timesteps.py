@@ -67,6 +67,21 @@ def spaced(spacing: str, total: int, steps: int) -> Times:
     return SPACINGS[spacing](total, steps)
 
 
+def moved(times: Times, offset: int, total: int) -> Times:
+    """Return times [n] moved by ``offset``, as diffusers moves those of "leading".
+
+    Raises:
+        UsageError: an offset that leads past ``total`` - 1.
+    """
+    if times[-1] + offset > total - 1:
+        raise UsageError(
+            f"steps_offset {offset} moves the first of {len(times)} timesteps to "
+            f"{times[-1] + offset:g}, outside 0..{total - 1}; take fewer steps or steps_offset=0"
+        )
+    offset_times: Times = times + offset
+    return offset_times
+
+
 def explicit(times: Sequence[float], total: int) -> Times:
     """Check a list of times, in either order, and return it ascending: float64 [n].
 

@@ -14,6 +14,7 @@ from ..config import Config
 from ..config_file import dump_yaml, load_config, override
 from ..data.examples import open_examples
 from ..data.images.download import obtain
+from ..data.shapes.octrees import with_depth_of_files
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
@@ -99,6 +100,14 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     if config.model.name != name:
         named_in = "--set"
     check_trusted(config, trust_code=request.trust_code, named_in=named_in)
+    depth = config.data.max_depth
+    if checkpoint is None and not any(o.startswith("data.max_depth=") for o in request.overrides):
+        config = with_depth_of_files(config)
+        if config.data.max_depth != depth:
+            progress.say(
+                f"{config.data.root}: octrees of depth {config.data.max_depth}, so the model is "
+                f"of that depth, not {depth}"
+            )
     with ExitStack() as lock:
         return _train(request, config, named_in, checkpoint, lock, stop, progress)
 

@@ -13,10 +13,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from . import limits
+from .text import shortened
 
 # What zipfile raises on a damaged archive: KeyError is a missing member, RuntimeError an encrypted
 # one or, as NotImplementedError, an unknown compression.
@@ -31,6 +33,7 @@ _DAMAGED: tuple[type[Exception], ...] = (
 _DAMAGED += (zipfile.BadZipFile, zlib.error)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_LOCAL = struct.Struct("<4s22x2H")  # before a member's bytes: lengths of its name and extra field
 _END = struct.Struct("<4s4H2LH")  # of a zip's directory
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -49,8 +52,70 @@ def readable(what: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
         raise ValueError(f"not a readable {what}: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member lies in its archive, so that it can be read without the directory.
+
+    An archive of a data set has a million members: its directory is read once, by one process.
+
+    Attributes:
+        offset: of the member's own header in the file, bytes.
+        stored, size: its bytes in the file, and unpacked.
+        checksum: CRC-32 of what it unpacks to.
+        method: how it is compressed; ``encrypted`` ones are refused like unknown methods.
+    """
+
+    name: str
+    offset: int
+    stored: int
+    size: int
+    checksum: int
+    method: int
+    encrypted: bool
+
+
+def read_member(path: Path, member: Member, copies: int = 1) -> bytes:
+    """Return the bytes of one member; the archive's directory is not read.
+
+    Args:
+        copies: how many times its content is held at once while it is worked on.
+
+    Raises:
+        OSError: the archive cannot be read.
+        ValueError: the archive has changed or is damaged, or the member unpacks to more than what
+            is read.
+    """
+    _check_kind(member.name, member.method, member.encrypted)
+    with path.open("rb") as stream:
+        stored = min(member.stored, os.fstat(stream.fileno()).st_size)
+        limits.refused(member.name, member.size, stored, copies)
+        stream.seek(member.offset)
+        head = stream.read(_LOCAL.size)
+        if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
+            raise ValueError(f"{member.name} is not where the archive's directory says")
+        _, name, extra = _LOCAL.unpack(head)
+        stream.seek(name + extra, os.SEEK_CUR)
+        data = stream.read(stored)
+    if member.method == zipfile.ZIP_DEFLATED:
+        with readable("zip file"):
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
+    if len(data) != member.size or zlib.crc32(data) != member.checksum:
+        raise ValueError(f"{member.name} is damaged: it is not what the archive's directory says")
+    return data
+
+
+def _check_kind(name: str, method: int, encrypted: bool) -> None:
+    """Raise ValueError for a member that is not read, whatever it holds."""
+    if encrypted:
+        raise ValueError(f"{name} is encrypted")
+    if method not in _METHODS:
+        raise ValueError(
+            f"{name} is compressed by method {method}; stored and deflated members are read"
+        )
 
 
 class Archive:
@@ -84,6 +149,19 @@ class Archive:
         """Return the CRC-32 that the directory gives for a member."""
         return self._info(name).CRC
 
+    def member(self, name: str) -> Member:
+        """Return where a member lies; whether it can be read is said when it is."""
+        info = self._info(name)
+        return Member(
+            name,
+            info.header_offset,
+            info.compress_size,
+            info.file_size,
+            info.CRC,
+            info.compress_type,
+            bool(info.flag_bits & _ENCRYPTED),
+        )
+
     def check(self, names: list[str], copies: int = 1) -> None:
         """Raise ValueError unless these members may be read, together.
 
@@ -92,13 +170,7 @@ class Archive:
         """
         infos = [self._info(name) for name in names]
         for info in infos:
-            if info.flag_bits & _ENCRYPTED:
-                raise ValueError(f"{info.filename} is encrypted")
-            if info.compress_type not in _METHODS:
-                raise ValueError(
-                    f"{info.filename} is compressed by method {info.compress_type}; "
-                    "stored and deflated members are read"
-                )
+            _check_kind(info.filename, info.compress_type, bool(info.flag_bits & _ENCRYPTED))
         stored = min(sum(info.compress_size for info in infos), self._size)
         declared = sum(info.file_size for info in infos)
         what = names[0] if len(names) == 1 else f"what is needed of it ({len(names)} members)"
@@ -142,12 +214,31 @@ def open_zip(source: Path | BinaryIO) -> Iterator[Archive]:
         ValueError: not a zip file, damaged, of several disks, or with too large a directory.
     """
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
-        size = stream.seek(0, os.SEEK_END)
-        _check_directory(stream, size)
-        with readable("zip file"):
-            archive = zipfile.ZipFile(stream)
+        archive, size = _opened(stream)
         with archive:
             yield Archive(archive, size)
+
+
+def keep_zip(path: Path) -> Archive:
+    """Open a zip file for as long as the archive is in use; several threads may read it.
+
+    Raises:
+        OSError, ValueError: as :func:`open_zip`.
+    """
+    stream = path.open("rb")
+    try:
+        archive, size = _opened(stream)
+    except BaseException:
+        stream.close()
+        raise
+    return Archive(archive, size)
+
+
+def _opened(stream: BinaryIO) -> tuple[zipfile.ZipFile, int]:
+    size = stream.seek(0, os.SEEK_END)
+    _check_directory(stream, size)
+    with readable("zip file"):
+        return zipfile.ZipFile(stream), size
 
 
 def check_zip(path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import limits
 from .foreign import FAULTS, reason
@@ -64,6 +64,8 @@ def open_picture(source: Path | BinaryIO) -> Iterator[Image.Image]:
                 yield image
     except MemoryError:
         raise ValueError("it needs more memory than there is") from None
+    except UnidentifiedImageError:  # its text holds the path, or the name of a Python object
+        raise ValueError("cannot identify image file") from None
     except _FAULTS as error:
         plain = isinstance(error, (ValueError, OSError)) and str(error)
         raise ValueError(str(error) if plain else reason(error)) from None

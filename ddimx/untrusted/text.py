@@ -40,7 +40,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     return data
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, finite: bool = True) -> Any:
     """Return what a JSON file holds, see :func:`parse_json`.
 
     Raises:
@@ -52,12 +52,12 @@ def read_json(path: Path) -> Any:
         data = read_bytes(path, most)
     except ValueError as error:
         raise ValueError(f"{error}, a bound that --limit-memory raises") from None
-    return parse_json(data)
+    return parse_json(data, finite=finite)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
     """Return the object that a JSON file holds, as :func:`read_json`."""
-    value = read_json(path)
+    value = read_json(path, finite=finite)
     if not isinstance(value, dict):
         raise ValueError("expected settings in braces")
     return value

@@ -13,7 +13,7 @@ from ..config import MOST_LEVELS, Config
 from ..errors import DdimxError
 from ..untrusted.text import shortened, shown
 
-_FIRST, _LAST = "conv_in.weight", "conv_out.weight"
+_FIRST, _LAST, _CLASSES = "conv_in.weight", "conv_out.weight", "class_embedding.weight"
 _KEYS = ("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "resamp_with_conv")
 
 
@@ -21,32 +21,43 @@ _KEYS = ("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "resamp_wit
 class Architecture:
     """The part of ``model`` that shapes decide; ``attention`` holds levels, 0 the finest.
 
+    ``attention_up`` are the levels of the way up, ``class_rows`` the rows of the class embedding.
     Not told by any tensor: image size, groups of the norms, dropout, and the noise schedule.
     """
 
     in_channels: int
     out_ch: int
     ch: int
-    ch_mult: tuple[int, ...]
+    ch_mult: tuple[int | float, ...]
     num_res_blocks: int
     attention: frozenset[int]
+    attention_up: frozenset[int]
     resamp_with_conv: bool
+    class_rows: int = 0
 
     def keys(self) -> dict[str, Any]:
         """Return the values under their names in a configuration's ``model`` section."""
         return {key: getattr(self, key) for key in _KEYS}
 
-    def attn_resolutions(self, image_size: int | tuple[int, int]) -> tuple[int, ...]:
+    def attended(self, image_size: int | tuple[int, int]) -> dict[str, tuple[int, ...] | None]:
         """Return the attention's levels as feature map sizes of images of ``image_size``.
 
-        Of images that are not square, these are the longer sides.
+        They bear the names of a configuration's keys. Of images that are not square, the sizes are
+        the longer sides.
         """
         longer = image_size if isinstance(image_size, int) else max(image_size)
-        return tuple(longer // 2**level for level in sorted(self.attention))
+        down, up = (
+            tuple(longer // 2**level for level in sorted(levels))
+            for levels in (self.attention, self.attention_up)
+        )
+        return {"attn_resolutions": down, "attn_resolutions_up": None if up == down else up}
 
     def __str__(self) -> str:
         text = ", ".join(f"{key} {value}" for key, value in self.keys().items())
-        return f"{text}, attention on levels {sorted(self.attention)}"
+        text += f", attention on levels {sorted(self.attention)}"
+        if self.attention_up != self.attention:
+            text += f" and on the way up {sorted(self.attention_up)}"
+        return text + (f", {self.class_rows} rows of classes" if self.class_rows else "")
 
 
 def from_tensors(tensors: Mapping[str, Tensor], label: str) -> Architecture:
@@ -73,18 +84,25 @@ def from_tensors(tensors: Mapping[str, Tensor], label: str) -> Architecture:
         ch_mult=tuple(width // ch for width in widths),
         num_res_blocks=len(_numbered(tensors, r"down\.0\.block\.([0-9]{1,4})\.conv1\.weight")),
         attention=frozenset(i for i in range(levels) if f"down.{i}.attn.0.q.weight" in tensors),
+        attention_up=frozenset(i for i in range(levels) if f"up.{i}.attn.0.q.weight" in tensors),
         resamp_with_conv=levels == 1 or "down.0.downsample.conv.weight" in tensors,
+        class_rows=len(tensors[_CLASSES]) if _CLASSES in tensors and tensors[_CLASSES].dim() else 0,
     )
     check_counts(architecture, tensors, label)
     return architecture
 
 
 def check_counts(
-    architecture: Architecture, tensors: Mapping[str, Tensor], label: str, patch_size: int = 1
+    architecture: Architecture,
+    tensors: Mapping[str, Tensor],
+    label: str,
+    patch_size: int = 1,
+    time_dim: int | None = None,
 ) -> None:
     """Refuse settings that ask for more, or wider, layers than these tensors could fill.
 
     What is left costs little to build; whether each tensor fits is for :func:`load_into` to say.
+    ``patch_size`` and ``time_dim`` are the settings of these names.
 
     Raises:
         DdimxError: such settings, by name.
@@ -98,7 +116,10 @@ def check_counts(
             f"{label}: {shown(a.num_res_blocks)} blocks on each of {levels} levels, "
             f"in a file of {count} tensors"
         )
-    widths = (a.ch * max(a.ch_mult), a.in_channels * patch_size**2, a.out_ch * patch_size**2)
+    widths = (
+        *(round(a.ch * max(a.ch_mult)), a.in_channels * patch_size**2, a.out_ch * patch_size**2),
+        time_dim or 0,
+    )
     if max(widths) > widest:
         raise DdimxError(
             f"{label}: {shown(max(widths))} channels, in a file whose tensors have at most {widest}"
@@ -108,12 +129,20 @@ def check_counts(
 def from_config(config: Config) -> Architecture:
     """Return the architecture that a configuration asks for."""
     model = config.model
-    resolutions = set(model.attn_resolutions)
-    levels = frozenset(i for i, size in enumerate(config.resolutions) if size in resolutions)
+    down, up = (
+        frozenset(i for i, size in enumerate(config.resolutions) if size in sizes)
+        for sizes in (
+            model.attn_resolutions,
+            model.attn_resolutions
+            if model.attn_resolutions_up is None
+            else model.attn_resolutions_up,
+        )
+    )
     values = {key: getattr(model, key) for key in _KEYS}
     if len(model.ch_mult) == 1:
         values["resamp_with_conv"] = True  # nothing is resampled: no tensor can tell
-    return Architecture(**values, attention=levels)
+    rows = len(model.classes) + model.null_class if model.classes else 0
+    return Architecture(**values, attention=down, attention_up=up, class_rows=rows)
 
 
 def _outline(tensors: Mapping[str, Tensor]) -> str:

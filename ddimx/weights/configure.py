@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..config import Config
+from ..config import Config, DiffusionConfig, ModelConfig
 from ..config_file import load_config, shipped_configs, validate
 from ..errors import UsageError
+from ..untrusted.text import shortened
 from .architecture import Architecture, from_config
 from .weight_set import WeightSet
 
 # Another file's habits rather than facts about its weights, and what is compared as levels.
-_NOT_COMPARED = {"dropout", "attn_resolutions"}
+_NOT_COMPARED = {"dropout", "attn_resolutions", "attn_resolutions_up"}
+# Of a schedule what every version knows.
+_WRITTEN = {"beta_schedule", "beta_start", "beta_end", "num_diffusion_timesteps", "prediction"}
 _SAME_CURVE = {"scaled-linear": "quad", "scaled_linear": "quad"}
 # Of another program's folder, which says nothing of the data it was trained on.
 _UNSAID: dict[str, Any] = {
@@ -100,16 +103,28 @@ def _reconciled(weights: WeightSet, base: Config | None, label: str) -> Config:
     assert architecture is not None  # configure asked
     tree = _UNSAID if base is None else json.loads(base.model_dump_json(exclude_unset=True))
     facts = {name: dict(values) for name, values in weights.stated.items()}
-    facts["model"] = {**architecture.keys(), **facts.get("model", {})}
+    of_shapes = architecture.keys()
+    facts["model"] = {**of_shapes, **facts.get("model", {})}
     facts.setdefault("data", {})["channels"] = architecture.in_channels
     size = facts["data"].get("image_size") or (base.data.image_size if base else 1)
-    facts["model"]["attn_resolutions"] = architecture.attn_resolutions(size)
+    facts["model"] |= architecture.attended(size)
+    if architecture.class_rows and not (base and base.model.classes):
+        # Nothing names the classes, nor says whether one of the rows stands for none of them.
+        facts["model"]["classes"] = [str(i) for i in range(architecture.class_rows)]
+        facts["model"]["null_class"] = False
     problems = [] if base is None else _contradictions(facts, base, architecture)
     if problems:
         raise UsageError(
             f"{label}: the configuration contradicts the file:\n"
             + "\n".join(f"  {line}" for line in problems)
         )
+    # What is as by default is not written down: earlier versions do not know all of these keys.
+    for section, kind in (("model", ModelConfig), ("diffusion", DiffusionConfig)):
+        facts[section] = {
+            key: value
+            for key, value in facts.get(section, {}).items()
+            if key in _WRITTEN or key in of_shapes or value != kind.model_fields[key].default
+        }
     merged = {
         name: {**facts.get(name, {}), **values} if base else {**values, **facts.get(name, {})}
         for name, values in tree.items()
@@ -130,20 +145,30 @@ def _contradictions(
             if key in _NOT_COMPARED or key not in own.model_fields_set:
                 continue
             if _plain(getattr(own, key)) != _plain(value):
-                problems.append(f"{section}.{key} is {getattr(own, key)}, the file has {value}")
-    model = base.model
-    for key, wrong in {"patch_size": model.patch_size != 1, "classes": bool(model.classes)}.items():
-        if wrong:
-            problems.append(f"model.{key} is {getattr(model, key)}, the file's format has none")
-    if not problems and "attn_resolutions" in model.model_fields_set:
-        levels = from_config(base).attention
-        if levels != architecture.attention:
+                mine, theirs = (shortened(str(v)) for v in (getattr(own, key), value))
+                problems.append(f"{section}.{key} is {mine}, the file has {theirs}")
+    model, of_base = base.model, from_config(base)
+    if model.patch_size != 1:
+        problems.append(f"model.patch_size is {model.patch_size}, the file's format has none")
+    if model.classes and not architecture.class_rows:
+        problems.append(f"model.classes is {model.classes}, the file's format has none")
+    elif model.classes and of_base.class_rows != architecture.class_rows:
+        rows = "with one for no class" if model.null_class else "without one for no class"
+        problems.append(
+            f"model.classes has {len(model.classes)} names, {rows} (model.null_class), the file "
+            f"{architecture.class_rows} rows of classes"
+        )
+    for key, part in (("attn_resolutions", "attention"), ("attn_resolutions_up", "attention_up")):
+        levels, levels_there = getattr(of_base, part), getattr(architecture, part)
+        if not problems and key in model.model_fields_set and levels != levels_there:
             problems.append(
-                f"model.attn_resolutions {list(model.attn_resolutions)} means attention on levels "
-                f"{sorted(levels)}, the file has it on {sorted(architecture.attention)}"
+                f"model.{key} {list(getattr(model, key) or ())} means attention on levels "
+                f"{sorted(levels)}, the file has it on {sorted(levels_there)}"
             )
     return problems
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(value)
     return _SAME_CURVE.get(value, value) if isinstance(value, str) else value

@@ -141,7 +141,7 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
     """
     model = config.model
     if model.name == "unet":
-        check_counts(from_config(config), tensors, label, model.patch_size)
+        check_counts(from_config(config), tensors, label, model.patch_size, model.time_dim)
     elif model.name in OCTREE_MODELS:
         widest = max((n for value in tensors.values() for n in value.shape), default=0)
         layers, width = model.num_layers or 0, model.hidden_dim or 0

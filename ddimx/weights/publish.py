@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,8 @@ def publish(
                 save(target, stored, header, replace=overwrite)
             elif form == "diffusers":
                 write_folder(target, stored, config, info, weights.which, replace=overwrite)
+                if config.model.classes:
+                    weights = replace(weights, notes=(*weights.notes, _of_classes(config)))
             else:
                 _write_ddim(target, stored, weights, source, config, dtype, overwrite)
     except OtherContents:
@@ -121,6 +124,15 @@ def _check_representable(form: Form, config: Config, label: str) -> None:
         write_scheduler(config, label)
     elif form == "ddim":
         check_ddim(config, label)
+
+
+def _of_classes(config: Config) -> str:
+    count = len(config.model.classes)
+    none = f" and {count} for no class" if config.model.null_class else ""
+    return (
+        "diffusers' pipelines for such a network give it no class; call its unet yourself with "
+        f"class_labels, 0 to {count - 1}{none}"
+    )
 
 
 def _cast(tensors: dict[str, Tensor], dtype: str, label: str) -> dict[str, Tensor]:

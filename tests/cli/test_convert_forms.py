@@ -106,7 +106,12 @@ def test_half_precision_goes_through_diffusers_too(native, folder):
 @pytest.mark.parametrize(
     ("form", "sections", "named"),
     [
-        ("diffusers", {"model": {"classes": ["a", "b"]}}, "model.classes ('a', 'b')"),
+        ("ddim", {"model": {"norm_eps": 1e-5}}, "model.norm_eps 1e-05"),
+        (
+            "ddim",
+            {"data": {"image_size": [8, 16]}, "model": {"attn_resolutions": [8]}},
+            "data.image_size (8, 16)",
+        ),
         ("ddim", {"model": {"classes": ["a", "b"]}}, "model.classes ('a', 'b')"),
         ("diffusers", {"model": {"patch_size": 2, "attn_resolutions": [2]}}, "model.patch_size 2"),
         ("ddim", {"model": {"patch_size": 2, "attn_resolutions": [2]}}, "model.patch_size 2"),
@@ -114,6 +119,8 @@ def test_half_precision_goes_through_diffusers_too(native, folder):
         ("ddim", {"diffusion": {"prediction": "v"}}, "diffusion.prediction v"),
         ("ddim", {"diffusion": {"beta_schedule": "cosine"}}, "diffusion.beta_schedule cosine"),
         ("diffusers", {"diffusion": {"beta_schedule": "jsd"}}, "diffusion.beta_schedule jsd"),
+        ("diffusers", {"diffusion": {"prediction": "flow"}}, "diffusion.prediction flow"),
+        ("ddim", {"diffusion": {"prediction": "edm"}}, "diffusion.prediction edm"),
     ],
 )
 def test_a_model_that_the_form_cannot_represent(folder, form, sections, named):

@@ -72,8 +72,8 @@ SHOWN = {
         "--weights", "--offline", "--device", "--dtype", "--json", "--quiet",
     ],
     "evaluate fid": [
-        "--samples", "--reference", "--save-stats", "--features", "--out", "--overwrite",
-        "--batch-size", "--offline", "--device", "--json", "--quiet",
+        "--samples", "--reference", "--size", "--set", "--save-stats", "--features", "--out",
+        "--overwrite", "--strict", "--batch-size", "--offline", "--device", "--json", "--quiet",
     ],
     "prepare": ["emoji"],
     "prepare emoji": ["--font", "--out", "--size", "--overwrite", "--json", "--quiet"],

@@ -6,7 +6,8 @@ import pytest
 from ddimx.errors import DdimxError
 from ddimx.exporting import shipped
 from ddimx.exporting.shipped import sample_one
-from ddimx.exporting.sources import holds_tokens, newest_run
+from ddimx.exporting.sources import newest_run
+from ddimx.octree.file import holds_tokens
 from ddimx.progress import Progress
 from tests.exporting import write
 

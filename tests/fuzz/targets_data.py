@@ -9,6 +9,7 @@ import os
 import signal
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,8 @@ from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
-from ddimx.data.shapes.mesh_folder import find_shapes, job_of
-from ddimx.data.shapes.meshes import EXTENSIONS, kind_of, read_surface, stamp_of, warm_up
+from ddimx.data.shapes.mesh_folder import job_of, read_file, scan_shapes
+from ddimx.data.shapes.meshes import EXTENSIONS, ending, stamp_of, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.errors import DdimxError
@@ -318,8 +319,8 @@ def read_meshes(only: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         settings = PrepareSettings("here", DEPTH)
         for path in sorted(folder.iterdir()):
-            if kind_of(path.name).endswith(only):
-                read_one, size = partial(read_surface, path), stamp_of(path)[1]
+            if ending(path.name).endswith(only):
+                read_one, size = partial(read_file, path), stamp_of(path)[1]
                 job = Job("mesh", path.name, str(path), "", read_one, size=size)
                 in_limits(job, settings, folder / "out")
 
@@ -369,6 +370,45 @@ def read_furniture(folder: Path) -> None:
         in_limits(job, PrepareSettings("here", DEPTH), folder / "out")
 
 
+def make_trees(folder: Path) -> None:
+    """Data sets of shapes as they come, each with its lists."""
+    warm_up()
+    cloud, tokens = meshes.npz(points=meshes.BOX), meshes.tokens_npz()
+    stream, zipped = io.BytesIO(), io.BytesIO()
+    np.save(stream, meshes.BOX)
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("03001627/a/models/model_normalized.obj", meshes.obj())
+        archive.writestr("03001627/a/models/model_normalized.mtl", b"newmtl a\n")
+    files = {
+        "tokens/chair/train/a.npz": tokens,
+        "tokens/chair/train.txt": b"a.npz\n",
+        "pc15k/03001627/test/a.npy": stream.getvalue(),
+        "occupancy/03001627/a/pointcloud.npz": cloud,
+        "occupancy/03001627/train.lst": b"a\n",
+        "flat/03001627-a.npy": stream.getvalue(),
+        "flat/train.txt": b"03001627-a.npy\n",
+        "zip/03001627.zip": zipped.getvalue(),
+        "zip/all.csv": b"synsetId,modelId,split\n3001627,a,train\n",
+    }
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def read_trees(folder: Path) -> None:
+    """Prepare, and train on, each of them; what is wrong with one does not excuse the others."""
+    faults = []
+    for name in ("tokens", "pc15k", "occupancy", "flat", "zip"):
+        try:
+            for shape in scan_shapes(folder / name).shapes:
+                in_limits(job_of(shape), PrepareSettings("here", 1), folder / "out")
+        except DdimxError as error:
+            faults.append(error)
+    ShapeSource(folder / "tokens", "train")
+    for error in faults:
+        raise error
+
+
 def make_set(folder: Path) -> None:
     """Two shapes prepared from meshes, with all lists; and ShapeNet's list of parts."""
     source = folder / "src" / "chair"
@@ -390,7 +430,7 @@ def prepare(folder: Path) -> None:
 
     shape_jobs.run_all = here
     try:
-        jobs = [job_of(shape) for shape in find_shapes(folder / "src")]
+        jobs = [job_of(shape) for shape in scan_shapes(folder / "src").shapes]
         outcome = shapes.run(jobs, workers=1, progress=Progress(quiet=True))
         shapes.finish(outcome, ["train"] * len(outcome.made), {})
     finally:
@@ -403,8 +443,6 @@ def read_set(folder: Path) -> None:
 
 def edit_bombs(folder: Path, rng: Random) -> None:
     """Put zeros, many and well packed, beside the tokens of a shape or in their place."""
-    import zipfile
-
     for path in sorted(folder.rglob("*.npz"))[:1]:
         with zipfile.ZipFile(path) as archive:
             found = {name: archive.read(name) for name in archive.namelist()}
@@ -450,6 +488,7 @@ TARGETS = [
         for kind in (*(kind for kind in EXTENSIONS if not kind.endswith(".gz")), ".gz")
     ),
     Target("furniture", make_library, read_furniture),
+    Target("trees of shapes", make_trees, read_trees, edit_bombs),
     Target("prepared set", make_set, read_set, edit_bombs, ("set/**/*",)),
     Target("preparing again", make_set, prepare, changed=("set/*.json*", "src/**/*")),
 ]

@@ -7,13 +7,15 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ddimx.config import Config
 from ddimx.config_file import dump_yaml, load_config, validate
@@ -297,8 +299,8 @@ def make_octree(folder: Path) -> None:
 
 
 def read_octree(folder: Path) -> None:
-    from ddimx.exporting.sources import holds_tokens, items_of
-    from ddimx.octree.file import read_shape
+    from ddimx.exporting.sources import items_of
+    from ddimx.octree.file import holds_tokens, read_shape
 
     refused = []
     for item in items_of(folder, None):
@@ -315,15 +317,52 @@ def read_octree(folder: Path) -> None:
 def make_statistics(folder: Path) -> None:
     from ddimx.evaluation.fid.frechet import Statistics, write_statistics
 
-    about = {"network": "n", "library": "l", "images": "x"}
-    write_statistics(folder / "stats.npz", Statistics(np.zeros(6), np.eye(6), 40, about))
+    about = {"network": "n", "library": "l", "images": "x", "size": [8, 8], "files": {"JPEG": 4}}
+    about |= {"preprocessing": "8-bit RGB, 8x8 as stored", "decoding": "d"}
+    features = np.arange(30, dtype=np.float32).reshape(5, 6)
+    made = Statistics(np.zeros(6), np.eye(6), 40, about, features)
+    write_statistics(folder / "stats.npz", made)
 
 
 def read_statistics(folder: Path) -> None:
     from ddimx.evaluation.fid import compare as fid
 
     features: Any = type("Features", (), {"about": {"network": "n"}})
-    fid.statistics_of(str(folder / "stats.npz"), features, 2, Progress(quiet=True))
+    saved = fid.statistics_of(str(folder / "stats.npz"), features, 2, Progress(quiet=True))
+    if len(saved.mean) == 6:
+        fid.compare(saved, saved)
+        fid.remarks(saved, saved)
+
+
+def make_fid_sets(folder: Path) -> None:
+    """Images in the forms that 'evaluate fid' reads beside folders and data sets."""
+    pixels = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
+    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+        for i, image in enumerate(pixels):
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, "JPEG" if i == 4 else "PNG")
+            archive.writestr(f"{i}.{'jpg' if i == 4 else 'png'}", stream.getvalue())
+    np.save(folder / "plain.npy", pixels)
+    np.savez(folder / "adm.npz", arr_0=pixels, mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2))
+
+
+def read_fid_sets(folder: Path) -> None:
+    from ddimx.evaluation.fid import compare as fid
+
+    class Features:
+        about: ClassVar[dict[str, Any]] = {"network": "n"}
+
+        def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+            return pixels.double().mean(dim=(2, 3))
+
+    refused = []
+    for name in ("pictures.zip", "plain.npy", "adm.npz"):
+        try:
+            fid.statistics_of(str(folder / name), Features(), 2, Progress(quiet=True))
+        except DdimxError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
 
 
 def make_image_array(folder: Path) -> None:
@@ -341,7 +380,7 @@ def make_image_array(folder: Path) -> None:
 
 def read_image_array(folder: Path) -> None:
     from ddimx.data.images.npz import NpzSource
-    from ddimx.evaluation.fid.compare import open_images
+    from ddimx.evaluation.fid.images import open_images
 
     images = open_images(str(folder / "images.npz"))
     images.read(range(len(images)))
@@ -451,6 +490,7 @@ TARGETS = [
     Target("init noise", make_init_noise, read_init_noise),
     Target("octree", make_octree, read_octree),
     Target("statistics", make_statistics, read_statistics),
+    Target("sets for FID", make_fid_sets, read_fid_sets),
     Target("images in npz", make_image_array, read_image_array),
     Target("run", make_run, read_run, changed=("run/manifest.json", "run/*.png")),
     Target("array run", make_array_run, read_array_run),

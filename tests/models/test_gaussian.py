@@ -10,6 +10,7 @@ from ddimx.models.gaussian import GaussianProcess
 from ddimx.models.process import Draws, Given
 from ddimx.noise import Noise, Stream
 from ddimx.options import Options
+from ddimx.solvers.continuous import EdmSchedule, FlowSchedule
 from ddimx.solvers.registry import SolverChoice, make_plan
 from ddimx.solvers.schedule import Schedule
 
@@ -76,6 +77,52 @@ def test_the_right_answer_has_no_loss(prediction):
 
     losses = process(prediction=prediction).loss(oracle, {"x": x0}, draws())
     assert losses.max() < 1e-6
+
+
+@pytest.mark.parametrize("toward_data", [False, True])
+def test_a_flows_loss_is_that_of_its_own_states(toward_data):
+    schedule = FlowSchedule.of(50, 2.0, toward_data=toward_data)
+    model, spy, x0, at = process(schedule=schedule, prediction="flow"), Spy(), images(), draws()
+    losses = model.loss(spy, {"x": x0}, at)
+    u = (model.timesteps(at).double().numpy() + 1) / 50
+    tau = (2 * u / (1 + u)).reshape(-1, 1, 1, 1)
+    noise = at.noise.normal(at.positions, SHAPE, row=at.step, stream=Stream.TRAIN_NOISE).double()
+    times = 1000 * (1 - tau if toward_data else tau).reshape(-1)
+    assert np.allclose(spy.t.numpy(), times, rtol=1e-5)
+    assert np.allclose(spy.x.numpy(), (1 - tau) * x0.numpy() + tau * noise.numpy(), atol=1e-5)
+    target = (x0 - noise if toward_data else noise - x0).numpy()
+    out = np.sin(3 * spy.x.numpy()) + spy.t.numpy().reshape(-1, 1, 1, 1) / 1000
+    assert np.allclose(losses.numpy(), ((out - target) ** 2).mean(axis=(1, 2, 3)), rtol=1e-4)
+
+
+def test_edms_loss_is_that_of_its_own_states():
+    """lambda(sigma) = 1 / c_out^2 makes EDM's loss the plain squared error of F."""
+    schedule = EdmSchedule.of(500, sigma_data=0.7)
+    model, spy, x0, at = process(schedule=schedule, prediction="edm"), Spy(), images(), draws()
+    losses = model.loss(spy, {"x": x0}, at)
+    sigma = np.exp(4 * spy.t.double().numpy()).reshape(-1, 1, 1, 1)
+    noise = at.noise.normal(at.positions, SHAPE, row=at.step, stream=Stream.TRAIN_NOISE).double()
+    z, data = x0.double().numpy() + sigma * noise.numpy(), x0.double().numpy()
+    assert np.allclose(spy.x.numpy(), z / np.hypot(sigma, 0.7), atol=1e-5)
+    c_skip, c_out = 0.49 / (sigma**2 + 0.49), 0.7 * sigma / np.hypot(sigma, 0.7)
+    out = np.sin(3 * spy.x.double().numpy()) + spy.t.double().numpy().reshape(-1, 1, 1, 1) / 1000
+    error = (c_skip * z + c_out * out - data) / c_out
+    assert np.allclose(losses.numpy(), (error**2).mean(axis=(1, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean", "deviation"),
+    [
+        (EdmSchedule.of(1000), -1.2, 1.2),
+        (EdmSchedule.of(1000, p_mean=0.0, p_std=0.5), 0.0, 0.5),
+        (FlowSchedule.of(1000, p_mean=0.5, p_std=1.0), 0.5, 1.0),
+    ],
+)
+def test_training_noise_is_log_normal(schedule, mean, deviation):
+    alpha_bar = schedule.alpha_bar(schedule.training_times(np.arange(1000)))
+    log_sigma = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # at the middles of 1,000 equal shares
+    assert log_sigma.mean() == pytest.approx(mean, abs=1e-3)
+    assert log_sigma.std() == pytest.approx(deviation, rel=5e-3)
 
 
 def test_low_precision_output_is_compared_in_float32():

@@ -48,7 +48,7 @@ def band(sheet, row, column, line):
     return sheet[top : top + line, left : left + 128]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_labels_stand_below_their_images(channels):
     images = plain(3, 64, 64, channels)
     labels = ["jumping", "", "a name much longer than the image is wide"]
@@ -64,6 +64,8 @@ def test_labels_stand_below_their_images(channels):
     assert [bool((text < 128).any()) for text in written] == [True, False, True]
     columns = np.flatnonzero((written[0] < 128).any(axis=(0, 2)))
     assert abs((columns[0] + columns[-1]) / 2 - 63.5) <= 2  # in the middle
+    if channels == 4:
+        assert all((text[..., 3] == 255).all() for text in written)  # the text is opaque
     for text in written:  # nothing else is written anywhere
         text[:] = 255
     assert (sheet == 255).all()
@@ -93,3 +95,8 @@ def test_a_grid_is_a_png(tmp_path, channels, mode):
         assert (picture.format, picture.mode) == ("PNG", mode)
         assert picture.size == (2 * (128 + GAP) + GAP,) * 2
         assert picture.getpixel((GAP, GAP)) in (10, (10, 10, 10))
+
+
+def test_of_five_channels_the_first_three_are_shown():
+    images = np.arange(2 * 4 * 4 * 5, dtype=np.uint8).reshape(2, 4, 4, 5)
+    assert (grid(images) == grid(images[..., :3])).all()

@@ -13,6 +13,9 @@ from tests.sampling import names_in
 
 RGB = DataConfig(dataset="NPZ", image_size=2, channels=3)
 GRAY = DataConfig(dataset="NPZ", image_size=2, channels=1)
+GRAY_ALPHA = DataConfig(dataset="NPZ", image_size=2, channels=2)
+RGBA = DataConfig(dataset="NPZ", image_size=2, channels=4)
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def levels(count, channels=3):
@@ -28,12 +31,26 @@ def test_formats_by_name(tmp_path):
     assert isinstance(open_sink("adm", tmp_path, RGB, ()), ArraySink)
     with pytest.raises(UsageError, match="unknown format 'pgn'; did you mean 'png'"):
         open_sink("pgn", tmp_path, RGB, ())
+    five = DataConfig(dataset="NPZ", image_size=2, channels=5)
+    assert isinstance(open_sink("npy", tmp_path, five, ()), ArraySink)
+    with pytest.raises(UsageError, match="at most 4 channels and these images have 5: choose --fo"):
+        open_sink("webp", tmp_path, five, ())
 
 
 # --- images -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "data"), [("png", RGB), ("webp", RGB), ("png", GRAY)])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("png", RGB),
+        ("webp", RGB),
+        ("png", GRAY),
+        ("png", RGBA),
+        ("webp", RGBA),
+        ("png", GRAY_ALPHA),
+    ],
+)
 def test_images_are_named_by_their_index_and_lossless(tmp_path, kind, data):
     pixels, samples = levels(3, data.channels)
     sink = open_sink(kind, tmp_path, data, ())
@@ -45,7 +62,7 @@ def test_images_are_named_by_their_index_and_lossless(tmp_path, kind, data):
     assert sink.finish(range(5, 6)) == [f"000005.{kind}"]
     with Image.open(tmp_path / f"000005.{kind}") as picture:
         assert picture.format == kind.upper()
-        assert picture.mode == ("RGB" if data.channels == 3 else "L")
+        assert picture.mode == MODES[data.channels]
         assert (np.asarray(picture).reshape(2, 2, -1) == pixels[0]).all()
 
 

@@ -11,7 +11,8 @@ from ddimx.errors import UsageError
 from ddimx.kernels.update.columns import NEUTRAL
 from ddimx.solvers.ddim import ddim
 from ddimx.solvers.ddpm import ddpm
-from ddimx.solvers.plan import COLUMNS, SCALARS, Plan, output_coefficients
+from ddimx.solvers.parametrization import output_coefficients
+from ddimx.solvers.plan import COLUMNS, SCALARS, Plan
 from ddimx.solvers.registry import SolverChoice, make_plan
 from ddimx.solvers.rows import one_evaluation_rows
 from ddimx.solvers.schedule import Schedule, betas
@@ -269,12 +270,12 @@ def test_a_clip_that_would_do_nothing_is_refused():
 
 
 def test_to_json_is_complete():
-    plan = handmade(clip=1.5, notes=("a remark",))
+    plan = handmade(clip=1.5, threshold=(0.9, 2.0), notes=("a remark",))
     value = json.loads(json.dumps(plan.to_json(), allow_nan=False))
     assert set(value) == ({f.name for f in dataclasses.fields(Plan)} | {"nfe"}) - {"inputs"}
     assert value["t"] == [30, None, 10]
     assert value["nfe"] == 2
-    assert value["clip"] == 1.5
+    assert (value["clip"], value["threshold"]) == (1.5, [0.9, 2.0])
     assert value["notes"] == ["a remark"]
     for name in ("t_from", "t_to", *SCALARS, "b", "q"):
         assert np.array_equal(np.array(value[name]), getattr(plan, name)), name

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.data.images import encoded
-from ddimx.data.images.encoded import rgb, scaled_center, square
+from ddimx.data.images import encoded, picture
+from ddimx.data.images.encoded import centered, scaled_center
+from ddimx.data.images.picture import View, picture_array
 from ddimx.untrusted import limits
 from ddimx.untrusted.pictures import MOST_PIXELS, open_picture
 from tests.data.images.official import smooth
@@ -96,40 +97,57 @@ MODES = {
     "P": lambda h, w: Image.fromarray(noise(h, w, 3)).quantize(16),
     "1": lambda h, w: Image.fromarray(noise(h, w, 1)).convert("1"),
     "I;16": lambda h, w: Image.fromarray(noise(h, w, 1).astype(np.uint16) * 257),
-    "I": lambda h, w: Image.fromarray(noise(h, w, 1).astype(np.int32) * 300 - 9000),
+    "I": lambda h, w: Image.fromarray(noise(h, w, 1).astype(np.int32) * 257),
+    "F": lambda h, w: Image.fromarray(noise(h, w, 1).astype(np.float32)),
+    "LA": lambda h, w: Image.fromarray(noise(h, w, 4)).convert("LA"),
     "CMYK": lambda h, w: Image.fromarray(noise(h, w, 4), "CMYK"),
 }
 
 
-def sixteen(image):
-    """The upper eight bits, as the definition says it."""
-    if not image.mode.startswith("I"):
-        return image.convert("RGB")
-    high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-    return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+def displayed(image, channels):
+    """The whole picture as the definition says it: upper eight bits, on white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        image = Image.fromarray(np.asarray(image).astype(np.uint8))
+    rgba = image.convert("RGBA")
+    if channels == 4:
+        return rgba
+    if image.mode in ("RGBA", "LA"):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
+    return image.convert({1: "L", 3: "RGB"}[channels])
 
 
+def resized(image, size, resample):
+    """By Pillow alone; [H, W, C]."""
+    pixels = np.asarray(image.resize(size, resample))
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(40, 61), (61, 40), (50, 50), (7, 90), (16, 16)])
-def test_bands_change_no_pixel(monkeypatch, mode, shape):
+def test_bands_change_no_pixel(monkeypatch, mode, shape, channels):
     """The result is that of converting, cropping and resizing the whole image by Pillow."""
     monkeypatch.setattr(encoded, "BAND", 300)
+    monkeypatch.setattr(picture, "BAND", 300)
     image = MODES[mode](*shape)
-    whole = sixteen(image)
-    assert np.array_equal(np.asarray(rgb(image)), np.asarray(whole))
+    whole, view = displayed(image, channels), View(image, channels)
+    pixels = np.asarray(whole).reshape(image.height, image.width, channels)
+    assert np.array_equal(picture_array(image, channels), pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     for size in (5, 16, 70):
         cropped = whole.crop((left, top, left + side, top + side))
-        expected = cropped.resize((size, size), Image.Resampling.LANCZOS)
-        assert np.array_equal(square(image, size), np.asarray(expected))
+        expected = resized(cropped, (size, size), Image.Resampling.LANCZOS)
+        assert np.array_equal(centered(view, (size, size)), expected)
         width, height = size * image.width // side, size * image.height // side
         scaled = whole.resize((width, height), Image.Resampling.BILINEAR)
         x, y = round((width - size) / 2), round((height - size) / 2)
-        expected = scaled.crop((x, y, x + size, y + size))
-        assert np.array_equal(scaled_center(image, size), np.asarray(expected))
+        expected = resized(scaled.crop((x, y, x + size, y + size)), (size, size), None)
+        assert np.array_equal(scaled_center(view, size), expected)
 
 
 def test_a_line_is_not_scaled_to_a_landscape():
     with pytest.raises(ValueError, match="1x50000 is too narrow for 256 pixels"):
-        scaled_center(Image.new("L", (1, 50000)), 256)
+        scaled_center(View(Image.new("L", (1, 50000)), 3), 256)

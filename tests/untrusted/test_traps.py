@@ -14,13 +14,14 @@ from ddimx.data.images.celeba import CelebASource
 from ddimx.data.images.cifar10 import Cifar10Source
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.shapes.lists import read_list
+from ddimx.data.shapes.mesh_folder import scan_shapes
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.errors import DdimxError, UsageError
 from ddimx.exporting.api import export
 from ddimx.octree.file import Shape
 from ddimx.recipes.furniture.sweethome import read_library
 from ddimx.runs.sinks import ArraySink
-from tests.data.shapes.meshes import box
+from tests.data.shapes.meshes import box, tokens_npz
 from tests.data.shapes.test_prepare import jobs, prepare
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
 
@@ -271,6 +272,20 @@ def test_lists_of_shapes(name, outside, tmp_path):
     assert "train.jsonl: the name " in done.err
 
 
+@pytest.mark.parametrize("name", ["../x.npz", "/x", "C:x", "a\\..\\b", "link/x.npz"])
+def test_lists_of_the_original_projects_tree(name, outside, tmp_path):
+    folder = tmp_path / "chair" / "train"
+    folder.mkdir(parents=True)
+    (folder / "link").symlink_to(outside)
+    (folder / "a.npz").write_bytes(tokens_npz())
+    (tmp_path / "chair" / "train.txt").write_text(f"a.npz\n{name}\n")
+    with pytest.raises(DdimxError, match=r"train\.txt: the name .* is refused"):
+        ShapeSource(tmp_path, "train")
+    if "link" not in name:  # whose names are only compared
+        with pytest.raises(DdimxError, match=r"train\.txt: the name .* is refused"):
+            scan_shapes(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../other", "/etc/x", "C:x", "a\\..\\b"])
 def test_names_in_a_configuration(name, tmp_path):
     """Of a split or a category; the folder itself is the user's own choice."""
@@ -321,6 +336,16 @@ def test_members_of_cifars_archive(name, tmp_path):
         archive.addfile(member, io.BytesIO(b""))
     with pytest.raises(DdimxError, match=r"tar\.gz: the name .* is refused"):
         Cifar10Source(tmp_path, held_out=False)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_of_shapenets_zip_file(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / "03001627.zip", "w") as archive:
+        archive.writestr("03001627/a/models/model_normalized.obj", b"")
+        archive.writestr(f"{name}.obj", b"")
+    for source in (tmp_path, tmp_path / "03001627.zip"):
+        with pytest.raises(DdimxError, match=r"03001627\.zip: the name .* is refused"):
+            scan_shapes(source)
 
 
 @pytest.mark.parametrize("name", MEMBERS)

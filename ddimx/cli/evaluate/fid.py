@@ -8,18 +8,35 @@ from typing import Annotated
 import typer
 
 from ...errors import UsageError
+from ...option_values import checked
 from .. import options
 
 
 def fid(
     samples: Annotated[
         str | None,
-        typer.Option(metavar="DIR|FILE.npz", help="A folder of 'ddimx sample', or any images."),
+        typer.Option(metavar="RUN|DIR|FILE", help="A folder of 'ddimx sample', or any images."),
     ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR|FILE.npz|cifar10", help="Images to compare with, or saved statistics."
+            metavar="NAME|DIR|FILE",
+            help="What to compare with: a data set, any images, or saved statistics.",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="N|WxH",
+            help="Cut and scale the reference's pictures (default: as stored; of a data set by "
+            "name: as --samples).",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A key of the reference's data: data.root=DIR."
         ),
     ] = None,
     save_stats: Annotated[
@@ -38,6 +55,10 @@ def fid(
     overwrite: Annotated[
         bool, options.shared("overwrite", help="Replace --out and --save-stats.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse images that cannot be read (default: leave out)."),
+    ] = False,
     batch_size: Annotated[
         int, options.shared("batch_size", help="Images computed together (default: 50).")
     ] = 50,
@@ -47,11 +68,18 @@ def fid(
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure the Fréchet Inception distance of samples to a reference.
+    """Measure how far samples are from a reference: FID, KID, precision and recall.
 
-    Needs pip install "ddimx[fid]". Images are taken as they are stored; the record tells their
-    number, the preprocessing, the feature network and the library's version. With --save-stats
-    and without --samples only the statistics of the reference are made.
+    Images are a folder or a zip of pictures of one size, an .npz or .npy of uint8 [N, H, W, C], or
+    what 'prepare images' made. A reference can also be the name of a data set, of which the
+    training images are made as for training: celeba, cifar10, bedroom, church, ffhq; or an .npz of
+    statistics with mu and sigma, as pytorch-fid and guided-diffusion have it. All figures are of
+    the same features: FID and KID say how different the sets are, precision how many samples are
+    like the reference's images, recall how many of these the samples cover. The record tells what
+    the figures depend on. With --save-stats and without --samples only the statistics of the
+    reference are made.
+
+    Needs pip install "ddimx[fid]".
 
     Examples:
 
@@ -60,18 +88,24 @@ def fid(
       ddimx evaluate fid --samples big --reference cifar10 --save-stats cifar10-stats.npz
 
       ddimx evaluate fid --samples big --reference cifar10-stats.npz --out fid.json
+
+      ddimx evaluate fid --samples faces --reference celeba --set data.root=/data/celeba
     """
     if reference is None:
-        raise UsageError("--reference is needed: a folder, an .npz or cifar10")
+        raise UsageError(
+            "--reference is needed: a data set's name, or a folder, a zip, an .npz or an .npy"
+        )
     if samples is None and save_stats is None:
         raise UsageError("--samples is needed, or --save-stats to prepare the reference")
+    pixels = None if size is None else checked("size", options.DECLARED["size"], size)
     from ..output import refuse_existing
 
     refuse_existing(out or save_stats, overwrite)  # what is written last; the other is compared
     from ...device import choose_device, forbid_tf32
     from ...evaluation.fid import features as networks
-    from ...evaluation.fid.compare import compare, remarks, statistics_of
+    from ...evaluation.fid.compare import compare, measured, open_set, remarks
     from ...evaluation.fid.frechet import write_statistics
+    from ...evaluation.fid.images import place_of
     from ...files import OtherContents, sweep, write_json
     from ...progress import Progress
     from ...runs.lock import lock_file
@@ -80,8 +114,19 @@ def fid(
     forbid_tf32()
     where = choose_device(device)
     with Progress(quiet=quiet) as progress, lock_file(out or save_stats):
+        place_of(reference)  # before the samples are looked at
+        ours = None if samples is None else open_set(samples, strict=strict, progress=progress)
+        theirs = open_set(
+            reference,
+            size=None if pixels is None else (pixels[1], pixels[0]),
+            samples=ours,
+            settings=settings or (),
+            offline=offline,
+            strict=strict,
+            progress=progress,
+        )
         network = networks.inception(features, where, offline=offline, progress=progress)
-        of_reference = statistics_of(reference, network, batch_size, progress, offline=offline)
+        of_reference = measured(theirs, network, batch_size, progress, strict=strict)
         if save_stats is not None:
             try:
                 sweep(save_stats.parent, save_stats.name)
@@ -91,14 +136,20 @@ def fid(
                     f"{save_stats} exists; choose another file or --overwrite"
                 ) from None
             progress.say(f"{save_stats}: statistics of {of_reference.count} images")
-        if samples is None:
+        if ours is None:
             if json_output:
                 print_json({"reference": {"count": of_reference.count, **of_reference.about}})
             return
-        of_samples = statistics_of(samples, network, batch_size, progress)
-        record = compare(of_samples, of_reference)
+        of_samples = measured(ours, network, batch_size, progress, strict=strict)
+        record = compare(of_samples, of_reference, where)
         for line in remarks(of_samples, of_reference):
             progress.say(line)
+        if "kid" not in record:
+            whose = "reference's" if of_reference.features is None else "samples'"
+            progress.say(
+                f"note: no KID, precision and recall: the {whose} statistics hold no features; "
+                "make them again with --save-stats"
+            )
         if out is not None:
             write_json(out, record)
             progress.say(f"{out}: the record")
@@ -106,6 +157,12 @@ def fid(
         print_json(record)
         return
     print(f"FID {record['fid']:.4f}")
+    if "kid" in record:
+        kid = record["kid"]
+        subsets = f"{kid['subsets']} subsets of {kid['size']}"
+        print(f"KID {kid['mean']:.6f} +- {kid['deviation']:.6f} ({subsets})")
+    if "precision" in record:
+        print(f"precision {record['precision']:.4f}, recall {record['recall']:.4f}")
     if not quiet:
         for name in ("samples", "reference"):
             facts = ", ".join(f"{k} {v}" for k, v in record[name].items())

@@ -22,7 +22,8 @@ def shapes(
         Path, typer.Option(metavar="DIR", help="A folder of 'ddimx sample', or any token files.")
     ],
     reference: Annotated[
-        Path, typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set.")
+        Path,
+        typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set, or PC15k."),
     ],
     train: Annotated[
         Path | None,
@@ -31,7 +32,7 @@ def shapes(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(metavar="train|val|test", help="Which part of a prepared reference.")
+        str, typer.Option(metavar="train|val|test", help="Which part of the reference.")
     ] = "test",
     category: Annotated[
         list[str] | None,
@@ -67,7 +68,8 @@ def shapes(
     """Measure shapes against a reference: 1-NNA, COV, MMD, validity, connectivity, novelty.
 
     A set is a run folder, a folder of token files, a prepared data set or one of its lists
-    (DIR/val.jsonl). Figures come with 95% intervals and with what the reference and the training
+    (DIR/val.jsonl). Of point clouds, in a tree as PC15k has it, octrees are made that are as deep
+    as the samples. Figures come with 95% intervals and with what the reference and the training
     shapes themselves reach; the record states the protocol. Needs pip install "ddimx[3d]".
 
     Examples:
@@ -141,10 +143,14 @@ def _read(
     of_training = train or sets.training_list(reference, split)
     if of_training is not None:
         listed["train"] = sets.find(of_training, "train")
-    return {
-        name: sets.read(files, categories=categories, strict=name != "samples", progress=progress)
-        for name, files in listed.items()
-    }
+    read: dict[str, ShapeSet] = {}
+    for name, files in listed.items():  # the samples first: their depth is the others'
+        depth = min((t.depth for t in read["samples"].trees), default=None) if read else None
+        strict = name != "samples"
+        read[name] = sets.read(
+            files, categories=categories, strict=strict, depth=depth, progress=progress
+        )
+    return read
 
 
 def _with_sources(

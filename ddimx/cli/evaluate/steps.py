@@ -209,7 +209,6 @@ def _sets(
     progress: Progress,
 ) -> Sets:
     """Read the shapes of the model's classes, or of one of them."""
-    from ...data.shapes.lists import lists_of
     from ...errors import unknown
     from ...evaluation.shapes import sets
     from ...evaluation.steps.study import Sets
@@ -217,14 +216,18 @@ def _sets(
     if category is not None and model.classes and category not in model.classes:
         raise unknown("category", category, model.classes)
     classes = list(model.classes) if category is None else [category]
-    whole = not lists_of(reference)  # no prepared set, so without parts
+    whole = not sets.parts_of(reference)
     lists = [sets.find(reference, part) for part in (parts[:1] if whole else parts)]
     place = train or (None if "train" in parts else sets.training_list(reference, parts[0]))
     training = None if place is None else sets.find(place, "train")
-    shapes = [sets.read(one, categories=classes, progress=progress) for one in lists]
+
+    def shapes_of(listed: sets.Listed) -> sets.ShapeSet:
+        depth = model.config.data.max_depth
+        return sets.read(listed, categories=classes, depth=depth, progress=progress)
+
     return Sets(
-        sets.joined(shapes),
-        None if training is None else sets.read(training, categories=classes, progress=progress),
+        sets.joined([shapes_of(listed) for listed in lists]),
+        None if training is None else shapes_of(training),
     )
 
 

@@ -12,7 +12,9 @@ from .shapes import Depth, Replace, Visible, Workers, check_visible, cores, repo
 
 
 def octrees(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder of meshes.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A folder of shapes, or ShapeNet's zip file.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     depth: Depth = 6,
     split: Annotated[
@@ -25,6 +27,14 @@ def octrees(
             metavar="NAME", help="Take only this category; the name of meshes in no such folder."
         ),
     ] = None,
+    extension: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=".EXT",
+            help="Take files of this kind only; may be repeated. Of files of one name beside each "
+            "other the first kind counts (default: meshes before points).",
+        ),
+    ] = None,
     visible: Visible = False,
     workers: Workers = None,
     overwrite: Replace = False,
@@ -34,46 +44,54 @@ def octrees(
 ) -> None:
     """Turn meshes and point clouds into octrees of the cells their surface touches.
 
-    SRC holds .obj, .ply, .stl, .off, .glb or .gltf meshes, or points as .npz, .npy, .ply, .xyz,
-    .pts, .txt or .pcd, all but .npz, .npy, .glb and .gltf also packed as .gz: by themselves,
-    in a folder per category, as <category>/<train|val|test>/<id>.obj, or as ShapeNet's
-    <synset>/<id>/models/model_normalized.obj. Each is centered in a cube as large as its longest
-    side, and the file keeps the way back. A shape's name alone decides its part. A stopped run
-    goes on when the same command is given again. Meshes that cannot be read are left out, listed
-    in failures.json, and make the exit code 1.
+    SRC holds meshes (.obj, .ply, .stl, .off, .glb, .gltf), points (.npz, .npy, .ply, .xyz, .pts,
+    .txt, .pcd) or octrees, also .obj.gz and the like: by themselves, in a folder per category,
+    as <category>/<train|val|test>/<id>.obj, or as ShapeNetCore (a folder or its zip files), PC15k,
+    ShapeNet55 or Occupancy Networks have them; which it is, what is in it and what was passed over
+    is said. Each shape is centered in a cube as large as its longest side, and the file keeps the
+    way back. Where SRC has no parts, a shape's name alone decides. A stopped run goes on when the
+    same command is given again. What cannot be read is left out, listed in failures.json, and
+    makes the exit code 1.
 
     Examples:
 
       ddimx prepare octrees meshes data/shapes --depth 6
 
       ddimx prepare octrees ShapeNetCore.v2 data/shapenet --category chair --depth 6
+
+      ddimx prepare octrees ShapeNetCore.v2.PC15k data/pc15k --depth 5
     """
     from ...data.shapes.jobs import PrepareSettings
-    from ...data.shapes.mesh_folder import find_shapes, job_of, part_of
+    from ...data.shapes.mesh_folder import counted, job_of, part_of, scan_shapes
     from ...data.shapes.prepare import ShapeFolder
     from ...progress import Progress
 
     shares = _shares(split)
     _check_apart(source, out)
     check_visible(depth, visible)
-    meshes = find_shapes(source, category=category, skip=out)
+    kinds = [f".{word.lower().lstrip('.')}" for word in extension or ()]
+    scan = scan_shapes(source, category=category, skip=out, extensions=kinds)
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeFolder(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():
-        jobs = [job_of(shape) for shape in meshes]
+        progress.say(f"{scan.root}: {scan}")
+        if scan.skipped:
+            progress.say(f"passed over: {counted(scan.skipped)}")
+        jobs = [job_of(shape) for shape in scan.shapes]
         outcome = shapes.run(
             jobs,
             workers=workers or cores(),
             progress=progress,
             overwrite=overwrite,
         )
-        part = {job.file: shape.part for job, shape in zip(jobs, meshes, strict=True)}
+        part = {job.file: shape.part for job, shape in zip(jobs, scan.shapes, strict=True)}
         parts = [
             part[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
             for m in outcome.made
         ]
         shapes.finish(outcome, parts, versions() | {"split": list(shares)})
-        report(shapes, outcome, parts, progress, json_output)
+        about = {"layout": scan.layout, "source": str(scan.root), "passed_over": scan.skipped}
+        report(shapes, outcome, parts, progress, json_output, about)
 
 
 def _shares(text: str) -> tuple[float, float, float]:

@@ -61,9 +61,14 @@ def versions() -> dict[str, Any]:
 
 
 def report(
-    shapes: ShapeFolder, outcome: Outcome, parts: list[str], progress: Progress, json_output: bool
+    shapes: ShapeFolder,
+    outcome: Outcome,
+    parts: list[str],
+    progress: Progress,
+    json_output: bool,
+    about: dict[str, Any] | None = None,
 ) -> None:
-    """Say what there is now.
+    """Say what there is now; ``about`` is what --json tells besides.
 
     Raises:
         DdimxError: something could not be made; the message lists it.
@@ -74,7 +79,7 @@ def report(
     progress.stop()  # so that the lines stand below the bar
     progress.say(_text(summary))
     if json_output:
-        print_json(summary)
+        print_json(summary | (about or {}))
     if outcome.failed:
         raise DdimxError(_failures([made.reason for made in outcome.failed]))
 

@@ -12,18 +12,23 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from ...errors import DdimxError
+from ...errors import DdimxError, UsageError
 from ...untrusted.pictures import MOST_PIXELS, open_picture
 from ..arrays import Bytes, Integers
+from .picture import BAND, MODES, Box, View
 
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
-BAND = 1 << 20  # pixels that are converted and resized together
+MOST_UNREADABLE = 1000  # that are passed over in search of one that can be read
 
 
 class EncodedSource(ABC):
     """Images that are decoded one by one; what differs between data sets are three methods.
 
     Threads suffice: Pillow decodes and resizes without holding Python's lock.
+
+    Attributes:
+        size: (height, width) of what :meth:`images` returns.
+        unreadable: why an image could not be decoded, by its number, so far.
     """
 
     labels: Integers | None = None
@@ -31,15 +36,42 @@ class EncodedSource(ABC):
     classes: tuple[str, ...] = ()
     fingerprint: str
 
-    def __init__(self, size: int, workers: int) -> None:
-        """Decode to ``size`` pixels in ``workers`` threads (at least one)."""
-        self.size = size
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        workers: int,
+        *,
+        channels: int = 3,
+        background: str = "white",
+        white: float | None = None,
+        strict: bool = True,
+    ) -> None:
+        """Decode to (height, width) pixels, or to squares, in ``workers`` threads (at least one).
+
+        Args:
+            channels: 1 (gray), 3 (RGB) or 4 (RGB and alpha).
+            background: behind transparent pixels, see :func:`.picture.picture_array`.
+            white: the value of white in images of more than 8 bits, see the same.
+            strict: whether an image that cannot be decoded is an error; otherwise the next one
+                of its class stands for it.
+
+        Raises:
+            UsageError: another number of channels.
+        """
+        if channels not in MODES:
+            raise UsageError(
+                f"data.channels is {channels}; images have 1 (gray), 3 (color) or 4 (with alpha)"
+            )
+        self.size = (size, size) if isinstance(size, int) else size
+        self.unreadable: dict[int, str] = {}
+        self._channels, self._background, self._white = channels, background, white
+        self._strict = strict
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of every image."""
-        return (self.size, self.size, 3)
+        return (*self.size, self._channels)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -55,25 +87,44 @@ class EncodedSource(ABC):
 
     @abstractmethod
     def fitted(self, image: Image.Image) -> Bytes:
-        """Crop and resize one image of any mode, uint8 [size, size, 3]; ValueError if it cannot be.
+        """Crop and resize one image of any mode, uint8 [H, W, C]; ValueError if it cannot be.
 
         The image is not decoded yet, so that one of a wrong size need not be.
         """
 
+    def view(self, image: Image.Image) -> View:
+        """Return an image as this data set shows it; ValueError if it cannot be decoded."""
+        return View(image, self._channels, self._background, self._white)
+
     def images(self, indices: Integers) -> Bytes:
-        """Decode images, uint8 [len(indices), size, size, 3].
+        """Decode images, uint8 [len(indices), H, W, C].
+
+        Unless the source is strict, an image that cannot be decoded is noted in ``unreadable``,
+        and the next one of the same class that can be is returned in its place, whichever images
+        were asked for before.
 
         Raises:
-            DdimxError: an image that cannot be decoded, by name.
+            DdimxError: an image that cannot be decoded, by name; unless strict, too many of them.
         """
-        return np.stack(list(self._pool.map(self.decoded, indices.tolist())))
+        numbers = indices.tolist()
+        results = list(self._pool.map(self._decoded_or_error, numbers))
+        images = []
+        for number, result in zip(numbers, results, strict=True):
+            if isinstance(result, DdimxError):
+                if self._strict:
+                    raise result
+                self.unreadable[number] = str(result)
+                images.append(self._next_readable(number))
+            else:
+                images.append(result)
+        return np.stack(images)
 
     def each(self, indices: Iterable[int]) -> list[Bytes | DdimxError]:
         """Decode images like ``images``; what cannot be decoded is returned, not raised."""
         return list(self._pool.map(self._decoded_or_error, indices))
 
     def decoded(self, index: int) -> Bytes:
-        """Decode one image, uint8 [size, size, 3].
+        """Decode one image, uint8 [H, W, C].
 
         Raises:
             DdimxError: it cannot be decoded; the message names it.
@@ -90,41 +141,58 @@ class EncodedSource(ABC):
         except DdimxError as error:
             return error
 
+    def _next_readable(self, index: int) -> Bytes:
+        """Decode the first image after ``index``, cyclically, that can be and has its label."""
+        others = np.roll(np.arange(len(self)), -index)[1:]
+        if self.labels is not None:
+            others = others[self.labels[others] == self.labels[index]]
+        for other in others[:MOST_UNREADABLE].tolist():
+            if other not in self.unreadable:
+                result = self._decoded_or_error(other)
+                if not isinstance(result, DdimxError):
+                    return result
+                self.unreadable[other] = str(result)
+        raise DdimxError(
+            f"{self.unreadable[index]}; and no other of its class can be, among "
+            f"{min(len(others), MOST_UNREADABLE)} that were tried"
+        )
+
 
 def is_held_out(name: str) -> bool:
     """Return whether an image of this name belongs to the held-out split."""
-    return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT_EVERY == 0
+    return hashlib.sha256(_bytes(name)).digest()[0] % HELD_OUT_EVERY == 0
 
 
 def fingerprint_of(names: Iterable[str]) -> str:
     """Return the SHA-256 of a list of names, one a line."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return hashlib.sha256(_bytes("\n".join(names))).hexdigest()
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB; of 16-bit gray the high byte."""
-    return eight_bits(image).convert("RGB")
+def _bytes(name: str) -> bytes:
+    """Return a name's bytes, also where they are no UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image of 16 bits with its upper 8; any other as it is."""
-    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow would clip them at 255
-        high = np.asarray(image) >> 8
-        return Image.fromarray(np.clip(high, 0, 255, out=high).astype(np.uint8))
-    return image
+def centered_box(whole: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Return the largest centered part of a picture that has the proportions of ``size``.
+
+    Both are (width, height).
+    """
+    scale = min(whole[0] / size[0], whole[1] / size[1])
+    width, height = (max(1, round(side * scale)) for side in size)
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    return (left, top, left + width, top + height)
 
 
-def square(image: Image.Image, size: int) -> Bytes:
-    """Crop the center square and resize it with a Lanczos filter: uint8 [size, size, 3]."""
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(_resized(image, box, (size, size), Image.Resampling.LANCZOS), dtype=np.uint8)
+def centered(view: View, size: tuple[int, int]) -> Bytes:
+    """Crop the center and resize it with a Lanczos filter: uint8 [H, W, C] for size (H, W)."""
+    height, width = size
+    box = centered_box(view.size, (width, height))
+    return _pixels(_resized(view, box, (width, height), Image.Resampling.LANCZOS))
 
 
-def scaled_center(image: Image.Image, size: int) -> Bytes:
-    """Resize the shorter side to ``size``, then crop the center: uint8 [size, size, 3].
+def scaled_center(view: View, size: int) -> Bytes:
+    """Resize the shorter side to ``size``, then crop the center: uint8 [size, size, C].
 
     What the original does by torchvision's ``Resize(size)`` and ``CenterCrop(size)`` on Pillow
     images (ermongroup/ddim, datasets/__init__.py): a bilinear filter whose support grows with the
@@ -133,36 +201,54 @@ def scaled_center(image: Image.Image, size: int) -> Bytes:
     Raises:
         ValueError: so long and narrow that it would become too large.
     """
-    width, height = image.size
-    short = min(width, height)
-    width, height = size * width // short, size * height // short
+    short = min(view.size)
+    width, height = (size * side // short for side in view.size)
     if width * height > max(MOST_PIXELS, size**2):
-        raise ValueError(f"{image.width}x{image.height} is too narrow for {size} pixels")
-    whole = (0, 0, image.width, image.height)
-    image = _resized(image, whole, (width, height), Image.Resampling.BILINEAR)
+        raise ValueError(f"{view.size[0]}x{view.size[1]} is too narrow for {size} pixels")
+    image = _resized(view, (0, 0, *view.size), (width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+    return _pixels(image.crop((left, top, left + size, top + size)))
 
 
 def _resized(
-    image: Image.Image,
-    box: tuple[int, int, int, int],
-    size: tuple[int, int],
-    resample: Image.Resampling,
+    view: View, box: Box, size: tuple[int, int], resample: Image.Resampling
 ) -> Image.Image:
-    """Return ``rgb(image).crop(box).resize(size, resample)``, without large copies on the way.
+    """Return ``view.crop(box).resize(size, resample)``, without large copies on the way.
 
     Pillow resizes the width before the height and rounds to whole numbers in between, so that the
-    first half can be done in bands of rows, with the same result to the bit.
+    first half can be done in bands of rows, with the same result to the bit. Colors with alpha are
+    multiplied by it meanwhile, as Pillow does it too.
     """
     left, top, right, bottom = box
+    if (right - left, bottom - top) == size:
+        return view.crop(box)
+    mode = "RGBa" if view.mode == "RGBA" else view.mode
     rows = max(1, BAND // (right - left))
-    halfway = Image.new("RGB", (size[0], bottom - top))
+    halfway = Image.new(mode, (size[0], bottom - top))
     for start in range(top, bottom, rows):
         end = min(start + rows, bottom)
-        band = rgb(image.crop((left, start, right, end)))
+        band = view.crop((left, start, right, end)).convert(mode)
         halfway.paste(band.resize((size[0], end - start), resample), (0, start - top))
-    return halfway.resize(size, resample)
+    return halfway.resize(size, resample).convert(view.mode)
+
+
+def _pixels(image: Image.Image) -> Bytes:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def side_of(size: tuple[int, int], what: str) -> int:
+    """Return the side of a square.
+
+    Raises:
+        UsageError: the sides differ, and ``what`` (a data set) has square images only.
+    """
+    if size[0] != size[1]:
+        raise UsageError(
+            f"data.image_size is {size[1]}x{size[0]}, and {what}'s images are squares; give one "
+            "number, or take the images as data.dataset=FOLDER"
+        )
+    return size[0]
 
 
 def split_number(split: str, names: Sequence[str]) -> int:

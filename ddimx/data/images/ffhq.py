@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...errors import DdimxError, UsageError
 from ..arrays import Bytes, Integers
-from .encoded import EncodedSource, fingerprint_of, square
+from .encoded import EncodedSource, centered, fingerprint_of, side_of
 from .folder import image_names
 from .lmdb_file import Lmdb, open_lmdb
 
@@ -27,14 +27,22 @@ TRAINING_PART = 0.9
 class FfhqSource(EncodedSource):
     """Nine tenths of the images, or the last tenth, of the original's shuffled order."""
 
-    def __init__(self, root: Path, *, size: int, held_out: bool, workers: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        size: int | tuple[int, int],
+        held_out: bool,
+        workers: int,
+        channels: int = 3,
+    ) -> None:
         """Find the images in ``root``; nothing is decoded yet.
 
         Raises:
             UsageError: the LMDB was made in other resolutions, or the package lmdb is missing.
             DdimxError: neither an LMDB nor images are there.
         """
-        super().__init__(size, workers)
+        super().__init__(size, workers, channels=channels)
         if not root.exists():
             raise DdimxError(
                 f"no FFHQ in {root}: put the LMDB or the folder of PNGs there (from "
@@ -44,7 +52,10 @@ class FfhqSource(EncodedSource):
         self._root = root
         is_lmdb = root.is_file() or (root / "data.mdb").is_file()
         self._lmdb = open_lmdb(root) if is_lmdb else None
-        self._names = image_names(root) if self._lmdb is None else _keys(self._lmdb, size)
+        if self._lmdb is None:
+            self._names = image_names(root)
+        else:
+            self._names = _keys(self._lmdb, side_of(self.size, "FFHQ's LMDB"))
         self._chosen = part_of(len(self._names), held_out)
         self.fingerprint = fingerprint_of(self._names)
 
@@ -64,7 +75,7 @@ class FfhqSource(EncodedSource):
 
     def fitted(self, image: Image.Image) -> Bytes:
         """Resize by a Lanczos filter, which an LMDB's images do not need."""
-        return square(image, self.size)
+        return centered(self.view(image), self.size)
 
 
 def part_of(count: int, held_out: bool) -> Integers:

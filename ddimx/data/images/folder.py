@@ -1,58 +1,104 @@
-"""An image folder as a data set: any format Pillow reads, cropped to a square and resized."""
+"""Folders and zips of images as a data set: any format Pillow reads, cropped and resized."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
 from ...errors import DdimxError
 from ...files import visible_files
 from ..arrays import Bytes
-from .encoded import EncodedSource, fingerprint_of, is_held_out, square
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
+from .scan import SUFFIXES, Scan, list_images, printable, scan_images
 
 
 class FolderSource(EncodedSource):
-    """All images below a folder, in the order of their names; RGB, center crop, one size.
+    """All images below a folder or in a zip, in the order of their names, of one size.
 
     A file is held out by a hash of its relative path, so that adding files moves none of the
-    others to the other side of the split.
+    others to the other side of the split. Folders are classes as :func:`.scan.list_images` says.
     """
 
-    def __init__(self, root: Path, *, size: int, held_out: bool, workers: int) -> None:
-        """List the images of ``root``; nothing is decoded yet.
+    def __init__(
+        self,
+        root: Path,
+        *,
+        size: int | tuple[int, int],
+        held_out: bool,
+        workers: int,
+        channels: int = 3,
+        background: str = "white",
+        white: float | None = None,
+        strict: bool = False,
+        classes: bool = True,
+    ) -> None:
+        """List the images of ``root``; unless ``strict``, no file is opened yet.
+
+        Args:
+            size: (height, width), or the side of squares.
+            channels, background, white: as :class:`EncodedSource` has them.
+            strict: refuse a set with an image that cannot be read. Otherwise the next image of its
+                class stands for one.
+            classes: whether folders may be classes.
 
         Raises:
-            DdimxError: no such folder, or no image in it.
+            DdimxError: no such folder or zip, no image in it, or, if ``strict``, one that cannot
+                be read.
+            UsageError: a number of channels that images do not have.
         """
-        super().__init__(size, workers)
-        names = image_names(root)
-        self._root = root
-        self._names = [n for n in names if is_held_out(n) == held_out]
+        super().__init__(
+            size, workers, channels=channels, background=background, white=white, strict=strict
+        )
+        self.listing = list_images(root)
+        self._workers = workers
+        if strict:
+            self.scan.refuse_unreadable()
+        names, labels = self.listing.names, self.listing.labels
+        part = [i for i, name in enumerate(names) if is_held_out(name) == held_out]
+        self._names = [names[i] for i in part]
+        if classes and labels is not None:
+            self.labels, self.classes = labels[part], self.listing.classes
         self.fingerprint = fingerprint_of(names)
+
+    @cached_property
+    def scan(self) -> Scan:
+        """What the headers of all images say, those of the other part too; read once.
+
+        Raises:
+            DdimxError: none of them can be read.
+        """
+        return scan_images(
+            self.listing.root, workers=self._workers, white=self._white, listing=self.listing
+        )
 
     def __len__(self) -> int:
         return len(self._names)
 
     def place(self, index: int) -> str:
-        """Return the file's path."""
-        return str(self.stream(index))
+        """Return the file's path, or the zip and the name in it."""
+        name = printable(self._names[index])
+        return (
+            str(self.listing.root / name)
+            if self.listing.archive is None
+            else (f"{self.listing.root}: {name}")
+        )
 
-    def stream(self, index: int) -> Path:
-        """Return the file's path."""
-        return self._root / self._names[index]
+    def stream(self, index: int) -> Path | BinaryIO:
+        """Return the file's path, or its bytes out of the zip."""
+        return self.listing.stream(self._names[index])
 
     def fitted(self, image: Image.Image) -> Bytes:
-        """Crop the center square and resize it with a Lanczos filter."""
-        return square(image, self.size)
+        """Crop the center and resize it with a Lanczos filter."""
+        return centered(self.view(image), self.size)
 
 
 def image_files(folder: Path, *, recursive: bool = True) -> list[Path]:
     """Return the files of a folder that are images by their suffix, sorted by path.
 
-    Which files these are is said by :func:`ddimx.files.visible_files`.
+    Which files these are is said by :func:`ddimx.files.folder_contents`.
 
     Raises:
         DdimxError: there is none.
@@ -64,12 +110,11 @@ def image_files(folder: Path, *, recursive: bool = True) -> list[Path]:
 
 
 def image_names(root: Path) -> list[str]:
-    """Return the paths of all images below ``root``, relative to it and sorted.
+    """Return the paths of all images below a folder, relative to it and sorted as texts.
 
     Raises:
         DdimxError: no such folder, or no image in it.
     """
     if not root.is_dir():
         raise DdimxError(f"no image folder {root}")
-    # Sorted as texts, on which the order of training depends: paths sort "a/b" before "a-b".
-    return sorted(path.relative_to(root).as_posix() for path in image_files(root))
+    return list(list_images(root).names)

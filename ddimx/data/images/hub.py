@@ -17,7 +17,7 @@ from PIL import Image
 from ...config import DataConfig
 from ...errors import DdimxError, UsageError, unknown
 from ..arrays import Bytes
-from .encoded import EncodedSource, fingerprint_of, is_held_out, square
+from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
 
 
 class HubSource(EncodedSource):
@@ -34,7 +34,13 @@ class HubSource(EncodedSource):
             UsageError: the package is missing, or there is no such split or column.
             DdimxError: no such data set, or no way to it.
         """
-        super().__init__(max(data.sides), data.num_workers)
+        super().__init__(
+            data.sides,
+            data.num_workers,
+            channels=data.channels,
+            background=data.background,
+            white=data.white,
+        )
         self._where = name
         splits = _splits(name, data.category)
         own_test = data.test_split in splits
@@ -78,8 +84,8 @@ class HubSource(EncodedSource):
         return Path(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
     def fitted(self, image: Image.Image) -> Bytes:
-        """Crop the center square and resize it with a Lanczos filter."""
-        return square(image, self.size)
+        """Crop the center and resize it with a Lanczos filter."""
+        return centered(self.view(image), self.size)
 
     def _read_labels(self, table: Any) -> None:
         """Take the first column that the data set declares to be class labels."""

@@ -16,7 +16,7 @@ from PIL import Image
 from ...errors import DdimxError
 from ...untrusted.names import relative
 from ..arrays import Bytes
-from .encoded import EncodedSource, is_held_out, scaled_center
+from .encoded import EncodedSource, is_held_out, scaled_center, side_of
 from .lmdb_file import open_lmdb
 
 
@@ -29,15 +29,23 @@ class LsunSource(EncodedSource):
     """
 
     def __init__(
-        self, root: Path, category: str, *, size: int, held_out: bool, workers: int
+        self,
+        root: Path,
+        category: str,
+        *,
+        size: int | tuple[int, int],
+        held_out: bool,
+        workers: int,
+        channels: int = 3,
     ) -> None:
         """List the keys of a category below ``root``, or of the LMDB that ``root`` is.
 
         Raises:
-            UsageError: the package lmdb is missing.
+            UsageError: the package lmdb is missing, or a size that is not square.
             DdimxError: no such LMDB, a damaged one, or a category that is not the name of a folder.
         """
-        super().__init__(size, workers)
+        super().__init__(size, workers, channels=channels)
+        self._side = side_of(self.size, "LSUN")
         train, validation = _found(root, category)
         own = validation if held_out and validation is not None else train
         self._lmdb = open_lmdb(own)
@@ -59,7 +67,7 @@ class LsunSource(EncodedSource):
 
     def fitted(self, image: Image.Image) -> Bytes:
         """Resize the shorter side by a bilinear filter and crop the center."""
-        return scaled_center(image, self.size)
+        return scaled_center(self.view(image), self._side)
 
 
 def _found(root: Path, category: str) -> tuple[Path, Path | None]:

@@ -12,6 +12,7 @@ or none, never two that do not belong together, and the same command ends its wo
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -80,7 +81,7 @@ class Packing:
         """Lay out the work; ``origin`` identifies the set: what it is made from, and how."""
         self._parts, self._path = parts, path
         self._total = sum(map(len, parts))
-        self._image_bytes = parts[0].size ** 2 * 3
+        self._image_bytes = math.prod(parts[0].image_shape)
         self._chunk = max(1, min(CHUNK, CHUNK_BYTES // self._image_bytes))
         prints = [part.fingerprint for part in parts]
         self._origin = origin | {"count": self._total, "names_sha256": prints}
@@ -235,10 +236,11 @@ class Packing:
         """Add the header, and put both files in their places."""
         if not state.kept:
             raise DdimxError(f"none of {self._total} images can be decoded: {state.bad[0][1]}")
-        size, cut = self._parts[0].size, len(self._parts[0])
+        cut = len(self._parts[0])
         training = cut - sum(position < cut for position, _ in state.bad)
         messages = [message for _, message in state.bad]
-        shape = (state.kept, size, size, 3)
+        height, width, channels = self._parts[0].image_shape
+        shape = (state.kept, height, width, channels)
         index = {
             "version": VERSION,
             "shape": list(shape),

@@ -43,14 +43,17 @@ class ImageSource(Protocol):
         ...
 
 
-def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
+def open_source(config: Config, *, held_out: bool = False, strict: bool = False) -> ImageSource:
     """Open the data set that ``config.data`` names, its training or its held-out part.
+
+    Args:
+        strict: refuse a folder or a zip of images with one that cannot be read.
 
     Raises:
         UsageError: an unknown data set, or one whose images do not fit the configuration.
         DdimxError: a data set that cannot be read.
     """
-    source = open_part(config.data, held_out=held_out)
+    source = open_part(config.data, held_out=held_out, strict=strict)
     # Refuse a data set that the configuration cannot be trained on.
     root = location(config.data)
     shape, groups = source.image_shape, source.classes
@@ -76,7 +79,7 @@ def open_source(config: Config, *, held_out: bool = False) -> ImageSource:
     return source
 
 
-def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
+def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> ImageSource:
     """Open one part of a data set, whether or not a model fits it; raises as ``open_source``.
 
     A data set's module is imported when the data set is opened: some need packages of their own.
@@ -88,7 +91,8 @@ def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
         from .hub import HubSource
 
         return HubSource(location(data), data, held_out=held_out)
-    path, size, workers = Path(location(data)).expanduser(), max(data.sides), data.num_workers
+    path = Path(location(data)).expanduser()
+    size, channels, workers = data.sides, data.channels, data.num_workers
     if kind == "CIFAR10":
         from .cifar10 import Cifar10Source
 
@@ -97,7 +101,9 @@ def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
         from .celeba import CelebASource
 
         split = data.test_split if held_out else data.train_split
-        return CelebASource(path, size=size, held_out=held_out, split=split, workers=workers)
+        return CelebASource(
+            path, size=size, held_out=held_out, split=split, workers=workers, channels=channels
+        )
     if kind == "LSUN":
         from .lsun import LsunSource
 
@@ -105,11 +111,18 @@ def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
             raise UsageError(
                 "data.category must name LSUN's category: bedroom, church_outdoor, cat"
             )
-        return LsunSource(path, data.category, size=size, held_out=held_out, workers=workers)
+        return LsunSource(
+            path,
+            data.category,
+            size=size,
+            held_out=held_out,
+            workers=workers,
+            channels=channels,
+        )
     if kind == "FFHQ":
         from .ffhq import FfhqSource
 
-        return FfhqSource(path, size=size, held_out=held_out, workers=workers)
+        return FfhqSource(path, size=size, held_out=held_out, workers=workers, channels=channels)
     if kind == "NPZ":
         from .npz import NpzSource
 
@@ -120,7 +133,16 @@ def open_part(data: DataConfig, *, held_out: bool) -> ImageSource:
         return PackedSource(path, held_out=held_out)
     from .folder import FolderSource
 
-    return FolderSource(path, size=size, held_out=held_out, workers=workers)
+    return FolderSource(
+        path,
+        size=size,
+        held_out=held_out,
+        workers=workers,
+        channels=channels,
+        background=data.background,
+        white=data.white,
+        strict=strict,
+    )
 
 
 def location(data: DataConfig) -> str:

@@ -247,7 +247,7 @@ class _Scene:
                 raise ValueError("a sparse accessor changes values that it does not have")
             values[places] = self._viewed(others, changed, width, dtype)
         if accessor.get("normalized") is True and dtype.kind in "iu":
-            return np.maximum(values / np.iinfo(dtype).max, -1)
+            values = np.maximum(values / np.iinfo(dtype).max, -1)
         return values
 
     def _viewed(
@@ -272,7 +272,10 @@ class _Scene:
             raise ValueError(
                 "an accessor reaches beyond its buffer: the file is damaged or cut off"
             )
-        return np.ndarray((count, width), dtype, content, start + offset, (stride, dtype.itemsize))
+        values: npt.NDArray[Any] = np.ndarray(
+            (count, width), dtype, content, start + offset, (stride, dtype.itemsize)
+        )
+        return values
 
 
 def _content(

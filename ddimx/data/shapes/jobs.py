@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...errors import DdimxError, UsageError
 from ...octree.errors import OctreeError
@@ -16,7 +16,7 @@ from ...octree.tree import Octree, from_leaves
 from ...octree.visible import visible_cells
 from ...runs.processes import Allowance, run_all
 from ...untrusted import limits
-from .meshes import Surface, warm_up
+from .meshes import warm_up
 
 FORMAT = 1  # of a prepared folder; another one is not continued
 # What making a shape may take, at least four times of what 450 pieces of furniture took at most:
@@ -44,6 +44,13 @@ class PrepareSettings:
     format: int = FORMAT
 
 
+class Source(Protocol):
+    """What octrees are made of: a surface, points, or a deeper octree."""
+
+    def tree(self, depth: int, margin: float = MARGIN) -> Octree:
+        """Return its octree; raises OctreeError where there is none."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One shape that is to be made.
@@ -51,8 +58,8 @@ class Job:
     Attributes:
         origin: what it is made from, for messages.
         stamp: another one says that the source has changed.
-        read: returns its surface; goes to other processes, so it is a module's function or a
-            ``functools.partial`` of one.
+        read: returns what its octree is made of; goes to other processes, so it is a module's
+            function or a ``functools.partial`` of one.
         about: what the manifest says of it besides.
         size: bytes of its source, after which its allowance goes.
     """
@@ -61,7 +68,7 @@ class Job:
     shape_id: str
     origin: str
     stamp: str
-    read: Callable[[], Surface]
+    read: Callable[[], Source]
     about: dict[str, Any] = field(default_factory=dict)
     size: int = 0
 
@@ -113,8 +120,8 @@ def make(job: Job, settings: PrepareSettings, folder: Path) -> Made:
     return Made(job, entry | {"nodes": sum(tree.counts[:-1]), "leaves": tree.counts[-1]})
 
 
-def _tree(surface: Surface, settings: PrepareSettings) -> Octree:
-    tree = surface.tree(settings.depth, settings.margin)
+def _tree(source: Source, settings: PrepareSettings) -> Octree:
+    tree = source.tree(settings.depth, settings.margin)
     if not settings.visible:
         return tree
     return from_leaves(visible_cells(tree.leaves, tree.depth), tree.depth, tree.lower, tree.edge)

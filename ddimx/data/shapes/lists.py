@@ -1,6 +1,11 @@
-"""The lists of a prepared set of shapes: ``train.jsonl``, ``val.jsonl``, ``test.jsonl``.
+"""Which token files belong to which part of a data set, and to which category.
 
-A line is one JSON object with the token file, relative to the list's folder, and its category.
+A prepared set has a list for each part, ``train.jsonl``, ``val.jsonl``, ``test.jsonl``: a line is
+one JSON object with the token file, relative to the list's folder, and its category. The original
+project's tree has a folder for each part, and beside it a list of the names in it:
+
+    <category>/<part>/<id>.npz
+    <category>/<part>.txt
 """
 
 from __future__ import annotations
@@ -9,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DdimxError
-from ...untrusted.names import all_inside
+from ...octree.file import SUFFIXES, holds_tokens, token_files
+from ...untrusted.names import all_inside, relative
 from ...untrusted.text import parse_json, read_bytes
+from .layouts import category_of, read_names
 
 PARTS = ("train", "val", "test")
 
@@ -59,3 +66,39 @@ def read_list(path: Path) -> list[Entry]:
         categories.append(category)
     paths = all_inside(path.parent, files, path)
     return [Entry(*pair) for pair in zip(paths, categories, strict=True)]
+
+
+def read_tree(root: Path, part: str) -> list[Entry]:
+    """Return the shapes of a part of the original project's tree; none where it is none.
+
+    Where a folder has no list beside it, all its token files belong to the part. ``root`` may also
+    be the folder of one category.
+
+    Raises:
+        DdimxError: a list that cannot be read, or that names a file which is not there or lies
+            elsewhere.
+    """
+    part = relative(part, "data.train_split, data.test_split")
+    if not root.is_dir():
+        return []
+    folders = [root] if (root / part).is_dir() else sorted(root.iterdir())
+    entries = []
+    for folder in folders:
+        if folder.name.startswith(".") or not (folder / part).is_dir():
+            continue
+        files = token_files(folder / part, recursive=False)
+        path = folder / f"{part}.txt"
+        if path.is_file():
+            try:
+                data = read_bytes(path)
+            except (OSError, ValueError) as error:
+                raise DdimxError(f"{path}: cannot be read ({error})") from None
+            names = [name.removeprefix(f"{part}/") for name in read_names(data, str(path))]
+            names = [name if name.lower().endswith(SUFFIXES) else f"{name}.npz" for name in names]
+            files = all_inside(folder / part, names, path)
+            absent = next((file for file in files if not file.is_file()), None)
+            if absent is not None:
+                raise DdimxError(f"{path} names {absent.name}, which is not in {folder / part}")
+        category = category_of(folder.resolve().name)
+        entries += [Entry(file, category) for file in files]
+    return entries if entries and holds_tokens(entries[0].file) else []

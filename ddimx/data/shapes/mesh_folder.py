@@ -1,89 +1,282 @@
-"""Finding meshes and point clouds in a folder: how they lie says what they are called.
+"""Finding the shapes of a folder or a zip file: meshes, point clouds and octrees.
 
-    SRC/<id>.obj                                       one category, all together
-    SRC/<category>/<id>.obj                            a folder for each category
-    SRC/<category>/<train|val|test>/<id>.obj           the seed project's tree; its parts are kept
-    SRC/<synset>/<id>/models/model_normalized.obj      ShapeNetCore v2 (v1: <id>/model.obj)
-
-What lies deeper is named by its whole path. ShapeNet's ``all.csv``, if it lies in SRC, says which
-shape belongs to which part.
+Where a file lies says what it is called, see :mod:`ddimx.data.shapes.layouts`. ShapeNet's
+``all.csv``, if it lies in the folder, says which shape belongs to which part. Members of a zip file
+are read where they are. What is not a shape of its own is counted, by the reason.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...errors import DdimxError, UsageError, unknown
+from ...octree.errors import OctreeError
+from ...octree.file import holds_tokens, read_shape
+from ...octree.fit import MARGIN
+from ...octree.tree import Octree
+from ...untrusted.archives import Member, open_zip, read_member
 from ...untrusted.foreign import reason
+from ...untrusted.names import relative
 from ...untrusted.text import read_bytes
 from .jobs import Job
+from .layouts import (
+    CLOUDS,
+    OCCUPANCY,
+    OF_PARTS,
+    PART_NAMES,
+    SHAPENET,
+    TOKENS,
+    Parts,
+    Place,
+    beginning,
+    category_of,
+    is_list,
+    is_synset,
+    list_places,
+    place_in_data_set,
+    place_in_folders,
+    read_names,
+    stem_of,
+)
 from .lists import PARTS
-from .meshes import EXTENSIONS, kind_of, read_surface, stamp_of
-from .shapenet import SYNSETS
+from .meshes import (
+    EXTENSIONS,
+    MESHES,
+    POINTS,
+    Surface,
+    ending,
+    read_mesh,
+    read_surface,
+    stamp_of,
+)
 
-_PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LINKED = 100  # ways by which a folder is looked into, where links lead to it
-_SYNSET = re.compile(r"\d{8}")
-_SHAPENET_FILES = (("models", "model_normalized.obj"), ("model.obj",))
+COPIES = 8  # of a zip's member while it becomes a mesh
+CSV = "all.csv"  # ShapeNet's own list of parts
+TEXT = ".txt"
 
 
 @dataclass(frozen=True)
 class ShapeFile:
-    """A file with what its place says: category, identity, and part where one is given."""
+    """A shape's file with what its place says.
+
+    Attributes:
+        path: of the file, or of the zip file that it is a member of.
+        part: "train", "val" or "test" where its place or a list says so.
+        member: where it lies in the zip file.
+    """
 
     path: Path
     category: str
     shape_id: str
     part: str | None
+    member: Member | None = None
+
+    @property
+    def ending(self) -> str:
+        """The ending of its name: what kind of file it is."""
+        return ending(self.path.name if self.member is None else self.member.name)
 
 
-def find_shapes(
-    source: Path, *, category: str | None = None, skip: Path | None = None
-) -> list[ShapeFile]:
-    """Return the shapes in a folder, ordered by their paths.
+@dataclass(frozen=True)
+class ShapeScan:
+    """The shapes of a folder or a zip file.
+
+    Attributes:
+        layout: one of the names of :mod:`ddimx.data.shapes.layouts`.
+        root: where the data set begins: the folder itself, or one within.
+        shapes: ordered by their paths.
+        skipped: how many files are no shapes of their own, by the reason.
+    """
+
+    layout: str
+    root: Path
+    shapes: tuple[ShapeFile, ...]
+    skipped: dict[str, int]
+
+    @property
+    def of_points(self) -> bool:
+        """Whether it is one of the data sets that hold point clouds."""
+        return self.layout in CLOUDS
+
+    def __str__(self) -> str:
+        """One line, as "PC15k: 3 categories, 6 shapes (4 train, 2 test)"."""
+        categories = len({shape.category for shape in self.shapes})
+        counts = Counter(shape.part for shape in self.shapes)
+        by_part = [f"{counts[part]} {part}" for part in PARTS if counts[part]]
+        if by_part and counts[None]:
+            by_part.append(f"{counts[None]} of no part")
+        text = f"{self.layout}: {categories} {'category' if categories == 1 else 'categories'}"
+        text += f", {len(self.shapes)} {'shape' if len(self.shapes) == 1 else 'shapes'}"
+        return f"{text} ({', '.join(by_part)})" if by_part else text
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """An octree as a source of octrees: where it is deeper than what is wanted, it is cut."""
+
+    octree: Octree
+
+    def tree(self, depth: int, margin: float = MARGIN) -> Octree:
+        """Return the octree at ``depth``, in its own cube whatever the margin.
+
+        Raises:
+            OctreeError: it is less deep.
+        """
+        own = self.octree.depth
+        if own < depth:
+            raise OctreeError(f"an octree of depth {own}, not {depth}; give --depth {own}")
+        return self.octree.coarser(depth)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a tree: its place, from where the search began, and where its bytes are."""
+
+    parts: Parts
+    path: Path
+    member: Member | None = None
+
+
+def scan_shapes(
+    source: Path,
+    *,
+    category: str | None = None,
+    skip: Path | None = None,
+    extensions: Sequence[str] = (),
+) -> ShapeScan:
+    """Find the shapes of a folder, or of a zip file.
+
+    Of files of one name beside each other the first kind of ``extensions`` is taken, by default of
+    ``EXTENSIONS``: a mesh before points. Texts (``.txt``) are points only where all is text.
 
     Args:
         category: the name of what lies in no category's folder (default: the folder's own); of
-            the folders' categories only this one is taken.
+            the folders' categories only this one is taken. A synset stands for its category.
         skip: a folder within that is not looked into.
+        extensions: the kinds of files that are taken; none: all.
 
     Raises:
-        UsageError: no such folder, nothing in it that can be read, a name that is not text, or no
-            such category.
+        UsageError: no such folder, nothing in it that can be read, several data sets, a name that
+            is not text, or no such category or extension.
+        DdimxError: a list or a zip file that cannot be read, or a name in it that leads out.
     """
-    if not source.is_dir():
-        raise UsageError(f"no folder {source}")
-    csv_parts = _official_parts(source / "all.csv")
-    shapes = [shape for path in _files(source, skip) if (shape := _place(source, path, category))]
-    if not shapes:
-        raise UsageError(f"no meshes or point clouds ({' '.join(EXTENSIONS)}) in {source}")
-    if category is not None:
-        names = {shape.category for shape in shapes}
-        shapes = [shape for shape in shapes if shape.category == category]
-        if not shapes:
-            raise unknown("category", category, names)
-    return [_with_part(shape, csv_parts) for shape in shapes]
+    for extension in extensions:
+        if extension not in EXTENSIONS:
+            raise unknown("--extension", extension, EXTENSIONS)
+    skipped: Counter[str] = Counter()
+    files = list(_files(source, skip, skipped))
+    own = source.resolve().stem if source.is_file() else source.resolve().name
+    above = int(is_synset(own) and not any(file.parts[0] == own for file in files))
+    if above:  # one category by itself
+        files = [replace(file, parts=(own, *file.parts)) for file in files]
+    kinds = tuple(extensions or EXTENSIONS)
+    candidates = [file for file in files if _is_candidate(file, kinds)]
+    if not extensions and any(ending(file.parts[-1]) != TEXT for file in candidates):
+        candidates = [file for file in candidates if ending(file.parts[-1]) != TEXT]
+    begin = beginning((file.parts for file in candidates), source)
+    lists = _Lists(files, begin)
+    official = _official_parts(files, above, begin)
+    for file in set(files) - set(candidates):
+        if not is_list(file.parts[-1]) and file.parts[-1] != CSV:
+            kind = PurePosixPath(file.parts[-1]).suffix.lower()
+            skipped[kind if 0 < len(kind) < 12 else "without an ending"] += 1
+
+    root = source.joinpath(*begin[above:])
+    wanted = None if category is None else category_of(category)
+    name = wanted or root.resolve().stem or "shape"
+    places = [place_in_data_set(file.parts[len(begin) :]) for file in candidates]
+    of_folders = {place.layout for place in places if place} & {SHAPENET, OCCUPANCY}
+    shapes: dict[Parts, tuple[ShapeFile, str]] = {}
+    for file, known in zip(candidates, places, strict=True):
+        parts = file.parts[len(begin) :]
+        if known is None and of_folders and is_synset(parts[0]) and len(parts) > 2:
+            skipped[f"{ending(parts[-1])} beside a shape of {' and '.join(of_folders)}"] += 1
+            continue
+        place = known or place_in_folders(parts, name)
+        part, belongs = lists.look_up(place, parts)
+        if not belongs:
+            skipped["not named by the list of a part"] += 1
+            continue
+        part = part or official.get((place.category, place.shape_id))
+        shape = ShapeFile(file.path, place.category, place.shape_id, part, file.member)
+        other, layout = shapes.setdefault(place.key, (shape, place.layout))
+        if other is not shape:
+            first, second = sorted((other, shape), key=lambda each: kinds.index(each.ending))
+            shapes[place.key] = (first, layout)
+            skipped[f"{second.ending} beside {first.ending} of the same shape"] += 1
+    if lists.absent():
+        skipped["named by a list, but absent"] += lists.absent()
+    names = {shape.category for shape, _ in shapes.values()}
+    if wanted is not None and names and wanted not in names:
+        raise unknown("category", wanted, names)
+    chosen = [each for each in shapes.values() if wanted is None or each[0].category == wanted]
+    if len(chosen) < len(shapes):
+        skipped["of other categories"] += len(shapes) - len(chosen)
+    if not chosen:
+        counts = f"; passed over: {counted(skipped)}" if skipped else ""
+        raise UsageError(f"no meshes or point clouds ({' '.join(kinds)}) in {source}{counts}")
+    layout = Counter(layout for _, layout in chosen).most_common(1)[0][0]
+    first = chosen[0][0]
+    if layout == OF_PARTS and first.ending in POINTS and first.member is None:
+        layout = TOKENS if holds_tokens(first.path) else layout
+    return ShapeScan(layout, root, tuple(shape for shape, _ in chosen), dict(skipped))
+
+
+def counted(skipped: Mapping[str, int], most: int = 8) -> str:
+    """Return in words what was passed over, the most frequent first."""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count} {what}" for what, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join([*words, f"{rest} others"] if rest else words)
 
 
 def job_of(shape: ShapeFile) -> Job:
-    """Return what makes a found shape."""
+    """Return what makes a shape."""
     stamp, size = stamp_of(shape.path)
+    origin = str(shape.path)
+    read: Callable[[], Surface | Cells] = partial(read_file, shape.path)
+    if shape.member is not None:
+        member = shape.member
+        stamp, size = f"{member.checksum:08x}-{member.size}", member.size
+        origin, read = f"{shape.path}:{member.name}", partial(read_zipped, shape.path, member)
     return Job(
         category=shape.category,
         shape_id=shape.shape_id,
-        origin=str(shape.path),
+        origin=origin,
         stamp=stamp,
-        read=partial(read_surface, shape.path),
+        read=read,
         size=size,
     )
+
+
+def read_file(path: Path) -> Surface | Cells:
+    """Read a mesh, a point cloud, or an octree that was made already.
+
+    Raises:
+        UsageError: a library is not installed.
+        DdimxError: no such file, one that cannot be read, or one of an unknown kind.
+    """
+    if path.suffix.lower() in POINTS and path.is_file() and holds_tokens(path):
+        return Cells(read_shape(path).tree)
+    return read_surface(path)
+
+
+def read_zipped(path: Path, member: Member) -> Surface:
+    """Read a mesh that is a member of a zip file, as :func:`read_file`."""
+    try:
+        content = read_member(path, member, COPIES)
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: cannot read {member.name} ({error})") from None
+    return read_mesh(io.BytesIO(content), ending(member.name), f"{path}:{member.name}")
 
 
 def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) -> str:
@@ -100,8 +293,27 @@ def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) ->
     return PARTS[0]
 
 
-def _files(source: Path, skip: Path | None) -> Iterator[Path]:
-    """Yield the files of a known kind, hidden ones left out, in order."""
+def _is_candidate(file: _File, kinds: Sequence[str]) -> bool:
+    """Whether a file may be a shape by its name; of a zip file's members meshes alone are read."""
+    kind = ending(file.parts[-1])
+    known = kind in kinds and not is_list(file.parts[-1])
+    return known and (file.member is None or kind in MESHES)
+
+
+def _files(source: Path, skip: Path | None, skipped: Counter[str]) -> Iterator[_File]:
+    """Yield the files of a folder or a zip file in order; hidden ones are counted.
+
+    Links to folders are followed. Zip files that are named by a synset are looked into.
+
+    Raises:
+        UsageError: no such folder, or a name that is not text.
+        DdimxError: a zip file that cannot be read, or a name in it that leads out of it.
+    """
+    if source.is_file() and source.suffix.lower() == ".zip":
+        yield from _members(source, (), skipped)
+        return
+    if not source.is_dir():
+        raise UsageError(f"no folder {source}")
     closed = None if skip is None else skip.resolve()
     ancestors: dict[str, frozenset[tuple[int, int]]] = {}
     times: Counter[tuple[int, int]] = Counter()
@@ -109,7 +321,7 @@ def _files(source: Path, skip: Path | None) -> Iterator[Path]:
         status = os.stat(folder)
         own = (status.st_dev, status.st_ino)
         ways = ancestors.get(os.path.dirname(folder), frozenset())
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
         times[own] += 1
         # A link to a folder above it, in which there would be no end, or links that fork on and on.
         if own in ways or times[own] > LINKED:
@@ -120,12 +332,43 @@ def _files(source: Path, skip: Path | None) -> Iterator[Path]:
             subfolders[:] = [
                 name for name in subfolders if (Path(folder) / name).resolve() != closed
             ]
+        within = Path(folder).relative_to(source).parts
         for name in sorted(names):
-            if not name.startswith(".") and kind_of(name) not in ("", ".txt", ".txt.gz"):
-                path = Path(folder) / name
-                if not _is_text(str(path.relative_to(source))):
-                    raise UsageError(f"{str(path)!r}: its name is not in UTF-8; rename it")
-                yield path
+            path = Path(folder) / name
+            if _is_hidden(name):
+                skipped["hidden"] += 1
+            elif name.lower().endswith(".zip") and is_synset(path.stem):
+                yield from _members(path, within, skipped)
+            elif not _is_text(str(path.relative_to(source))):
+                raise UsageError(f"{str(path)!r}: its name is not in UTF-8; rename it")
+            else:
+                yield _File((*within, name), path)
+
+
+def _members(path: Path, within: Parts, skipped: Counter[str]) -> Iterator[_File]:
+    """Yield the members of a zip file that lies in the folder ``within``.
+
+    Where a synset's zip file holds the shapes alone, they lie as in a folder of its name.
+    """
+    try:
+        with open_zip(path) as archive:
+            names = [relative(name, path) for name in archive.names]
+            own = (path.stem,) if is_synset(path.stem) else ()
+            if any(name.split("/")[0] == path.stem for name in names):
+                own = ()
+            for name in sorted(names):
+                parts = tuple(part for part in name.split("/") if part not in ("", "."))
+                if any(_is_hidden(part) for part in parts):
+                    skipped["hidden"] += 1
+                else:
+                    yield _File((*within, *own, *parts), path, archive.member(name))
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: not a zip file that can be read ({error})") from None
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of a person's own: macOS adds some to zip files."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_text(name: str) -> bool:
@@ -137,41 +380,75 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _place(source: Path, path: Path, category: str | None) -> ShapeFile | None:
-    """Return what a file's place says, None for what is not a shape of its own."""
-    parts = path.relative_to(source).parts
-    if _SYNSET.fullmatch(source.resolve().name):
-        parts = (source.resolve().name, *parts)  # one category of ShapeNet by itself
-    if _SYNSET.fullmatch(parts[0]) and len(parts) > 2:
-        if parts[2:] not in _SHAPENET_FILES:
-            return None
-        return ShapeFile(path, SYNSETS.get(parts[0], parts[0]), parts[1], None)
-    *folders, name = (*parts[:-1], path.stem)
-    part = None
-    if folders and folders[-1].lower() in _PART_NAMES and len(folders) <= 2:
-        part = _PART_NAMES[folders.pop().lower()]
-    if not folders:
-        return ShapeFile(path, category or source.resolve().name or "shape", name, part)
-    return ShapeFile(path, folders[0], "-".join([*folders[1:], name]), part)
+def _content(file: _File) -> tuple[bytes, str]:
+    """Return what a list holds, and what messages call it.
 
-
-def _official_parts(path: Path) -> dict[tuple[str, str], str]:
-    """Read ShapeNet's ``all.csv``: (category, model) -> part; nothing if there is no such file."""
-    if not path.is_file():
-        return {}
+    Raises:
+        DdimxError: it cannot be read.
+    """
+    origin = str(file.path) if file.member is None else f"{file.path}:{file.member.name}"
     try:
-        text = read_bytes(path).decode("utf-8")
+        if file.member is None:
+            return read_bytes(file.path), origin
+        return read_member(file.path, file.member), origin
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{origin}: cannot be read ({error})") from None
+
+
+class _Lists:
+    """The lists of a data set, read when they are needed: which shapes belong to which part."""
+
+    def __init__(self, files: Sequence[_File], begin: Parts) -> None:
+        depth = len(begin)
+        self._files = {
+            file.parts[depth:]: file
+            for file in files
+            if is_list(file.parts[-1]) and file.parts[:depth] == begin
+        }
+        self._names: dict[Parts, dict[str, bool]] = {}  # of each list: whether it was met
+
+    def look_up(self, place: Place, parts: Parts) -> tuple[str | None, bool]:
+        """Return the part of a shape, and whether it belongs to the data set.
+
+        Where there are lists, what they do not name does not belong to it.
+        """
+        lists = [each for each in list_places(place, parts) if each in self._files]
+        lists = [each for each in lists if each[:-1] == lists[0][:-1]]
+        if not lists:
+            return place.part, True
+        for each in lists:
+            names = self._of(each)
+            for name in (parts[-1], stem_of(parts[-1]), place.shape_id):
+                if name in names:
+                    names[name] = True
+                    return place.part or PART_NAMES[PurePosixPath(each[-1].lower()).stem], True
+        return None, False
+
+    def absent(self) -> int:
+        """Return how many names of the lists that were read belong to no file."""
+        return sum(not met for names in self._names.values() for met in names.values())
+
+    def _of(self, place: Parts) -> dict[str, bool]:
+        if place not in self._names:
+            names = read_names(*_content(self._files[place]))
+            self._names[place] = {PurePosixPath(name).name: False for name in names}
+        return self._names[place]
+
+
+def _official_parts(files: Sequence[_File], above: int, begin: Parts) -> dict[tuple[str, str], str]:
+    """Read ShapeNet's ``all.csv``: (category, model) -> part; nothing if there is no such file."""
+    place = (*begin[above:], CSV)
+    own = next((file for file in files if file.parts[above:] == place), None)
+    if own is None:
+        return {}
+    content, origin = _content(own)
+    try:
         rows = [
             (r["synsetId"].zfill(8), r["modelId"], r["split"])
-            for r in csv.DictReader(text.splitlines(keepends=True))
+            for r in csv.DictReader(content.decode("utf-8").splitlines(keepends=True))
         ]
-        return {(SYNSETS.get(s, s), model): _PART_NAMES[part] for s, model, part in rows}
-    except (OSError, KeyError, ValueError, AttributeError, csv.Error) as error:
+        return {(category_of(s), model): PART_NAMES[part] for s, model, part in rows}
+    except (KeyError, ValueError, AttributeError, csv.Error) as error:
         raise DdimxError(
-            f"{path}: not ShapeNet's list of splits (synsetId, modelId, split): {reason(error)}"
+            f"{origin}: not ShapeNet's list of splits (synsetId, modelId, split): {reason(error)}"
         ) from None
-
-
-def _with_part(shape: ShapeFile, official: dict[tuple[str, str], str]) -> ShapeFile:
-    part = shape.part or official.get((shape.category, shape.shape_id))
-    return ShapeFile(shape.path, shape.category, shape.shape_id, part)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -33,7 +33,7 @@ from .polygons import Array, Index
 from .stl import read_stl
 
 READER = 2  # raised when the readers make other octrees of the same files
-_PACKED = (".obj.gz", ".ply.gz", ".stl.gz", ".off.gz", ".xyz.gz", ".pts.gz", ".txt.gz", ".pcd.gz")
+_PACKED = (".obj.gz", ".ply.gz", ".stl.gz", ".off.gz", ".xyz.gz", ".pts.gz", ".pcd.gz")
 MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf", *_PACKED[:4])
 POINTS = (".npz", ".npy", ".xyz", ".pts", ".txt", ".pcd", *_PACKED[4:])
 EXTENSIONS = (*MESHES, *POINTS)
@@ -77,7 +77,7 @@ class Surface:
         return mesh_tree(self.vertices, self.faces, depth, margin)
 
 
-def kind_of(name: str) -> str:
+def ending(name: str) -> str:
     """Return by which of ``EXTENSIONS`` a file is read, "" if by none."""
     return max((each for each in EXTENSIONS if name.lower().endswith(each)), key=len, default="")
 
@@ -91,7 +91,7 @@ def read_surface(path: Path) -> Surface:
     Raises:
         DdimxError: no such file, one that cannot be read, or one of an unknown kind.
     """
-    kind = kind_of(path.name)
+    kind = ending(path.name)
     if not kind:
         raise DdimxError(f"{path}: '{path.suffix.lower()}' is not among {' '.join(EXTENSIONS)}")
     try:
@@ -127,8 +127,9 @@ def read_mesh(
         if plain != kind:
             if not content.startswith(b"\x1f\x8b"):
                 raise ValueError("it is not packed; its name should not end with .gz")
-            with unzipped(gzip.GzipFile(fileobj=io.BytesIO(content)), len(content), _COPIES) as it:
-                content = it.read()
+            packed = cast(IO[bytes], gzip.GzipFile(fileobj=io.BytesIO(content)))
+            with unzipped(packed, len(content), _COPIES) as unpacked:
+                content = unpacked.read()
         _check_beginning(content[:1024], plain)
         if plain == ".obj":
             parts = [read_obj(content, fans=fans)]
@@ -166,7 +167,7 @@ def stamp_of(path: Path) -> tuple[str, int]:
             status = each.stat()
             stamp.append(f"{status.st_size}-{status.st_mtime_ns}")
             size += status.st_size
-    if kind_of(path.name) in MESHES:
+    if ending(path.name) in MESHES:
         stamp.append(f"reader {READER}")
     return " ".join(stamp), size
 

@@ -1,4 +1,4 @@
-"""Prepared octrees on disk: one token file per shape, one list of shapes per split."""
+"""Octrees on disk to train on: a prepared set, or the original project's tree of token files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from ...config import Config
+from ...config_file import override
 from ...errors import DdimxError, UsageError, unknown
 from ...octree.errors import OctreeError
 from ...octree.file import Shape, read_shape
 from ...octree.tree import Octree
 from ...untrusted.names import relative
 from ..arrays import Integers
-from .lists import Entry, lists_of, read_list
+from .lists import PARTS, Entry, lists_of, read_list, read_tree
+from .mesh_folder import scan_shapes
 
 
 class ShapeSource:
-    """One split of a folder that ``ddimx prepare octrees`` or ``prepare furniture`` made.
+    """One split of a folder that ``ddimx prepare octrees`` or ``prepare furniture`` made, or of the
+    original project's tree (:func:`ddimx.data.shapes.lists.read_tree`).
 
     Attributes:
         labels: int64 [N], the categories' places in ``classes``.
@@ -108,20 +111,57 @@ def open_shapes(config: Config, *, held_out: bool = False) -> ShapeSource:
         if shape.tree.depth < data.max_depth:
             raise OctreeError(
                 f"{data.root}: shape {shape.shape_id} is of depth {shape.tree.depth}, "
-                f"data.max_depth is {data.max_depth}"
+                f"data.max_depth is {data.max_depth}: prepare deeper ones, or give "
+                f"--set data.max_depth={shape.tree.depth}"
             )
     return source
 
 
+def with_depth_of_files(config: Config) -> Config:
+    """Return a configuration whose model is no deeper than the octrees of the original's tree.
+
+    Its files do not say how deep they are, and the configuration that comes with the package says 6
+    whatever the files are; a prepared set is held to the configuration instead.
+
+    Raises:
+        DdimxError: a list or a token file that cannot be read.
+    """
+    data = config.data
+    if not data.octrees or data.root is None or data.max_depth is None:
+        return config
+    root = Path(data.root).expanduser()
+    if lists_of(root):
+        return config
+    entries = read_tree(root, data.train_split)
+    depth = read_shape(entries[0].file).tree.depth if entries else data.max_depth
+    return config if depth >= data.max_depth else override(config, [f"data.max_depth={depth}"])
+
+
 def _entries(root: Path, split: str) -> list[Entry]:
-    """Return the shapes of a split's list, each with its category."""
+    """Return the shapes of a split, each with its category."""
     path = root / f"{relative(split, 'data.train_split, data.test_split')}.jsonl"
     if not path.is_file():
-        splits = sorted(lists_of(root))
-        hint = f"splits there: {', '.join(splits)}" if splits else "make it with 'ddimx prepare'"
-        raise UsageError(f"no list of shapes {path}; {hint}")
+        entries = read_tree(root, split)
+        if not entries:
+            raise UsageError(f"no list of shapes {path}; {_way_out(root, split)}")
+        return entries
     entries = read_list(path)
     nameless = next((entry.file for entry in entries if not entry.category), None)
     if nameless is not None:
         raise DdimxError(f"{path}: {nameless.name} has no category")
     return entries
+
+
+def _way_out(root: Path, split: str) -> str:
+    """Return what to do where a folder has no octrees of a split: what it holds decides."""
+    splits = sorted(lists_of(root)) or [part for part in PARTS if read_tree(root, part)]
+    if splits:
+        return f"splits there: {', '.join(splits)}"
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if (folder / f"{split}.jsonl").is_file() or read_tree(folder, split):
+            return f"octrees are in {folder}: --set data.root={folder}"
+    try:
+        scan = scan_shapes(root)
+    except DdimxError as error:
+        return f"make it with 'ddimx prepare octrees' ({error})"
+    return f"it holds {scan}: make octrees of them with 'ddimx prepare octrees {root} DST'"

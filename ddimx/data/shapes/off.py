@@ -51,8 +51,8 @@ def read_off(content: bytes) -> tuple[Array, Index]:
     wrong = next((row for row in rows if len(row) < 3), None)
     if wrong is not None:
         raise ValueError(f"a vertex of {len(wrong)} numbers")
-    words = chain.from_iterable(row[:3] for row in rows)
-    points = np.fromiter(map(float, words), np.float64).reshape(-1, 3)
+    coordinates = chain.from_iterable(row[:3] for row in rows)
+    points = np.fromiter(map(float, coordinates), np.float64).reshape(-1, 3)
     counts = np.array([int(face[0]) for face in faces], np.int64)
     if any(not 0 <= count < len(face) for count, face in zip(counts, faces, strict=True)):
         raise ValueError("a face with fewer vertices than it declares")

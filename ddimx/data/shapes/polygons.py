@@ -148,7 +148,8 @@ def _ears(points: Array) -> Index:
         """Return the corners that count and lie beside a triangle, above or below it."""
         wide = [x[i] for i in corners]
         within = order[bisect_left(places, min(wide)) : bisect_right(places, max(wide))]
-        return within[counts[within]]
+        relevant: Index = within[counts[within]]
+        return relevant
 
     def holds(corners: tuple[int, int, int], others: Index, *, border: bool) -> bool:
         if not len(others):

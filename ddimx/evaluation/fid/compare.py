@@ -1,10 +1,11 @@
-"""FID of two sets of images: folders, arrays, data sets or statistics that were saved."""
+"""FID, KID, precision and recall of two sets of images, or of statistics that were saved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,87 +13,103 @@ import torch
 from torch import Tensor
 
 from ... import __version__
-from ...config_file import load_config
 from ...data.arrays import Bytes
-from ...data.images.download import obtain
-from ...data.images.folder import image_files
-from ...data.images.sources import ImageSource, open_source
-from ...errors import DdimxError
+from ...errors import DdimxError, UsageError
 from ...progress import Progress
 from ...runs.batches import in_batches
-from ...untrusted.pictures import open_picture
+from ...untrusted.arrays import npz_headers
 from ...untrusted.text import shown
+from ..likelihood.examples import spread
 from .features import Features
-from .frechet import Accumulator, Statistics, frechet_distance, npz_arrays, read_statistics
+from .frechet import Accumulator, Statistics, frechet_distance, read_statistics
+from .images import SHOWN, STORED, Images, Size, open_images, place_of, size_text
+from .kid import kid
+from .precision_recall import NEIGHBORS, precision_recall
 
-CIFAR10 = "cifar10"
 RELIABLE = 10_000  # below, FID's bias of finite samples is as large as what it should show
+# Images of a set whose features are kept, as many as precision and recall were published with:
+# 410 MB of Inception's. Of a larger set they are evenly spread.
+KEPT = 50_000
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images of one size: a description, their number, and a way to read them."""
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """Statistics from a file; ``images`` are those of the same file, where it holds some too."""
 
     label: str
-    files: tuple[Path, ...] = ()
-    source: ImageSource | None = None
-    array: Bytes | None = None
-
-    def __len__(self) -> int:
-        if self.source is not None:
-            return len(self.source)
-        return len(self.files) if self.array is None else len(self.array)
-
-    def read(self, numbers: Sequence[int]) -> Bytes:
-        """Return the images of these numbers, uint8 [B, H, W, 3].
-
-        Raises:
-            DdimxError: an image that is not readable, or images of more than one size.
-        """
-        if self.source is not None:
-            batch = self.source.images(np.asarray(numbers, dtype=np.int64))
-        elif self.array is not None:
-            batch = self.array[list(numbers)]
-        else:
-            files = [self.files[i] for i in numbers]
-            images = [_decoded(path) for path in files]
-            for path, image in zip(files, images, strict=True):
-                if image.shape != images[0].shape:
-                    raise DdimxError(f"{path}: is {image.shape}, others are {images[0].shape}")
-            batch = np.stack(images)
-        if batch.shape[3] == 1:
-            return np.repeat(batch, 3, axis=3)
-        if batch.shape[3] != 3:
-            raise DdimxError(f"FID needs 3 colors, the images have {batch.shape[3]}")
-        return batch
+    statistics: Statistics
+    images: Images | None
 
 
-def open_images(where: str, *, offline: bool = False, progress: Progress | None = None) -> Images:
-    """Open a folder, an .npz of images, or ``cifar10`` (its training images, downloaded once).
+def open_set(
+    where: str,
+    *,
+    size: Size | None = None,
+    samples: Images | Saved | None = None,
+    settings: Sequence[str] = (),
+    offline: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Images | Saved:
+    """Open what can be compared: images, see :func:`.images.open_images`, or saved statistics.
 
-    A folder of ``ddimx sample`` gives its samples, without ``grid.png``; of any other folder all
-    images are taken, also those in folders below.
+    Args:
+        where, size, settings, offline, strict, progress: as :func:`.images.open_images` has them.
+        samples: what it will be compared with. A data set by name is made in their size, and
+            statistics of images that were made in another size are refused.
 
     Raises:
-        DdimxError: nothing there, or no images.
+        UsageError, DdimxError: as :func:`.images.open_images`; statistics that were made in
+            another way than ``size`` or the samples ask for.
     """
-    path = Path(where).expanduser()
-    if where == CIFAR10 and not path.exists():
-        config = load_config(CIFAR10)
-        obtain(config.data, offline=offline, progress=progress or Progress(quiet=True))
-        return Images(CIFAR10, source=open_source(config))
-    if path.is_dir():
-        of_run = (path / "manifest.json").is_file()
-        files = image_files(path, recursive=not of_run)
-        samples = [file for file in files if not of_run or file.stem.isdigit()]
-        if not samples:
-            raise DdimxError(f"{path}: a run without samples that are images")
-        return Images(str(path), files=tuple(samples))
-    arrays = npz_arrays(path, ("arr_0", "images"))
-    array = arrays.get("arr_0", arrays.get("images"))
-    if array is None or array.ndim != 4 or array.dtype != np.uint8:
-        raise DdimxError(f"{path}: needs an array 'arr_0' or 'images', uint8 [N, H, W, C]")
-    return Images(str(path), array=array)
+    path = place_of(where)
+    wanted = None if samples is None else _known_size(_about(samples))
+    images = partial(
+        open_images,
+        where,
+        size=size,
+        samples_size=wanted,
+        settings=settings,
+        offline=offline,
+        strict=strict,
+        progress=progress,
+    )
+    if path is None or not path.is_file() or path.suffix.lower() != ".npz":
+        return images()
+    try:
+        names = npz_headers(path).keys()
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None
+    if "mu" not in names:
+        return images()
+    saved = Saved(where, read_statistics(path), None)
+    about = saved.statistics.about
+    made = _known_size(about)
+    again = "make them again with --save-stats"
+    if settings:
+        raise UsageError(f"{where}: --set does not change saved statistics; {again}")
+    if size is not None and made != size:
+        what = "an unknown size" if made is None else size_text(made)
+        raise UsageError(
+            f"{where}: statistics of images of {what}, --size is {size_text(size)}; {again}, or "
+            "leave --size away"
+        )
+    way = str(about.get("preprocessing", ""))
+    if size is None and made and wanted and made != wanted and not way.endswith(STORED):
+        raise UsageError(
+            f"{where}: statistics of images that were made in another size ({shown(way)}) than the "
+            f"samples have; {again} and --size {size_text(wanted)}, or compare the two sizes all "
+            f"the same by --size {size_text(made)}"
+        )
+    decoding = [one.get("decoding") for one in (about, _about(samples))]
+    if all(decoding) and decoding[0] != decoding[1]:
+        raise UsageError(
+            f"{where}: statistics of pictures that were decoded otherwise ({shown(decoding[0])}) "
+            f"than the samples ({shown(decoding[1])}); {again}"
+        )
+    if saved.statistics.features is None and {"arr_0", "images"} & names:
+        saved = replace(saved, images=open_images(where))  # as guided-diffusion's references
+    return saved
 
 
 def statistics_of(
@@ -108,65 +125,131 @@ def statistics_of(
     Raises:
         DdimxError: no images, or statistics of another feature network.
     """
-    path = Path(where).expanduser()
-    if path.is_file() and path.suffix == ".npz" and npz_arrays(path, ("mu",)):
-        statistics = read_statistics(path)
-        check_network(statistics, features, where)
-        return statistics
-    images = open_images(where, offline=offline, progress=progress)
-    return measure(images, features, batch_size, progress)
+    opened = open_set(where, offline=offline, progress=progress)
+    return measured(opened, features, batch_size, progress)
 
 
-def measure(images: Images, features: Features, batch_size: int, progress: Progress) -> Statistics:
-    """Return the statistics of images under a feature network.
+def measured(
+    images: Images | Saved,
+    features: Features,
+    batch_size: int,
+    progress: Progress,
+    *,
+    strict: bool = False,
+) -> Statistics:
+    """Return the statistics of images under a feature network, or those that were saved.
+
+    Where a file of statistics holds images instead of their features, these images give the
+    features.
 
     Raises:
-        DdimxError: an image that is not readable, or images of more than one size.
+        DdimxError: statistics of another feature network, images of more than one size or none
+            that can be decoded, or, if ``strict``, one that cannot be.
     """
+    if isinstance(images, Images):
+        return measure(images, features, batch_size, progress, strict=strict)
+    check_network(images.statistics, features, images.label)
+    if images.images is None:
+        return images.statistics
+    own = measure(images.images, features, batch_size, progress, strict=strict)
+    return replace(images.statistics, features=own.features)
+
+
+def measure(
+    images: Images,
+    features: Features,
+    batch_size: int,
+    progress: Progress,
+    *,
+    strict: bool = False,
+) -> Statistics:
+    """Return the statistics of images, and the features of at most ``KEPT`` of them.
+
+    Images that cannot be decoded are left out and counted, unless ``strict``.
+
+    Raises:
+        DdimxError: images of more than one size, or fewer than two that can be decoded; if
+            ``strict``, one that cannot be.
+    """
+    for note in images.notes:
+        progress.say(note)
     progress.start(f"features of {images.label}", len(images))
-    size: tuple[int, ...] | None = None
+    unreadable: dict[int, str] = {}
 
-    def measured(numbers: Sequence[int]) -> Tensor:
-        nonlocal size
-        batch = images.read(numbers)
-        size = size or batch.shape[1:3]
-        if batch.shape[1:3] != size:
-            raise DdimxError(f"{images.label}: images of {batch.shape[1:3]} and of {size}")
-        return features(torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous())
+    def computed(numbers: Sequence[int]) -> tuple[list[int], Tensor | None]:
+        """Return the numbers of the images that can be decoded, and their features."""
+        good: dict[int, Bytes] = {}
+        for number, image in zip(numbers, images.each(numbers), strict=True):
+            if not isinstance(image, DdimxError):
+                good[number] = image
+            elif strict:
+                raise image
+            else:
+                unreadable[number] = str(image)
+        for image in good.values():
+            if image.shape[:2] != images.size:
+                sizes = size_text(image.shape), size_text(images.size)
+                raise DdimxError(f"{images.label}: images of {sizes[0]} and of {sizes[1]}")
+        if not good:
+            return [], None
+        pixels = torch.from_numpy(np.stack(list(good.values())))
+        return list(good), features(pixels.permute(0, 3, 1, 2).contiguous())
 
-    total = Accumulator()
-    for numbers, values in in_batches(range(len(images)), batch_size, measured):
-        total.add(values.numpy())
-        progress.advance(len(numbers))
+    wanted = np.zeros(len(images), dtype=np.bool_)
+    wanted[spread(len(images), KEPT)] = True
+    total, kept = Accumulator(), []
+    for numbers, (good, values) in in_batches(range(len(images)), batch_size, computed):
+        if values is not None:
+            total.add(values.numpy())
+            kept.append(values.numpy()[wanted[good]].astype(np.float32))
+        progress.advance(len(numbers), f"{len(unreadable)} unreadable" if unreadable else "")
     progress.stop()
-    assert size is not None  # there is at least one image
-    about = {
-        "images": images.label,
-        "preprocessing": f"8-bit RGB, {size[0]}x{size[1]} as stored",
-        **features.about,
-    }
-    return total.statistics(about)
+    about = {"images": images.label, **images.about}
+    if unreadable:
+        some = "; ".join(list(unreadable.values())[:SHOWN])
+        progress.say(f"{images.label}: {len(unreadable)} left out: {some}")
+        about["unreadable"] = about.get("unreadable", 0) + len(unreadable)
+    statistics = total.statistics(about | features.about)
+    return replace(statistics, features=np.concatenate(kept))
 
 
 def check_network(statistics: Statistics, features: Features, where: str) -> None:
-    """Refuse statistics that say they were made with another feature network.
+    """Refuse statistics that say they were made with another feature network, or other weights.
 
     Raises:
         DdimxError: they were.
     """
-    theirs, ours = statistics.about.get("network"), features.about.get("network")
-    if theirs is not None and theirs != ours:
-        raise DdimxError(f"{where}: statistics of the network {shown(theirs)}, not of '{ours}'")
+    for key, what in (("network", "the network"), ("weights_sha256", "the network of weights")):
+        theirs, ours = statistics.about.get(key), features.about.get(key)
+        if theirs is not None and ours is not None and theirs != ours:
+            raise DdimxError(f"{where}: statistics of {what} {shown(theirs)}, not of '{ours}'")
 
 
-def compare(samples: Statistics, reference: Statistics) -> dict[str, Any]:
-    """Return FID and all that it depends on, as JSON values."""
-    return {
+def compare(
+    samples: Statistics, reference: Statistics, device: torch.device | None = None
+) -> dict[str, Any]:
+    """Return FID and all that it depends on, as JSON values.
+
+    Where the features of both sets were kept, KID is beside it, and precision and recall if each
+    set has more images than a ball has neighbors.
+
+    Args:
+        device: where to compute distances.
+    """
+    record: dict[str, Any] = {
         "ddimx": __version__,
         "fid": frechet_distance(samples, reference),
-        "samples": {"count": samples.count, **samples.about},
-        "reference": {"count": reference.count, **reference.about},
     }
+    ours, theirs = samples.features, reference.features
+    if ours is not None and theirs is not None:
+        record["kid"] = asdict(kid(ours, theirs))
+        if min(len(ours), len(theirs)) > NEIGHBORS:
+            precision, recall = precision_recall(ours, theirs, device=device)
+            record |= {"precision": precision, "recall": recall, "neighbors": NEIGHBORS}
+        record["features_compared"] = [len(ours), len(theirs)]
+    record["samples"] = {"count": samples.count, **samples.about}
+    record["reference"] = {"count": reference.count, **reference.about}
+    return record
 
 
 def remarks(samples: Statistics, reference: Statistics) -> list[str]:
@@ -182,12 +265,55 @@ def remarks(samples: Statistics, reference: Statistics) -> list[str]:
         notes.append(f"note: fewer images than the {len(samples.mean)} features: of low rank")
     if "network" not in reference.about:
         notes.append("note: the reference's statistics do not say which network made them")
+    return notes + _differences(samples.about, reference.about)
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return in which ways two sets of images differ that the network sees."""
+    notes = []
+    sizes = [_known_size(about) for about in (ours, theirs)]
+    if sizes[0] and sizes[1] and sizes[0] != sizes[1]:
+        notes.append(
+            f"note: samples of {size_text(sizes[0])}, a reference of {size_text(sizes[1])}: the "
+            "network scales both to its own size, so that the figure measures blur as well; "
+            f"--size {size_text(sizes[0])} cuts and scales the reference as for training"
+        )
+    if bool(ours.get("gray")) != bool(theirs.get("gray")):
+        gray, color = ("samples", "reference") if ours.get("gray") else ("reference", "samples")
+        notes.append(f"note: all images of the {gray} are gray, and the {color} are in color")
+    shares = [_share_of_jpegs(about) for about in (ours, theirs)]
+    if (shares[0] > 0.5) != (shares[1] > 0.5):
+        jpegs, others = ("samples", "reference")[:: 1 if shares[0] > 0.5 else -1]
+        notes.append(
+            f"note: images of the {jpegs} are JPEGs and those of the {others} are not: the network "
+            "sees the compression, which alone can move FID by several points (arXiv 2104.11222)"
+        )
     return notes
 
 
-def _decoded(path: Path) -> Bytes:
-    try:
-        with open_picture(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except ValueError as error:
-        raise DdimxError(f"{path}: cannot be decoded ({error})") from None
+def _share_of_jpegs(about: Mapping[str, Any]) -> float:
+    """Return which share of images are JPEGs that nothing has scaled since."""
+    files = about.get("files")
+    if not isinstance(files, dict) or not str(about.get("preprocessing")).endswith(STORED):
+        return 0.0
+    counts = {kind: n for kind, n in files.items() if isinstance(n, int)}
+    jpegs = counts.get("JPEG", 0) + counts.get("MPO", 0)
+    return jpegs / max(sum(counts.values()), 1)
+
+
+def _about(images: Images | Saved | None) -> dict[str, Any]:
+    if images is None:
+        return {}
+    return images.about if isinstance(images, Images) else images.statistics.about
+
+
+def _known_size(about: Mapping[str, Any]) -> Size | None:
+    """Return height and width of images that a record tells of, None where it does not say them.
+
+    Up to version 0.2 they stand in the text of the preprocessing only.
+    """
+    size = about.get("size")
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size):
+        return size[0], size[1]
+    text = re.match(r"8-bit RGB, (\d{1,6})x(\d{1,6}) ", str(about.get("preprocessing", "")))
+    return (int(text[1]), int(text[2])) if text else None

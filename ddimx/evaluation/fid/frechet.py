@@ -31,12 +31,15 @@ class Statistics:
         mean: float64 [D]; covariance: float64 [D, D], with divisor count - 1.
         count: how many images; 0 where a file of another program does not say.
         about: which images, which preprocessing, which feature network.
+        features: float32 [M, D], of all images or of M of them, for KID, precision and recall;
+            None where they were not kept.
     """
 
     mean: Array
     covariance: Array
     count: int
     about: dict[str, Any] = field(default_factory=dict)
+    features: npt.NDArray[np.float32] | None = None
 
 
 class Accumulator:
@@ -81,23 +84,31 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     whose eigenvalues are real whatever the rank.
 
     Raises:
-        DdimxError: features of different lengths.
+        DdimxError: features of different lengths, or numbers so large that there is no distance.
     """
     if a.mean.shape != b.mean.shape:
         raise DdimxError(f"features of {len(a.mean)} and of {len(b.mean)} numbers do not compare")
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    product = np.linalg.eigvalsh(root @ b.covariance @ root)
-    overlap = np.sqrt(np.maximum(product, 0)).sum()
-    difference = a.mean - b.mean
-    traces = np.trace(a.covariance) + np.trace(b.covariance)
-    return max(float(difference @ difference + traces - 2 * overlap), 0.0)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            values, vectors = np.linalg.eigh(a.covariance)
+            root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+            product = np.linalg.eigvalsh(root @ b.covariance @ root)
+            overlap = np.sqrt(np.maximum(product, 0)).sum()
+            difference = a.mean - b.mean
+            traces = np.trace(a.covariance) + np.trace(b.covariance)
+            distance = float(difference @ difference + traces - 2 * overlap)
+    except np.linalg.LinAlgError:
+        distance = np.nan
+    if not np.isfinite(distance):
+        raise DdimxError("the statistics' numbers are too large to be of images' features")
+    return max(distance, 0.0)
 
 
 def write_statistics(path: Path, statistics: Statistics, *, replace: bool = True) -> None:
     """Write ``mu``, ``sigma`` (as pytorch-fid names them), ``count`` and ``about``, a JSON text.
 
-    ``replace`` is as in :func:`ddimx.files.whole_file`.
+    ``features`` are written where they were kept. ``replace`` is as in
+    :func:`ddimx.files.whole_file`.
     """
     arrays = {
         "mu": statistics.mean,
@@ -105,6 +116,8 @@ def write_statistics(path: Path, statistics: Statistics, *, replace: bool = True
         "count": np.array(statistics.count),
         "about": np.array(json.dumps(statistics.about, ensure_ascii=False)),
     }
+    if statistics.features is not None:
+        arrays["features"] = statistics.features
     with whole_file(path, replace=replace) as part, part.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
 
@@ -112,10 +125,14 @@ def write_statistics(path: Path, statistics: Statistics, *, replace: bool = True
 def read_statistics(path: Path) -> Statistics:
     """Read statistics, ours or another program's with ``mu`` and ``sigma``.
 
+    Of guided-diffusion's files (``mu``, ``sigma``, and ``mu_s``, ``sigma_s`` of another layer) the
+    first two are read.
+
     Raises:
         DdimxError: no such file, or arrays that are not a mean and a covariance.
     """
-    arrays = npz_arrays(path, ("mu", "sigma", "count", "about"), copies=2)  # as float64
+    names = ("mu", "sigma", "count", "about", "features")
+    arrays = npz_arrays(path, names, copies=2)  # as float64
     mean, covariance = arrays.get("mu"), arrays.get("sigma")
     if mean is None or covariance is None:
         raise DdimxError(f"{path}: holds no 'mu' and 'sigma'")
@@ -134,7 +151,16 @@ def read_statistics(path: Path) -> Statistics:
     except (ValueError, TypeError, OverflowError) as error:
         reason = shortened(str(error))
         raise DdimxError(f"{path}: 'about' or 'count' is damaged ({reason})") from None
-    return Statistics(mean, covariance, count, about)
+    features = arrays.get("features")
+    if features is not None:
+        if features.ndim != 2 or features.shape[1] != len(mean) or features.dtype != np.float32:
+            raise DdimxError(
+                f"{path}: features {features.dtype} {list(features.shape)}, expected float32 "
+                f"[M, {len(mean)}]"
+            )
+        if not np.isfinite(features).all():
+            raise DdimxError(f"{path}: features are not finite")
+    return Statistics(mean, covariance, count, about, features)
 
 
 def npz_arrays(path: Path, names: Collection[str], copies: int = 1) -> dict[str, Any]:

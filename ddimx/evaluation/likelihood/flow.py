@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,12 +40,7 @@ class Angles:
 
     def time(self, theta: float) -> float:
         """Return t in [0, T - 1] with alpha_bar(t) = cos(theta)^2, the schedule's own curve."""
-        table = self.schedule.alpha_bars[1:]
-        ab = float(np.clip(math.cos(theta) ** 2, table[-1], table[0]))
-        low = int(np.clip(np.searchsorted(-table, -ab, side="right") - 1, 0, len(table) - 2))
-        start, end = float(table[low]), float(table[low + 1])
-        share = math.log(start / ab) / math.log(start / end) if end > 0 else 1 - ab / start
-        return float(np.clip(low + share, 0, len(table) - 1))
+        return float(self.schedule.time_of(math.cos(theta) ** 2))
 
     def _of(self, alpha_bar: float) -> float:
         return math.atan2(math.sqrt(1 - alpha_bar), math.sqrt(alpha_bar))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models.denoiser import Denoiser
-from ...solvers.plan import Array, output_coefficients
+from ...solvers.plan import Array
 from ...weights.model import Model
 
 
@@ -24,7 +24,9 @@ class Predictor:
         self._schedule = model.process.schedule
         self._prediction = model.config.diffusion.prediction
         self._denoiser = Denoiser(
-            model.network, labels=None if labels is None else labels.to(model.device)
+            model.network,
+            schedule=self._schedule,
+            labels=None if labels is None else labels.to(model.device),
         )
         self._device = model.device
         self._dtype = next(model.network.parameters()).dtype
@@ -32,7 +34,7 @@ class Predictor:
     def x0(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the prediction of clean data at float64 states [B, ...] and times [B]."""
         ab = self._schedule.alpha_bar(t.numpy())
-        r, s, _, _ = output_coefficients(ab, self._prediction)
+        r, s, _, _ = self._schedule.output_coefficients(ab, self._prediction)
         return _column(r, x) * x + _column(s, x) * self._network(x, t)
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
@@ -45,7 +47,8 @@ class Predictor:
         if self._prediction == "v":
             return out
         ab = self._schedule.alpha_bar(np.array([t]))
-        r, s, u, w = (float(c[0]) for c in output_coefficients(ab, self._prediction))
+        coefficients = self._schedule.output_coefficients(ab, self._prediction)
+        r, s, u, w = (float(c[0]) for c in coefficients)
         signal, sigma = math.sqrt(ab[0]), math.sqrt(1 - ab[0])
         return (signal * u - sigma * r) * x + (signal * w - sigma * s) * out
 

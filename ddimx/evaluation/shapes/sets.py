@@ -1,4 +1,5 @@
-"""Sets of shapes on disk: run folders, folders of token files, prepared data sets and their lists.
+"""Sets of shapes on disk: run folders, folders of token files, prepared data sets and their lists,
+and data sets as they come: the original project's tree of token files, or trees of point clouds.
 
 Which files belong to a set is decided here; nothing depends on the order in which a disk lists
 them.
@@ -10,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.shapes.lists import lists_of, read_list
+from ...data.shapes.layouts import TOKENS
+from ...data.shapes.lists import PARTS, lists_of, read_list
+from ...data.shapes.mesh_folder import ShapeScan, scan_shapes
+from ...data.shapes.meshes import read_surface
 from ...errors import DdimxError, UsageError
 from ...octree.file import SUFFIXES, Shape, read_shape, token_files
 from ...octree.tree import Octree
@@ -61,11 +65,13 @@ class Listed:
         label: where they come from.
         files: sorted.
         categories: those that a list names, by file; a file that is missing here says so itself.
+        of_points: whether the files are point clouds, of which octrees are still to be made.
     """
 
     label: str
     files: tuple[Path, ...]
     categories: dict[Path, str]
+    of_points: bool = False
 
 
 def find(where: Path, split: str | None = None) -> Listed:
@@ -73,8 +79,9 @@ def find(where: Path, split: str | None = None) -> Listed:
 
     Args:
         where: a folder of a run (its own files only), any folder (those below it too), a prepared
-            data set, or one of its lists, as ``DIR/val.jsonl``.
-        split: which list of a prepared data set; None refuses to choose.
+            data set, or one of its lists, as ``DIR/val.jsonl``; or a data set of point clouds, as
+            PC15k.
+        split: which part of a data set; None refuses to choose.
 
     Raises:
         UsageError: nothing there, no token files, or a prepared data set without such a split.
@@ -93,14 +100,44 @@ def find(where: Path, split: str | None = None) -> Listed:
             f"{where} is a prepared data set with {', '.join(lists)}: "
             + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}.jsonl")
         )
+    scan = None if split is None else data_set(where)
+    if scan is not None and split is not None:
+        parts = sorted({shape.part for shape in scan.shapes if shape.part})
+        if parts and split not in parts:
+            raise UsageError(f"{where} is {scan}: there is no '{split}'")
+        members = [shape for shape in scan.shapes if shape.part == split or not parts]
+        by_file = {shape.path: shape.category for shape in members}
+        return Listed(f"{where}: {split}", tuple(sorted(by_file)), by_file, scan.of_points)
     files = tuple(token_files(where, recursive=not (where / MANIFEST).is_file()))
     if not files:
         raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
     return Listed(str(where), files, {})
 
 
+def data_set(where: Path) -> ShapeScan | None:
+    """Return what a folder holds if it is a data set as it comes: of points, or of token files in
+    folders of parts; None for all else, as runs and prepared sets.
+    """
+    if not where.is_dir() or (where / MANIFEST).is_file() or lists_of(where):
+        return None
+    try:
+        scan = scan_shapes(where)
+    except UsageError:  # nothing in it, or several data sets
+        return None
+    zipped = any(shape.member is not None for shape in scan.shapes)
+    return scan if (scan.of_points or scan.layout == TOKENS) and not zipped else None
+
+
+def parts_of(where: Path) -> list[str]:
+    """Return the names of a data set's parts, none where a folder has no parts."""
+    where = where.expanduser()
+    scan = data_set(where)
+    named = {shape.part for shape in scan.shapes} if scan is not None else set()
+    return lists_of(where) or [part for part in PARTS if part in named]
+
+
 def training_list(reference: Path, split: str) -> Path | None:
-    """Return the list of training shapes beside a reference, if it is a prepared set's other part.
+    """Return the list of training shapes beside a reference, if it is a data set's other part.
 
     None also where the reference is the training part itself.
     """
@@ -109,6 +146,8 @@ def training_list(reference: Path, split: str) -> Path | None:
         folder, split = reference.parent, reference.stem
     else:
         folder = reference
+    if reference == folder and not lists_of(folder) and "train" in parts_of(folder):
+        return folder if split != "train" else None
     path = folder / "train.jsonl"
     return path if split != "train" and path.is_file() else None
 
@@ -118,6 +157,7 @@ def read(
     *,
     categories: Sequence[str] = (),
     strict: bool = True,
+    depth: int | None = None,
     progress: Progress | None = None,
 ) -> ShapeSet:
     """Read a set's files.
@@ -126,6 +166,7 @@ def read(
         categories: keep only shapes of these; none keeps all. A file that cannot be read belongs
             to no category that is known, so it is counted as invalid whatever they are.
         strict: whether a file that is not a valid octree is an error, or is counted as invalid.
+        depth: of the octrees that are made of point clouds.
 
     Raises:
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
@@ -137,7 +178,12 @@ def read(
     invalid: list[str] = []
     for path in listing.files:
         try:
-            shape = read_shape(path)
+            if listing.of_points:
+                if depth is None:
+                    raise UsageError(f"{listing.label}: point clouds, and no depth for octrees")
+                shape = Shape(read_surface(path).tree(depth))
+            else:
+                shape = read_shape(path)
             category = listing.categories.get(path, shape.category)  # the list's word counts
             shapes.append((path, Shape(shape.tree, category, shape.shape_id)))
         except DdimxError as error:

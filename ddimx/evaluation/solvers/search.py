@@ -21,7 +21,7 @@ from ...models.denoiser import Denoiser
 from ...runs.batches import in_batches
 from ...sampling.settings import Settings, labels_for
 from ...solvers.executor import Step
-from ...solvers.plan import Array, Plan, output_coefficients
+from ...solvers.plan import Array, Plan
 from ...solvers.rows import one_evaluation_rows
 from ...solvers.timesteps import Times
 from ...weights.model import Model
@@ -180,13 +180,20 @@ class Search:
         """Return the guided prediction of x0 at (y, t), in batches of the settings' size."""
         process, guidance = self._model.process, self._settings.guidance
         level = process.schedule.alpha_bar(np.array([t]))
-        r, s, _, _ = output_coefficients(level, self._model.config.diffusion.prediction)
+        prediction = self._model.config.diffusion.prediction
+        r, s, _, _ = process.schedule.output_coefficients(level, prediction)
         null = process.num_classes if process.num_classes else None
 
         def predict(places: Sequence[int]) -> Tensor:
             part = slice(places[0], places[-1] + 1)
             labels = None if self._labels is None else self._labels[part].to(y.device)
-            ask = Denoiser(self._model.network, labels=labels, null_label=null, guidance=guidance)
+            ask = Denoiser(
+                self._model.network,
+                schedule=process.schedule,
+                labels=labels,
+                null_label=null,
+                guidance=guidance,
+            )
             raw = ask(y[part], torch.full((len(places),), t, device=y.device))
             out = raw.out.to(y.dtype)
             if raw.uncond is not None:

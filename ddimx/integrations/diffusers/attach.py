@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import UsageError
-from ...weights.formats.diffusers.scheduler import BETAS
+from ...weights.formats.diffusers.scheduler import BETAS, PREDICTIONS
 from .scheduler import DDIMScheduler
 
 _BETAS = BETAS.keys() - {"sigmoid"}  # which the constructor of DDIMScheduler does not have
+# Besides those that diffusers itself lists as compatible.
+_KINDS = ("DDIMParallelScheduler", "DDPMParallelScheduler", "SASolverScheduler")
 
 
 def attach(
@@ -19,6 +21,10 @@ def attach(
 
     Afterwards, for a pipeline's constructor may put a scheduler of diffusers' own in the place of
     the one that it is given (DDIMPipeline does), or change its settings (Stable Diffusion's does).
+
+    A setting that the old scheduler has from its class's defaults counts as much as one that was
+    given to it, unlike in diffusers' ``from_config``: HeunDiscreteScheduler's betas and clip are
+    not DDIM's. A scheduler without a clip gives one that does not clip.
 
     Args:
         pipe: any diffusers pipeline whose scheduler is of the DDPM kind.
@@ -31,24 +37,32 @@ def attach(
     theirs = getattr(pipe, "scheduler", None)
     if theirs is None:
         raise UsageError(f"{type(pipe).__name__} has no scheduler")
-    _check(type(theirs).__name__, theirs.config, changes)
+    # diffusers keeps the names of the settings that nobody gave, and from_config drops them.
+    settings = {k: v for k, v in theirs.config.items() if k != "_use_default_values"}
     # Schedulers without this setting never clip, while DDIM's default would spoil their latents.
-    unsaid = {} if "clip_sample" in theirs.config else {"clip_sample": False}
-    ours: DDIMScheduler = DDIMScheduler.from_config(theirs.config, **{**unsaid, **changes})
+    settings.setdefault("clip_sample", False)
+    _check(type(theirs).__name__, settings, changes)
+    ours: DDIMScheduler = DDIMScheduler.from_config(settings, **changes)
     ours.use_seed(seed, samples)
     pipe.scheduler = ours
-    # What save_pretrained writes: a pipeline that everyone can load, with or without ddimx.
-    pipe.register_to_config(scheduler=("diffusers", "DDIMScheduler"))
     return ours
 
 
-def _check(kind: str, config: Any, changes: dict[str, Any]) -> None:
-    if kind not in (*DDIMScheduler._compatibles, "DDIMScheduler"):
+def _check(kind: str, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Raise UsageError unless DDIM can sample the model of a scheduler of this class."""
+    if kind not in (*DDIMScheduler._compatibles, "DDIMScheduler", *_KINDS):
         raise UsageError(f"{kind} belongs to a model that DDIM cannot sample")
     strange = [key for key in changes if key not in DDIMScheduler().config]
     if strange:
         raise UsageError(f"DDIMScheduler has no setting {', '.join(strange)}")
-    if config.get("beta_schedule") not in _BETAS and config.get("trained_betas") is None:
-        raise UsageError(f"beta_schedule {config.get('beta_schedule')!r} is not known to DDIM")
-    if str(config.get("variance_type", "")).startswith("learned"):
+    beta_schedule, prediction = (
+        changes.get(key, settings.get(key)) for key in ("beta_schedule", "prediction_type")
+    )
+    if settings.get("use_flow_sigmas") or prediction == "flow_prediction":
+        raise UsageError(f"{kind} is set for flow matching, which DDIM cannot sample")
+    if beta_schedule not in _BETAS and settings.get("trained_betas") is None:
+        raise UsageError(f"beta_schedule {beta_schedule!r} is not known to DDIM")
+    if prediction not in PREDICTIONS:
+        raise UsageError(f"prediction_type {prediction!r} is not known to DDIM")
+    if str(settings.get("variance_type", "")).startswith("learned"):
         raise UsageError("the model also predicts its variance, which DDIM does not use")

@@ -139,7 +139,7 @@ def _refuse_code(folder: Path) -> None:
     for part in all_inside(folder, index, folder / INDEX):
         for file in sorted(part.glob("*.json")):
             try:
-                settings = read_json(file)
+                settings = read_json(file, finite=False)  # -Infinity is a default there
             except (OSError, ValueError) as error:
                 raise DdimxError(f"cannot read {file}: {error}") from None
             if isinstance(settings, dict):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...config import Config
+from ...config import Config, ModelConfig
+from ...models.unet import NOT_ORIGINAL
 from .diffusers.settings import refuse
 
 _BETAS = ("linear", "quad", "const", "jsd", "sigmoid")
@@ -23,6 +24,12 @@ def check_ddim(config: Config, label: str) -> None:
             "model.classes": bool(model.classes),
             "model.patch_size": model.patch_size != 1,
             "model.norm_groups": model.norm_groups != _GROUPS,
+            "model.ch_mult": any(width % model.ch for width in model.widths),
+            "data.image_size": not isinstance(config.data.image_size, int),
+            **{
+                f"model.{key}": getattr(model, key) != ModelConfig.model_fields[key].default
+                for key in NOT_ORIGINAL
+            },
             "diffusion.prediction": diffusion.prediction != "epsilon",
             "diffusion.beta_schedule": diffusion.beta_schedule not in _BETAS,
         },

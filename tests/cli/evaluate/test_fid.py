@@ -8,6 +8,7 @@ from PIL import Image
 
 from ddimx.evaluation.fid import features
 from ddimx.evaluation.fid.frechet import read_statistics
+from tests.data.images.official import celeba
 from tests.evaluation.fid.tiny_features import MeanColors
 from tests.sampling import invoke, sampled
 
@@ -43,6 +44,9 @@ def test_the_samples_of_a_run_against_a_folder(drawn, tmp_path):
     assert record["samples"]["preprocessing"] == "8-bit RGB, 8x8 as stored"
     assert done.out.splitlines()[0] == f"FID {record['fid']:.4f}"
     assert "library none 1" in done.out
+    assert f"KID {record['kid']['mean']:.6f} +- " in done.out.splitlines()[1]
+    shares = f"precision {record['precision']:.4f}, recall {record['recall']:.4f}"
+    assert done.out.splitlines()[2] == shares
     assert "biased upwards" in done.err
 
 
@@ -58,6 +62,32 @@ def test_statistics_prepared_once_give_the_same_figure(drawn, tmp_path):
         assert (done.code, done.err) == (0, "")
         figures.append(json.loads(done.out)["fid"])
     assert figures[0] == figures[1] > 0
+
+
+def test_a_data_set_by_name_is_made_as_large_as_the_samples(drawn, tmp_path):
+    celeba(tmp_path / "celeba", count=6)
+    out, stats = tmp_path / "fid.json", tmp_path / "stats.npz"
+    args = ("--reference", "celeba", "--set", f"data.root={tmp_path / 'celeba'}")
+    done = evaluate("--samples", drawn / "run", *args, "--out", out, "--save-stats", stats)
+    assert done.code == 0, done.err
+    record = json.loads(out.read_text())
+    assert record["reference"]["preprocessing"].startswith("8-bit RGB, 8x8: 128x128 round column")
+    assert record["reference"]["count"] == 2  # the training images
+    done = evaluate("--samples", drawn / "run", *args, "--size", "16x24")
+    assert (done.code, done.out) == (2, "")
+    assert "CelebA" in done.err
+    done = evaluate("--samples", drawn / "run", "--reference", stats, "--size", 16)
+    assert (done.code, done.out) == (2, "")
+    assert f"{stats}: statistics of images of 8, --size is 16" in done.err
+
+
+def test_statistics_of_another_program_have_no_features(drawn, tmp_path):
+    np.savez(tmp_path / "mu.npz", mu=np.zeros(3), sigma=np.eye(3))
+    done = evaluate("--samples", drawn / "run", "--reference", tmp_path / "mu.npz")
+    assert done.code == 0
+    assert done.out.startswith("FID ")
+    assert "KID" not in done.out
+    assert "no KID, precision and recall: the reference's statistics hold no features" in done.err
 
 
 def test_nothing_is_replaced_unasked(drawn, tmp_path):
@@ -82,6 +112,8 @@ def test_nothing_is_replaced_unasked(drawn, tmp_path):
             "batch-size must be at least 1",
         ),
         (("--reference", "absent", "--samples", "y"), 1, "no such file: absent"),
+        (("--reference", "cifar10", "--samples", "y"), 1, "no such file: y"),
+        (("--reference", "x", "--samples", "y", "--size", "a"), 2, "--size a: write pixels"),
     ],
 )
 def test_wrong_options(tmp_path, args, code, message):

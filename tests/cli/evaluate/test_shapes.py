@@ -92,6 +92,25 @@ def test_a_category_and_another_part(folders):
     assert "floor" not in found
 
 
+def test_point_clouds_as_a_reference(folders, tmp_path):
+    """PC15k: the points of the reference's own cells give its octrees, at the samples' depth."""
+    for part, trees in (("train", blocks(3, 0)), ("test", blocks(6, 2))):
+        folder = tmp_path / "pc15k" / "03001627" / part
+        folder.mkdir(parents=True)
+        for i, tree in enumerate(trees):
+            np.save(folder / f"{i}.npy", tree.centers().astype(np.float32))
+    args = ("--samples", folders / "run", "--reference", tmp_path / "pc15k", "--json", "-q")
+    done = evaluate(*args, "--category", "chair")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["counts"] == {"samples": 5, "reference": 6, "train": 3, "invalid": 1}
+    assert found["depth"] == blocks(1, 0)[0].depth
+    assert found["reference"] == f"{tmp_path / 'pc15k'}: test"
+    refused = evaluate(*args, "--split", "val")
+    assert refused.code == 2
+    assert "PC15k: 1 category, 9 shapes (3 train, 6 test): there is no 'val'" in refused.err
+
+
 def test_bad_input_is_told_and_nothing_is_written(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     save(tmp_path / "one", blocks(1, 0))

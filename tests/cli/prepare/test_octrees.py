@@ -65,6 +65,31 @@ def test_a_folder_of_everything(here):
     assert trees["d"].counts[-1] == 8
 
 
+def test_what_there_is_and_what_was_passed_over_is_said(here):
+    chair = "in/03001627/{}/models/model_normalized{}"
+    meshes(
+        here,
+        **{
+            chair.format(name, ending).replace("/", "__"): obj()
+            for name in "ab"
+            for ending in (".obj", ".mtl", ".solid.binvox")
+        },
+    )
+    done = octrees(".", "out", "--depth", 3, "--split", "1,0,0", "--json")
+    assert done.code == 0, done.err
+    lines = done.err.splitlines()
+    assert lines[:2] == [
+        "in: ShapeNetCore: 1 category, 2 shapes",
+        "passed over: 2 .binvox, 2 .mtl",
+    ]
+    summary = json.loads(done.out)
+    assert summary["layout"] == "ShapeNetCore"
+    assert summary["passed_over"] == {".binvox": 2, ".mtl": 2}
+    none = octrees("in", "other", "--extension", "ply", "-q")
+    assert (none.code, none.err.count("\n")) == (2, 1)
+    assert "no meshes or point clouds (.ply) in in; passed over: " in none.err
+
+
 def test_parts_that_the_folders_give_are_kept(here):
     for part in ("train", "val", "test"):
         meshes(here / "in" / "chair" / part, **{f"{part}1_dot_obj": obj()})

@@ -88,20 +88,51 @@ def test_the_list_is_found_beside_the_images(tmp_path, inner):
 
 
 def test_the_archive_is_read_by_several_threads(tmp_path):
-    celeba(tmp_path, count=60, partition=False)
+    celeba(tmp_path, count=60)
     part = source(tmp_path, workers=8)
     again = source(tmp_path, workers=1)
     order = np.random.default_rng(0).permutation(len(part))
     assert np.array_equal(part.images(order), again.images(order))
 
 
-def test_without_the_list_one_in_twenty_is_held_out(tmp_path):
-    (tmp_path / "img_align_celeba").mkdir()
-    for i in range(400):
-        (tmp_path / "img_align_celeba" / f"{i:06d}.jpg").touch()
-    train, held_out = source(tmp_path), source(tmp_path, held_out=True)
-    assert len(train) + len(held_out) == 400
-    assert 8 <= len(held_out) <= 34  # three standard deviations
+def test_without_the_list_it_is_refused(tmp_path):
+    celeba(tmp_path, partition=False)
+    with pytest.raises(DdimxError, match=r"without its list of splits: put list_eval_partition"):
+        source(tmp_path)
+    (tmp_path / "list_eval_partition.txt").write_text("1.jpg 0\n")
+    with pytest.raises(DdimxError, match="its list of splits names none of the 6 images"):
+        source(tmp_path)
+
+
+def authors_tree(folder):
+    celeba(folder / "Img", partition=False)
+    (folder / "Eval").mkdir()
+    (folder / "Img" / "img_celeba.7z").mkdir()  # the parts of another archive
+    return folder / "Eval" / "list_eval_partition.txt", "", " "
+
+
+def kaggle_tree(folder):
+    celeba(folder / "img_align_celeba", archive=False, partition=False)
+    return folder / "list_eval_partition.csv", "image_id,partition\n", ","
+
+
+@pytest.mark.parametrize("make", [authors_tree, kaggle_tree])
+def test_the_trees_in_which_it_is_distributed(tmp_path, make):
+    """The splits are those of the list wherever it lies; it is not the hash's by chance."""
+    path, header, between = make(tmp_path)
+    lines = [f"{i:06d}.jpg{between}{i % 2 * 2}\n" for i in range(1, 7)]
+    path.write_text(header + "".join(lines))
+    inner = ["", "Img"] if make is authors_tree else ["", "img_align_celeba"]
+    for root in (tmp_path / name for name in inner):
+        for held_out, numbers in ((False, (2, 4, 6)), (True, (1, 3, 5))):
+            part = source(root, held_out=held_out)
+            assert [int(part.place(i)[-10:-4]) for i in range(len(part))] == [*numbers]
+
+
+def test_only_squares(tmp_path):
+    celeba(tmp_path)
+    with pytest.raises(UsageError, match=r"data\.image_size is 48x64, and CelebA's images are squ"):
+        source(tmp_path, size=(64, 48))
 
 
 def test_an_image_of_another_size_is_named(tmp_path):

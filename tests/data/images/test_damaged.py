@@ -9,8 +9,7 @@ import pytest
 from ddimx.data.images.npz import NpzSource
 from ddimx.data.shapes.meshes import read_surface
 from ddimx.errors import DdimxError
-from ddimx.exporting.sources import holds_tokens
-from ddimx.octree.file import read_shape
+from ddimx.octree.file import holds_tokens, read_shape
 from ddimx.recipes.furniture.sweethome import CATALOGUE, read_library
 
 

@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.data.images.encoded import is_held_out, square
+from ddimx.data.images.encoded import centered, is_held_out
 from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.picture import View
 from ddimx.errors import DdimxError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def source(root, *, size=8, held_out=False, workers=2):
-    return FolderSource(root, size=size, held_out=held_out, workers=workers)
+def source(root, *, size=8, held_out=False, workers=2, **options):
+    return FolderSource(root, size=size, held_out=held_out, workers=workers, **options)
+
+
+def square(image, size):
+    return centered(View(image, 3), (size, size))
 
 
 def both_parts(root):
@@ -167,6 +172,8 @@ def test_a_broken_image_is_named(tmp_path, kind):
     (tmp_path / name).write_bytes(BROKEN[kind]())
     with pytest.raises(DdimxError, match=rf"{name}: cannot be decoded \("):
         source(tmp_path).images(np.array([0]))
+    with pytest.raises(DdimxError, match=f"none of 1 images can be read: {name}"):
+        source(tmp_path, strict=True)
 
 
 def test_a_truncated_image_among_good_ones_is_named(tmp_path):
@@ -176,14 +183,14 @@ def test_a_truncated_image_among_good_ones_is_named(tmp_path):
         Image.fromarray(noise).save(tmp_path / name)
     whole = (tmp_path / names[1]).read_bytes()
     (tmp_path / names[1]).write_bytes(whole[: len(whole) // 2])
-    folder = source(tmp_path)
-    assert len(folder.images(np.array([0, 2]))) == 2
-    with pytest.raises(DdimxError, match=names[1]):
-        folder.images(np.array([0, 1, 2]))
+    with pytest.raises(DdimxError, match=f"1 pictures cannot be read, the first: {names[1]}"):
+        source(tmp_path, strict=True)
+    with pytest.raises(DdimxError, match=f"{names[1]}: cannot be decoded"):
+        source(tmp_path).decoded(1)
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(DdimxError, match=r"no images \(looked for \.bmp, \.gif"):
+    with pytest.raises(DdimxError, match=r"no images \(looked for \.apng, \.avif"):
         source(tmp_path)
     with pytest.raises(DdimxError, match="no image folder"):
         source(tmp_path / "absent")

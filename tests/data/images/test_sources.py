@@ -191,7 +191,7 @@ def test_families_that_are_asked_for_and_are_not_there(tiny_config, npz):
         open_source(override(tiny_config, [f"data.root={path}"]))
 
 
-def test_a_folder_has_neither_classes_nor_one_channel(tiny_config, tmp_path):
+def test_a_folder_of_any_number_of_channels_without_classes(tiny_config, tmp_path):
     from PIL import Image
 
     for i in range(3):
@@ -201,6 +201,11 @@ def test_a_folder_has_neither_classes_nor_one_channel(tiny_config, tmp_path):
         open_source(override(tiny_config, folder))
     plain = override(tiny_config, [*folder, "model.classes=[]"])
     assert open_source(plain).images(np.array([0])).shape == (1, 8, 8, 3)
-    gray = ["data.channels=1", "model.in_channels=1", "model.out_ch=1"]
-    with pytest.raises(UsageError, match="images are 8x8x3 but the configuration says 8x8x1"):
-        open_source(override(plain, gray))
+    for channels in (1, 4):
+        sides = [f"data.channels={channels}", "data.image_size=8x16", "model.attn_resolutions=[4]"]
+        widths = [f"model.in_channels={channels}", f"model.out_ch={channels}"]
+        other = override(plain, [*sides, *widths])
+        assert open_source(other).images(np.array([0])).shape == (1, 16, 8, channels)
+    two = override(plain, ["data.channels=2", "model.in_channels=2", "model.out_ch=2"])
+    with pytest.raises(UsageError, match=r"data\.channels is 2; images have 1 \(gray\), 3"):
+        open_source(two)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ddimx.data.shapes import mesh_folder as shape_sources
-from ddimx.data.shapes.mesh_folder import find_shapes, job_of, part_of
+from ddimx.data.shapes.mesh_folder import job_of, part_of, scan_shapes
 from ddimx.data.shapes.shapenet import SYNSETS
 from ddimx.errors import DdimxError, UsageError
 
@@ -20,7 +20,7 @@ def touch(folder, *names):
 
 
 def told(folder, **options):
-    return [(s.category, s.shape_id, s.part) for s in find_shapes(folder, **options)]
+    return [(s.category, s.shape_id, s.part) for s in scan_shapes(folder, **options).shapes]
 
 
 def test_one_folder_is_one_category(tmp_path):
@@ -38,7 +38,7 @@ def test_a_folder_for_each_category(tmp_path):
     ]
     assert told(tmp_path, category="chair") == [("chair", "a", None)]
     with pytest.raises(UsageError, match="unknown category 'chairs'; did you mean 'chair'"):
-        find_shapes(tmp_path, category="chairs")
+        scan_shapes(tmp_path, category="chairs")
 
 
 def test_the_seeds_tree_keeps_its_parts(tmp_path):
@@ -73,7 +73,7 @@ def test_shapenets_own_list_of_parts(tmp_path):
     assert told(tmp_path) == [("chair", "a", "test"), ("chair", "b", "val"), ("chair", "c", None)]
     (tmp_path / "all.csv").write_text("id,split\n1,test\n")
     with pytest.raises(DdimxError, match=r"all\.csv: not ShapeNet's list of splits"):
-        find_shapes(tmp_path)
+        scan_shapes(tmp_path)
 
 
 def test_all_55_categories_of_shapenet():
@@ -89,9 +89,9 @@ def test_a_folder_within_is_skipped(tmp_path):
 
 def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(UsageError, match=r"no meshes or point clouds \(.obj .ply .*\) in"):
-        find_shapes(tmp_path)
+        scan_shapes(tmp_path)
     with pytest.raises(UsageError, match="no folder"):
-        find_shapes(tmp_path / "nowhere")
+        scan_shapes(tmp_path / "nowhere")
 
 
 def test_a_part_depends_on_the_name_alone():
@@ -116,9 +116,9 @@ def test_known_parts_stay():
 
 def test_another_source_has_another_stamp(tmp_path):
     touch(tmp_path, "a.obj")
-    before = job_of(find_shapes(tmp_path)[0]).stamp
+    before = job_of(scan_shapes(tmp_path).shapes[0]).stamp
     (tmp_path / "a.obj").write_bytes(b"xy")
-    assert job_of(find_shapes(tmp_path)[0]).stamp != before
+    assert job_of(scan_shapes(tmp_path).shapes[0]).stamp != before
 
 
 def test_links_in_a_circle_have_an_end(tmp_path):
@@ -127,7 +127,7 @@ def test_links_in_a_circle_have_an_end(tmp_path):
     (folder / "a.npz").write_bytes(b"")
     (folder / "up").symlink_to(tmp_path / "src")
     (tmp_path / "src" / "same").symlink_to(folder)
-    found = find_shapes(tmp_path / "src")
+    found = scan_shapes(tmp_path / "src").shapes
     # The folder itself, and by the link beside it; nothing by the links upwards.
     assert [shape.path.relative_to(tmp_path / "src").parts for shape in found] == [
         ("chair", "a.npz"),
@@ -143,7 +143,7 @@ def test_links_that_fork_on_and_on_have_an_end(tmp_path):
             (tmp_path / f"d{i}" / way).symlink_to(tmp_path / f"d{i + 1}")
     (tmp_path / "d12").mkdir()
     (tmp_path / "d12" / "a.npz").write_bytes(b"")
-    assert 1 <= len(find_shapes(tmp_path)) <= shape_sources.LINKED
+    assert 1 <= len(scan_shapes(tmp_path).shapes) <= shape_sources.LINKED
 
 
 def test_a_name_that_is_no_text(tmp_path):
@@ -154,7 +154,7 @@ def test_a_name_that_is_no_text(tmp_path):
     except OSError:
         pytest.skip("this file system has no such names")
     with pytest.raises(UsageError, match="its name is not in UTF-8"):
-        find_shapes(tmp_path)
+        scan_shapes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -166,4 +166,4 @@ def test_a_list_of_parts_that_is_none(tmp_path, text):
     if text.startswith(b"\0"):
         text += b"\n"
     with pytest.raises(DdimxError, match=r"all\.csv: not ShapeNet's list"):
-        find_shapes(tmp_path)
+        scan_shapes(tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,13 +80,26 @@ def test_features_of_other_lengths_do_not_compare():
         frechet_distance(normal([1], [[1]]), normal([1, 2], np.eye(2)))
 
 
+def test_numbers_without_a_distance_are_refused():
+    large = normal([1e200], [[1e300]])
+    with pytest.raises(DdimxError, match="too large"):
+        frechet_distance(large, normal([-1e200], [[1e300]]))
+
+
 def test_a_file_keeps_everything(tmp_path):
-    kept = Statistics(np.array([0.1, 0.2]), np.array([[1.5, 0.5], [0.5, 2]]), 7, {"images": "ä"})
+    features = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
+    kept = Statistics(
+        np.array([0.1, 0.2]), np.array([[1.5, 0.5], [0.5, 2]]), 7, {"images": "ä"}, features
+    )
     write_statistics(tmp_path / "s.npz", kept)
     read = read_statistics(tmp_path / "s.npz")
     np.testing.assert_array_equal(read.mean, kept.mean)
     np.testing.assert_array_equal(read.covariance, kept.covariance)
+    np.testing.assert_array_equal(read.features, features)
     assert (read.count, read.about) == (7, {"images": "ä"})
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) == {"mu", "sigma", "count", "about", "features"}
+    write_statistics(tmp_path / "s.npz", replace(kept, features=None))
     with np.load(tmp_path / "s.npz", allow_pickle=False) as arrays:
         assert set(arrays.files) == {"mu", "sigma", "count", "about"}
 
@@ -106,6 +120,14 @@ def test_statistics_of_other_programs_are_read(tmp_path):
         ({"mu": np.array([0, np.inf]), "sigma": np.eye(2)}, "not finite"),
         ({"mu": np.zeros(1), "sigma": np.eye(1), "about": np.array("{")}, "damaged"),
         ({"mu": np.zeros(1), "sigma": np.array([[None]])}, "not a readable"),
+        (
+            {"mu": np.zeros(1), "sigma": np.eye(1), "features": np.zeros((3, 2), np.float32)},
+            r"features float32 \[3, 2\], expected float32 \[M, 1\]",
+        ),
+        (
+            {"mu": np.zeros(1), "sigma": np.eye(1), "features": np.full((3, 1), np.inf, "f4")},
+            "features are not finite",
+        ),
     ],
 )
 def test_damaged_statistics_are_refused(tmp_path, arrays, message):

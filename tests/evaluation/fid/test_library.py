@@ -1,7 +1,7 @@
-"""FID through the real library, in an environment where it loads (``.ci/full`` makes one).
+"""All figures through the real library, in an environment where it loads (``.ci/full`` makes one).
 
 Its published weights are 95 MB and not downloaded here: the network is the library's own with
-random weights, in a file of the published form. The expected figure is the library's.
+random weights, in a file of the published form. The expected figures are the library's.
 """
 
 import json
@@ -52,24 +52,35 @@ def folder_of(path, seed, count):
     return path
 
 
-def test_the_figure_is_the_librarys(library, weights, tmp_path):
+def test_the_figures_are_the_librarys(library, weights, tmp_path):
     a, b = folder_of(tmp_path / "a", 0, 24), folder_of(tmp_path / "b", 1, 20)
     expected = library.calculate_metrics(
         input1=str(a),
         input2=str(b),
+        feature_extractor="inception-v3-compat",
         fid=True,
+        kid=True,
+        kid_subset_size=20,
+        prc=True,
         cuda=False,
         cache=False,
         verbose=False,
         feature_extractor_weights_path=str(weights),
-    )["frechet_inception_distance"]
+    )
     args = ("--samples", a, "--reference", b, "--features", weights, "--device", "cpu", "--json")
     done = invoke("evaluate", "fid", *args)
     assert done.code == 0, done.err
     record = json.loads(done.out)
-    assert expected > 0.01
+    distance = expected["frechet_inception_distance"]
+    assert distance > 0.01
     # The library takes roots of the eigenvalues of a product of float32 features' covariances,
     # of which 2000 should be 0: roots of rounding. Ours are of a symmetric matrix.
-    assert record["fid"] == pytest.approx(expected, rel=1e-3)
+    assert record["fid"] == pytest.approx(distance, rel=1e-3)
+    # Kernels of features in float32 there, of about 1, whose sums of 400 nearly cancel.
+    kid = record["kid"]
+    assert kid["mean"] == pytest.approx(expected["kernel_inception_distance_mean"], abs=1e-5)
+    assert kid["deviation"] == pytest.approx(expected["kernel_inception_distance_std"], abs=1e-5)
+    assert record["precision"] == pytest.approx(expected["precision"])
+    assert record["recall"] == pytest.approx(expected["recall"])
     assert record["samples"]["library"] == f"torch-fidelity {library.__version__}"
     assert (record["samples"]["count"], record["reference"]["count"]) == (24, 20)

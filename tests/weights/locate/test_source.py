@@ -116,8 +116,8 @@ def test_a_hub_id_is_downloaded_by_the_hubs_own_library(hub, tmp_path, kind):
 
 
 def test_a_model_that_cannot_be_represented_is_not_downloaded(hub, tmp_path):
-    change(tmp_path / "server" / "unet" / "config.json", freq_shift=0)
-    with pytest.raises(DdimxError, match="freq_shift is 0"):
+    change(tmp_path / "server" / "unet" / "config.json", center_input_sample=True)
+    with pytest.raises(DdimxError, match="center_input_sample is True"):
         read_source(Source("someone/model"))
     assert hub == [("someone/model", False)]
     assert not list((tmp_path / "copy").rglob("*.safetensors"))

@@ -85,13 +85,22 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
     choose(path, sets, which)
     file = _weights_file(path)
     theirs = read_tensors(file) if file.suffix == ".safetensors" else load_state_dict(file)
-    check_counts(architecture, theirs, str(file))
+    check_counts(architecture, theirs, str(file), time_dim=other["time_dim"])
+    rows, rows_there = architecture.class_rows, len(theirs.get("class_embedding.weight", ()))
+    if rows != rows_there:
+        raise DdimxError(
+            f"{file}: {rows_there} rows of classes, but num_class_embeds in config.json is {rows}"
+        )
     names = _parameter_names(architecture, other)
     tensors = to_ours(theirs, names, len(architecture.ch_mult), str(file))
     statements, defaults, notes = _read_schedule(path)
-    settings_of_unet = {key: other[key] for key in ("norm_groups", "dropout")}
-    model = {**statements.get("model", {}), **settings_of_unet}
-    data = {"image_size": other["image_size"]}
+    if other["predicts_variance"]:
+        notes += (
+            "the network predicts a variance too, the second half of its output, which is not "
+            "used: --solver ddpm takes a fixed one",
+        )
+    data = {"image_size": other.pop("image_size")}
+    model = {**statements.get("model", {}), **other}
     return WeightSet(
         form=FORM,
         file=file,
@@ -196,7 +205,7 @@ def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], SetName]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return read_object(path)
+        return read_object(path, finite=False)  # -Infinity is a default of DPMSolver's
     except (OSError, ValueError) as error:
         raise DdimxError(f"cannot read {path}: {error}") from None
 
@@ -230,12 +239,10 @@ def _weights_file(path: Path) -> Path:
 
 
 def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:
-    size = other["image_size"]
     with torch.device("meta"):
         network = UNet(
-            image_size=size,
-            attn_resolutions=architecture.attn_resolutions(size),
-            norm_groups=other["norm_groups"],
-            **architecture.keys(),
+            num_classes=architecture.class_rows,
+            null_class=False,
+            **{**architecture.keys(), **architecture.attended(other["image_size"]), **other},
         )
     return list(network.state_dict())

@@ -27,8 +27,8 @@ _OUTER = {
 _PARTS = {
     "block": "resnets",
     "attn": "attentions",
-    "downsample.conv": "downsamplers.0.conv",
-    "upsample.conv": "upsamplers.0.conv",
+    "downsample": "downsamplers.0",
+    "upsample": "upsamplers.0",
 }
 _RESNET = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -40,10 +40,10 @@ def their_name(name: str, levels: int) -> str:
         if name.startswith(ours + "."):
             return theirs + _inner(theirs, name[len(ours) :])
     match = re.fullmatch(
-        r"(down|up)\.(\d+)\.(?:(block|attn)\.(\d+)|(downsample\.conv|upsample\.conv))(\..+)", name
+        r"(down|up)\.(\d+)\.(?:(block|attn)\.(\d+)|(downsample|upsample))(\..+)", name
     )
     if match is None:
-        return name  # conv_in, conv_out
+        return name  # conv_in, conv_out, class_embedding
     side, level, part, place, resample, rest = match.groups()
     place_there = int(level) if side == "down" else levels - 1 - int(level)
     kind = _PARTS[resample] if resample else f"{_PARTS[part]}.{place}"
@@ -91,6 +91,7 @@ def _present(name: str) -> str:
 
 def _inner(kind: str, rest: str) -> str:
     """Rename what follows the block's own name: ``.q.weight``, ``.nin_shortcut.bias``."""
-    table = _RESNET if "resnets" in kind else _ATTENTION if "attentions" in kind else {}
+    resnet = "resnets" in kind or "samplers" in kind
+    table = _RESNET if resnet else _ATTENTION if "attentions" in kind else {}
     _, part, *rest_of_name = rest.split(".")
     return ".".join(["", table.get(part, part), *rest_of_name])

@@ -111,10 +111,10 @@ def test_the_map_of_names_is_one_to_one_for_cifar10():
 
 
 def test_a_tensor_that_does_not_belong_is_named(folder):
-    state = {**unet().state_dict(), "class_embedding.weight": torch.zeros(3, 3)}
+    state = {**unet().state_dict(), "time_embedding.cond_proj.weight": torch.zeros(3, 3)}
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save(state, folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(DdimxError, match=r"not part of this model: class_embedding\.weight"):
+    with pytest.raises(DdimxError, match=r"not part of this model: time_embedding\.cond_proj"):
         loaded(folder)
 
 

@@ -1,0 +1,300 @@
+"""What a folder or a zip of pictures holds: names, classes, sizes, and what is passed over.
+
+:func:`list_images` looks at names only. :func:`scan_images` opens every picture as far as its
+header, and decodes the few of which a header does not tell enough.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DdimxError
+from ...files import HIDDEN, folder_contents, is_passed_over, suffix_of
+from ...untrusted.archives import Archive, keep_zip
+from ...untrusted.names import relative
+from ...untrusted.pictures import open_picture
+from ..arrays import Bytes, Integers
+from .picture import View, displayed_size, is_deep
+
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
+)
+UNREADABLE, OTHERS = "pictures that cannot be read", "files that are no pictures"
+# Top folders of these names are parts of a data set, not classes.
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
+# How many pictures of more than 8 bits, and how many with an alpha channel, are decoded.
+MOST_DEEP, MOST_ALPHA = 1000, 64
+_END = 4096  # bytes at a file's end in which the mark of its end is looked for
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The pictures of a folder or a zip, by their names alone.
+
+    Attributes:
+        root: the folder, or the zip.
+        names: relative paths with slashes, sorted as texts. A name that is no UTF-8 holds its
+            bytes as Python's surrogates.
+        classes: the names of the folders that are classes, sorted; empty if there are none.
+        labels: int64 [N], the class of every picture; None without classes.
+        skipped: what is passed over, relative paths by reason.
+        notes: what a user should know, in whole sentences.
+        archive: the open zip, None for a folder.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: Integers | None
+    skipped: dict[str, list[str]]
+    notes: tuple[str, ...]
+    archive: Archive | None
+
+    def stream(self, name: str) -> Path | io.BytesIO:
+        """Return what Pillow opens for a picture; called from several threads.
+
+        Raises:
+            ValueError: a member of a zip that is damaged, or too large.
+        """
+        return self.root / name if self.archive is None else io.BytesIO(self.archive.read(name))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """The pictures of a folder or a zip that can be read, as their headers say.
+
+    Attributes:
+        names: relative paths, as in :class:`Listing`, without those that cannot be read.
+        sizes: int32 [N, 2], height and width as displayed.
+        channels: uint8 [N]: 1 gray, 3 color, 4 with transparency.
+        classes, labels: as in :class:`Listing`.
+        skipped: what is passed over or cannot be read, relative paths by reason.
+        errors: why a picture cannot be read, by its name.
+        formats: how many pictures there are of each of Pillow's formats.
+        notes: what a user should know, in whole sentences.
+    """
+
+    names: tuple[str, ...]
+    sizes: npt.NDArray[np.int32]
+    channels: Bytes
+    classes: tuple[str, ...]
+    labels: Integers | None
+    skipped: dict[str, list[str]]
+    errors: dict[str, str]
+    formats: dict[str, int]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def refuse_unreadable(self) -> None:
+        """Raise DdimxError if a picture cannot be read, as ``--strict`` has it."""
+        if self.errors:
+            name, error = next(iter(self.errors.items()))
+            raise DdimxError(
+                f"{len(self.errors)} pictures cannot be read, the first: {printable(name)} "
+                f"({error}); mend or remove them, or leave --strict away"
+            )
+
+
+@dataclass
+class _Header:
+    """What was seen of one picture; ``look`` names why it must be decoded."""
+
+    size: tuple[int, int] = (0, 0)
+    is_gray: bool = False
+    has_alpha: bool = False
+    kind: str = ""
+    look: str = ""
+    error: str = ""
+    white: float | None = None
+
+
+def printable(name: str) -> str:
+    """Return a name as a text that any file and terminal takes: other bytes as ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def list_images(root: Path) -> Listing:
+    """List the pictures of a folder and the folders below it, or of a zip file.
+
+    The folders on the top level are the classes if there are two or more of them and every picture
+    lies in one; a single folder that holds all the others is passed through first. Folders that
+    are called as parts of a data set are (train, test) are no classes.
+
+    Raises:
+        DdimxError: no such folder, neither a folder nor a zip, a zip that is damaged or holds
+            names that lead elsewhere, or no picture in it.
+    """
+    archive: Archive | None = None
+    if root.is_dir():
+        try:
+            files, skipped = folder_contents(root)
+        except OSError as error:
+            raise DdimxError(f"{root}: cannot be read ({error.strerror or error})") from None
+    elif root.is_file():
+        try:
+            archive = keep_zip(root)
+        except (OSError, ValueError) as error:
+            raise DdimxError(f"{root}: not a readable zip of images ({error})") from None
+        files, skipped = [], {}
+        for name in archive.names:
+            if suffix_of(name) in SUFFIXES:
+                relative(name, root)  # harmless in memory, but a name that becomes a message
+            if any(map(is_passed_over, name.split("/"))):
+                skipped.setdefault(HIDDEN, []).append(name)
+            else:
+                files.append(name)
+    else:
+        raise DdimxError(f"no image folder {root}")
+    # Sorted as texts, on which the order of training depends: paths sort "a/b" before "a-b".
+    names = sorted(name for name in files if suffix_of(name) in SUFFIXES)
+    others = [name for name in files if suffix_of(name) not in SUFFIXES]
+    if others:
+        skipped[OTHERS] = others
+    if not names:
+        raise DdimxError(f"{root}: no images (looked for {', '.join(sorted(SUFFIXES))})")
+    classes, labels, note = classes_of(names)
+    sorted_out = {reason: sorted(paths) for reason, paths in sorted(skipped.items())}
+    return Listing(
+        root, tuple(names), classes, labels, sorted_out, (note,) if note else (), archive
+    )
+
+
+def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], Integers | None, str]:
+    """Return the classes that folders make of pictures, their labels, and why there are none."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while all(len(path) > shared + 1 for path in parts) and (
+        len({path[shared] for path in parts}) == 1
+    ):
+        shared += 1
+    inside = {path[shared] for path in parts if len(path) > shared + 1}
+    outside = sum(len(path) == shared + 1 for path in parts)
+    if not inside:
+        return (), None, ""
+    if outside:
+        return (), None, f"folders are no classes: {outside} pictures lie beside them"
+    if inside <= PARTS | {part.capitalize() for part in PARTS}:
+        listed = ", ".join(sorted(inside))
+        return (), None, f"the folders {listed} are taken for parts of a data set, not for classes"
+    folders = sorted(inside)
+    number = {folder: label for label, folder in enumerate(folders)}
+    labels = np.array([number[path[shared]] for path in parts], dtype=np.int64)
+    return tuple(map(printable, folders)), labels, ""
+
+
+def scan_images(
+    root: Path, *, workers: int, white: float | None = None, listing: Listing | None = None
+) -> Scan:
+    """Open every picture below a folder or in a zip as far as its header.
+
+    Decoded are, beside that: pictures whose file ends before its format's mark of the end; those
+    of more than 8 bits, to see what is white in them, and those with an alpha channel, to see
+    whether it says anything (of these two kinds at most ``MOST_DEEP`` and ``MOST_ALPHA``, evenly
+    spread over the set).
+
+    Args:
+        workers: threads.
+        white: the configuration's ``data.white``.
+        listing: of :func:`list_images`, if it is there already.
+
+    Raises:
+        DdimxError: as :func:`list_images`, or none of the pictures can be read.
+    """
+    listing = listing or list_images(root)
+    names = listing.names
+    with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="scan") as pool:
+        headers = list(pool.map(lambda name: _header(listing, name), names))
+        chosen = [i for i, header in enumerate(headers) if header.look == "end"]
+        for reason, most in (("deep", MOST_DEEP), ("alpha", MOST_ALPHA)):
+            numbers = [i for i, header in enumerate(headers) if header.look == reason]
+            chosen += numbers[:: -(-len(numbers) // most) or 1]
+        list(pool.map(lambda i: _look(listing, names[i], headers[i], white), chosen))
+    looked_at = [headers[i] for i in chosen if headers[i].look == "alpha"]
+    is_opaque = bool(looked_at) and not any(header.has_alpha for header in looked_at)
+    errors = {n: h.error for n, h in zip(names, headers, strict=True) if h.error}
+    if len(errors) == len(names):
+        raise DdimxError(
+            f"{root}: none of {len(names)} images can be read: {printable(names[0])} "
+            f"({errors[names[0]]})"
+        )
+    good = [i for i, header in enumerate(headers) if not header.error]
+    kept = [headers[i] for i in good]
+    skipped = listing.skipped | ({UNREADABLE: list(errors)} if errors else {})
+    return Scan(
+        names=tuple(names[i] for i in good),
+        sizes=np.array([header.size for header in kept], dtype=np.int32),
+        channels=np.array(
+            [
+                4 if header.has_alpha and not is_opaque else 1 if header.is_gray else 3
+                for header in kept
+            ],
+            dtype=np.uint8,
+        ),
+        classes=listing.classes,
+        labels=None if listing.labels is None else listing.labels[good],
+        skipped=skipped,
+        errors=errors,
+        formats=dict(Counter(header.kind for header in kept).most_common()),
+        notes=(*listing.notes, *_whites(kept)),
+    )
+
+
+def _header(listing: Listing, name: str) -> _Header:
+    """Open one picture without decoding it."""
+
+    def seen(source: Path | io.BytesIO) -> _Header:
+        with open_picture(source) as image:
+            gray = image.mode in ("1", "L", "LA", "La") or is_deep(image)
+            alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+            look = "deep" if is_deep(image) else "alpha" if alpha else ""
+            return _Header(displayed_size(image), gray, alpha, image.format or "", look)
+
+    try:
+        if listing.archive is not None:
+            try:
+                return seen(listing.archive.begin(name))
+            except ValueError:  # its header lies further on
+                return seen(listing.stream(name))
+        path = listing.root / name
+        header = seen(path)
+        mark = _ENDS.get(header.kind)
+        if mark is not None:
+            with path.open("rb") as stream:
+                stream.seek(max(0, path.stat().st_size - _END))
+                if mark not in stream.read(_END):
+                    header.look = "end"
+        return header
+    except (OSError, ValueError) as error:
+        return _Header(error=str(error))
+
+
+def _look(listing: Listing, name: str, header: _Header, white: float | None) -> None:
+    """Decode one picture and note what its header does not say."""
+    try:
+        with open_picture(listing.stream(name)) as image:
+            view = View(image, 4, white=white)
+            header.white = view.white
+            header.has_alpha = view.alpha() is not None
+    except (OSError, ValueError) as error:
+        header.error = str(error)
+
+
+def _whites(headers: Iterable[_Header]) -> list[str]:
+    """Return which value was taken for white in pictures of more than 8 bits."""
+    counts = Counter(header.white for header in headers if header.white is not None)
+    return [
+        f"white is {white:g} in {count} pictures of more than 8 bits; data.white=N sets another"
+        for white, count in sorted(counts.items())
+    ]

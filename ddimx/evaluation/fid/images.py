@@ -1,0 +1,335 @@
+"""Sets of images to measure: folders, zips, arrays, packed sets, runs and data sets by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from ...config import DataConfig
+from ...config_file import load_data, shipped_configs
+from ...data.arrays import Bytes, Integers
+from ...data.images.download import obtain
+from ...data.images.encoded import EncodedSource, centered
+from ...data.images.packed import PackedSource, index_path, read_index
+from ...data.images.scan import Listing, list_images, printable, scan_images
+from ...data.images.sources import ImageSource, location, open_part
+from ...errors import DdimxError, UsageError, nearest
+from ...progress import Progress
+from ...runs.record import NAME as MANIFEST
+from ...untrusted.arrays import map_npy, read_header
+from ...untrusted.text import shown
+from .frechet import npz_arrays
+
+Size = tuple[int, int]  # height and width
+
+STORED = "as stored"
+ARRAYS, CONFIGS = (".npz", ".npy"), (".yml", ".yaml")
+PACKAGES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+# Data sets that no shipped configuration has; the others go by their configuration's name.
+KINDS = ("ffhq", "lsun")
+# How pictures become images of one size. CelebA and LSUN as the original does it (ermongroup/ddim,
+# datasets/__init__.py): other crops give other figures.
+WAYS = {
+    "CELEBA": "128x128 round column 89 and row 121, bilinear",
+    "LSUN": "shorter side bilinear, center crop",
+    "FFHQ": "center crop, Lanczos",
+    "FOLDER": "center crop, Lanczos",
+    "HUB": "center crop, Lanczos",
+}
+SHOWN = 5  # names of files in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images of one size.
+
+    Attributes:
+        label: what they are called.
+        source: reads them.
+        size: height and width.
+        about: what a figure depends on, as JSON values: ``preprocessing``, ``size`` and, where they
+            are known, ``files`` (how many there are of each format), ``decoding``, ``gray``.
+        notes: what a user should know, in whole sentences.
+    """
+
+    label: str
+    source: ImageSource
+    size: Size
+    about: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def each(self, numbers: Sequence[int]) -> list[Bytes | DdimxError]:
+        """Return images, uint8 [H, W, 3]; in place of one that cannot be decoded, the reason."""
+        if isinstance(self.source, EncodedSource):
+            return self.source.each(numbers)
+        batch = self.source.images(np.array(numbers, dtype=np.int64))
+        return list(np.repeat(batch, 3, axis=3) if batch.shape[3] == 1 else batch)
+
+    def read(self, numbers: Sequence[int]) -> Bytes:
+        """Return images, uint8 [B, H, W, 3].
+
+        Raises:
+            DdimxError: one that cannot be decoded.
+        """
+        images = self.each(numbers)
+        for image in images:
+            if isinstance(image, DdimxError):
+                raise image
+        return np.stack([image for image in images if not isinstance(image, DdimxError)])
+
+
+class Pictures(EncodedSource):
+    """Pictures of a folder or a zip, as they are stored or cut and scaled to one size."""
+
+    def __init__(
+        self, listing: Listing, names: Sequence[str], data: DataConfig, *, stored: bool
+    ) -> None:
+        """Take the pictures of these names; ``data`` says their size and how they are decoded."""
+        super().__init__(data.sides, data.num_workers, background=data.background, white=data.white)
+        self.names, self._listing, self._stored = tuple(names), listing, stored
+        self.fingerprint = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place(self, index: int) -> str:
+        """Return the file's path, or the zip and the name in it."""
+        name, root = printable(self.names[index]), self._listing.root
+        return str(root / name) if self._listing.archive is None else f"{root}: {name}"
+
+    def stream(self, index: int) -> Path | BinaryIO:
+        """Return the file's path, or its bytes out of the zip."""
+        return self._listing.stream(self.names[index])
+
+    def fitted(self, image: Image.Image) -> Bytes:
+        """Return the picture's pixels, of the wanted size."""
+        view = self.view(image)
+        return view.array((0, 0, *view.size)) if self._stored else centered(view, self.size)
+
+
+class Pixels:
+    """An array of images, uint8 [N, H, W, C]."""
+
+    labels: Integers | None = None
+    families: Integers | None = None
+    classes: tuple[str, ...] = ()
+    fingerprint = ""
+
+    def __init__(self, array: Bytes) -> None:
+        self._array = array
+        self.image_shape = tuple(array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def images(self, indices: Integers) -> Bytes:
+        """Return uint8 [len(indices), H, W, C]."""
+        return np.asarray(self._array[indices])
+
+
+def open_images(
+    where: str,
+    *,
+    size: Size | None = None,
+    samples_size: Size | None = None,
+    settings: Sequence[str] = (),
+    offline: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Images:
+    """Open images: a folder, a zip, an ``.npz``, an ``.npy``, a run of ours, or a data set's name.
+
+    Pictures are taken as they are stored, and then have one size, unless ``size`` is given. Of a
+    run its samples are taken; of any other folder all pictures, also those in folders below. Of a
+    data set by name, and of a packed set, the training images are taken.
+
+    Args:
+        where: a path, or one of :func:`data_sets`; what is there is preferred to a name.
+        size: (height, width) to which pictures are cut and scaled.
+        samples_size: the size of a data set by name where neither ``size`` nor ``settings`` say it.
+        settings: ``data.key=value``, for pictures and data sets by name.
+        strict: refuse pictures that cannot be read, which otherwise are left out.
+
+    Raises:
+        UsageError: a size or settings for what has a size already.
+        DdimxError: nothing there, no images, or images of several sizes.
+    """
+    path = place_of(where)
+    if path is None or path.suffix.lower() in CONFIGS:
+        name = where if path is not None else where.lower()
+        return _data_set(name, size, samples_size, settings, offline, progress)
+    if path.is_dir() and (path / MANIFEST).is_file():
+        arrays = [path / f"samples{suffix}" for suffix in ARRAYS]
+        path = next((array for array in arrays if array.is_file()), path)
+    if path.suffix.lower() not in ARRAYS or path.is_dir():
+        return _pictures(path, size, settings, strict=strict)
+    if size is not None or settings:
+        raise UsageError(f"{path}: an array has its size; --size and --set are for pictures")
+    source = _array(path)
+    packed = isinstance(source, PackedSource)
+    label = f"{path} ({len(source)} training images)" if packed else str(path)
+    images = _described(label, source, STORED)
+    if packed:
+        origin = read_index(path)["origin"]
+        kind = origin.get("dataset") if isinstance(origin, dict) else None
+        images.about["packed"] = f"{shown(kind)}: {WAYS.get(str(kind).upper(), 'unknown')}"
+    return images
+
+
+def place_of(where: str) -> Path | None:
+    """Return the path of images, None for the name of a data set.
+
+    Raises:
+        DdimxError: neither is there.
+    """
+    path = Path(where).expanduser()
+    if path.exists():
+        return path
+    if where.lower() not in data_sets():
+        known = data_sets()
+        raise DdimxError(
+            f"no such file: {where}{nearest(where, known)} Data sets by name: {', '.join(known)}."
+        )
+    return None
+
+
+def data_sets() -> list[str]:
+    """Return the data sets of images that can be named."""
+    shipped = [name for name in shipped_configs() if not load_data(name).octrees]
+    return sorted({*shipped, *KINDS})
+
+
+def _data_set(
+    name: str,
+    size: Size | None,
+    samples_size: Size | None,
+    settings: Sequence[str],
+    offline: bool,
+    progress: Progress | None,
+) -> Images:
+    """Open the training part of a data set, by its configuration or by its own name."""
+    sizes = [[] if s is None else [f"data.image_size={s[1]}x{s[0]}"] for s in (samples_size, size)]
+    keys = {"dataset": name, "image_size": 256, "channels": 3, "num_workers": _workers()}
+    data = load_data(keys if name in KINDS else name, [*sizes[0], *settings, *sizes[1]])
+    if data.octrees:
+        raise UsageError(f"{name}: octrees, which 'ddimx evaluate shapes' compares")
+    obtain(data, offline=offline, progress=progress or Progress(quiet=True))
+    source = open_part(data, held_out=False)
+    height, width, _ = source.image_shape
+    if size is not None and (height, width) != size:
+        raise UsageError(
+            f"{name}: its images are {width}x{height} as stored, which --size does not change"
+        )
+    label = f"{name} ({len(source)} training images of {location(data)})"
+    return _described(label, source, WAYS.get(data.dataset.upper(), STORED))
+
+
+def _array(path: Path) -> ImageSource:
+    """Open an array file: a packed set's training images, or all images of any other."""
+    if path.suffix.lower() == ".npz":
+        arrays = npz_arrays(path, ("arr_0", "images"))
+        array = arrays.get("arr_0", arrays.get("images"))
+        if array is None or array.ndim != 4 or array.dtype != np.uint8:
+            raise DdimxError(f"{path}: needs an array 'arr_0' or 'images', uint8 [N, H, W, C]")
+        return Pixels(array)
+    try:
+        with path.open("rb") as stream:
+            header, end = read_header(stream), stream.seek(0, os.SEEK_END)
+        # Version 0.1 wrote a packed set's JSON behind its pixels.
+        if index_path(path).is_file() or end > header.length + header.size:
+            return PackedSource(path, held_out=False)
+        array = map_npy(path)
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: not a readable array file ({error})") from None
+    if array.ndim != 4 or array.dtype != np.uint8:
+        raise DdimxError(
+            f"{path}: {array.dtype} {list(array.shape)}, but pixels are uint8 [N, H, W, C] "
+            "('ddimx sample --format npz' writes them)"
+        )
+    return Pixels(array)
+
+
+def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict: bool) -> Images:
+    """Open the pictures of a folder or a zip."""
+    if (path / "data.mdb").is_file():
+        raise DdimxError(
+            f"{path}: an LMDB; name the data set that it is of and its place, as in: "
+            f"--reference bedroom --set data.root={path}"
+        )
+    if path.is_file() and path.suffix.lower() in PACKAGES:
+        raise DdimxError(f"{path}: of archives only zips are read; unpack it and give the folder")
+    listing = list_images(path)
+    given = load_data({"dataset": "FOLDER", "image_size": 1, "channels": 3}, settings)
+    scan = scan_images(path, workers=_workers(), white=given.white, listing=listing)
+    if strict:
+        scan.refuse_unreadable()
+    names, sizes, gray = scan.names, scan.sizes, scan.channels == 1
+    if (path / MANIFEST).is_file():
+        own = [i for i, name in enumerate(names) if Path(name).stem.isdigit() and "/" not in name]
+        names, sizes, gray = tuple(names[i] for i in own), sizes[own], gray[own]
+        if not own:
+            raise DdimxError(f"{path}: a run without samples that are images")
+    kinds, counts = np.unique(sizes, axis=0, return_counts=True)
+    usual = tuple(kinds[counts.argmax()].tolist())
+    wanted = size or (None if given.image_size == 1 else given.sides)
+    if len(kinds) > 1 and wanted is None:
+        odd = int((sizes != usual).any(axis=1).argmax())
+        raise DdimxError(
+            f"{path / printable(names[odd])}: is {size_text(sizes[odd])}, most images of {path} "
+            f"are {size_text(usual)}; --size {size_text(usual)} cuts and scales a reference to one "
+            "size, and 'ddimx prepare images' any set"
+        )
+    stored = len(kinds) == 1 and wanted in (None, usual)
+    height, width = wanted or usual
+    data = given.model_copy(update={"image_size": (height, width), "num_workers": _workers()})
+    source = Pictures(listing, names, data, stored=stored)
+    images = _described(str(path), source, STORED if stored else WAYS["FOLDER"])
+    images.about["files"] = scan.formats
+    images.about["decoding"] = f"upright by EXIF, transparency on {data.background}"
+    if gray.all():
+        images.about["gray"] = True
+    notes = [note for note in scan.notes if note not in listing.notes]
+    if scan.errors:
+        images.about["unreadable"] = len(scan.errors)
+        some = [f"{printable(name)} ({why})" for name, why in list(scan.errors.items())[:SHOWN]]
+        notes.append(f"{path}: {len(scan.errors)} left out, unreadable: {'; '.join(some)}")
+    return replace(images, notes=tuple(notes))
+
+
+def _described(label: str, source: ImageSource, way: str) -> Images:
+    """Return images with what the record says of them.
+
+    Raises:
+        DdimxError: there are none, or they are neither gray nor RGB.
+    """
+    height, width, channels = source.image_shape
+    if not len(source):
+        raise DdimxError(f"{label}: holds no images")
+    if channels not in (1, 3):
+        raise DdimxError(f"{label}: FID needs 3 colors, the images have {channels}")
+    joint = " " if way == STORED else ": "
+    about: dict[str, Any] = {
+        "preprocessing": f"8-bit RGB, {height}x{width}{joint}{way}",
+        "size": [height, width],
+    }
+    if channels == 1:
+        about["gray"] = True
+    return Images(label, source, (height, width), about)
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Return height and width as ``--size`` takes them: 64, or 64x48 with the width first."""
+    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
+
+
+def _workers() -> int:
+    return os.cpu_count() or 1
