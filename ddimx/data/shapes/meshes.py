@@ -32,7 +32,6 @@ from .ply import read_ply
 from .polygons import Array, Index
 from .stl import read_stl
 
-READER = 2  # raised when the readers make other octrees of the same files
 _PACKED = (".obj.gz", ".ply.gz", ".stl.gz", ".off.gz", ".xyz.gz", ".pts.gz", ".pcd.gz")
 MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf", *_PACKED[:4])
 POINTS = (".npz", ".npy", ".xyz", ".pts", ".txt", ".pcd", *_PACKED[4:])
@@ -152,7 +151,7 @@ def read_mesh(
 
 
 def stamp_of(path: Path) -> tuple[str, int]:
-    """Return what changes when a file is read otherwise, and the bytes that are read.
+    """Return what changes when a file does, and the bytes that are read.
 
     Of a ``.gltf`` the files that it names count too.
     """
@@ -167,8 +166,6 @@ def stamp_of(path: Path) -> tuple[str, int]:
             status = each.stat()
             stamp.append(f"{status.st_size}-{status.st_mtime_ns}")
             size += status.st_size
-    if ending(path.name) in MESHES:
-        stamp.append(f"reader {READER}")
     return " ".join(stamp), size
 
 

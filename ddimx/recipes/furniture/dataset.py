@@ -53,7 +53,7 @@ def jobs_of(pieces: Sequence[Piece], recipe: int = RECIPE) -> list[Job]:
             category=piece.category,
             shape_id=piece.item.shape_id,
             origin=f"{piece.item.library.name}: {piece.item.model}",
-            stamp=piece.item.checksum + (f" recipe {recipe}" if recipe > 1 else ""),
+            stamp=piece.item.checksum,
             read=partial(read_item, piece.item, fans=recipe == 1),
             size=piece.item.model_size,
             about={

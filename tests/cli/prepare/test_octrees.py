@@ -270,6 +270,23 @@ def test_furniture_of_one_category(here):
     assert "unknown category 'tables'; did you mean 'table'?" in wrong.err
 
 
+def test_furniture_as_the_shipped_model_has_it(here):
+    """The first recipe fills the notch of a polygon; a set of it is not continued by another."""
+    notch = obj([(0, 0, 0), (2, 0, 0), (2, 2, 0), (1, 0.2, 0), (0, 2, 0)], [range(5)])
+    library(here / "a.sh3f", [{"id": "Test#chair", "name": "Chair", "obj": notch}])
+    command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 4, "--workers", 1, "-q")
+    assert invoke(*command, "--out", "one", "--recipe", 1).code == 0
+    assert invoke(*command, "--out", "two").code == 0
+    cells = [
+        set(read_shape(here / name / "shapes/chair/test-chair.npz").tree.leaves.tolist())
+        for name in ("one", "two")
+    ]
+    assert cells[1] < cells[0]
+    refused = invoke(*command, "--out", "one")
+    assert refused.code == 2
+    assert "source 'a.sh3f' instead of a.sh3f; recipe 2; give --overwrite" in refused.err
+
+
 def test_furniture_with_a_missing_model(here):
     furniture_library(here / "a.sh3f")
     shutil.copy(here / "a.sh3f", here / "b.sh3f")

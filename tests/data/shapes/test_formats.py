@@ -1,12 +1,13 @@
 """OBJ, PLY, STL, OFF and clouds as programs really write them, and what is wrong with some."""
 
 import gzip
+import io
 import struct
 
 import numpy as np
 import pytest
 
-from ddimx.data.shapes.meshes import EXTENSIONS, read_mesh, read_surface, stamp_of
+from ddimx.data.shapes.meshes import EXTENSIONS, read_mesh, read_surface
 from ddimx.errors import DdimxError
 from tests.data.shapes.meshes import BOX, FACES, QUADS, glb, npz, obj, off, ply, stl
 
@@ -371,19 +372,7 @@ def test_what_is_wrong_is_said(tmp_path, name, content, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_stamp_says_which_reader_it_was(tmp_path):
-    """What an earlier version made of a mesh is made again; what it made of points is kept."""
-    for name in ("a.obj", "a.npz"):
-        (tmp_path / name).write_bytes(b"12345")
-    stamps = [stamp_of(tmp_path / name) for name in ("a.obj", "a.npz", "none.npz")]
-    assert [size for _, size in stamps] == [5, 5, 0]
-    assert stamps[0][0].endswith(" reader 2")
-    assert stamps[1][0] == f"5-{(tmp_path / 'a.npz').stat().st_mtime_ns}"
-
-
 def test_a_mesh_from_an_open_file():
     """As from a zip; beside it there are no files."""
-    import io
-
     assert triangles(read_mesh(io.BytesIO(obj()), ".obj", "in a zip")) == BOX_TRIANGLES
     assert set(EXTENSIONS) >= {".gltf", ".obj.gz", ".pcd", ".txt"}
