@@ -367,8 +367,8 @@ def read_statistics(folder: Path) -> None:
         fid.remarks(saved, saved)
 
 
-def make_fid_sets(folder: Path) -> None:
-    """Images in the forms that 'evaluate fid' reads beside folders and data sets."""
+def make_image_sets(folder: Path) -> None:
+    """Images in the forms that measuring and editing read beside folders and data sets."""
     pixels = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
     with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
         for i, image in enumerate(pixels):
@@ -379,7 +379,8 @@ def make_fid_sets(folder: Path) -> None:
     np.savez(folder / "adm.npz", arr_0=pixels, mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2))
 
 
-def read_fid_sets(folder: Path) -> None:
+def read_image_sets(folder: Path) -> None:
+    from ddimx.editing.pictures import read_pictures
     from ddimx.evaluation.fid import compare as fid
 
     class Features:
@@ -390,10 +391,14 @@ def read_fid_sets(folder: Path) -> None:
 
     refused = []
     for name in ("pictures.zip", "plain.npy", "adm.npz"):
-        try:
-            fid.statistics_of(str(folder / name), Features(), 2, Progress(quiet=True))
-        except DdimxError as error:
-            refused.append(error)
+        for read in (
+            lambda path: fid.statistics_of(str(path), Features(), 2, Progress(quiet=True)),
+            lambda path: read_pictures(path, model(), resize=True),
+        ):
+            try:
+                read(folder / name)
+            except DdimxError as error:
+                refused.append(error)
     if refused:
         raise refused[0]
 
@@ -524,7 +529,7 @@ TARGETS = [
     Target("init noise", make_init_noise, read_init_noise),
     Target("octree", make_octree, read_octree),
     Target("statistics", make_statistics, read_statistics),
-    Target("sets for FID", make_fid_sets, read_fid_sets),
+    Target("sets of images", make_image_sets, read_image_sets),
     Target("images in npz", make_image_array, read_image_array),
     Target("run", make_run, read_run, changed=("run/manifest.json", "run/*.png")),
     Target("array run", make_array_run, read_array_run),

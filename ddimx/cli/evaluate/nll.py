@@ -30,7 +30,11 @@ SHAPE_SPLITS = (*SPLITS, "val", "test")  # lists of a prepared set, besides the 
 def nll(
     model: options.Model = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="The data (default: the model's own).")
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR|FILE",
+            help="A folder, zip or array, or a data set's name (default: the model's own).",
+        ),
     ] = None,
     split: Annotated[
         str,
@@ -169,18 +173,22 @@ def _image_settings(
 
 
 def _images(
-    model: Model, data: Path | None, part: str, settings: NllSettings, progress: Progress
+    model: Model, data: str | None, part: str, settings: NllSettings, progress: Progress
 ) -> Nll:
+    from ...data.images.named import data_at
     from ...data.images.sources import open_source
     from ...evaluation.likelihood.nll import nll as measure
 
-    source = open_source(with_data(model.config, data), held_out=part == "held-out")
+    config = model.config
+    if data is not None:
+        config = config.model_copy(update={"data": data_at(data, config.data)})
+    source = open_source(config, held_out=part == "held-out")
     return measure(model, source, settings, progress)
 
 
 def _shapes(
     model: Model,
-    data: Path | None,
+    data: str | None,
     part: str,
     numbers: dict[str, int],
     transition: str | None,
@@ -197,16 +205,6 @@ def _shapes(
         changes.append(f"data.test_split={part}")
     source = open_shapes(override(model.config, changes), held_out=part != "train")
     return token_nll(model, source, settings, progress)
-
-
-def with_data(config: Config, data: Path | None) -> Config:
-    """Return the configuration with its data replaced by a file or a folder of images."""
-    from ...config_file import override
-
-    if data is None:
-        return config
-    kind = "FOLDER" if data.is_dir() else "NPZ" if data.suffix == ".npz" else config.data.dataset
-    return override(config, [f"data.root={data}", f"data.dataset={kind}"])
 
 
 def _write(result: Nll | TokenNll, folder: Path | None, label: str, progress: Progress) -> Path:

@@ -64,7 +64,9 @@ def open_source(config: Config, *, held_out: bool = False, strict: bool = False)
             f"{height}x{width}x{channels} (data.image_size, data.channels)"
         )
     if config.data.balance == "family" and source.families is None:
-        raise UsageError(f"{root}: data.balance is 'family' but there are no families")
+        raise UsageError(
+            f"{root}: data.balance is 'family' but there are no families; --set data.balance=none"
+        )
     classes = config.model.classes
     if classes and source.labels is None:
         raise UsageError(f"{root}: model.classes are set but there are no labels")
@@ -87,6 +89,10 @@ def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> Imag
     kind = data.dataset.upper()
     if kind not in KINDS:
         raise unknown("data.dataset", data.dataset, KINDS)
+    if not data.held_out and kind != "FOLDER":
+        raise UsageError(
+            f"data.held_out is false, but of a {kind} data set the held-out part lies in its files"
+        )
     if kind == "HUB":
         from .hub import HubSource
 
@@ -142,6 +148,7 @@ def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> Imag
         background=data.background,
         white=data.white,
         strict=strict,
+        split=data.held_out,
     )
 
 
