@@ -61,7 +61,8 @@ class ExportSettings:
             raise UsageError(f"--spz-version {self.options.spz_version}: only with --format spz")
         if self.options.spz_version == ZSTD_VERSION:
             zstd()
-        if self.unit != "cube" and not 0 < self.unit < math.inf:
+        is_number = not isinstance(self.unit, str) and 0 < self.unit < math.inf
+        if self.unit != "cube" and not is_number:
             raise UsageError(f"--unit {self.unit}: give a number above 0, or 'cube'")
         if self.depth is not None and self.depth < 1:
             raise UsageError(f"--depth {self.depth}: give 1 or more")

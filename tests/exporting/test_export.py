@@ -295,6 +295,7 @@ def test_sources_that_cannot_be_used(tmp_path, source, message):
         ({"sh_degree": 4}, "0, 1, 2 or 3"),
         ({"spz_version": 2}, "only with --format spz"),
         ({"unit": 0.0}, "--unit 0.0"),
+        ({"unit": "cm"}, "--unit cm: give a number above 0, or 'cube'"),
         ({"depth": 5}, "of depth 4, less than 5"),
         ({"up": "x"}, "unknown axis for --up"),
         ({"workers": 0}, "--workers 0"),
