@@ -378,6 +378,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
+        try:
+            (self.data.root or "").encode()
+        except UnicodeEncodeError:  # Python's way to hold such bytes, which no YAML or JSON holds
+            raise ValueError(
+                "data.root holds bytes that are no UTF-8, which a configuration cannot hold; "
+                "rename the folder, or name a link to it"
+            ) from None
         if self.model.name == "unet":
             self._check_unet()
         if self.model.name in OCTREE_MODELS:

@@ -11,12 +11,13 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from ddimx.cli.app import app
 from ddimx.config import DataConfig
@@ -27,11 +28,12 @@ from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
 from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
+from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
-from ddimx.data.shapes.mesh_folder import job_of, scan_shapes
-from ddimx.data.shapes.meshes import EXTENSIONS, warm_up
+from ddimx.data.shapes.mesh_folder import job_of, read_file, scan_shapes
+from ddimx.data.shapes.meshes import EXTENSIONS, ending, stamp_of, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.errors import DdimxError
@@ -43,6 +45,7 @@ from ddimx.runs.pictures import save_image
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
 
+from . import zips
 from .mutate import json_text, mutated, plain
 from .target import Target
 from .values import integer_bytes
@@ -59,17 +62,48 @@ def decoded(source: Any) -> None:
 
 def make_pictures(folder: Path) -> None:
     pixels = smooth(1, 40, 30)
-    for kind in ("png", "jpeg", "webp", "gif", "bmp", "tiff"):
+    for kind in ("png", "jpeg", "webp", "gif", "bmp", "tiff", "ppm"):
         (folder / f"a.{kind}").write_bytes(encoded(pixels, kind.upper()))
+    if features.check("avif"):
+        (folder / "a.avif").write_bytes(encoded(pixels, "AVIF"))
     Image.fromarray(pixels).quantize(8).save(folder / "palette.png")
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
     Image.fromarray(pixels).save(folder / "progressive.jpg", progressive=True)
     Image.fromarray(pixels).save(folder / "deflated.tif", compression="tiff_deflate")
+    # What is decided of a picture beside its pixels: its side that is up, alpha, the range.
+    turned = Image.Exif()
+    turned[0x112] = 6
+    for kind in ("png", "jpg", "tif"):
+        Image.fromarray(pixels).save(folder / f"turned.{kind}", exif=turned)
+    Image.fromarray(pixels).convert("RGBA").save(folder / "alpha.png")
+    Image.fromarray(pixels[..., 0] / np.float32(255)).save(folder / "float.tif")
+    Image.fromarray(pixels[..., 0].astype(np.int32) * 257).save(folder / "whole.tif")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.pgm")
 
 
 def read_pictures(folder: Path) -> None:
-    for held_out in (False, True):
-        decoded(FolderSource(folder, size=16, held_out=held_out, workers=1))
+    for held_out, channels in ((False, 3), (True, 3), (False, 1), (True, 4)):
+        source = FolderSource(folder, size=(16, 9), held_out=held_out, workers=1, channels=channels)
+        decoded(source)
+    passed_over(source.scan.skipped)
+
+
+def make_zipped(folder: Path) -> None:
+    pixels = smooth(1, 40, 30)
+    with zipfile.ZipFile(folder / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i, kind in enumerate(("png", "jpeg", "webp", "gif", "bmp", "tiff")):
+            archive.writestr(f"all/{'ab'[i % 2]}/{i}.{kind}", encoded(pixels, kind.upper()))
+        archive.writestr("__MACOSX/all/a/._0.png", b"\0\5\26\7")
+
+
+def read_zipped(folder: Path) -> None:
+    read_pictures(folder / "pictures.zip")
+
+
+def edit_zipped(folder: Path, rng: Random) -> None:
+    """Change a member, its name, or what the headers say of it."""
+    path = folder / "pictures.zip"
+    path.write_bytes(zips.edited(path.read_bytes(), rng))
 
 
 def make_drawn(folder: Path) -> None:
@@ -300,16 +334,28 @@ def make_meshes(folder: Path) -> None:
         for face in meshes.FACES
     )
     files["k.stl"] = f"solid box\n{solid}endsolid box\n".encode()
+    cloud = "".join(f"{x} {y} {z} 0 0 1\n" for x, y, z in meshes.BOX).encode()
+    head = "VERSION .7\nFIELDS x y z\nSIZE 8 8 8\nTYPE F F F\nPOINTS 8\nDATA "
+    files |= {"l.xyz": cloud, "m.pts": b"8\n" + cloud, "n.txt": cloud.replace(b" ", b",")}
+    files |= {"o.pcd": f"{head}binary\n".encode() + meshes.BOX.tobytes()}
+    files |= {"p.pcd": f"{head}ascii\n".encode() + cloud, "q.gltf": meshes.gltf("q.bin")}
+    files |= {"r.gltf": meshes.gltf(), "s.ply": meshes.ply(form="big")}
+    files["t.obj"] = files["a.obj"] + b"f 1 2 \\\n 4 3 7\n"  # a polygon that crosses itself
+    for name in ("a.obj", "d.ply", "l.xyz"):
+        files[f"{name}.gz"] = gzip.compress(files[name], mtime=0)
     for name, data in files.items():
         (folder / name).write_bytes(data)
+    (folder / "q.bin").write_bytes(meshes.scene()[1])
 
 
 def read_meshes(only: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         settings = PrepareSettings("here", DEPTH)
-        for shape in scan_shapes(folder).shapes:
-            if shape.path.suffix == only:
-                in_limits(job_of(shape), settings, folder / "out")
+        for path in sorted(folder.iterdir()):
+            if ending(path.name).endswith(only):
+                read_one, size = partial(read_file, path), stamp_of(path)[1]
+                job = Job("mesh", path.name, str(path), "", read_one, size=size)
+                in_limits(job, settings, folder / "out")
 
     return read
 
@@ -454,6 +500,7 @@ def edit_bombs(folder: Path, rng: Random) -> None:
 
 TARGETS = [
     Target("pictures", make_pictures, read_pictures, edit_pictures),
+    Target("pictures in a zip", make_zipped, read_zipped, edit_zipped),
     Target("drawn pictures", make_drawn, read_drawn),
     Target("celeba", make_celeba, read_celeba),
     Target("lsun", make_lsun, read_lsun, edit_lmdb, ("**/data.mdb",)),
@@ -472,7 +519,7 @@ TARGETS = [
             {".glb": edit_glb, ".obj": edit_obj, ".npz": edit_bombs}.get(kind),
             (f"*{kind}",),
         )
-        for kind in EXTENSIONS
+        for kind in (*(kind for kind in EXTENSIONS if not kind.endswith(".gz")), ".gz")
     ),
     Target("furniture", make_library, read_furniture),
     Target("trees of shapes", make_trees, read_trees, edit_bombs),
