@@ -24,6 +24,7 @@ from ...kernels import philox
 from ...kernels.update import Extras, update
 from ...kernels.update.columns import BY_DEPTH, NEUTRAL, TABLE
 from ...noise import Noise, Stream
+from ...solvers.executor import thresholded
 from ...solvers.plan import Plan
 from .route import Levels, Route
 
@@ -326,17 +327,10 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
         return previous, x0
 
     def _threshold_sample(self, sample: Tensor) -> Tensor:
-        """Return x0 [B, ...] under dynamic thresholding (arXiv 2205.11487, section 2.3).
-
-        As diffusers' method, which torch.compile cannot follow.
-        """
+        """Return x0 [B, ...] under dynamic thresholding, where torch.compile can follow it."""
         x0 = sample if sample.dtype == torch.float64 else sample.float()
-        sizes = torch.quantile(
-            x0.flatten(start_dim=1).abs(), self.config.dynamic_thresholding_ratio, dim=1
-        )
-        bound = sizes.clamp(min=1, max=self.config.sample_max_value)
-        bound = bound.reshape(-1, *[1] * (x0.dim() - 1))
-        return (x0.clamp(-bound, bound) / bound).to(sample.dtype)
+        ratio, most = self.config.dynamic_thresholding_ratio, self.config.sample_max_value
+        return thresholded(x0, ratio, most).to(sample.dtype)
 
     def _table(self, eta: float, rederived: bool, x: Tensor) -> _Table:
         """Return the table of all rows for the fused update, on the device of x, in its dtype."""
