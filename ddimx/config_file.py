@@ -34,7 +34,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         UsageError: no such file, not YAML, unknown key, wrong type or an impossible combination.
     """
     label, tree = _parsed(source)
-    return validate(_override(tree, overrides), label)
+    return validate(apply(tree, overrides), label)
 
 
 def load_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> DataConfig:
@@ -55,7 +55,7 @@ def load_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
     for item in overrides:
         if not item.strip().startswith("data."):
             raise UsageError(f"--set {item}: only keys of data count here, as data.root=DIR")
-    section = _override(tree, overrides).get("data", {})
+    section = apply(tree, overrides).get("data", {})
     try:
         return DataConfig.model_validate(section)
     except ValidationError as error:
@@ -73,7 +73,7 @@ def validate(tree: Mapping[str, Any], label: str) -> Config:
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """Return ``config`` with ``section.key=value`` overrides applied and validated again."""
     tree = json.loads(config.model_dump_json(exclude_unset=True))
-    return validate(_override(tree, overrides), "--set") if overrides else config
+    return validate(apply(tree, overrides), "--set") if overrides else config
 
 
 def dump_yaml(config: Config) -> str:
@@ -123,7 +123,14 @@ def _read(source: str | Path) -> tuple[str, str]:
     )
 
 
-def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a configuration's sections with ``section.key=value`` overrides put into them.
+
+    The outer dictionary is changed, its sections are replaced.
+
+    Raises:
+        UsageError: an override of another form.
+    """
     for item in overrides:
         key, sign, text = item.partition("=")
         section, dot, name = key.strip().partition(".")

@@ -56,7 +56,7 @@ def _table(rounds: int) -> dict[str, Any]:
 
 
 def _call(name: str, cloud: GaussianCloud) -> Any:
-    encode, options = FORMATS[name].encode, EncodeOptions()
+    encode, options = FORMATS[name].encode, EncodeOptions(sh_degree=0)
     return lambda: encode(cloud, options)
 
 

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 )
 def encode(
     options: RunOptions,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE|DIR", help="An image, or a folder.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE|DIR|FILE", help="An image, or a folder, a zip or an array of images."
+        ),
+    ],
     refine: Refine = None,
     resize: Resize = False,
 ) -> Work:
@@ -46,10 +51,10 @@ def encode(
         from dataclasses import replace
 
         from ..editing.encode import EncodeTask, make_codec
-        from ..editing.pictures import find_pictures, read_picture
+        from ..editing.pictures import read_pictures
         from ..sampling.run import SampleRequest
 
-        pictures = [read_picture(path, model, resize=resize) for path in find_pictures(image)]
+        pictures = read_pictures(image, model, resize=resize)
         codec = make_codec(replace(options, count=len(pictures)), model, refine)
         task = EncodeTask(model, codec, pictures).task()
         return SampleRequest(model, codec.up, "npy", task=task)

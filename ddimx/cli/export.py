@@ -46,6 +46,20 @@ def export(
         int | None,
         typer.Option(min=1, help="The octrees' depth; a file of another depth is refused."),
     ] = None,
+    depth: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Cut octrees that are deeper at depth N.")
+    ] = None,
+    center: Annotated[
+        bool, typer.Option("--center", help="Put the middle of each shape's cube at the origin.")
+    ] = False,
+    unit: Annotated[
+        str,
+        typer.Option(
+            metavar="N|cube",
+            help="So many of the shape's units are one in the file: 100 makes meters of "
+            "centimeters, 'cube' makes the edge of its cube 1.",
+        ),
+    ] = "1",
     color: Annotated[
         str,
         typer.Option(
@@ -76,9 +90,22 @@ def export(
         ),
     ] = None,
     sh_degree: Annotated[
-        int,
-        typer.Option(metavar="0|3", help="3 pads with zeros, for viewers that want all harmonics."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            metavar="0|1|2|3",
+            show_default=False,
+            help="Harmonics, all zero above 0 (default: 3 in 3dgs, whose first loaders demand it; "
+            "else 0). 0 makes files of 3dgs a third as large.",
+        ),
+    ] = None,
+    spz_version: Annotated[
+        int | None,
+        typer.Option(
+            metavar="2|3|4",
+            show_default=False,
+            help="Of spz (default: 3): 2 for Unity's importer, 4 needs zstandard.",
+        ),
+    ] = None,
     text: Annotated[bool, typer.Option("--ascii", help="--format ply as text.")] = False,
     merge: Annotated[
         bool, typer.Option("--merge", help="One file of all shapes, side by side.")
@@ -102,7 +129,7 @@ def export(
 ) -> None:
     """Write octrees as Gaussian splats: one Gaussian for each leaf.
 
-    3dgs is INRIA's PLY, splat antimatter15's, spz Niantic's (version 3), glb glTF with
+    3dgs is INRIA's PLY, splat antimatter15's, spz Niantic's, glb glTF with
     KHR_gaussian_splatting. ply is a point cloud with sizes and colors, for programs that are
     not splat viewers. Without a source and without any run, one shape is sampled from the shipped
     model first.
@@ -120,7 +147,7 @@ def export(
     from ..exporting.api import placed
     from ..exporting.destinations import merged_item
     from ..exporting.run import run
-    from ..exporting.settings import ExportSettings, named_formats
+    from ..exporting.settings import ExportSettings, named_formats, unit_of
     from ..exporting.shipped import sample_one
     from ..exporting.sources import newest_run
     from ..progress import Progress
@@ -133,8 +160,11 @@ def export(
         formats=named_formats(formats or ["3dgs"]),
         look=Look(color=color, opacity=opacity, scale=scale, surfel=surfel, light=light),
         up=up,
-        options=EncodeOptions(sh_degree, text),
+        options=EncodeOptions(sh_degree, text, spz_version=spz_version),
         max_depth=max_depth,
+        depth=depth,
+        center=center,
+        unit=unit_of(unit),
         preview=preview,
         turntable=turntable,
         overwrite=overwrite,

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 )
 def inpaint(
     options: RunOptions,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE|DIR", help="An image, or a folder.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE|DIR|FILE", help="An image, or a folder, a zip or an array of images."
+        ),
+    ],
     mask: Annotated[
         str | None,
         typer.Option(
@@ -83,12 +88,12 @@ def inpaint(
 
         from ..editing.inpaint import Edit, inpaint_settings, inpaint_task
         from ..editing.masks import masks_for
-        from ..editing.pictures import find_pictures, read_picture
+        from ..editing.pictures import read_pictures
         from ..sampling.run import SampleRequest
 
         kind = options.kind or "png"
         edit = Edit(jump, resample, strength)
-        pictures = [read_picture(path, model, resize=resize) for path in find_pictures(image)]
+        pictures = read_pictures(image, model, resize=resize)
         masks, notes = None, tuple[str, ...]()
         if mask is not None or strength is None:
             masks, notes = masks_for(mask or "alpha", pictures, resize=resize)

@@ -29,7 +29,9 @@ def interpolate(
     options: RunOptions,
     ends: Annotated[
         list[str],
-        typer.Argument(metavar="A B [C D]", help="Seeds, latents (FILE.npy[:K]) or images."),
+        typer.Argument(
+            metavar="A B [C D]", help="Seeds, latents (FILE.npy[:K]) or images (or FILE.npz:K)."
+        ),
     ],
     frames: Annotated[
         int | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,52 @@ from .common import end_interrupted, which
 
 
 def train(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="A folder or zip of pictures (a folder per class, if there are any), a packed "
+            ".npy, an .npz, or a folder of octrees.",
+            rich_help_panel="What to train",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        options.shared(
+            "size", panel="What to train", help="Pixels of an image (default: by the data)."
+        ),
+    ] = None,
+    classes: Annotated[
+        bool,
+        typer.Option(
+            "--classes/--no-classes",
+            show_default=False,
+            help="Whether the data's classes are used (default: they are).",
+            rich_help_panel="What to train",
+        ),
+    ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse a folder with pictures that cannot be read, instead of skipping them.",
+            rich_help_panel="What to train",
+        ),
+    ] = False,
+    steps: Annotated[
+        int | None,
+        options.shared(
+            "steps", panel="What to train", help="Number of training steps (default: by the data)."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        options.shared(
+            "batch_size",
+            panel="What to train",
+            help="Examples in a step (default: by the data).",
+        ),
+    ] = None,
     config: options.Config = None,
     settings: options.Settings = None,
     out: options.Out = None,
@@ -41,7 +87,10 @@ def train(
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a model.
+    """Train a model on your own data, or as a configuration says.
+
+    --data alone chooses network and settings by the size and the number of the examples. With
+    --config the network is that of the configuration, with --init that of the weights.
 
     Ctrl-C or SIGTERM finishes the step, writes a checkpoint and ends; --resume, or the same
     command into the same --out, goes on from there and ends with the same weights as a run that
@@ -49,24 +98,35 @@ def train(
 
     Examples:
 
-      ddimx prepare emoji && ddimx train --config emoji
+      ddimx train --data pictures --size 64
+
+      ddimx train --data pictures --init emoji
 
       ddimx train --resume last
 
-      ddimx train -c emoji --init my.safetensors --set optim.lr=1e-4
+      ddimx prepare emoji && ddimx train --config emoji
     """
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..training.run import TrainRequest
     from ..training.run import train as run
+    from ..training.settings import TrainRequest
 
+    sides: Any = size  # width and height, once it is checked
     chosen = load_config(config) if config is not None else None
-    label = Path(config).stem if config is not None else "model"
+    roots = [item.partition("=")[2] for item in settings or () if item.startswith("data.root=")]
+    named = Path(data or (roots or [config or init or "model"])[-1])
     request = TrainRequest(
-        label=label,
+        # The run is called as what is trained on.
+        label=named.resolve().name if named.is_dir() else named.stem,
         config=chosen,
         overrides=tuple(settings or ()),
+        data=data,
+        size=sides,
+        steps=steps,
+        batch_size=batch_size,
+        classes=classes,
+        strict=strict,
         out=out,
         seed=seed,
         device=device,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.images.named import stored_pixels
 from ..errors import UsageError
 from ..noise import Noise
 from ..options import Options
@@ -21,15 +22,16 @@ from ..sampling.batch import Inputs
 from ..sampling.hooks import Task
 from ..sampling.run import load_init_noise
 from ..sampling.settings import Settings
+from ..untrusted.arrays import map_npy
 from ..weights.model import Model
 from . import slerp
 from .animation import write_animation
 from .encode import Codec, differences, make_codec, run_all
-from .pictures import Picture, as_states, fingerprint, read_picture
+from .pictures import Picture, as_states, fingerprint, picture_in, read_picture
 from .settings import resolve_editing
 
 ROW, SQUARE = 11, 7  # frames from end to end by default; 11 is the original's number
-_LATENT = re.compile(r"^(?P<path>.+\.npy)(:(?P<which>\d+))?$", re.IGNORECASE)
+_ARRAY = re.compile(r"^(?P<path>.+\.np[yz])(:(?P<which>\d+))?$", re.IGNORECASE)
 
 End = Tensor | Picture
 
@@ -37,23 +39,41 @@ End = Tensor | Picture
 def read_end(text: str, model: Model, *, resize: bool = False) -> End:
     """Return what an end of the interpolation is called: a seed, FILE.npy[:K], or an image.
 
-    A seed stands for the x_T of its sample 0.
+    A seed stands for the x_T of its sample 0. FILE.npz[:K], and an ``.npy`` of uint8 [N, H, W, C],
+    stand for image K of an array.
 
     Raises:
         UsageError: a seed out of range, no such file, or one that does not fit the model.
+        DdimxError: an array of images that cannot be read.
     """
     if re.fullmatch(r"\d+", text):
         return Noise(int(text)).normal([0], model.process.shape)[0]
-    latent = _LATENT.match(text)
-    if latent is None:
+    array = _ARRAY.match(text)
+    if array is None:
         return read_picture(Path(text), model, resize=resize)
-    states = load_init_noise(Path(latent["path"]), model.process.shape, what="latents")
-    if latent["which"] is None and len(states) > 1:
-        raise UsageError(f"{text} holds {len(states)} latents; say which, as {text}:0")
-    which = int(latent["which"] or 0)
+    path, which = Path(array["path"]), int(array["which"] or 0)
+    images = path.suffix.lower() == ".npz" or _holds_pixels(path)
+    states: Any = (
+        stored_pixels(path)
+        if images
+        else (load_init_noise(path, model.process.shape, what="latents"))
+    )
+    kind = "images" if images else "latents"
+    if array["which"] is None and len(states) > 1:
+        raise UsageError(f"{text} holds {len(states)} {kind}; say which, as {text}:0")
     if which >= len(states):
-        raise UsageError(f"{text}: there are {len(states)} latents, counted from 0")
+        raise UsageError(f"{text}: there are {len(states)} {kind}, counted from 0")
+    if images:
+        return picture_in(states, which, path, model, resize=resize)
     return torch.tensor(states[which], dtype=torch.float32)
+
+
+def _holds_pixels(path: Path) -> bool:
+    """Return whether an ``.npy`` is of bytes; what cannot be read is not."""
+    try:
+        return map_npy(path).dtype.kind == "u"
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, eq=False)

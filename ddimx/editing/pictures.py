@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images.encoded import centered_box
+from ..data.images.named import ARRAYS, stored_pixels
 from ..data.images.picture import View
-from ..data.images.scan import SUFFIXES
+from ..data.images.scan import SUFFIXES, list_images, printable
 from ..errors import UsageError
 from ..files import visible_files
 from ..pixels import to_network
+from ..runs.record import NAME as MANIFEST
 from ..untrusted.pictures import open_picture
 from ..weights.model import Model, process_is_image
 
@@ -56,17 +60,67 @@ def find_pictures(path: Path) -> list[Path]:
         raise UsageError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    sheet = {"grid.png"} if (path / "manifest.json").is_file() else set()
+    sheet = {"grid.png"} if (path / MANIFEST).is_file() else set()
     paths = [p for p in visible_files(path, SUFFIXES, recursive=False) if p.name not in sheet]
     if not paths:
         raise UsageError(f"{path}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-    stems = [p.stem for p in paths]
-    duplicates = sorted({s for s in stems if stems.count(s) > 1})
-    if duplicates:
-        raise UsageError(
-            f"{path}: two images are called '{duplicates[0]}'; results would share a name"
-        )
+    _refuse_equal(path, [p.stem for p in paths])
     return paths
+
+
+def read_pictures(path: Path, model: Model, *, resize: bool = False) -> list[Picture]:
+    """Read the images of a file, a folder, a zip or an array for a model, as :func:`read_picture`.
+
+    Those of a zip are in the order of their names, also in folders below. The images of an array
+    (see :func:`.named.stored_pixels`) are called by their numbers: "000000". Of a run of ours that
+    wrote one array, its images are read.
+
+    Raises:
+        UsageError: as :func:`find_pictures` and :func:`read_picture`.
+        DdimxError: a zip or an array that cannot be read.
+    """
+    if (path / MANIFEST).is_file():
+        arrays = [path / f"samples{suffix}" for suffix in ARRAYS]
+        path = next((array for array in arrays if array.is_file()), path)
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix in ARRAYS:
+        pixels = stored_pixels(path)
+        return [picture_in(pixels, i, path, model, resize=resize) for i in range(len(pixels))]
+    if suffix != ".zip":
+        return [read_picture(file, model, resize=resize) for file in find_pictures(path)]
+    listing = list_images(path)
+    stems = [printable(PurePosixPath(name).stem) for name in listing.names]
+    _refuse_equal(path, stems)
+    pictures = []
+    for name, stem in zip(listing.names, stems, strict=True):
+        what = f"{path}: {printable(name)}"
+        read = partial(picture_of, model=model, name=stem, what=what, resize=resize)
+        try:
+            source = listing.stream(name)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{what}: cannot be read ({error})") from None
+        pictures.append(_decoded(source, what, read))
+    return pictures
+
+
+def picture_in(
+    pixels: Bytes, number: int, path: Path, model: Model, *, resize: bool = False
+) -> Picture:
+    """Return one image of an array, uint8 [N, H, W, C], for a model; ``path`` names the array.
+
+    Raises:
+        UsageError: as :func:`picture_of`, or another number of channels than 1, 3 or 4.
+    """
+    image = np.asarray(pixels[number])
+    if image.shape[2] not in (1, 3, 4):
+        raise UsageError(f"{path}: images of {image.shape[2]} channels; 1, 3 or 4 are read")
+    return picture_of(
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image),
+        model,
+        name=f"{number:06d}",
+        what=f"{path}, image {number},",
+        resize=resize,
+    )
 
 
 def read_picture(path: Path, model: Model, *, resize: bool = False) -> Picture:
@@ -175,11 +229,23 @@ def _opened(path: Path, read: Callable[[Image.Image], Content]) -> Content:
     """Return what ``read`` makes of an image file; what it cannot read is a UsageError."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
+    return _decoded(path, str(path), read)
+
+
+def _decoded(source: Path | BinaryIO, what: str, read: Callable[[Image.Image], Content]) -> Content:
+    """Return what ``read`` makes of an encoded image, which messages call ``what``."""
     try:
-        with open_picture(path) as image:
+        with open_picture(source) as image:
             return read(image)
     except ValueError as error:
-        raise UsageError(f"{path}: not a readable image ({error})") from None
+        raise UsageError(f"{what}: not a readable image ({error})") from None
+
+
+def _refuse_equal(path: Path, stems: Sequence[str]) -> None:
+    """Raise UsageError if two images have one name, by which results are called."""
+    name, count = Counter(stems).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"{path}: two images are called '{name}'; results would share a name")
 
 
 def _size(size: tuple[int, int]) -> str:

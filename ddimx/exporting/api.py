@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import DdimxError, UsageError
 from ..octree.file import Shape
@@ -34,9 +34,13 @@ def export(
     surfel: bool = False,
     light: bool | None = None,
     up: str | None = None,
-    sh_degree: int = 0,
+    sh_degree: int | None = None,
+    spz_version: int | None = None,
     ascii: bool = False,
     max_depth: int | None = None,
+    depth: int | None = None,
+    center: bool = False,
+    unit: float | Literal["cube"] = 1.0,
     merge: bool = False,
     preview: bool = False,
     turntable: bool = False,
@@ -55,8 +59,11 @@ def export(
         format: "3dgs", "ply", "splat", "spz", "glb", "json", one or several.
         color, opacity, scale, surfel, light: as in :class:`ddimx.splats.from_octree.Look`.
         up: the axis that points up in the files, "y", "z" or "-y"; None takes each format's own.
-        sh_degree: 0 or 3. ascii: PLY as text.
-        max_depth: what the octrees' depth must be.
+        sh_degree: 0 to 3; None takes each format's own: 3 for "3dgs", else 0.
+        spz_version: 2, 3 or 4. ascii: PLY as text.
+        max_depth: what the octrees' depth must be. depth: at which deeper ones are cut.
+        center: put the middle of the octree's cube at the origin.
+        unit: how many of the octree's units are one in the file; "cube" makes the cube's edge 1.
         merge: one file of all shapes, side by side.
         preview, turntable: pictures beside the splats.
         overwrite: replace files that are there with other contents.
@@ -70,8 +77,11 @@ def export(
         formats=named_formats([format] if isinstance(format, str) else format),
         look=Look(color, opacity, scale, surfel, light),
         up=up,
-        options=EncodeOptions(sh_degree, ascii),
+        options=EncodeOptions(sh_degree, ascii, spz_version=spz_version),
         max_depth=max_depth,
+        depth=depth,
+        center=center,
+        unit=unit,
         preview=preview,
         turntable=turntable,
         overwrite=overwrite,

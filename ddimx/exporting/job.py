@@ -11,7 +11,9 @@ import numpy as np
 
 from ..errors import DdimxError, UsageError
 from ..files import write_bytes
+from ..octree.errors import OctreeError
 from ..octree.file import Shape, read_shape
+from ..octree.tree import Octree
 from ..splats.cloud import GaussianCloud, merge
 from ..splats.formats import FORMATS
 from ..splats.frames import rotation_to
@@ -48,13 +50,25 @@ def scene_of(item: ExportItem, settings: ExportSettings) -> Scene:
     """Read a shape and make its Gaussians.
 
     Raises:
-        DdimxError: no octree, another depth than was said, or no category to color it by.
+        DdimxError: no octree, another depth than was said, no category to color it by, or
+            coordinates that float32 cannot hold.
     """
     shape = _shape(item, settings.max_depth)
-    around = neighborhood(shape.tree)
+    tree = shape.tree
+    if settings.depth is not None:
+        if settings.depth > tree.depth:
+            raise DdimxError(f"{item.label}: of depth {tree.depth}, less than {settings.depth}")
+        tree = tree.coarser(settings.depth)
+    # In float64, as the cube is; only what stands in a file is rounded.
+    unit = tree.edge if settings.unit == "cube" else settings.unit
+    lower, edge = [low / unit for low in tree.lower], tree.edge / unit
+    if settings.center or not settings.formats:  # a picture has no place
+        lower = [-edge / 2] * 3
+    tree = Octree(tree.masks, (lower[0], lower[1], lower[2]), edge)
+    around = neighborhood(tree)
     try:
-        cloud = from_octree(shape.tree, settings.look, category=shape.category, around=around)
-    except UsageError as error:
+        cloud = from_octree(tree, settings.look, category=shape.category, around=around)
+    except (UsageError, OctreeError) as error:
         raise DdimxError(f"{item.label}: {error}") from None
     return Scene(cloud, around.spreads, settings.look.lit)
 
@@ -71,7 +85,7 @@ def _shape(item: ExportItem, max_depth: int | None) -> Shape:
 def side_by_side(scenes: Sequence[Scene]) -> Scene:
     """Return one scene of all shapes in a square grid on the ground, the first at the back left.
 
-    They keep their sizes: shapes of which some are in metres and some in inches look it.
+    They keep their sizes: shapes of which some are in meters and some in inches look it.
     """
     columns = int(np.ceil(np.sqrt(len(scenes))))
     widths = [np.ptp(scene.cloud.positions[:, [0, 2]], axis=0).max() for scene in scenes]

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -117,6 +118,7 @@ def _together(
     merged: ExportItem,
 ) -> list[ExportResult]:
     """Return those that failed, and at the end what the others became together."""
+    settings = replace(settings, center=True)  # they get other places anyway
     scenes: list[Scene] = []
     failed: list[ExportResult] = []
     for item in items:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..errors import UsageError
 from ..splats.formats import FORMATS, EncodeOptions, Format, format_named
+from ..splats.formats.niantic import ZSTD_VERSION, zstd
 from ..splats.frames import rotation_to
 from ..splats.from_octree import Look
 
@@ -25,6 +28,9 @@ class ExportSettings:
         up: "y", "z" or "-y"; None takes each format's own.
         options: what the writers are asked for (without ``up``, which each format decides).
         max_depth: what the octrees' depth must be.
+        depth: at which deeper octrees are cut; None keeps their own.
+        center: whether the middle of the octree's cube is put at the origin.
+        unit: how many of the octree's units are one in the file, or "cube": its cube's edge is.
         preview, turntable: a PNG of three views; an animated WebP all around.
         overwrite: replace files that differ.
         workers: processes; None decides by the number of files.
@@ -38,6 +44,9 @@ class ExportSettings:
     up: str | None = None
     options: EncodeOptions = field(default_factory=EncodeOptions)
     max_depth: int | None = None
+    depth: int | None = None
+    center: bool = False
+    unit: float | Literal["cube"] = 1.0
     preview: bool = False
     turntable: bool = False
     overwrite: bool = False
@@ -48,6 +57,15 @@ class ExportSettings:
             raise UsageError("nothing to make: give --format, --preview or --turntable")
         for name in self.formats:
             format_named(name).check(name, self.options)
+        if self.options.spz_version is not None and "spz" not in self.formats:
+            raise UsageError(f"--spz-version {self.options.spz_version}: only with --format spz")
+        if self.options.spz_version == ZSTD_VERSION:
+            zstd()
+        is_number = not isinstance(self.unit, str) and 0 < self.unit < math.inf
+        if self.unit != "cube" and not is_number:
+            raise UsageError(f"--unit {self.unit}: give a number above 0, or 'cube'")
+        if self.depth is not None and self.depth < 1:
+            raise UsageError(f"--depth {self.depth}: give 1 or more")
         if self.up is not None:
             rotation_to(self.up)
         if self.workers is not None and self.workers < 1:
@@ -81,6 +99,20 @@ def named_formats(words: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         format_named(name)
     return tuple(dict.fromkeys(names))
+
+
+def unit_of(text: str) -> float | Literal["cube"]:
+    """Return what ``--unit`` says: a number, or "cube".
+
+    Raises:
+        UsageError: neither of them.
+    """
+    if text == "cube":
+        return "cube"
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--unit {text}: give a number above 0, or 'cube'") from None
 
 
 def without_suffix(path: Path) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..octree.errors import OctreeError
 from ..octree.tree import Octree
 from . import colors
 from .cloud import UPRIGHT, GaussianCloud
@@ -18,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 THINNEST = 0.25  # of its width: what a Gaussian of a flat surface is flattened to
 LIGHT = (-0.4, 0.8, 0.45)  # from the left, above and in front
 DIMMEST, CROWDED = 0.6, 0.5  # light on what is edge-on; what a full window takes
+ROUNDING = 1 / 16  # by how much of a cell float32 may move its center
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,19 @@ def from_octree(
 
     Raises:
         UsageError: colors by category for a shape that has none.
+        OctreeError: coordinates so large that float32, which clouds and all files are of, cannot
+            tell neighboring cells apart.
     """
     look = look or Look()
+    reach, cell = max(abs(v) for low in tree.lower for v in (low, low + tree.edge)), tree.edge
+    cell *= 0.5**tree.depth
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = float(np.spacing(np.float32(reach)))
+    if not step / 2 <= ROUNDING * cell:
+        raise OctreeError(
+            f"its cells are {cell:.2g} wide, and coordinates up to {reach:.3g} are {step:.2g} "
+            "apart in float32, which all formats hold; --center puts the shape at the origin"
+        )
     if around is None and (look.lit or look.needs_normals):
         around = neighborhood(tree)
     points = tree.centers()

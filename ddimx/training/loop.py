@@ -125,12 +125,13 @@ class Trainer:
         """Return the averaged weights' loss on as many training as held-out examples.
 
         Both are measured with the same draws, at the same times, without dropout, so that their
-        ratio shows memorization and nothing else.
+        ratio shows memorization and nothing else. No example is measured twice.
         """
-        count = min(VALIDATION_EXAMPLES, len(self.held_out) or VALIDATION_EXAMPLES)
         parts = {"train": self.source, "held_out": self.held_out}
+        parts = {name: part for name, part in parts.items() if len(part)}
+        count = min(VALIDATION_EXAMPLES, *map(len, parts.values()))
         with self._averaged():
-            return {name: self._loss(part, count) for name, part in parts.items() if len(part)}
+            return {name: self._loss(part, count) for name, part in parts.items()}
 
     @torch.no_grad()
     def draw_grid(self) -> Path:

@@ -49,6 +49,7 @@ class FolderReporter:
     """Progress on stderr, curves in ``<folder>/tensorboard``, lines in ``<folder>/log.jsonl``."""
 
     EVERY = 50  # steps between two lines of the log
+    WARM, MEASURED = 5, 25  # the steps between which it is measured how long a run will take
     RECENT = 100  # steps whose mean the screen shows
 
     def __init__(self, folder: Path, progress: Progress, batch_size: int) -> None:
@@ -63,6 +64,7 @@ class FolderReporter:
         self._recent: deque[float] = deque(maxlen=self.RECENT)
         self._since = (time.perf_counter(), 0, 0.0)
         self._begun, self._waiting = self._since[0], ""
+        self._warm, self._first, self._total = self._begun, 0, 0
         self._validated: set[int] = set()
         self._said: set[str] = set()
 
@@ -73,7 +75,8 @@ class FolderReporter:
         removed, and so is the beginning of a line; a line that a kill swallowed is written.
         """
         self._progress.start("training", total, state.step)
-        self._begun = time.perf_counter()
+        self._begun = self._warm = time.perf_counter()
+        self._first, self._total = state.step, total
         self._since = (self._begun, state.step, 0.0)
         try:
             lines = _lines_until(self._log, state.step)
@@ -101,6 +104,13 @@ class FolderReporter:
         """
         self._recent.append(loss)
         now = time.perf_counter()
+        done = state.step - self._first
+        if done == self.WARM:
+            self._warm = now
+        elif done == self.MEASURED and self._total - state.step > self.EVERY:
+            pace = (now - self._warm) / (self.MEASURED - self.WARM)
+            left = duration(pace * (self._total - state.step))
+            self._progress.say(f"step {state.step}: {pace:.2g} s a step, about {left} to go")
         self._waiting = f"waiting for data {waited / max(now - self._begun, 1e-9):.0%}"
         self._progress.advance(1, f"loss {_mean(self._recent):.4f}  {self._waiting}")
         if self._progress.lost is not None:
@@ -170,6 +180,17 @@ class FolderReporter:
 
 
 VALIDATION = "validation_"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: "40 seconds", "25 minutes", "3.5 hours", "4 days"."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} minutes"
+    if seconds < 172_800:
+        return f"{seconds / 3_600:.1f} hours"
+    return f"{seconds / 86_400:.0f} days"
 
 
 def _mean(losses: Collection[float]) -> float:

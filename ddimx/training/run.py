@@ -14,7 +14,7 @@ from ..config import Config
 from ..config_file import dump_yaml, load_config, override
 from ..data.examples import open_examples
 from ..data.images.download import obtain
-from ..data.shapes.octrees import with_depth_of_files
+from ..data.recognize import told
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
 from ..files import sweep, write_bytes, write_json
@@ -26,39 +26,15 @@ from ..runs.lock import lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
-from ..weights.locate.source import Source, find_weights
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
-from ..weights.weight_set import Which
+from .fine_tune import check_agrees, with_classes
 from .loop import Trainer
 from .report import FolderReporter
+from .settings import Settings, TrainRequest, resolve
 from .state import CHECKPOINTS, TrainState, checkpoints, restore
 
 CONFIG, RECORD = "config.yml", "train.json"  # of a run: with what it runs, with what it began
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What the command line asks for; ``resume`` and ``init`` exclude each other.
-
-    ``init`` names weights as :class:`ddimx.weights.locate.source.Source` does, ``init_weights``
-    which of them. ``config_file`` says where ``config`` is from, for messages; ``trust_code``
-    allows its ``model.name`` to be imported as ``package.module:Class``.
-    """
-
-    label: str
-    config: Config | None
-    overrides: tuple[str, ...] = ()
-    out: Path | None = None
-    seed: int = 0
-    device: str = "auto"
-    resume: str | None = None
-    init: str | None = None
-    init_weights: Which | None = None
-    offline: bool = False
-    trust_code: bool = False
-    config_file: str = "the configuration"
-    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,50 +61,46 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         raise UsageError(f"--weights {request.init_weights} chooses among those of --init")
     checkpoint = None
     if request.resume is not None:
+        if request.data is not None or not request.classes:
+            flag = "--data" if request.data is not None else "--no-classes"
+            raise UsageError(
+                f"--resume goes on with the run's own data, and {flag} would change it; data that "
+                "were moved are named by --set data.root=DIR"
+            )
         checkpoint = _checkpoint(request.resume)
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
     if checkpoint is not None:
-        config, named_in = read_header(checkpoint).config, str(checkpoint)
-    elif request.config is not None:
-        config, named_in = request.config, request.config_file
+        header = read_header(checkpoint)
+        config = override(header.config, request.settings())
+        check_agrees(header.config, config, f"--resume {request.resume}")
+        named_in = str(checkpoint) if config.model.name == header.config.model.name else "--set"
+        settings = Settings(config, None, named_in, None, ())
     else:
-        raise UsageError("name a configuration with --config")
-    name = config.model.name
-    config = override(config, request.overrides)
-    if config.model.name != name:
-        named_in = "--set"
-    check_trusted(config, trust_code=request.trust_code, named_in=named_in)
-    depth = config.data.max_depth
-    if checkpoint is None and not any(o.startswith("data.max_depth=") for o in request.overrides):
-        config = with_depth_of_files(config)
-        if config.data.max_depth != depth:
-            progress.say(
-                f"{config.data.root}: octrees of depth {config.data.max_depth}, so the model is "
-                f"of that depth, not {depth}"
-            )
+        settings = resolve(request, progress)
+    check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
     with ExitStack() as lock:
-        return _train(request, config, named_in, checkpoint, lock, stop, progress)
+        return _train(request, settings, checkpoint, lock, stop, progress)
 
 
 def _train(
     request: TrainRequest,
-    config: Config,
-    named_in: str,
+    settings: Settings,
     checkpoint: Path | None,
     lock: ExitStack,
     stop: Stop,
     progress: Progress,
 ) -> TrainResult:
+    config, start = settings.config, settings.start
     folder = request.out
     if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
         folder = checkpoint.parent.parent
     if folder is not None:
         lock.enter_context(lock_folder(folder))
-        checkpoint = _newest(request, config, folder, checkpoint)
+        checkpoint, config = _newest(request, config, folder, checkpoint)
     obtain(config.data, offline=request.offline, progress=progress)
-    source = open_examples(config)
+    source = open_examples(config, strict=request.strict)
     held_out = open_examples(config, held_out=True)
     if not len(source):
         raise UsageError("the training split is empty")
@@ -136,11 +108,21 @@ def _train(
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
-    network, process = build(config, trust_code=request.trust_code, named_in=named_in)
+    network, process = build(config, trust_code=request.trust_code, named_in=settings.named_in)
+    remarks = list(settings.remarks)
+    if start is not None and checkpoint is None:
+        if start.config is not None:
+            start, told_of_classes = with_classes(start, network, config)
+            remarks += [told_of_classes] if told_of_classes else []
+        load_into(network, start.tensors, start.name)
+        remarks += start.notes
+        if config.model.patch_size != 1:
+            remarks.append(
+                f"the network of {start.name} works on patches of pixels (model.patch_size "
+                f"{config.model.patch_size}), which diffusers' UNet2DModel cannot: the result "
+                "cannot be converted to diffusers; what is trained without --init can"
+            )
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if request.init is not None and checkpoint is None:
-        source_of = Source(request.init, request.init_weights, offline=request.offline)
-        load_into(network, find_weights(source_of, progress).tensors, request.init)
     state = TrainState.fresh(network, config)
     info: dict[str, Any] = {
         "command": request.command,
@@ -158,6 +140,11 @@ def _train(
         seed = int(history["seed"])
         info["init"] = history.get("init")
         info["resumed"] = [*history.get("resumed", []), {"step": state.step, "on": info["device"]}]
+        if history.get("data_sha256", source.fingerprint) != source.fingerprint:
+            remarks.append(
+                f"the data have changed since step {state.step}: training goes on with what is "
+                "there now, and ends with other weights than it would have"
+            )
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
@@ -167,8 +154,7 @@ def _train(
         for place in (folder, folder / CHECKPOINTS, folder / "samples"):
             sweep(place)
         if fresh:
-            record = {key: getattr(request, key) for key in ("command", "seed", "init")}
-            write_json(folder / RECORD, record | {"init_weights": request.init_weights})
+            write_json(folder / RECORD, _record(request))
         write_bytes(folder / CONFIG, dump_yaml(config).encode())
     except OSError as error:
         raise DdimxError(
@@ -177,8 +163,14 @@ def _train(
         ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
+    for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
+        progress.say(line)
     size = sum(p.numel() for p in network.parameters())
-    progress.say(f"{folder}: {size:,} parameters on {info['device']}, seed {seed}")
+    loop = config.training
+    progress.say(
+        f"{folder}: {size:,} parameters on {info['device']}, seed {seed}, "
+        f"{loop.n_iters:,} steps of {loop.batch_size}"
+    )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
     try:
@@ -234,28 +226,44 @@ def _from_the_beginning(request: TrainRequest) -> TrainRequest:
     )
 
 
+def _record(request: TrainRequest) -> dict[str, Any]:
+    """Return what a run was begun with, for the same command to go on with it."""
+    names = ("command", "seed", "init", "init_weights", "data", "classes")
+    record = {name: getattr(request, name) for name in names}
+    return record | {"set": list(request.settings())}
+
+
 def _newest(
     request: TrainRequest, config: Config, folder: Path, checkpoint: Path | None
-) -> Path | None:
+) -> tuple[Path | None, Config]:
     """Return the checkpoint to go on from, which must be the folder's newest, if it has one.
 
-    Without ``--resume``, the command that a run was begun with goes on with it.
+    Without ``--resume``, the command that a run was begun with goes on with it. What such a command
+    left to the choice by its data is not chosen again: the data may have changed.
 
     Raises:
         UsageError: the folder holds another run, or the run is further.
     """
     paths = checkpoints(folder / CHECKPOINTS)
     if not paths:
-        return checkpoint
+        return checkpoint, config
     newest = paths[-1]
     if checkpoint is None:
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name
         same = header.info.get("seed") == request.seed and header.info.get("init") == init
         if same and header.config.model_dump() == config.model_dump():
-            return newest
+            return newest, config
+        if same and request.data is not None and request.config is None:
+            record = _record(request)
+            try:
+                before = read_object(folder / RECORD)
+            except (OSError, ValueError):
+                before = {}
+            if all(before.get(key, ...) == record[key] for key in record if key != "command"):
+                return newest, header.config
     elif newest.resolve() == checkpoint.resolve():
-        return checkpoint
+        return checkpoint, config
     raise UsageError(
         f"{folder} holds a training run up to {newest.name}; go on with --resume {folder}, "
         "or name another folder with --out"

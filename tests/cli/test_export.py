@@ -1,5 +1,6 @@
 """``ddimx export`` from the command line."""
 
+import gzip
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from plyfile import PlyData
 
 from ddimx.octree.file import read_shape
 from tests.exporting import write
+from tests.sampling import invoke
 from tests.splats.readers import read_3dgs, read_spz
 
 
@@ -51,6 +53,23 @@ def test_options_reach_the_file(run_cli, run_dir, tmp_path):
     values = np.array([line.split() for line in lines[-91:]], dtype=float)
     assert (values[:, 3:] == [*[0.25 / 16] * 3, 0x33, 0x66, 0x99, 0.5]).all()
     assert values[:, 2].max() == 9.5 / 16 - 0.5  # the seat, 9 cells up: z is up
+
+
+def test_place_size_and_depth_reach_the_file(run_dir):
+    source = write(run_dir / "000009.npz", legs=0)
+    done = invoke(
+        "export", source, "--format", "3dgs,spz", "--up", "y", "--sh-degree", 1, "--spz-version", 2,
+        "--depth", 3, "--center", "--unit", "cube", "--scale", 1, "-q", "-o", run_dir / "x",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    ply, spz = (run_dir / "x" / f"000009{suffix}" for suffix in (".3dgs.ply", ".spz"))
+    read = read_3dgs(ply.read_bytes())
+    assert read["rest"].shape[1] == 9
+    np.testing.assert_allclose(read["sigmas"], 1 / 8, rtol=1e-6)
+    np.testing.assert_allclose(read["positions"], read_spz(spz.read_bytes())["positions"])
+    assert gzip.decompress(spz.read_bytes())[4] == 2
+    wrong = invoke("export", source, "--unit", "cm")
+    assert (wrong.code, wrong.err) == (2, "error: --unit cm: give a number above 0, or 'cube'\n")
 
 
 def test_failures_are_listed_and_the_others_made(run_cli, run_dir):

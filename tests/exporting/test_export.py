@@ -9,6 +9,7 @@ from PIL import Image
 from ddimx.errors import DdimxError, UsageError
 from ddimx.exporting.api import export
 from ddimx.octree.file import Shape
+from ddimx.octree.tree import Octree
 from tests.exporting import stool, write
 from tests.splats.readers import read_3dgs, read_glb, read_splat, read_spz, rotation_angles
 
@@ -138,6 +139,64 @@ def test_merging_puts_shapes_side_by_side(tmp_path):
     assert export(sources, tmp_path / "all.glb", format="glb", merge=True) == [tmp_path / "all.glb"]
 
 
+def placed(tree, lower, edge):
+    return Octree(tree.masks, (float(lower[0]), float(lower[1]), float(lower[2])), edge)
+
+
+def test_centered_and_in_other_units(tmp_path):
+    """Centimeters far from the origin; what is computed in float64 is rounded once."""
+    tree = placed(stool(), [456789.25, 312.125, 5412345.5], 160.0)
+
+    def read(name, tree=tree, **options):
+        (path,) = export(tree, tmp_path / name, up="y", **options)
+        return read_3dgs(path.read_bytes())
+
+    unit = Octree(tree.masks).centers()  # within [-0.5, 0.5]^3
+    centered = read("centered", center=True)
+    assert (centered["positions"] == (unit * 160).astype(np.float32)).all()
+    np.testing.assert_allclose(centered["sigmas"], 5, rtol=1e-6)  # half of a cell of 10
+    meters = read("meters", unit=100)
+    low = np.array(tree.lower) / 100
+    assert (meters["positions"] == (low + (unit + 0.5) * 1.6).astype(np.float32)).all()
+    np.testing.assert_allclose(meters["sigmas"], 0.05, rtol=1e-6)
+    cube = read("cube", center=True, unit="cube")
+    assert (cube["positions"] == unit.astype(np.float32)).all()
+    beside = read("merged", [tree, tree], merge=True)["positions"]
+    np.testing.assert_allclose(np.ptp(beside[:SPLATS], axis=0), np.ptp(unit, axis=0) * 160)
+
+
+def test_cells_that_float32_cannot_tell_apart_are_refused(tmp_path):
+    far = [0.0, 0.0, 5412345.5]  # where float32 has steps of 0.5
+    for edge, good in ((16 * 4.0, True), (16 * 3.9, False)):  # cells of 1/16 of that and less
+        tree = placed(stool(), far, edge)
+        if good:
+            (path,) = export(tree, tmp_path / "good")
+            positions = read_3dgs(path.read_bytes())["positions"]
+            assert len(np.unique(positions, axis=0)) == SPLATS
+            continue
+        with pytest.raises(DdimxError, match=r"cells are 3\.9 wide.* are 0\.5 apart.*--center"):
+            export(tree, tmp_path / "bad")
+        export(tree, tmp_path / "bad", center=True)
+        assert export(tree, tmp_path / "picture", format=[], preview=True)  # has no place
+    for lower in (np.inf, 1e300):
+        with pytest.raises(DdimxError, match="--center"):
+            export(placed(stool(), [lower] * 3, 1.0), tmp_path / "bad")
+
+
+def test_deeper_octrees_are_cut(tmp_path):
+    (path,) = export(stool(), tmp_path, depth=2, up="y")
+    read = read_3dgs(path.read_bytes())
+    assert (read["positions"] == stool().coarser(2).centers().astype(np.float32)).all()
+    np.testing.assert_allclose(read["sigmas"], 0.5 / 4, rtol=1e-6)
+
+
+def test_files_without_bounds_lie_in_the_original_projects_cube(tmp_path):
+    np.save(tmp_path / "bare.npy", stool().tokens())
+    (path,) = export(tmp_path / "bare.npy", up="y")
+    expected = (stool().centers() + 0.5).astype(np.float32)
+    assert (read_3dgs(path.read_bytes())["positions"] == expected).all()
+
+
 # --- what is there already ----------------------------------------------------------------------
 
 
@@ -233,7 +292,11 @@ def test_sources_that_cannot_be_used(tmp_path, source, message):
         ({"format": []}, "nothing to make"),
         ({"format": ["glb", "splat"], "sh_degree": 3}, "splat has no room for harmonics"),
         ({"format": "spz", "ascii": True}, "spz has no text form"),
-        ({"sh_degree": 2}, "0 or 3"),
+        ({"sh_degree": 4}, "0, 1, 2 or 3"),
+        ({"spz_version": 2}, "only with --format spz"),
+        ({"unit": 0.0}, "--unit 0.0"),
+        ({"unit": "cm"}, "--unit cm: give a number above 0, or 'cube'"),
+        ({"depth": 5}, "of depth 4, less than 5"),
         ({"up": "x"}, "unknown axis for --up"),
         ({"workers": 0}, "--workers 0"),
         ({"color": "category"}, "no category"),

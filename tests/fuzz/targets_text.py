@@ -25,7 +25,7 @@ from ddimx.progress import Progress
 from ddimx.signals import Stop
 from ddimx.solvers.plan_file import write_plan
 from ddimx.weights.formats.diffusers.folder import write_folder
-from ddimx.weights.formats.native import Header, save
+from ddimx.weights.formats.native import Header, read_tensors, save, write_safetensors
 from ddimx.weights.formats.pickled import write_list
 from ddimx.weights.model import Model, load_model
 
@@ -185,6 +185,39 @@ def make_foreign_diffusers(folder: Path) -> None:
     (folder / "model" / "ddimx.json").unlink()
 
 
+def make_shards(folder: Path) -> None:
+    """As diffusers cuts large networks: two files of tensors, and an index of both."""
+    make_foreign_diffusers(folder)
+    unet, stem = folder / "model" / "unet", "diffusion_pytorch_model"
+    whole = read_tensors(unet / f"{stem}.safetensors")
+    (unet / f"{stem}.safetensors").unlink()
+    names = sorted(whole)
+    places = {}
+    for i, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"{stem}-{i:05d}-of-00002.safetensors"
+        write_safetensors(unet / file, {name: whole[name] for name in part}, {"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (unet / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+
+
+def edit_shards(folder: Path, rng: Random) -> None:
+    """Move one tensor in the index to another file, or to none."""
+    path = next((folder / "model" / "unet").glob("*.index.json"))
+    index = json.loads(path.read_text())
+    names = sorted(index["weight_map"])
+    elsewhere = (
+        "../x.safetensors",
+        "/x.safetensors",
+        "C:x.safetensors",
+        "x/y.safetensors",
+        "x.bin",
+    )
+    value = rng.choice((*index["weight_map"].values(), *elsewhere, "", None, 3, [], {}))
+    index["weight_map"][rng.choice((*names, "strange"))] = value
+    path.write_text(json.dumps(index))
+
+
 def edit_diffusers(folder: Path, rng: Random) -> None:
     """Set one of the settings to a value of its own kind that no tensor bears out."""
     path = folder / "model" / rng.choice(("unet/config.json", "scheduler/scheduler_config.json"))
@@ -334,8 +367,8 @@ def read_statistics(folder: Path) -> None:
         fid.remarks(saved, saved)
 
 
-def make_fid_sets(folder: Path) -> None:
-    """Images in the forms that 'evaluate fid' reads beside folders and data sets."""
+def make_image_sets(folder: Path) -> None:
+    """Images in the forms that measuring and editing read beside folders and data sets."""
     pixels = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
     with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
         for i, image in enumerate(pixels):
@@ -346,7 +379,8 @@ def make_fid_sets(folder: Path) -> None:
     np.savez(folder / "adm.npz", arr_0=pixels, mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2))
 
 
-def read_fid_sets(folder: Path) -> None:
+def read_image_sets(folder: Path) -> None:
+    from ddimx.editing.pictures import read_pictures
     from ddimx.evaluation.fid import compare as fid
 
     class Features:
@@ -357,10 +391,14 @@ def read_fid_sets(folder: Path) -> None:
 
     refused = []
     for name in ("pictures.zip", "plain.npy", "adm.npz"):
-        try:
-            fid.statistics_of(str(folder / name), Features(), 2, Progress(quiet=True))
-        except DdimxError as error:
-            refused.append(error)
+        for read in (
+            lambda path: fid.statistics_of(str(path), Features(), 2, Progress(quiet=True)),
+            lambda path: read_pictures(path, model(), resize=True),
+        ):
+            try:
+                read(folder / name)
+            except DdimxError as error:
+                refused.append(error)
     if refused:
         raise refused[0]
 
@@ -476,6 +514,7 @@ TARGETS = [
     Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
     Target("diffusers", make_diffusers, read_diffusers, edit_diffusers),
     Target("diffusers of others", make_foreign_diffusers, read_diffusers, edit_diffusers),
+    Target("diffusers in shards", make_shards, read_diffusers, edit_shards),
     Target(
         "model", lambda f: write_model(f / "model.safetensors", IMAGES), read_native, edit_native
     ),
@@ -490,7 +529,7 @@ TARGETS = [
     Target("init noise", make_init_noise, read_init_noise),
     Target("octree", make_octree, read_octree),
     Target("statistics", make_statistics, read_statistics),
-    Target("sets for FID", make_fid_sets, read_fid_sets),
+    Target("sets of images", make_image_sets, read_image_sets),
     Target("images in npz", make_image_array, read_image_array),
     Target("run", make_run, read_run, changed=("run/manifest.json", "run/*.png")),
     Target("array run", make_array_run, read_array_run),

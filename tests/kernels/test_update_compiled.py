@@ -79,7 +79,7 @@ def test_the_state_is_read_128_bits_at_a_time(reports):
         assert found["loads_128"] >= groups * tensors, (case, target)
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("target", [name for name in TARGETS if name.startswith("sm_")])
 @pytest.mark.parametrize("case", ["with noise", "with noise, NHWC output"])
 def test_noise_costs_at_most_38_integer_operations_per_element(reports, case, target):
     """What fits under the time that memory needs on an H200 (430 G elements/s)."""

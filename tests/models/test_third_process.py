@@ -89,15 +89,17 @@ def test_it_samples_and_a_run_grows_and_resumes(trained):
     assert rows(trained / "again") == grown
 
 
-def test_options_of_other_kinds_are_refused_by_its_own_name(trained):
-    for option, draws in ((("--clip", "1"), "images"), (("--temperature", "2"), "octrees")):
-        done = run(trained, "sample", "--model", "trained", "--trust-code", *option)
-        assert done.returncode == 2
-        assert f"{option[0]}: for models of {draws}, " in done.stderr
-        assert "draws integers" in done.stderr
+def test_options_of_other_kinds_are_refused_by_its_own_name(trained, monkeypatch):
     done = run(trained, "sample", "--model", "trained", "--trust-code", "--format", "png")
     assert done.returncode == 2
     assert "draws integers, which are written as txt" in done.stderr
+    monkeypatch.syspath_prepend(str(trained))
+    model = ddimx.load_model(trained / "trained", device="cpu", dtype="fp32", trust_code=True)
+    for option, draws in (({"clip": 1.0}, "images"), ({"temperature": 2.0}, "octrees")):
+        with pytest.raises(UsageError) as error:
+            ddimx.sample(model, count=1, **option)
+        assert f"{next(iter(option))}: for models of {draws}, " in str(error.value)
+        assert "draws integers" in str(error.value)
 
 
 def test_it_is_explained_and_its_time_is_told(trained):

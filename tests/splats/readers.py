@@ -58,14 +58,20 @@ def read_splat(data):
 def read_spz(data):
     raw = gzip.decompress(data)
     magic, version, count, degree, bits, flags, _ = struct.unpack_from("<3I4B", raw)
-    assert (magic, version, flags) == (0x5053474E, 3, 0)
+    assert (magic, flags) == (0x5053474E, 0)
+    assert version in (2, 3)
     take = iter_bytes(raw[16:])
     signed = [int.from_bytes(take(3), "little", signed=True) for _ in range(3 * count)]
     alphas = np.frombuffer(take(count), np.uint8) / 255
     dc = (np.frombuffer(take(3 * count), np.uint8) / 255 - 0.5) / 0.15
     logs = np.frombuffer(take(3 * count), np.uint8) / 16 - 10
-    quaternions = [unpacked(*struct.unpack("<I", take(4))) for _ in range(count)]
-    coefficients = {0: 0, 3: 15}[degree]
+    if version == 2:
+        xyz = np.frombuffer(take(3 * count), np.uint8).reshape(count, 3) / 127.5 - 1
+        w = np.sqrt(np.maximum(0, 1 - (xyz**2).sum(axis=1)))
+        quaternions = np.column_stack([w, xyz])
+    else:
+        quaternions = [unpacked(*struct.unpack("<I", take(4))) for _ in range(count)]
+    coefficients = {0: 0, 1: 3, 2: 8, 3: 15}[degree]
     rest = (np.frombuffer(take(3 * coefficients * count), np.uint8) - 128.0) / 128
     assert not take(1)
     return {

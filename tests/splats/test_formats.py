@@ -33,13 +33,16 @@ def assert_close(read, cloud, *, position, log_sigma, angle, color, alpha):
     assert np.abs(read["alphas"] - cloud.alphas).max() <= alpha
 
 
-@given(clouds, st.sampled_from([0, 3]))
+REST = {0: 0, 1: 9, 2: 24, 3: 45}  # of three channels: 3, 8 and 15 coefficients
+
+
+@given(clouds, st.sampled_from(list(REST)))
 def test_3dgs_reads_back(cloud, degree):
     read = read_3dgs(encode("3dgs", cloud, sh_degree=degree))
     assert (read["positions"] == cloud.positions).all()
     assert (read["quaternions"] == cloud.quaternions).all()
     assert not read["normals"].any()
-    assert read["rest"].shape == (len(cloud), 45 if degree else 0)
+    assert read["rest"].shape == (len(cloud), REST[degree])
     assert not read["rest"].any()
     # Logarithms up to 10 and logits up to 14 are rounded to float32; alphas within 1e-6 of 1 move.
     bounds = {"log_sigma": 10 * EPSILON, "color": 2 * EPSILON, "alpha": 1.1e-6}
@@ -62,25 +65,29 @@ def test_splat_reads_back_in_the_order_of_importance(cloud):
     assert_close(read, sorted_cloud, position=0, log_sigma=1e-12, angle=4 / 128, **bounds)
 
 
-@given(clouds, st.sampled_from([0, 3]))
-def test_spz_reads_back(cloud, degree):
-    read = read_spz(encode("spz", cloud, sh_degree=degree))
+@given(clouds, st.sampled_from(list(REST)), st.sampled_from([2, 3]))
+def test_spz_reads_back(cloud, degree, version):
+    read = read_spz(encode("spz", cloud, sh_degree=degree, spz_version=version))
     assert not read["rest"].any()
-    assert read["rest"].shape[1] == (45 if degree else 0)
+    assert read["rest"].shape[1] == REST[degree]
     # Half a step each: sigmas 1/16, colors 1/255 of a range 1/(.15 / C0) wide. Three parts of q
     # by half of sqrt(1/2)/511, the largest, at least 1/2, by up to three times that more.
     part = np.sqrt(0.5) / 511 / 2
+    # Version 2: three parts by half of 1/127.5. If w is small, w^2 errs by some 2 sqrt(3) times
+    # that, and w itself by the root of it.
+    byte = 0.5 / 127.5
+    two = 2 * np.sqrt(3 * byte**2 + 2 * np.sqrt(3) * byte + 3 * byte**2)
     bounds = {
         "position": 0.5 * 2.0 ** -read["bits"] * (1 + 1e-6),
         "log_sigma": 0.5 / 16 + 1e-6,
-        "angle": 2 * np.sqrt(3 + 9 * 3) * part,
+        "angle": 2 * np.sqrt(3 + 9 * 3) * part if version == 3 else two,
         "color": 0.5 / 255 * 0.28209479177387814 / 0.15 + 1e-6,
         "alpha": 0.5 / 255 + EPSILON,
     }
     assert_close(read, cloud, **bounds)
 
 
-@given(clouds, st.sampled_from([0, 3]))
+@given(clouds, st.sampled_from(list(REST)))
 def test_glb_reads_back(cloud, degree):
     read = read_glb(encode("glb", cloud, sh_degree=degree))
     for name in ("positions", "sigmas", "quaternions", "alphas"):
@@ -89,13 +96,23 @@ def test_glb_reads_back(cloud, degree):
     accessor = read["document"]["accessors"][0]
     assert accessor["min"] == cloud.positions.min(axis=0).tolist()
     assert accessor["max"] == cloud.positions.max(axis=0).tolist()
-    assert len(read["rest"]) == (3 + 5 + 7 if degree else 0)
+    assert len(read["rest"]) == REST[degree] / 3
     assert not any(values.any() for values in read["rest"].values())
     # Back from linear light to sRGB, whose slope is at most 12.92.
     light = read["points"][:, :3]
     srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    assert np.abs(srgb - cloud.colors).max() <= 12.92 * 0.5 / 65535 + 1e-4
-    assert np.abs(read["points"][:, 3] - cloud.alphas).max() <= 0.5 / 65535 + EPSILON
+    assert np.abs(srgb - cloud.colors).max() <= 12.92 * 0.5 / 255 + 1e-4
+    assert np.abs(read["points"][:, 3] - cloud.alphas).max() <= 0.5 / 255 + EPSILON
+
+
+def test_trimesh_shows_the_points_of_a_glb_in_their_colors():
+    """It reads colors of 8 bits and takes those of 16 for others."""
+    trimesh = pytest.importorskip("trimesh")
+    cloud = random_cloud(20, 7)
+    data = encode("glb", cloud)
+    (points,) = trimesh.load_scene(io.BytesIO(data), file_type="glb").geometry.values()
+    assert (points.vertices == cloud.positions).all()
+    assert np.array_equal(points.colors, np.rint(read_glb(data)["points"] * 255))
 
 
 @pytest.mark.parametrize("text", [False, True])
@@ -178,8 +195,10 @@ def test_spz_holds_what_rounds_to_a_byte(byte, held):
 def test_a_name_or_an_option_that_a_format_lacks_is_refused():
     with pytest.raises(UsageError, match="did you mean 'splat'"):
         format_named("splats")
-    with pytest.raises(UsageError, match="0 or 3"):
-        EncodeOptions(sh_degree=1)
+    with pytest.raises(UsageError, match="0, 1, 2 or 3"):
+        EncodeOptions(sh_degree=4)
+    with pytest.raises(UsageError, match="2, 3 or 4"):
+        EncodeOptions(spz_version=1)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -208,5 +227,5 @@ def test_ply_without_plyfile_says_what_to_install(monkeypatch):
 def test_opaque_and_faint_gaussians_have_finite_logits():
     cloud = random_cloud(2, 6)
     cloud = replace(cloud, alphas=np.array([1.0, 1e-30], dtype=np.float32))
-    table = np.frombuffer(encode("3dgs", cloud)[-136:], dtype="<f4").reshape(2, 17)
+    table = np.frombuffer(encode("3dgs", cloud, sh_degree=0)[-136:], dtype="<f4").reshape(2, 17)
     np.testing.assert_allclose(table[:, 9], [13.8155, -13.8155], atol=1e-4)

@@ -4,10 +4,13 @@ import gzip
 import json
 import math
 import struct
+import sys
+import types
 
 import numpy as np
 import pytest
 
+from ddimx.errors import UsageError
 from ddimx.splats.formats import FORMATS, EncodeOptions
 from tests.splats.scene import HALF, ROWS, three
 
@@ -70,7 +73,10 @@ def single(value):
     return struct.unpack("<f", struct.pack("<f", value))[0]
 
 
-@pytest.mark.parametrize(("degree", "rest", "size"), [(0, 0, 68), (3, 45, 248)])
+@pytest.mark.parametrize(
+    ("degree", "rest", "size"),
+    [(0, 0, 68), (1, 9, 104), (2, 24, 164), (3, 45, 248), (None, 45, 248)],  # INRIA's loader: 45
+)
 def test_3dgs(degree, rest, size):
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
     names += [f"f_rest_{i}" for i in range(rest)]
@@ -83,7 +89,7 @@ def test_3dgs(degree, rest, size):
 
 
 def test_3dgs_in_hexadecimal():
-    first = encode("3dgs").partition(b"end_header\n")[2][:68]
+    first = encode("3dgs", sh_degree=0).partition(b"end_header\n")[2][:68]
     # 0.5 / C0 = 1.7724539 = sqrt(pi); ln(1/8), ln(1/2), ln(1/4) = -2.0794415, -.6931472, -1.3862944
     assert first.hex() == (
         "0000003f" "000080be" "0000803f" "000000000000000000000000"
@@ -93,7 +99,7 @@ def test_3dgs_in_hexadecimal():
 
 
 def test_no_logit_is_infinite():
-    last = struct.unpack("<17f", encode("3dgs")[-68:])
+    last = struct.unpack("<17f", encode("3dgs", sh_degree=0)[-68:])
     assert last[9] == pytest.approx(13.815509557963774)  # ln((1 - 1e-6) / 1e-6)
 
 
@@ -134,8 +140,43 @@ def test_spz():
     payload += struct.pack("<3I", *words)
     assert gzip.decompress(data) == payload
     assert data[-4:] == struct.pack("<I", len(payload))
-    padded = gzip.decompress(encode("spz", sh_degree=3))
-    assert padded == payload[:12] + b"\x03" + payload[13:] + b"\x80" * 135
+    for degree, rest in ((1, 9), (2, 24), (3, 45)):
+        padded = gzip.decompress(encode("spz", sh_degree=degree))
+        expected = payload[:12] + bytes([degree]) + payload[13:] + b"\x80" * 3 * rest
+        assert padded == expected
+    # Version 2: x y z of the quaternion with w >= 0, 127.5 + 127.5 q: q = 0 is 127.5, so 128;
+    # sqrt(1/2) is 217.7; the third has w > 0, -1/2 is 63.75 and 1/2 is 191.25.
+    second = gzip.decompress(encode("spz", spz_version=2))
+    rotations = bytes.fromhex("808080" "80da80" "40bf40")  # fmt: skip
+    assert second == payload[:4] + b"\x02" + payload[5:-12] + rotations
+
+
+def test_spz_of_version_4(monkeypatch):
+    """A plain header, the table of columns, and each column by itself; the library is not here."""
+
+    class ZstdCompressor:
+        def __init__(self, level):
+            assert level > 0
+
+        def compress(self, data):
+            return b"Z" + data[::-1]
+
+    library = types.SimpleNamespace(ZstdCompressor=ZstdCompressor)
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    monkeypatch.setitem(sys.modules, "zstandard", library)
+    third = gzip.decompress(encode("spz", sh_degree=1))
+    lengths = [27, 3, 9, 9, 12, 27]  # positions, alphas, colors, scales, rotations, harmonics
+    starts = [16 + sum(lengths[:i]) for i in range(6)]
+    columns = [third[start : start + n] for start, n in zip(starts, lengths, strict=True)]
+    for degree, count in ((1, 6), (0, 5)):  # an empty column is left out
+        data = encode("spz", sh_degree=degree, spz_version=4)
+        head = third[:4] + struct.pack("<2I4B", 4, 3, degree, 12, 0, count)
+        table = [value for n in lengths[:count] for value in (n + 1, n)]
+        head += struct.pack(f"<I12x{2 * count}Q", 32, *table)
+        assert data == head + b"".join(b"Z" + column[::-1] for column in columns[:count])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(UsageError, match="pip install zstandard, or give --spz-version 3"):
+        encode("spz", spz_version=4)
 
 
 def test_glb():
@@ -143,7 +184,7 @@ def test_glb():
     own = "KHR_gaussian_splatting"
     names = ["POSITION", "COLOR_0", f"{own}:ROTATION", f"{own}:SCALE", f"{own}:OPACITY"]
     names += [f"{own}:SH_DEGREE_0_COEF_0"]
-    sizes, kinds = [36, 24, 48, 36, 12, 36], ["VEC3", "VEC4", "VEC4", "VEC3", "SCALAR", "VEC3"]
+    sizes, kinds = [36, 12, 48, 36, 12, 36], ["VEC3", "VEC4", "VEC4", "VEC3", "SCALAR", "VEC3"]
     document = {
         "asset": {"version": "2.0", "generator": "ddimx"},
         "extensionsUsed": [own],
@@ -171,18 +212,18 @@ def test_glb():
             {"buffer": 0, "byteOffset": sum(sizes[:i]), "byteLength": size, "target": 34962}
             for i, size in enumerate(sizes)
         ],
-        "buffers": [{"byteLength": 192}],
+        "buffers": [{"byteLength": 180}],
     }
     document["accessors"][0] |= {"min": [-1, -0.25, -3], "max": [0.5, 2, 1]}
-    document["accessors"][1] |= {"componentType": 5123, "normalized": True}
+    document["accessors"][1] |= {"componentType": 5121, "normalized": True}
     size = struct.unpack_from("<I", data, 12)[0]
     assert json.loads(data[20 : 20 + size]) == document
-    # sRGB .2 .4 .6 .5 as linear light, by IEC 61966-2-1, in 65535ths
+    # sRGB .2 .4 .6 .5 as linear light, by IEC 61966-2-1, in 255ths (glTF 2.0, 3.6.2.2)
     light = [0.0331047666, 0.1328683216, 0.3185467781, 0.2140411405]
-    fifths = [round(65535 * v) for v in light]
+    parts = [round(255 * v) for v in light]
     columns = [
         struct.pack("<9f", *(v for row in ROWS for v in row[0])),
-        struct.pack("<12H", 65535, 0, 0, 32768, *fifths[:3], 61439, *[fifths[3]] * 3, 65535),
+        struct.pack("<12B", 255, 0, 0, 128, *parts[:3], 239, *[parts[3]] * 3, 255),
         struct.pack("<12f", 0, 0, 0, 1, 0, HALF, 0, HALF, -0.5, 0.5, -0.5, 0.5),
         struct.pack("<9f", *(v for row in ROWS for v in row[1])),
         struct.pack("<3f", *(row[4] for row in ROWS)),
@@ -190,17 +231,17 @@ def test_glb():
     ]
     expected = b"glTF" + struct.pack("<2I", 2, len(data)) + struct.pack("<I4s", size, b"JSON")
     assert data[:20] == expected
-    assert data[20 + size :] == struct.pack("<I4s", 192, b"BIN\0") + b"".join(columns)
+    assert data[20 + size :] == struct.pack("<I4s", 180, b"BIN\0") + b"".join(columns)
 
 
 def test_json():
     text = encode("json", up="-y").decode()
-    assert text.startswith('{"format": "ddimx-splats", "version": 1, "up": "-y", "count": 3,\n')
-    assert text.endswith('"alphas": [0.5,0.9375,1.0]}\n')
-    columns = ("positions", "sigmas", "quaternions", "colours", "alphas")
+    assert text.startswith('{"format": "ddimx-splats", "version": 2, "up": "-y", "count": 3,\n')
+    assert text.endswith('"opacities": [0.5,0.9375,1.0]}\n')
+    columns = ("positions", "scales", "quaternions", "colors", "opacities")
     read = json.loads(text)
     assert set(read) == {"format", "version", "up", "count", *columns}
     for k, name in enumerate(columns):
         expected = np.array([row[k] for row in ROWS], dtype=np.float32)
         assert (np.array(read[name], dtype=np.float32) == expected).all()
-    assert read["colours"][1] == [0.2, 0.4, 0.6]  # the shortest decimals, not those of a double
+    assert read["colors"][1] == [0.2, 0.4, 0.6]  # the shortest decimals, not those of a double

@@ -92,12 +92,15 @@ def assert_same(read, cloud, *, position, log_sigma, angle, color, alpha):
     assert np.abs(read["alphas"] - cloud.alphas).max() <= alpha
 
 
-@pytest.mark.parametrize("degree", [0, 3])
+REST = {0: 0, 1: 9, 2: 24, 3: 45}
+
+
+@pytest.mark.parametrize("degree", REST)
 def test_3dgs(transform, degree):
     cloud = random_cloud(COUNT, 10)
     data = FORMATS["3dgs"].encode(cloud, EncodeOptions(sh_degree=degree))
     read = columns(transform(data, ".3dgs.ply", ".csv"))
-    assert len(read["rest"]) == (45 if degree else 0)
+    assert len(read["rest"]) == REST[degree]
     assert not any(values.any() for values in read["rest"])
     assert_same(read, cloud, position=0, log_sigma=1e-6, angle=1e-3, color=1e-6, alpha=1.1e-6)
 
@@ -114,18 +117,22 @@ def test_splat(transform):
     assert_same(read, cloud, position=0, log_sigma=1e-6, angle=2 * (2 / 128 + 2 / 255), **bounds)
 
 
-@pytest.mark.parametrize("degree", [0, 3])
-def test_spz_comes_back_turned_about_x(transform, degree):
+@pytest.mark.parametrize(("degree", "version"), [(0, 3), (1, 3), (2, 3), (3, 3), (1, 2), (1, 4)])
+def test_spz_comes_back_turned_about_x(transform, degree, version):
+    if version == 4:
+        pytest.importorskip("zstandard")
     cloud = random_cloud(COUNT, 12)
-    data = FORMATS["spz"].encode(cloud, EncodeOptions(sh_degree=degree))
+    options = EncodeOptions(sh_degree=degree, spz_version=version)
+    data = FORMATS["spz"].encode(cloud, options)
     read = columns(transform(data, ".spz", ".csv"))
-    assert len(read["rest"]) == (45 if degree else 0)
+    assert len(read["rest"]) == REST[degree]
     assert not any(values.any() for values in read["rest"])
-    part = np.sqrt(0.5) / 511 / 2  # as in test_formats.py
+    part, byte = np.sqrt(0.5) / 511 / 2, 0.5 / 127.5  # as in test_formats.py
+    two = 2 * np.sqrt(6 * byte**2 + 2 * np.sqrt(3) * byte)
     bounds = {
         "position": 2.0**-13 + 1e-6,
         "log_sigma": 1 / 32 + 1e-6,
-        "angle": 2 * np.sqrt(3 + 9 * 3) * part,
+        "angle": 2 * np.sqrt(3 + 9 * 3) * part if version > 2 else two,
         "color": 0.5 / 255 * SH0 / 0.15 + 1e-6,
         "alpha": 0.5 / 255 + 1e-6,
     }
@@ -174,7 +181,7 @@ validator.validateBytes(new Uint8Array(require("fs").readFileSync(process.argv[2
 """
 
 
-@pytest.mark.parametrize(("count", "degree"), [(1, 0), (7, 0), (7, 3)])
+@pytest.mark.parametrize(("count", "degree"), [(1, 0), (7, 0), (7, 1), (7, 3)])
 def test_glb_is_valid_gltf(tmp_path, count, degree):
     node, package = node_package("gltf-validator")
     path = tmp_path / "a.glb"

@@ -532,3 +532,14 @@ def test_the_share_of_waiting_for_data(trainer, monkeypatch, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["data_wait_share"] for line in lines] == [0.25, 0.75]
     assert "step 4: checkpoint written, waiting for data 50%" in stream.getvalue()
+
+
+def test_no_example_is_measured_twice(trainer, monkeypatch):
+    """Of a set without a held-out part as many as there are, not as many as there could be."""
+    run = trainer()
+    run.held_out, measured = open_source_part(run, 0), []
+    monkeypatch.setattr(Trainer, "_loss", lambda self, part, count: measured.append(count) or 0.0)
+    run.validate()
+    run.held_out = open_source_part(run, 3)
+    run.validate()
+    assert measured == [len(run.source), 3, 3]

@@ -3,11 +3,12 @@
 import gzip
 import io
 import zipfile
+from dataclasses import replace
 
 import pytest
 
 from ddimx.untrusted import limits
-from ddimx.untrusted.archives import open_zip, unzipped
+from ddimx.untrusted.archives import open_zip, read_member, unzipped
 from tests.fuzz.values import zeros
 from tests.fuzz.zips import Member, bomb, packed, spanned, stored
 
@@ -36,6 +37,38 @@ def test_members_are_read_and_folders_left_out(tmp_path):
             assert stream.read(4) == b"oneo"
         with pytest.raises(ValueError, match="it holds no c"):
             archive.read("c")
+
+
+def test_a_member_is_read_from_its_place_alone(tmp_path):
+    """Without the directory, which may be large; what the file holds there is not trusted."""
+    path, other = tmp_path / "a.zip", tmp_path / "other.zip"
+    for each, method in ((path, zipfile.ZIP_DEFLATED), (other, zipfile.ZIP_STORED)):
+        with zipfile.ZipFile(each, "w", method) as archive:
+            archive.writestr("first", b"x")
+            archive.writestr("a", b"one" * 1000)
+    for each in (path, other):
+        with open_zip(each) as archive:
+            place = archive.member("a")
+        assert read_member(each, place) == b"one" * 1000
+        for changes, reason in (
+            ({"size": 2999}, "a is damaged"),
+            ({"size": 3001}, "a is damaged"),
+            ({"checksum": 0}, "a is damaged"),
+            ({"stored": 4}, "a is damaged"),
+            ({"offset": 0}, "a is damaged"),  # another member
+            ({"offset": 5}, "a is not where the archive's directory says"),
+            ({"offset": 1 << 40}, "a is not where the archive's directory says"),
+            ({"encrypted": True}, "a is encrypted"),
+            ({"method": 12}, "compressed by method 12"),
+            ({"size": 300 << 20}, r"a unpacks to 300M.*--limit-memory"),
+        ):
+            with pytest.raises(ValueError, match=reason):
+                read_member(each, replace(place, **changes))
+    data = bytearray(path.read_bytes())
+    data[place.offset + 40 : place.offset + 44] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged|not a readable zip file"), open_zip(path) as it:
+        read_member(path, it.member("a"))
 
 
 def test_only_a_bomb_that_is_asked_for_is_refused():

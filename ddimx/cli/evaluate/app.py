@@ -38,7 +38,11 @@ def neighbors(
     config: options.ModelConfig = None,
     weights: options.Weights = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="The training data (default: its own).")
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR|FILE",
+            help="The training data, as for 'evaluate nll' (default: the model's own).",
+        ),
     ] = None,
     steps: options.Steps = None,
     count: Annotated[
@@ -68,7 +72,7 @@ def neighbors(
       ddimx prepare emoji && ddimx evaluate neighbors --count 64
     """
     from ...api import sample
-    from ...config_file import override
+    from ...data.images.named import data_at
     from ...data.images.sources import open_source
     from ...errors import UsageError
     from ...evaluation.neighbors import neighbors as find
@@ -92,7 +96,7 @@ def neighbors(
     )
     own = loaded.config
     if data is not None:
-        own = override(own, [f"data.root={data}"])
+        own = own.model_copy(update={"data": data_at(data, own.data)})
     source, held_out = open_source(own), open_source(own, held_out=True)
     if not len(held_out):
         raise UsageError("the data has no held-out split to compare with")

@@ -101,11 +101,11 @@ def fid(
     from ..output import refuse_existing
 
     refuse_existing(out or save_stats, overwrite)  # what is written last; the other is compared
+    from ...data.images.named import place_of
     from ...device import choose_device, forbid_tf32
     from ...evaluation.fid import features as networks
     from ...evaluation.fid.compare import compare, measured, open_set, remarks
     from ...evaluation.fid.frechet import write_statistics
-    from ...evaluation.fid.images import place_of
     from ...files import OtherContents, sweep, write_json
     from ...progress import Progress
     from ...runs.lock import lock_file

@@ -34,6 +34,7 @@ class FolderSource(EncodedSource):
         white: float | None = None,
         strict: bool = False,
         classes: bool = True,
+        split: bool = True,
     ) -> None:
         """List the images of ``root``; unless ``strict``, no file is opened yet.
 
@@ -43,6 +44,7 @@ class FolderSource(EncodedSource):
             strict: refuse a set with an image that cannot be read. Otherwise the next image of its
                 class stands for one.
             classes: whether folders may be classes.
+            split: whether there is a held-out part; without, it is empty.
 
         Raises:
             DdimxError: no such folder or zip, no image in it, or, if ``strict``, one that cannot
@@ -57,7 +59,7 @@ class FolderSource(EncodedSource):
         if strict:
             self.scan.refuse_unreadable()
         names, labels = self.listing.names, self.listing.labels
-        part = [i for i, name in enumerate(names) if is_held_out(name) == held_out]
+        part = [i for i, name in enumerate(names) if (split and is_held_out(name)) == held_out]
         self._names = [names[i] for i in part]
         if classes and labels is not None:
             self.labels, self.classes = labels[part], self.listing.classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
@@ -43,6 +44,37 @@ class ImageSource(Protocol):
         ...
 
 
+class JoinedSource:
+    """The images of two parts of one data set, one part after the other."""
+
+    def __init__(self, parts: tuple[ImageSource, ImageSource]) -> None:
+        """Join parts whose images have one size and one number of channels."""
+        self._parts = parts
+        first, second = parts
+        self.labels, self.families = (
+            None if a is None or b is None else np.concatenate([a, b])
+            for a, b in ((first.labels, second.labels), (first.families, second.families))
+        )
+        self.classes = first.classes
+        self.image_shape = first.image_shape
+        prints = "\n".join(part.fingerprint for part in parts)
+        self.fingerprint = hashlib.sha256(prints.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def images(self, indices: Integers) -> Bytes:
+        """Return uint8 [len(indices), H, W, C]."""
+        cut = len(self._parts[0])
+        images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        for part, mine, start in zip(
+            self._parts, (indices < cut, indices >= cut), (0, cut), strict=True
+        ):
+            if mine.any():
+                images[mine] = part.images(indices[mine] - start)
+        return images
+
+
 def open_source(config: Config, *, held_out: bool = False, strict: bool = False) -> ImageSource:
     """Open the data set that ``config.data`` names, its training or its held-out part.
 
@@ -64,7 +96,9 @@ def open_source(config: Config, *, held_out: bool = False, strict: bool = False)
             f"{height}x{width}x{channels} (data.image_size, data.channels)"
         )
     if config.data.balance == "family" and source.families is None:
-        raise UsageError(f"{root}: data.balance is 'family' but there are no families")
+        raise UsageError(
+            f"{root}: data.balance is 'family' but there are no families; --set data.balance=none"
+        )
     classes = config.model.classes
     if classes and source.labels is None:
         raise UsageError(f"{root}: model.classes are set but there are no labels")
@@ -87,6 +121,10 @@ def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> Imag
     kind = data.dataset.upper()
     if kind not in KINDS:
         raise unknown("data.dataset", data.dataset, KINDS)
+    if not data.held_out and kind != "FOLDER":
+        raise UsageError(
+            f"data.held_out is false, but of a {kind} data set the held-out part lies in its files"
+        )
     if kind == "HUB":
         from .hub import HubSource
 
@@ -142,6 +180,7 @@ def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> Imag
         background=data.background,
         white=data.white,
         strict=strict,
+        split=data.held_out,
     )
 
 

@@ -179,8 +179,7 @@ def scan_shapes(
     official = _official_parts(files, above, begin)
     for file in set(files) - set(candidates):
         if not is_list(file.parts[-1]) and file.parts[-1] != CSV:
-            kind = PurePosixPath(file.parts[-1]).suffix.lower()
-            skipped[kind if 0 < len(kind) < 12 else "without an ending"] += 1
+            skipped[ending(file.parts[-1])] += 1
 
     root = source.joinpath(*begin[above:])
     wanted = None if category is None else category_of(category)
@@ -296,8 +295,17 @@ def _is_candidate(file: _File, kinds: Sequence[str]) -> bool:
     return known and (file.member is None or kind in MESHES)
 
 
+def _is_passed_over(name: str, skipped: Counter[str]) -> bool:
+    """Whether a file is neither a shape nor a list by its name; if so, it is counted."""
+    if ending(name) or is_list(name) or name == CSV:
+        return False
+    kind = PurePosixPath(name).suffix.lower()
+    skipped[kind if 0 < len(kind) < 12 else "without an ending"] += 1
+    return True
+
+
 def _files(source: Path, skip: Path | None, skipped: Counter[str]) -> Iterator[_File]:
-    """Yield the files of a folder or a zip file in order; hidden ones are counted.
+    """Yield the shapes and lists of a folder or a zip file in order; other files are counted.
 
     Links to folders are followed. Zip files that are named by a synset are looked into.
 
@@ -335,6 +343,8 @@ def _files(source: Path, skip: Path | None, skipped: Counter[str]) -> Iterator[_
                 skipped["hidden"] += 1
             elif name.lower().endswith(".zip") and is_synset(path.stem):
                 yield from _members(path, within, skipped)
+            elif _is_passed_over(name, skipped):
+                continue
             elif not _is_text(str(path.relative_to(source))):
                 raise UsageError(f"{str(path)!r}: its name is not in UTF-8; rename it")
             else:
@@ -356,7 +366,7 @@ def _members(path: Path, within: Parts, skipped: Counter[str]) -> Iterator[_File
                 parts = tuple(part for part in name.split("/") if part not in ("", "."))
                 if any(_is_hidden(part) for part in parts):
                     skipped["hidden"] += 1
-                else:
+                elif not _is_passed_over(parts[-1], skipped):
                     yield _File((*within, *own, *parts), path, archive.member(name))
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: not a zip file that can be read ({error})") from None

@@ -34,7 +34,7 @@ class ShapeSource:
     def __init__(
         self,
         root: Path,
-        split: str,
+        split: str | None,
         *,
         category: str | None = None,
         classes: tuple[str, ...] = (),
@@ -43,6 +43,7 @@ class ShapeSource:
         """Read the shapes of a split: of all categories, of one, or of those in ``classes``.
 
         Args:
+            split: its name; None for a part without shapes.
             lacking: accept a category or class without shapes. Of a small set that was split by
                 identity the held-out part may have none; in the training part it is a mistake.
 
@@ -50,7 +51,7 @@ class ShapeSource:
             UsageError: no such data set, split or category, or a class without shapes.
             DdimxError: a list or a token file that cannot be read.
         """
-        entries = _entries(root, split)
+        entries = [] if split is None else _entries(root, split)
         if category is not None:
             known_categories = {entry.category for entry in entries}
             if entries and category not in known_categories and not lacking:
@@ -99,7 +100,8 @@ def open_shapes(config: Config, *, held_out: bool = False) -> ShapeSource:
         raise UsageError("data.root must name a folder that 'ddimx prepare octrees' made")
     if data.max_depth is None:
         raise UsageError("data.max_depth must say how deep the octrees are")
-    split = data.test_split if held_out else data.train_split
+    rest = data.test_split if data.held_out else None
+    split = rest if held_out else data.train_split
     source = ShapeSource(
         Path(data.root).expanduser(),
         split,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ... import __version__
 from ...data.arrays import Bytes
+from ...data.images.named import place_of
 from ...errors import DdimxError, UsageError
 from ...progress import Progress
 from ...runs.batches import in_batches
@@ -22,7 +23,7 @@ from ...untrusted.text import shown
 from ..likelihood.examples import spread
 from .features import Features
 from .frechet import Accumulator, Statistics, frechet_distance, read_statistics
-from .images import SHOWN, STORED, Images, Size, open_images, place_of, size_text
+from .images import SHOWN, STORED, Images, Size, open_images, size_text
 from .kid import kid
 from .precision_recall import NEIGHBORS, precision_recall
 

@@ -12,27 +12,30 @@ import numpy as np
 from PIL import Image
 
 from ...config import DataConfig
-from ...config_file import load_data, shipped_configs
+from ...config_file import load_data
 from ...data.arrays import Bytes, Integers
 from ...data.images.download import obtain
 from ...data.images.encoded import EncodedSource, centered
-from ...data.images.packed import PackedSource, index_path, read_index
+from ...data.images.named import (
+    ARRAYS,
+    CONFIGS,
+    is_packed,
+    named_data,
+    place_of,
+    stored_pixels,
+)
+from ...data.images.packed import PackedSource, read_index
 from ...data.images.scan import Listing, list_images, printable, scan_images
 from ...data.images.sources import ImageSource, location, open_part
-from ...errors import DdimxError, UsageError, nearest
+from ...errors import DdimxError, UsageError
 from ...progress import Progress
 from ...runs.record import NAME as MANIFEST
-from ...untrusted.arrays import map_npy, read_header
 from ...untrusted.text import shown
-from .frechet import npz_arrays
 
 Size = tuple[int, int]  # height and width
 
 STORED = "as stored"
-ARRAYS, CONFIGS = (".npz", ".npy"), (".yml", ".yaml")
 PACKAGES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-# Data sets that no shipped configuration has; the others go by their configuration's name.
-KINDS = ("ffhq", "lsun")
 # How pictures become images of one size. CelebA and LSUN as the original does it (ermongroup/ddim,
 # datasets/__init__.py): other crops give other figures.
 WAYS = {
@@ -153,7 +156,7 @@ def open_images(
     data set by name, and of a packed set, the training images are taken.
 
     Args:
-        where: a path, or one of :func:`data_sets`; what is there is preferred to a name.
+        where: a path, or the name of a data set; what is there is preferred to a name.
         size: (height, width) to which pictures are cut and scaled.
         samples_size: the size of a data set by name where neither ``size`` nor ``settings`` say it.
         settings: ``data.key=value``, for pictures and data sets by name.
@@ -174,38 +177,14 @@ def open_images(
         return _pictures(path, size, settings, strict=strict)
     if size is not None or settings:
         raise UsageError(f"{path}: an array has its size; --size and --set are for pictures")
-    source = _array(path)
-    packed = isinstance(source, PackedSource)
-    label = f"{path} ({len(source)} training images)" if packed else str(path)
-    images = _described(label, source, STORED)
-    if packed:
-        origin = read_index(path)["origin"]
-        kind = origin.get("dataset") if isinstance(origin, dict) else None
-        images.about["packed"] = f"{shown(kind)}: {WAYS.get(str(kind).upper(), 'unknown')}"
+    if not is_packed(path):
+        return _described(str(path), Pixels(stored_pixels(path)), STORED)
+    source = PackedSource(path, held_out=False)
+    images = _described(f"{path} ({len(source)} training images)", source, STORED)
+    origin = read_index(path)["origin"]
+    kind = origin.get("dataset") if isinstance(origin, dict) else None
+    images.about["packed"] = f"{shown(kind)}: {WAYS.get(str(kind).upper(), 'unknown')}"
     return images
-
-
-def place_of(where: str) -> Path | None:
-    """Return the path of images, None for the name of a data set.
-
-    Raises:
-        DdimxError: neither is there.
-    """
-    path = Path(where).expanduser()
-    if path.exists():
-        return path
-    if where.lower() not in data_sets():
-        known = data_sets()
-        raise DdimxError(
-            f"no such file: {where}{nearest(where, known)} Data sets by name: {', '.join(known)}."
-        )
-    return None
-
-
-def data_sets() -> list[str]:
-    """Return the data sets of images that can be named."""
-    shipped = [name for name in shipped_configs() if not load_data(name).octrees]
-    return sorted({*shipped, *KINDS})
 
 
 def _data_set(
@@ -218,10 +197,8 @@ def _data_set(
 ) -> Images:
     """Open the training part of a data set, by its configuration or by its own name."""
     sizes = [[] if s is None else [f"data.image_size={s[1]}x{s[0]}"] for s in (samples_size, size)]
-    keys = {"dataset": name, "image_size": 256, "channels": 3, "num_workers": _workers()}
-    data = load_data(keys if name in KINDS else name, [*sizes[0], *settings, *sizes[1]])
-    if data.octrees:
-        raise UsageError(f"{name}: octrees, which 'ddimx evaluate shapes' compares")
+    data = named_data(name, [*sizes[0], *settings, *sizes[1]])
+    data = data.model_copy(update={"num_workers": _workers()})
     obtain(data, offline=offline, progress=progress or Progress(quiet=True))
     source = open_part(data, held_out=False)
     height, width, _ = source.image_shape
@@ -231,31 +208,6 @@ def _data_set(
         )
     label = f"{name} ({len(source)} training images of {location(data)})"
     return _described(label, source, WAYS.get(data.dataset.upper(), STORED))
-
-
-def _array(path: Path) -> ImageSource:
-    """Open an array file: a packed set's training images, or all images of any other."""
-    if path.suffix.lower() == ".npz":
-        arrays = npz_arrays(path, ("arr_0", "images"))
-        array = arrays.get("arr_0", arrays.get("images"))
-        if array is None or array.ndim != 4 or array.dtype != np.uint8:
-            raise DdimxError(f"{path}: needs an array 'arr_0' or 'images', uint8 [N, H, W, C]")
-        return Pixels(array)
-    try:
-        with path.open("rb") as stream:
-            header, end = read_header(stream), stream.seek(0, os.SEEK_END)
-        # Version 0.1 wrote a packed set's JSON behind its pixels.
-        if index_path(path).is_file() or end > header.length + header.size:
-            return PackedSource(path, held_out=False)
-        array = map_npy(path)
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable array file ({error})") from None
-    if array.ndim != 4 or array.dtype != np.uint8:
-        raise DdimxError(
-            f"{path}: {array.dtype} {list(array.shape)}, but pixels are uint8 [N, H, W, C] "
-            "('ddimx sample --format npz' writes them)"
-        )
-    return Pixels(array)
 
 
 def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict: bool) -> Images:

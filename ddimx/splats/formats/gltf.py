@@ -2,7 +2,8 @@
 
 Everything is linear here, unlike in PLY: standard deviations, opacity; rotations are (x, y, z, w).
 The harmonic of degree 0 stands for display values, "srgb_rec709_display"; COLOR_0, for programs
-that show points only, is linear light as glTF demands. y is up, right-handed, by specification.
+that show points only, is linear light as glTF demands, and of 8 bits, for not all of them read
+more. y is up, right-handed, by specification.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy.typing as npt
 from ...errors import DdimxError
 from ..cloud import GaussianCloud
 from .options import EncodeOptions
-from .values import harmonic0, linear
+from .values import byte, harmonic0, linear
 
 EXTENSION = "KHR_gaussian_splatting"
-FLOAT, USHORT = 5126, 5123  # glTF's componentType
+FLOAT, UBYTE = 5126, 5121  # glTF's componentType
 POINTS, ARRAY_BUFFER = 0, 34962  # glTF's mode and target
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 LIMIT = 2**32 - 1
@@ -35,13 +36,13 @@ def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     light = np.column_stack([linear(cloud.colors), cloud.alphas])
     columns: dict[str, npt.NDArray[Any]] = {
         "POSITION": cloud.positions.astype("<f4"),
-        "COLOR_0": np.floor(light * 65535 + 0.5).astype("<u2"),
+        "COLOR_0": byte(light * 255),
         f"{EXTENSION}:ROTATION": cloud.quaternions[:, [1, 2, 3, 0]].astype("<f4"),
         f"{EXTENSION}:SCALE": cloud.sigmas.astype("<f4"),
         f"{EXTENSION}:OPACITY": cloud.alphas.astype("<f4"),
         f"{EXTENSION}:SH_DEGREE_0_COEF_0": harmonic0(cloud.colors).astype("<f4"),
     }
-    for degree in range(1, options.sh_degree + 1):
+    for degree in range(1, (options.sh_degree or 0) + 1):
         for i in range(2 * degree + 1):
             zeros = np.zeros((len(cloud), 3), dtype="<f4")
             columns[f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{i}"] = zeros
@@ -64,11 +65,11 @@ def _document(columns: dict[str, npt.NDArray[Any]], size: int) -> dict[str, Any]
         start += column.nbytes
         width = column.shape[1] if column.ndim == 2 else 1
         accessor: dict[str, Any] = {
-            "componentType": USHORT if column.dtype == np.uint16 else FLOAT,
+            "componentType": UBYTE if column.dtype == np.uint8 else FLOAT,
             "count": len(column),
             "type": KINDS[width],
         }
-        if column.dtype == np.uint16:
+        if column.dtype == np.uint8:
             accessor["normalized"] = True
         if name == "POSITION":
             accessor |= {"min": column.min(axis=0).tolist(), "max": column.max(axis=0).tolist()}

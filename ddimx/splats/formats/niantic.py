@@ -1,25 +1,34 @@
-"""``spz``: Niantic's compressed splats, version 3, which is one gzip stream.
+"""``spz``: Niantic's compressed splats, in the versions 2, 3 and 4 (nianticlabs/spz).
 
-Sixteen bytes of header, then columns: positions (24-bit fixed point), alphas, colors, log scales
-(a byte each) and rotations (the three smallest parts of the quaternion in 10 bits each). The frame
-is RUB by specification: x right, y up, z towards the viewer: a shape that is y up stays as it is.
+Columns: positions (24-bit fixed point), alphas, colors, log scales (a byte each), rotations, and
+harmonics above degree 0 where there are any. Rotations are x, y, z in a byte each in version 2, the
+three smallest parts of the quaternion in 10 bits each later. Up to version 3 sixteen bytes of
+header and the columns are one gzip stream; version 4 has 32 bytes of plain header, a table of the
+columns' sizes (compressed, unpacked) and each column as a Zstandard frame of its own.
+
+The frame is RUB by specification: x right, y up, z towards the viewer: a shape that is y up stays
+as it is.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import struct
 import zlib
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import DdimxError
+from ...errors import DdimxError, MissingPackage
 from ..cloud import GaussianCloud
-from .options import EncodeOptions
+from .options import EncodeOptions, rest_count
 from .values import byte, harmonic0
 
-MAGIC, VERSION = 0x5053474E, 3  # "NGSP"
+MAGIC, VERSION = 0x5053474E, 3  # "NGSP"; 3 is what most readers know
+ZSTD_VERSION, ZSTD_LEVEL, HEADER_SIZE = 4, 12, 32
 FRACTION_BITS = 12  # what other writers use; more where Gaussians are small, fewer where far away
 STEPS = 4  # a standard deviation is at least so many steps of the fixed point
 POSITION_LIMIT = 2**23 - 1
@@ -34,9 +43,11 @@ def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
 
     Raises:
         DdimxError: a position or a size that the format cannot hold.
+        MissingPackage: version 4 without Zstandard.
     """
     bits = fraction_bits(cloud)
-    header = struct.pack("<3I4B", MAGIC, VERSION, len(cloud), options.sh_degree, bits, 0, 0)
+    version = VERSION if options.spz_version is None else options.spz_version
+    degree = options.sh_degree or 0
     scaled = cloud.positions.astype(np.float64) * 2.0**bits
     fixed = (np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)).astype("<i4")  # as C's round
     values = SCALE_STEPS * (np.log(cloud.sigmas.astype(np.float64)) + SCALE_SHIFT)
@@ -44,18 +55,28 @@ def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
         low, high = math.exp(-SCALE_SHIFT), math.exp(255 / SCALE_STEPS - SCALE_SHIFT)
         raise DdimxError(
             f"spz holds standard deviations from {low:.2g} to {high:.0f}, not "
-            f"{cloud.sigmas.min():g} to {cloud.sigmas.max():g}; choose another format"
+            f"{cloud.sigmas.min():g} to {cloud.sigmas.max():g}; --unit changes the size, or choose "
+            "another format"
         )
     columns = [
         fixed.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
         byte(cloud.alphas * 255.0).tobytes(),
         byte(harmonic0(cloud.colors) * (COLOR_SCALE * 255) + 127.5).tobytes(),
         byte(values).tobytes(),
-        rotations(cloud.quaternions).tobytes(),
+        (three_bytes if version == 2 else rotations)(cloud.quaternions).tobytes(),
     ]
-    if options.sh_degree:
-        columns.append(b"\x80" * (45 * len(cloud)))  # 128 is zero
-    return _gzip(b"".join([header, *columns]))
+    if degree:
+        columns.append(b"\x80" * (rest_count(degree) * len(cloud)))  # 128 is zero
+    # The last byte is reserved up to version 3, and counts the columns in version 4.
+    last = len(columns) if version == ZSTD_VERSION else 0
+    header = struct.pack("<3I4B", MAGIC, version, len(cloud), degree, bits, 0, last)
+    if version != ZSTD_VERSION:
+        return _gzip(b"".join([header, *columns]))
+    compress = zstd()
+    frames = [compress(column) for column in columns]
+    sizes = [n for pair in zip(frames, columns, strict=True) for n in map(len, pair)]
+    head = header + struct.pack("<I12x", HEADER_SIZE) + struct.pack(f"<{len(sizes)}Q", *sizes)
+    return b"".join([head, *frames])
 
 
 def fraction_bits(cloud: GaussianCloud) -> int:
@@ -71,7 +92,8 @@ def fraction_bits(cloud: GaussianCloud) -> int:
     if bits < 0 or 2.0**-bits > 2 * float(cloud.sigmas.min()):
         raise DdimxError(
             f"spz holds coordinates in 24 bits: too few for positions up to {farthest:g} with "
-            f"Gaussians of {cloud.sigmas.min():g}; choose another format, or scale the shape"
+            f"Gaussians of {cloud.sigmas.min():g}; --center puts the shape at the origin, --unit "
+            "changes its size; or choose another format"
         )
     return bits
 
@@ -94,6 +116,31 @@ def rotations(quaternions: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
         packed = np.where(largest == i, packed, (packed << 10) | parts[:, i])
     result: npt.NDArray[np.uint32] = packed.astype("<u4")
     return result
+
+
+def three_bytes(quaternions: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Pack quaternions (w, x, y, z) [N, 4] as version 2 does: x, y, z of the sign with w >= 0."""
+    q = quaternions.astype(np.float64)
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    return byte(q[:, 1:] * np.where(q[:, :1] < 0, -127.5, 127.5) + 127.5)
+
+
+def zstd() -> Callable[[bytes], bytes]:
+    """Return what makes a Zstandard frame: of Python 3.14's own, else of the package zstandard."""
+    try:
+        own = importlib.import_module("compression.zstd")
+        return partial(own.compress, level=ZSTD_LEVEL)
+    except ImportError:
+        pass
+    try:
+        package = importlib.import_module("zstandard")
+    except ImportError:
+        raise MissingPackage(
+            "spz of version 4 is compressed with Zstandard: pip install zstandard, or give "
+            "--spz-version 3"
+        ) from None
+    compress: Callable[[bytes], bytes] = package.ZstdCompressor(level=ZSTD_LEVEL).compress
+    return compress
 
 
 def _gzip(data: bytes) -> bytes:

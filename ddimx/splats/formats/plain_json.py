@@ -1,13 +1,14 @@
-"""``json``: the cloud as it is, for programs and eyes.
+"""``json``: the cloud as it is, for programs and eyes, under the original project's names.
 
-    {"format": "ddimx-splats", "version": 1, "up": "y", "count": N,
+    {"format": "ddimx-splats", "version": 2, "up": "y", "count": N,
      "positions":   [[x, y, z], ...],     in the units of the octree's cube
-     "sigmas":      [[a, b, c], ...],     standard deviations along the Gaussian's own axes
+     "scales":      [[a, b, c], ...],     standard deviations along the Gaussian's own axes
      "quaternions": [[w, x, y, z], ...],  unit, own axes to the file's
-     "colours":     [[r, g, b], ...],     sRGB in 0..1; spelled so in version 1
-     "alphas":      [a, ...]}             opacity in 0..1
+     "colors":      [[r, g, b], ...],     sRGB in 0..1
+     "opacities":   [a, ...]}             in 0..1
 
-Numbers are the shortest that read back as the same float32; "up" is the axis that points up.
+Version 1 said "sigmas", "colours" and "alphas". Numbers are the shortest that read back as the same
+float32; "up" is the axis that points up.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import numpy.typing as npt
 from ..cloud import GaussianCloud
 from .options import EncodeOptions
 
-NAME, VERSION = "ddimx-splats", 1
+NAME, VERSION = "ddimx-splats", 2
 # The name in a file, and the cloud's.
 COLUMNS = {
     "positions": "positions",
-    "sigmas": "sigmas",
+    "scales": "sigmas",
     "quaternions": "quaternions",
-    "colours": "colors",
-    "alphas": "alphas",
+    "colors": "colors",
+    "opacities": "alphas",
 }
 
 

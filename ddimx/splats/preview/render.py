@@ -62,8 +62,8 @@ def render_thumbnail(
     tree: Octree, size: int = 192, *, azimuth: float = 35.0, elevation: float = 20.0
 ) -> Picture:
     """Draw an octree for a contact sheet, uint8 [size, size, 3]."""
-    points = tree.centers()
-    sigma = THUMBNAIL_SIGMA * tree.edge / 2**tree.depth
+    points = Octree(tree.masks).centers()  # whatever its cube: float32 holds the unit's
+    sigma = THUMBNAIL_SIGMA / 2**tree.depth
     cloud = balls(points, sigma, THUMBNAIL_COLOR, 0.95)
     camera = look_at(points, size, around=sigma, azimuth=azimuth, elevation=elevation)
     return render(cloud, camera, neighborhood(tree).spreads)

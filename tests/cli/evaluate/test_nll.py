@@ -1,14 +1,18 @@
 """``ddimx evaluate nll``: what it writes, what it says, what it refuses."""
 
 import csv
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddimx.config_file import override
 from ddimx.evaluation.likelihood.nll import CIFAR10_BITS
 from ddimx.weights.formats.native import Header, read_tensors, save
+from tests.conftest import CLASSES
 from tests.sampling import invoke
 
 SMALL = ("--terms", 4, "--flow-steps", 2, "--device", "cpu")
@@ -51,6 +55,29 @@ def test_json_alone_and_other_data(tiny_model, tiny_npz, tmp_path, monkeypatch):
     assert (record["count"], record["clip"]) == (3, 1.0)
 
 
+def test_a_zip_with_a_folder_for_each_class_is_data(tiny_model, tiny_npz, tmp_path, monkeypatch):
+    """The pictures of the model's own data, in another form, have the same bits."""
+    monkeypatch.chdir(tmp_path)
+    with np.load(tiny_npz) as arrays, zipfile.ZipFile("a.zip", "w") as archive:
+        for i in (0, 1):
+            stream = io.BytesIO()
+            Image.fromarray(arrays["images"][i]).save(stream, "PNG")
+            archive.writestr(f"{CLASSES[arrays['labels'][i]]}/{i}.png", stream.getvalue())
+        np.savez(
+            "a.npz", images=arrays["images"][:2], labels=arrays["labels"][:2], groups=list(CLASSES)
+        )
+    records = []
+    for name in ("a.zip", "a.npz"):
+        args = ("--data", name, "--split", "all", "--flow-steps", 0, "--json", "-q")
+        done = evaluate(tiny_model, *args, "-o", f"{name}-bits")
+        assert (done.code, done.err) == (0, "")
+        records.append(json.loads(done.out))
+    assert records[0]["bits_per_dimension"] == records[1]["bits_per_dimension"]
+    assert (records[0]["count"], records[0]["split"]) == (2, "all")
+    done = evaluate(tiny_model, "--data", "a.zip", "--split", "train", "--terms", 1)
+    assert "a.zip: the train part, 2 of 2 pictures" in done.err
+
+
 def test_figures_of_papers_stand_beside_cifar10(tiny_model, tiny_config, tiny_npz, tmp_path):
     tensors = read_tensors(tiny_model)
     config = override(tiny_config, ["data.dataset=CIFAR10"])
@@ -78,7 +105,7 @@ def test_results_are_not_replaced_unasked(tiny_model, tmp_path):
         (("--split", "test"), 2, "unknown split 'test'"),
         (("--variance", "larg"), 2, "did you mean 'large'"),
         (("--clip", "x"), 2, "give a number or 'none'"),
-        (("--data", "absent.npz"), 1, "no data file absent.npz"),
+        (("--data", "absent.npz"), 1, "no such file: absent.npz"),
     ],
 )
 def test_wrong_options(tiny_model, tmp_path, args, code, message):

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.named import data_sets
 from ddimx.data.images.pack import Packing
 from ddimx.errors import DdimxError, UsageError
-from ddimx.evaluation.fid.images import data_sets, open_images
+from ddimx.evaluation.fid.images import open_images
 from ddimx.progress import Progress
 from tests.data.images.official import celeba, cifar10, encoded, lsun, smooth
 
