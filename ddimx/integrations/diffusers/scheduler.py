@@ -26,14 +26,10 @@ from ...kernels.update.columns import BY_DEPTH, NEUTRAL, TABLE
 from ...noise import Noise, Stream
 from ...solvers.executor import thresholded
 from ...solvers.plan import Plan
+from ...weights.formats.diffusers.scheduler import OWN_SPACING, spacing_of, spacing_settings
 from .route import Levels, Route
 
 Generators = torch.Generator | list[torch.Generator] | None
-
-# Where a saved configuration keeps a spacing that diffusers does not have. diffusers passes over
-# names that begin with "_" without a warning, and keeps them when the configuration changes hands.
-SPACING = "_ddimx_timestep_spacing"
-_SPACINGS_THERE = ("leading", "linspace", "trailing")
 
 
 class SchedulerError(UsageError, ValueError):
@@ -105,19 +101,16 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
             kwargs: settings to change.
         """
         if isinstance(config, Mapping):
-            spacing = config.get(SPACING)
-            stands_in = config.get("timestep_spacing", "leading") == "leading"
-            config = {key: value for key, value in config.items() if key != SPACING}
-            if spacing is not None and stands_in:
-                config["timestep_spacing"] = spacing
+            settings = {key: value for key, value in config.items() if key != OWN_SPACING}
+            if OWN_SPACING in config:
+                settings["timestep_spacing"] = spacing_of(config)
+            config = settings
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the settings as diffusers' own class takes them, and beside them what is ours."""
         settings = json.loads(self.to_json_string())
-        settings.pop(SPACING, None)
-        if settings["timestep_spacing"] not in _SPACINGS_THERE:
-            settings |= {SPACING: settings["timestep_spacing"], "timestep_spacing": "leading"}
+        settings |= spacing_settings(settings["timestep_spacing"])
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         with whole_file(Path(json_file_path)) as part:
             part.write_text(text, encoding="utf-8")
