@@ -25,7 +25,7 @@ from ddimx.progress import Progress
 from ddimx.signals import Stop
 from ddimx.solvers.plan_file import write_plan
 from ddimx.weights.formats.diffusers.folder import write_folder
-from ddimx.weights.formats.native import Header, save
+from ddimx.weights.formats.native import Header, read_tensors, save, write_safetensors
 from ddimx.weights.formats.pickled import write_list
 from ddimx.weights.model import Model, load_model
 
@@ -116,7 +116,37 @@ def make_ckpt(folder: Path) -> None:
     (folder / "plain.yml").write_text(dump_yaml(images()))
 
 
-def edit_pth(folder: Path, rng: Random) -> None:
+def make_guided(folder: Path) -> None:
+    model = {"name": "guided", "heads": 2, "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1}
+    config = override_model(model | {"attn_resolutions": [4]})
+    torch.save(tensors(config), folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(config))
+
+
+def make_lucidrains(folder: Path) -> None:
+    model = {"name": "lucidrains", "ch": 8, "ch_mult": [1, 2], "heads": 2, "head_dim": 8}
+    config = override_model(model)
+    betas = torch.linspace(1e-3, 0.1, 30)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    state = {f"model.{name}": value for name, value in tensors(config).items()}
+    state |= {"betas": betas, "alphas_cumprod": alpha_bar, "loss_weight": torch.ones(30)}
+    torch.save(state, folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(override_model({"name": "lucidrains"})))
+
+
+def override_model(model: dict[str, Any]) -> Config:
+    kept = {name: IMAGES[name] for name in IMAGES if name not in ("model", "diffusion")}
+    diffusion = {"beta_schedule": "linear", "num_diffusion_timesteps": 1000}
+    lucidrains = model["name"] == "lucidrains"
+    return validate({**kept, "model": model, "diffusion": {} if lucidrains else diffusion}, "x")
+
+
+def edit_saved(folder: Path, rng: Random) -> None:
+    """As :func:`edit_pth`, with what the file holds."""
+    edit_pth(folder, rng, dict(torch.load(folder / "model.pth", weights_only=True)))
+
+
+def edit_pth(folder: Path, rng: Random, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write a file of torch.save with wrong names, shapes, types or other contents."""
     path = folder / "model.pth"
     zipped = path.read_bytes()[:4] == b"PK\x03\x04"
@@ -130,7 +160,7 @@ def edit_pth(folder: Path, rng: Random) -> None:
         members[place] = bomb(members[place].name.decode(), 600)
         path.write_bytes(packed(members))
         return
-    values: Any = tensors(images())
+    values: Any = tensors(images()) if state is None else state
     for _ in range(rng.choice((1, 1, 3))):
         name = rng.choice(sorted(values, key=str))
         value = values.pop(name)
@@ -183,6 +213,39 @@ def make_foreign_diffusers(folder: Path) -> None:
     """As another program leaves it: without our own file."""
     make_diffusers(folder)
     (folder / "model" / "ddimx.json").unlink()
+
+
+def make_shards(folder: Path) -> None:
+    """As diffusers cuts large networks: two files of tensors, and an index of both."""
+    make_foreign_diffusers(folder)
+    unet, stem = folder / "model" / "unet", "diffusion_pytorch_model"
+    whole = read_tensors(unet / f"{stem}.safetensors")
+    (unet / f"{stem}.safetensors").unlink()
+    names = sorted(whole)
+    places = {}
+    for i, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"{stem}-{i:05d}-of-00002.safetensors"
+        write_safetensors(unet / file, {name: whole[name] for name in part}, {"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (unet / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+
+
+def edit_shards(folder: Path, rng: Random) -> None:
+    """Move one tensor in the index to another file, or to none."""
+    path = next((folder / "model" / "unet").glob("*.index.json"))
+    index = json.loads(path.read_text())
+    names = sorted(index["weight_map"])
+    elsewhere = (
+        "../x.safetensors",
+        "/x.safetensors",
+        "C:x.safetensors",
+        "x/y.safetensors",
+        "x.bin",
+    )
+    value = rng.choice((*index["weight_map"].values(), *elsewhere, "", None, 3, [], {}))
+    index["weight_map"][rng.choice((*names, "strange"))] = value
+    path.write_text(json.dumps(index))
 
 
 def edit_diffusers(folder: Path, rng: Random) -> None:
@@ -479,8 +542,11 @@ TARGETS = [
     Target("configuration", make_config, read_config),
     Target("pth", make_pth, read_pth, edit_pth, ("*.pth",)),
     Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
+    Target("guided", make_guided, read_pth, edit_saved, ("*.pth",)),
+    Target("lucidrains", make_lucidrains, read_pth, edit_saved, ("*.pth",)),
     Target("diffusers", make_diffusers, read_diffusers, edit_diffusers),
     Target("diffusers of others", make_foreign_diffusers, read_diffusers, edit_diffusers),
+    Target("diffusers in shards", make_shards, read_diffusers, edit_shards),
     Target(
         "model", lambda f: write_model(f / "model.safetensors", IMAGES), read_native, edit_native
     ),
