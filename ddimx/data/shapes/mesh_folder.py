@@ -193,9 +193,9 @@ def scan_shapes(
             skipped[f"{ending(parts[-1])} beside a shape of {' and '.join(of_folders)}"] += 1
             continue
         place = known or place_in_folders(parts, name)
-        part, belongs = lists.look_up(place, parts)
-        if not belongs:
-            skipped["not named by the list of a part"] += 1
+        part, reason_to_skip = lists.look_up(place, parts)
+        if reason_to_skip:
+            skipped[reason_to_skip] += 1
             continue
         part = part or official.get((place.category, place.shape_id))
         shape = ShapeFile(file.path, place.category, place.shape_id, part, file.member)
@@ -413,22 +413,22 @@ class _Lists:
         }
         self._names: dict[Parts, dict[str, bool]] = {}  # of each list: whether it was met
 
-    def look_up(self, place: Place, parts: Parts) -> tuple[str | None, bool]:
-        """Return the part of a shape, and whether it belongs to the data set.
+    def look_up(self, place: Place, parts: Parts) -> tuple[str | None, str]:
+        """Return the part of a shape, and why it does not belong to the data set, "" if it does.
 
         Where there are lists, what they do not name does not belong to it.
         """
         lists = [each for each in list_places(place, parts) if each in self._files]
         lists = [each for each in lists if each[:-1] == lists[0][:-1]]
         if not lists:
-            return place.part, True
+            return place.part, ""
         for each in lists:
             names = self._of(each)
             for name in (parts[-1], stem_of(parts[-1]), place.shape_id):
                 if name in names:
                     names[name] = True
-                    return place.part or PART_NAMES[PurePosixPath(each[-1].lower()).stem], True
-        return None, False
+                    return place.part or PART_NAMES[PurePosixPath(each[-1].lower()).stem], ""
+        return None, f"not named by {' or '.join(each[-1] for each in lists)}"
 
     def absent(self) -> int:
         """Return how many names of the lists that were read belong to no file."""

@@ -116,15 +116,13 @@ def test_what_the_lists_say(tmp_path):
     scan = scan_shapes(tmp_path / "o")
     assert counted(scan.skipped) == (
         "1 .npz beside a shape of Occupancy Networks, 1 .yaml, 1 named by a list, but absent, "
-        "1 not named by the list of a part"
+        "1 not named by train.lst or test.lst"
     )
     shapes = scan_shapes(write(tmp_path / "f", flat)).shapes
     assert {(s.shape_id, s.part) for s in shapes} == {("a", "train"), ("b-c", "test")}
     (tmp_path / "f" / "train.txt").write_text(f"{PLANE}-unlisted.npy\n")  # nearer than the folder
     assert [s.shape_id for s in scan_shapes(tmp_path / "f").shapes] == ["unlisted"]
-    assert scan_shapes(write(tmp_path / "p", parts)).skipped == {
-        "not named by the list of a part": 1
-    }
+    assert scan_shapes(write(tmp_path / "p", parts)).skipped == {"not named by train.txt": 1}
 
 
 def test_shapenets_zip_files_by_category(tmp_path):
