@@ -157,6 +157,18 @@ class ModelConfig(Section):
     # Levels (0 the finest) that a residual block halves, or doubles, instead of a convolution.
     resblock_down: tuple[int, ...] = ()
     resblock_up: tuple[int, ...] = ()
+    # Ours, "guided": heads of attention (head_dim goes before), other ones on the way up;
+    # residual blocks that halve and double; which columns of qkv are whose.
+    heads: int | None = Field(default=None, ge=1)
+    heads_up: int | None = Field(default=None, ge=1)
+    resblock_updown: bool = False
+    new_attention_order: bool = False
+    # Ours, "lucidrains": levels (0 the finest) with full attention instead of linear; the last
+    # level alone by default. The first layer's width, None for ch. Fourier features of the time.
+    full_attention: tuple[int, ...] | None = None
+    init_dim: int | None = Field(default=None, ge=1)
+    fourier_dim: int | None = Field(default=None, ge=2)
+    embedding_theta: float = Field(default=10000.0, gt=1.0)
     # The octree model's keys, as the seed project names them.
     vocab_size: int | None = Field(default=None, ge=2)
     hidden_dim: int | None = Field(default=None, ge=1)
@@ -366,6 +378,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
+        try:
+            (self.data.root or "").encode()
+        except UnicodeEncodeError:  # Python's way to hold such bytes, which no YAML or JSON holds
+            raise ValueError(
+                "data.root holds bytes that are no UTF-8, which a configuration cannot hold; "
+                "rename the folder, or name a link to it"
+            ) from None
         if self.model.name == "unet":
             self._check_unet()
         if self.model.name in OCTREE_MODELS:

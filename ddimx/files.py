@@ -310,12 +310,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def append_line(path: Path, text: str) -> None:
     """Add a line to a file; where it does not fit, nothing is added.
 
-    A process that is killed meanwhile may leave the beginning of the line.
+    A process that is killed meanwhile may leave the beginning of the line. What is no UTF-8 in a
+    file's name is written as :func:`write_json` does it.
 
     Raises:
         OSError: it cannot be written.
     """
-    line = (text + "\n").encode()
+    line = (text + "\n").encode("utf-8", "backslashreplace")
     with path.open("ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
@@ -337,9 +338,12 @@ def final_path(path: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON (NaN is refused), whole or not at all."""
+    """Write ``value`` as indented UTF-8 JSON (NaN is refused), whole or not at all.
+
+    A file name whose bytes are no UTF-8 is written with JSON's own escapes for what Python holds.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def sha256_file(path: Path) -> str:

@@ -43,6 +43,15 @@ def test_visible_files_are_listed_by_path_whatever_the_case_of_their_suffix(tmp_
     assert visible_files(tmp_path / "a" / ".x", [".npz"]) == [tmp_path / "a" / ".x" / "e.npz"]
 
 
+def test_names_that_are_no_utf8_are_written_and_read(tmp_path):
+    name = "\udcb5\udcff.png"
+    write_json(tmp_path / "a.json", {"name": name, "é": "☃"})
+    append_line(tmp_path / "a.jsonl", json.dumps(name, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"name": name, "é": "☃"}
+    assert json.loads((tmp_path / "a.jsonl").read_bytes()) == name
+    assert "☃".encode() in (tmp_path / "a.json").read_bytes()
+
+
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "deep" / "er" / "a.bin"
     with whole_file(path) as part:

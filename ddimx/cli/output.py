@@ -14,8 +14,12 @@ from ..errors import UsageError
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document, and nothing else, to stdout."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Print one JSON document, and nothing else, to stdout.
+
+    Bytes of a file's name that are no UTF-8 are printed with JSON's escapes.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def show(facts: dict[str, Any], json_output: bool) -> None:
@@ -146,5 +150,8 @@ def steady_output() -> None:
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+        # A file's name may hold bytes that are no UTF-8; nothing ends for want of a way to show it.
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
         if not isinstance(stream, SteadyStream):
             setattr(sys, name, SteadyStream(stream))

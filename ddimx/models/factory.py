@@ -17,6 +17,8 @@ from torch import nn
 from ..config import Config
 from ..errors import UsageError, nearest
 from .gaussian import GaussianProcess
+from .guided import GuidedUNet
+from .lucidrains import LucidrainsUNet
 from .octree.network import OctreeNet
 from .octree.process import DiscreteProcess
 from .process import Process
@@ -24,7 +26,13 @@ from .unet import UNet
 
 ENTRY_POINTS = "ddimx.models"
 # "discrete" is the seed project's name for its token model.
-_BUILT_IN: dict[str, Any] = {"unet": UNet, "octree": OctreeNet, "discrete": OctreeNet}
+_BUILT_IN: dict[str, Any] = {
+    "unet": UNet,
+    "guided": GuidedUNet,
+    "lucidrains": LucidrainsUNet,
+    "octree": OctreeNet,
+    "discrete": OctreeNet,
+}
 _PROCESSES: dict[str, Any] = {"gaussian": GaussianProcess, "discrete": DiscreteProcess}
 
 

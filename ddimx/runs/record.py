@@ -56,7 +56,7 @@ def write_record(folder: Path, record: Record) -> None:
     Raises:
         ValueError: NaN, which is not JSON.
     """
-    write_bytes(folder / NAME, (_text(record) + "\n").encode())
+    write_bytes(folder / NAME, (_text(record) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _text(value: Any, indent: str = "") -> str:

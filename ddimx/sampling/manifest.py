@@ -87,9 +87,12 @@ def schedule_of(config: Config) -> list[Any]:
     """Return a model's noise schedule as a run's identity has it."""
     diffusion = config.diffusion
     if diffusion.prediction in ("flow", "edm"):
-        excess = {"beta_schedule", "beta_start", "beta_end", "transitions", "p_mean", "p_std"}
-        rest = diffusion.model_dump(mode="json", exclude=excess)
-        return [diffusion.prediction, *(rest[key] for key in sorted(rest.keys() - {"prediction"}))]
+        own = {
+            "flow": ("shift", "velocity"),
+            "edm": ("sigma_data", "sigma_min", "sigma_max", "rho"),
+        }[diffusion.prediction]
+        keys = ("prediction", "num_diffusion_timesteps", "time_scale", *own)
+        return [getattr(diffusion, key) for key in keys]
     numbers = (diffusion.beta_start, diffusion.beta_end, diffusion.num_diffusion_timesteps)
     described: list[Any] = [diffusion.beta_schedule, *numbers]
     if diffusion.trained_betas is not None:

@@ -8,9 +8,9 @@ from typing import Any
 from ..config import Config, DiffusionConfig, ModelConfig
 from ..config_file import load_config, shipped_configs, validate
 from ..errors import UsageError
-from ..untrusted.text import shortened
+from ..untrusted.text import shortened, shown
 from .architecture import Architecture, from_config
-from .weight_set import WeightSet
+from .weight_set import Facts, WeightSet
 
 # Another file's habits rather than facts about its weights, and what is compared as levels.
 _NOT_COMPARED = {"dropout", "attn_resolutions", "attn_resolutions_up"}
@@ -40,6 +40,8 @@ def configure(
     Raises:
         UsageError: a contradiction, each by its key; or nothing that says what is missing.
     """
+    if weights.facts is not None:
+        return _with_facts(weights.facts, explicit, label)
     if weights.architecture is None:
         if weights.config is None or explicit is not None:
             raise UsageError(f"{label} carries its own configuration: omit --config")
@@ -132,6 +134,87 @@ def _reconciled(weights: WeightSet, base: Config | None, label: str) -> Config:
     if base is None:
         merged["sampling"] = dict(weights.defaults)
     return validate(merged, label)
+
+
+def _with_facts(
+    facts: Facts, explicit: Config | None, label: str
+) -> tuple[Config, tuple[str, ...]]:
+    """Return the configuration of another program's network, of what its file and --config say."""
+    name = facts.stated["model"]["name"]
+    unsaid = {"data.image_size": "height and width of the images", **facts.unsaid}
+    if explicit is None:
+        raise UsageError(
+            f"{label}: this is a {facts.form}, whose tensors do not tell all:\n"
+            + "".join(f"  {keys} ({words})\n" for keys, words in unsaid.items())
+            + f"Write these into a configuration with model.name: {name} and give it with "
+            "--config; docs/weights.md has examples"
+        )
+    given = json.loads(explicit.model_dump_json(exclude_unset=True))
+    merged = {section: {**values} for section, values in given.items()}
+    problems = [
+        f"{keys} is missing ({words})"
+        for keys, words in unsaid.items()
+        if not any(key in given[section] for section, key in _split(keys))
+    ]
+    for section, values in facts.stated.items():
+        for key, value in values.items():
+            mine = given[section].get(key, value)
+            if key in ("classes", "null_class"):
+                continue
+            if _plain(mine) != _plain(value):
+                problems.append(f"{section}.{key} is {shown(mine)}, the file has {shown(value)}")
+            merged[section][key] = value
+    rows, model = len(facts.stated["model"].get("classes", ())), merged["model"]
+    if rows:
+        # A row for no class is there where its training dropped classes; only a person knows.
+        model["null_class"] = model.get("null_class", False)
+        model.setdefault("classes", [str(i) for i in range(rows - model["null_class"])])
+    if len(model.get("classes", ())) + (rows and model["null_class"]) != rows:
+        problems.append(
+            f"model.classes has {len(model.get('classes', ()))} names, the file {rows} rows of "
+            "classes, one of them for no class where model.null_class is true"
+        )
+    if explicit.model.name != name:
+        problems = [f"model.name is {explicit.model.name}, the file's network is {name}"]
+    if facts.attended is not None:
+        longer = max(explicit.data.sides)
+        sizes = [longer // 2**level for level in facts.attended]
+        if {*given["model"].get("attn_resolutions", sizes)} != {*sizes}:
+            problems.append(
+                f"model.attn_resolutions is {given['model']['attn_resolutions']}, the file has "
+                f"attention at {sizes}"
+            )
+        merged["model"]["attn_resolutions"] = sizes
+    steps = explicit.diffusion.num_diffusion_timesteps
+    if "diffusion.time_scale" in facts.assumed and steps != 1000:
+        if "time_scale" not in given["diffusion"]:
+            problems.append(
+                f"diffusion.time_scale is missing: {1000 / steps:g} where the network was trained "
+                "with rescale_timesteps (improved-diffusion's default), else 1"
+            )
+        if given["diffusion"].get("beta_schedule") == "linear":  # both programs scale it so
+            ends = {"beta_start": 0.1 / steps, "beta_end": 20 / steps}
+            merged["diffusion"] = {**ends, **merged["diffusion"]}
+    if problems:
+        lines = "\n".join(f"  {line}" for line in problems)
+        raise UsageError(f"{label}: a {facts.form} and a configuration that do not fit:\n{lines}")
+    config = validate(merged, label)
+    defaults = [
+        f"{section}.{key} is {getattr(getattr(config, section), key)}"
+        for keys in facts.assumed
+        for section, key in _split(keys)
+        if key not in given[section] and getattr(getattr(config, section), key) is not None
+    ]
+    remark = "what the file does not say is taken from --config"
+    if defaults:
+        remark += f", and assumed where that does not say it either: {', '.join(defaults)}"
+    return config, (remark, *facts.notes)
+
+
+def _split(keys: str) -> list[tuple[str, str]]:
+    """Return the sections and names of "section.key or section.key"."""
+    pairs = (part.partition(".") for part in keys.split(" or "))
+    return [(section, key) for section, _, key in pairs]
 
 
 def _contradictions(

@@ -18,6 +18,7 @@ from ..files import sha256_file
 from ..models.factory import build
 from ..models.process import Process
 from ..progress import Progress
+from ..untrusted.text import shown
 from .architecture import check_counts, from_config
 from .locate.source import SUFFIX, Source, read_source
 from .tensors import check_shapes, load_into
@@ -149,6 +150,16 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
             raise DdimxError(
                 f"{label}: {layers} layers of width {width}, in a file of {len(tensors)} tensors "
                 f"of at most {widest}"
+            )
+    elif model.name in ("guided", "lucidrains"):
+        widest = max((n for value in tensors.values() for n in value.shape), default=0)
+        blocks = model.num_res_blocks if model.name == "guided" else 1
+        wide = (model.ch * max(model.ch_mult), (model.heads or 1) * (model.head_dim or 1))
+        # A block has more than eight tensors, and there are twice as many on the way up.
+        if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide, default=0) > widest:
+            raise DdimxError(
+                f"{label}: {shown(blocks)} blocks on each of {len(model.ch_mult)} levels, "
+                f"{shown(max(wide))} wide, in a file of {len(tensors)} tensors of at most {widest}"
             )
     else:
         return

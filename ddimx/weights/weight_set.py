@@ -19,6 +19,29 @@ SetName = Literal["ema", "raw", "unstated"]
 
 
 @dataclass(frozen=True, eq=False)
+class Facts:
+    """What another program's file tells of a network that is not ermongroup/ddim's.
+
+    Attributes:
+        form: whose file it is, for people.
+        stated: what it says, as section -> key -> value; ``model.name`` among it.
+        attended: the levels with attention, 0 the finest; None for a network without the choice.
+        unsaid: keys (or "key or key") that no tensor tells and a configuration has to, each with
+            what that program calls it.
+        assumed: keys that no tensor tells, and that are as by default unless a configuration says
+            otherwise; a remark says so.
+        notes: remarks that a person should see.
+    """
+
+    form: str
+    stated: Mapping[str, Mapping[str, Any]]
+    attended: tuple[int, ...] | None = None
+    unsaid: Mapping[str, str] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class WeightSet:
     """One set of weights in this package's parameter names, and what came with it.
 
@@ -28,7 +51,8 @@ class WeightSet:
         tensors: parameters by name; detached, on the CPU, in the stored dtype.
         which: which set this is; ``sets`` are those that the file offers.
         config: the configuration that the file carries, if it carries one.
-        architecture: what the tensors, or another program's settings, say of the network.
+        architecture: what the tensors, or another program's settings, say of our UNet.
+        facts: what they say of another network.
         stated: what another program's settings say besides, as section -> key -> value.
         defaults: as ``stated``, for the sampling section: wishes, not facts about the weights.
         info: how the model was made, as far as the file says.
@@ -43,6 +67,7 @@ class WeightSet:
     sets: tuple[SetName, ...]
     config: Config | None = None
     architecture: Architecture | None = None
+    facts: Facts | None = None
     stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)

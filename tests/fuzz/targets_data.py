@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from ddimx.cli.app import app
 from ddimx.config import DataConfig
@@ -27,6 +27,7 @@ from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
 from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
+from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
@@ -43,6 +44,7 @@ from ddimx.runs.pictures import save_image
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
 
+from . import zips
 from .mutate import json_text, mutated, plain
 from .target import Target
 from .values import integer_bytes
@@ -59,17 +61,48 @@ def decoded(source: Any) -> None:
 
 def make_pictures(folder: Path) -> None:
     pixels = smooth(1, 40, 30)
-    for kind in ("png", "jpeg", "webp", "gif", "bmp", "tiff"):
+    for kind in ("png", "jpeg", "webp", "gif", "bmp", "tiff", "ppm"):
         (folder / f"a.{kind}").write_bytes(encoded(pixels, kind.upper()))
+    if features.check("avif"):
+        (folder / "a.avif").write_bytes(encoded(pixels, "AVIF"))
     Image.fromarray(pixels).quantize(8).save(folder / "palette.png")
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
     Image.fromarray(pixels).save(folder / "progressive.jpg", progressive=True)
     Image.fromarray(pixels).save(folder / "deflated.tif", compression="tiff_deflate")
+    # What is decided of a picture beside its pixels: its side that is up, alpha, the range.
+    turned = Image.Exif()
+    turned[0x112] = 6
+    for kind in ("png", "jpg", "tif"):
+        Image.fromarray(pixels).save(folder / f"turned.{kind}", exif=turned)
+    Image.fromarray(pixels).convert("RGBA").save(folder / "alpha.png")
+    Image.fromarray(pixels[..., 0] / np.float32(255)).save(folder / "float.tif")
+    Image.fromarray(pixels[..., 0].astype(np.int32) * 257).save(folder / "whole.tif")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.pgm")
 
 
 def read_pictures(folder: Path) -> None:
-    for held_out in (False, True):
-        decoded(FolderSource(folder, size=16, held_out=held_out, workers=1))
+    for held_out, channels in ((False, 3), (True, 3), (False, 1), (True, 4)):
+        source = FolderSource(folder, size=(16, 9), held_out=held_out, workers=1, channels=channels)
+        decoded(source)
+    passed_over(source.scan.skipped)
+
+
+def make_zipped(folder: Path) -> None:
+    pixels = smooth(1, 40, 30)
+    with zipfile.ZipFile(folder / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i, kind in enumerate(("png", "jpeg", "webp", "gif", "bmp", "tiff")):
+            archive.writestr(f"all/{'ab'[i % 2]}/{i}.{kind}", encoded(pixels, kind.upper()))
+        archive.writestr("__MACOSX/all/a/._0.png", b"\0\5\26\7")
+
+
+def read_zipped(folder: Path) -> None:
+    read_pictures(folder / "pictures.zip")
+
+
+def edit_zipped(folder: Path, rng: Random) -> None:
+    """Change a member, its name, or what the headers say of it."""
+    path = folder / "pictures.zip"
+    path.write_bytes(zips.edited(path.read_bytes(), rng))
 
 
 def make_drawn(folder: Path) -> None:
@@ -454,6 +487,7 @@ def edit_bombs(folder: Path, rng: Random) -> None:
 
 TARGETS = [
     Target("pictures", make_pictures, read_pictures, edit_pictures),
+    Target("pictures in a zip", make_zipped, read_zipped, edit_zipped),
     Target("drawn pictures", make_drawn, read_drawn),
     Target("celeba", make_celeba, read_celeba),
     Target("lsun", make_lsun, read_lsun, edit_lmdb, ("**/data.mdb",)),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ...weights.model import Model
 
 NAMES = ("nll.json", "nll.csv")
-SPLITS = ("held-out", "train")
-SHAPE_SPLITS = (*SPLITS, "val", "test")  # lists of a prepared set, besides the model's own two
+SPLITS = ("held-out", "train", "all")
+SHAPE_SPLITS = ("held-out", "train", "val", "test")  # two of the model's own, and the lists
 
 
 def nll(
@@ -39,7 +39,8 @@ def nll(
     split: Annotated[
         str,
         typer.Option(
-            metavar="held-out|train", help="Which part of the data; octrees: also val|test."
+            metavar="held-out|train|all",
+            help="Which part of the data; octrees: held-out|train|val|test.",
         ),
     ] = "held-out",
     count: Annotated[int, typer.Option("--count", "-n", help="How many examples.")] = 64,
@@ -104,7 +105,7 @@ def nll(
     from ...progress import Progress
     from ...runs.lock import lock_folder
 
-    part = one_of("split", split, SHAPE_SPLITS)
+    part = one_of("split", split, (*SPLITS, *SHAPE_SPLITS))
     bound_of_x0 = None if clip is None else checked("clip", options.DECLARED["clip"], clip)
     folder = output_folder(out, overwrite, NAMES[:1])  # the record, which is written last
     loaded = load(
@@ -129,6 +130,7 @@ def nll(
         result: Nll | TokenNll
         if loaded.process.draws == "octrees":
             _refuse("for models of images, and this one draws octrees", images_only)
+            one_of("split", part, SHAPE_SPLITS)
             result = _shapes(loaded, data, part, numbers, transition, progress)
         else:
             _refuse(
@@ -175,14 +177,23 @@ def _image_settings(
 def _images(
     model: Model, data: str | None, part: str, settings: NllSettings, progress: Progress
 ) -> Nll:
+    from ...data.images.folder import FolderSource
     from ...data.images.named import data_at
-    from ...data.images.sources import open_source
+    from ...data.images.sources import JoinedSource, open_source
     from ...evaluation.likelihood.nll import nll as measure
 
     config = model.config
     if data is not None:
         config = config.model_copy(update={"data": data_at(data, config.data)})
+    if part == "all":
+        train, held_out = (open_source(config, held_out=held_out) for held_out in (False, True))
+        return measure(model, JoinedSource((train, held_out)), settings, progress)
     source = open_source(config, held_out=part == "held-out")
+    if data is not None and isinstance(source, FolderSource):
+        progress.say(
+            f"{data}: the {part} part, {len(source)} of {len(source.listing.names)} pictures, by a "
+            "hash of their names; --split all measures all"
+        )
     return measure(model, source, settings, progress)
 
 

@@ -13,23 +13,45 @@ from .. import options
 if TYPE_CHECKING:
     from ...data.images.pack import PackedSet
 
+MOST_PIXELS = 4096  # on a side
 SHOWN = 20  # bad images that are listed on the screen; --json and the file itself hold all
 
 
 def images(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="The folder of images, or what --dataset needs.")
+        str,
+        typer.Argument(metavar="SRC", help="The folder or zip of images, or what --dataset needs."),
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The array to write, NAME.npy.")],
-    size: Annotated[
-        int, typer.Option(metavar="PIXELS", min=1, max=4096, help="Width and height of an image.")
-    ],
+    size: Annotated[str, options.shared("size", panel=None, help="Pixels of an image.")],
     dataset: Annotated[
         str, typer.Option(metavar="FOLDER|CELEBA|LSUN|FFHQ|HUB", help="What SRC is.")
     ] = "FOLDER",
     category: Annotated[
         str | None,
         typer.Option("--category", metavar="NAME", help="LSUN's category, or the hub's subset."),
+    ] = None,
+    channels: Annotated[
+        int,
+        typer.Option(
+            metavar="1|3|4", help="Gray, color (default), or color with alpha.", show_default=False
+        ),
+    ] = 3,
+    background: Annotated[
+        str,
+        typer.Option(
+            metavar="white|black|#rrggbb",
+            help="What is behind transparent pixels (default: white).",
+            show_default=False,
+        ),
+    ] = "white",
+    white: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="The value of white in images of more than 8 bits (default: by their range).",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -44,15 +66,19 @@ def images(
 ) -> None:
     """Decode, crop and resize images once, into one array that training maps into memory.
 
-    DST is a NumPy array, and DST.json beside it says what is in it: move both together.
+    DST is a NumPy array, and DST.json beside it says what is in it: move both together. The
+    images for training come first and those held out for validation after them, both sorted by
+    name. Folders that are classes, as 'ddimx train' has them, become labels.
     Every data set keeps its own crop: CelebA the original's 128 pixels round (89, 121), LSUN the
-    shorter side resized and the center cut out, folders the center square. A killed run goes on
-    where it stopped when the same command is given again. Images that cannot be decoded are left
-    out, listed at the end, and make the exit code 1.
+    shorter side resized and the center cut out, folders the largest centered part of the size's
+    proportions. A killed run goes on where it stopped when the same command is given again. Images
+    that cannot be decoded are left out, listed at the end, and make the exit code 1.
 
     Examples:
 
       ddimx prepare images pictures pictures.npy --size 64
+
+      ddimx prepare images scans.zip scans.npy --size 96x64 --channels 1
 
       ddimx prepare images data/celeba celeba64.npy --size 64 --dataset CELEBA
 
@@ -62,20 +88,36 @@ def images(
     from ..output import print_json
 
     with Progress(quiet=quiet) as progress:
-        packing = _packing(source, out, dataset.upper(), size, category, workers)
+        form = {"channels": channels, "background": background, "white": white}
+        packing = _packing(source, out, dataset.upper(), size, category, workers, form)
         packed = packing.run(progress, overwrite=overwrite)
-        progress.say(_text(packed, size))
+        for line in packing.remarks():
+            progress.say(line)
+        progress.say(_text(packed))
     if json_output:
-        print_json(_summary(packed, size))
+        print_json(_summary(packed))
     if packed.bad:
         raise DdimxError(_left_out(packed))
 
 
 def _packing(
-    source: str, out: Path, dataset: str, size: int, category: str | None, workers: int | None
+    source: str,
+    out: Path,
+    dataset: str,
+    size: Any,
+    category: str | None,
+    workers: int | None,
+    form: dict[str, Any],
 ) -> Any:
-    """Open both parts of the data set and lay out the work."""
+    """Open both parts of the data set and lay out the work.
+
+    Args:
+        size: width and height.
+        form: the keys of ``config.data`` that say what a picture becomes, with their values.
+    """
     import os
+
+    from pydantic import ValidationError
 
     from ...config import DataConfig
     from ...data.images.encoded import EncodedSource
@@ -83,45 +125,65 @@ def _packing(
     from ...data.images.sources import open_part
     from ...errors import UsageError
 
-    data = DataConfig(
-        dataset=dataset,
-        root=source,
-        image_size=size,
-        channels=3,
-        category=category,
-        num_workers=workers or os.cpu_count() or 1,
-    )
+    if max(size) > MOST_PIXELS:
+        raise UsageError(f"--size {size[0]}x{size[1]}: at most {MOST_PIXELS} pixels on a side")
+    try:
+        data = DataConfig(
+            dataset=dataset,
+            root=source,
+            image_size=(size[1], size[0]),
+            category=category,
+            num_workers=workers or os.cpu_count() or 1,
+            **form,
+        )
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        name = str(fault["loc"][0])
+        raise UsageError(f"--{name} {form.get(name)}: {fault['msg']}") from None
     train, held_out = (open_part(data, held_out=held_out) for held_out in (False, True))
     if not isinstance(train, EncodedSource) or not isinstance(held_out, EncodedSource):
         raise UsageError(f"--dataset {dataset} is one file already; train on it as it is")
-    origin = {"dataset": dataset, "category": category, "size": size}
+    # What is as version 0.2 had it is left away, so that its sets are taken for what they are.
+    usual = {"channels": 3, "background": "white", "white": None}
+    changed = {key: value for key, value in form.items() if value != usual[key]}
+    origin = {"dataset": dataset, "category": category, "size": data.image_size, **changed}
     return Packing((train, held_out), origin, out)
 
 
-def _summary(packed: PackedSet, size: int) -> dict[str, Any]:
+def _summary(packed: PackedSet) -> dict[str, Any]:
+    height, width, channels = packed.image_shape
     return {
         "path": str(packed.path),
         "images": packed.images,
         "held_out": packed.held_out,
-        "size": size,
+        "size": width if width == height else f"{width}x{height}",
+        "channels": channels,
+        "classes": list(packed.classes),
         "found": packed.start,
         "bad": list(packed.bad),
         "fingerprint": packed.fingerprint,
     }
 
 
-def _text(packed: PackedSet, size: int) -> str:
+def _text(packed: PackedSet) -> str:
     """Return what the person at the terminal reads at the end."""
     import shlex
 
-    settings = ["data.dataset=PACKED", f"data.root={packed.path}", f"data.image_size={size}"]
+    summary = _summary(packed)
+    settings = ["data.dataset=PACKED", f"data.root={packed.path}"]
+    settings += [f"data.image_size={summary['size']}"]
+    if summary["channels"] != 3:
+        keys = ("data.channels", "model.in_channels", "model.out_ch")
+        settings += [f"{key}={summary['channels']}" for key in keys]
     following = shlex.join([word for item in settings for word in ("--set", item)])
     state = f" ({packed.start} were there already)" if packed.start else ""
     if packed.old:
         state += " in version 0.1's form, which is read until 0.3; --overwrite makes it anew"
+    classes = f", {len(packed.classes)} classes" if packed.classes else ""
     return (
-        f"{packed.path}: {packed.images} images{state}, {packed.held_out} of them held out, "
-        f"fingerprint {packed.fingerprint[:16]}; next: ddimx train --config NAME {following}"
+        f"{packed.path}: {packed.images} images{state}, {packed.held_out} of them held out"
+        f"{classes}, sorted by name (those held out last), fingerprint {packed.fingerprint[:16]}; "
+        f"next: ddimx train --config NAME {following}"
     )
 
 

@@ -69,7 +69,7 @@ class EncodedSource(ABC):
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
+    def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of every image."""
         return (*self.size, self._channels)
 

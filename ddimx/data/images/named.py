@@ -85,7 +85,9 @@ def data_at(where: str, own: DataConfig) -> DataConfig:
         UsageError: a data set of octrees.
     """
     path = place_of(where)
-    new = {"root": where, "balance": "none"}  # families are the own data's
+    # Families are the own data's, and so is that nothing of it was held out.
+    same = own.root is not None and where == own.root
+    new = {"root": where, "balance": "none", "held_out": own.held_out or not same}
     suffix = "" if path is None or path.is_dir() else path.suffix.lower()
     if path is None or suffix in CONFIGS:
         chosen = named_data(where)

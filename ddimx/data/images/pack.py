@@ -30,7 +30,9 @@ from ...untrusted.names import all_inside, refusal
 from ...untrusted.text import read_object
 from ..arrays import Bytes
 from .encoded import EncodedSource
+from .folder import FolderSource
 from .packed import HEADER_SIZE, VERSION, array_header, index_path, read_index
+from .scan import passed_over
 
 CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
 
@@ -59,6 +61,8 @@ class PackedSet:
         images, held_out: how many there are in all, and how many of them are held out.
         bad: why images were left out, one message each.
         fingerprint: of the pixels.
+        image_shape: (H, W, C) of every image.
+        classes: the names of the labels, if there are any.
         start: how many images existed before this process began.
         old: whether it is one file, as version 0.1 wrote it.
     """
@@ -68,6 +72,8 @@ class PackedSet:
     held_out: int
     bad: tuple[str, ...]
     fingerprint: str
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
     start: int
     old: bool = False
 
@@ -112,6 +118,14 @@ class Packing:
             self._fill(state, progress)
             return self._finish(state, start)
 
+    def remarks(self) -> list[str]:
+        """Return what was passed over in a folder or a zip, and why it has no classes."""
+        part = self._parts[0]
+        if not isinstance(part, FolderSource):
+            return []
+        lines = passed_over(part.listing.skipped)
+        return [f"{part.listing.root}: {line}" for line in (*lines, *part.listing.notes)]
+
     def _check_beside(self, overwrite: bool) -> None:
         """Refuse to replace a JSON that is not of this set, unless it is to be overwritten."""
         beside = index_path(self._path)
@@ -149,9 +163,17 @@ class Packing:
         shutil.rmtree(self._folder, ignore_errors=True)  # of a process killed after its last rename
         count = self._total - len(index["bad"])
         held_out = count - index["held_out_from"]
-        bad, fingerprint = tuple(index["bad"]), index["fingerprint"]
-        old = "version" not in index
-        return PackedSet(self._path, count, held_out, bad, fingerprint, self._total, old)
+        return PackedSet(
+            self._path,
+            count,
+            held_out,
+            tuple(index["bad"]),
+            index["fingerprint"],
+            self._parts[0].image_shape,
+            tuple(index["classes"]),
+            self._total,
+            old="version" not in index,
+        )
 
     def _resume(self, overwrite: bool) -> _State:
         """Return how far the work is, and cut the file of pixels there.
@@ -239,8 +261,7 @@ class Packing:
         cut = len(self._parts[0])
         training = cut - sum(position < cut for position, _ in state.bad)
         messages = [message for _, message in state.bad]
-        height, width, channels = self._parts[0].image_shape
-        shape = (state.kept, height, width, channels)
+        shape = (state.kept, *self._parts[0].image_shape)
         index = {
             "version": VERSION,
             "shape": list(shape),
@@ -263,7 +284,16 @@ class Packing:
         sync(self._path.parent)
         shutil.rmtree(self._folder)
         held_out = state.kept - training
-        return PackedSet(self._path, state.kept, held_out, tuple(messages), state.digest, start)
+        return PackedSet(
+            self._path,
+            state.kept,
+            held_out,
+            tuple(messages),
+            state.digest,
+            self._parts[0].image_shape,
+            tuple(self._parts[0].classes),
+            start,
+        )
 
     def _labels(self, bad: set[int]) -> list[int] | None:
         """Return the labels of the images that were kept."""

@@ -107,7 +107,8 @@ class View:
         """Return the alpha channel, uint8 [H, W], None where all is opaque."""
         if self.white is not None or not self._image.has_transparency_data:
             return None
-        alpha = self._image.convert("RGBA").getchannel("A")
+        has_band = self._image.mode in ("RGBA", "LA")
+        alpha = (self._image if has_band else self._image.convert("RGBA")).getchannel("A")
         if alpha.getextrema() == (255, 255):
             return None
         return np.asarray(alpha.transpose(_TURNS[self._turn]) if self._turn in _TURNS else alpha)
@@ -201,8 +202,8 @@ def _check_upper_bits(image: Image.Image, white: float | None) -> None:
 
     The user may say that they are dark, by ``white``.
     """
-    extrema = image.convert("RGB").getextrema()
-    high = max(int(band[1]) for band in extrema if isinstance(band, tuple))
+    bands: Any = image.getextrema()  # a pair for every band of these modes, which have several
+    high = max(pair[1] for pair, name in zip(bands, image.getbands(), strict=True) if name != "A")
     if 0 < high < _TWELVE_BITS >> 8 and white != 65535:
         raise ValueError(
             "has colors of 16 bits that are nearly black, perhaps 12 bits in 16: convert it to 8 "
@@ -228,9 +229,11 @@ def _eight_bits(image: Image.Image, white: float) -> Bytes:
     values = np.asarray(image)
     bits = round(white).bit_length()
     if values.dtype.kind in "iu" and white == 2**bits - 1 and bits >= 8:
-        upper: Bytes = (values >> (bits - 8)).astype(np.uint8)
-        return upper
-    return np.floor(values.astype(np.float32) * np.float32(255 / white) + 0.5).astype(np.uint8)
+        eight = values >> (bits - 8)
+    else:
+        eight = np.floor(values.astype(np.float32) * np.float32(255 / white) + np.float32(0.5))
+    result: Bytes = eight.astype(np.uint8)
+    return result
 
 
 def _stored(box: Box, turn: int, size: tuple[int, int]) -> Box:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ UNREADABLE, OTHERS = "pictures that cannot be read", "files that are no pictures
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 # How many pictures of more than 8 bits, and how many with an alpha channel, are decoded.
 MOST_DEEP, MOST_ALPHA = 1000, 64
+_SHOWN = 3  # names of each kind that is passed over
 _END = 4096  # bytes at a file's end in which the mark of its end is looked for
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 
@@ -123,6 +124,16 @@ class _Header:
 def printable(name: str) -> str:
     """Return a name as a text that any file and terminal takes: other bytes as ``\\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def passed_over(skipped: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for every reason: how many files, and the first of them by name."""
+    lines = []
+    for reason, names in skipped.items():
+        shown = ", ".join(map(printable, names[:_SHOWN]))
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        lines.append(f"{len(names)} {reason}: {shown}{more}")
+    return lines
 
 
 def list_images(root: Path) -> Listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,37 @@ class ImageSource(Protocol):
     def images(self, indices: Integers) -> Bytes:
         """Return uint8 [len(indices), H, W, C]."""
         ...
+
+
+class JoinedSource:
+    """The images of two parts of one data set, one part after the other."""
+
+    def __init__(self, parts: tuple[ImageSource, ImageSource]) -> None:
+        """Join parts whose images have one size and one number of channels."""
+        self._parts = parts
+        first, second = parts
+        self.labels, self.families = (
+            None if a is None or b is None else np.concatenate([a, b])
+            for a, b in ((first.labels, second.labels), (first.families, second.families))
+        )
+        self.classes = first.classes
+        self.image_shape = first.image_shape
+        prints = "\n".join(part.fingerprint for part in parts)
+        self.fingerprint = hashlib.sha256(prints.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def images(self, indices: Integers) -> Bytes:
+        """Return uint8 [len(indices), H, W, C]."""
+        cut = len(self._parts[0])
+        images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        for part, mine, start in zip(
+            self._parts, (indices < cut, indices >= cut), (0, cut), strict=True
+        ):
+            if mine.any():
+                images[mine] = part.images(indices[mine] - start)
+        return images
 
 
 def open_source(config: Config, *, held_out: bool = False, strict: bool = False) -> ImageSource:

@@ -96,7 +96,8 @@ def write_safetensors(
         begin, end = end, end + value.numel() * value.element_size()
         kind = _DTYPES[value.dtype]
         header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    text = encoded.encode("utf-8", "backslashreplace")  # a command may name a file that is no UTF-8
     text += b" " * (-len(text) % 8)
     with path.open("wb", buffering=1 << 20) as stream:  # many tensors are small
         stream.write(struct.pack("<Q", len(text)) + text)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from ...config import Config
 from ...errors import DdimxError
 from ...files import whole_file
 from ...untrusted.archives import open_zip
-from ...untrusted.text import shortened, shown
+from ...untrusted.text import shortened
 from ..architecture import from_tensors
 from ..tensors import check_plain
 from ..weight_set import SetName, WeightSet, Which, choose
+from .contents import Part, flattened, parts_of, remarks
+from .elsewhere import of_other_network
+from .families import NETWORKS, outline, pickled_object, refused_family
 
 LIST = "ermongroup list"
 STATE_DICT = "state dict"
@@ -33,6 +38,7 @@ _DAMAGED = (
     *(OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError),
     *(AttributeError, AssertionError, ImportError, OverflowError, MemoryError, struct.error),
 )
+_START = 1 << 16  # bytes of a plain pickle in which the names of its classes are looked for
 _STEP, _EMA = 3, 4  # places in the list (model, optimizer, epoch, step, EMA)
 
 
@@ -53,7 +59,8 @@ def load_tensors(path: Path) -> Any:
         DdimxError: not such a file, damaged, or holding more than tensors and plain containers.
     """
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol: the error says what to do
             zipped = stream.read(len(_ZIP)) == _ZIP
             stream.seek(0)
             if not zipped or path.suffix == ".safetensors":
@@ -65,9 +72,11 @@ def load_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0]
+        with path.open("rb") as stream:
+            start = "" if zipped else stream.read(_START).decode("latin-1")
         raise DdimxError(
-            f"{path}: not a file of tensors alone, which is all that is read from a pickle "
-            f"({shortened(reason) or 'damaged'})"
+            f"{path}: not a file of tensors alone, which is all that is read from a pickle; it "
+            f"holds {pickled_object(reason, start)}"
         ) from None
     except _DAMAGED as error:
         reason = shortened(str(error).partition("\n")[0]) or type(error).__name__
@@ -88,34 +97,74 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     """
     content = load_tensors(path)
     if not _is_state_dict(content):
-        raise DdimxError(f"{path}: {_outline(content)}; not a state dict, names with tensors")
+        raise DdimxError(f"{path}: {outline(content)}; not a state dict, names with tensors")
     check_plain(content, str(path))
     return dict(content)
 
 
 def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
-    """Return one set of weights of what :func:`load_tensors` returned."""
-    if _is_state_dict(content):
-        sets: dict[SetName, Mapping[str, Tensor]] = {"unstated": content}
-        form, info = STATE_DICT, {}
-    elif isinstance(content, Sequence) and len(content) > _STEP and _is_state_dict(content[0]):
-        sets = {"raw": content[0]}
-        if len(content) > _EMA and _is_state_dict(content[_EMA]):
-            sets["ema"] = content[_EMA]
-        form, info = LIST, _step(content[_STEP])
-    else:
-        raise DdimxError(f"{path}: {_outline(content)}; neither a state dict nor {LIST}")
+    """Return one set of weights of what :func:`load_tensors` returned.
+
+    A list is ermongroup/ddim's. In a mapping, weights may lie under any keys and prefixes
+    (``state_dict``, ``ema``, ``module.``, ``_orig_mod.``): their own names tell whose they are.
+
+    Raises:
+        DdimxError: another program's checkpoint, by its name, or no weights at all.
+        UsageError: a wish for one set of a file that does not say which it holds.
+    """
+    if isinstance(content, Sequence) and len(content) > _STEP and _is_state_dict(content[0]):
+        return _of_list(content, path, which)
+    tensors = flattened(content) if isinstance(content, Mapping) else {}
+    keys = [*content] if isinstance(content, Mapping) else []
+    family = refused_family(tensors, keys)
+    if family is not None:
+        raise DdimxError(f"{path}: this is {family}")
+    parts = parts_of(tensors)
+    if not parts and not _is_state_dict(content):
+        raise DdimxError(f"{path}: {outline(content)}; neither a state dict nor {LIST}")
+    sets = {part.set_name: part for part in parts} or {
+        "unstated": Part(NETWORKS[0], "", "unstated")
+    }
+    which_set = choose(path, tuple(sets), which)
+    part = sets[which_set]
+    others = [other.prefix for other in parts if len(other.prefix) > len(part.prefix)]
+    chosen = {
+        name[len(part.prefix) :]: value
+        for name, value in tensors.items()
+        if name.startswith(part.prefix) and not any(name.startswith(other) for other in others)
+    }
+    check_plain(chosen, str(path))
+    notes = remarks(parts, part, tensors)
+    weights = WeightSet(
+        form=STATE_DICT,
+        file=path,
+        tensors=chosen,
+        which=which_set,
+        sets=tuple(sets),
+        info=_step(content.get("step", content.get("global_step"))),
+        notes=notes,
+    )
+    if part.network.name == "unet":
+        return replace(weights, architecture=from_tensors(chosen, str(path)))
+    return of_other_network(weights, part, tensors)
+
+
+def _of_list(content: Sequence[Any], path: Path, which: Which | None) -> WeightSet:
+    """Return one set of a list (model, optimizer, epoch, step[, EMA])."""
+    sets: dict[SetName, Mapping[str, Tensor]] = {"raw": content[0]}
+    if len(content) > _EMA and _is_state_dict(content[_EMA]):
+        sets["ema"] = content[_EMA]
     which_set = choose(path, tuple(sets), which)
     check_plain(sets[which_set], str(path))
     tensors = {name.removeprefix(_MODULE): value for name, value in sets[which_set].items()}
     return WeightSet(
-        form=form,
+        form=LIST,
         file=path,
         tensors=tensors,
         which=which_set,
         sets=tuple(sets),
         architecture=from_tensors(tensors, str(path)),
-        info=info,
+        info=_step(content[_STEP]),
     )
 
 
@@ -160,15 +209,3 @@ def _is_state_dict(value: Any) -> bool:
 
 def _step(value: Any) -> dict[str, Any]:
     return {"step": value} if isinstance(value, int) and 0 <= value < 1 << 63 else {}
-
-
-def _outline(content: Any) -> str:
-    if isinstance(content, Mapping):
-        names = ", ".join(
-            shortened(key) if isinstance(key, str) else shown(key) for key in list(content)[:4]
-        )
-        return f"holds a dict with {names}"
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        kinds = ", ".join(type(part).__name__ for part in list(content)[:5])
-        return f"holds a {type(content).__name__} of {kinds}"
-    return f"holds a {type(content).__name__}"

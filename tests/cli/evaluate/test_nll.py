@@ -68,11 +68,14 @@ def test_a_zip_with_a_folder_for_each_class_is_data(tiny_model, tiny_npz, tmp_pa
         )
     records = []
     for name in ("a.zip", "a.npz"):
-        args = ("--data", name, "--split", "train", "--flow-steps", 0, "--json", "-q")
+        args = ("--data", name, "--split", "all", "--flow-steps", 0, "--json", "-q")
         done = evaluate(tiny_model, *args, "-o", f"{name}-bits")
         assert (done.code, done.err) == (0, "")
-        records.append(json.loads(done.out)["bits_per_dimension"])
-    assert records[0] == records[1]
+        records.append(json.loads(done.out))
+    assert records[0]["bits_per_dimension"] == records[1]["bits_per_dimension"]
+    assert (records[0]["count"], records[0]["split"]) == (2, "all")
+    done = evaluate(tiny_model, "--data", "a.zip", "--split", "train", "--terms", 1)
+    assert "a.zip: the train part, 2 of 2 pictures" in done.err
 
 
 def test_figures_of_papers_stand_beside_cifar10(tiny_model, tiny_config, tiny_npz, tmp_path):

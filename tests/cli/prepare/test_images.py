@@ -39,6 +39,37 @@ def test_the_file_and_the_next_command(here):
     assert (summary["images"], summary["found"], summary["bad"]) == (20, 20, [])
 
 
+def test_classes_other_channels_and_sides(here):
+    """A zip of a folder per class, gray, on black, upright."""
+    import zipfile
+
+    pixels = np.full((6, 8, 4), 255, dtype=np.uint8)
+    pixels[:, :4, 3] = 0
+    with zipfile.ZipFile("p.zip", "w") as archive:
+        for i in range(30):
+            archive.writestr(f"all/{'ba'[i % 2]}/{i:02d}.png", encoded(pixels))
+        archive.writestr("__MACOSX/all/._00.png", b"")
+    form = ("--size", "4x3", "--channels", 1, "--background", "black", "--json")
+    done = invoke("prepare", "images", "p.zip", "p.npy", *form)
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)
+    assert (summary["size"], summary["channels"]) == ("4x3", 1)
+    assert summary["classes"] == ["a", "b"]
+    assert "sorted by name (those held out last)" in done.err
+    assert "data.image_size=4x3 --set data.channels=1 --set model.in_channels=1" in done.err
+    assert "p.zip: 1 hidden files: __MACOSX/all/._00.png\n" in done.err
+    images = np.load(here / "p.npy")
+    assert images.shape == (30, 3, 4, 1)
+    assert (images[:, :, 0] == 0).all()
+    assert (images[:, :, 3] == 255).all()
+    index = json.loads((here / "p.npy.json").read_text())
+    cut = index["held_out_from"]
+    assert index["labels"] == [*sorted(index["labels"][:cut]), *sorted(index["labels"][cut:])]
+    assert sorted(index["labels"]) == [0] * 15 + [1] * 15
+    other = invoke("prepare", "images", "p.zip", "p.npy", "--size", "4x3", "--channels", 1)
+    assert "made from something else" in other.err
+
+
 def test_bad_files_are_listed_and_make_the_exit_code_1(here):
     pictures(here / "pictures")
     (here / "pictures" / "0007.png").write_bytes(b"broken")
@@ -90,6 +121,10 @@ def test_the_other_data_sets_keep_their_own_crops(here):
         (("absent", "p.npy", "--size", 8), 1, "no image folder absent"),
         (("pictures", "p.npy", "--size", 8, "--dataset", "LSUN"), 2, "data.category must name"),
         (("pictures", "p.npy", "--size", 8, "--dataset", "CELBA"), 2, "did you mean 'CELEBA'?"),
+        (("pictures", "p.npy", "--size", 8, "--channels", 2), 2, "data.channels is 2; images"),
+        (("pictures", "p.npy", "--size", 8, "--white", 0), 2, "--white 0.0: Input should be gre"),
+        (("pictures", "p.npy", "--size", 8, "--background", "x"), 2, "--background x: "),
+        (("pictures", "p.npy", "--size", 5000), 2, "--size 5000x5000: at most 4096 pixels"),
         (("pictures", "pictures", "--size", 8), 2, "exists and is not a plain file"),
         (("pictures", "other.npy", "--size", 8), 2, "made from something else"),
         (("pictures", "other.npy/p.npy", "--size", 8), 1, "cannot create other.npy/p.npy"),

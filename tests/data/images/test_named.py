@@ -60,6 +60,13 @@ def test_the_data_of_a_name(tmp_path, monkeypatch):
     assert data_at("bedroom", own("NPZ")).dataset == "FOLDER"
 
 
+def test_that_nothing_was_held_out_is_said_of_the_own_data_only():
+    small = own("FOLDER", root=".", held_out=False)
+    assert data_at(".", small).held_out is False
+    assert data_at("..", small).held_out is True
+    assert data_at("celeba", small).held_out is True
+
+
 def test_names_are_known_or_refused():
     assert place_of("CelebA") is None
     assert named_data("ffhq", ["data.root=x"]).root == "x"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddimx.data.images import scan as module
 from ddimx.data.images.folder import FolderSource
-from ddimx.data.images.scan import classes_of, list_images, scan_images
+from ddimx.data.images.scan import classes_of, list_images, passed_over, scan_images
 from ddimx.errors import DdimxError
 from tests.data.images.official import encoded, smooth
 
@@ -81,6 +81,12 @@ def test_what_is_passed_over_is_counted(tmp_path, packed):
     }
     with pytest.raises(DdimxError, match=r"1 pictures cannot be read, the first: cat/broken.png"):
         scan.refuse_unreadable()
+
+
+def test_what_is_passed_over_in_words():
+    skipped = {"hidden files": [f"{i}\udcb5" for i in range(5)], "others": ["a"]}
+    lines = ["5 hidden files: 0\\xb5, 1\\xb5, 2\\xb5 and 2 more", "1 others: a"]
+    assert passed_over(skipped) == lines
 
 
 def test_a_zip_is_the_folder_that_it_holds(tmp_path):

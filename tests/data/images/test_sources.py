@@ -7,7 +7,7 @@ import pytest
 
 from ddimx.config_file import override
 from ddimx.data.images.npz import NpzSource
-from ddimx.data.images.sources import open_source
+from ddimx.data.images.sources import JoinedSource, open_source
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import sha256_file
 
@@ -209,3 +209,20 @@ def test_a_folder_of_any_number_of_channels_without_classes(tiny_config, tmp_pat
     two = override(plain, ["data.channels=2", "model.in_channels=2", "model.out_ch=2"])
     with pytest.raises(UsageError, match=r"data\.channels is 2; images have 1 \(gray\), 3"):
         open_source(two)
+
+
+def test_joined_parts_are_the_whole_set(npz):
+    """Training images first, then those held out; any order of numbers, also those of one part."""
+    held_out = np.array([0, 1, 0, 0, 1, 0], dtype=bool)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    path = npz(images=IMAGES, held_out=held_out, labels=labels)
+    parts = (NpzSource(path, held_out=False), NpzSource(path, held_out=True))
+    whole, order = JoinedSource(parts), [0, 2, 3, 5, 1, 4]
+    assert len(whole) == 6
+    np.testing.assert_array_equal(whole.labels, labels[order])
+    assert whole.families is None
+    for numbers in ([5, 0, 4, 1], [0, 1], [4, 5], []):
+        chosen = np.array(numbers, dtype=np.int64)
+        np.testing.assert_array_equal(whole.images(chosen), IMAGES[order][chosen])
+    empty = JoinedSource((parts[0], NpzSource(npz(images=IMAGES), held_out=True)))
+    assert (len(empty), empty.labels) == (4, None)

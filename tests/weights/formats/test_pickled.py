@@ -90,7 +90,7 @@ def test_a_truncated_file_is_named(path, zipped, kept):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "model": RAW}, "holds a dict with epoch, model; neither a state dict nor"),
+        ({"epoch": 3, "model": [RAW]}, "holds a dict with epoch, model; neither a state dict nor"),
         ([dict(RAW), {}], "holds a list of dict, dict; neither"),
         ([1, 2, 3, 4, 5], "holds a list of int, int, int, int, int; neither"),
         (torch.zeros(3), "holds a Tensor; neither"),

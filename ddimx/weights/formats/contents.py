@@ -1,0 +1,90 @@
+"""Weights inside mappings and under prefixes: which there are, and which of them are averages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...untrusted.text import shortened
+from ..weight_set import SetName
+from .families import NETWORKS, Network
+
+_DEPTH = 5  # of mappings in mappings; Lightning's and lucidrains' have two or three
+_OF_TRAINING = re.compile(
+    r"opt|optim.*|.*optimizer.*|.*sched.*|scaler|loops|callbacks|hyper_parameters|config|args"
+)
+_AVERAGE = re.compile(r"(.*[._])?(ema|ema_model|averaged?|avg|swa|shadow|polyak)([._].*)?")
+_LAST = re.compile(r"(.*\.)?online_model\..*")  # ema-pytorch's copy of what is trained
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network's weights in a file: all names that start with ``prefix``."""
+
+    network: Network
+    prefix: str
+    set_name: SetName
+
+
+def flattened(content: Mapping[Any, Any], depth: int = _DEPTH) -> dict[str, Tensor]:
+    """Return the tensors of mappings in mappings, by their keys joined with dots.
+
+    What belongs to the optimizer and to the rest of a training run is left out.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, Tensor):
+            tensors[key] = value
+        elif isinstance(value, Mapping) and depth > 1 and not _OF_TRAINING.fullmatch(key):
+            inner = flattened(value, depth - 1)
+            tensors |= {f"{key}.{name}": tensor for name, tensor in inner.items()}
+    return tensors
+
+
+def parts_of(tensors: Mapping[str, Tensor]) -> list[Part]:
+    """Return the weights of networks that are known, at most one average and one other set.
+
+    An average is what bears such a name, or lies beside ``n_averaged`` (PyTorch's AveragedModel).
+    If there is none, nothing says what the weights are.
+    """
+    places = [
+        (network, name[: -len(first)])
+        for network in NETWORKS
+        for first, second in (network.anchors,)
+        for name in tensors
+        if name.endswith(first) and name[: -len(first)] + second in tensors
+    ]
+    places = [(n, prefix) for n, prefix in places if not prefix or prefix.endswith(".")]
+    places.sort(key=lambda place: len(place[1]))  # ema-pytorch keeps what is trained twice
+    averages = [place for place in places if _is_average(place[1], tensors)]
+    others = [place for place in places if place not in averages]
+    parts = [Part(*place, "ema") for place in averages[:1]]
+    return parts + [Part(*place, "raw" if parts else "unstated") for place in others[:1]]
+
+
+def remarks(parts: list[Part], chosen: Part, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return what a person should know of the choice of a file's weights."""
+    if not chosen.prefix and len(parts) < 2:
+        return ()
+    kind = {"ema": "the averaged", "raw": "the last (raw)", "unstated": "the"}[chosen.set_name]
+    place = f" under '{shortened(chosen.prefix)}'" if chosen.prefix else ""
+    other = {"ema": "raw", "raw": "ema"}.get(chosen.set_name)
+    text = f"{kind} weights{place} are taken"
+    if len(parts) > 1:
+        text += f"; --weights {other} takes the others"
+    elif chosen.set_name == "unstated":
+        text += "; the file does not say whether they are an average"
+    return (text,)
+
+
+def _is_average(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+    if _LAST.fullmatch(prefix):
+        return False
+    place = prefix.removesuffix("module.")
+    return bool(_AVERAGE.fullmatch(prefix)) or f"{place}n_averaged" in tensors

@@ -1,0 +1,51 @@
+"""Weights of networks that are not ermongroup/ddim's: which file of which program they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...errors import DdimxError
+from ..weight_set import SetName, WeightSet
+from .contents import Part
+from .guided import NAME_OF_AVERAGE, NAME_OF_LAST, read_guided
+from .lucidrains import read_lucidrains
+
+
+def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tensor]) -> WeightSet:
+    """Return weights with the facts about their network.
+
+    Args:
+        weights: as found; their tensors bear the network's own names.
+        part: where in the file they are.
+        tensors: all of the file's, for what lies beside the network.
+
+    Raises:
+        DdimxError: a network that cannot be represented.
+    """
+    path, label = weights.file, str(weights.file)
+    if part.network.name == "guided":
+        facts = read_guided(weights.tensors, label)
+        by_name: SetName | None = None
+        if NAME_OF_AVERAGE.fullmatch(path.name):
+            by_name = "ema"
+        elif NAME_OF_LAST.fullmatch(path.name):
+            by_name = "raw"
+        if by_name is not None and weights.which == "unstated":
+            kind = "averaged" if by_name == "ema" else "last (raw)"
+            note = f"the {kind} weights, by the name of the file"
+            weights = replace(weights, which=by_name, sets=(by_name,), notes=(*weights.notes, note))
+    elif part.network.name == "lucidrains":
+        beside = part.prefix.removesuffix("model.")
+        buffers = {
+            name[len(beside) :]: value for name, value in tensors.items() if name.startswith(beside)
+        }
+        facts = read_lucidrains(weights.tensors, buffers, label)
+    else:
+        raise DdimxError(
+            f"{label}: this is a network of NVIDIA's EDM (SongUNet or DhariwalUNet), which is not "
+            "among those that can be read"
+        )
+    return replace(weights, facts=facts, form=facts.form)

@@ -1,0 +1,178 @@
+"""Checkpoints of guided-diffusion and denoising-diffusion-pytorch: what is read off them."""
+
+import numpy as np
+import pytest
+import torch
+
+from ddimx.config_file import validate
+from ddimx.errors import DdimxError, UsageError
+from ddimx.models.guided import GuidedUNet
+from ddimx.models.lucidrains import LucidrainsUNet
+from ddimx.weights.configure import configure
+from ddimx.weights.formats.pickled import read_pickled
+from ddimx.weights.model import load_model
+from tests.weights import config_file, same
+
+SECTIONS = ("data", "model", "diffusion", "training", "sampling", "optim")
+DATA = {"dataset": "FOLDER", "image_size": 8, "channels": 3}
+LEAST = {
+    "guided": {
+        "data": DATA,
+        "model": {"name": "guided", "heads": 2},
+        "diffusion": {"beta_schedule": "linear", "num_diffusion_timesteps": 1000},
+    },
+    "lucidrains": {"data": DATA, "model": {"name": "lucidrains"}},
+}
+
+
+def said(name, **changes):
+    tree = {section: LEAST[name].get(section, {}) for section in SECTIONS}
+    return validate({s: {**v, **changes.get(s, {})} for s, v in tree.items()}, "--config")
+
+
+def guided(**settings):
+    torch.manual_seed(0)
+    settings = {"ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "heads": 2, **settings}
+    return GuidedUNet(image_size=8, **{"attn_resolutions": (4,), **settings})
+
+
+def lucidrains_state(network, schedule=None, objective="v"):
+    """A state dict of GaussianDiffusion: the network and the buffers that are read."""
+    network = {f"model.{name}": value for name, value in network.state_dict().items()}
+    if schedule is None:
+        return network
+    betas = torch.as_tensor(schedule, dtype=torch.float64)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    ratio = alpha_bar / (1 - alpha_bar)
+    weight = {"epsilon": ratio / ratio, "x0": ratio, "v": ratio / (ratio + 1)}[objective]
+    buffers = {"betas": betas, "alphas_cumprod": alpha_bar, "loss_weight": weight}
+    return {**network, **{name: value.float() for name, value in buffers.items()}}
+
+
+LINEAR = np.linspace(1e-4, 0.02, 1000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_classes": 4, "predicts_variance": True, "scale_shift": True},
+        {"resblock_updown": True, "ch_mult": (1, 2, 3), "num_res_blocks": 2, "heads": 4},
+        {"attn_resolutions": (8, 4), "ch": 64, "ch_mult": (0.5, 1.5)},
+        {"ch_mult": (1,), "attn_resolutions": ()},
+    ],
+)
+def test_guided_diffusions_tensors_tell_its_settings(tmp_path, settings):
+    network, path = guided(**settings), tmp_path / "ema_0.9999_000100.pt"
+    torch.save(network.state_dict(), path)
+    config = said("guided", model={"heads": settings.get("heads", 2)})
+    model = load_model(path, device="cpu", dtype="fp32", config=config_file(tmp_path, config))
+    assert same(model.network.state_dict(), network.state_dict())
+    x, t, labels = torch.randn(2, 3, 8, 8), torch.tensor([1.0, 900.0]), None
+    if settings.get("num_classes"):
+        assert model.classes == ("0", "1", "2", "3")
+        labels = torch.tensor([1, 3])
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(x, t, labels), network.eval()(x, t, labels))
+    assert model.weights == "ema"
+    assert "the averaged weights, by the name of the file" in model.notes
+    assert "new_attention_order is False" in model.notes[0]
+    variance = "the network predicts a variance too, of which nothing is made"
+    assert (variance in model.notes) == bool(settings.get("predicts_variance"))
+
+
+def test_what_no_tensor_tells_has_to_be_said(tmp_path):
+    path = tmp_path / "model000100.pt"
+    torch.save(guided(num_classes=4).state_dict(), path)
+    found = read_pickled(path)
+    assert found.which == "raw"
+    with pytest.raises(UsageError) as error:
+        configure(found, None, "m.pt")
+    for words in ("image_size", "heads or model.head_dim", "beta_schedule", "name: guided"):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"heads": None}}, "model.heads or model.head_dim is missing"),
+        ({"model": {"ch": 64}}, "model.ch is 64, the file has 32"),
+        ({"model": {"name": "lucidrains"}}, "model.name is lucidrains, .* is guided"),
+        ({"model": {"attn_resolutions": [8]}}, r"attn_resolutions is \[8\], .* at \[4\]"),
+        ({"model": {"classes": ["a"]}}, "model.classes has 1 names, the file 4 rows"),
+        ({"diffusion": {"num_diffusion_timesteps": 4000}}, "time_scale is missing: 0.25 where"),
+    ],
+)
+def test_what_contradicts_a_file_is_named(tmp_path, changes, message):
+    path = tmp_path / "m.pt"
+    torch.save(guided(num_classes=4).state_dict(), path)
+    config = said("guided", **changes)
+    if changes.get("model", {"heads": 2}).get("heads", 2) is None:
+        tree = {s: LEAST["guided"].get(s, {}) for s in SECTIONS} | {"model": {"name": "guided"}}
+        config = validate(tree, "--config")
+    with pytest.raises(UsageError, match=message):
+        configure(read_pickled(path), config, "m.pt")
+
+
+def test_a_null_class_and_a_schedule_of_other_length(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save(guided(num_classes=4).state_dict(), path)
+    steps = {"num_diffusion_timesteps": 4000, "time_scale": 0.25}
+    config, _ = configure(
+        read_pickled(path), said("guided", model={"null_class": True}, diffusion=steps), "m.pt"
+    )
+    assert config.model.classes == ("0", "1", "2")
+    assert (config.diffusion.beta_start, config.diffusion.beta_end) == (2.5e-5, 0.005)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "x0", "v"])
+def test_lucidrains_file_tells_schedule_and_objective(tmp_path, objective):
+    torch.manual_seed(0)
+    raw = LucidrainsUNet(ch=8, ch_mult=(1, 2), heads=2, head_dim=8)
+    average = LucidrainsUNet(ch=8, ch_mult=(1, 2), heads=2, head_dim=8)
+    model, ema = (lucidrains_state(n, LINEAR, objective) for n in (raw, average))
+    online = {f"online_model.{name}": value for name, value in model.items()}
+    content = {
+        "step": 5,
+        "model": model,
+        "opt": {"state": {}, "param_groups": [{"lr": 1e-4}]},
+        "ema": {
+            **{f"ema_model.{n}": v for n, v in ema.items()},
+            **online,
+            "initted": torch.ones(1),
+        },
+        "scaler": None,
+        "version": "2.3.4",
+    }
+    path = tmp_path / "model-1.pt"
+    torch.save(content, path)
+    config = config_file(tmp_path, said("lucidrains"))
+    for which, network in (("ema", average), ("raw", raw)):
+        loaded = load_model(path, device="cpu", dtype="fp32", config=config, weights=which)
+        assert same(loaded.network.state_dict(), network.state_dict())
+        assert (loaded.weights, loaded.info["step"]) == (which, 5)
+    assert loaded.config.diffusion.prediction == objective
+    assert loaded.config.diffusion.beta_schedule == "linear"
+    np.testing.assert_allclose(loaded.process.schedule.betas, LINEAR, rtol=1e-9)
+
+
+def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2))), path)
+    with pytest.raises(UsageError, match="'prediction: edm' for its ElucidatedDiffusion"):
+        configure(read_pickled(path), said("lucidrains"), "m.pt")
+    edm = said("lucidrains", diffusion={"prediction": "edm"})
+    assert configure(read_pickled(path), edm, "m.pt")[0].diffusion.prediction == "edm"
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda: LucidrainsUNet(ch=8, ch_mult=(1, 2), in_channels=6), "self_condition=True"),
+        (lambda: GuidedUNet(image_size=8, ch=32, in_channels=6), "an upsampler of guided"),
+    ],
+)
+def test_networks_for_other_tasks_are_refused(tmp_path, network, message):
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(DdimxError, match=message):
+        read_pickled(tmp_path / "m.pt")
