@@ -148,7 +148,8 @@ def scan_shapes(
     """Find the shapes of a folder, or of a zip file.
 
     Of files of one name beside each other the first kind of ``extensions`` is taken, by default of
-    ``EXTENSIONS``: a mesh before points. Texts (``.txt``) are points only where all is text.
+    ``EXTENSIONS``: a mesh before points. Texts (``.txt``) are points only where nothing else is
+    there, and of those the ones in folders, where there are such.
 
     Args:
         category: the name of what lies in no category's folder (default: the folder's own); of
@@ -172,8 +173,10 @@ def scan_shapes(
         files = [replace(file, parts=(own, *file.parts)) for file in files]
     kinds = tuple(extensions or EXTENSIONS)
     candidates = [file for file in files if _is_candidate(file, kinds)]
-    if not extensions and any(ending(file.parts[-1]) != TEXT for file in candidates):
-        candidates = [file for file in candidates if ending(file.parts[-1]) != TEXT]
+    if not extensions:
+        others = [file for file in candidates if ending(file.parts[-1]) != TEXT]
+        below = [file for file in candidates if len(file.parts) > 1 + above]
+        candidates = others or below or candidates  # texts beside shapes tell of them
     begin = beginning((file.parts for file in candidates), source)
     lists = _Lists(files, begin)
     official = _official_parts(files, above, begin)
@@ -183,9 +186,9 @@ def scan_shapes(
 
     root = source.joinpath(*begin[above:])
     wanted = None if category is None else category_of(category)
-    name = wanted or root.resolve().stem or "shape"
+    name = wanted or (own if root == source else root.name) or "shape"
     places = [place_in_data_set(file.parts[len(begin) :]) for file in candidates]
-    of_folders = {place.layout for place in places if place} & {SHAPENET, OCCUPANCY}
+    of_folders = sorted({place.layout for place in places if place} & {SHAPENET, OCCUPANCY})
     shapes: dict[Parts, tuple[ShapeFile, str]] = {}
     for file, known in zip(candidates, places, strict=True):
         parts = file.parts[len(begin) :]

@@ -9,6 +9,7 @@ import pytest
 from ddimx.data.shapes.jobs import PrepareSettings, make
 from ddimx.data.shapes.lists import Entry, read_tree
 from ddimx.data.shapes.mesh_folder import counted, job_of, scan_shapes
+from ddimx.data.shapes.meshes import EXTENSIONS
 from ddimx.data.shapes.octrees import ShapeSource, open_shapes, with_depth_of_files
 from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.file import read_shape
@@ -187,6 +188,28 @@ def test_of_two_files_of_one_shape_the_mesh_is_taken(tmp_path):
         scan_shapes(tmp_path, extensions=[".objj"])
     with pytest.raises(UsageError, match=r"no meshes .*\(.stl\) in .*passed over: 2 .ply, 1 .mtl"):
         scan_shapes(tmp_path, extensions=[".stl"])
+
+
+def test_a_category_is_called_as_its_folder_or_zip_file(tmp_path):
+    write(tmp_path / "my.chairs", {"a.obj": b""})
+    (tmp_path / "my.chairs.zip").write_bytes(zipped({"a.obj": b""}))
+    for source in (tmp_path / "my.chairs", tmp_path / "my.chairs.zip"):
+        assert [shape.category for shape in scan_shapes(source).shapes] == ["my.chairs"]
+
+
+def test_texts_are_points_only_where_nothing_else_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddimx.data.shapes.meshes.EXTENSIONS", (*EXTENSIONS, ".txt"))
+    monkeypatch.setattr("ddimx.data.shapes.layouts.EXTENSIONS", (*EXTENSIONS, ".txt"))
+    monkeypatch.setattr("ddimx.data.shapes.mesh_folder.EXTENSIONS", (*EXTENSIONS, ".txt"))
+    write(tmp_path, {"names.txt": b"", "chair/a.txt": b"", "table/b.txt": b""})
+    scan = scan_shapes(tmp_path)
+    assert [shape.shape_id for shape in scan.shapes] == ["a", "b"]
+    assert scan.skipped == {".txt": 1}
+    write(tmp_path, {"table/b.obj": b""})
+    scan = scan_shapes(tmp_path)
+    assert [shape.path.name for shape in scan.shapes] == ["b.obj"]
+    assert scan.skipped == {".txt": 3}
+    assert len(scan_shapes(tmp_path, extensions=[".txt"]).shapes) == 3
 
 
 def test_a_category_by_its_synset(tmp_path):
