@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -353,6 +353,14 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_files(paths: Sequence[Path]) -> str:
+    """Return a file's hexadecimal SHA-256, or of several one over their names and hashes."""
+    if len(paths) == 1:
+        return sha256_file(paths[0])
+    lines = [f"{path.name} {sha256_file(path)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _umask() -> int:

@@ -57,9 +57,9 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
     With ``--resume`` the model may be named by the manifest alone: then it is loaded only if it is
     the one that the run was begun with.
     """
-    from ..files import sha256_file
+    from ..files import sha256_files
     from ..sampling.manifest import dtype_for
-    from ..weights.locate.source import Source, tensors_file
+    from ..weights.locate.source import Source, tensors_files
 
     options = command.options
     folder = None if options.overwrite else options.out
@@ -69,7 +69,7 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
         if options.prompt is not None:
             return pipeline_sha256(options)
         source = Source(options.model or DEFAULT_MODEL, options.weights, offline=options.offline)
-        return sha256_file(tensors_file(source, progress))
+        return sha256_files(tensors_files(source, progress))
 
     if command.begun and folder is not None:
         check_begun(command, folder, sha256)

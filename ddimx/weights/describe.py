@@ -46,7 +46,7 @@ def _facts(weights: WeightSet) -> dict[str, Any]:
     return {
         "format": weights.form,
         "file": str(weights.file),
-        "megabytes": round(weights.file.stat().st_size / 1e6, 1),
+        "megabytes": round(sum(file.stat().st_size for file in weights.files) / 1e6, 1),
         "weights": weights.which,
         "sets": ", ".join(weights.sets),
         "tensors": len(weights.tensors),

@@ -14,7 +14,7 @@ from ..config import OCTREE_MODELS, Config
 from ..config_file import load_config
 from ..device import Precision, choose_device, choose_precision, forbid_tf32
 from ..errors import DdimxError
-from ..files import sha256_file
+from ..files import sha256_files
 from ..models.factory import build
 from ..models.process import Process
 from ..progress import Progress
@@ -121,7 +121,7 @@ def load_model(
         process=process,
         config=whole,
         name=_shown(str(name), weight_set),
-        sha256=sha256_file(weight_set.file),
+        sha256=sha256_files(weight_set.files),
         weights=weight_set.which,
         form=weight_set.form,
         info=weight_set.info,

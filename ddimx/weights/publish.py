@@ -15,7 +15,7 @@ from ..config import Config
 from ..config_file import dump_yaml, override
 from ..device import DTYPES
 from ..errors import DdimxError, UsageError
-from ..files import OtherContents, sha256_file, sweep, write_bytes
+from ..files import OtherContents, sha256_files, sweep, write_bytes
 from ..progress import Progress
 from ..runs.lock import lock_file
 from .formats.diffusers.folder import other_files, write_folder
@@ -173,7 +173,7 @@ def _history(weights: WeightSet, config: Config) -> dict[str, Any]:
         info["hours"] = round(info.get("seconds", 0.0) / 3600, 2)
     elif not weights.form.startswith("ddimx"):
         info.setdefault("converted_from", weights.form)
-        info.setdefault("source_sha256", sha256_file(weights.file))
+        info.setdefault("source_sha256", sha256_files(weights.files))
     return info
 
 

@@ -47,7 +47,7 @@ class WeightSet:
 
     Attributes:
         form: the format, for people: "ddimx model", "diffusers folder", ...
-        file: the file that holds the tensors.
+        file: the file that holds the tensors, or the index of those that hold them.
         tensors: parameters by name; detached, on the CPU, in the stored dtype.
         which: which set this is; ``sets`` are those that the file offers.
         config: the configuration that the file carries, if it carries one.
@@ -58,6 +58,7 @@ class WeightSet:
         info: how the model was made, as far as the file says.
         notes: remarks that a person should see.
         config_file: the file that carries ``config``, where it is another than ``file``.
+        shards: the files of the tensors, where they are several.
     """
 
     form: str
@@ -73,6 +74,12 @@ class WeightSet:
     info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     config_file: Path | None = None
+    shards: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file with the tensors, or the index with its shards."""
+        return (self.file, *self.shards)
 
 
 def choose(path: Path, sets: tuple[SetName, ...], which: Which | None) -> SetName:

@@ -25,7 +25,7 @@ from ddimx.progress import Progress
 from ddimx.signals import Stop
 from ddimx.solvers.plan_file import write_plan
 from ddimx.weights.formats.diffusers.folder import write_folder
-from ddimx.weights.formats.native import Header, save
+from ddimx.weights.formats.native import Header, read_tensors, save, write_safetensors
 from ddimx.weights.formats.pickled import write_list
 from ddimx.weights.model import Model, load_model
 
@@ -183,6 +183,39 @@ def make_foreign_diffusers(folder: Path) -> None:
     """As another program leaves it: without our own file."""
     make_diffusers(folder)
     (folder / "model" / "ddimx.json").unlink()
+
+
+def make_shards(folder: Path) -> None:
+    """As diffusers cuts large networks: two files of tensors, and an index of both."""
+    make_foreign_diffusers(folder)
+    unet, stem = folder / "model" / "unet", "diffusion_pytorch_model"
+    whole = read_tensors(unet / f"{stem}.safetensors")
+    (unet / f"{stem}.safetensors").unlink()
+    names = sorted(whole)
+    places = {}
+    for i, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"{stem}-{i:05d}-of-00002.safetensors"
+        write_safetensors(unet / file, {name: whole[name] for name in part}, {"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (unet / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+
+
+def edit_shards(folder: Path, rng: Random) -> None:
+    """Move one tensor in the index to another file, or to none."""
+    path = next((folder / "model" / "unet").glob("*.index.json"))
+    index = json.loads(path.read_text())
+    names = sorted(index["weight_map"])
+    elsewhere = (
+        "../x.safetensors",
+        "/x.safetensors",
+        "C:x.safetensors",
+        "x/y.safetensors",
+        "x.bin",
+    )
+    value = rng.choice((*index["weight_map"].values(), *elsewhere, "", None, 3, [], {}))
+    index["weight_map"][rng.choice((*names, "strange"))] = value
+    path.write_text(json.dumps(index))
 
 
 def edit_diffusers(folder: Path, rng: Random) -> None:
@@ -481,6 +514,7 @@ TARGETS = [
     Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
     Target("diffusers", make_diffusers, read_diffusers, edit_diffusers),
     Target("diffusers of others", make_foreign_diffusers, read_diffusers, edit_diffusers),
+    Target("diffusers in shards", make_shards, read_diffusers, edit_shards),
     Target(
         "model", lambda f: write_model(f / "model.safetensors", IMAGES), read_native, edit_native
     ),

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...errors import DdimxError, UsageError
-from ..formats.diffusers.folder import check_settings, weights_of
+from ..formats.diffusers.folder import check_settings, has_weights
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = {".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".yml"}
@@ -18,6 +18,17 @@ _SETTINGS = [
     "scheduler_config.json",
     "scheduler/scheduler_config.json",
     "ddimx.json",
+]
+
+
+_STEM = "diffusion_pytorch_model"
+# What to look for, the next only if a model has none of those before.
+_WEIGHTS = [
+    [f"{_STEM}.safetensors"],
+    [f"{_STEM}.bin"],
+    [f"{_STEM}.safetensors.index.json", f"{_STEM}-*-of-*.safetensors"],
+    [f"{_STEM}.bin.index.json", f"{_STEM}-*-of-*.bin"],
+    [f"{_STEM}.fp16.safetensors"],
 ]
 
 
@@ -42,10 +53,10 @@ def from_hub(name: str, *, offline: bool) -> Path:
             "pip install 'ddimx[hub]'"
         )
     check_settings(snapshot(name, _SETTINGS, offline))
-    for kind in ("safetensors", "bin"):
-        weights = [f"{place}diffusion_pytorch_model.{kind}" for place in ("", "unet/")]
+    for names in _WEIGHTS:
+        weights = [f"{place}{file}" for place in ("", "unet/") for file in names]
         folder = snapshot(name, [*_SETTINGS, *weights], offline)
-        if weights_of(folder):
+        if has_weights(folder):
             break
     return folder
 

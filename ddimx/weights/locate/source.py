@@ -86,18 +86,15 @@ def find_weights(source: Source, progress: Progress | None = None) -> WeightSet:
     return read_any(_locate(source, progress or Progress()), source.which)
 
 
-def tensors_file(source: Source, progress: Progress | None = None) -> Path:
-    """Return the file that holds a model's tensors, of which nothing is read.
+def tensors_files(source: Source, progress: Progress | None = None) -> tuple[Path, ...]:
+    """Return the files that hold a model's tensors, of which nothing is read.
 
     Raises:
         UsageError: an unknown name.
         DdimxError: a download that failed, or a folder without such a file.
     """
     path = _locate(source, progress or Progress())
-    file = weights_of(path) if path.is_dir() else path
-    if file is None:
-        raise DdimxError(f"{path}: no file of weights in this folder")
-    return file
+    return weights_of(path, source.which).all if path.is_dir() else (path,)
 
 
 def find_model(name: str | Path) -> Path:
@@ -115,6 +112,12 @@ def find_model(name: str | Path) -> Path:
         checkpoints = sorted(
             [*path.glob(f"checkpoint-*{SUFFIX}"), *path.glob(f"*/checkpoint-*{SUFFIX}")]
         )
+        if not checkpoints:
+            # What diffusers' training scripts leave until the last step, by the step's number.
+            checkpoints = sorted(
+                (p for p in path.glob("checkpoint-*") if p.is_dir() and is_diffusers_folder(p)),
+                key=lambda p: (len(p.name), p.name),
+            )
         if not checkpoints:
             raise DdimxError(f"{path}: no checkpoint in this folder, and no diffusers model")
         return checkpoints[-1]

@@ -24,24 +24,27 @@ from ....models.unet import UNet
 from ....untrusted.text import read_object, shown
 from ...architecture import Architecture, check_counts
 from ...weight_set import SetName, WeightSet, Which, choose
-from ..native import read_tensors, write_safetensors
-from ..pickled import load_state_dict
+from ..native import write_safetensors
 from .names import to_ours, to_theirs
 from .pipeline_code import INDEX, refuse_code
 from .scheduler import read_scheduler, write_scheduler
 from .settings import read_unet, write_unet
+from .weight_files import PLAIN, WeightFiles, preferred, weight_files
 
 FORM = "diffusers folder"
 OURS = "ddimx.json"
 SCHEMA = 1
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_EMA = "unet_ema"  # which diffusers' training scripts write beside unet
+# What diffusers' EMAModel adds to the settings of the average.
+_OF_EMA = {"decay", "optimization_step"}
 _MADE_WITH = "0.42.1"  # whose settings these are; diffusers warns where it is older than that
 
 
 def is_diffusers_folder(path: Path) -> bool:
     """Return whether a folder looks like diffusers': a pipeline's, or that of a UNet alone."""
-    return any((path / name).is_file() for name in ("model_index.json", "unet/config.json")) or (
-        (path / "config.json").is_file() and any((path / name).is_file() for name in _WEIGHTS)
+    names = ("model_index.json", "unet/config.json", f"{_EMA}/config.json")
+    return any((path / name).is_file() for name in names) or (
+        (path / "config.json").is_file() and any(path.glob("diffusion_pytorch_model*"))
     )
 
 
@@ -79,12 +82,13 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
         UsageError: a wish for one set of weights where the folder does not say which it holds, or
             a pipeline that draws from a text or brings code of its own.
     """
-    architecture, other = _unet_settings(path)
-    config, info, which_set = _read_ours(path)
-    sets: tuple[SetName, ...] = (which_set,)
-    choose(path, sets, which)
-    file = _weights_file(path)
-    theirs = read_tensors(file) if file.suffix == ".safetensors" else load_state_dict(file)
+    refuse_text(path)
+    config, info, _ = _read_ours(path)
+    sets = _sets(path)
+    which_set = choose(path, tuple(sets), which)
+    folder, files = sets[which_set]
+    architecture, other = _unet_settings(folder)
+    file, theirs = files.main, files.read()
     check_counts(architecture, theirs, str(file), time_dim=other["time_dim"])
     rows, rows_there = architecture.class_rows, len(theirs.get("class_embedding.weight", ()))
     if rows != rows_there:
@@ -99,6 +103,8 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
             "the network predicts a variance too, the second half of its output, which is not "
             "used: --solver ddpm takes a fixed one",
         )
+    if files.variant not in ("", "ema", "non_ema"):
+        notes += (f"the weights are those of the variant {files.variant}, as there are no others",)
     data = {"image_size": other.pop("image_size")}
     model = {**statements.get("model", {}), **other}
     return WeightSet(
@@ -106,7 +112,8 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
         file=file,
         tensors=tensors,
         which=which_set,
-        sets=sets,
+        sets=tuple(sets),
+        shards=files.shards,
         config=config,
         config_file=None if config is None else path / OURS,
         architecture=architecture,
@@ -119,14 +126,69 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
 
 def check_settings(path: Path) -> None:
     """Raise what :func:`read_folder` would, as far as the settings alone tell."""
-    _unet_settings(path)
+    refuse_text(path)
+    _unet_settings(_unet_folder(path))
     _read_schedule(path)
 
 
-def weights_of(path: Path) -> Path | None:
-    """Return the file that holds the UNet's tensors, if there is one."""
+def refuse_text(path: Path) -> None:
+    """Raise UsageError if a pipeline draws from a text, which needs ``--prompt``."""
+    if draws_from_text(path):
+        raise UsageError(
+            f"{path}: this is a text-to-image pipeline; it draws from a text only: "
+            'ddimx sample --model ... --prompt "..."'
+        )
+
+
+def weights_of(path: Path, which: Which | None = None) -> WeightFiles:
+    """Return the files that hold the UNet's tensors.
+
+    Raises:
+        DdimxError: a folder without such files, or without those that are wanted.
+    """
+    sets = _sets(path)
+    return sets[choose(path, tuple(sets), which)][1]
+
+
+def has_weights(path: Path) -> bool:
+    """Return whether a folder has any file of the UNet's tensors."""
+    return preferred(weight_files(_unet_folder(path))) is not None
+
+
+def _sets(path: Path) -> dict[SetName, tuple[Path, WeightFiles]]:
+    """Return the sets of weights in a folder: the UNet's own folder and the files, of each.
+
+    Raises:
+        DdimxError: none, or several variants of which none is usual.
+    """
     unet = _unet_folder(path)
-    return next((unet / name for name in _WEIGHTS if (unet / name).is_file()), None)
+    if (path / _EMA / "config.json").is_file():
+        raw = preferred(weight_files(unet)) if unet != path else None
+        own: dict[SetName, tuple[Path, WeightFiles]] = {"ema": (path / _EMA, _files(path / _EMA))}
+        return own if raw is None else {**own, "raw": (unet, raw)}
+    sets, files = weight_files(unet), _files(unet)
+    if files.variant in ("", "ema") and "non_ema" in sets:
+        return {"ema": (unet, files), "raw": (unet, sets["non_ema"])}
+    by_name: dict[str, SetName] = {"ema": "ema", "non_ema": "raw"}
+    name = by_name.get(files.variant) or _read_ours(path)[2]
+    if name == "unstated" and _json(unet / "config.json").keys() >= _OF_EMA:
+        name = "ema"
+    return {name: (unet, files)}
+
+
+def _files(folder: Path) -> WeightFiles:
+    sets = weight_files(folder)
+    files = preferred(sets)
+    if files is not None:
+        return files
+    if sets:
+        variants = ", ".join(sorted(sets))
+        raise DdimxError(
+            f"{folder}: the variants {variants}, of which none is usual; keep one of them in a copy"
+        )
+    others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
+    remark = f", only {', '.join(others)}" if others else ""
+    raise DdimxError(f"{folder}: neither {' nor '.join(PLAIN)}{remark}")
 
 
 def write_folder(
@@ -166,26 +228,33 @@ def write_folder(
         write_json(part / OURS, ours)
         write_json(part / "unet" / "config.json", {**unet, **version})
         write_json(part / "scheduler" / "scheduler_config.json", {**scheduler, **version})
-        write_safetensors(part / "unet" / _WEIGHTS[0], theirs, {"format": "pt"})
+        write_safetensors(part / "unet" / PLAIN[0], theirs, {"format": "pt"})
 
 
 def other_files(path: Path) -> list[str]:
     """Return what lies in a folder besides the files of such a model."""
     own = {"model_index.json", OURS, "unet/config.json", "scheduler/scheduler_config.json"}
-    own |= {f"unet/{name}" for name in _WEIGHTS}
+    own |= {f"unet/{name}" for name in PLAIN}
     files = {str(p.relative_to(path).as_posix()) for p in path.rglob("*") if not p.is_dir()}
     return sorted(files - own)
 
 
 def _read_schedule(path: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """Return facts, sampling defaults and notes of the folder's scheduler, none without one."""
-    places = (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json")
+    places = [path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"]
+    # A training script's checkpoint has none; its pipeline, written at the end, lies around it.
+    around = next((p for p in (path, path.parent) if p.name.startswith("checkpoint-")), None)
+    if around is not None and (around.parent / INDEX).is_file():
+        places.append(around.parent / "scheduler" / "scheduler_config.json")
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         return {}, {}, ()
     scheduler = read_scheduler(_json(file), str(file))
     statements = {"diffusion": scheduler.diffusion, "model": scheduler.model}
-    return statements, scheduler.sampling, scheduler.notes
+    notes = scheduler.notes
+    if file == places[-1] and len(places) > 2:
+        notes += (f"the noise schedule is that of {file}",)
+    return statements, scheduler.sampling, notes
 
 
 def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], SetName]:
@@ -214,28 +283,13 @@ def _unet_folder(path: Path) -> Path:
     return path / "unet" if (path / "unet").is_dir() else path
 
 
-def _unet_settings(path: Path) -> tuple[Architecture, dict[str, Any]]:
-    if draws_from_text(path):
-        raise UsageError(
-            f"{path}: this is a text-to-image pipeline; it draws from a text only: "
-            'ddimx sample --model ... --prompt "..."'
-        )
-    file = _unet_folder(path) / "config.json"
+def _unet_settings(folder: Path) -> tuple[Architecture, dict[str, Any]]:
+    file = folder / "config.json"
     settings = _json(file)
     kind = settings.get("_class_name")
     if kind != "UNet2DModel":
         raise DdimxError(f"{file}: _class_name is {shown(kind)}, not UNet2DModel")
     return read_unet(settings, str(file))
-
-
-def _weights_file(path: Path) -> Path:
-    file = weights_of(path)
-    if file is not None:
-        return file
-    folder = _unet_folder(path)
-    others = sorted(p.name for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"})
-    remark = f", only {', '.join(others)}" if others else ""
-    raise DdimxError(f"{folder}: neither {' nor '.join(_WEIGHTS)}{remark}")
 
 
 def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:

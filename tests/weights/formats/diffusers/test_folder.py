@@ -211,9 +211,9 @@ def test_ours_beside_theirs_may_not_contradict_them(tmp_path):
         ),
         (
             lambda p: (p / "unet" / "diffusion_pytorch_model.safetensors").rename(
-                p / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+                p / "unet" / "model.safetensors"
             ),
-            r"neither .* nor .*, only diffusion_pytorch_model\.fp16\.safetensors",
+            r"neither .* nor .*, only model\.safetensors",
         ),
         (
             lambda p: (p / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99),
