@@ -19,13 +19,14 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import DdimxError, UsageError, unknown
 from ...octree.errors import OctreeError
-from ...octree.file import holds_tokens, read_shape
+from ...octree.file import SUFFIXES, holds_tokens, read_shape
 from ...octree.fit import MARGIN
 from ...octree.tree import Octree
 from ...untrusted.archives import Member, open_zip, read_member
 from ...untrusted.foreign import reason
 from ...untrusted.names import relative
 from ...untrusted.text import read_bytes
+from .clouds import NoPointsError, read_numpy
 from .jobs import Job
 from .layouts import (
     CLOUDS,
@@ -49,7 +50,6 @@ from .layouts import (
 from .lists import PARTS
 from .meshes import (
     EXTENSIONS,
-    MESHES,
     POINTS,
     Surface,
     ending,
@@ -267,18 +267,28 @@ def read_file(path: Path) -> Surface | Cells:
         UsageError: a library is not installed.
         DdimxError: no such file, one that cannot be read, or one of an unknown kind.
     """
-    if path.suffix.lower() in POINTS and path.is_file() and holds_tokens(path):
+    if path.suffix.lower() in SUFFIXES and path.is_file() and holds_tokens(path):
         return Cells(read_shape(path).tree)
     return read_surface(path)
 
 
-def read_zipped(path: Path, member: Member) -> Surface:
-    """Read a mesh that is a member of a zip file, as :func:`read_file`."""
+def read_zipped(path: Path, member: Member) -> Surface | Cells:
+    """Read what is a member of a zip file, as :func:`read_file`."""
+    name = f"{path}:{member.name}"
     try:
         content = read_member(path, member, COPIES)
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: cannot read {member.name} ({error})") from None
-    return read_mesh(io.BytesIO(content), ending(member.name), f"{path}:{member.name}")
+    if ending(member.name) not in SUFFIXES:
+        return read_mesh(io.BytesIO(content), ending(member.name), name)
+    if holds_tokens(content):
+        return Cells(read_shape(Path(name), content=content).tree)
+    try:
+        return Surface(read_numpy(content))
+    except NoPointsError as error:
+        raise DdimxError(f"{name}: {error}") from None
+    except ValueError as error:
+        raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
 
 
 def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) -> str:
@@ -296,10 +306,10 @@ def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) ->
 
 
 def _is_candidate(file: _File, kinds: Sequence[str]) -> bool:
-    """Whether a file may be a shape by its name; of a zip file's members meshes alone are read."""
+    """Whether a file may be a shape by its name; in a zip file a .gltf has nothing beside it."""
     kind = ending(file.parts[-1])
     known = kind in kinds and not is_list(file.parts[-1])
-    return known and (file.member is None or kind in MESHES)
+    return known and (file.member is None or kind != ".gltf")
 
 
 def _is_passed_over(name: str, skipped: Counter[str]) -> bool:
