@@ -106,6 +106,12 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
         )
     if files.variant not in ("", "ema", "non_ema"):
         notes += (f"the weights are those of the variant {files.variant}, as there are no others",)
+    if len(sets) > 1:
+        kind, other_kind = ("averaged", "raw") if which_set == "ema" else ("raw", "ema")
+        notes += (
+            f"the {kind} weights are taken, {files.main.relative_to(path).as_posix()}; "
+            f"--weights {other_kind} takes the others",
+        )
     data = {"image_size": other.pop("image_size")}
     model = {**statements.get("model", {}), **other}
     decoder = _decoder(path)
