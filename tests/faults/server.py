@@ -39,7 +39,7 @@ def prepare() -> None:
         if "kernels" not in module.name and "__main__" not in module.name:
             importlib.import_module(module.name)
     importlib.import_module("torch.utils.tensorboard")
-    importlib.import_module("trimesh")
+    importlib.import_module("plyfile")
     for module in list(sys.modules.values()):
         for name, stand_in in HEAVY.items():
             if getattr(module, "__name__", "").startswith("ddimx.") and hasattr(module, name):

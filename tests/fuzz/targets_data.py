@@ -11,6 +11,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,8 +32,8 @@ from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
-from ddimx.data.shapes.mesh_folder import job_of, scan_shapes
-from ddimx.data.shapes.meshes import EXTENSIONS, warm_up
+from ddimx.data.shapes.mesh_folder import job_of, read_file, scan_shapes
+from ddimx.data.shapes.meshes import EXTENSIONS, ending, stamp_of, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.errors import DdimxError
@@ -333,16 +334,28 @@ def make_meshes(folder: Path) -> None:
         for face in meshes.FACES
     )
     files["k.stl"] = f"solid box\n{solid}endsolid box\n".encode()
+    cloud = "".join(f"{x} {y} {z} 0 0 1\n" for x, y, z in meshes.BOX).encode()
+    head = "VERSION .7\nFIELDS x y z\nSIZE 8 8 8\nTYPE F F F\nPOINTS 8\nDATA "
+    files |= {"l.xyz": cloud, "m.pts": b"8\n" + cloud, "n.txt": cloud.replace(b" ", b",")}
+    files |= {"o.pcd": f"{head}binary\n".encode() + meshes.BOX.tobytes()}
+    files |= {"p.pcd": f"{head}ascii\n".encode() + cloud, "q.gltf": meshes.gltf("q.bin")}
+    files |= {"r.gltf": meshes.gltf(), "s.ply": meshes.ply(form="big")}
+    files["t.obj"] = files["a.obj"] + b"f 1 2 \\\n 4 3 7\n"  # a polygon that crosses itself
+    for name in ("a.obj", "d.ply", "l.xyz"):
+        files[f"{name}.gz"] = gzip.compress(files[name], mtime=0)
     for name, data in files.items():
         (folder / name).write_bytes(data)
+    (folder / "q.bin").write_bytes(meshes.scene()[1])
 
 
 def read_meshes(only: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         settings = PrepareSettings("here", DEPTH)
-        for shape in scan_shapes(folder).shapes:
-            if shape.path.suffix == only:
-                in_limits(job_of(shape), settings, folder / "out")
+        for path in sorted(folder.iterdir()):
+            if ending(path.name).endswith(only):
+                read_one, size = partial(read_file, path), stamp_of(path)[1]
+                job = Job("mesh", path.name, str(path), "", read_one, size=size)
+                in_limits(job, settings, folder / "out")
 
     return read
 
@@ -506,7 +519,7 @@ TARGETS = [
             {".glb": edit_glb, ".obj": edit_obj, ".npz": edit_bombs}.get(kind),
             (f"*{kind}",),
         )
-        for kind in EXTENSIONS
+        for kind in (*(kind for kind in EXTENSIONS if not kind.endswith(".gz")), ".gz")
     ),
     Target("furniture", make_library, read_furniture),
     Target("trees of shapes", make_trees, read_trees, edit_bombs),

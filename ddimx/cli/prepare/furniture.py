@@ -32,6 +32,15 @@ def furniture(
         ),
     ] = None,
     visible: Visible = False,
+    recipe: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=2,
+            help="1 makes the set that the model furniture learned from, where the notches of some "
+            "polygons are filled.",
+        ),
+    ] = 2,
     workers: Workers = None,
     overwrite: Replace = False,
     json_output: options.Json = False,
@@ -45,7 +54,7 @@ def furniture(
     category 7.5 percent are held out for validation and as many for tests, variants of one
     design together. ATTRIBUTION.md names the creators and licences (CC0 and CC BY 3.0); whoever
     passes on the set, or weights trained on it, passes that on too. Needs the Debian package
-    sweethome3d-furniture, or libraries given here, and trimesh: pip install "ddimx[3d]".
+    sweethome3d-furniture, or libraries given here.
 
     Examples:
 
@@ -54,7 +63,6 @@ def furniture(
       ddimx prepare furniture --depth 5 --category chair --category table --out data/seats
     """
     from ...data.shapes.jobs import PrepareSettings
-    from ...data.shapes.meshes import require_trimesh
     from ...data.shapes.prepare import ShapeFolder
     from ...files import write_bytes
     from ...progress import Progress
@@ -63,16 +71,20 @@ def furniture(
     from ...recipes.furniture.sweethome import find_libraries, read_library
 
     check_visible(depth, visible)
-    require_trimesh()
     libraries = [read_library(path) for path in find_libraries(library or [])]
     pieces = choose(libraries, category or [])
     source = ", ".join(part.path.name for part in libraries)
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
+    if recipe > 1:
+        source += f"; recipe {recipe}"
     shapes = ShapeFolder(out, PrepareSettings(source, depth, visible=visible))
     with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
-            jobs_of(pieces), workers=workers or cores(), progress=progress, overwrite=overwrite
+            jobs_of(pieces, recipe),
+            workers=workers or cores(),
+            progress=progress,
+            overwrite=overwrite,
         )
         made = made_pieces(pieces, outcome)
         parts = parts_of(made, out, outcome)

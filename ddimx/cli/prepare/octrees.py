@@ -44,13 +44,14 @@ def octrees(
 ) -> None:
     """Turn meshes and point clouds into octrees of the cells their surface touches.
 
-    SRC holds meshes, points (.npz, .npy, .ply) or octrees: by themselves, in a folder per category,
+    SRC holds meshes (.obj, .ply, .stl, .off, .glb, .gltf), points (.npz, .npy, .ply, .xyz, .pts,
+    .txt, .pcd) or octrees, also .obj.gz and the like: by themselves, in a folder per category,
     as <category>/<train|val|test>/<id>.obj, or as ShapeNetCore (a folder or its zip files), PC15k,
     ShapeNet55 or Occupancy Networks have them; which it is, what is in it and what was passed over
     is said. Each shape is centered in a cube as large as its longest side, and the file keeps the
     way back. Where SRC has no parts, a shape's name alone decides. A stopped run goes on when the
     same command is given again. What cannot be read is left out, listed in failures.json, and
-    makes the exit code 1. Meshes need trimesh: pip install "ddimx[3d]".
+    makes the exit code 1.
 
     Examples:
 
@@ -62,7 +63,6 @@ def octrees(
     """
     from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.mesh_folder import counted, job_of, part_of, scan_shapes
-    from ...data.shapes.meshes import POINTS, require_trimesh
     from ...data.shapes.prepare import ShapeFolder
     from ...progress import Progress
 
@@ -71,8 +71,6 @@ def octrees(
     check_visible(depth, visible)
     kinds = [f".{word.lower().lstrip('.')}" for word in extension or ()]
     scan = scan_shapes(source, category=category, skip=out, extensions=kinds)
-    if any(shape.ending not in POINTS for shape in scan.shapes):
-        require_trimesh()
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeFolder(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():

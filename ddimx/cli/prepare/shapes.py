@@ -52,7 +52,7 @@ def versions() -> dict[str, Any]:
     from ... import __version__
 
     versions = {"ddimx": __version__}
-    for name in ("numpy", "trimesh"):
+    for name in ("numpy", "plyfile"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -103,7 +103,6 @@ def make(job: Job, settings: PrepareSettings, folder: Path) -> Made:
     """Make one shape; runs in any process.
 
     Raises:
-        UsageError: trimesh is not installed.
         OSError: the shape cannot be written.
         MemoryError: it needs more than there is, or than it is allowed.
     """

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import DdimxError, UsageError
 from ...untrusted.names import relative
-from .meshes import EXTENSIONS
+from .meshes import ending
 from .shapenet import SYNSETS
 
 Parts = tuple[str, ...]
@@ -52,11 +52,6 @@ class Place:
     shape_id: str
     key: Parts
     part: str | None = None
-
-
-def ending(name: str) -> str:
-    """Return by which of ``EXTENSIONS`` a file is read, "" if by none."""
-    return max((each for each in EXTENSIONS if name.lower().endswith(each)), key=len, default="")
 
 
 def stem_of(name: str) -> str:

@@ -38,7 +38,6 @@ from .layouts import (
     Place,
     beginning,
     category_of,
-    ending,
     is_list,
     is_synset,
     list_places,
@@ -48,7 +47,16 @@ from .layouts import (
     stem_of,
 )
 from .lists import PARTS
-from .meshes import EXTENSIONS, MESHES, POINTS, Surface, read_mesh, read_surface
+from .meshes import (
+    EXTENSIONS,
+    MESHES,
+    POINTS,
+    Surface,
+    ending,
+    read_mesh,
+    read_surface,
+    stamp_of,
+)
 
 LINKED = 100  # ways by which a folder is looked into, where links lead to it
 COPIES = 8  # of a zip's member while it becomes a mesh
@@ -232,11 +240,7 @@ def counted(skipped: Mapping[str, int], most: int = 8) -> str:
 
 def job_of(shape: ShapeFile) -> Job:
     """Return what makes a shape."""
-    try:
-        status = shape.path.stat()
-        stamp, size = f"{status.st_size}-{status.st_mtime_ns}", status.st_size
-    except OSError:  # a link to nowhere: reading it will say so
-        stamp, size = "", 0
+    stamp, size = stamp_of(shape.path)
     origin = str(shape.path)
     read: Callable[[], Surface | Cells] = partial(read_file, shape.path)
     if shape.member is not None:

@@ -1,39 +1,60 @@
-"""Reading meshes and point clouds: OBJ, PLY, STL, OFF, GLB through trimesh, and NumPy's files."""
+"""Reading meshes and point clouds: what a file is, and the surface that it holds."""
 
 from __future__ import annotations
 
+import gzip
 import io
-import logging
 import re
 import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from typing import IO, cast
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import DdimxError, UsageError
+from ...errors import DdimxError
 from ...octree.fit import MARGIN, mesh_tree, points_tree
 from ...octree.tree import Octree
-from ...untrusted.arrays import ArrayHeader, is_npy, npz_headers, read_npy, read_npz
+from ...untrusted.archives import unzipped
 from ...untrusted.foreign import FAULTS, reason
-from .gltf import check_glb
+from ...untrusted.names import inside
+from ...untrusted.text import read_bytes, shown
+from .clouds import NoPointsError, read_numpy, read_pcd, read_text
+from .gltf import Read, names_beside, read_gltf
+from .obj import read_obj
+from .off import read_off
+from .ply import read_ply
+from .polygons import Array, Index
+from .stl import read_stl
 
-MESHES = (".obj", ".ply", ".stl", ".off", ".glb")
-POINTS = (".npz", ".npy")
+_PACKED = (".obj.gz", ".ply.gz", ".stl.gz", ".off.gz", ".xyz.gz", ".pts.gz", ".pcd.gz")
+MESHES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf", *_PACKED[:4])
+POINTS = (".npz", ".npy", ".xyz", ".pts", ".txt", ".pcd", *_PACKED[4:])
 EXTENSIONS = (*MESHES, *POINTS)
 
-_COPIES = 8  # of points, float64 and on their way to cells
-# Corners of one face. It is cut into triangles from its first corner, each of which may cross the
-# whole shape; the largest faces that CAD programs write, circles, have a few hundred.
-CORNERS = 4096
-_OBJ_LINE = re.compile(rb"^([vf])[ \t]+([^\n]+)", re.MULTILINE)
-_OBJ_OTHER = re.compile(rb"/[^ \t\n]*")
+_COPIES = 16  # of a packed file's bytes while it is read: text, words, numbers, triangles
+# How files begin that are something else than their names say.
+_BEGINNINGS = {
+    rb"ply[\r\n]": "a .ply",
+    rb"glTF": "a .glb",
+    rb"\s*(?:ST)?C?N?4?n?OFF\b": "an .off",
+    rb"\x93NUMPY": "a .npy",
+    rb"PK\x03\x04": "a zip file",
+    rb"\x1f\x8b": "a file packed by gzip, whose name ends with .gz",
+    rb"#[^\n]*\.PCD|VERSION [.\d]+\s+FIELDS": "a .pcd",
+    rb"\s*solid\b[^\0]*?\bfacet\b": "an .stl",
+    rb"\s*\{\s*\"": "a .gltf",
+    rb"version https://git-lfs": "a pointer of Git LFS; 'git lfs pull' fetches the file itself",
+    rb"Kaydara FBX Binary": "an FBX, which is not read; export it as a mesh",
+    rb"BLENDER": "a Blender file, which is not read; export it as a mesh",
+    rb"\s*(?i:<!DOCTYPE html|<html)": "a web page: the download went wrong",
+    rb"\s*<\?xml": "XML, as .dae is, which is not read; convert it",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,123 +76,140 @@ class Surface:
         return mesh_tree(self.vertices, self.faces, depth, margin)
 
 
+def ending(name: str) -> str:
+    """Return by which of ``EXTENSIONS`` a file is read, "" if by none."""
+    return max((each for each in EXTENSIONS if name.lower().endswith(each)), key=len, default="")
+
+
 def read_surface(path: Path) -> Surface:
     """Read a mesh or a point cloud by the ending of its name; see ``EXTENSIONS``.
 
-    Scenes are put together, each part where the scene has it. Materials and textures are not read,
-    so that a missing one does no harm. Of a PLY without faces the points are taken.
+    Polygons are cut into triangles. Scenes are put together, each part where the scene has it. Of a
+    PLY without faces the points are taken.
 
     Raises:
-        UsageError: trimesh is not installed.
         DdimxError: no such file, one that cannot be read, or one of an unknown kind.
     """
-    kind = path.suffix.lower()
-    if kind not in EXTENSIONS:
-        raise DdimxError(f"{path}: '{kind}' is not among {' '.join(EXTENSIONS)}")
+    kind = ending(path.name)
+    if not kind:
+        raise DdimxError(f"{path}: '{path.suffix.lower()}' is not among {' '.join(EXTENSIONS)}")
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise DdimxError(f"{path}: not a plain file")
-        if kind in POINTS:
-            return Surface(_cloud(path))
+        if kind in (".npz", ".npy"):
+            return Surface(read_numpy(path))
         with path.open("rb") as stream:
-            return read_mesh(stream, kind, str(path))
+            return read_mesh(stream, kind, str(path), read=partial(_beside, path))
     except OSError as error:
         raise DdimxError(f"cannot read {path}: {error.strerror or error}") from None
+    except NoPointsError as error:
+        raise DdimxError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
 
 
-def read_mesh(stream: IO[bytes], kind: str, name: str) -> Surface:
-    """Read a mesh from an open file; ``name`` is for messages, the rest as :func:`read_surface`."""
-    trimesh = require_trimesh()
+def read_mesh(
+    stream: IO[bytes], kind: str, name: str, *, read: Read | None = None, fans: bool = False
+) -> Surface:
+    """Read a mesh, or points, from an open file; raises as :func:`read_surface`.
+
+    Args:
+        kind: one of ``EXTENSIONS``, but not one of NumPy's.
+        name: for messages.
+        read: reads the files beside a ``.gltf``.
+        fans: as ``triangles_of`` has it, of an OBJ.
+    """
+    plain = kind.removesuffix(".gz")
+    parts: list[tuple[Array, Index | None]]
     try:
         content = stream.read()
-        if kind == ".obj":
-            content = _bare_obj(content)
-        elif kind == ".glb":
-            check_glb(content)
-        with _silence():
-            options = {"skip_materials": True} if kind in (".obj", ".glb", ".ply") else {}
-            if kind == ".obj":
-                options["maintain_order"] = True
-            # Bytes without a name, beside which nothing is looked for.
-            scene = trimesh.load_scene(
-                io.BytesIO(content),
-                file_type=kind[1:],
-                process=False,
-                **options,
-            )
-            parts = list(_parts(scene, trimesh))
+        if plain != kind:
+            if not content.startswith(b"\x1f\x8b"):
+                raise ValueError("it is not packed; its name should not end with .gz")
+            packed = cast(IO[bytes], gzip.GzipFile(fileobj=io.BytesIO(content)))
+            with unzipped(packed, len(content), _COPIES) as unpacked:
+                content = unpacked.read()
+        _check_beginning(content[:1024], plain)
+        if plain == ".obj":
+            parts = [read_obj(content, fans=fans)]
+        elif plain in (".glb", ".gltf"):
+            parts = read_gltf(content, read)
+        elif plain in _TEXTS:
+            parts = [(_TEXTS[plain](content), None)]
+        else:
+            parts = [_MESHES[plain](content)]
     except FAULTS as error:
-        raise DdimxError(
-            f"{name}: not a readable {kind[1:].upper()} file ({reason(error)})"
-        ) from None
-    surface = _whole(parts)
+        why = str(error) if type(error) is ValueError else reason(error)
+        raise DdimxError(f"{name}: not a readable {plain[1:].upper()} file ({why})") from None
+    surface = _whole([Surface(*part) for part in parts])
     if not len(surface.vertices):
         raise DdimxError(f"{name}: there is no mesh in it")
-    if surface.faces is None and kind != ".ply":
-        raise DdimxError(f"{name}: the mesh has no faces (of points alone make a .ply or .npz)")
+    has_faces = surface.faces is not None and len(surface.faces)
+    if not has_faces and (surface.faces is not None or plain in (".glb", ".gltf")):
+        raise DdimxError(f"{name}: the mesh has no faces (points alone: write .ply, .xyz or .npz)")
     return surface
 
 
-def _bare_obj(content: bytes) -> bytes:
-    """Return an OBJ's vertices and faces without all else: textures, normals, groups, materials.
+def stamp_of(path: Path) -> tuple[str, int]:
+    """Return what changes when a file does, and the bytes that are read.
 
-    None of it counts for the surface, and trimesh makes a mesh of its own for each group: of a
-    million lines 'usemtl' or 'o' it takes half a minute.
-
-    Raises:
-        ValueError: a face of more than ``CORNERS`` corners.
+    Of a ``.gltf`` the files that it names count too.
     """
-    lines = []
-    for kind, rest in _OBJ_LINE.findall(content.replace(b"\r\n", b"\n").replace(b"\\\n", b"")):
-        if kind == b"f":
-            rest = _OBJ_OTHER.sub(b"", rest)
-            if len(rest) > 2 * CORNERS and len(rest.split()) > CORNERS:
-                raise ValueError(f"a face of {len(rest.split())} corners, {CORNERS} are read")
-        lines.append(kind + b" " + rest)
-    return b"\n".join(lines) + b"\n"
+    paths = [path]
+    if path.suffix.lower() == ".gltf":
+        with suppress(OSError, ValueError, DdimxError):
+            uris = names_beside(read_bytes(path))
+            paths += [inside(path.parent, _file_name(uri), path) for uri in uris]
+    stamp, size = [], 0
+    for each in paths:
+        with suppress(OSError):  # a link to nowhere: reading it will say so
+            status = each.stat()
+            stamp.append(f"{status.st_size}-{status.st_mtime_ns}")
+            size += status.st_size
+    return " ".join(stamp), size
 
 
 def warm_up() -> None:
     """Import what meshes are read with, for a process that is to read many."""
-    with suppress(UsageError):  # points need no trimesh; a mesh will say it
-        require_trimesh()
+    import plyfile  # noqa: F401
 
 
-def require_trimesh() -> ModuleType:
-    """Return trimesh, or raise a UsageError that says how to install it."""
-    try:
-        import trimesh
-    except ImportError:
-        raise UsageError(
-            'meshes are read with trimesh, which is not installed: pip install "ddimx[3d]"'
-        ) from None
-    return trimesh
+_MESHES: dict[str, Callable[[bytes], tuple[Array, Index | None]]] = {
+    ".ply": read_ply,
+    ".stl": read_stl,
+    ".off": read_off,
+}
+_TEXTS = {".xyz": read_text, ".pts": read_text, ".txt": read_text, ".pcd": read_pcd}
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep trimesh's remarks about textures off the screen."""
-    logger = logging.getLogger("trimesh")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _check_beginning(content: bytes, kind: str) -> None:
+    """Raise ValueError for a file that is of another kind than its name says."""
+    for pattern, what in _BEGINNINGS.items():
+        if not what.endswith(f" {kind}") and re.match(pattern, content):
+            raise ValueError(f"by its content it is {what}")
 
 
-def _parts(scene: Any, trimesh: ModuleType) -> Iterator[Surface]:
-    """Yield a scene's meshes and points where they stand; trimesh reads some of it only now."""
-    for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        part = scene.geometry[name]
-        vertices = np.asarray(part.vertices, np.float64) @ transform[:3, :3].T + transform[:3, 3]
-        if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            yield Surface(vertices, np.asarray(part.faces, np.int64))
-        elif isinstance(part, trimesh.Trimesh | trimesh.PointCloud):
-            yield Surface(vertices)
+def _file_name(uri: str) -> str:
+    """Return the name of a file beside a ``.gltf``, whose characters may be written as %20.
+
+    Raises:
+        ValueError: an address of another kind, or not UTF-8.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
+        raise ValueError(f"its buffer {shown(uri)} is not a file beside it")
+    return unquote_to_bytes(uri).decode()
+
+
+def _beside(origin: Path, uri: str, length: int) -> bytes:
+    """Read a file that a ``.gltf`` names, within its folder and nowhere else."""
+    name = _file_name(uri)
+    path = inside(origin.parent, name, origin)
+    if not path.is_file():
+        raise ValueError(f"its buffer {shown(name)} is not there")
+    if path.stat().st_size < length:
+        raise ValueError(f"its buffer {shown(name)} is shorter than the {length} bytes declared")
+    with path.open("rb") as stream:
+        return stream.read(length)
 
 
 def _whole(parts: list[Surface]) -> Surface:
@@ -182,29 +220,3 @@ def _whole(parts: list[Surface]) -> Surface:
     counts = np.cumsum([0, *(len(part.vertices) for part in meshes)])
     faces = [part.faces + n for part, n in zip(meshes, counts, strict=False)]
     return Surface(np.concatenate([part.vertices for part in meshes]), np.concatenate(faces))
-
-
-def _cloud(path: Path) -> npt.NDArray[np.float64]:
-    """Read points from ``.npy``, or from ``.npz``: 'points', or its only array [N, 3]."""
-    try:
-        array = read_npy(path, _COPIES) if is_npy(path) else None
-        headers = (
-            dict(npz_headers(path))
-            if array is None
-            else {"points": ArrayHeader(array.shape, array.dtype, fortran=False, length=0)}
-        )
-        if "tokens" in headers:
-            raise DdimxError(f"{path}: this is an octree already, there is nothing to prepare")
-        fitting = [k for k, about in headers.items() if about.shape[1:] == (3,)]
-        name = "points" if "points" in headers else fitting[0] if len(fitting) == 1 else ""
-        if name not in fitting or headers[name].dtype.kind not in "iuf":
-            what = (
-                ", ".join(f"{key} {a.dtype} {a.shape}" for key, a in headers.items()) or "nothing"
-            )
-            raise DdimxError(
-                f"{path}: no points [N, 3] under the name 'points'; it holds {what[:500]}"
-            )
-        points = read_npz(path, [name], _COPIES)[name] if array is None else array
-    except ValueError as error:
-        raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
-    return np.asarray(points, dtype=np.float64)

@@ -122,14 +122,17 @@ def read_library(path: Path) -> Library:
     return Library(path, about.get("id", ""), about.get("name", path.stem), licence, tuple(items))
 
 
-def read_item(item: Item) -> Surface:
+def read_item(item: Item, *, fans: bool = False) -> Surface:
     """Read an item's mesh as Sweet Home 3D shows it: rotated, and of the catalogue's size in cm.
+
+    Args:
+        fans: cut every polygon from its first corner, which fills the notches of some.
 
     Raises:
         DdimxError: the model is missing or cannot be read, or has no faces.
     """
     name = f"{item.library.name}: {item.model}"
-    surface = read_mesh(io.BytesIO(_model_bytes(item)), ".obj", name)
+    surface = read_mesh(io.BytesIO(_model_bytes(item)), ".obj", name, fans=fans)
     assert surface.faces is not None  # only a .ply may be without
     vertices = surface.vertices[surface.faces].reshape(-1, 3)  # others count for nothing
     if item.rotation is not None:

@@ -177,15 +177,12 @@ def test_visible_cells_without_scipy(here, monkeypatch):
     assert not (here / "out").exists()
 
 
-def test_without_trimesh(here, monkeypatch):
-    meshes(here / "in", a_dot_obj=obj())
-    monkeypatch.setitem(sys.modules, "trimesh", None)
-    done = octrees("in", "out")
-    assert done.code == 2
-    assert 'pip install "ddimx[3d]"' in done.err
-    assert not (here / "out").exists()
-    meshes(here / "points", a_dot_npz=npz(points=BOX))
-    assert octrees("points", "out", "-q").code == 0  # points need none
+def test_meshes_need_no_further_library(here, monkeypatch):
+    for name in ("trimesh", "scipy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    contents = {"a_dot_obj": obj(), "b_dot_stl": stl(), "c_dot_ply": ply(), "d_dot_glb": glb()}
+    meshes(here / "in", **contents)
+    assert octrees("in", "out", "--depth", 3, "--workers", 1, "-q").code == 0
 
 
 @pytest.mark.full
@@ -271,6 +268,23 @@ def test_furniture_of_one_category(here):
     wrong = invoke(*command, "--category", "tables")
     assert wrong.code == 2
     assert "unknown category 'tables'; did you mean 'table'?" in wrong.err
+
+
+def test_furniture_as_the_shipped_model_has_it(here):
+    """The first recipe fills the notch of a polygon; a set of it is not continued by another."""
+    notch = obj([(0, 0, 0), (2, 0, 0), (2, 2, 0), (1, 0.2, 0), (0, 2, 0)], [range(5)])
+    library(here / "a.sh3f", [{"id": "Test#chair", "name": "Chair", "obj": notch}])
+    command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 4, "--workers", 1, "-q")
+    assert invoke(*command, "--out", "one", "--recipe", 1).code == 0
+    assert invoke(*command, "--out", "two").code == 0
+    cells = [
+        set(read_shape(here / name / "shapes/chair/test-chair.npz").tree.leaves.tolist())
+        for name in ("one", "two")
+    ]
+    assert cells[1] < cells[0]
+    refused = invoke(*command, "--out", "one")
+    assert refused.code == 2
+    assert "source 'a.sh3f' instead of a.sh3f; recipe 2; give --overwrite" in refused.err
 
 
 def test_furniture_with_a_missing_model(here):

@@ -1,5 +1,6 @@
 """Small meshes as files: a box in every format, and libraries of furniture."""
 
+import base64
 import io
 import json
 import struct
@@ -57,19 +58,20 @@ def stl():
     return b"\0" * 80 + struct.pack("<I", len(FACES)) + records
 
 
-def ply(faces=True):
+def ply(faces=True, form="little"):
     """Binary, with colors and normals that nobody needs; without faces a cloud of points."""
-    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(BOX)}\n"
+    order = "<" if form == "little" else ">"
+    head = f"ply\nformat binary_{form}_endian 1.0\nelement vertex {len(BOX)}\n"
     head += "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
     head += "property uchar red\n"
-    body = b"".join(struct.pack("<6fB", *v, 0, 1, 0, 200) for v in BOX)
+    body = b"".join(struct.pack(f"{order}6fB", *v, 0, 1, 0, 200) for v in BOX)
     if faces:
         head += f"element face {len(FACES)}\nproperty list uchar int vertex_indices\n"
-        body += b"".join(struct.pack("<B3i", 3, *face) for face in FACES)
+        body += b"".join(struct.pack(f"{order}B3i", 3, *face) for face in FACES)
     return (head + "end_header\n").encode() + body
 
 
-def glb():
+def scene():
     """A scene of two boxes: one as it is, one twice as large and 10 higher; and a texture."""
     points, indices = BOX.astype("<f4").tobytes(), FACES.astype("<u2").tobytes()
     document = {
@@ -94,9 +96,22 @@ def glb():
         ],
         "buffers": [{"byteLength": len(points) + len(indices)}],
     }
+    return document, points + indices
+
+
+def gltf(uri=None):
+    """The scene as text, with its data in a file or within."""
+    document, binary = scene()
+    data = base64.b64encode(binary).decode()
+    document["buffers"][0]["uri"] = uri or f"data:application/octet-stream;base64,{data}"
+    return json.dumps(document).encode()
+
+
+def glb():
+    """The scene in one file."""
+    document, binary = scene()
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 4)
-    binary = points + indices
     chunks = struct.pack("<II", len(text), 0x4E4F534A) + text
     chunks += struct.pack("<II", len(binary), 0x004E4942) + binary
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks

@@ -303,8 +303,9 @@ def test_images_that_turn_out_to_be_damaged_are_counted(tmp_path, capsys):
     place = whole.index(b"IDAT") + 6
     damaged = whole[:place] + bytes(4) + whole[place + 4 :]
     (tmp_path / "000003.png").write_bytes(damaged)
+    (tmp_path / "no.png").write_bytes(b"no picture")  # seen at once, and not in the middle
     left = fid.statistics_of(str(tmp_path), MeanColors(), 1, Progress())
-    assert (left.count, left.about["unreadable"], len(left.features)) == (6, 1, 6)
+    assert (left.count, left.about["unreadable"], len(left.features)) == (6, 2, 6)
     assert "1 left out" in capsys.readouterr().err
     np.testing.assert_allclose(left.mean, by_hand(np.delete(PIXELS, 3, axis=0))[0], rtol=1e-13)
     with pytest.raises(DdimxError, match=r"000003\.png: cannot be decoded"):

@@ -8,6 +8,7 @@ from ddimx.config_file import validate
 from ddimx.errors import DdimxError, UsageError
 from ddimx.models.guided import GuidedUNet
 from ddimx.models.lucidrains import LucidrainsUNet
+from ddimx.solvers.schedule import Schedule
 from ddimx.weights.configure import configure
 from ddimx.weights.formats.pickled import read_pickled
 from ddimx.weights.model import load_model
@@ -154,6 +155,15 @@ def test_lucidrains_file_tells_schedule_and_objective(tmp_path, objective):
     assert loaded.config.diffusion.prediction == objective
     assert loaded.config.diffusion.beta_schedule == "linear"
     np.testing.assert_allclose(loaded.process.schedule.betas, LINEAR, rtol=1e-9)
+
+
+def test_a_schedule_without_a_name_is_taken_as_numbers(tmp_path):
+    """As its default, "sigmoid", which is another curve than DDPM's of that name."""
+    table = 0.02 + 0.01 * np.sin(np.arange(50.0))
+    torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2)), table), tmp_path / "m.pt")
+    config, _ = configure(read_pickled(tmp_path / "m.pt"), said("lucidrains"), "m.pt")
+    np.testing.assert_allclose(Schedule.from_config(config.diffusion).betas, table, rtol=1e-7)
+    assert config.diffusion.num_diffusion_timesteps == 50
 
 
 def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
