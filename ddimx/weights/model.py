@@ -151,9 +151,9 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
                 f"{label}: {layers} layers of width {width}, in a file of {len(tensors)} tensors "
                 f"of at most {widest}"
             )
-    elif model.name in ("guided", "lucidrains"):
+    elif model.name in ("guided", "lucidrains", "song", "dhariwal"):
         widest = max((n for value in tensors.values() for n in value.shape), default=0)
-        blocks = model.num_res_blocks if model.name == "guided" else 1
+        blocks = 1 if model.name == "lucidrains" else model.num_res_blocks
         wide = (model.ch * max(model.ch_mult), (model.heads or 1) * (model.head_dim or 1))
         # A block has more than eight tensors, and there are twice as many on the way up.
         if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide, default=0) > widest:

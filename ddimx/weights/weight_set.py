@@ -31,6 +31,7 @@ class Facts:
         assumed: keys that no tensor tells, and that are as by default unless a configuration says
             otherwise; a remark says so.
         notes: remarks that a person should see.
+        null_row: whether "no class" would have a row of its own among the classes.
     """
 
     form: str
@@ -39,6 +40,7 @@ class Facts:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    null_row: bool = True
 
 
 @dataclass(frozen=True, eq=False)

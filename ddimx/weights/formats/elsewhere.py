@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ...errors import DdimxError
 from ..tensors import check_plain
 from ..weight_set import SetName, WeightSet
 from .contents import Part
+from .edm import OF_TRAINING, read_edm
 from .guided import NAME_OF_AVERAGE, NAME_OF_LAST, read_guided
 from .lucidrains import BUFFERS, read_lucidrains
 
@@ -44,8 +44,7 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
         check_plain(buffers, label)
         facts = read_lucidrains(weights.tensors, buffers, label)
     else:
-        raise DdimxError(
-            f"{label}: this is a network of NVIDIA's EDM (SongUNet or DhariwalUNet), which is not "
-            "among those that can be read"
-        )
+        facts = read_edm(weights.tensors, label)
+        kept = {n: value for n, value in weights.tensors.items() if n not in OF_TRAINING}
+        weights = replace(weights, tensors=kept)
     return replace(weights, facts=facts, form=facts.form)
