@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ...errors import DdimxError
+from ..tensors import check_plain
 from ..weight_set import SetName, WeightSet
 from .contents import Part
+from .edm import OF_TRAINING, read_edm
 from .guided import NAME_OF_AVERAGE, NAME_OF_LAST, read_guided
-from .lucidrains import read_lucidrains
+from .lucidrains import BUFFERS, read_lucidrains
 
 
 def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tensor]) -> WeightSet:
@@ -39,13 +40,11 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
             weights = replace(weights, which=by_name, sets=(by_name,), notes=(*weights.notes, note))
     elif part.network.name == "lucidrains":
         beside = part.prefix.removesuffix("model.")
-        buffers = {
-            name[len(beside) :]: value for name, value in tensors.items() if name.startswith(beside)
-        }
+        buffers = {name: tensors[beside + name] for name in BUFFERS if beside + name in tensors}
+        check_plain(buffers, label)
         facts = read_lucidrains(weights.tensors, buffers, label)
     else:
-        raise DdimxError(
-            f"{label}: this is a network of NVIDIA's EDM (SongUNet or DhariwalUNet), which is not "
-            "among those that can be read"
-        )
+        facts = read_edm(weights.tensors, label)
+        kept = {n: value for n, value in weights.tensors.items() if n not in OF_TRAINING}
+        weights = replace(weights, tensors=kept)
     return replace(weights, facts=facts, form=facts.form)

@@ -106,7 +106,7 @@ def test_plain_safetensors_under_a_prefix_are_read(tmp_path):
         ("double_blocks.0.img_attn.qkv.weight", "Flux"),
         ("encoder.conv_in.weight decoder.up.0.block.0.conv1.weight", "an autoencoder"),
         ("input_blocks.0.0.weight time_embed.0.weight out.2.weight", "a classifier of guided"),
-        ("map_layer0.weight out_conv.weight", "NVIDIA's EDM"),
+        ("map_layer0.weight map_layer1.weight", "NVIDIA's EDM2"),
     ],
 )
 def test_other_programs_files_are_refused_by_name(path, names, words):

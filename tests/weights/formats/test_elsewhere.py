@@ -6,8 +6,10 @@ import torch
 
 from ddimx.config_file import validate
 from ddimx.errors import DdimxError, UsageError
+from ddimx.models.edm import EdmUNet
 from ddimx.models.guided import GuidedUNet
 from ddimx.models.lucidrains import LucidrainsUNet
+from ddimx.solvers.schedule import Schedule
 from ddimx.weights.configure import configure
 from ddimx.weights.formats.pickled import read_pickled
 from ddimx.weights.model import load_model
@@ -156,6 +158,15 @@ def test_lucidrains_file_tells_schedule_and_objective(tmp_path, objective):
     np.testing.assert_allclose(loaded.process.schedule.betas, LINEAR, rtol=1e-9)
 
 
+def test_a_schedule_without_a_name_is_taken_as_numbers(tmp_path):
+    """As its default, "sigmoid", which is another curve than DDPM's of that name."""
+    table = 0.02 + 0.01 * np.sin(np.arange(50.0))
+    torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2)), table), tmp_path / "m.pt")
+    config, _ = configure(read_pickled(tmp_path / "m.pt"), said("lucidrains"), "m.pt")
+    np.testing.assert_allclose(Schedule.from_config(config.diffusion).betas, table, rtol=1e-7)
+    assert config.diffusion.num_diffusion_timesteps == 50
+
+
 def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
     path = tmp_path / "m.pt"
     torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2))), path)
@@ -166,10 +177,38 @@ def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("song", "settings"),
+    [
+        (True, {"num_classes": 3, "encoder": "residual", "resample_filter": (1, 3, 3, 1)}),
+        (True, {"ch_mult": (1, 2, 2), "encoder": "skip", "decoder": "skip", "fourier_time": True}),
+        (False, {"ch": 64, "num_classes": 3, "attn_resolutions": (8,)}),
+    ],
+)
+def test_edms_tensors_tell_all_but_what_wraps_them(tmp_path, song, settings):
+    torch.manual_seed(0)
+    settings = {"ch": 16, "ch_mult": (1, 2), "attn_resolutions": (4,), **settings}
+    network = EdmUNet(song=song, image_size=8, num_res_blocks=1, **settings)
+    state = {f"model.{name}": value for name, value in network.state_dict().items()}
+    torch.save({**state, "model.map_augment.weight": torch.zeros(16, 9)}, tmp_path / "m.pt")
+    found = read_pickled(tmp_path / "m.pt")
+    with pytest.raises(UsageError, match=r"prediction \(edm, for a network of EDMPrecond"):
+        configure(found, None, "m.pt")
+    model = {"name": "song" if song else "dhariwal", "null_class": True}
+    tree = {name: {} for name in SECTIONS}
+    tree |= {"data": DATA, "model": model, "diffusion": {"prediction": "edm"}}
+    config = config_file(tmp_path, validate(tree, "--config"))
+    loaded = load_model(tmp_path / "m.pt", device="cpu", dtype="fp32", config=config)
+    assert same(loaded.network.state_dict(), network.state_dict())
+    assert loaded.process.can_guide == bool(settings.get("num_classes"))
+    assert "diffusion.sigma_data is 0.5" in loaded.notes[0]
+
+
+@pytest.mark.parametrize(
     ("network", "message"),
     [
         (lambda: LucidrainsUNet(ch=8, ch_mult=(1, 2), in_channels=6), "self_condition=True"),
         (lambda: GuidedUNet(image_size=8, ch=32, in_channels=6), "an upsampler of guided"),
+        (lambda: EdmUNet(song=True, image_size=8, ch=16, out_ch=6), "EDM's iDDPMPrecond"),
     ],
 )
 def test_networks_for_other_tasks_are_refused(tmp_path, network, message):
