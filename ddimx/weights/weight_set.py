@@ -61,6 +61,8 @@ class WeightSet:
         notes: remarks that a person should see.
         config_file: the file that carries ``config``, where it is another than ``file``.
         shards: the files of the tensors, where they are several.
+        decoder: the folder of what turns the network's latents into pictures, if it draws such.
+        decoder_files: the decoder's own files.
     """
 
     form: str
@@ -77,11 +79,13 @@ class WeightSet:
     notes: tuple[str, ...] = ()
     config_file: Path | None = None
     shards: tuple[Path, ...] = ()
+    decoder: Path | None = None
+    decoder_files: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file with the tensors, or the index with its shards."""
-        return (self.file, *self.shards)
+        """The file with the tensors, or the index with its shards, and what else decides."""
+        return (self.file, *self.shards, *self.decoder_files)
 
 
 def choose(path: Path, sets: tuple[SetName, ...], which: Which | None) -> SetName:
