@@ -117,9 +117,17 @@ def test_nothing_else_takes_latents_for_pictures(folder, tmp_path):
         ),
         (
             lambda p: (p / "vqvae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x"),
-            "cannot be loaded",
+            "not a readable safetensors file",
         ),
         (lambda p: (p / "vqvae" / "config.json").unlink(), "cannot read"),
+        (
+            lambda p: change(p / "vqvae" / "config.json", layers_per_block=10**9),
+            "layers_per_block is 1000000000, in a file of",
+        ),
+        (
+            lambda p: change(p / "vqvae" / "config.json", block_out_channels=[8, 8 * 10**6]),
+            "its settings are of [0-9]{12,} numbers, its files hold",
+        ),
         (
             lambda p: (p / "vqvae" / "x.index.json").write_text('{"weight_map": {"a": "../b"}}'),
             "leads upwards",
