@@ -42,6 +42,8 @@ def things(tmp_path_factory):
             archive.write(path, path.relative_to(root / "pictures"))
     images = np.zeros((5, 16, 24, 1), dtype=np.uint8)
     np.savez(root / "some.npz", images=images, labels=np.array([0, 1, 2, 1, 0]))
+    np.savez(root / "far.npz", images=images, labels=np.array([0, 1, 2, 1, 10**12]))
+    np.savez(root / "two.npz", images=np.zeros((5, 16, 24, 2), dtype=np.uint8))
     invoke("prepare", "images", root / "gray", root / "packed.npy", "--size", 12, "-q")
     write_set(root / "octrees")
     (root / "meshes").mkdir()
@@ -93,6 +95,8 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data nothing", 1, "nothing: no images"),
         ("--data meshes", 2, "ddimx prepare octrees meshes meshes-octrees --depth 5"),
         ("--data lone", 2, "named itself, as --data lone/NAME.npy"),
+        ("--data far.npz", 2, "labels from 0 to 1000000000000; those of classes lie between"),
+        ("--data two.npz", 2, "images have 1, 3 or 4 channels, and these 2"),
         ("--data pictures --size 50", 2, "--size 48 can"),
         ("--data pictures --size 8x", 2, "write pixels as 512"),
         ("--data packed.npy --size 16", 2, "its images are 12x12 and are not resized"),

@@ -82,6 +82,15 @@ def test_the_other_weights_can_be_had(path):
         read_pickled(path, "raw")
 
 
+def test_an_average_without_names_is_not_taken_for_missing(path):
+    content = {"model": RAW, "ema": {"decay": 0.999, "shadow_params": list(EMA.values())}}
+    torch.save(content, path)
+    found = read_pickled(path)
+    assert same(found.tensors, RAW)
+    assert found.which == "raw"
+    assert "shadow_params" in found.notes[-1]
+
+
 def test_plain_safetensors_under_a_prefix_are_read(tmp_path):
     from safetensors.torch import save_file
 

@@ -86,8 +86,10 @@ def test_guided_diffusions_tensors_tell_its_settings(tmp_path, settings):
 def test_what_no_tensor_tells_has_to_be_said(tmp_path):
     path = tmp_path / "model000100.pt"
     torch.save(guided(num_classes=4).state_dict(), path)
-    found = read_pickled(path)
+    found = read_pickled(path, "raw")
     assert found.which == "raw"
+    with pytest.raises(DdimxError, match="holds no ema weights but raw weights"):
+        read_pickled(path, "ema")
     with pytest.raises(UsageError) as error:
         configure(found, None, "m.pt")
     for words in ("image_size", "heads or model.head_dim", "beta_schedule", "name: guided"):
