@@ -105,6 +105,7 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data pictures --strict --size 8", 1, "leave --strict away"),
         ("--data octrees --config emoji", 2, "holds octrees, and the model of emoji draws images"),
         ("--data pictures --init furniture", 2, "of --init furniture draws octrees"),
+        ("--data octrees --size 8", 2, "--size is for images"),
         ("--data octrees --init furniture", 2, "Prepare them again with --depth 5"),
         ("--data pictures --set data.image_size=big", 2, "data.image_size 'big': write 64"),
         ("--data pictures --resume runs", 2, "named by --set data.root=DIR"),
@@ -158,6 +159,7 @@ def test_the_same_command_goes_on_though_the_data_have_changed(here, tmp_path, m
     again = invoke(*first)
     assert again.code == 0, again.err
     assert "run: going on from step 1" in again.err
+    assert "pixels are trained on" not in again.err  # what would be chosen now
     assert "the data have changed since step 1" in again.err
     header = read_header(tmp_path / "run" / "checkpoints" / "checkpoint-00000002.safetensors")
     assert header.config.data.image_size == 8
