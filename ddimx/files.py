@@ -80,14 +80,18 @@ def folder_contents(
             continue
         for entry in entries:
             path = f"{below}/{entry.name}" if below else entry.name
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError:  # a link to itself, or to what may not be looked at
+                is_file = is_folder = False
             if is_passed_over(entry.name):
                 passed.setdefault(HIDDEN, []).append(path)
-            elif entry.is_file():
+            elif is_file:
                 names.append(path)
-            elif entry.is_symlink() and not entry.is_dir():
-                passed.setdefault(NOWHERE, []).append(path)
-            elif recursive and entry.is_dir():
+            elif is_folder and recursive:
                 (links if entry.is_symlink() else folders).append(path)
+            elif entry.is_symlink() and not is_folder:
+                passed.setdefault(NOWHERE, []).append(path)
         links.sort(reverse=True)
     return names, passed
 

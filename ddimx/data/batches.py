@@ -18,6 +18,7 @@ from ..config import DataConfig
 from ..noise import Noise, Stream
 from ..pixels import to_network
 from .arrays import Bytes, Integers
+from .images.encoded import EncodedSource
 from .images.sources import ImageSource
 from .order import Order
 
@@ -95,6 +96,8 @@ class Batches(BatchStream[Bytes]):
 
     def _read(self, step: int) -> tuple[Integers, Bytes]:
         indices = self.order.indices(self._positions(step))
+        if isinstance(self._source, EncodedSource):
+            return indices, self._source.drawn(indices)
         return indices, self._source.images(indices)
 
     def _transformed(

@@ -17,12 +17,13 @@ from ..octree.file import read_shape
 from ..untrusted.text import shortened
 from .examples import Examples
 from .images.folder import FolderSource
-from .images.scan import SUFFIXES, printable, scan_images
+from .images.scan import SUFFIXES, Scan, printable, scan_images
 from .images.sources import open_part
 from .shapes.lists import PARTS, lists_of, read_list, read_tree
 from .shapes.mesh_folder import scan_shapes
 
 FEW = 100  # pictures of a folder up to which none is held out: it would be a handful
+MOST_CLASSES = 10_000  # that are made of numbers without names
 _SHOWN = 12  # names in one line
 _STRETCHED = 1.1  # how much longer than wide a picture has to be, for its cut to be mentioned
 
@@ -38,7 +39,7 @@ class DataSet:
         classes: names of their classes, empty if they have none.
         channels: of the images; 1 for octrees.
         sides: int32 [N, 2], heights and widths of the images as they are; empty for octrees.
-        resizable: whether the images may be trained on in another size.
+        scan: of a folder's or a zip's pictures, which may be trained on in any size; else None.
     """
 
     root: str
@@ -47,7 +48,7 @@ class DataSet:
     classes: tuple[str, ...]
     channels: int
     sides: npt.NDArray[np.int32]
-    resizable: bool = False
+    scan: Scan | None = None
 
     @property
     def octrees(self) -> bool:
@@ -83,7 +84,7 @@ def recognize(where: str, workers: int = 4) -> DataSet:
         # Transparent pictures are put on the background, so that all have 3.
         channels=1 if (scan.channels == 1).all() else 3,
         sides=scan.sizes,
-        resizable=True,
+        scan=scan,
     )
 
 
@@ -122,10 +123,19 @@ def _arrays(where: str, path: Path) -> DataSet:
     parts = [open_part(own, held_out=held_out) for held_out in (False, True)]
     height, width, channels = parts[0].image_shape
     size = height if height == width else [height, width]
+    if channels not in (1, 3, 4):
+        raise UsageError(f"--data {where}: images have 1, 3 or 4 channels, and these {channels}")
     labels = [part.labels for part in parts if part.labels is not None]
     classes = parts[0].classes if labels else ()
     if labels and not classes:
-        classes = tuple(str(i) for i in range(int(np.concatenate(labels).max(initial=0)) + 1))
+        numbers = np.concatenate(labels)
+        least, most = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+        if least < 0 or most >= MOST_CLASSES:
+            raise UsageError(
+                f"--data {where}: labels from {least} to {most}; those of classes lie between 0 "
+                f"and {MOST_CLASSES - 1}"
+            )
+        classes = tuple(str(i) for i in range(most + 1))
     return DataSet(
         root=where,
         data=data | {"image_size": size, "channels": channels},
@@ -153,18 +163,20 @@ def _refuse_unprepared(where: str, path: Path) -> None:
     )
 
 
-def told(config: Config, source: Examples, held_out: Examples) -> list[str]:
+def told(
+    config: Config, source: Examples, held_out: Examples, scan: Scan | None = None
+) -> list[str]:
     """Return what a person is told of the data: how many, which classes, what was passed over.
-
-    Of a folder's pictures the headers are read for it.
 
     Args:
         config: the configuration to train with.
         source: the training part.
         held_out: the held-out part, which may be empty.
+        scan: of a folder's pictures, if it is there already; else their headers are read.
     """
     what = "octrees" if config.data.octrees else "images"
-    scan = source.scan if isinstance(source, FolderSource) else None
+    if isinstance(source, FolderSource) and (scan is None or config.data.white is not None):
+        scan = source.scan
     count = len(source) + len(held_out) if scan is None else len(scan)
     rest = f"{len(held_out)} of them held out" if len(held_out) else "none is held out"
     lines = [f"{shortened(config.data.root or config.data.dataset)}: {count} {what}, {rest}"]

@@ -89,7 +89,8 @@ def read_pictures(path: Path, model: Model, *, resize: bool = False) -> list[Pic
     if suffix != ".zip":
         return [read_picture(file, model, resize=resize) for file in find_pictures(path)]
     listing = list_images(path)
-    stems = [printable(PurePosixPath(name).stem) for name in listing.names]
+    # Both slashes divide a name, as in zips that were made on Windows: results are called by it.
+    stems = [printable(PurePosixPath(name.replace("\\", "/")).stem) for name in listing.names]
     _refuse_equal(path, stems)
     pictures = []
     for name, stem in zip(listing.names, stems, strict=True):

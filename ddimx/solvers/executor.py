@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.update import Extras, update
+from ..kernels.update.columns import TABLE
 from ..noise import Noise, Stream
 from .plan import Plan
 
@@ -83,12 +84,12 @@ def thresholded(x0: Tensor, share: float, most: float) -> Tensor:
     """Return x0 [B, ...] under dynamic thresholding (arXiv 2205.11487, section 2.3).
 
     Each sample is clipped to the bound below which a ``share`` of its absolute values lie, at least
-    1 and at most ``most``, and divided by it.
+    1 and at most ``most``, and divided by it. Float32 or float64, and so is the result.
     """
     flat = x0.flatten(1)
     # One by one: torch.quantile refuses more than 2^24 numbers.
-    bounds = [torch.quantile(sample.abs().float(), share) for sample in flat]
-    bound = torch.stack(bounds).clamp(1.0, most).to(x0.dtype)[:, None]
+    bounds = [torch.quantile(sample.abs(), share) for sample in flat]
+    bound = torch.stack(bounds).clamp(1.0, most)[:, None]
     return (flat.clamp(-bound, bound) / bound).view(x0.shape)
 
 
@@ -117,6 +118,10 @@ def execute(
         known: pixels to keep, for inpainting.
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
+    if plan.threshold is not None:
+        # A quantile needs the whole sample, so that x0's share is added after the row. To subtract
+        # it there would cost its digits: x0 before thresholding is up to 1 / sqrt(alpha_bar).
+        table[:, TABLE.index("w")] = 0
     history = x.new_zeros(plan.depth - 1, *x.shape) if plan.depth > 1 else None
     constant = Extras(
         history_is_x0=plan.history == "x0",
@@ -147,10 +152,8 @@ def execute(
         )
         x, y, x0 = update(table, ordinal, x, y, out, history, extras)
         if plan.threshold is not None and x0 is not None:
-            # A quantile needs the whole sample: put in after the row, which is linear in x0.
-            bounded = thresholded(x0, *plan.threshold)
-            change = float(plan.w[row]) * (bounded - x0)
-            x = x + (change if known is None else change * (1 - known.mask.to(x.dtype)))
-            y, x0 = x, bounded
+            x0 = thresholded(x0, *plan.threshold)
+            share = float(plan.w[row]) * x0
+            y = x = x + (share if known is None else share * (1 - known.mask.to(x.dtype)))
         ordinal.add_(1)
         yield Step(row, t, float(plan.t_to[row]), x, y, x0)

@@ -14,6 +14,7 @@ from ..config import Config
 from ..config_file import dump_yaml, load_config, override
 from ..data.examples import open_examples
 from ..data.images.download import obtain
+from ..data.images.encoded import EncodedSource
 from ..data.recognize import told
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
@@ -102,6 +103,9 @@ def _train(
     obtain(config.data, offline=request.offline, progress=progress)
     source = open_examples(config, strict=request.strict)
     held_out = open_examples(config, held_out=True)
+    for part in (source, held_out):
+        if isinstance(part, EncodedSource):
+            part.say = progress.say
     if not len(source):
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
@@ -109,7 +113,7 @@ def _train(
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
     network, process = build(config, trust_code=request.trust_code, named_in=settings.named_in)
-    remarks = list(settings.remarks)
+    remarks = list(settings.remarks) if checkpoint is None else []
     if start is not None and checkpoint is None:
         if start.config is not None:
             start, told_of_classes = with_classes(start, network, config)
@@ -163,7 +167,8 @@ def _train(
         ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
-    for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
+    scan = None if settings.data is None else settings.data.scan
+    for line in (*(told(config, source, held_out, scan) if fresh else ()), *remarks):
         progress.say(line)
     size = sum(p.numel() for p in network.parameters())
     loop = config.training

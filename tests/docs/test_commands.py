@@ -22,6 +22,10 @@ STORIES = [page for page in PAGES if page.name not in {*GENERATED, "CONTRIBUTING
 PARSED = {
     "ddimx sample --model cifar10": "downloads the published weights",
     "ddimx sample --model google/": "downloads a model of the hub",
+    "ddimx sample --model 256x256_diffusion_uncond.pt": "needs OpenAI's weights",
+    "ddimx convert 256x256_diffusion_uncond.pt": "needs OpenAI's weights",
+    "ddimx sample --model edm.pt": "needs NVIDIA's weights",
+    "ddimx sample --model results/model-10.pt": "needs a model of lucidrains' program",
     "ddimx evaluate fid": "needs torch-fidelity and its network",
     "ddimx train --config cifar10": "needs CIFAR-10",
     "ddimx train --config celeba": "needs CelebA",
@@ -36,12 +40,13 @@ SLOW = {
 }
 FEW_STEPS = ("sample", "inpaint", "sequence", "interpolate", "encode", "evaluate neighbors")
 TINY_TRAINING = (
-    "training.n_iters=2 training.batch_size=2 training.snapshot_freq=2 training.validation_freq=9"
-    " sampling.steps=1 sampling.batch_size=2"
+    "training.snapshot_freq=2 training.validation_freq=9 sampling.steps=1 sampling.batch_size=2"
 )
 TINY_NETWORK = {  # by what the command names; weights that it begins with keep theirs
     "pictures.yml": "model.ch=32 model.num_res_blocks=1",
+    "pictures": "model.ch=8 model.norm_groups=2",
     "shapes.yml": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
+    "data/shapes": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
     "furniture": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
 }
 
@@ -65,7 +70,9 @@ def cheap(words: list[str]) -> list[str]:
         if "--size" in words:
             more += ["--size", "16x16"]
     elif verb == "train":
-        settings = [TINY_TRAINING, *(s for name, s in TINY_NETWORK.items() if name in words)]
+        more += ["--steps", "2", "--batch-size", "2"]
+        names = () if "--init" in words else TINY_NETWORK
+        settings = [TINY_TRAINING, *(TINY_NETWORK[name] for name in names if name in words)]
         more += [word for s in " ".join(settings).split() for word in ("--set", s)]
     elif verb == "evaluate nll":
         more += ["-n", "2", "--terms", "2"]

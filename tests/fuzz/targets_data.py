@@ -42,8 +42,10 @@ from ddimx.recipes.furniture.dataset import choose, jobs_of
 from ddimx.recipes.furniture.sweethome import find_libraries, read_library
 from ddimx.runs import processes
 from ddimx.runs.pictures import save_image
+from ddimx.training.settings import TrainRequest, resolve
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
+from tests.data.shapes.prepared import write_set
 
 from . import zips
 from .mutate import json_text, mutated, plain
@@ -412,6 +414,10 @@ def make_trees(folder: Path) -> None:
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("03001627/a/models/model_normalized.obj", meshes.obj())
         archive.writestr("03001627/a/models/model_normalized.mtl", b"newmtl a\n")
+    points = io.BytesIO()
+    with zipfile.ZipFile(points, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pc15k/03001627/test/a.npy", stream.getvalue())
+        archive.writestr("pc15k/03001627/train/b.npz", tokens)
     files = {
         "tokens/chair/train/a.npz": tokens,
         "tokens/chair/train.txt": b"a.npz\n",
@@ -421,6 +427,7 @@ def make_trees(folder: Path) -> None:
         "flat/03001627-a.npy": stream.getvalue(),
         "flat/train.txt": b"03001627-a.npy\n",
         "zip/03001627.zip": zipped.getvalue(),
+        "points.zip": points.getvalue(),
         "zip/all.csv": b"synsetId,modelId,split\n3001627,a,train\n",
     }
     for name, data in files.items():
@@ -431,7 +438,7 @@ def make_trees(folder: Path) -> None:
 def read_trees(folder: Path) -> None:
     """Prepare, and train on, each of them; what is wrong with one does not excuse the others."""
     faults = []
-    for name in ("tokens", "pc15k", "occupancy", "flat", "zip"):
+    for name in ("tokens", "pc15k", "occupancy", "flat", "zip", "points.zip"):
         try:
             for shape in scan_shapes(folder / name).shapes:
                 in_limits(job_of(shape), PrepareSettings("here", 1), folder / "out")
@@ -472,6 +479,26 @@ def prepare(folder: Path) -> None:
 
 def read_set(folder: Path) -> None:
     ShapeSource(folder / "set", "train")
+
+
+def make_named(folder: Path) -> None:
+    """What ``train --data`` takes, besides pictures: a packed set, an .npz, prepared octrees."""
+    make_packed(folder)
+    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "some.npz", images=images, labels=np.arange(4) % 3)
+    write_set(folder / "set", 3)
+
+
+def read_named(folder: Path) -> None:
+    """Recognize each of them; what is wrong with one does not excuse the others."""
+    faults = []
+    for name in ("packed.npy", "some.npz", "set"):
+        try:
+            resolve(TrainRequest("own", None, data=str(folder / name)), Progress(quiet=True))
+        except DdimxError as error:
+            faults.append(error)
+    for error in faults:
+        raise error
 
 
 def edit_bombs(folder: Path, rng: Random) -> None:
@@ -524,5 +551,6 @@ TARGETS = [
     Target("furniture", make_library, read_furniture),
     Target("trees of shapes", make_trees, read_trees, edit_bombs),
     Target("prepared set", make_set, read_set, edit_bombs, ("set/**/*",)),
+    Target("named by --data", make_named, read_named, edit_bombs, ("*.np*", "set/**/*")),
     Target("preparing again", make_set, prepare, changed=("set/*.json*", "src/**/*")),
 ]

@@ -116,7 +116,46 @@ def make_ckpt(folder: Path) -> None:
     (folder / "plain.yml").write_text(dump_yaml(images()))
 
 
-def edit_pth(folder: Path, rng: Random) -> None:
+def make_guided(folder: Path) -> None:
+    model = {"name": "guided", "heads": 2, "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1}
+    config = override_model(model | {"attn_resolutions": [4]})
+    torch.save(tensors(config), folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(config))
+
+
+def make_lucidrains(folder: Path) -> None:
+    model = {"name": "lucidrains", "ch": 8, "ch_mult": [1, 2], "heads": 2, "head_dim": 8}
+    config = override_model(model)
+    betas = torch.linspace(1e-3, 0.1, 30)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    state = {f"model.{name}": value for name, value in tensors(config).items()}
+    state |= {"betas": betas, "alphas_cumprod": alpha_bar, "loss_weight": torch.ones(30)}
+    torch.save(state, folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(override_model({"name": "lucidrains"})))
+
+
+def make_edm(folder: Path) -> None:
+    kept = {name: IMAGES[name] for name in IMAGES if name not in ("model", "diffusion")}
+    model = {"name": "song", "ch": 8, "ch_mult": [1, 2], "num_res_blocks": 1}
+    model |= {"attn_resolutions": [4], "classes": ["a"], "null_class": False}
+    config = validate({**kept, "model": model, "diffusion": {"prediction": "edm"}}, "x")
+    torch.save(tensors(config), folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(config))
+
+
+def override_model(model: dict[str, Any]) -> Config:
+    kept = {name: IMAGES[name] for name in IMAGES if name not in ("model", "diffusion")}
+    diffusion = {"beta_schedule": "linear", "num_diffusion_timesteps": 1000}
+    lucidrains = model["name"] == "lucidrains"
+    return validate({**kept, "model": model, "diffusion": {} if lucidrains else diffusion}, "x")
+
+
+def edit_saved(folder: Path, rng: Random) -> None:
+    """As :func:`edit_pth`, with what the file holds."""
+    edit_pth(folder, rng, dict(torch.load(folder / "model.pth", weights_only=True)))
+
+
+def edit_pth(folder: Path, rng: Random, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write a file of torch.save with wrong names, shapes, types or other contents."""
     path = folder / "model.pth"
     zipped = path.read_bytes()[:4] == b"PK\x03\x04"
@@ -130,7 +169,7 @@ def edit_pth(folder: Path, rng: Random) -> None:
         members[place] = bomb(members[place].name.decode(), 600)
         path.write_bytes(packed(members))
         return
-    values: Any = tensors(images())
+    values: Any = tensors(images()) if state is None else state
     for _ in range(rng.choice((1, 1, 3))):
         name = rng.choice(sorted(values, key=str))
         value = values.pop(name)
@@ -512,6 +551,9 @@ TARGETS = [
     Target("configuration", make_config, read_config),
     Target("pth", make_pth, read_pth, edit_pth, ("*.pth",)),
     Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
+    Target("guided", make_guided, read_pth, edit_saved, ("*.pth",)),
+    Target("edm", make_edm, read_pth, edit_saved, ("*.pth",)),
+    Target("lucidrains", make_lucidrains, read_pth, edit_saved, ("*.pth",)),
     Target("diffusers", make_diffusers, read_diffusers, edit_diffusers),
     Target("diffusers of others", make_foreign_diffusers, read_diffusers, edit_diffusers),
     Target("diffusers in shards", make_shards, read_diffusers, edit_shards),

@@ -11,8 +11,10 @@ from torch.overrides import TorchFunctionMode
 from ddimx.kernels.update import update
 from ddimx.noise import Noise, Stream
 from ddimx.solvers import executor
+from ddimx.solvers.ddim import ddim
 from ddimx.solvers.executor import Draw, Known, Raw, execute
 from ddimx.solvers.plan import SCALARS, Plan
+from ddimx.solvers.schedule import Schedule, betas
 from tests.solvers.exact import Solver
 
 SHAPE = (3, 2)
@@ -60,6 +62,10 @@ def numpy_run(plan, evaluate, x, *, seed=SEED, samples=(), z=None, guidance=1.0,
             x0, eps = plan.r[i] * y + plan.s[i] * out, plan.u[i] * y + plan.v[i] * out
             if plan.clip is not None:
                 x0 = np.minimum(np.maximum(x0, -plan.clip), plan.clip)
+            if plan.threshold is not None:
+                share, most = plan.threshold
+                bound = np.quantile(np.abs(x0), share, axis=(1, 2), keepdims=True).clip(1, most)
+                x0 = x0.clip(-bound, bound) / bound
             past = [x0 if plan.history == "x0" else eps, *past]
             predictions = past[: plan.depth]
             moved = moved + plan.w[i] * x0
@@ -139,6 +145,26 @@ def test_clip(clip):
     steps = execute(plan, toy, start(5), Draw(Noise(0), torch.arange(5)))
     largest = [step.x0.abs().max().item() for step in steps if step.x0 is not None]
     assert max(largest) == clip
+
+
+@pytest.mark.parametrize("known", [None, known_half()])
+def test_dynamic_thresholding(known):
+    plan = handmade(depth=1, p=np.ones(6), q=np.zeros((6, 1)), r=np.full(6, 5.0))
+    compare(plan.with_threshold(0.7, 1.5), known=known)
+
+
+def test_dynamic_thresholding_keeps_the_digits_of_float32():
+    """x0 before it is 2e4 where alpha_bar is 2.4e-9; only what is left of it may be added.
+
+    The next state is at most 15, after some ten roundings.
+    """
+    schedule = Schedule(betas("cosine", 0.0, 0.0, 1000))
+    plan = ddim(schedule, np.linspace(0, 999, 5)).with_threshold(0.9, 2.0)
+    single, double = (
+        next(execute(plan, toy, start(5).to(dtype), Draw(Noise(0), torch.arange(5)))).x
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert (single.double() - double).abs().max() < 10 * 15 * 2**-24
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.5, -1.0])

@@ -16,11 +16,14 @@ from ddimx.data.images.lsun import LsunSource
 from ddimx.data.shapes.lists import read_list
 from ddimx.data.shapes.mesh_folder import scan_shapes
 from ddimx.data.shapes.octrees import ShapeSource
+from ddimx.editing.pictures import read_pictures
 from ddimx.errors import DdimxError, UsageError
+from ddimx.evaluation.fid.images import open_images
 from ddimx.exporting.api import export
 from ddimx.octree.file import Shape
 from ddimx.recipes.furniture.sweethome import read_library
 from ddimx.runs.sinks import ArraySink
+from ddimx.weights.model import load_model
 from tests.data.shapes.meshes import box, tokens_npz
 from tests.data.shapes.test_prepare import jobs, prepare
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
@@ -324,6 +327,17 @@ def test_names_in_celebas_list(tmp_path):
     (tmp_path / "list_eval_partition.txt").write_text("a.jpg 0\n../a.jpg 0\n")
     with pytest.raises(DdimxError, match=r"partition\.txt: the name '\.\./a\.jpg' is refused"):
         CelebASource(tmp_path, size=8, held_out=False, split="train", workers=1)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_of_a_zip_of_pictures(name, tmp_path, tiny_model):
+    """Results of editing are called by them."""
+    path, model = tmp_path / "a.zip", load_model(tiny_model, device="cpu")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.png", b"")
+    for read in (lambda: read_pictures(path, model), lambda: open_images(str(path))):
+        with pytest.raises(DdimxError, match=r"a\.zip: the name .* is refused"):
+            read()
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from ..arrays import Bytes, Integers
 from .picture import BAND, MODES, Box, View
 
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
+KEPT = 256 << 20  # bytes up to which all images of a set stay in memory: 21,000 of 64x64
 MOST_UNREADABLE = 1000  # that are passed over in search of one that can be read
 
 
@@ -28,7 +30,9 @@ class EncodedSource(ABC):
 
     Attributes:
         size: (height, width) of what :meth:`images` returns.
-        unreadable: why an image could not be decoded, by its number, so far.
+        strict: whether :meth:`drawn` raises for an image that cannot be decoded.
+        unreadable: why an image could not be decoded, by its number, as far as it is known.
+        say: called with a sentence when :meth:`drawn` meets one that was not known.
     """
 
     labels: Integers | None = None
@@ -44,7 +48,7 @@ class EncodedSource(ABC):
         channels: int = 3,
         background: str = "white",
         white: float | None = None,
-        strict: bool = True,
+        strict: bool = False,
     ) -> None:
         """Decode to (height, width) pixels, or to squares, in ``workers`` threads (at least one).
 
@@ -52,8 +56,7 @@ class EncodedSource(ABC):
             channels: 1 (gray), 3 (RGB) or 4 (RGB and alpha).
             background: behind transparent pixels, see :func:`.picture.picture_array`.
             white: the value of white in images of more than 8 bits, see the same.
-            strict: whether an image that cannot be decoded is an error; otherwise the next one
-                of its class stands for it.
+            strict: whether an image that cannot be decoded ends a training run.
 
         Raises:
             UsageError: another number of channels.
@@ -63,9 +66,11 @@ class EncodedSource(ABC):
                 f"data.channels is {channels}; images have 1 (gray), 3 (color) or 4 (with alpha)"
             )
         self.size = (size, size) if isinstance(size, int) else size
+        self.strict = strict
         self.unreadable: dict[int, str] = {}
+        self.say: Callable[[str], object] | None = None
+        self._kept: dict[int, Bytes] = {}
         self._channels, self._background, self._white = channels, background, white
-        self._strict = strict
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
 
     @property
@@ -99,25 +104,32 @@ class EncodedSource(ABC):
     def images(self, indices: Integers) -> Bytes:
         """Decode images, uint8 [len(indices), H, W, C].
 
-        Unless the source is strict, an image that cannot be decoded is noted in ``unreadable``,
-        and the next one of the same class that can be is returned in its place, whichever images
-        were asked for before.
+        Raises:
+            DdimxError: an image that cannot be decoded, by name.
+        """
+        return np.stack(list(self._pool.map(self.decoded, indices.tolist())))
+
+    def drawn(self, indices: Integers) -> Bytes:
+        """Decode images for training, as :meth:`images`, but none that cannot be ends the run.
+
+        The next image, of its class if it can be, stands for one that cannot be decoded. It is the
+        same one whichever images were drawn before, so that a run that goes on draws what it would
+        have drawn. The images of a small set stay in memory.
 
         Raises:
-            DdimxError: an image that cannot be decoded, by name; unless strict, too many of them.
+            DdimxError: too many cannot be decoded, or one if the source is strict.
         """
         numbers = indices.tolist()
-        results = list(self._pool.map(self._decoded_or_error, numbers))
-        images = []
-        for number, result in zip(numbers, results, strict=True):
-            if isinstance(result, DdimxError):
-                if self._strict:
-                    raise result
-                self.unreadable[number] = str(result)
-                images.append(self._next_readable(number))
-            else:
-                images.append(result)
-        return np.stack(images)
+        is_small = len(self) * math.prod(self.image_shape) <= KEPT
+        images = self._kept if is_small else {}
+        absent = [number for number in dict.fromkeys(numbers) if number not in images]
+        for number, result in zip(absent, self.each(absent), strict=True):
+            if isinstance(result, DdimxError) and self.strict:
+                raise result
+            images[number] = (
+                self._next_readable(number) if isinstance(result, DdimxError) else result
+            )
+        return np.stack([images[number] for number in numbers])
 
     def each(self, indices: Iterable[int]) -> list[Bytes | DdimxError]:
         """Decode images like ``images``; what cannot be decoded is returned, not raised."""
@@ -142,19 +154,26 @@ class EncodedSource(ABC):
             return error
 
     def _next_readable(self, index: int) -> Bytes:
-        """Decode the first image after ``index``, cyclically, that can be and has its label."""
-        others = np.roll(np.arange(len(self)), -index)[1:]
+        """Decode the first image from ``index`` on, cyclically, that can be.
+
+        One of the same label, if there is one: of a class of few, all may be damaged in one part.
+        """
+        numbers = np.roll(np.arange(len(self)), -index)
         if self.labels is not None:
-            others = others[self.labels[others] == self.labels[index]]
-        for other in others[:MOST_UNREADABLE].tolist():
-            if other not in self.unreadable:
-                result = self._decoded_or_error(other)
-                if not isinstance(result, DdimxError):
-                    return result
-                self.unreadable[other] = str(result)
+            is_other = self.labels[numbers] != self.labels[index]
+            numbers = numbers[np.argsort(is_other, kind="stable")]
+        for number in numbers[: MOST_UNREADABLE + 1].tolist():
+            if number in self.unreadable:
+                continue
+            result = self._decoded_or_error(number)
+            if not isinstance(result, DdimxError):
+                return result
+            self.unreadable[number] = str(result)
+            if self.say is not None:
+                self.say(f"{result}; the next one is drawn in its place")
         raise DdimxError(
-            f"{self.unreadable[index]}; and no other of its class can be, among "
-            f"{min(len(others), MOST_UNREADABLE)} that were tried"
+            f"{self.unreadable[index]}; and none of the {min(len(numbers), MOST_UNREADABLE + 1)} "
+            "images that were tried in its place can be"
         )
 
 

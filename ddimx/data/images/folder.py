@@ -41,8 +41,8 @@ class FolderSource(EncodedSource):
         Args:
             size: (height, width), or the side of squares.
             channels, background, white: as :class:`EncodedSource` has them.
-            strict: refuse a set with an image that cannot be read. Otherwise the next image of its
-                class stands for one.
+            strict: refuse a set with an image that cannot be read. Otherwise :meth:`drawn` takes
+                the next of its class.
             classes: whether folders may be classes.
             split: whether there is a held-out part; without, it is empty.
 
@@ -56,14 +56,14 @@ class FolderSource(EncodedSource):
         )
         self.listing = list_images(root)
         self._workers = workers
-        if strict:
-            self.scan.refuse_unreadable()
         names, labels = self.listing.names, self.listing.labels
         part = [i for i, name in enumerate(names) if (split and is_held_out(name)) == held_out]
         self._names = [names[i] for i in part]
         if classes and labels is not None:
             self.labels, self.classes = labels[part], self.listing.classes
         self.fingerprint = fingerprint_of(names)
+        if strict:
+            self.scan.refuse_unreadable()
 
     @cached_property
     def scan(self) -> Scan:
@@ -72,9 +72,15 @@ class FolderSource(EncodedSource):
         Raises:
             DdimxError: none of them can be read.
         """
-        return scan_images(
+        scan = scan_images(
             self.listing.root, workers=self._workers, white=self._white, listing=self.listing
         )
+        self.unreadable |= {
+            index: f"{self.place(index)}: cannot be read ({scan.errors[name]})"
+            for index, name in enumerate(self._names)
+            if name in scan.errors
+        }
+        return scan
 
     def __len__(self) -> int:
         return len(self._names)

@@ -81,6 +81,8 @@ class View:
         self.mode = MODES[channels]
         self._image, self._background = image, ImageColor.getrgb(background)
         self.white = white_of(image, white)  # decodes it
+        # TIFFs may have white at 0 (as X-rays), which Pillow turns round for 8 bits only.
+        self._is_negative = getattr(image, "tag_v2", {}).get(262) == 0
         self._turn = orientation(image)
         width, height = image.size
         self.size = (height, width) if self._turn in _QUARTER else (width, height)
@@ -94,7 +96,10 @@ class View:
         """Return a part as an image of the mode L, RGB or RGBA."""
         image = self._image.crop(_stored(box, self._turn, self._image.size))
         if self.white is not None:
-            image = Image.fromarray(_eight_bits(image, self.white))
+            gray = _eight_bits(image, self.white)
+            image = Image.fromarray(255 - gray if self._is_negative else gray)
+        elif image.mode == "LAB":  # which Pillow turns into RGB and nothing else
+            image = image.convert("RGB")
         if image.has_transparency_data:
             image = image.convert("RGBA")
             if self.mode != "RGBA":

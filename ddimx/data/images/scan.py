@@ -221,7 +221,7 @@ def scan_images(
         listing: of :func:`list_images`, if it is there already.
 
     Raises:
-        DdimxError: as :func:`list_images`, or none of the pictures can be read.
+        DdimxError: as :func:`list_images`, or none of the pictures of a class can be read.
     """
     listing = listing or list_images(root)
     names = listing.names
@@ -241,6 +241,13 @@ def scan_images(
             f"({errors[names[0]]})"
         )
     good = [i for i, header in enumerate(headers) if not header.error]
+    if listing.labels is not None:
+        empty = np.setdiff1d(listing.labels, listing.labels[good])
+        if len(empty):
+            raise DdimxError(
+                f"{root}: no picture of the class {listing.classes[empty[0]]} can be read; mend "
+                "one, or move the folder away"
+            )
     kept = [headers[i] for i in good]
     skipped = listing.skipped | ({UNREADABLE: list(errors)} if errors else {})
     return Scan(

@@ -79,13 +79,18 @@ def open_source(config: Config, *, held_out: bool = False, strict: bool = False)
     """Open the data set that ``config.data`` names, its training or its held-out part.
 
     Args:
-        strict: refuse a folder or a zip of images with one that cannot be read.
+        strict: refuse a folder or a zip of images with one that cannot be read, and end a
+            training run at an image that cannot be decoded, whatever the data set.
 
     Raises:
         UsageError: an unknown data set, or one whose images do not fit the configuration.
         DdimxError: a data set that cannot be read.
     """
+    from .encoded import EncodedSource
+
     source = open_part(config.data, held_out=held_out, strict=strict)
+    if isinstance(source, EncodedSource):
+        source.strict = strict
     # Refuse a data set that the configuration cannot be trained on.
     root = location(config.data)
     shape, groups = source.image_shape, source.classes

@@ -1,1 +1,1 @@
-"""FID, the Fréchet inception distance."""
+"""FID, KID, precision and recall of images."""

@@ -22,7 +22,7 @@ from ...solvers.ddim import ddim, noise_sigma
 from ...solvers.parametrization import output_coefficients
 from ...solvers.plan import Array, Plan
 from ...solvers.schedule import CLEAN, Schedule, betas, zero_terminal_snr
-from ...solvers.timesteps import Times, explicit, spaced
+from ...solvers.timesteps import Times, explicit, moved, spaced
 from ...weights.formats.diffusers.scheduler import BETAS, PREDICTIONS
 
 T = TypeVar("T")
@@ -65,15 +65,7 @@ def times_of(config: Mapping[str, Any], steps: int) -> Times:
     """
     total, spacing = config["num_train_timesteps"], config["timestep_spacing"]
     times = spaced(spacing, total, steps)
-    if spacing != "leading":
-        return times
-    offset_times: Times = times + config["steps_offset"]
-    if offset_times[-1] > total - 1:
-        raise UsageError(
-            f"steps_offset {config['steps_offset']} moves the first of {steps} timesteps to "
-            f"{offset_times[-1]:g}, outside 0..{total - 1}; take fewer steps or steps_offset=0"
-        )
-    return offset_times
+    return moved(times, config["steps_offset"], total) if spacing == "leading" else times
 
 
 @dataclass(frozen=True)

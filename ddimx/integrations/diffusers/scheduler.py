@@ -24,15 +24,12 @@ from ...kernels import philox
 from ...kernels.update import Extras, update
 from ...kernels.update.columns import BY_DEPTH, NEUTRAL, TABLE
 from ...noise import Noise, Stream
+from ...solvers.executor import thresholded
 from ...solvers.plan import Plan
+from ...weights.formats.diffusers.scheduler import OWN_SPACING, spacing_of, spacing_settings
 from .route import Levels, Route
 
 Generators = torch.Generator | list[torch.Generator] | None
-
-# Where a saved configuration keeps a spacing that diffusers does not have. diffusers passes over
-# names that begin with "_" without a warning, and keeps them when the configuration changes hands.
-SPACING = "_ddimx_timestep_spacing"
-_SPACINGS_THERE = ("leading", "linspace", "trailing")
 
 
 class SchedulerError(UsageError, ValueError):
@@ -104,19 +101,16 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
             kwargs: settings to change.
         """
         if isinstance(config, Mapping):
-            spacing = config.get(SPACING)
-            stands_in = config.get("timestep_spacing", "leading") == "leading"
-            config = {key: value for key, value in config.items() if key != SPACING}
-            if spacing is not None and stands_in:
-                config["timestep_spacing"] = spacing
+            settings = {key: value for key, value in config.items() if key != OWN_SPACING}
+            if OWN_SPACING in config:
+                settings["timestep_spacing"] = spacing_of(config)
+            config = settings
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the settings as diffusers' own class takes them, and beside them what is ours."""
         settings = json.loads(self.to_json_string())
-        settings.pop(SPACING, None)
-        if settings["timestep_spacing"] not in _SPACINGS_THERE:
-            settings |= {SPACING: settings["timestep_spacing"], "timestep_spacing": "leading"}
+        settings |= spacing_settings(settings["timestep_spacing"])
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         with whole_file(Path(json_file_path)) as part:
             part.write_text(text, encoding="utf-8")
@@ -326,17 +320,10 @@ class DDIMScheduler(diffusers.DDIMScheduler):  # type: ignore[misc] # untyped fo
         return previous, x0
 
     def _threshold_sample(self, sample: Tensor) -> Tensor:
-        """Return x0 [B, ...] under dynamic thresholding (arXiv 2205.11487, section 2.3).
-
-        As diffusers' method, which torch.compile cannot follow.
-        """
+        """Return x0 [B, ...] under dynamic thresholding, where torch.compile can follow it."""
         x0 = sample if sample.dtype == torch.float64 else sample.float()
-        sizes = torch.quantile(
-            x0.flatten(start_dim=1).abs(), self.config.dynamic_thresholding_ratio, dim=1
-        )
-        bound = sizes.clamp(min=1, max=self.config.sample_max_value)
-        bound = bound.reshape(-1, *[1] * (x0.dim() - 1))
-        return (x0.clamp(-bound, bound) / bound).to(sample.dtype)
+        ratio, most = self.config.dynamic_thresholding_ratio, self.config.sample_max_value
+        return thresholded(x0, ratio, most).to(sample.dtype)
 
     def _table(self, eta: float, rederived: bool, x: Tensor) -> _Table:
         """Return the table of all rows for the fused update, on the device of x, in its dtype."""

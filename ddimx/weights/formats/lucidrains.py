@@ -17,6 +17,7 @@ from ...solvers.schedule import betas
 from ...untrusted.text import shown
 from ..weight_set import Facts
 
+BUFFERS = ("betas", "alphas_cumprod", "loss_weight")  # what is read beside the network
 _MOST_TIMES = 100_000  # a table of more would not be a schedule
 _CLOSE = 2e-5  # relative, of betas that were rounded to float32
 
@@ -26,7 +27,7 @@ def read_lucidrains(
 ) -> Facts:
     """Return the facts about a network in denoising-diffusion-pytorch's names.
 
-    ``buffers`` hold what lies beside the network: ``betas``, ``alphas_cumprod``, ``loss_weight``.
+    ``buffers`` are those of :data:`BUFFERS` that lie beside the network.
 
     Raises:
         DdimxError: not the tensors of such a UNet, or of one that cannot be represented.
@@ -140,6 +141,8 @@ def _prediction(buffers: Mapping[str, Tensor]) -> str | None:
     """
     weight, alpha_bar = buffers.get("loss_weight"), buffers.get("alphas_cumprod")
     if weight is None or alpha_bar is None or weight.shape != alpha_bar.shape:
+        return None
+    if alpha_bar.dim() != 1 or len(alpha_bar) > _MOST_TIMES:
         return None
     ratio = (alpha_bar.double() / (1 - alpha_bar.double())).numpy()
     noisy = (ratio < 1) & (ratio > 1e-3)

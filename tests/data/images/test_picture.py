@@ -136,6 +136,27 @@ def test_every_depth_gives_the_same_eight_bits(kind):
     assert np.abs(image.astype(int) - GRAY).max() <= (kind == "12 bits.pgm")
 
 
+def tiff(data, bits, photometric=1):
+    """A gray TIFF of 32 by 9 pixels, of bits that Pillow does not write."""
+    tags = [(256, 32), (257, 9), (258, bits), (259, 1), (262, photometric)]
+    tags += [(273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, 9), (279, len(data))]
+    directory = struct.pack("<H", len(tags))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return io.BytesIO(b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + data)
+
+
+def test_a_tiff_whose_white_is_0():
+    negative = (255 - GRAY).astype(np.uint16) * 257
+    assert np.array_equal(read(tiff(negative.tobytes(), 16, 0), 1)[..., 0], GRAY)
+    assert np.array_equal(read(tiff((255 - GRAY).tobytes(), 8, 0), 1)[..., 0], GRAY)
+
+
+def test_lab():
+    for channels in (1, 3, 4):
+        image = read(saved(Image.new("LAB", (4, 4), (128, 128, 128)), "TIFF"), channels)
+        assert np.abs(image[..., 0].astype(int) - 119).max() <= 1  # L* = 50 of 100, neutral
+
+
 def test_a_tiff_of_twelve_bits_says_so():
     """Two pixels in three bytes, as scanners and microscopes write them."""
     values = GRAY.astype(np.uint16) * 16
@@ -143,13 +164,7 @@ def test_a_tiff_of_twelve_bits_says_so():
     packed = np.stack(
         [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1
     )
-    data = packed.astype(np.uint8).tobytes()
-    tags = [(256, 32), (257, 9), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 9 * 12 + 4)]
-    tags += [(277, 1), (278, 9), (279, len(data))]
-    directory = struct.pack("<H", len(tags))
-    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    stream = io.BytesIO(b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + data)
-    assert np.array_equal(read(stream, 1)[..., 0], GRAY)
+    assert np.array_equal(read(tiff(packed.astype(np.uint8).tobytes(), 12), 1)[..., 0], GRAY)
 
 
 REFUSED = {

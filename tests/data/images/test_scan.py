@@ -130,11 +130,12 @@ def test_links_are_entered_once_and_loops_end(tmp_path):
         os.symlink(tmp_path / "elsewhere", tmp_path / "in" / name, target_is_directory=True)
     os.symlink(tmp_path / "in" / "real", tmp_path / "in" / "again", target_is_directory=True)
     os.symlink(tmp_path / "in" / "none.png", tmp_path / "in" / "nowhere.png")
+    os.symlink("self.png", tmp_path / "in" / "self.png")
     os.symlink(tmp_path / "elsewhere" / "b.png", tmp_path / "in" / "file.png")
     listing = list_images(tmp_path / "in")
     assert listing.names == ("also/b.png", "also/below/c.png", "file.png", "real/a.png")
     assert listing.skipped == {
-        "links that lead nowhere": ["nowhere.png"],
+        "links that lead nowhere": ["nowhere.png", "self.png"],
         "links to folders that are here already": ["again", "real/loop", "twice"],
     }
 
@@ -201,14 +202,34 @@ def test_an_unreadable_picture_gives_way_to_the_next_of_its_class(tmp_path):
     first = source()
     names = [first.place(i)[-6:-4] for i in range(len(first))]
     order = np.random.default_rng(0).permutation(len(first))
-    drawn = first.images(order)[:, 0, 0, 0].tolist()
+    lines = []
+    first.say = lines.append
+    drawn = first.drawn(order)[:, 0, 0, 0].tolist()
     expected = {"02": 6, "04": 6, "11": 1}
     assert drawn == [expected.get(names[i], int(names[i])) for i in order]
     assert sorted(names[i] for i in first.unreadable) == ["02", "04", "11"]
     # Whichever pictures were asked for before.
     one = source()
-    assert [int(one.images(np.array([i]))[0, 0, 0, 0]) for i in order] == drawn
+    assert [int(one.drawn(np.array([i]))[0, 0, 0, 0]) for i in order] == drawn
+    assert sorted(lines) == [
+        f"{first.unreadable[i]}; the next one is drawn in its place"
+        for i in sorted(first.unreadable)
+    ]
+    scanned = source()
+    assert len(scanned.scan.errors) == 3
+    scanned.say = pytest.fail  # all of them were known by their headers
+    assert scanned.drawn(order)[:, 0, 0, 0].tolist() == drawn
+    with pytest.raises(DdimxError, match=r"0[24]\.png: cannot be decoded"):
+        scanned.images(order)  # as evaluation has them
+    scanned.strict = True
+    with pytest.raises(DdimxError, match=r"0[24]\.png: cannot be decoded"):
+        scanned.drawn(order)
     for path in (tmp_path / "a").iterdir():
         path.write_bytes(b"text")
-    with pytest.raises(DdimxError, match=r"00.png: cannot be decoded .*and no other of its class"):
-        source().images(np.array([0]))
+    assert source().drawn(np.array([0]))[0, 0, 0, 0] == 1  # of the other class: better than an end
+    with pytest.raises(DdimxError, match="no picture of the class a can be read"):
+        scan_images(tmp_path, workers=1)
+    for path in (tmp_path / "b").iterdir():
+        path.write_bytes(b"text")
+    with pytest.raises(DdimxError, match=r"00.png: cannot be decoded .*; and none of the \d+"):
+        source().drawn(np.array([0]))

@@ -86,6 +86,13 @@ def test_of_a_run_in_one_file_its_array_is_taken(tmp_path, archive):
         open_images(str(tmp_path))
 
 
+def test_of_a_run_of_pictures_only_its_own_are_taken(tmp_path):
+    save(tmp_path)
+    save(tmp_path / "below", PIXELS[:1])
+    (tmp_path / "manifest.json").write_text("{}")
+    np.testing.assert_array_equal(read(tmp_path), PIXELS)
+
+
 def test_celeba_by_name_is_cropped_as_the_original_does(tmp_path):
     files = celeba(tmp_path, count=4)
     settings = [f"data.root={tmp_path}"]
@@ -173,6 +180,13 @@ def test_pictures_are_decoded_as_for_training(tmp_path):
     assert dark.about["decoding"] == "upright by EXIF, transparency on black"
 
 
+def test_arrays_with_alpha_are_put_on_white_as_pictures_are(tmp_path):
+    pixels = np.concatenate([PIXELS, PIXELS[..., :1]], axis=3)
+    np.savez(tmp_path / "a.npz", arr_0=pixels)
+    save(tmp_path / "a", pixels)
+    np.testing.assert_array_equal(read(tmp_path / "a.npz"), read(tmp_path / "a"))
+
+
 def test_what_cannot_be_read_is_left_out_or_refused(tmp_path):
     save(tmp_path)
     (tmp_path / "9.png").write_bytes(b"no picture")
@@ -188,6 +202,8 @@ def test_the_record_tells_formats_and_gray(tmp_path):
     assert open_images(str(tmp_path / "a")).about["files"] == {"JPEG": 5}
     save(tmp_path / "b", PIXELS[..., 0])
     assert open_images(str(tmp_path / "b")).about["gray"] is True
+    Image.fromarray(PIXELS[0]).save(tmp_path / "b" / "0.png")
+    assert "gray" not in open_images(str(tmp_path / "b")).about
     np.savez(tmp_path / "c.npz", arr_0=PIXELS[..., :1])
     images = open_images(str(tmp_path / "c.npz"))
     assert images.about["gray"] is True

@@ -42,6 +42,9 @@ def test_copies_are_covered_by_copies(blocks):
     copies = np.repeat(image, 5, axis=0)
     assert precision_recall(copies[:4], copies) == (1.0, 1.0)
     assert precision_recall(copies[:4] + np.float32(0.01), copies) == (0.0, 0.0)
+    # Of vectors this long a^2 + b^2 - 2 a b leaves some 1e-10, in one order of the sum or another.
+    many = torch.from_numpy(np.random.default_rng(1).normal(size=(40, 999)) * 100)
+    assert (module._squared_distances(many, many).diagonal() == 0).all()
 
 
 def test_against_all_distances_at_once(blocks):

@@ -6,8 +6,10 @@ import torch
 
 from ddimx.config_file import validate
 from ddimx.errors import DdimxError, UsageError
+from ddimx.models.edm import EdmUNet
 from ddimx.models.guided import GuidedUNet
 from ddimx.models.lucidrains import LucidrainsUNet
+from ddimx.solvers.schedule import Schedule
 from ddimx.weights.configure import configure
 from ddimx.weights.formats.pickled import read_pickled
 from ddimx.weights.model import load_model
@@ -84,8 +86,10 @@ def test_guided_diffusions_tensors_tell_its_settings(tmp_path, settings):
 def test_what_no_tensor_tells_has_to_be_said(tmp_path):
     path = tmp_path / "model000100.pt"
     torch.save(guided(num_classes=4).state_dict(), path)
-    found = read_pickled(path)
+    found = read_pickled(path, "raw")
     assert found.which == "raw"
+    with pytest.raises(DdimxError, match="holds no ema weights but raw weights"):
+        read_pickled(path, "ema")
     with pytest.raises(UsageError) as error:
         configure(found, None, "m.pt")
     for words in ("image_size", "heads or model.head_dim", "beta_schedule", "name: guided"):
@@ -156,6 +160,15 @@ def test_lucidrains_file_tells_schedule_and_objective(tmp_path, objective):
     np.testing.assert_allclose(loaded.process.schedule.betas, LINEAR, rtol=1e-9)
 
 
+def test_a_schedule_without_a_name_is_taken_as_numbers(tmp_path):
+    """As its default, "sigmoid", which is another curve than DDPM's of that name."""
+    table = 0.02 + 0.01 * np.sin(np.arange(50.0))
+    torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2)), table), tmp_path / "m.pt")
+    config, _ = configure(read_pickled(tmp_path / "m.pt"), said("lucidrains"), "m.pt")
+    np.testing.assert_allclose(Schedule.from_config(config.diffusion).betas, table, rtol=1e-7)
+    assert config.diffusion.num_diffusion_timesteps == 50
+
+
 def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
     path = tmp_path / "m.pt"
     torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2))), path)
@@ -166,10 +179,52 @@ def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("middle_block.1.qkv.weight", torch.zeros(192, 64, 1, 1), "OpenAI's consistency models"),
+        ("middle_block.1.encoder_kv.weight", torch.zeros(2, 2), "GLIDE, which needs a text"),
+        ("input_blocks.1.0.in_layers.2.weight", torch.zeros(()), "not the UNet of guided"),
+    ],
+)
+def test_networks_like_guided_diffusions_are_told_apart(tmp_path, name, value, message):
+    torch.save(guided().state_dict() | {name: value}, tmp_path / "m.pt")
+    with pytest.raises(DdimxError, match=message):
+        read_pickled(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("song", "settings"),
+    [
+        (True, {"num_classes": 3, "encoder": "residual", "resample_filter": (1, 3, 3, 1)}),
+        (True, {"ch_mult": (1, 2, 2), "encoder": "skip", "decoder": "skip", "fourier_time": True}),
+        (False, {"ch": 64, "num_classes": 3, "attn_resolutions": (8,)}),
+    ],
+)
+def test_edms_tensors_tell_all_but_what_wraps_them(tmp_path, song, settings):
+    torch.manual_seed(0)
+    settings = {"ch": 16, "ch_mult": (1, 2), "attn_resolutions": (4,), **settings}
+    network = EdmUNet(song=song, image_size=8, num_res_blocks=1, **settings)
+    state = {f"model.{name}": value for name, value in network.state_dict().items()}
+    torch.save({**state, "model.map_augment.weight": torch.zeros(16, 9)}, tmp_path / "m.pt")
+    found = read_pickled(tmp_path / "m.pt")
+    with pytest.raises(UsageError, match=r"prediction \(edm, for a network of EDMPrecond"):
+        configure(found, None, "m.pt")
+    model = {"name": "song" if song else "dhariwal", "null_class": True}
+    tree = {name: {} for name in SECTIONS}
+    tree |= {"data": DATA, "model": model, "diffusion": {"prediction": "edm"}}
+    config = config_file(tmp_path, validate(tree, "--config"))
+    loaded = load_model(tmp_path / "m.pt", device="cpu", dtype="fp32", config=config)
+    assert same(loaded.network.state_dict(), network.state_dict())
+    assert loaded.process.can_guide == bool(settings.get("num_classes"))
+    assert "diffusion.sigma_data is 0.5" in loaded.notes[0]
+
+
+@pytest.mark.parametrize(
     ("network", "message"),
     [
         (lambda: LucidrainsUNet(ch=8, ch_mult=(1, 2), in_channels=6), "self_condition=True"),
         (lambda: GuidedUNet(image_size=8, ch=32, in_channels=6), "an upsampler of guided"),
+        (lambda: EdmUNet(song=True, image_size=8, ch=16, out_ch=6), "EDM's iDDPMPrecond"),
     ],
 )
 def test_networks_for_other_tasks_are_refused(tmp_path, network, message):

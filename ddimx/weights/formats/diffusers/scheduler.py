@@ -33,6 +33,11 @@ SCHEDULER_DEFAULTS: dict[str, Any] = {
     "timestep_spacing": "leading",
     "rescale_betas_zero_snr": False,
 }
+# Where a configuration keeps a spacing that diffusers does not have, beside the nearest one that it
+# has. diffusers passes over names that begin with "_" without a warning, and keeps them when the
+# configuration is given to another scheduler.
+OWN_SPACING = "_ddimx_timestep_spacing"
+_SPACINGS_HERE = ("ddim", "quad")
 OF_DDIM: dict[str, Any] = {"set_alpha_to_one": True}
 OF_DDPM: dict[str, Any] = {"variance_type": "fixed_small"}
 # A scheduler that has no such setting never clips, and ends at clean data.
@@ -236,7 +241,6 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
         raise UsageError(
             f"{label}: diffusers' DDIMScheduler has no diffusion.prediction {diffusion.prediction}"
         )
-    spacing = sampling.spacing if sampling.spacing in ("linspace", "trailing") else "leading"
     return {
         "_class_name": "DDIMScheduler",
         **SCHEDULER_DEFAULTS,
@@ -248,7 +252,7 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
         "trained_betas": None if table is None else list(table),
         "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
         "prediction_type": their_names[diffusion.prediction],
-        "timestep_spacing": spacing,
+        **spacing_settings(sampling.spacing),
         "steps_offset": sampling.steps_offset,
         "set_alpha_to_one": not sampling.end_at_zero,
         "thresholding": threshold[0] is not None,
@@ -257,6 +261,22 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
         "clip_sample": sampling.clip is not None,
         "clip_sample_range": sampling.clip or 1.0,
     }
+
+
+def spacing_of(settings: Mapping[str, Any]) -> Any:
+    """Return the spacing that a scheduler's settings mean, as they are read from a file.
+
+    Ours, unless somebody has changed the one that diffusers reads since.
+    """
+    spacing, own = settings.get("timestep_spacing", "leading"), settings.get(OWN_SPACING)
+    return own if spacing == "leading" and own in _SPACINGS_HERE else spacing
+
+
+def spacing_settings(spacing: str | None) -> dict[str, Any]:
+    """Return the settings that stand for a spacing; ``None`` is diffusers' default."""
+    if spacing in _SPACINGS_HERE:
+        return {"timestep_spacing": "leading", OWN_SPACING: spacing}
+    return {"timestep_spacing": spacing or "leading"}
 
 
 def _laplace(t: float) -> float:
@@ -302,7 +322,7 @@ def _problems(values: Mapping[str, Any]) -> list[str]:
 
 def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of ``ddimx sample`` under which it does what DDIMPipeline does."""
-    sampling: dict[str, Any] = {"spacing": values["timestep_spacing"]}
+    sampling: dict[str, Any] = {"spacing": spacing_of(values)}
     if values["thresholding"]:
         ratio, most = values["dynamic_thresholding_ratio"], values["sample_max_value"]
         sampling["dynamic_threshold"] = [float(ratio), float(most)]
@@ -335,7 +355,7 @@ def _notes(values: Mapping[str, Any], kind: str, kin: str) -> tuple[str, ...]:
             f"the model's scheduler clips x0 to {float(values['clip_sample_range']):g} "
             "(clip_sample=True); --clip none samples as the paper does"
         )
-    if values["steps_offset"] and values["timestep_spacing"] == "leading":
+    if values["steps_offset"] and spacing_of(values) == "leading":
         notes.append(
             f"the model's scheduler moves timesteps by {values['steps_offset']} (steps_offset); "
             "--spacing ddim begins at 0"

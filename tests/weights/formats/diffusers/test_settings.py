@@ -16,6 +16,7 @@ from ddimx.weights.formats.diffusers.scheduler import (
     CONTINUOUS,
     OF_DDIM,
     OF_DDPM,
+    OWN_SPACING,
     SCHEDULER_DEFAULTS,
     read_scheduler,
     write_scheduler,
@@ -278,6 +279,17 @@ def test_a_written_scheduler_is_the_papers():
     clipped = write_scheduler(plain(sampling={"clip": 2.0, "spacing": "trailing"}), "m")
     assert (clipped["clip_sample"], clipped["clip_sample_range"]) == (True, 2.0)
     assert clipped["timestep_spacing"] == "trailing"
+
+
+@pytest.mark.parametrize("spacing", ["ddim", "quad"])
+def test_a_spacing_that_diffusers_lacks_is_kept_beside_the_nearest_one(spacing):
+    written = write_scheduler(plain(sampling={"spacing": spacing}), "m")
+    assert written["timestep_spacing"] == "leading"
+    assert read_scheduler(written, "m").sampling["spacing"] == spacing
+    changed = {**written, "timestep_spacing": "trailing"}  # by somebody else, since
+    assert read_scheduler(changed, "m").sampling["spacing"] == "trailing"
+    strange = {**written, OWN_SPACING: "x"}
+    assert read_scheduler(strange, "m").sampling["spacing"] == "leading"
 
 
 @pytest.mark.parametrize("name", ["const", "jsd", "sigmoid"])
