@@ -169,6 +169,13 @@ class ModelConfig(Section):
     init_dim: int | None = Field(default=None, ge=1)
     fourier_dim: int | None = Field(default=None, ge=2)
     embedding_theta: float = Field(default=10000.0, gt=1.0)
+    # Ours, "song" and "dhariwal": widths of the time's embedding (None for ch), its kind, the other
+    # ways through song's encoder and decoder, and the filter that halves and doubles.
+    noise_dim: int | None = Field(default=None, ge=2)
+    fourier_time: bool = False
+    encoder: Literal["standard", "skip", "residual"] = "standard"
+    decoder: Literal["standard", "skip"] = "standard"
+    resample_filter: tuple[int, ...] = Field(default=(1, 1), min_length=2, max_length=8)
     # The octree model's keys, as the seed project names them.
     vocab_size: int | None = Field(default=None, ge=2)
     hidden_dim: int | None = Field(default=None, ge=1)

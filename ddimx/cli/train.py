@@ -29,15 +29,14 @@ def train(
             "size", panel="What to train", help="Pixels of an image (default: by the data)."
         ),
     ] = None,
-    classes: Annotated[
+    no_classes: Annotated[
         bool,
         typer.Option(
-            "--classes/--no-classes",
-            show_default=False,
-            help="Whether the data's classes are used (default: they are).",
+            "--no-classes",
+            help="Train without the classes that the data have.",
             rich_help_panel="What to train",
         ),
-    ] = True,
+    ] = False,
     strict: Annotated[
         bool,
         typer.Option(
@@ -125,7 +124,7 @@ def train(
         size=sides,
         steps=steps,
         batch_size=batch_size,
-        classes=classes,
+        classes=not no_classes,
         strict=strict,
         out=out,
         seed=seed,

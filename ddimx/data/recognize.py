@@ -17,7 +17,7 @@ from ..octree.file import read_shape
 from ..untrusted.text import shortened
 from .examples import Examples
 from .images.folder import FolderSource
-from .images.scan import SUFFIXES, printable, scan_images
+from .images.scan import SUFFIXES, Scan, printable, scan_images
 from .images.sources import open_part
 from .shapes.lists import PARTS, lists_of, read_list, read_tree
 from .shapes.mesh_folder import scan_shapes
@@ -38,7 +38,7 @@ class DataSet:
         classes: names of their classes, empty if they have none.
         channels: of the images; 1 for octrees.
         sides: int32 [N, 2], heights and widths of the images as they are; empty for octrees.
-        resizable: whether the images may be trained on in another size.
+        scan: of a folder's or a zip's pictures, which may be trained on in any size; else None.
     """
 
     root: str
@@ -47,7 +47,7 @@ class DataSet:
     classes: tuple[str, ...]
     channels: int
     sides: npt.NDArray[np.int32]
-    resizable: bool = False
+    scan: Scan | None = None
 
     @property
     def octrees(self) -> bool:
@@ -83,7 +83,7 @@ def recognize(where: str, workers: int = 4) -> DataSet:
         # Transparent pictures are put on the background, so that all have 3.
         channels=1 if (scan.channels == 1).all() else 3,
         sides=scan.sizes,
-        resizable=True,
+        scan=scan,
     )
 
 
@@ -153,18 +153,20 @@ def _refuse_unprepared(where: str, path: Path) -> None:
     )
 
 
-def told(config: Config, source: Examples, held_out: Examples) -> list[str]:
+def told(
+    config: Config, source: Examples, held_out: Examples, scan: Scan | None = None
+) -> list[str]:
     """Return what a person is told of the data: how many, which classes, what was passed over.
-
-    Of a folder's pictures the headers are read for it.
 
     Args:
         config: the configuration to train with.
         source: the training part.
         held_out: the held-out part, which may be empty.
+        scan: of a folder's pictures, if it is there already; else their headers are read.
     """
     what = "octrees" if config.data.octrees else "images"
-    scan = source.scan if isinstance(source, FolderSource) else None
+    if isinstance(source, FolderSource) and (scan is None or config.data.white is not None):
+        scan = source.scan
     count = len(source) + len(held_out) if scan is None else len(scan)
     rest = f"{len(held_out)} of them held out" if len(held_out) else "none is held out"
     lines = [f"{shortened(config.data.root or config.data.dataset)}: {count} {what}, {rest}"]

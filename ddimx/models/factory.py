@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import Config
 from ..errors import UsageError, nearest
+from .edm import EdmUNet
 from .gaussian import GaussianProcess
 from .guided import GuidedUNet
 from .lucidrains import LucidrainsUNet
@@ -30,6 +31,8 @@ _BUILT_IN: dict[str, Any] = {
     "unet": UNet,
     "guided": GuidedUNet,
     "lucidrains": LucidrainsUNet,
+    "song": EdmUNet,
+    "dhariwal": EdmUNet,
     "octree": OctreeNet,
     "discrete": OctreeNet,
 }

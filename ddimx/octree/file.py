@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DdimxError
 from ..files import visible_files, whole_file
 from ..untrusted.archives import open_zip
-from ..untrusted.arrays import members, read_header, read_npy, read_npz
+from ..untrusted.arrays import members, opened, read_header, read_npy, read_npz
 from .errors import OctreeError
 from .keys import MAX_DEPTH
 from .tree import Octree, from_tokens
@@ -40,20 +40,25 @@ def token_files(folder: Path, *, recursive: bool = True) -> list[Path]:
     return visible_files(folder, SUFFIXES, recursive=recursive)
 
 
-def holds_tokens(path: Path) -> bool:
-    """Return whether a file looks like an octree's, from its directory or header alone."""
+def holds_tokens(source: Path | bytes) -> bool:
+    """Return whether a file looks like an octree's, from its directory or header alone.
+
+    Args:
+        source: a file, or what a member of an archive holds.
+    """
     try:
-        if path.suffix.lower() == ".npz":
-            with open_zip(path) as archive:
-                return "tokens" in members(archive)
-        with path.open("rb") as stream:
+        with opened(source) as stream:
+            if stream.read(len(MAGIC[1])) == MAGIC[1]:
+                with open_zip(stream) as archive:
+                    return "tokens" in members(archive)
+            stream.seek(0)
             header = read_header(stream)
     except (OSError, ValueError):
         return False
     return len(header.shape) == 1 and header.dtype.kind in "iu"
 
 
-def read_shape(path: Path, *, depth: int | None = None) -> Shape:
+def read_shape(path: Path, *, depth: int | None = None, content: bytes | None = None) -> Shape:
     """Read a token file, ``.npz`` or ``.npy``, padded or not, of any integer type.
 
     The padding is what the mask says, else the zeros at the end: a 0 stands for no cell. A batch of
@@ -61,13 +66,14 @@ def read_shape(path: Path, *, depth: int | None = None) -> Shape:
 
     Args:
         depth: what the tree's depth must be; None takes the file's word, else the stream's.
+        content: its bytes, where it is a member of an archive; ``path`` is then for messages.
 
     Raises:
         OctreeError: a stream that is not an octree, or fields that contradict it; the message names
             the file, and level and index where there are such.
         DdimxError: no such file, or one that is something else.
     """
-    fields = _fields(path)
+    fields = _fields(path, path if content is None else content)
     try:
         tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
         depth_in_file = _depth(fields.get("max_depth"))
@@ -99,16 +105,16 @@ def write_shape(path: Path, shape: Shape) -> None:
         )
 
 
-def _fields(path: Path) -> dict[str, Any]:
-    """Return the arrays of a .npz, or that of a .npy as the tokens."""
+def _fields(path: Path, source: Path | bytes) -> dict[str, Any]:
+    """Return the arrays of a .npz, or that of a .npy as the tokens; ``path`` is for messages."""
     try:
-        with path.open("rb") as stream:
+        with opened(source) as stream:
             magic = stream.read(6)
         if not magic.startswith(MAGIC):
             raise DdimxError(f"{path}: not an octree file: neither .npz nor .npy")
         if magic == MAGIC[0]:
-            return {"tokens": read_npy(path, COPIES)}
-        fields = read_npz(path, FIELDS, COPIES)
+            return {"tokens": read_npy(source, COPIES)}
+        fields = read_npz(source, FIELDS, COPIES)
     except FileNotFoundError:
         raise DdimxError(f"no file {path}") from None
     except IsADirectoryError:

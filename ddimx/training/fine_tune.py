@@ -28,8 +28,10 @@ _OF_CURVE = {"beta_schedule", "beta_start", "beta_end", "shift", "sigma_min", "s
 # Where a network of ours holds its classes, and what every example's sum has in it exactly once.
 _EMBEDDINGS = {
     "unet": ("class_embedding.weight", "temb.dense.1.bias"),
+    "guided": ("label_emb.weight", "time_embed.2.bias"),
     "octree": ("label.weight", "transition.weight"),
 }
+WITH_LEVELS = ("unet", "guided")  # whose attention is named by the sizes of feature maps
 _SHOWN = 8  # names of classes in one line
 
 
@@ -115,7 +117,7 @@ def _architecture(config: Config) -> dict[str, Any]:
     values["name"] = "octree" if octrees else config.model.name
     if octrees:
         values["vocab_size"] = 256
-    if config.model.name == "unet":
+    if config.model.name in WITH_LEVELS:
         sizes = config.resolutions
         for key in ("attn_resolutions", "attn_resolutions_up"):
             attending = values[key] if values[key] is not None else values["attn_resolutions"]

@@ -167,7 +167,8 @@ def _train(
         ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
-    for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
+    scan = None if settings.data is None else settings.data.scan
+    for line in (*(told(config, source, held_out, scan) if fresh else ()), *remarks):
         progress.say(line)
     size = sum(p.numel() for p in network.parameters())
     loop = config.training

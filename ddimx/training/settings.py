@@ -20,7 +20,7 @@ from ..untrusted.text import shown
 from ..weights.locate.source import Source
 from ..weights.weight_set import Which
 from . import choose
-from .fine_tune import Start, check_agrees, read_start
+from .fine_tune import WITH_LEVELS, Start, check_agrees, read_start
 
 # Keys of the data that belong to the model, or to how it is trained, and not to one data set.
 _OF_DATA = (
@@ -131,6 +131,10 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
             "of pictures, a packed .npy, an .npz, or a folder of octrees"
         )
     wishes = apply({}, settings)
+    if data is None and request.config is None and "root" not in wishes.get("data", {}):
+        place = own and own.data
+        if place and place.dataset == "FOLDER" and place.root is None:  # of another program's file
+            raise UsageError(f"--init {request.init} does not say on what to train: give --data")
     remarks: list[str] = []
     tree: dict[str, Any] = (
         {} if base is None else json.loads(base.model_dump_json(exclude_unset=True))
@@ -156,9 +160,14 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
             kept = {k: v for k, v in tree["training"].items() if k in _OF_TRAINING}
             tree |= {"training": loop | kept, "optim": optim}
             tree["model"]["ema_rate"] = ema_rate
-        if base is not None and base.model.name == "unet":
+        if base is not None and base.model.name in WITH_LEVELS:
             tree["model"] |= _levels(base, _sides(tree["data"]["image_size"]))
         tree["model"]["classes"] = list(data.classes)
+        if data.classes and request.classes and tree["model"].get("name") == "lucidrains":
+            raise UsageError(
+                f"--data {data.root} has classes, and the network 'lucidrains' has none: "
+                "--no-classes trains without them"
+            )
     elif tree["data"].get("balance") == "family":
         kind = str(wishes.get("data", {}).get("dataset", "NPZ")).upper()
         if kind != "NPZ":  # which alone can say what belongs together
@@ -229,7 +238,7 @@ def _data_section(
         if depth > needed:
             remarks.append(f"the octrees of depth {depth} are cut to {needed}, the model's depth")
         return section
-    if data.resizable:
+    if data.scan is not None:
         side = choose.usual_size(data.sides)
         if base is None and "image_size" not in wish:
             remarks.append(f"images of {side}x{side} pixels are trained on; --size says otherwise")

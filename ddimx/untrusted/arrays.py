@@ -7,6 +7,7 @@ ValueError for a file that is refused or damaged, and OSError for one that canno
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -72,17 +73,22 @@ def read_header(stream: BinaryIO) -> ArrayHeader:
     )
 
 
-def is_npy(path: Path) -> bool:
+def opened(source: Path | bytes) -> BinaryIO:
+    """Open a file, or the bytes of one that was read from an archive."""
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def is_npy(source: Path | bytes) -> bool:
     """Return whether a file begins as an array of NumPy's.
 
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as stream:
+    with opened(source) as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
 
-def read_npy(path: Path, copies: int = 1) -> npt.NDArray[Any]:
+def read_npy(source: Path | bytes, copies: int = 1) -> npt.NDArray[Any]:
     """Read an array file.
 
     Args:
@@ -92,8 +98,10 @@ def read_npy(path: Path, copies: int = 1) -> npt.NDArray[Any]:
         OSError: it cannot be read.
         ValueError: not the file of a plain array, or a shorter one than it declares.
     """
-    with path.open("rb") as stream:
-        header = _checked(stream, os.fstat(stream.fileno()).st_size)
+    with opened(source) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        header = _checked(stream, size)
         limits.refused("the array", header.size, header.size, copies)
         return _read(stream, header)
 
@@ -120,7 +128,7 @@ def map_npy(path: Path) -> npt.NDArray[Any]:
 
 
 def read_npz(
-    path: Path, names: Collection[str] | None = None, copies: int = 1
+    source: Path | bytes, names: Collection[str] | None = None, copies: int = 1
 ) -> dict[str, npt.NDArray[Any]]:
     """Read arrays of an ``.npz``: those of these names that are there, and no other member.
 
@@ -132,7 +140,7 @@ def read_npz(
         OSError: it cannot be read.
         ValueError: not such a file, damaged, or unpacking to more than what is read.
     """
-    with open_zip(path) as archive:
+    with opened(source) as stream, open_zip(stream) as archive:
         found = members(archive)
         wanted = {
             name: found[name] for name in (found if names is None else names) if name in found
@@ -141,7 +149,7 @@ def read_npz(
         return {name: _member(archive, member) for name, member in wanted.items()}
 
 
-def npz_headers(path: Path) -> dict[str, ArrayHeader]:
+def npz_headers(source: Path | bytes) -> dict[str, ArrayHeader]:
     """Read what the arrays of an ``.npz`` declare, by name, and nothing of their data.
 
     Raises:
@@ -149,7 +157,7 @@ def npz_headers(path: Path) -> dict[str, ArrayHeader]:
         ValueError: not such a file, or damaged.
     """
     headers = {}
-    with open_zip(path) as archive:
+    with opened(source) as stream, open_zip(stream) as archive:
         for name, member in members(archive).items():
             headers[name] = read_header(archive.begin(member))
     return headers

@@ -141,7 +141,9 @@ def _with_facts(
 ) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration of another program's network, of what its file and --config say."""
     name = facts.stated["model"]["name"]
-    unsaid = {"data.image_size": "height and width of the images", **facts.unsaid}
+    unsaid = dict(facts.unsaid)
+    if "image_size" not in facts.stated["data"]:
+        unsaid = {"data.image_size": "height and width of the images", **unsaid}
     if explicit is None:
         raise UsageError(
             f"{label}: this is a {facts.form}, whose tensors do not tell all:\n"
@@ -164,15 +166,17 @@ def _with_facts(
             if _plain(mine) != _plain(value):
                 problems.append(f"{section}.{key} is {shown(mine)}, the file has {shown(value)}")
             merged[section][key] = value
-    rows, model = len(facts.stated["model"].get("classes", ())), merged["model"]
+    rows, model, named = len(facts.stated["model"].get("classes", ())), merged["model"], 0
     if rows:
         # A row for no class is there where its training dropped classes; only a person knows.
         model["null_class"] = model.get("null_class", False)
-        model.setdefault("classes", [str(i) for i in range(rows - model["null_class"])])
-    if len(model.get("classes", ())) + (rows and model["null_class"]) != rows:
+        named = rows - (facts.null_row and model["null_class"])
+        model.setdefault("classes", [str(i) for i in range(named)])
+    if len(model.get("classes", ())) != named:
         problems.append(
             f"model.classes has {len(model.get('classes', ()))} names, the file {rows} rows of "
-            "classes, one of them for no class where model.null_class is true"
+            "classes"
+            + (", one of them for no class where model.null_class is true" * facts.null_row)
         )
     if explicit.model.name != name:
         problems = [f"model.name is {explicit.model.name}, the file's network is {name}"]

@@ -25,7 +25,7 @@ def describe(source: Source) -> dict[str, Any]:
     entry = published.get(request, published.get(source.name))
     if source.name in NAMES and entry is not None and entry["state"] != "in the cache":
         return {source.name: published}
-    weights = find_weights(source)
+    weights = find_weights(source, latents=True)
     try:
         weights, config = completed(weights, source)
         settings: Any = json.loads(config.model_dump_json(exclude_unset=True))
@@ -52,5 +52,6 @@ def _facts(weights: WeightSet) -> dict[str, Any]:
         "tensors": len(weights.tensors),
         "parameters": sum(value.numel() for value in weights.tensors.values()),
         "dtype": ", ".join(kinds),
+        **({"decoder": str(weights.decoder)} if weights.decoder else {}),
         **({"architecture": str(weights.architecture)} if weights.architecture else {}),
     }

@@ -16,10 +16,13 @@ from ..device import Precision, choose_device, choose_precision, forbid_tf32
 from ..errors import DdimxError
 from ..files import sha256_files
 from ..models.factory import build
+from ..models.gaussian import GaussianProcess
+from ..models.latent import LatentProcess
 from ..models.process import Process
 from ..progress import Progress
 from ..untrusted.text import shown
 from .architecture import check_counts, from_config
+from .formats.diffusers.decoder import Decoder
 from .locate.source import SUFFIX, Source, read_source
 from .tensors import check_shapes, load_into
 from .weight_set import SetName, WeightSet, Which
@@ -101,7 +104,8 @@ def load_model(
         DdimxError: a file that is damaged or cannot be represented, a download that failed.
     """
     config_tree = None if config is None else load_config(config)
-    weight_set, whole = read_source(Source(str(name), weights, config_tree, offline), progress)
+    source = Source(str(name), weights, config_tree, offline)
+    weight_set, whole = read_source(source, progress, latents=True)
     where = choose_device(device)
     precision = choose_precision(dtype, where)
     if dtype == "fp32":
@@ -113,6 +117,9 @@ def load_model(
         # It is given ids, cells and times; what floats it makes of them we cannot know.
         precision = Precision(torch.float32, "a token network from outside the package")
     load_into(network, weight_set.tensors, str(weight_set.file))
+    if weight_set.decoder is not None and isinstance(process, GaussianProcess):
+        decoder = Decoder(weight_set.decoder, whole.data.channels, where)
+        process = LatentProcess.of(process, decoder, decoder.name)
     network.to(where, precision.dtype).eval().requires_grad_(False)
     if process_is_image(process):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -151,9 +158,9 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
                 f"{label}: {layers} layers of width {width}, in a file of {len(tensors)} tensors "
                 f"of at most {widest}"
             )
-    elif model.name in ("guided", "lucidrains"):
+    elif model.name in ("guided", "lucidrains", "song", "dhariwal"):
         widest = max((n for value in tensors.values() for n in value.shape), default=0)
-        blocks = model.num_res_blocks if model.name == "guided" else 1
+        blocks = 1 if model.name == "lucidrains" else model.num_res_blocks
         wide = (model.ch * max(model.ch_mult), (model.heads or 1) * (model.head_dim or 1))
         # A block has more than eight tensors, and there are twice as many on the way up.
         if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide, default=0) > widest:

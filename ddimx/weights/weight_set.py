@@ -31,6 +31,7 @@ class Facts:
         assumed: keys that no tensor tells, and that are as by default unless a configuration says
             otherwise; a remark says so.
         notes: remarks that a person should see.
+        null_row: whether "no class" would have a row of its own among the classes.
     """
 
     form: str
@@ -39,6 +40,7 @@ class Facts:
     unsaid: Mapping[str, str] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    null_row: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,8 @@ class WeightSet:
         notes: remarks that a person should see.
         config_file: the file that carries ``config``, where it is another than ``file``.
         shards: the files of the tensors, where they are several.
+        decoder: the folder of what turns the network's latents into pictures, if it draws such.
+        decoder_files: the decoder's own files.
     """
 
     form: str
@@ -75,11 +79,13 @@ class WeightSet:
     notes: tuple[str, ...] = ()
     config_file: Path | None = None
     shards: tuple[Path, ...] = ()
+    decoder: Path | None = None
+    decoder_files: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file with the tensors, or the index with its shards."""
-        return (self.file, *self.shards)
+        """The file with the tensors, or the index with its shards, and what else decides."""
+        return (self.file, *self.shards, *self.decoder_files)
 
 
 def choose(path: Path, sets: tuple[SetName, ...], which: Which | None) -> SetName:

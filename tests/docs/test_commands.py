@@ -24,6 +24,7 @@ PARSED = {
     "ddimx sample --model google/": "downloads a model of the hub",
     "ddimx sample --model 256x256_diffusion_uncond.pt": "needs OpenAI's weights",
     "ddimx convert 256x256_diffusion_uncond.pt": "needs OpenAI's weights",
+    "ddimx sample --model edm.pt": "needs NVIDIA's weights",
     "ddimx sample --model results/model-10.pt": "needs a model of lucidrains' program",
     "ddimx evaluate fid": "needs torch-fidelity and its network",
     "ddimx train --config cifar10": "needs CIFAR-10",

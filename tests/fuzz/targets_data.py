@@ -412,6 +412,10 @@ def make_trees(folder: Path) -> None:
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("03001627/a/models/model_normalized.obj", meshes.obj())
         archive.writestr("03001627/a/models/model_normalized.mtl", b"newmtl a\n")
+    points = io.BytesIO()
+    with zipfile.ZipFile(points, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pc15k/03001627/test/a.npy", stream.getvalue())
+        archive.writestr("pc15k/03001627/train/b.npz", tokens)
     files = {
         "tokens/chair/train/a.npz": tokens,
         "tokens/chair/train.txt": b"a.npz\n",
@@ -421,6 +425,7 @@ def make_trees(folder: Path) -> None:
         "flat/03001627-a.npy": stream.getvalue(),
         "flat/train.txt": b"03001627-a.npy\n",
         "zip/03001627.zip": zipped.getvalue(),
+        "points.zip": points.getvalue(),
         "zip/all.csv": b"synsetId,modelId,split\n3001627,a,train\n",
     }
     for name, data in files.items():
@@ -431,7 +436,7 @@ def make_trees(folder: Path) -> None:
 def read_trees(folder: Path) -> None:
     """Prepare, and train on, each of them; what is wrong with one does not excuse the others."""
     faults = []
-    for name in ("tokens", "pc15k", "occupancy", "flat", "zip"):
+    for name in ("tokens", "pc15k", "occupancy", "flat", "zip", "points.zip"):
         try:
             for shape in scan_shapes(folder / name).shapes:
                 in_limits(job_of(shape), PrepareSettings("here", 1), folder / "out")

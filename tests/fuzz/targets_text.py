@@ -134,6 +134,15 @@ def make_lucidrains(folder: Path) -> None:
     (folder / "plain.yml").write_text(dump_yaml(override_model({"name": "lucidrains"})))
 
 
+def make_edm(folder: Path) -> None:
+    kept = {name: IMAGES[name] for name in IMAGES if name not in ("model", "diffusion")}
+    model = {"name": "song", "ch": 8, "ch_mult": [1, 2], "num_res_blocks": 1}
+    model |= {"attn_resolutions": [4], "classes": ["a"], "null_class": False}
+    config = validate({**kept, "model": model, "diffusion": {"prediction": "edm"}}, "x")
+    torch.save(tensors(config), folder / "model.pth", _use_new_zipfile_serialization=False)
+    (folder / "plain.yml").write_text(dump_yaml(config))
+
+
 def override_model(model: dict[str, Any]) -> Config:
     kept = {name: IMAGES[name] for name in IMAGES if name not in ("model", "diffusion")}
     diffusion = {"beta_schedule": "linear", "num_diffusion_timesteps": 1000}
@@ -543,6 +552,7 @@ TARGETS = [
     Target("pth", make_pth, read_pth, edit_pth, ("*.pth",)),
     Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
     Target("guided", make_guided, read_pth, edit_saved, ("*.pth",)),
+    Target("edm", make_edm, read_pth, edit_saved, ("*.pth",)),
     Target("lucidrains", make_lucidrains, read_pth, edit_saved, ("*.pth",)),
     Target("diffusers", make_diffusers, read_diffusers, edit_diffusers),
     Target("diffusers of others", make_foreign_diffusers, read_diffusers, edit_diffusers),

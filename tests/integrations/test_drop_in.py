@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ddimx.errors import UsageError
 from ddimx.integrations.diffusers import DDIMScheduler, attach
 from ddimx.integrations.diffusers.scheduler import SchedulerError
+from ddimx.weights.formats.diffusers.scheduler import CLASSES
 from tests.conftest import examples
 from tests.integrations import STABLE_DIFFUSION
 from tests.integrations.schedulers import SHAPE, exact, random
@@ -338,15 +339,7 @@ def test_a_spacing_of_ours_comes_back_unless_another_was_chosen(tmp_path):
     assert DDIMScheduler.from_config(theirs.config).config.timestep_spacing == "trailing"
 
 
-KINDS = [
-    *(name for name in DDIMScheduler._compatibles if name != "EDMEulerScheduler"),
-    "DDIMParallelScheduler",
-    "DDPMParallelScheduler",
-    "SASolverScheduler",
-]
-
-
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", CLASSES)
 def test_attach_takes_the_defaults_of_the_scheduler_that_it_replaces(name):
     """Its forward process, and no clip that it does not have itself."""
     if name == "DPMSolverSDEScheduler":

@@ -99,7 +99,7 @@ def test_an_entry_point(tiny_config, monkeypatch):
     monkeypatch.setattr(factory, "entry_points", points)
     assert type(build(named(tiny_config, "mine"))[0]) is WithProcess
     with pytest.raises(
-        UsageError, match=r"'min'; did you mean 'mine'\? Allowed: discrete, mine, octree, unet"
+        UsageError, match=r"'min'; did you mean 'mine'\? Allowed: .*lucidrains, mine, octree"
     ):
         build(named(tiny_config, "min"))
 
@@ -107,9 +107,13 @@ def test_an_entry_point(tiny_config, monkeypatch):
 REFUSED = [
     (
         "unett",
-        r"unknown model\.name 'unett'; did you mean 'unet'\? Allowed: discrete, octree, unet, or",
+        r"unknown model\.name 'unett'; did you mean 'unet'\? Allowed: dhariwal, discrete, ",
     ),
-    ("zzz", r"unknown model\.name 'zzz'\. Allowed: discrete, octree, unet"),
+    (
+        "zzz",
+        r"unknown model\.name 'zzz'\. Allowed: dhariwal, discrete, guided, lucidrains, octree, "
+        "song, unet, or",
+    ),
     ("no.such.module:Class", r"'no\.such\.module:Class' cannot be imported: No module named 'no'"),
     (f"{__name__}:Absent", "cannot be imported: .*no attribute 'Absent'"),
     (f"{__name__}:Unbuildable", r"the class needs a method from_config\(config\)"),

@@ -1,7 +1,8 @@
-"""The networks of guided-diffusion and denoising-diffusion-pytorch against their own programs.
+"""The networks of other programs against those programs.
 
-The numbers were printed by guided_diffusion/unet.py (commit 18ff408) and by version 2.3.4 of
-denoising_diffusion_pytorch, in float32, with the weights of ``formula_weights``.
+The numbers were printed by guided_diffusion/unet.py (commit 18ff408), by version 2.3.4 of
+denoising_diffusion_pytorch and by a transcript of NVlabs/edm's training/networks.py (commit
+0a2ff34), in float32, with the weights of ``formula_weights``.
 """
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from ddimx.config_file import validate
 from ddimx.errors import UsageError
+from ddimx.models.edm import EdmUNet
 from ddimx.models.factory import build
 from ddimx.models.guided import GuidedUNet
 from ddimx.models.lucidrains import LucidrainsUNet
@@ -81,6 +83,35 @@ LUCIDRAINS = [
 ]
 
 
+EDM = [
+    ({}, [0.396552, -0.388796, 0.232476, 1.045018, -0.467094, 0.147689, 0.432109]),
+    (
+        {
+            "ch_mult": (2, 2, 2),
+            "fourier_time": True,
+            "noise_dim": 32,
+            "encoder": "residual",
+            "resample_filter": (1, 3, 3, 1),
+            "num_classes": 3,
+        },
+        [-0.631827, -0.18548, -0.16362, -0.022497, -0.004235, -0.223413, 0.583739],
+    ),
+    (
+        {
+            "ch_mult": (1, 2, 2),
+            "encoder": "skip",
+            "decoder": "skip",
+            "resample_filter": (1, 3, 3, 1),
+        },
+        [-0.103097, 0.514515, 0.039897, -0.251919, -0.191124, 0.160832, 0.647072],
+    ),
+    (
+        {"song": False, "ch": 64, "num_classes": 4, "time_dim": 128},
+        [-0.091102, -0.044984, 0.457719, -0.067342, 0.256235, 0.175723, 0.570348],
+    ),
+]
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("settings", "expected"), GUIDED)
 def test_guided_computes_what_theirs_does(formula_weights, settings, expected, layout):
@@ -97,6 +128,18 @@ def test_lucidrains_computes_what_theirs_does(formula_weights, settings, expecte
     network = formula_weights(LucidrainsUNet(**settings)).eval()
     with torch.no_grad():
         check(network(point(settings.get("in_channels", 3)), TIMES), expected)
+
+
+@pytest.mark.parametrize(("settings", "expected"), EDM)
+def test_edms_networks_compute_what_theirs_do(formula_weights, settings, expected):
+    settings = {"song": True, "ch": 16, "ch_mult": (1, 2), "num_res_blocks": 1, **settings}
+    network = EdmUNet(image_size=8, attn_resolutions=(4,), **settings)
+    filters = {n: b.clone() for n, b in network.named_buffers() if "resample_filter" in n}
+    formula_weights(network).eval().load_state_dict(filters, strict=False)
+    classes = settings.get("num_classes")
+    labels = torch.tensor([0, classes - 1]) if classes else None
+    with torch.no_grad():
+        check(network(point(3), torch.tensor([-1.2, 0.7]), labels), expected)
 
 
 def config(model, **sections):
@@ -130,6 +173,9 @@ def test_they_train_and_know_their_classes():
         ({"name": "lucidrains"}, {"image_size": 9}, "cannot be halved 1 times"),
         ({"name": "lucidrains", "classes": ["a"]}, {}, "'lucidrains' has no classes"),
         ({"name": "lucidrains"}, {"channels": 1}, "data.channels is 1"),
+        ({"name": "song"}, {"image_size": [8, 16]}, "the network 'song' takes squares"),
+        ({"name": "dhariwal", "ch": 33}, {}, "do not suit the norms"),
+        ({"name": "song"}, {"channels": 1}, "data.channels is 1"),
     ],
 )
 def test_what_they_cannot_be(model, data, message):

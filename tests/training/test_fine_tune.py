@@ -13,7 +13,7 @@ from ddimx.models.octree.network import cut
 from ddimx.progress import Progress
 from ddimx.training.fine_tune import Start, check_agrees, with_classes
 from ddimx.training.settings import TrainRequest, resolve
-from ddimx.weights.formats.native import read_tensors
+from ddimx.weights.formats.native import Header, read_tensors, save
 from ddimx.weights.tensors import load_into
 from tests.data.shapes.prepared import write_set
 from tests.models.octree.small import condition, octree_config, tokens_of, trees, write_model
@@ -160,6 +160,23 @@ def test_settings_come_from_the_weights(photos):
     assert larger.config.data.sides == (32, 64)
     assert larger.config.model.attn_resolutions == (16,)  # the middle of three levels, as before
     assert any("was trained on images of 32x32" in remark for remark in larger.remarks)
+
+
+def test_a_diffusers_folder_is_tuned(photos, tiny_config):
+    """Without our own file in it, it says nothing of data, and has no classes."""
+    keys = ["model.patch_size=1", "model.classes=[]", "model.attn_resolutions=[4]"]
+    plain = override(tiny_config, keys)
+    save(Path("plain.safetensors"), build(plain)[0].state_dict(), Header("model", plain, {}))
+    assert invoke("convert", "plain.safetensors", "pipe", "--to", "diffusers", "-q").code == 0
+    Path("pipe/ddimx.json").unlink()
+    done = invoke("train", "--init", "pipe", "-q")
+    assert (done.code, done.err) == (
+        2,
+        "error: --init pipe does not say on what to train: give --data\n",
+    )
+    settings = resolve(TrainRequest("own", None, data="photos", init="pipe"), Progress(quiet=True))
+    assert (settings.config.diffusion.prediction, settings.config.data.image_size) == ("v", 8)
+    assert settings.config.model.classes == ("boats", "flags")
 
 
 def test_weights_of_another_kind_are_refused(photos, tiny_config, tiny_model):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddimx.config_file import load_config
 from ddimx.data import recognize as recognizing
+from ddimx.data.examples import open_examples
 from ddimx.data.recognize import recognize
 from ddimx.models import gaussian
 from ddimx.progress import Progress
@@ -200,6 +201,14 @@ def test_families_are_left_out_where_the_data_are_named_otherwise(here):
     settings = resolve(TrainRequest("own", load_config("emoji"), keys), Progress(quiet=True))
     assert settings.config.data.balance == "none"
     assert settings.remarks == ("data.balance is left out: a FOLDER data set has no families",)
+
+
+def test_the_headers_of_a_folder_are_read_once(here, monkeypatch):
+    """By --data, to choose by; what is said of them needs no second look."""
+    data = resolved("pictures", size=(8, 8))
+    source = open_examples(data.config)
+    monkeypatch.setattr(type(source), "scan", None)
+    assert "6 images" in recognizing.told(data.config, source, source, data.data.scan)[0]
 
 
 def test_pictures_of_many_sizes_and_shapes(tmp_path):

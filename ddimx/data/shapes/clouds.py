@@ -30,8 +30,8 @@ class NoPointsError(ValueError):
     """A file of NumPy's that holds something else than a cloud."""
 
 
-def read_numpy(path: Path) -> Array:
-    """Return the points of a ``.npy`` or ``.npz``, float64 [N, 3].
+def read_numpy(source: Path | bytes) -> Array:
+    """Return the points of a ``.npy`` or ``.npz``, a file or its bytes, float64 [N, 3].
 
     Of an array [N, 6] the last three columns are normals or colors; of an ``.npz`` the array under
     one of ``NAMES`` is taken, or the only one of such a form.
@@ -41,9 +41,9 @@ def read_numpy(path: Path) -> Array:
         NoPointsError: it holds no points, an octree, or points in space and not of a surface.
         ValueError: not such a file.
     """
-    array = read_npy(path, _COPIES) if is_npy(path) else None
+    array = read_npy(source, _COPIES) if is_npy(source) else None
     headers = (
-        dict(npz_headers(path))
+        dict(npz_headers(source))
         if array is None
         else {NAMES[0]: ArrayHeader(array.shape, array.dtype, fortran=False, length=0)}
     )
@@ -67,7 +67,7 @@ def read_numpy(path: Path) -> Array:
         raise NoPointsError(
             f"no points [N, 3] or [N, 6] under the name 'points'; it holds {what[:500]}"
         )
-    points = read_npz(path, [name], _COPIES)[name] if array is None else array
+    points = read_npz(source, [name], _COPIES)[name] if array is None else array
     if points.shape[1] == 6:
         check_beside(points[:, 3:])
     return points[:, :3].astype(np.float64)

@@ -19,13 +19,14 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import DdimxError, UsageError, unknown
 from ...octree.errors import OctreeError
-from ...octree.file import holds_tokens, read_shape
+from ...octree.file import SUFFIXES, holds_tokens, read_shape
 from ...octree.fit import MARGIN
 from ...octree.tree import Octree
 from ...untrusted.archives import Member, open_zip, read_member
 from ...untrusted.foreign import reason
 from ...untrusted.names import relative
 from ...untrusted.text import read_bytes
+from .clouds import NoPointsError, read_numpy
 from .jobs import Job
 from .layouts import (
     CLOUDS,
@@ -49,7 +50,6 @@ from .layouts import (
 from .lists import PARTS
 from .meshes import (
     EXTENSIONS,
-    MESHES,
     POINTS,
     Surface,
     ending,
@@ -156,7 +156,8 @@ def scan_shapes(
     """Find the shapes of a folder, or of a zip file.
 
     Of files of one name beside each other the first kind of ``extensions`` is taken, by default of
-    ``EXTENSIONS``: a mesh before points. Texts (``.txt``) are points only where all is text.
+    ``EXTENSIONS``: a mesh before points. Texts (``.txt``) are points only where nothing else is
+    there, and of those the ones in folders, where there are such.
 
     Args:
         category: the name of what lies in no category's folder (default: the folder's own); of
@@ -180,8 +181,10 @@ def scan_shapes(
         files = [replace(file, parts=(own, *file.parts)) for file in files]
     kinds = tuple(extensions or EXTENSIONS)
     candidates = [file for file in files if _is_candidate(file, kinds)]
-    if not extensions and any(ending(file.parts[-1]) != TEXT for file in candidates):
-        candidates = [file for file in candidates if ending(file.parts[-1]) != TEXT]
+    if not extensions:
+        others = [file for file in candidates if ending(file.parts[-1]) != TEXT]
+        below = [file for file in candidates if len(file.parts) > 1 + above]
+        candidates = others or below or candidates  # texts beside shapes tell of them
     begin = beginning((file.parts for file in candidates), source)
     lists = _Lists(files, begin)
     official = _official_parts(files, above, begin)
@@ -191,9 +194,9 @@ def scan_shapes(
 
     root = source.joinpath(*begin[above:])
     wanted = None if category is None else category_of(category)
-    name = wanted or root.resolve().stem or "shape"
+    name = wanted or (own if root == source else root.name) or "shape"
     places = [place_in_data_set(file.parts[len(begin) :]) for file in candidates]
-    of_folders = {place.layout for place in places if place} & {SHAPENET, OCCUPANCY}
+    of_folders = sorted({place.layout for place in places if place} & {SHAPENET, OCCUPANCY})
     shapes: dict[Parts, tuple[ShapeFile, str]] = {}
     for file, known in zip(candidates, places, strict=True):
         parts = file.parts[len(begin) :]
@@ -201,9 +204,9 @@ def scan_shapes(
             skipped[f"{ending(parts[-1])} beside a shape of {' and '.join(of_folders)}"] += 1
             continue
         place = known or place_in_folders(parts, name)
-        part, belongs = lists.look_up(place, parts)
-        if not belongs:
-            skipped["not named by the list of a part"] += 1
+        part, reason_to_skip = lists.look_up(place, parts)
+        if reason_to_skip:
+            skipped[reason_to_skip] += 1
             continue
         part = part or official.get((place.category, place.shape_id))
         shape = ShapeFile(file.path, place.category, place.shape_id, part, file.member)
@@ -264,18 +267,28 @@ def read_file(path: Path) -> Surface | Cells:
         UsageError: a library is not installed.
         DdimxError: no such file, one that cannot be read, or one of an unknown kind.
     """
-    if path.suffix.lower() in POINTS and path.is_file() and holds_tokens(path):
+    if path.suffix.lower() in SUFFIXES and path.is_file() and holds_tokens(path):
         return Cells(read_shape(path).tree)
     return read_surface(path)
 
 
-def read_zipped(path: Path, member: Member) -> Surface:
-    """Read a mesh that is a member of a zip file, as :func:`read_file`."""
+def read_zipped(path: Path, member: Member) -> Surface | Cells:
+    """Read what is a member of a zip file, as :func:`read_file`."""
+    name = f"{path}:{member.name}"
     try:
         content = read_member(path, member, COPIES)
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: cannot read {member.name} ({error})") from None
-    return read_mesh(io.BytesIO(content), ending(member.name), f"{path}:{member.name}")
+    if ending(member.name) not in SUFFIXES:
+        return read_mesh(io.BytesIO(content), ending(member.name), name)
+    if holds_tokens(content):
+        return Cells(read_shape(Path(name), content=content).tree)
+    try:
+        return Surface(read_numpy(content))
+    except NoPointsError as error:
+        raise DdimxError(f"{name}: {error}") from None
+    except ValueError as error:
+        raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
 
 
 def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) -> str:
@@ -293,10 +306,10 @@ def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) ->
 
 
 def _is_candidate(file: _File, kinds: Sequence[str]) -> bool:
-    """Whether a file may be a shape by its name; of a zip file's members meshes alone are read."""
+    """Whether a file may be a shape by its name; in a zip file a .gltf has nothing beside it."""
     kind = ending(file.parts[-1])
     known = kind in kinds and not is_list(file.parts[-1])
-    return known and (file.member is None or kind in MESHES)
+    return known and (file.member is None or kind != ".gltf")
 
 
 def _is_passed_over(name: str, skipped: Counter[str]) -> bool:
@@ -417,22 +430,22 @@ class _Lists:
         }
         self._names: dict[Parts, dict[str, bool]] = {}  # of each list: whether it was met
 
-    def look_up(self, place: Place, parts: Parts) -> tuple[str | None, bool]:
-        """Return the part of a shape, and whether it belongs to the data set.
+    def look_up(self, place: Place, parts: Parts) -> tuple[str | None, str]:
+        """Return the part of a shape, and why it does not belong to the data set, "" if it does.
 
         Where there are lists, what they do not name does not belong to it.
         """
         lists = [each for each in list_places(place, parts) if each in self._files]
         lists = [each for each in lists if each[:-1] == lists[0][:-1]]
         if not lists:
-            return place.part, True
+            return place.part, ""
         for each in lists:
             names = self._of(each)
             for name in (parts[-1], stem_of(parts[-1]), place.shape_id):
                 if name in names:
                     names[name] = True
-                    return place.part or PART_NAMES[PurePosixPath(each[-1].lower()).stem], True
-        return None, False
+                    return place.part or PART_NAMES[PurePosixPath(each[-1].lower()).stem], ""
+        return None, f"not named by {' or '.join(each[-1] for each in lists)}"
 
     def absent(self) -> int:
         """Return how many names of the lists that were read belong to no file."""

@@ -25,6 +25,7 @@ from ...data.images.named import (
     stored_pixels,
 )
 from ...data.images.packed import PackedSource, read_index
+from ...data.images.picture import picture_array
 from ...data.images.scan import Listing, list_images, printable, scan_images
 from ...data.images.sources import ImageSource, location, open_part
 from ...errors import DdimxError, UsageError
@@ -75,6 +76,8 @@ class Images:
         if isinstance(self.source, EncodedSource):
             return self.source.each(numbers)
         batch = self.source.images(np.array(numbers, dtype=np.int64))
+        if batch.shape[3] == 4:
+            return [picture_array(Image.fromarray(image), 3) for image in batch]
         return list(np.repeat(batch, 3, axis=3) if batch.shape[3] == 1 else batch)
 
     def read(self, numbers: Sequence[int]) -> Bytes:
@@ -261,12 +264,12 @@ def _described(label: str, source: ImageSource, way: str) -> Images:
     """Return images with what the record says of them.
 
     Raises:
-        DdimxError: there are none, or they are neither gray nor RGB.
+        DdimxError: there are none, or they are neither gray nor RGB nor RGBA.
     """
     height, width, channels = source.image_shape
     if not len(source):
         raise DdimxError(f"{label}: holds no images")
-    if channels not in (1, 3):
+    if channels not in (1, 3, 4):
         raise DdimxError(f"{label}: FID needs 3 colors, the images have {channels}")
     joint = " " if way == STORED else ": "
     about: dict[str, Any] = {

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...data.arrays import Integers
 from ...data.images.sources import ImageSource
 from ...errors import DdimxError, UsageError
+from ...models.latent import refuse_latents
 from ...noise import Noise
 from ...progress import Progress
 from ...runs.batches import in_batches
@@ -135,6 +136,7 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
     """
     if not len(source):
         raise UsageError("this part of the data has no images; see --split")
+    refuse_latents(model.process, model.name, "bits per dimension")
     if len(model.process.shape) != 3:
         raise UsageError(f"model '{model.name}' does not make images")
     numbers = spread(len(source), settings.count)

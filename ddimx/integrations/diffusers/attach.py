@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import UsageError
-from ...weights.formats.diffusers.scheduler import BETAS, PREDICTIONS
+from ...weights.formats.diffusers.scheduler import BETAS, CLASSES, PREDICTIONS
 from .scheduler import DDIMScheduler
 
 _BETAS = BETAS.keys() - {"sigmoid"}  # which the constructor of DDIMScheduler does not have
-# Besides those that diffusers itself lists as compatible.
-_KINDS = ("DDIMParallelScheduler", "DDPMParallelScheduler", "SASolverScheduler")
 
 
 def attach(
@@ -24,7 +22,7 @@ def attach(
 
     A setting that the old scheduler has from its class's defaults counts as much as one that was
     given to it, unlike in diffusers' ``from_config``: HeunDiscreteScheduler's betas and clip are
-    not DDIM's. A scheduler without a clip gives one that does not clip.
+    not DDIM's. For a setting that it does not have stands what it does: it clips nothing.
 
     Args:
         pipe: any diffusers pipeline whose scheduler is of the DDPM kind.
@@ -37,11 +35,13 @@ def attach(
     theirs = getattr(pipe, "scheduler", None)
     if theirs is None:
         raise UsageError(f"{type(pipe).__name__} has no scheduler")
+    kind = type(theirs).__name__
+    if kind not in CLASSES:
+        raise UsageError(f"{kind} belongs to a model that DDIM cannot sample")
     # diffusers keeps the names of the settings that nobody gave, and from_config drops them.
-    settings = {k: v for k, v in theirs.config.items() if k != "_use_default_values"}
-    # Schedulers without this setting never clip, while DDIM's default would spoil their latents.
-    settings.setdefault("clip_sample", False)
-    _check(type(theirs).__name__, settings, changes)
+    own = {key: value for key, value in theirs.config.items() if key != "_use_default_values"}
+    settings = {**CLASSES[kind][0], **own}
+    _check(kind, settings, changes)
     ours: DDIMScheduler = DDIMScheduler.from_config(settings, **changes)
     ours.use_seed(seed, samples)
     pipe.scheduler = ours
@@ -50,8 +50,6 @@ def attach(
 
 def _check(kind: str, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Raise UsageError unless DDIM can sample the model of a scheduler of this class."""
-    if kind not in (*DDIMScheduler._compatibles, "DDIMScheduler", *_KINDS):
-        raise UsageError(f"{kind} belongs to a model that DDIM cannot sample")
     strange = [key for key in changes if key not in DDIMScheduler().config]
     if strange:
         raise UsageError(f"DDIMScheduler has no setting {', '.join(strange)}")

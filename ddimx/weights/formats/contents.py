@@ -68,7 +68,7 @@ def parts_of(tensors: Mapping[str, Tensor]) -> list[Part]:
     return parts + [Part(*place, "raw" if parts else "unstated") for place in others[:1]]
 
 
-def remarks(parts: list[Part], chosen: Part, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+def remarks(parts: list[Part], chosen: Part) -> tuple[str, ...]:
     """Return what a person should know of the choice of a file's weights."""
     if not chosen.prefix and len(parts) < 2:
         return ()

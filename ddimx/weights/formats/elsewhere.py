@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ...errors import DdimxError
 from ..tensors import check_plain
-from ..weight_set import SetName, WeightSet
+from ..weight_set import WeightSet
 from .contents import Part
-from .guided import NAME_OF_AVERAGE, NAME_OF_LAST, read_guided
+from .edm import OF_TRAINING, read_edm
+from .guided import named_set, read_guided
 from .lucidrains import BUFFERS, read_lucidrains
 
 
@@ -29,23 +29,18 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
     path, label = weights.file, str(weights.file)
     if part.network.name == "guided":
         facts = read_guided(weights.tensors, label)
-        by_name: SetName | None = None
-        if NAME_OF_AVERAGE.fullmatch(path.name):
-            by_name = "ema"
-        elif NAME_OF_LAST.fullmatch(path.name):
-            by_name = "raw"
-        if by_name is not None and weights.which == "unstated":
+        by_name = named_set(path)
+        if not part.prefix and by_name is not None:
             kind = "averaged" if by_name == "ema" else "last (raw)"
             note = f"the {kind} weights, by the name of the file"
-            weights = replace(weights, which=by_name, sets=(by_name,), notes=(*weights.notes, note))
+            weights = replace(weights, notes=(*weights.notes, note))
     elif part.network.name == "lucidrains":
         beside = part.prefix.removesuffix("model.")
         buffers = {name: tensors[beside + name] for name in BUFFERS if beside + name in tensors}
         check_plain(buffers, label)
         facts = read_lucidrains(weights.tensors, buffers, label)
     else:
-        raise DdimxError(
-            f"{label}: this is a network of NVIDIA's EDM (SongUNet or DhariwalUNet), which is not "
-            "among those that can be read"
-        )
+        facts = read_edm(weights.tensors, label)
+        kept = {n: value for n, value in weights.tensors.items() if n not in OF_TRAINING}
+        weights = replace(weights, tensors=kept)
     return replace(weights, facts=facts, form=facts.form)

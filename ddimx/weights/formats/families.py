@@ -24,7 +24,7 @@ NETWORKS = (
     Network("unet", ("conv_in.weight", "temb.dense.0.weight")),
     Network("guided", ("input_blocks.0.0.weight", "time_embed.0.weight")),
     Network("lucidrains", ("init_conv.weight", "time_mlp.1.weight")),
-    Network("edm", ("map_layer0.weight", "out_conv.weight")),
+    Network("edm", ("map_layer0.weight", "map_layer1.weight")),
 )
 
 # A pattern that some name has to match from its start, and what is said. The first one counts.

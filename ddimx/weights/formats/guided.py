@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ...errors import DdimxError
 from ...untrusted.text import shown
-from ..weight_set import Facts
+from ..weight_set import Facts, SetName
 from .families import consistency_model
 
-# By its trainer's names: ema_0.9999_500000.pt, model500000.pt.
-NAME_OF_AVERAGE = re.compile(r"ema_[0-9.]+_[0-9]+\.\w+")
-NAME_OF_LAST = re.compile(r"model[0-9]+\.\w+")
 _UNSAID = {
     "model.heads or model.head_dim": "num_heads or num_head_channels",
     "diffusion.beta_schedule": "noise_schedule: linear or cosine",
     "diffusion.num_diffusion_timesteps": "diffusion_steps",
 }
+
+
+def named_set(path: Path) -> SetName | None:
+    """Return which weights a file holds by its trainer's names: ema_0.9999_500000.pt, model0.pt."""
+    if re.fullmatch(r"ema_[0-9.]+_[0-9]+\.\w+", path.name):
+        return "ema"
+    return "raw" if re.fullmatch(r"model[0-9]+\.\w+", path.name) else None
 
 
 def read_guided(tensors: Mapping[str, Tensor], label: str) -> Facts:

@@ -28,6 +28,7 @@ from ..weight_set import SetName, WeightSet, Which, choose
 from .contents import Part, flattened, parts_of, remarks
 from .elsewhere import of_other_network
 from .families import NETWORKS, outline, pickled_object, refused_family
+from .guided import named_set
 
 LIST = "ermongroup list"
 STATE_DICT = "state dict"
@@ -120,6 +121,11 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     if family is not None:
         raise DdimxError(f"{path}: this is {family}")
     parts = parts_of(tensors)
+    nameless = len(parts) == 1 and "shadow_params" in _keys(content)
+    if len(parts) == 1 and parts[0].set_name == "unstated":
+        by_name = named_set(path) if parts[0].network.name == "guided" else None
+        known: SetName | None = "raw" if nameless else by_name if not parts[0].prefix else None
+        parts = [replace(parts[0], set_name=known or "unstated")]
     if not parts and not _is_state_dict(content):
         raise DdimxError(f"{path}: {outline(content)}; neither a state dict nor {LIST}")
     sets = {part.set_name: part for part in parts} or {
@@ -134,7 +140,9 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
         if name.startswith(part.prefix) and not any(name.startswith(other) for other in others)
     }
     check_plain(chosen, str(path))
-    notes = remarks(parts, part, tensors)
+    notes = remarks(parts, part)
+    if nameless:
+        notes = (*notes, "the average in the file has no names (shadow_params) and is not read")
     weights = WeightSet(
         form=STATE_DICT,
         file=path,
@@ -147,6 +155,12 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     if part.network.name == "unet":
         return replace(weights, architecture=from_tensors(chosen, str(path)))
     return of_other_network(weights, part, tensors)
+
+
+def _keys(content: Any) -> set[str]:
+    """Return the keys of a mapping and of the mappings in it."""
+    inner = [value for value in content.values() if isinstance(value, Mapping)]
+    return {key for part in (content, *inner) for key in part if isinstance(key, str)}
 
 
 def _of_list(content: Sequence[Any], path: Path, which: Which | None) -> WeightSet:

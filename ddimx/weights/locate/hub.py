@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...errors import DdimxError, UsageError
-from ..formats.diffusers.folder import check_settings, has_weights
+from ..formats.diffusers.folder import check_settings, decoder_part, has_weights
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = {".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".yml"}
@@ -52,10 +52,13 @@ def from_hub(name: str, *, offline: bool) -> Path:
             f"'{name}' is not a path; as an id of the Hugging Face hub it needs huggingface_hub: "
             "pip install 'ddimx[hub]'"
         )
-    check_settings(snapshot(name, _SETTINGS, offline))
+    settings = snapshot(name, _SETTINGS, offline)
+    check_settings(settings)
+    part = decoder_part(settings)
+    decoder = [] if part is None else [f"{part}/*.json", f"{part}/*.safetensors"]
     for names in _WEIGHTS:
         weights = [f"{place}{file}" for place in ("", "unet/") for file in names]
-        folder = snapshot(name, [*_SETTINGS, *weights], offline)
+        folder = snapshot(name, [*_SETTINGS, *decoder, *weights], offline)
         if has_weights(folder):
             break
     return folder

@@ -45,16 +45,18 @@ def shipped_models() -> list[str]:
     return sorted(p.name.removesuffix(SUFFIX) for p in folder.iterdir() if p.name.endswith(SUFFIX))
 
 
-def read_source(source: Source, progress: Progress | None = None) -> tuple[WeightSet, Config]:
+def read_source(
+    source: Source, progress: Progress | None = None, *, latents: bool = False
+) -> tuple[WeightSet, Config]:
     """Find weights, read them, and complete their configuration.
 
-    The notes of what is returned say what was inferred.
+    The notes of what is returned say what was inferred. ``latents`` is as in :func:`find_weights`.
 
     Raises:
         UsageError: an unknown name, or a configuration that is missing or contradicts the file.
         DdimxError: a download that failed, or a file that cannot be read or represented.
     """
-    return completed(find_weights(source, progress), source)
+    return completed(find_weights(source, progress, latents=latents), source)
 
 
 def completed(weights: WeightSet, source: Source) -> tuple[WeightSet, Config]:
@@ -72,18 +74,32 @@ def completed(weights: WeightSet, source: Source) -> tuple[WeightSet, Config]:
     return replace(weights, notes=(*remarks, *weights.notes)), config
 
 
-def find_weights(source: Source, progress: Progress | None = None) -> WeightSet:
+def find_weights(
+    source: Source, progress: Progress | None = None, *, latents: bool = False
+) -> WeightSet:
     """Find and read weights; their configuration may still be incomplete.
 
+    Args:
+        source: what names them.
+        progress: where to show a download.
+        latents: whether the caller knows what to do with a network of latents, whose outputs are
+            no pictures without its decoder.
+
     Raises:
-        UsageError: an unknown name, or weights of a kind that cannot be told.
+        UsageError: an unknown name, weights of a kind that cannot be told, or a network of latents.
         DdimxError: a download that failed, or a file that cannot be read or represented.
     """
     if source.name in PUBLISHED:
         path = _locate(source, progress or Progress())
         which_set = source.which or "ema"
         return replace(read_any(path, None), which=which_set, sets=(which_set,))
-    return read_any(_locate(source, progress or Progress()), source.which)
+    weights = read_any(_locate(source, progress or Progress()), source.which)
+    if weights.decoder is not None and not latents:
+        raise UsageError(
+            f"{source.name}: its network draws latents, which are no pictures without its "
+            f"{weights.decoder.name}; ddimx sample takes it, and nothing converts it or trains on"
+        )
+    return weights
 
 
 def tensors_files(source: Source, progress: Progress | None = None) -> tuple[Path, ...]:
@@ -94,7 +110,7 @@ def tensors_files(source: Source, progress: Progress | None = None) -> tuple[Pat
         DdimxError: a download that failed, or a folder without such a file.
     """
     path = _locate(source, progress or Progress())
-    return weights_of(path, source.which).all if path.is_dir() else (path,)
+    return weights_of(path, source.which) if path.is_dir() else (path,)
 
 
 def find_model(name: str | Path) -> Path:

@@ -93,16 +93,14 @@ def test_what_it_is_is_said_and_it_becomes_octrees(said, tmp_path):
     for shape in scan.shapes:
         made = make(job_of(shape), PrepareSettings("here", 3), tmp_path / "out")
         assert made.entry is not None, made.reason
-    # A zip file of it holds the same meshes; points are read from files alone.
-    if "Core" in said or "parts" in said:
-        path = tmp_path / "all.zip"
-        path.write_bytes(zipped({f"sets/{name}": data for name, data in SETS[said].items()}))
-        assert str(scan_shapes(path)) == said
-        for shape in scan_shapes(path).shapes:
-            made = make(job_of(shape), PrepareSettings("here", 3), tmp_path / "zip")
-            assert made.entry is not None, made.reason
-            own, other = (read_shape(tmp_path / name / made.job.file) for name in ("out", "zip"))
-            assert np.array_equal(own.tree.leaves, other.tree.leaves)
+    path = tmp_path / "all.zip"  # which holds the same
+    path.write_bytes(zipped({f"sets/{name}": data for name, data in SETS[said].items()}))
+    assert str(scan_shapes(path)) == said
+    for shape in scan_shapes(path).shapes:
+        made = make(job_of(shape), PrepareSettings("here", 3), tmp_path / "zip")
+        assert made.entry is not None, made.reason
+        own, other = (read_shape(tmp_path / name / made.job.file) for name in ("out", "zip"))
+        assert np.array_equal(own.tree.leaves, other.tree.leaves)
 
 
 def test_what_the_lists_say(tmp_path):
@@ -116,15 +114,13 @@ def test_what_the_lists_say(tmp_path):
     scan = scan_shapes(tmp_path / "o")
     assert counted(scan.skipped) == (
         "1 .npz beside a shape of Occupancy Networks, 1 .yaml, 1 named by a list, but absent, "
-        "1 not named by the list of a part"
+        "1 not named by train.lst or test.lst"
     )
     shapes = scan_shapes(write(tmp_path / "f", flat)).shapes
     assert {(s.shape_id, s.part) for s in shapes} == {("a", "train"), ("b-c", "test")}
     (tmp_path / "f" / "train.txt").write_text(f"{PLANE}-unlisted.npy\n")  # nearer than the folder
     assert [s.shape_id for s in scan_shapes(tmp_path / "f").shapes] == ["unlisted"]
-    assert scan_shapes(write(tmp_path / "p", parts)).skipped == {
-        "not named by the list of a part": 1
-    }
+    assert scan_shapes(write(tmp_path / "p", parts)).skipped == {"not named by train.txt": 1}
 
 
 def test_shapenets_zip_files_by_category(tmp_path):
@@ -147,6 +143,11 @@ def test_shapenets_zip_files_by_category(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"v 4.0", b"v 9.0").replace(b"PK\3\4", b"PK\3\5"))
     with pytest.raises(DdimxError, match=r"zip: cannot read .* is not where the archive's dir"):
         job.read()
+    (tmp_path / "bad.zip").write_bytes(zipped({"a.npz": npz(x=BOX[0]), "b.npy": b"x"}))
+    bad = [job_of(shape) for shape in scan_shapes(tmp_path / "bad.zip").shapes]
+    for job, words in zip(bad, ("no points", "not a readable .npz or .npy"), strict=True):
+        with pytest.raises(DdimxError, match=rf"bad\.zip:[ab]\.np[yz]: {words}"):
+            job.read()
 
 
 def test_several_data_sets_are_refused(tmp_path):
@@ -189,6 +190,25 @@ def test_of_two_files_of_one_shape_the_mesh_is_taken(tmp_path):
         scan_shapes(tmp_path, extensions=[".objj"])
     with pytest.raises(UsageError, match=r"no meshes .*\(.stl\) in .*passed over: 2 .ply, 1 .mtl"):
         scan_shapes(tmp_path, extensions=[".stl"])
+
+
+def test_a_category_is_called_as_its_folder_or_zip_file(tmp_path):
+    write(tmp_path / "my.chairs", {"a.obj": b""})
+    (tmp_path / "my.chairs.zip").write_bytes(zipped({"a.obj": b""}))
+    for source in (tmp_path / "my.chairs", tmp_path / "my.chairs.zip"):
+        assert [shape.category for shape in scan_shapes(source).shapes] == ["my.chairs"]
+
+
+def test_texts_are_points_only_where_nothing_else_is_there(tmp_path):
+    write(tmp_path, {"names.txt": b"", "chair/a.txt": b"", "table/b.txt": b""})
+    scan = scan_shapes(tmp_path)
+    assert [shape.shape_id for shape in scan.shapes] == ["a", "b"]
+    assert scan.skipped == {".txt": 1}
+    write(tmp_path, {"table/b.obj": b""})
+    scan = scan_shapes(tmp_path)
+    assert [shape.path.name for shape in scan.shapes] == ["b.obj"]
+    assert scan.skipped == {".txt": 3}
+    assert len(scan_shapes(tmp_path, extensions=[".txt"]).shapes) == 3
 
 
 def test_a_category_by_its_synset(tmp_path):
@@ -244,6 +264,12 @@ def test_the_original_projects_tree_is_prepared(tmp_path):
     assert made.job.file == "shapes/chair/c6.npz"
     assert np.array_equal(shape.tree.leaves, chair(6).coarser(3).leaves)
     assert (shape.tree.lower, shape.tree.edge) == ((0, 0, 0), 1)
+    files = [file for file in (tmp_path / "src").rglob("*") if file.is_file()]
+    path = tmp_path / "src.zip"
+    path.write_bytes(zipped({str(f.relative_to(tmp_path)): f.read_bytes() for f in files}))
+    unpacked = [job_of(shape).read().tree(4) for shape in scan.shapes]
+    packed = [job_of(shape).read().tree(4) for shape in scan_shapes(path).shapes]
+    assert [t.leaves.tolist() for t in packed] == [t.leaves.tolist() for t in unpacked]
     refused = make(jobs[0], PrepareSettings("here", 5), tmp_path / "out")
     assert refused.reason.endswith("c6.npz: an octree of depth 4, not 5; give --depth 4")
 

@@ -180,6 +180,13 @@ def test_pictures_are_decoded_as_for_training(tmp_path):
     assert dark.about["decoding"] == "upright by EXIF, transparency on black"
 
 
+def test_arrays_with_alpha_are_put_on_white_as_pictures_are(tmp_path):
+    pixels = np.concatenate([PIXELS, PIXELS[..., :1]], axis=3)
+    np.savez(tmp_path / "a.npz", arr_0=pixels)
+    save(tmp_path / "a", pixels)
+    np.testing.assert_array_equal(read(tmp_path / "a.npz"), read(tmp_path / "a"))
+
+
 def test_what_cannot_be_read_is_left_out_or_refused(tmp_path):
     save(tmp_path)
     (tmp_path / "9.png").write_bytes(b"no picture")

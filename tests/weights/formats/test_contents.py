@@ -82,6 +82,15 @@ def test_the_other_weights_can_be_had(path):
         read_pickled(path, "raw")
 
 
+def test_an_average_without_names_is_not_taken_for_missing(path):
+    content = {"model": RAW, "ema": {"decay": 0.999, "shadow_params": list(EMA.values())}}
+    torch.save(content, path)
+    found = read_pickled(path)
+    assert same(found.tensors, RAW)
+    assert found.which == "raw"
+    assert "shadow_params" in found.notes[-1]
+
+
 def test_plain_safetensors_under_a_prefix_are_read(tmp_path):
     from safetensors.torch import save_file
 
@@ -106,7 +115,7 @@ def test_plain_safetensors_under_a_prefix_are_read(tmp_path):
         ("double_blocks.0.img_attn.qkv.weight", "Flux"),
         ("encoder.conv_in.weight decoder.up.0.block.0.conv1.weight", "an autoencoder"),
         ("input_blocks.0.0.weight time_embed.0.weight out.2.weight", "a classifier of guided"),
-        ("map_layer0.weight out_conv.weight", "NVIDIA's EDM"),
+        ("map_layer0.weight map_layer1.weight", "NVIDIA's EDM2"),
     ],
 )
 def test_other_programs_files_are_refused_by_name(path, names, words):

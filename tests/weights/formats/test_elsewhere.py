@@ -6,6 +6,7 @@ import torch
 
 from ddimx.config_file import validate
 from ddimx.errors import DdimxError, UsageError
+from ddimx.models.edm import EdmUNet
 from ddimx.models.guided import GuidedUNet
 from ddimx.models.lucidrains import LucidrainsUNet
 from ddimx.solvers.schedule import Schedule
@@ -85,8 +86,10 @@ def test_guided_diffusions_tensors_tell_its_settings(tmp_path, settings):
 def test_what_no_tensor_tells_has_to_be_said(tmp_path):
     path = tmp_path / "model000100.pt"
     torch.save(guided(num_classes=4).state_dict(), path)
-    found = read_pickled(path)
+    found = read_pickled(path, "raw")
     assert found.which == "raw"
+    with pytest.raises(DdimxError, match="holds no ema weights but raw weights"):
+        read_pickled(path, "ema")
     with pytest.raises(UsageError) as error:
         configure(found, None, "m.pt")
     for words in ("image_size", "heads or model.head_dim", "beta_schedule", "name: guided"):
@@ -176,10 +179,38 @@ def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("song", "settings"),
+    [
+        (True, {"num_classes": 3, "encoder": "residual", "resample_filter": (1, 3, 3, 1)}),
+        (True, {"ch_mult": (1, 2, 2), "encoder": "skip", "decoder": "skip", "fourier_time": True}),
+        (False, {"ch": 64, "num_classes": 3, "attn_resolutions": (8,)}),
+    ],
+)
+def test_edms_tensors_tell_all_but_what_wraps_them(tmp_path, song, settings):
+    torch.manual_seed(0)
+    settings = {"ch": 16, "ch_mult": (1, 2), "attn_resolutions": (4,), **settings}
+    network = EdmUNet(song=song, image_size=8, num_res_blocks=1, **settings)
+    state = {f"model.{name}": value for name, value in network.state_dict().items()}
+    torch.save({**state, "model.map_augment.weight": torch.zeros(16, 9)}, tmp_path / "m.pt")
+    found = read_pickled(tmp_path / "m.pt")
+    with pytest.raises(UsageError, match=r"prediction \(edm, for a network of EDMPrecond"):
+        configure(found, None, "m.pt")
+    model = {"name": "song" if song else "dhariwal", "null_class": True}
+    tree = {name: {} for name in SECTIONS}
+    tree |= {"data": DATA, "model": model, "diffusion": {"prediction": "edm"}}
+    config = config_file(tmp_path, validate(tree, "--config"))
+    loaded = load_model(tmp_path / "m.pt", device="cpu", dtype="fp32", config=config)
+    assert same(loaded.network.state_dict(), network.state_dict())
+    assert loaded.process.can_guide == bool(settings.get("num_classes"))
+    assert "diffusion.sigma_data is 0.5" in loaded.notes[0]
+
+
+@pytest.mark.parametrize(
     ("network", "message"),
     [
         (lambda: LucidrainsUNet(ch=8, ch_mult=(1, 2), in_channels=6), "self_condition=True"),
         (lambda: GuidedUNet(image_size=8, ch=32, in_channels=6), "an upsampler of guided"),
+        (lambda: EdmUNet(song=True, image_size=8, ch=16, out_ch=6), "EDM's iDDPMPrecond"),
     ],
 )
 def test_networks_for_other_tasks_are_refused(tmp_path, network, message):

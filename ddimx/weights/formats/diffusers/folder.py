@@ -25,6 +25,7 @@ from ....untrusted.text import read_object, shown
 from ...architecture import Architecture, check_counts
 from ...weight_set import SetName, WeightSet, Which, choose
 from ..native import write_safetensors
+from .decoder import decoder_files, decoder_of
 from .names import to_ours, to_theirs
 from .pipeline_code import INDEX, refuse_code
 from .scheduler import read_scheduler, write_scheduler
@@ -105,10 +106,19 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
         )
     if files.variant not in ("", "ema", "non_ema"):
         notes += (f"the weights are those of the variant {files.variant}, as there are no others",)
+    if len(sets) > 1:
+        kind, other_kind = ("averaged", "raw") if which_set == "ema" else ("raw", "ema")
+        notes += (
+            f"the {kind} weights are taken, {files.main.relative_to(path).as_posix()}; "
+            f"--weights {other_kind} takes the others",
+        )
     data = {"image_size": other.pop("image_size")}
     model = {**statements.get("model", {}), **other}
+    decoder = _decoder(path)
     return WeightSet(
         form=FORM,
+        decoder=decoder,
+        decoder_files=() if decoder is None else decoder_files(decoder),
         file=file,
         tensors=tensors,
         which=which_set,
@@ -129,6 +139,7 @@ def check_settings(path: Path) -> None:
     refuse_text(path)
     _unet_settings(_unet_folder(path))
     _read_schedule(path)
+    _decoder(path)
 
 
 def refuse_text(path: Path) -> None:
@@ -140,14 +151,32 @@ def refuse_text(path: Path) -> None:
         )
 
 
-def weights_of(path: Path, which: Which | None = None) -> WeightFiles:
-    """Return the files that hold the UNet's tensors.
+def weights_of(path: Path, which: Which | None = None) -> tuple[Path, ...]:
+    """Return the files that hold the UNet's tensors, and those of a decoder of its latents.
 
     Raises:
+        UsageError: a pipeline that brings code of its own.
         DdimxError: a folder without such files, or without those that are wanted.
     """
     sets = _sets(path)
-    return sets[choose(path, tuple(sets), which)][1]
+    decoder = _decoder(path)
+    own = sets[choose(path, tuple(sets), which)][1].all
+    return own if decoder is None else (*own, *decoder_files(decoder))
+
+
+def decoder_part(path: Path) -> str | None:
+    """Return the name of the part that turns a pipeline's latents into pictures, if any.
+
+    Raises:
+        UsageError: a pipeline that brings code of its own.
+        DdimxError: a decoder that is not known.
+    """
+    decoder = _decoder(path)
+    return None if decoder is None else decoder.name
+
+
+def _decoder(path: Path) -> Path | None:
+    return decoder_of(path, read_index(path)) if (path / INDEX).is_file() else None
 
 
 def has_weights(path: Path) -> bool:
