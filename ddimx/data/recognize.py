@@ -23,6 +23,7 @@ from .shapes.lists import PARTS, lists_of, read_list, read_tree
 from .shapes.mesh_folder import scan_shapes
 
 FEW = 100  # pictures of a folder up to which none is held out: it would be a handful
+MOST_CLASSES = 10_000  # that are made of numbers without names
 _SHOWN = 12  # names in one line
 _STRETCHED = 1.1  # how much longer than wide a picture has to be, for its cut to be mentioned
 
@@ -123,10 +124,19 @@ def _arrays(where: str, path: Path) -> DataSet:
     parts = [open_part(own, held_out=held_out) for held_out in (False, True)]
     height, width, channels = parts[0].image_shape
     size = height if height == width else [height, width]
+    if channels not in (1, 3, 4):
+        raise UsageError(f"--data {where}: images have 1, 3 or 4 channels, and these {channels}")
     labels = [part.labels for part in parts if part.labels is not None]
     classes = parts[0].classes if labels else ()
     if labels and not classes:
-        classes = tuple(str(i) for i in range(int(np.concatenate(labels).max(initial=0)) + 1))
+        numbers = np.concatenate(labels)
+        least, most = int(numbers.min(initial=0)), int(numbers.max(initial=0))
+        if least < 0 or most >= MOST_CLASSES:
+            raise UsageError(
+                f"--data {where}: labels from {least} to {most}; those of classes lie between 0 "
+                f"and {MOST_CLASSES - 1}"
+            )
+        classes = tuple(str(i) for i in range(most + 1))
     return DataSet(
         root=where,
         data=data | {"image_size": size, "channels": channels},

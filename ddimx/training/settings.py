@@ -233,6 +233,8 @@ def _data_section(
         own_keys = () if data.octrees else section.keys()
         section |= {k: stored[k] for k in _OF_DATA if k in stored and k not in own_keys}
     if data.octrees:
+        if "image_size" in wish:
+            raise UsageError(f"{root} holds octrees, and --size is for images")
         depth, needed = data.data["max_depth"], section["max_depth"]
         if depth < needed:
             raise UsageError(

@@ -42,8 +42,10 @@ from ddimx.recipes.furniture.dataset import choose, jobs_of
 from ddimx.recipes.furniture.sweethome import find_libraries, read_library
 from ddimx.runs import processes
 from ddimx.runs.pictures import save_image
+from ddimx.training.settings import TrainRequest, resolve
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 from tests.data.shapes import meshes
+from tests.data.shapes.prepared import write_set
 
 from . import zips
 from .mutate import json_text, mutated, plain
@@ -479,6 +481,26 @@ def read_set(folder: Path) -> None:
     ShapeSource(folder / "set", "train")
 
 
+def make_named(folder: Path) -> None:
+    """What ``train --data`` takes, besides pictures: a packed set, an .npz, prepared octrees."""
+    make_packed(folder)
+    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "some.npz", images=images, labels=np.arange(4) % 3)
+    write_set(folder / "set", 3)
+
+
+def read_named(folder: Path) -> None:
+    """Recognize each of them; what is wrong with one does not excuse the others."""
+    faults = []
+    for name in ("packed.npy", "some.npz", "set"):
+        try:
+            resolve(TrainRequest("own", None, data=str(folder / name)), Progress(quiet=True))
+        except DdimxError as error:
+            faults.append(error)
+    for error in faults:
+        raise error
+
+
 def edit_bombs(folder: Path, rng: Random) -> None:
     """Put zeros, many and well packed, beside the tokens of a shape or in their place."""
     for path in sorted(folder.rglob("*.npz"))[:1]:
@@ -529,5 +551,6 @@ TARGETS = [
     Target("furniture", make_library, read_furniture),
     Target("trees of shapes", make_trees, read_trees, edit_bombs),
     Target("prepared set", make_set, read_set, edit_bombs, ("set/**/*",)),
+    Target("named by --data", make_named, read_named, edit_bombs, ("*.np*", "set/**/*")),
     Target("preparing again", make_set, prepare, changed=("set/*.json*", "src/**/*")),
 ]

@@ -128,6 +128,12 @@ def test_what_is_no_contradiction(tiny_config, settings):
     check_agrees(tiny_config, override(tiny_config, settings), "--init old")
 
 
+@pytest.mark.parametrize("name", ["emoji", "furniture"])
+def test_the_shipped_models_agree_with_their_configurations(name):
+    request = TrainRequest("own", load_config(name), init=name)
+    assert resolve(request, Progress(quiet=True)).config == request.config
+
+
 def test_kinds_of_token_noise_may_be_fewer_but_not_others():
     both = octree_config(diffusion={"transitions": ["absorbing", "uniform"]})
     one = override(both, ["diffusion.transitions=[uniform]"])

@@ -43,6 +43,8 @@ def things(tmp_path_factory):
             archive.write(path, path.relative_to(root / "pictures"))
     images = np.zeros((5, 16, 24, 1), dtype=np.uint8)
     np.savez(root / "some.npz", images=images, labels=np.array([0, 1, 2, 1, 0]))
+    np.savez(root / "far.npz", images=images, labels=np.array([0, 1, 2, 1, 10**12]))
+    np.savez(root / "two.npz", images=np.zeros((5, 16, 24, 2), dtype=np.uint8))
     invoke("prepare", "images", root / "gray", root / "packed.npy", "--size", 12, "-q")
     write_set(root / "octrees")
     (root / "meshes").mkdir()
@@ -94,6 +96,8 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data nothing", 1, "nothing: no images"),
         ("--data meshes", 2, "ddimx prepare octrees meshes meshes-octrees --depth 5"),
         ("--data lone", 2, "named itself, as --data lone/NAME.npy"),
+        ("--data far.npz", 2, "labels from 0 to 1000000000000; those of classes lie between"),
+        ("--data two.npz", 2, "images have 1, 3 or 4 channels, and these 2"),
         ("--data pictures --size 50", 2, "--size 48 can"),
         ("--data pictures --size 8x", 2, "write pixels as 512"),
         ("--data packed.npy --size 16", 2, "its images are 12x12 and are not resized"),
@@ -102,6 +106,7 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data pictures --strict --size 8", 1, "leave --strict away"),
         ("--data octrees --config emoji", 2, "holds octrees, and the model of emoji draws images"),
         ("--data pictures --init furniture", 2, "of --init furniture draws octrees"),
+        ("--data octrees --size 8", 2, "--size is for images"),
         ("--data octrees --init furniture", 2, "Prepare them again with --depth 5"),
         ("--data pictures --set data.image_size=big", 2, "data.image_size 'big': write 64"),
         ("--data pictures --resume runs", 2, "named by --set data.root=DIR"),
@@ -155,6 +160,7 @@ def test_the_same_command_goes_on_though_the_data_have_changed(here, tmp_path, m
     again = invoke(*first)
     assert again.code == 0, again.err
     assert "run: going on from step 1" in again.err
+    assert "pixels are trained on" not in again.err  # what would be chosen now
     assert "the data have changed since step 1" in again.err
     header = read_header(tmp_path / "run" / "checkpoints" / "checkpoint-00000002.safetensors")
     assert header.config.data.image_size == 8

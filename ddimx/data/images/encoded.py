@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ..arrays import Bytes, Integers
 from .picture import BAND, MODES, Box, View
 
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
+KEPT = 256 << 20  # bytes up to which all images of a set stay in memory: 21,000 of 64x64
 MOST_UNREADABLE = 1000  # that are passed over in search of one that can be read
 
 
@@ -67,6 +69,7 @@ class EncodedSource(ABC):
         self.strict = strict
         self.unreadable: dict[int, str] = {}
         self.say: Callable[[str], object] | None = None
+        self._kept: dict[int, Bytes] = {}
         self._channels, self._background, self._white = channels, background, white
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
 
@@ -111,20 +114,22 @@ class EncodedSource(ABC):
 
         The next image, of its class if it can be, stands for one that cannot be decoded. It is the
         same one whichever images were drawn before, so that a run that goes on draws what it would
-        have drawn.
+        have drawn. The images of a small set stay in memory.
 
         Raises:
             DdimxError: too many cannot be decoded, or one if the source is strict.
         """
-        if self.strict:
-            return self.images(indices)
         numbers = indices.tolist()
-        return np.stack(
-            [
+        is_small = len(self) * math.prod(self.image_shape) <= KEPT
+        images = self._kept if is_small else {}
+        absent = [number for number in dict.fromkeys(numbers) if number not in images]
+        for number, result in zip(absent, self.each(absent), strict=True):
+            if isinstance(result, DdimxError) and self.strict:
+                raise result
+            images[number] = (
                 self._next_readable(number) if isinstance(result, DdimxError) else result
-                for number, result in zip(numbers, self.each(numbers), strict=True)
-            ]
-        )
+            )
+        return np.stack([images[number] for number in numbers])
 
     def each(self, indices: Iterable[int]) -> list[Bytes | DdimxError]:
         """Decode images like ``images``; what cannot be decoded is returned, not raised."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddimx.data.images import encoded
 from ddimx.data.images.encoded import centered, is_held_out
 from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.picture import View
@@ -202,3 +203,21 @@ def test_a_folder_without_images(tmp_path):
 def test_no_workers_means_one(tmp_path):
     Image.new("RGB", (8, 8), RED).save(tmp_path / training_name("a", ".png"))
     assert source(tmp_path, workers=0).images(np.array([0, 0])).shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize(("kept", "times"), [(1 << 20, 1), (0, 3)])
+def test_a_small_set_is_decoded_once(tmp_path, monkeypatch, kept, times):
+    """Where its images fit into memory; what is drawn is the same, and so is what cannot be."""
+    monkeypatch.setattr(encoded, "KEPT", kept)
+    for i in range(3):
+        Image.new("RGB", (9, 9), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    source = FolderSource(tmp_path, size=4, held_out=False, workers=1, split=False)
+    decode, numbers = FolderSource.decoded, []
+    monkeypatch.setattr(
+        FolderSource, "decoded", lambda self, i: numbers.append(i) or decode(self, i)
+    )
+    for _ in range(3):
+        drawn = source.drawn(np.array([1, 0, 2, 1]))
+        assert drawn[:, 0, 0, 0].tolist() == [40, 40, 80, 40]
+    assert numbers.count(2) == times
