@@ -85,8 +85,9 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
     pairs = []
     before, after = _architecture(own), _architecture(config)
     pairs += [(f"model.{key}", before[key], after[key]) for key in before]
-    keys = ("max_depth",) if own.data.octrees else ("channels", "rescaled", "logit_transform")
-    keys += ("image_size",) if own.model.name in ("song", "dhariwal") else ()  # it names layers
+    keys = ["max_depth"] if own.data.octrees else ["channels", "rescaled", "logit_transform"]
+    if own.model.name in ("song", "dhariwal"):  # whose layers are named by it
+        keys.append("image_size")
     pairs += [(f"data.{key}", getattr(own.data, key), getattr(config.data, key)) for key in keys]
     old, new = own.diffusion.model_dump(), config.diffusion.model_dump()
     one, two = (schedule_of(c.diffusion).alpha_bars for c in (own, config))
