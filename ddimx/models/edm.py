@@ -303,7 +303,7 @@ class EdmUNet(nn.Module):
                 h = layer(h, temb) if isinstance(layer, Block) else layer(h)
                 skips.append(h)
         total: Tensor | None = None
-        normed = h
+        features = h
         for name, layer in self.dec.items():
             if isinstance(layer, Block):
                 if h.shape[1] != layer.c_in:
@@ -312,9 +312,9 @@ class EdmUNet(nn.Module):
             elif "aux_up" in name:
                 total = layer(total)
             elif "aux_norm" in name:
-                normed = layer(h)
+                features = layer(h)
             else:
-                part = layer(F.silu(normed))
+                part = layer(F.silu(features))
                 total = part if total is None else part + total
         if total is None:  # dhariwal has no images on its way up
             total = self.out_conv(F.silu(self.out_norm(h)))

@@ -141,7 +141,7 @@ def training(
     """
     scale = _scale(_OCTREES if octrees else _IMAGES, count)
     total, size = steps or scale.steps, batch or scale.batch
-    often = min(max(total // 10, 1), 5_000)
+    often = min(max(total // 10, 100), 5_000)  # a run of few steps is validated at its end
     loop = {
         "batch_size": size,
         "n_iters": total,

@@ -113,7 +113,7 @@ def _train(
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
     network, process = build(config, trust_code=request.trust_code, named_in=settings.named_in)
-    remarks = list(settings.remarks)
+    remarks = list(settings.remarks) if checkpoint is None else []
     if start is not None and checkpoint is None:
         if start.config is not None:
             start, told_of_classes = with_classes(start, network, config)

@@ -1,6 +1,6 @@
 """What libraries raise that read foreign files, when a file is not what its name says.
 
-trimesh and Pillow trust much of what they read, so that a wrong number shows itself anywhere: as an
+plyfile and Pillow trust much of what they read, so that a wrong number shows itself anywhere: as an
 index that is out of range, a variable that was never set, an array of another shape.
 """
 

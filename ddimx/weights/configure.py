@@ -141,38 +141,38 @@ def _with_facts(
 ) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration of another program's network, of what its file and --config say."""
     name = facts.stated["model"]["name"]
-    unsaid = dict(facts.unsaid)
+    required = dict(facts.required)
     if "image_size" not in facts.stated["data"]:
-        unsaid = {"data.image_size": "height and width of the images", **unsaid}
+        required = {"data.image_size": "height and width of the images", **required}
     if explicit is None:
         raise UsageError(
             f"{label}: this is a {facts.form}, whose tensors do not tell all:\n"
-            + "".join(f"  {keys} ({words})\n" for keys, words in unsaid.items())
+            + "".join(f"  {keys} ({words})\n" for keys, words in required.items())
             + f"Write these into a configuration with model.name: {name} and give it with "
             "--config; docs/weights.md has examples"
         )
-    given = json.loads(explicit.model_dump_json(exclude_unset=True))
-    merged = {section: {**values} for section, values in given.items()}
+    settings = json.loads(explicit.model_dump_json(exclude_unset=True))
+    merged = {section: {**values} for section, values in settings.items()}
     problems = [
         f"{keys} is missing ({words})"
-        for keys, words in unsaid.items()
-        if not any(key in given[section] for section, key in _split(keys))
+        for keys, words in required.items()
+        if not any(key in settings[section] for section, key in _split(keys))
     ]
     for section, values in facts.stated.items():
         for key, value in values.items():
-            mine = given[section].get(key, value)
+            own = settings[section].get(key, value)
             if key in ("classes", "null_class"):
                 continue
-            if _plain(mine) != _plain(value):
-                problems.append(f"{section}.{key} is {shown(mine)}, the file has {shown(value)}")
+            if _plain(own) != _plain(value):
+                problems.append(f"{section}.{key} is {shown(own)}, the file has {shown(value)}")
             merged[section][key] = value
-    rows, model, named = len(facts.stated["model"].get("classes", ())), merged["model"], 0
+    rows, model, class_count = len(facts.stated["model"].get("classes", ())), merged["model"], 0
     if rows:
         # A row for no class is there where its training dropped classes; only a person knows.
         model["null_class"] = model.get("null_class", False)
-        named = rows - (facts.null_row and model["null_class"])
-        model.setdefault("classes", [str(i) for i in range(named)])
-    if len(model.get("classes", ())) != named:
+        class_count = rows - (facts.null_row and model["null_class"])
+        model.setdefault("classes", [str(i) for i in range(class_count)])
+    if len(model.get("classes", ())) != class_count:
         problems.append(
             f"model.classes has {len(model.get('classes', ()))} names, the file {rows} rows of "
             "classes"
@@ -180,23 +180,23 @@ def _with_facts(
         )
     if explicit.model.name != name:
         problems = [f"model.name is {explicit.model.name}, the file's network is {name}"]
-    if facts.attended is not None:
+    if facts.attention is not None:
         longer = max(explicit.data.sides)
-        sizes = [longer // 2**level for level in facts.attended]
-        if {*given["model"].get("attn_resolutions", sizes)} != {*sizes}:
+        sizes = [longer // 2**level for level in facts.attention]
+        if {*settings["model"].get("attn_resolutions", sizes)} != {*sizes}:
             problems.append(
-                f"model.attn_resolutions is {given['model']['attn_resolutions']}, the file has "
+                f"model.attn_resolutions is {settings['model']['attn_resolutions']}, the file has "
                 f"attention at {sizes}"
             )
         merged["model"]["attn_resolutions"] = sizes
     steps = explicit.diffusion.num_diffusion_timesteps
-    if "diffusion.time_scale" in facts.assumed and steps != 1000:
-        if "time_scale" not in given["diffusion"]:
+    if "diffusion.time_scale" in facts.defaults and steps != 1000:
+        if "time_scale" not in settings["diffusion"]:
             problems.append(
                 f"diffusion.time_scale is missing: {1000 / steps:g} where the network was trained "
                 "with rescale_timesteps (improved-diffusion's default), else 1"
             )
-        if given["diffusion"].get("beta_schedule") == "linear":  # both programs scale it so
+        if settings["diffusion"].get("beta_schedule") == "linear":  # both programs scale it so
             ends = {"beta_start": 0.1 / steps, "beta_end": 20 / steps}
             merged["diffusion"] = {**ends, **merged["diffusion"]}
     if problems:
@@ -205,9 +205,9 @@ def _with_facts(
     config = validate(merged, label)
     defaults = [
         f"{section}.{key} is {getattr(getattr(config, section), key)}"
-        for keys in facts.assumed
+        for keys in facts.defaults
         for section, key in _split(keys)
-        if key not in given[section] and getattr(getattr(config, section), key) is not None
+        if key not in settings[section] and getattr(getattr(config, section), key) is not None
     ]
     remark = "what the file does not say is taken from --config"
     if defaults:

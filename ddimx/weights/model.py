@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,9 +117,10 @@ def load_model(
         # It is given ids, cells and times; what floats it makes of them we cannot know.
         precision = Precision(torch.float32, "a token network from outside the package")
     load_into(network, weight_set.tensors, str(weight_set.file))
-    if weight_set.decoder is not None and isinstance(process, GaussianProcess):
+    if weight_set.decoder is not None:
+        gaussian = cast(GaussianProcess, process)  # what a pipeline with a decoder holds is a UNet
         decoder = Decoder(weight_set.decoder, whole.data.channels, where)
-        process = LatentProcess.of(process, decoder, decoder.name)
+        process = cast(Process, LatentProcess.of(gaussian, decoder, decoder.name))
     network.to(where, precision.dtype).eval().requires_grad_(False)
     if process_is_image(process):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

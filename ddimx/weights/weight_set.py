@@ -25,10 +25,10 @@ class Facts:
     Attributes:
         form: whose file it is, for people.
         stated: what it says, as section -> key -> value; ``model.name`` among it.
-        attended: the levels with attention, 0 the finest; None for a network without the choice.
-        unsaid: keys (or "key or key") that no tensor tells and a configuration has to, each with
+        attention: the levels with attention, 0 the finest; None for a network without the choice.
+        required: keys (or "key or key") that no tensor tells and a configuration has to, each with
             what that program calls it.
-        assumed: keys that no tensor tells, and that are as by default unless a configuration says
+        defaults: keys that no tensor tells, and that are as by default unless a configuration says
             otherwise; a remark says so.
         notes: remarks that a person should see.
         null_row: whether "no class" would have a row of its own among the classes.
@@ -36,9 +36,9 @@ class Facts:
 
     form: str
     stated: Mapping[str, Mapping[str, Any]]
-    attended: tuple[int, ...] | None = None
-    unsaid: Mapping[str, str] = field(default_factory=dict)
-    assumed: tuple[str, ...] = ()
+    attention: tuple[int, ...] | None = None
+    required: Mapping[str, str] = field(default_factory=dict)
+    defaults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     null_row: bool = True
 

@@ -77,7 +77,8 @@ def test_a_bare_stream(tmp_path):
     np.save(tmp_path / "bare.npy", np.array([1, 128, 1, 0, 0]))
     facts = json.loads(invoke("info", tmp_path / "bare.npy", "--json").out)
     assert facts["octree"]["nodes"] == [1, 1, 1]
-    assert facts["octree"]["bounds_min"] == [-0.5, -0.5, -0.5]
+    assert facts["octree"]["bounds_min"] == [0, 0, 0]  # as the original project has it
+    assert facts["octree"]["bounds_max"] == [1, 1, 1]
 
 
 def test_what_is_no_octree_is_an_error(tmp_path):

@@ -69,7 +69,7 @@ def test_the_steps_alone_decide_when_it_ends(count, steps):
     assert loop.n_iters == steps
     assert loop.n_epochs * count / loop.batch_size >= steps
     assert optim.warmup_steps + optim.decay_steps <= steps
-    assert 1 <= loop.snapshot_freq <= steps
+    assert loop.snapshot_freq == min(max(100, steps // 10), 5_000) == loop.validation_freq
     # What the average forgets in a tenth of the run: e^-1 of its start is left, where it can be.
     assert steps < 100 or config.model.ema_rate ** (steps / 10) <= np.exp(-0.99)
 

@@ -11,6 +11,7 @@ from ddimx.config_file import load_config
 from ddimx.data import recognize as recognizing
 from ddimx.data.examples import open_examples
 from ddimx.data.recognize import recognize
+from ddimx.errors import DdimxError
 from ddimx.models import gaussian
 from ddimx.progress import Progress
 from ddimx.training import preview
@@ -105,6 +106,7 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data pictures --strict --size 8", 1, "leave --strict away"),
         ("--data octrees --config emoji", 2, "holds octrees, and the model of emoji draws images"),
         ("--data pictures --init furniture", 2, "of --init furniture draws octrees"),
+        ("--data octrees --size 8", 2, "--size is for images"),
         ("--data octrees --init furniture", 2, "Prepare them again with --depth 5"),
         ("--data pictures --set data.image_size=big", 2, "data.image_size 'big': write 64"),
         ("--data pictures --resume runs", 2, "named by --set data.root=DIR"),
@@ -158,6 +160,7 @@ def test_the_same_command_goes_on_though_the_data_have_changed(here, tmp_path, m
     again = invoke(*first)
     assert again.code == 0, again.err
     assert "run: going on from step 1" in again.err
+    assert "pixels are trained on" not in again.err  # what would be chosen now
     assert "the data have changed since step 1" in again.err
     header = read_header(tmp_path / "run" / "checkpoints" / "checkpoint-00000002.safetensors")
     assert header.config.data.image_size == 8
@@ -213,6 +216,18 @@ def test_the_headers_of_a_folder_are_read_once(here, monkeypatch):
     source = open_examples(data.config)
     monkeypatch.setattr(type(source), "scan", None)
     assert "6 images" in recognizing.told(data.config, source, source, data.data.scan)[0]
+
+
+def test_what_is_white_is_said_with_the_data(tmp_path):
+    """Twelve bits in sixteen are refused, and the way out that the message names is one."""
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 4000 + i, dtype=np.uint16)).save(tmp_path / f"{i}.png")
+    with pytest.raises(DdimxError, match=r"12 bits \(white is 4095\).* set data\.white"):
+        resolved(str(tmp_path))
+    for wrong in ("dark", "0"):
+        with pytest.raises(DdimxError):
+            resolved(str(tmp_path), f"data.white={wrong}")
+    assert resolved(str(tmp_path), "data.white=4095").config.data.white == 4095
 
 
 def test_pictures_of_many_sizes_and_shapes(tmp_path):

@@ -15,6 +15,7 @@ from ddimx.data.images.cifar10 import Cifar10Source
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.shapes.lists import read_list
 from ddimx.data.shapes.mesh_folder import scan_shapes
+from ddimx.data.shapes.meshes import read_surface
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.editing.pictures import read_pictures
 from ddimx.errors import DdimxError, UsageError
@@ -24,7 +25,7 @@ from ddimx.octree.file import Shape
 from ddimx.recipes.furniture.sweethome import read_library
 from ddimx.runs.sinks import ArraySink
 from ddimx.weights.model import load_model
-from tests.data.shapes.meshes import box, tokens_npz
+from tests.data.shapes.meshes import box, gltf, tokens_npz
 from tests.data.shapes.test_prepare import jobs, prepare
 from tests.sampling import image_names, invoke, manifest_of, names_in, sample, sampled, state_of
 
@@ -287,6 +288,17 @@ def test_lists_of_the_original_projects_tree(name, outside, tmp_path):
     if "link" not in name:  # whose names are only compared
         with pytest.raises(DdimxError, match=r"train\.txt: the name .* is refused"):
             scan_shapes(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*WRONG, "%2e%2e%2fx", "file:///etc/x", "link/x"], ids=repr)
+def test_files_that_a_gltf_names(name, outside, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(outside)
+    document = json.loads(gltf())
+    document["buffers"][0]["uri"] = name
+    (tmp_path / "in" / "a.gltf").write_text(json.dumps(document))
+    with pytest.raises(DdimxError, match=r"is refused|not a file beside it|a buffer has no data"):
+        read_surface(tmp_path / "in" / "a.gltf")
 
 
 @pytest.mark.parametrize("name", ["../other", "/etc/x", "C:x", "a\\..\\b"])

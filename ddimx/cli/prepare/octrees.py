@@ -13,7 +13,7 @@ from .shapes import Depth, Replace, Visible, Workers, check_visible, cores, repo
 
 def octrees(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A folder of shapes, or ShapeNet's zip file.")
+        Path, typer.Argument(metavar="SRC", help="A folder or a zip file of shapes.")
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     depth: Depth = 6,
@@ -46,7 +46,7 @@ def octrees(
 
     SRC holds meshes (.obj, .ply, .stl, .off, .glb, .gltf), points (.npz, .npy, .ply, .xyz, .pts,
     .txt, .pcd) or octrees, also .obj.gz and the like: by themselves, in a folder per category,
-    as <category>/<train|val|test>/<id>.obj, or as ShapeNetCore (a folder or its zip files), PC15k,
+    as <category>/<train|val|test>/<id>.obj, or as ShapeNetCore, PC15k,
     ShapeNet55 or Occupancy Networks have them; which it is, what is in it and what was passed over
     is said. Each shape is centered in a cube as large as its longest side, and the file keeps the
     way back. Where SRC has no parts, a shape's name alone decides. A stopped run goes on when the

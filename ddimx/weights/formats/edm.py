@@ -83,16 +83,18 @@ def _facts(tensors: Mapping[str, Tensor], size: int, label: str) -> Facts:
             model["encoder"] = kind
     if song and len(sizes) > 1 and f"dec.{_at(sizes[-1])}_aux_conv.weight" in tensors:
         model["decoder"] = "skip"
-    attended = [i for i, s in enumerate(sizes) if f"enc.{_at(s)}_block0.qkv.weight" in tensors]
+    levels_with_attention = [
+        i for i, s in enumerate(sizes) if f"enc.{_at(s)}_block0.qkv.weight" in tensors
+    ]
     return Facts(
         form="checkpoint of NVIDIA's EDM",
         stated={"model": model, "data": {"channels": channels, "image_size": size}},
-        attended=tuple(attended),
-        unsaid={
+        attention=tuple(levels_with_attention),
+        required={
             "diffusion.prediction": "edm, for a network of EDMPrecond, which the published "
             "edm-*.pkl hold; those of VPPrecond and VEPrecond look the same and are not known"
         },
-        assumed=("diffusion.sigma_data",),
+        defaults=("diffusion.sigma_data",),
         null_row=False,
     )
 

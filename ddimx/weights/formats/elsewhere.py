@@ -35,12 +35,12 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
             note = f"the {kind} weights, by the name of the file"
             weights = replace(weights, notes=(*weights.notes, note))
     elif part.network.name == "lucidrains":
-        beside = part.prefix.removesuffix("model.")
-        buffers = {name: tensors[beside + name] for name in BUFFERS if beside + name in tensors}
+        parent = part.prefix.removesuffix("model.")
+        buffers = {name: tensors[parent + name] for name in BUFFERS if parent + name in tensors}
         check_plain(buffers, label)
         facts = read_lucidrains(weights.tensors, buffers, label)
     else:
         facts = read_edm(weights.tensors, label)
-        kept = {n: value for n, value in weights.tensors.items() if n not in OF_TRAINING}
-        weights = replace(weights, tensors=kept)
+        own = {n: value for n, value in weights.tensors.items() if n not in OF_TRAINING}
+        weights = replace(weights, tensors=own)
     return replace(weights, facts=facts, form=facts.form)

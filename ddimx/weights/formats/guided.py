@@ -18,7 +18,7 @@ from ...untrusted.text import shown
 from ..weight_set import Facts, SetName
 from .families import consistency_model
 
-_UNSAID = {
+_REQUIRED = {
     "model.heads or model.head_dim": "num_heads or num_head_channels",
     "diffusion.beta_schedule": "noise_schedule: linear or cosine",
     "diffusion.num_diffusion_timesteps": "diffusion_steps",
@@ -83,7 +83,7 @@ def _facts(tensors: Mapping[str, Tensor], label: str) -> Facts:
         )
     middle = tensors["middle_block.0.emb_layers.1.weight"].shape[0]
     down = f"input_blocks.{per_level}.0"
-    attended = [
+    levels_with_attention = [
         level for level, i in enumerate(starts) if f"input_blocks.{i}.1.qkv.weight" in tensors
     ]
     rows = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0
@@ -105,8 +105,8 @@ def _facts(tensors: Mapping[str, Tensor], label: str) -> Facts:
     return Facts(
         form="guided-diffusion checkpoint",
         stated={"model": model, "data": {"channels": channels}},
-        attended=tuple(attended),
-        unsaid=_UNSAID,
-        assumed=("model.new_attention_order", "diffusion.prediction", "diffusion.time_scale"),
+        attention=tuple(levels_with_attention),
+        required=_REQUIRED,
+        defaults=("model.new_attention_order", "diffusion.prediction", "diffusion.time_scale"),
         notes=tuple(notes if leaving == 2 * channels else []),
     )

@@ -39,14 +39,14 @@ def read_lucidrains(
             f"{label}: a checkpoint of denoising-diffusion-pytorch, but not of its present Unet "
             f"(version 1.9 or later): {error} is missing"
         ) from None
-    unsaid, diffusion = {}, _schedule(buffers)
+    required, diffusion = {}, _schedule(buffers)
     prediction = _prediction(buffers)
     if not diffusion:
-        unsaid["diffusion.beta_schedule or diffusion.prediction"] = (
+        required["diffusion.beta_schedule or diffusion.prediction"] = (
             "the noise schedule; 'prediction: edm' for its ElucidatedDiffusion"
         )
     elif prediction is None:
-        unsaid["diffusion.prediction"] = "objective: epsilon, x0 or v"
+        required["diffusion.prediction"] = "objective: epsilon, x0 or v"
     else:
         diffusion["prediction"] = prediction
     variance = model["predicts_variance"]
@@ -57,8 +57,8 @@ def read_lucidrains(
             "data": {"channels": model["in_channels"]},
             "diffusion": diffusion,
         },
-        unsaid=unsaid,
-        assumed=("data.rescaled", "model.embedding_theta"),
+        required=required,
+        defaults=("data.rescaled", "model.embedding_theta"),
         notes=("the network predicts a variance too, of which nothing is made",) * variance,
     )
 
@@ -76,7 +76,7 @@ def _model(tensors: Mapping[str, Tensor], label: str) -> dict[str, Any]:
     first, time = tensors["init_conv.weight"], tensors["time_mlp.1.weight"]
     ch, channels = time.shape[0] // 4, first.shape[1]
     leaving = tensors["final_conv.weight"].shape[0]
-    if channels in (2 * leaving, leaving) and channels == 2 * leaving:
+    if channels == 2 * leaving:
         raise DdimxError(
             f"{label}: the network is given its own last prediction too (self_condition=True), "
             "which no solver here does"

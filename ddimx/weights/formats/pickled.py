@@ -121,11 +121,13 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     if family is not None:
         raise DdimxError(f"{path}: this is {family}")
     parts = parts_of(tensors)
-    nameless = len(parts) == 1 and "shadow_params" in _keys(content)
+    unnamed_average = len(parts) == 1 and "shadow_params" in _keys(content)
     if len(parts) == 1 and parts[0].set_name == "unstated":
         by_name = named_set(path) if parts[0].network.name == "guided" else None
-        known: SetName | None = "raw" if nameless else by_name if not parts[0].prefix else None
-        parts = [replace(parts[0], set_name=known or "unstated")]
+        set_name: SetName | None = (
+            "raw" if unnamed_average else by_name if not parts[0].prefix else None
+        )
+        parts = [replace(parts[0], set_name=set_name or "unstated")]
     if not parts and not _is_state_dict(content):
         raise DdimxError(f"{path}: {outline(content)}; neither a state dict nor {LIST}")
     sets = {part.set_name: part for part in parts} or {
@@ -134,26 +136,26 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     which_set = choose(path, tuple(sets), which)
     part = sets[which_set]
     others = [other.prefix for other in parts if len(other.prefix) > len(part.prefix)]
-    chosen = {
+    part_tensors = {
         name[len(part.prefix) :]: value
         for name, value in tensors.items()
         if name.startswith(part.prefix) and not any(name.startswith(other) for other in others)
     }
-    check_plain(chosen, str(path))
+    check_plain(part_tensors, str(path))
     notes = remarks(parts, part)
-    if nameless:
+    if unnamed_average:
         notes = (*notes, "the average in the file has no names (shadow_params) and is not read")
     weights = WeightSet(
         form=STATE_DICT,
         file=path,
-        tensors=chosen,
+        tensors=part_tensors,
         which=which_set,
         sets=tuple(sets),
         info=_step(content.get("step", content.get("global_step"))),
         notes=notes,
     )
     if part.network.name == "unet":
-        return replace(weights, architecture=from_tensors(chosen, str(path)))
+        return replace(weights, architecture=from_tensors(part_tensors, str(path)))
     return of_other_network(weights, part, tensors)
 
 

@@ -179,6 +179,20 @@ def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("middle_block.1.qkv.weight", torch.zeros(192, 64, 1, 1), "OpenAI's consistency models"),
+        ("middle_block.1.encoder_kv.weight", torch.zeros(2, 2), "GLIDE, which needs a text"),
+        ("input_blocks.1.0.in_layers.2.weight", torch.zeros(()), "not the UNet of guided"),
+    ],
+)
+def test_networks_like_guided_diffusions_are_told_apart(tmp_path, name, value, message):
+    torch.save(guided().state_dict() | {name: value}, tmp_path / "m.pt")
+    with pytest.raises(DdimxError, match=message):
+        read_pickled(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
     ("song", "settings"),
     [
         (True, {"num_classes": 3, "encoder": "residual", "resample_filter": (1, 3, 3, 1)}),
