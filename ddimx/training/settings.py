@@ -266,7 +266,7 @@ def _levels(base: Config, sides: tuple[int, int]) -> dict[str, Any]:
         return {}
     resolutions = base.model.model_dump(include={"attn_resolutions", "attn_resolutions_up"})
     return {
-        key: [finest // 2 ** old.index(size) for size in sizes]
+        key: [finest // 2 ** old.index(size) for size in sizes if size in old]
         for key, sizes in resolutions.items()
         if sizes is not None
     }
