@@ -56,10 +56,11 @@ class DataSet:
         return bool(self.data["dataset"] == "OCTREE")
 
 
-def recognize(where: str, workers: int = 4) -> DataSet:
+def recognize(where: str, workers: int = 4, white: float | None = None) -> DataSet:
     """Return what a folder or file holds: pictures, a packed set, an .npz or prepared octrees.
 
-    Of pictures only the headers are read, by ``workers`` threads.
+    Of pictures only the headers are read, by ``workers`` threads; ``white`` is the configuration's
+    ``data.white``.
 
     Raises:
         UsageError: nothing there, or something that has to be prepared first; the message says how.
@@ -75,7 +76,7 @@ def recognize(where: str, workers: int = 4) -> DataSet:
         return _arrays(where, path)
     if path.is_dir():
         _refuse_unprepared(where, path)
-    scan = scan_images(path, workers=workers)
+    scan = scan_images(path, workers=workers, white=white)
     return DataSet(
         root=where,
         data={"dataset": "FOLDER", "root": where, "held_out": len(scan.names) > FEW},

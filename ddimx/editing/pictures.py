@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.images.encoded import centered_box
+from ..data.images.encoded import centered, centered_box
 from ..data.images.named import ARRAYS, stored_pixels
 from ..data.images.picture import View
 from ..data.images.scan import SUFFIXES, list_images, printable
@@ -157,14 +157,12 @@ def picture_of(
             f"{what} is {_size(view.size)}, model '{model.name}' makes {_size((width, height))}; "
             "bring it to that size or give --resize (in Python: resize=True)"
         )
-    color = view.crop((0, 0, *view.size))
-    pixels = np.asarray(fitted(color, (width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
     alpha = view.alpha()
     if alpha is not None:
         alpha = np.asarray(fitted(Image.fromarray(alpha), (width, height), _NEAREST))
     return Picture(
         name=name,
-        pixels=pixels if pixels.ndim == 3 else pixels[..., None],
+        pixels=centered(view, (height, width)),
         alpha=alpha,
         size=view.size,
     )

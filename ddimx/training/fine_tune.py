@@ -76,8 +76,8 @@ def read_start(source: Source, explicit: Config | None, progress: Progress) -> S
 def check_agrees(own: Config, config: Config, label: str) -> None:
     """Refuse a configuration that makes something else of weights than they were trained for.
 
-    Size, classes, dropout and average may differ; of token networks the kinds of noise may be
-    fewer.
+    Classes, dropout and average may differ, and the size of images unless layers are named by it;
+    of token networks the kinds of noise may be fewer.
 
     Raises:
         UsageError: the keys that differ, each with both values.
@@ -85,7 +85,9 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
     pairs = []
     before, after = _architecture(own), _architecture(config)
     pairs += [(f"model.{key}", before[key], after[key]) for key in before]
-    keys = ("max_depth",) if own.data.octrees else ("channels", "rescaled", "logit_transform")
+    keys = ["max_depth"] if own.data.octrees else ["channels", "rescaled", "logit_transform"]
+    if own.model.name in ("song", "dhariwal"):  # whose layers are named by it
+        keys.append("image_size")
     pairs += [(f"data.{key}", getattr(own.data, key), getattr(config.data, key)) for key in keys]
     old, new = own.diffusion.model_dump(), config.diffusion.model_dump()
     one, two = (schedule_of(c.diffusion).alpha_bars for c in (own, config))

@@ -124,13 +124,17 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
     base, named_in = request.config, request.config_file
     if base is None and start is not None and own is not None:
         base, named_in = own, str(start.file)
-    data = None if request.data is None else recognize(request.data)
+    wishes = apply({}, settings)
+    white = wishes.get("data", {}).get("white")
+    is_number = isinstance(white, int | float) and white > 0  # of what else, validation speaks
+    data = None
+    if request.data is not None:
+        data = recognize(request.data, white=white if is_number else None)
     if base is None and data is None:
         raise UsageError(
             "name a configuration with --config, or with --data what to train on: a folder or zip "
             "of pictures, a packed .npy, an .npz, or a folder of octrees"
         )
-    wishes = apply({}, settings)
     if data is None and request.config is None and "root" not in wishes.get("data", {}):
         place = own and own.data
         if place and place.dataset == "FOLDER" and place.root is None:  # of another program's file
@@ -262,7 +266,7 @@ def _levels(base: Config, sides: tuple[int, int]) -> dict[str, Any]:
         return {}
     resolutions = base.model.model_dump(include={"attn_resolutions", "attn_resolutions_up"})
     return {
-        key: [finest // 2 ** old.index(size) for size in sizes]
+        key: [finest // 2 ** old.index(size) for size in sizes if size in old]
         for key, sizes in resolutions.items()
         if sizes is not None
     }

@@ -241,15 +241,6 @@ def _opened(stream: BinaryIO) -> tuple[zipfile.ZipFile, int]:
         return zipfile.ZipFile(stream), size
 
 
-def check_zip(path: Path) -> None:
-    """Raise ValueError unless a file is a zip of one disk whose directory may be read.
-
-    For archives that another library opens: what their members hold is not looked at.
-    """
-    with open_zip(path):
-        pass
-
-
 def unzipped(stream: IO[bytes], stored: int, copies: int = 1) -> io.BufferedReader:
     """Return a bounded stream of what another one unpacks.
 

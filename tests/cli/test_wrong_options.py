@@ -55,7 +55,7 @@ WRONG = {
     "sample --resume nowhere": "--resume nowhere: no run in nowhere",
     "sample --negative-prompt fog": "--negative-prompt: only with --prompt",
     "sample --limit-memory lots": "--limit-memory lots",
-    "inpaint --strength 0.5": "give IMAGE|DIR, or --resume last|DIR",
+    "inpaint --strength 0.5": "give IMAGE|DIR|FILE, or --resume last|DIR",
     "inpaint none.png": "none.png: no such file or folder",
     "inpaint none.png --format gif": "unknown format 'gif'. Allowed: npy, png, webp.",
     "encode none.png": "none.png: no such file or folder",

@@ -175,7 +175,7 @@ def test_spz_of_version_4(monkeypatch):
         head += struct.pack(f"<I12x{2 * count}Q", 32, *table)
         assert data == head + b"".join(b"Z" + column[::-1] for column in columns[:count])
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(UsageError, match="pip install zstandard, or give --spz-version 3"):
+    with pytest.raises(UsageError, match=r"pip install 'ddimx\[3d\]', or give --spz-version 3"):
         encode("spz", spz_version=4)
 
 

@@ -50,12 +50,15 @@ PAIRS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["unet", "guided"])
 @pytest.mark.parametrize(("before", "after", "remark"), PAIRS)
 def test_a_unet_with_other_classes_draws_what_it_drew(
-    tiny_config, formula_weights, before, after, remark
+    tiny_config, formula_weights, name, before, after, remark
 ):
     """Without a class, and with one of the same name, the outputs are those of before."""
-    one, other, told = changed(tiny_config, formula_weights, (before,), (after,))
+    keys = ["model.patch_size=1", "model.attn_resolutions=[4]", f"model.name={name}"]
+    config = override(tiny_config, [*keys, "model.ch=32", "model.norm_groups=32"])
+    one, other, told = changed(config, formula_weights, (before,), (after,))
     assert told == remark
     x, t = torch.linspace(-1, 1, 192).view(1, 3, 8, 8), torch.tensor([300.0])
     with torch.no_grad():

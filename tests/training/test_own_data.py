@@ -11,6 +11,7 @@ from ddimx.config_file import load_config
 from ddimx.data import recognize as recognizing
 from ddimx.data.examples import open_examples
 from ddimx.data.recognize import recognize
+from ddimx.errors import DdimxError
 from ddimx.models import gaussian
 from ddimx.progress import Progress
 from ddimx.training import preview
@@ -215,6 +216,18 @@ def test_the_headers_of_a_folder_are_read_once(here, monkeypatch):
     source = open_examples(data.config)
     monkeypatch.setattr(type(source), "scan", None)
     assert "6 images" in recognizing.told(data.config, source, source, data.data.scan)[0]
+
+
+def test_what_is_white_is_said_with_the_data(tmp_path):
+    """Twelve bits in sixteen are refused, and the way out that the message names is one."""
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 4000 + i, dtype=np.uint16)).save(tmp_path / f"{i}.png")
+    with pytest.raises(DdimxError, match=r"12 bits \(white is 4095\).* set data\.white"):
+        resolved(str(tmp_path))
+    for wrong in ("dark", "0"):
+        with pytest.raises(DdimxError):
+            resolved(str(tmp_path), f"data.white={wrong}")
+    assert resolved(str(tmp_path), "data.white=4095").config.data.white == 4095
 
 
 def test_pictures_of_many_sizes_and_shapes(tmp_path):

@@ -9,10 +9,9 @@ from typing import BinaryIO
 from PIL import Image
 
 from ...errors import DdimxError
-from ...files import visible_files
 from ..arrays import Bytes
 from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
-from .scan import SUFFIXES, Scan, list_images, printable, scan_images
+from .scan import Scan, list_images, printable, scan_images
 
 
 class FolderSource(EncodedSource):
@@ -101,20 +100,6 @@ class FolderSource(EncodedSource):
     def fitted(self, image: Image.Image) -> Bytes:
         """Crop the center and resize it with a Lanczos filter."""
         return centered(self.view(image), self.size)
-
-
-def image_files(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """Return the files of a folder that are images by their suffix, sorted by path.
-
-    Which files these are is said by :func:`ddimx.files.folder_contents`.
-
-    Raises:
-        DdimxError: there is none.
-    """
-    files = visible_files(folder, SUFFIXES, recursive=recursive)
-    if not files:
-        raise DdimxError(f"{folder}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-    return files
 
 
 def image_names(root: Path) -> list[str]:

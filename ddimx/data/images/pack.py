@@ -257,6 +257,7 @@ class Packing:
     def _finish(self, state: _State, start: int) -> PackedSet:
         """Add the header, and put both files in their places."""
         if not state.kept:
+            shutil.rmtree(self._folder)  # once they are mended, the same command begins anew
             raise DdimxError(f"none of {self._total} images can be decoded: {state.bad[0][1]}")
         cut = len(self._parts[0])
         training = cut - sum(position < cut for position, _ in state.bad)

@@ -26,6 +26,7 @@ from ..arrays import Bytes
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by the number of channels
 BAND = 1 << 20  # pixels that are worked on together
+_WAY_OUT = "set data.white (prepare images: --white) to the value of white, or convert it to 8 bits"
 Box = tuple[int, int, int, int]
 
 _ORIENTATION = 0x112
@@ -193,12 +194,12 @@ def white_of(image: Image.Image, white: float | None = None) -> float | None:
     else:
         if 0 < high < _TWELVE_BITS:
             raise ValueError(
-                f"has 16 bits and {values}: if white is 4095 (12 bits), set data.white=4095; if "
-                "the picture is dark, set data.white=65535"
+                f"has 16 bits and {values}: 12 bits (white is 4095), or a dark picture (65535)? "
+                f"{_WAY_OUT}"
             )
         top = 65535.0
     if high > top:
-        raise ValueError(f"has {values}: set data.white to the value that is white in it")
+        raise ValueError(f"has {values}, which are above {top:g}, its white: {_WAY_OUT}")
     return top
 
 
@@ -212,7 +213,7 @@ def _check_upper_bits(image: Image.Image, white: float | None) -> None:
     if 0 < high < _TWELVE_BITS >> 8 and white != 65535:
         raise ValueError(
             "has colors of 16 bits that are nearly black, perhaps 12 bits in 16: convert it to 8 "
-            "bits, or set data.white=65535 if it is dark"
+            "bits, or if it is dark set data.white (prepare images: --white) to 65535"
         )
 
 

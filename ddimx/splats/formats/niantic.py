@@ -136,7 +136,7 @@ def zstd() -> Callable[[bytes], bytes]:
         package = importlib.import_module("zstandard")
     except ImportError:
         raise MissingPackage(
-            "spz of version 4 is compressed with Zstandard: pip install zstandard, or give "
+            "spz of version 4 is compressed with Zstandard: pip install 'ddimx[3d]', or give "
             "--spz-version 3"
         ) from None
     compress: Callable[[bytes], bytes] = package.ZstdCompressor(level=ZSTD_LEVEL).compress

@@ -292,7 +292,9 @@ def test_nothing_to_pack_and_nothing_that_can_be(tmp_path):
         (folder / f"{i}.png").write_bytes(b"broken")
     with pytest.raises(DdimxError, match=r"none of 3 images can be decoded: .*0\.png"):
         run(folder, tmp_path / "p.npy")
-    assert not (tmp_path / "p.npy").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    (folder / "0.png").write_bytes(encoded(np.zeros((SIZE, SIZE, 3), dtype=np.uint8)))
+    assert run(folder, tmp_path / "p.npy").images == 1
 
 
 def test_a_full_disk_is_seen_beforehand(pictures, tmp_path, monkeypatch):
