@@ -37,10 +37,11 @@ def decoder(kind):
     return AutoencoderKL(**TWICE, latent_channels=3, scaling_factor=0.3, shift_factor=0.1).eval()
 
 
-@pytest.fixture(params=[VQModel, AutoencoderKL], ids=["VQ", "VAE"])
+@pytest.fixture
 def pipe(request):
     torch.manual_seed(0)
-    made = LDMPipeline(decoder(request.param), UNet2DModel(**THEIRS).eval(), DDIMScheduler())
+    kind = getattr(request, "param", VQModel)
+    made = LDMPipeline(decoder(kind), UNet2DModel(**THEIRS).eval(), DDIMScheduler())
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -51,6 +52,7 @@ def folder(pipe, tmp_path):
     return tmp_path / "ldm"
 
 
+@pytest.mark.parametrize("pipe", [VQModel, AutoencoderKL], indirect=True, ids=["VQ", "VAE"])
 def test_latents_are_decoded_as_in_diffusers(pipe, folder):
     model = load_model(folder, device="cpu", dtype="fp32")
     start = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -115,23 +117,29 @@ def test_nothing_else_takes_latents_for_pictures(folder, tmp_path):
         ),
         (
             lambda p: (p / "vqvae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x"),
-            "cannot be loaded",
+            "not a readable safetensors file",
         ),
         (lambda p: (p / "vqvae" / "config.json").unlink(), "cannot read"),
+        (
+            lambda p: change(p / "vqvae" / "config.json", layers_per_block=10**9),
+            "layers_per_block is 1000000000, in a file of",
+        ),
+        (
+            lambda p: change(p / "vqvae" / "config.json", block_out_channels=[8, 8 * 10**6]),
+            "its settings are of [0-9]{12,} numbers, its files hold",
+        ),
         (
             lambda p: (p / "vqvae" / "x.index.json").write_text('{"weight_map": {"a": "../b"}}'),
             "leads upwards",
         ),
     ],
 )
-@pytest.mark.parametrize("pipe", [VQModel], indirect=True, ids=["VQ"])
 def test_a_decoder_that_will_not_do(folder, damage, message):
     damage(folder)
     with pytest.raises((DdimxError, UsageError), match=message):
         load_model(folder, device="cpu")
 
 
-@pytest.mark.parametrize("pipe", [VQModel], indirect=True, ids=["VQ"])
 def test_without_diffusers_latents_are_not_written(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UsageError, match="diffusers, which models that draw latents need"):

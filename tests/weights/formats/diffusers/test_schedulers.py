@@ -31,9 +31,7 @@ CASES = {
     "not square": ("DDPMScheduler", {}, {"sample_size": (8, 12)}),
     "a variance": ("DDPMScheduler", {"variance_type": "learned_range"}, {"out_channels": 6}),
     "an x0-prediction": ("DDIMScheduler", {"prediction_type": "sample"}, {}),
-    "zero terminal SNR": ("DDIMScheduler", ZERO_SNR, {}),
     "zero terminal SNR without clip": ("DDIMScheduler", {**ZERO_SNR, "clip_sample": False}, {}),
-    "an offset": ("DDIMScheduler", {"steps_offset": 1}, {}),
     "the end at time 0": (
         "DDIMScheduler",
         {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False},
@@ -52,7 +50,8 @@ CASES = {
     **{
         name: (name, {"timestep_spacing": "leading"} if "spacing" in str(defaults) else {}, {})
         for name, (defaults, _) in CLASSES.items()
-        if name.startswith(("DDIMP", "DPMSolverM", "PNDM", "Euler", "Heun", "LMS", "UniPC", "DEIS"))
+        if name.removesuffix("Scheduler")
+        in ("DDIMParallel", "DPMSolverMultistep", "PNDM", "EulerDiscrete", "HeunDiscrete")
     },
 }
 

@@ -28,14 +28,13 @@ ATTENDING = {
 }
 SETTINGS = {
     "by default": {},
-    "in gray": {"in_channels": 1, "out_channels": 1},
-    "not square": {"sample_size": (8, 16)},
+    "in gray, with mish": {"in_channels": 1, "out_channels": 1, "act_fn": "mish"},
+    "not square, with gelu": {"sample_size": (8, 16), "act_fn": "gelu"},
     "classes": {"num_class_embeds": 5},
     "a variance": {"out_channels": 6},
     "widths that are no multiples": {"block_out_channels": (24, 40)},
     "odd widths": {"block_out_channels": (33, 66), "norm_num_groups": 3, "attention_head_dim": 11},
-    "fewer channels below": {"block_out_channels": (32, 16)},
-    "heads that leave columns over": {"attention_head_dim": 12},
+    "heads that leave columns over": {"block_out_channels": (32, 16), "attention_head_dim": 12},
     "one head": {"attention_head_dim": None},
     "attention elsewhere on the way up": {"up_block_types": ("UpBlock2D", "AttnUpBlock2D")},
     "old names of blocks": {
@@ -44,7 +43,6 @@ SETTINGS = {
     },
     "no attention in the middle": {"add_attention": False},
     "no middle": {"mid_block_type": None},
-    "other groups in the middle": {"attn_norm_num_groups": 2},
     "scale and shift": {"resnet_time_scale_shift": "scale_shift"},
     "scale and shift with a norm": {
         "resnet_time_scale_shift": "scale_shift",
@@ -60,12 +58,9 @@ SETTINGS = {
         "up_block_types": ("ResnetUpsampleBlock2D", "UpBlock2D"),
         "dropout": 0.1,
     },
-    "padding on one side": {"downsample_padding": 0},
-    "mish": {"act_fn": "mish"},
-    "gelu": {"act_fn": "gelu"},
-    "relu": {"act_fn": "relu"},
-    "another norm_eps": {"norm_eps": 1e-3},
+    "padding on one side, with relu": {"downsample_padding": 0, "act_fn": "relu"},
     "another embedding of time": {
+        "norm_eps": 1e-3,
         "time_embedding_dim": 24,
         "freq_shift": 1,
         "flip_sin_to_cos": False,
