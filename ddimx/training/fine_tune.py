@@ -45,6 +45,7 @@ class Start:
         config: the weights' own configuration; None where only ``--config`` says what they are.
         file: what holds that configuration, for messages.
         notes: remarks of those who read the weights.
+        completed: whether ``config`` is that of ``--config`` with what the file says besides.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Start:
     config: Config | None
     file: Path
     notes: tuple[str, ...]
+    completed: bool = False
 
 
 def read_start(source: Source, explicit: Config | None, progress: Progress) -> Start:
@@ -69,6 +71,9 @@ def read_start(source: Source, explicit: Config | None, progress: Progress) -> S
     says_all = weights.config is not None or "diffusion" in weights.stated or source.name in NAMES
     if says_all or explicit is None:
         weights, config = completed(weights, source)
+    elif weights.facts is not None:  # another program's network, of which --config says the rest
+        weights, config = completed(weights, replace(source, config=explicit))
+        return Start(source.name, weights.tensors, config, weights.file, weights.notes, True)
     file = weights.config_file or weights.file
     return Start(source.name, weights.tensors, config, file, weights.notes)
 

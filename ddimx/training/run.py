@@ -15,6 +15,7 @@ from ..config_file import dump_yaml, load_config, override
 from ..data.examples import open_examples
 from ..data.images.download import obtain
 from ..data.images.encoded import EncodedSource
+from ..data.images.folder import FolderSource
 from ..data.recognize import told
 from ..device import choose_device, describe
 from ..errors import DdimxError, UsageError
@@ -170,6 +171,9 @@ def _train(
     scan = None if settings.data is None else settings.data.scan
     for line in (*(told(config, source, held_out, scan) if fresh else ()), *remarks):
         progress.say(line)
+    for part in (source, held_out):
+        if isinstance(part, FolderSource) and isinstance(source, FolderSource) and fresh:
+            part.pass_over(scan or source.scan)  # what was said just now
     size = sum(p.numel() for p in network.parameters())
     loop = config.training
     progress.say(

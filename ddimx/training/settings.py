@@ -122,7 +122,7 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         start = read_start(source, request.config, progress)
         own = start.config
     base, named_in = request.config, request.config_file
-    if base is None and start is not None and own is not None:
+    if start is not None and own is not None and (base is None or start.completed):
         base, named_in = own, str(start.file)
     wishes = apply({}, settings)
     white = wishes.get("data", {}).get("white")

@@ -350,11 +350,16 @@ def make_meshes(folder: Path) -> None:
     (folder / "q.bin").write_bytes(meshes.scene()[1])
 
 
-def read_meshes(only: str) -> Callable[[Path], None]:
+# Read together are kinds that one reader reads.
+MESH_KINDS = [(".xyz", ".pts", ".txt"), tuple(kind for kind in EXTENSIONS if kind.endswith(".gz"))]
+MESH_KINDS += [(kind,) for kind in EXTENSIONS if not any(kind in kinds for kinds in MESH_KINDS)]
+
+
+def read_meshes(*kinds: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
         settings = PrepareSettings("here", DEPTH)
         for path in sorted(folder.iterdir()):
-            if ending(path.name).endswith(only):
+            if ending(path.name) in kinds:
                 read_one, size = partial(read_file, path), stamp_of(path)[1]
                 job = Job("mesh", path.name, str(path), "", read_one, size=size)
                 in_limits(job, settings, folder / "out")
@@ -540,13 +545,13 @@ TARGETS = [
     ),
     *(
         Target(
-            f"mesh {kind}",
+            f"mesh {' '.join(kinds)}",
             make_meshes,
-            read_meshes(kind),
-            {".glb": edit_glb, ".obj": edit_obj, ".npz": edit_bombs}.get(kind),
-            (f"*{kind}",),
+            read_meshes(*kinds),
+            {".glb": edit_glb, ".obj": edit_obj, ".npz": edit_bombs}.get(kinds[0]),
+            tuple(f"*{kind}" for kind in kinds),
         )
-        for kind in (*(kind for kind in EXTENSIONS if not kind.endswith(".gz")), ".gz")
+        for kinds in MESH_KINDS
     ),
     Target("furniture", make_library, read_furniture),
     Target("trees of shapes", make_trees, read_trees, edit_bombs),

@@ -134,6 +134,7 @@ def test_a_folder_is_all_that_is_needed(here, tmp_path, monkeypatch):
         "all 6 pictures are shrunk to 4x4 (they are 8x8)",
     ):
         assert line in done.err
+    assert done.err.count("broken.png") == 1  # said at the start, and not again at every draw
     folder = tmp_path / "runs" / "0001-train-pictures"
     header = read_header(folder / "checkpoints" / "checkpoint-00000001.safetensors")
     assert header.config.model.classes == ("cats", "dogs")

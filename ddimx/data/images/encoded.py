@@ -121,15 +121,16 @@ class EncodedSource(ABC):
         """
         numbers = indices.tolist()
         is_small = len(self) * math.prod(self.image_shape) <= KEPT
-        images = self._kept if is_small else {}
+        images, others = (self._kept if is_small else {}), dict[int, Bytes]()
         absent = [number for number in dict.fromkeys(numbers) if number not in images]
         for number, result in zip(absent, self.each(absent), strict=True):
-            if isinstance(result, DdimxError) and self.strict:
+            if not isinstance(result, DdimxError):
+                images[number] = result
+            elif self.strict:
                 raise result
-            images[number] = (
-                self._next_readable(number) if isinstance(result, DdimxError) else result
-            )
-        return np.stack([images[number] for number in numbers])
+            else:
+                others[number] = self._next_readable(number)
+        return np.stack([images[n] if n in images else others[n] for n in numbers])
 
     def each(self, indices: Iterable[int]) -> list[Bytes | DdimxError]:
         """Decode images like ``images``; what cannot be decoded is returned, not raised."""

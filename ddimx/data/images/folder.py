@@ -74,12 +74,16 @@ class FolderSource(EncodedSource):
         scan = scan_images(
             self.listing.root, workers=self._workers, white=self._white, listing=self.listing
         )
+        self.pass_over(scan)
+        return scan
+
+    def pass_over(self, scan: Scan) -> None:
+        """Note which images a scan could not read, so that nothing is said when one is drawn."""
         self.unreadable |= {
             index: f"{self.place(index)}: cannot be read ({scan.errors[name]})"
             for index, name in enumerate(self._names)
             if name in scan.errors
         }
-        return scan
 
     def __len__(self) -> int:
         return len(self._names)

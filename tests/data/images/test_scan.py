@@ -221,9 +221,10 @@ def test_an_unreadable_picture_gives_way_to_the_next_of_its_class(tmp_path):
     assert scanned.drawn(order)[:, 0, 0, 0].tolist() == drawn
     with pytest.raises(DdimxError, match=r"0[24]\.png: cannot be decoded"):
         scanned.images(order)  # as evaluation has them
-    scanned.strict = True
+    strict = source()
+    strict.strict = True
     with pytest.raises(DdimxError, match=r"0[24]\.png: cannot be decoded"):
-        scanned.drawn(order)
+        strict.drawn(order)
     for path in (tmp_path / "a").iterdir():
         path.write_bytes(b"text")
     assert source().drawn(np.array([0]))[0, 0, 0, 0] == 1  # of the other class: better than an end

@@ -9,9 +9,12 @@ from ddimx.errors import DdimxError, UsageError
 from ddimx.models.edm import EdmUNet
 from ddimx.models.guided import GuidedUNet
 from ddimx.models.lucidrains import LucidrainsUNet
+from ddimx.progress import Progress
 from ddimx.solvers.schedule import Schedule
+from ddimx.training.fine_tune import read_start
 from ddimx.weights.configure import configure
 from ddimx.weights.formats.pickled import read_pickled
+from ddimx.weights.locate.source import Source
 from ddimx.weights.model import load_model
 from tests.weights import config_file, same
 
@@ -231,3 +234,10 @@ def test_networks_for_other_tasks_are_refused(tmp_path, network, message):
     torch.save(network().state_dict(), tmp_path / "m.pt")
     with pytest.raises(DdimxError, match=message):
         read_pickled(tmp_path / "m.pt")
+
+
+def test_training_can_start_from_them(tmp_path):
+    torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2)), LINEAR), tmp_path / "m.pt")
+    start = read_start(Source(str(tmp_path / "m.pt")), said("lucidrains"), Progress(quiet=True))
+    assert start.completed
+    assert (start.config.model.ch, start.config.diffusion.prediction) == (8, "v")
