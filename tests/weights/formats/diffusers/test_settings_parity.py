@@ -4,8 +4,12 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+import ddimx
 from ddimx.config_file import override
+from ddimx.editing.settings import resolve_editing
 from ddimx.errors import DdimxError, UsageError
+from ddimx.options import Options
+from ddimx.sampling.settings import resolve
 from ddimx.weights.formats.diffusers.folder import write_folder
 from ddimx.weights.formats.diffusers.settings import UNET_DEFAULTS
 from ddimx.weights.locate.source import Source, read_source
@@ -127,6 +131,19 @@ def test_classes_without_names_are_numbers(with_classes):
     assert not model.process.can_guide
     with pytest.raises(UsageError, match="no prediction without one: name a class"):
         model.network(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+
+
+def test_without_a_class_for_none_nothing_is_guided_or_edited_without_a_class(with_classes):
+    model = load_model(with_classes, device="cpu", dtype="fp32")
+    with pytest.raises(UsageError, match=r"--guidance: model .* was never trained without a class"):
+        resolve(Options(guidance=2.0), model)
+    with pytest.raises(UsageError, match=r"category 'none'.*Allowed: 0, 1, 2, 3, 4\."):
+        resolve(Options(category="none"), model)
+    with pytest.raises(UsageError, match=r"give --category, one of 0, 1, 2, 3, \.\.\."):
+        resolve_editing(Options(), model)
+    assert resolve_editing(Options(category="3"), model).category == "3"
+    samples = ddimx.sample(model, count=2, steps=2)  # each of a class of its own
+    assert samples.isfinite().all()
 
 
 def test_a_configuration_names_the_classes_and_which_is_none(with_classes):
