@@ -34,6 +34,7 @@ _OF_PREDICTION: dict[str, tuple[str, ...]] = {
     "zero_terminal_snr": ("epsilon", "x0", "v"),
 }
 MOST_LEVELS = 16  # of a UNet, each of half the size: enough for 65,536 pixels
+MOST_PIXELS = 65_536  # of an image's side
 
 
 class Section(BaseModel):
@@ -88,6 +89,8 @@ class DataConfig(Section):
             raise ValueError(
                 "write pixels as 64 for a square, or as [height, width], or as 64x48, width first"
             )
+        if max(sides) > MOST_PIXELS:
+            raise ValueError(f"{max(sides)} pixels; {MOST_PIXELS} a side are the most")
         return sides[0] if len(set(sides)) == 1 else tuple(sides)
 
     @property

@@ -166,8 +166,13 @@ class GaussianProcess:
             arguments = [x, torch.zeros(1)]
             if self.num_classes:
                 arguments.append(torch.zeros(1, dtype=torch.int64))
-            with PeakMemory() as memory:
-                meta(*arguments)
+            try:
+                with PeakMemory() as memory:
+                    meta(*arguments)
+            except RuntimeError as error:
+                if "overflowed" not in str(error):
+                    raise
+                return 1 << 62  # attention over more positions than bytes can be counted of
         passes = 2 if guidance != 1.0 else 1
         peak: int = memory.peak
         return peak * passes + x.numel() * 4 * STATE_COPIES

@@ -1,11 +1,14 @@
 """Plans and costs, before anything is computed."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from ddimx.models.factory import build
 from ddimx.options import Options
 from ddimx.sampling.explain import costs, plan_table
 from ddimx.sampling.memory import bytes_per_sample, weight_bytes
@@ -72,6 +75,13 @@ def test_costs(model, guidance, passes):
 def test_invariant_costs_the_memory_of_its_own_batch(model):
     spent = costs(model, resolve(Options(steps=1, count=2, invariant=True), model))
     assert spent["memory_bytes"] == weight_bytes(model) + 8 * bytes_per_sample(model, 1.0)
+
+
+def test_an_attention_whose_bytes_cannot_be_counted_fits_nowhere(model):
+    with torch.device("meta"):
+        network, _ = build(model.config)
+    huge = replace(model.process, shape=(model.process.shape[0], 2**21, 2**21))
+    assert huge.bytes_per_sample(lambda: network, 1.0) >= 2**62
 
 
 @pytest.mark.parametrize("steps", [1, 2, 500])

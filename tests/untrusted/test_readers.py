@@ -131,6 +131,7 @@ def changed(text: str, key: str, value: object) -> str:
         ("model", "classes", [f"c{i}" for i in range(10**5)], "missing: class_embedding"),
         ("diffusion", "num_diffusion_timesteps", 10**12, "less than or equal to 1000000"),
         ("data", "image_size", "x" * 10**6, "write pixels as 64"),
+        ("data", "image_size", 2**62, "65536 a side are the most"),
     ],
 )
 def test_counts_in_a_header(tmp_path, section, key, value, message):

@@ -135,6 +135,7 @@ CHANGED_OBJ = {
     ),
     "textures and normals": OBJ.replace("f 1 2 4 3", "f 1/1/1 2//2 4/4 3/"),
     "other lines": "g a\nvt 0 0\nvn 0 0 1\nvp 1\nl 1 2\np 1\ns off\ncurv 0 1 1 2\n" + OBJ,
+    "comments at the ends": OBJ.replace("\n", " # 1 2 3\n"),
     "no end of line": OBJ.rstrip(),
 }
 
