@@ -445,12 +445,17 @@ def _members(path: Path, within: Parts, skipped: Counter[str]) -> Iterator[_File
     """
     try:
         with open_zip(path) as archive:
-            names = [relative(name, path) for name in archive.names]
+            # Windows PowerShell 5 packs folders with backslashes.
+            backslashes = all("/" not in name for name in archive.names)
+            places = {
+                relative(name.replace("\\", "/") if backslashes else name, path): name
+                for name in archive.names
+            }
             own = (path.stem,) if is_synset(path.stem) else ()
-            if any(name.split("/")[0] == path.stem for name in names):
+            if any(place.split("/")[0] == path.stem for place in places):
                 own = ()
-            for name in sorted(names):
-                parts = tuple(part for part in name.split("/") if part not in ("", "."))
+            for place, name in sorted(places.items()):
+                parts = tuple(part for part in place.split("/") if part not in ("", "."))
                 if any(_is_hidden(part) for part in parts):
                     skipped["hidden"] += 1
                 elif not _is_passed_over(parts[-1], skipped):

@@ -334,7 +334,11 @@ WRONG = [
     ("a.ply", polygon_ply("ascii").replace(b"\n4 0 1 6 5", b"\n4 0 1 7 5"), "vertex 7 of 7"),
     ("a.ply", polygon_ply("ascii").replace(b"float z", b"float w"), "no x, y and z"),
     ("a.ply", polygon_ply("ascii", index="float"), "numbers that are not whole"),
-    ("a.ply", polygon_ply("ascii").replace(b"ascii", b"binary"), "format 'binary'"),
+    (
+        "a.ply",
+        polygon_ply("ascii").replace(b"ascii", b"binary"),
+        "format 'binary'; ascii, binary_little",
+    ),
     ("a.off", off().replace(b"OFF", b"4OFF"), "more than three dimensions"),
     ("a.off", off().replace(b"OFF", b"OFF BINARY"), "binary OFF, which is not read"),
     ("a.off", off()[:-20], "it is cut off|fewer vertices"),

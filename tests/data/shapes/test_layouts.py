@@ -365,6 +365,16 @@ def test_a_prepared_set_keeps_its_categories_and_parts(tmp_path):
     assert scan.skipped == {"prepared set": 1}
 
 
+def test_a_zip_file_with_backslashes(tmp_path):
+    members = {rf"meshes\{name}": obj() for name in (r"chair\a.obj", r"table\b.obj")}
+    scan = scan_shapes(write(tmp_path, {"w.zip": zipped(members)}) / "w.zip")
+    assert [(s.category, s.shape_id) for s in scan.shapes] == [("chair", "a"), ("table", "b")]
+    assert job_of(scan.shapes[0]).read().tree(3).depth == 3
+    write(tmp_path, {"up.zip": zipped({r"..\a.obj": obj()})})
+    with pytest.raises(DdimxError, match="leads upwards"):
+        scan_shapes(tmp_path / "up.zip")
+
+
 def test_files_that_are_no_source(tmp_path):
     write(tmp_path, {"a.obj": obj(), "g.zip": zipped({"a.gltf": b"{}"})})
     with pytest.raises(UsageError, match="is a file; give its folder, or a zip file"):
