@@ -70,7 +70,8 @@ def _matched(architecture: Architecture, label: str) -> tuple[Config, tuple[str,
     }
     if not fitting:
         raise UsageError(
-            f"{label}: no shipped configuration has these tensors ({architecture}): give --config"
+            f"{label}: no shipped configuration has these tensors ({architecture}): give --config, "
+            "which says the images' size, its levels with attention and the noise schedule"
         )
     kinds = {_sampled(config) for config in fitting.values()}
     names = " and ".join(fitting)

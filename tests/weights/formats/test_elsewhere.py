@@ -17,7 +17,7 @@ from ddimx.weights.configure import configure
 from ddimx.weights.formats.pickled import read_pickled
 from ddimx.weights.locate.source import Source
 from ddimx.weights.model import load_model
-from tests.weights import config_file, same
+from tests.weights import config_file, plain, same, weights
 
 SECTIONS = ("data", "model", "diffusion", "training", "sampling", "optim")
 DATA = {"dataset": "FOLDER", "image_size": 8, "channels": 3}
@@ -285,6 +285,18 @@ def test_lucidrains_other_modules_are_refused_by_name(tmp_path, changes, message
     torch.save({"model": state, "step": 3}, tmp_path / "m.pt")
     with pytest.raises(DdimxError, match=message):
         read_pickled(tmp_path / "m.pt")
+
+
+def test_training_completes_the_configuration_of_our_bare_tensors_too(tmp_path):
+    torch.save({"ema": weights(plain(), 1)}, tmp_path / "m.pt")
+    tree = {name: {} for name in SECTIONS} | {"data": DATA, "model": {"attn_resolutions": [4]}}
+    wish, progress = Source(str(tmp_path / "m.pt")), Progress(quiet=True)
+    start = read_start(wish, validate(tree, "--config"), progress)
+    assert start.completed
+    assert start.config.model.ch == plain().model.ch
+    wrong = {"attn_resolutions": [4], "ch": 64}
+    with pytest.raises(UsageError, match=r"model.ch is 64, the file has 32"):
+        read_start(wish, validate({**tree, "model": wrong}, "--config"), progress)
 
 
 def test_training_can_start_from_them(tmp_path):
