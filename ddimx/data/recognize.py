@@ -76,6 +76,13 @@ def recognize(where: str, workers: int = 4, white: float | None = None) -> DataS
         return _arrays(where, path)
     if path.is_dir():
         _refuse_unprepared(where, path)
+    elif path.suffix.lower() != ".zip":
+        one = path.suffix.lower() in SUFFIXES
+        raise UsageError(
+            f"--data {where}: "
+            + ("a single picture; give the folder that it is in" if one else "no data to train on")
+            + ". A folder or zip of pictures, a packed .npy, an .npz and a folder of octrees are"
+        )
     scan = scan_images(path, workers=workers, white=white)
     return DataSet(
         root=where,
