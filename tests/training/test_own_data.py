@@ -109,7 +109,7 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data octrees --size 8", 2, "--size is for images"),
         ("--data octrees --init furniture", 2, "Prepare them again with --depth 5"),
         ("--data pictures --set data.image_size=big", 2, "data.image_size 'big': write 64"),
-        ("--data pictures/dogs/note.txt", 2, "no data to train on. A folder or zip"),
+        ("--data pictures/dogs/note.txt", 2, "nothing that can be trained on, which is a folder"),
         ("--data gray/0.png", 2, "a single picture; give the folder that it is in"),
         ("--data lone/a.npy", 1, "an array of your own is trained on as 'images' in an .npz"),
         ("--data pictures --resume runs", 2, "named by --set data.root=DIR"),

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from ddimx.data.recognize import recognize
 from tests.conftest import cli_environment
 from tests.data.images.official import celeba, encoded, lsun, smooth
 from tests.sampling import invoke
