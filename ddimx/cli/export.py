@@ -56,8 +56,8 @@ def export(
         str,
         typer.Option(
             metavar="N|cube",
-            help="So many of the shape's units are one in the file: 100 makes meters of "
-            "centimeters, 'cube' makes the edge of its cube 1.",
+            help="Divide coordinates by N: 100 turns centimeters into meters; 'cube' makes the "
+            "edge of each shape's cube 1.",
         ),
     ] = "1",
     color: Annotated[
@@ -71,7 +71,7 @@ def export(
         typer.Option(
             "--light/--no-light",
             show_default=False,
-            help="Bake light into the colors, for viewers have none (default: for "
+            help="Bake light into the colors, for viewers that have none (default: for "
             f"{' and '.join(name for name, rule in RULES.items() if rule.lit)}).",
         ),
     ] = None,

@@ -154,10 +154,10 @@ def failures(record: dict[str, Any]) -> str:
     """Return one message about the shapes that failed, the first ten by name."""
     failed = record["failed"]
     lines = [f"{len(failed)} of {record['shapes']} shapes failed, the others are written:"]
-    if len(failed) >= record["shapes"]:
+    if not record["exported"]:  # also where the one file of several shapes failed
         lines = ["no shape could be exported:"]
-    if len(failed) == 1 == record["shapes"]:
-        return str(failed[0]["error"])
+        if len(failed) == 1:
+            return str(failed[0]["error"])
     lines += [f"  {_line(each)}" for each in failed[:10]]
     lines += [f"  and {len(failed) - 10} more"] if len(failed) > 10 else []
     return "\n".join(lines)

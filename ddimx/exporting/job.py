@@ -57,7 +57,10 @@ def scene_of(item: ExportItem, settings: ExportSettings) -> Scene:
     tree = shape.tree
     if settings.depth is not None:
         if settings.depth > tree.depth:
-            raise DdimxError(f"{item.label}: of depth {tree.depth}, less than {settings.depth}")
+            raise DdimxError(
+                f"{item.label}: an octree of depth {tree.depth} cannot be cut at --depth "
+                f"{settings.depth}"
+            )
         tree = tree.coarser(settings.depth)
     # In float64, as the cube is; only what stands in a file is rounded.
     unit = tree.edge if settings.unit == "cube" else settings.unit
@@ -86,6 +89,9 @@ def side_by_side(scenes: Sequence[Scene]) -> Scene:
     """Return one scene of all shapes in a square grid on the ground, the first at the back left.
 
     They keep their sizes: shapes of which some are in meters and some in inches look it.
+
+    Raises:
+        DdimxError: the sizes differ so much that float32 cannot tell the cells of the small apart.
     """
     columns = int(np.ceil(np.sqrt(len(scenes))))
     widths = [np.ptp(scene.cloud.positions[:, [0, 2]], axis=0).max() for scene in scenes]
@@ -96,7 +102,14 @@ def side_by_side(scenes: Sequence[Scene]) -> Scene:
         low, high = scene.cloud.positions.min(axis=0), scene.cloud.positions.max(axis=0)
         middle = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
         positions = scene.cloud.positions - middle + [column * step, 0, row * step]
-        clouds.append(replace(scene.cloud, positions=positions.astype(np.float32)))
+        positions = positions.astype(np.float32)
+        if len(np.unique(positions, axis=0)) < len(positions):
+            raise DdimxError(
+                f"the largest of these shapes is {max(widths):.3g} wide; beside it float32, which "
+                f"all formats hold, cannot tell the cells of one that is {widths[i]:.3g} wide "
+                "apart: --unit cube makes them alike in size"
+            )
+        clouds.append(replace(scene.cloud, positions=positions))
     spreads = np.concatenate([scene.spreads for scene in scenes])
     return Scene(merge(clouds), spreads, scenes[0].baked)
 

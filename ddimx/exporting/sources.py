@@ -11,6 +11,8 @@ from ..errors import UsageError
 from ..octree.file import SUFFIXES, Shape, holds_tokens, token_files
 from ..runs.folder import ROOT
 
+WAY_OUT = "'ddimx prepare octrees' makes them of meshes and points"
+
 
 @dataclass(frozen=True)
 class ExportItem:
@@ -47,12 +49,12 @@ def items_of(source: Path, out: Path | None) -> list[ExportItem]:
     if source.is_dir():
         files = token_files(source)
         if not files:
-            raise UsageError(f"{source}: no token files (.npz, .npy) in this folder")
+            raise UsageError(f"{source}: no token files (.npz, .npy) in this folder; {WAY_OUT}")
         root = source
     elif source.suffix.lower() in SUFFIXES:
         files, root = [source], source.parent
     else:
-        raise UsageError(f"{source}: token files end in .npz or .npy")
+        raise UsageError(f"{source}: token files end in .npz or .npy; {WAY_OUT}")
     bases = [(out or root) / file.relative_to(root).with_suffix("") for file in files]
     base, count = Counter(bases).most_common(1)[0]
     if count > 1:

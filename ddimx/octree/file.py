@@ -128,6 +128,10 @@ def _fields(path: Path, source: Path | bytes) -> dict[str, Any]:
 
 def _row(name: str, value: Any) -> Any:
     """Return a field of one dimension; a batch of one is its only row."""
+    if value.ndim == 2 and value.shape[1] in (3, 6) and value.dtype.kind == "f":
+        raise OctreeError(
+            f"it holds {len(value)} points and no octree; 'ddimx prepare octrees' makes one of them"
+        )
     if value.ndim == 2 and len(value) > 1:
         raise OctreeError(f"{name} holds {len(value)} shapes: write one file for each")
     if value.ndim == 2 and len(value) == 1:

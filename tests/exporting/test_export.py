@@ -178,6 +178,10 @@ def test_cells_that_float32_cannot_tell_apart_are_refused(tmp_path):
             export(tree, tmp_path / "bad")
         export(tree, tmp_path / "bad", center=True)
         assert export(tree, tmp_path / "picture", format=[], preview=True)  # has no place
+    sizes = [placed(stool(), [0.0] * 3, edge) for edge in (1e6, 1e-3)]
+    with pytest.raises(DdimxError, match=r"^the largest .*: --unit cube makes"):
+        export(sizes, tmp_path / "bad", merge=True)
+    assert export(sizes, tmp_path / "alike", merge=True, unit="cube")
     for lower in (np.inf, 1e300):
         with pytest.raises(DdimxError, match="--center"):
             export(placed(stool(), [lower] * 3, 1.0), tmp_path / "bad")
@@ -296,7 +300,7 @@ def test_sources_that_cannot_be_used(tmp_path, source, message):
         ({"spz_version": 2}, "only with --format spz"),
         ({"unit": 0.0}, "--unit 0.0"),
         ({"unit": "cm"}, "--unit cm: give a number above 0, or 'cube'"),
-        ({"depth": 5}, "of depth 4, less than 5"),
+        ({"depth": 5}, "octree of depth 4 cannot be cut at --depth 5"),
         ({"up": "x"}, "unknown axis for --up"),
         ({"workers": 0}, "--workers 0"),
         ({"color": "category"}, "no category"),

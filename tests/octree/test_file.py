@@ -95,6 +95,7 @@ REFUSED = {
     "floats": ({"tokens": TOKENS.astype(float)}, "tokens are float64"),
     "flags": ({"tokens": TOKENS > 0}, "tokens are bool"),
     "a batch": ({"tokens": np.stack([TOKENS, TOKENS])}, "holds 2 shapes"),
+    "points": ({"tokens": np.zeros((5, 3))}, "5 points and no octree; 'ddimx prepare octrees'"),
     "no rows": ({"tokens": TOKENS[None][:0]}, "tokens has shape (0, 6)"),
     "a scalar": ({"tokens": np.array(1)}, "tokens has shape ()"),
     "nothing": ({"tokens": TOKENS[:0]}, "there are no tokens"),

@@ -77,6 +77,8 @@ def octrees(
         progress.say(f"{scan.root}: {scan}")
         if scan.skipped:
             progress.say(f"passed over: {counted(scan.skipped)}")
+        if scan.remark:
+            progress.say(f"note: {scan.remark}")
         jobs = [job_of(shape) for shape in scan.shapes]
         outcome = shapes.run(
             jobs,

@@ -5,6 +5,7 @@
     ShapeNetCore                 <synset>/<id>/models/model_normalized.obj (v1: <id>/model.obj)
     ShapeNet55                   <synset>-<id>.npy, train.txt and test.txt
     folders of parts             <category>/<train|val|test>/<id>.*, <category>/<part>.txt
+                                 <train|val|test>/<category>/<id>.*
     folders                      <category>/<id>.*
 
 Nothing here looks at a disk: a place is the parts of a path. What lies deeper than in these forms
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,7 @@ Parts = tuple[str, ...]
 
 PC15K, OCCUPANCY, SHAPENET = "PC15k", "Occupancy Networks", "ShapeNetCore"
 SHAPENET55, OF_PARTS, FOLDERS = "ShapeNet55", "folders of parts", "folders"
+PREPARED = "prepared set"  # what ``ddimx prepare octrees`` made
 TOKENS = "token files"  # the original project's tree: folders of parts that hold octrees
 CLOUDS = (PC15K, OCCUPANCY, SHAPENET55)  # that hold points, not meshes
 PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -94,8 +96,22 @@ def place_in_data_set(parts: Parts) -> Place | None:
     return None
 
 
-def place_in_folders(parts: Parts, category: str) -> Place:
-    """Return what a place says otherwise; ``category`` is that of what lies in no folder of one."""
+def parts_above_categories(places: Sequence[Parts]) -> bool:
+    """Whether all shapes lie in folders of parts, in which there are folders of categories.
+
+    A single such folder may be a category: of ShapeNet's, one is called "train".
+    """
+    tops = {PART_NAMES.get(parts[0].lower()) for parts in places}
+    depths = {len(parts) for parts in places}
+    return len(tops) > 1 and None not in tops and min(depths) >= 3
+
+
+def place_in_folders(parts: Parts, category: str, *, parts_first: bool = False) -> Place:
+    """Return what a place says otherwise; ``category`` is that of what lies in no folder of one.
+
+    Args:
+        parts_first: as :func:`parts_above_categories` has it.
+    """
     *folders, name = parts
     stem = stem_of(name)
     key = (*folders, stem)
@@ -103,6 +119,10 @@ def place_in_folders(parts: Parts, category: str) -> Place:
         return Place(OF_PARTS, category, stem, key, PART_NAMES[folders[0].lower()])
     if not folders:
         return Place(FOLDERS, category, stem, key)
+    if parts_first:
+        shape_id = "-".join([*folders[2:], stem])
+        part = PART_NAMES[folders[0].lower()]
+        return Place(OF_PARTS, category_of(folders[1]), shape_id, key, part)
     return Place(FOLDERS, category_of(folders[0]), "-".join([*folders[1:], stem]), key)
 
 

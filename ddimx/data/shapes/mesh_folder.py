@@ -30,9 +30,11 @@ from .clouds import NoPointsError, read_numpy
 from .jobs import Job
 from .layouts import (
     CLOUDS,
+    FOLDERS,
     OCCUPANCY,
     OF_PARTS,
     PART_NAMES,
+    PREPARED,
     SHAPENET,
     TOKENS,
     Parts,
@@ -42,12 +44,13 @@ from .layouts import (
     is_list,
     is_synset,
     list_places,
+    parts_above_categories,
     place_in_data_set,
     place_in_folders,
     read_names,
     stem_of,
 )
-from .lists import PARTS
+from .lists import PARTS, lists_of, read_list
 from .meshes import (
     EXTENSIONS,
     POINTS,
@@ -60,6 +63,7 @@ from .meshes import (
 
 LINKED = 100  # ways by which a folder is looked into, where links lead to it
 COPIES = 8  # of a zip's member while it becomes a mesh
+RECORD = "prepare.json"  # of a prepared set
 CSV = "all.csv"  # ShapeNet's own list of parts
 TEXT = ".txt"
 
@@ -95,12 +99,14 @@ class ShapeScan:
         root: where the data set begins: the folder itself, or one within.
         shapes: ordered by their paths.
         skipped: how many files are no shapes of their own, by the reason.
+        remark: what a person may have meant otherwise, "" if there is no doubt.
     """
 
     layout: str
     root: Path
     shapes: tuple[ShapeFile, ...]
     skipped: dict[str, int]
+    remark: str = ""
 
     @property
     def of_points(self) -> bool:
@@ -157,7 +163,9 @@ def scan_shapes(
 
     Of files of one name beside each other the first kind of ``extensions`` is taken, by default of
     ``EXTENSIONS``: a mesh before points. Texts (``.txt``) are points only where nothing else is
-    there, and of those the ones in folders, where there are such.
+    there, and of those the ones in folders, where there are such. Shapes of one name in several
+    parts are called ``<part>-<id>``. Of a prepared set the shapes are those of its lists; one
+    within the folder is passed over.
 
     Args:
         category: the name of what lies in no category's folder (default: the folder's own); of
@@ -174,6 +182,18 @@ def scan_shapes(
         if extension not in EXTENSIONS:
             raise unknown("--extension", extension, EXTENSIONS)
     skipped: Counter[str] = Counter()
+    wanted = None if category is None else category_of(category)
+    if lists_of(source):
+        listed = [
+            ShapeFile(entry.file, entry.category or source.name, stem_of(entry.file.name), part)
+            for part in lists_of(source)
+            for entry in read_list(source / f"{part}.jsonl")
+        ]
+        listed = [shape for shape in listed if not extensions or shape.ending in extensions]
+        chosen = _of_category(sorted(listed, key=lambda s: s.path), wanted, skipped)
+        if not chosen:
+            raise UsageError(f"no shapes in the lists of the prepared set {source}")
+        return ShapeScan(PREPARED, source, tuple(chosen), dict(skipped))
     files = list(_files(source, skip, skipped))
     own = source.resolve().stem if source.is_file() else source.resolve().name
     above = int(is_synset(own) and not any(file.parts[0] == own for file in files))
@@ -186,24 +206,32 @@ def scan_shapes(
         below = [file for file in candidates if len(file.parts) > 1 + above]
         candidates = others or below or candidates  # texts beside shapes tell of them
     begin = beginning((file.parts for file in candidates), source)
+    # A zip file of a folder has that folder in it; of folders it is only remarked.
+    single = () if above else _single_folder([file.parts for file in candidates])
+    if single and not begin and source.is_file():
+        begin, single = single, ()
     lists = _Lists(files, begin)
     official = _official_parts(files, above, begin)
     for file in set(files) - set(candidates):
+        kind = ending(file.parts[-1])
         if not is_list(file.parts[-1]) and file.parts[-1] != CSV:
-            skipped[ending(file.parts[-1])] += 1
+            zipped = file.member is not None and kind == ".gltf" and kind in kinds
+            skipped[f"{kind} in a zip file, which must be unpacked" if zipped else kind] += 1
 
     root = source.joinpath(*begin[above:])
-    wanted = None if category is None else category_of(category)
     name = wanted or (own if root == source else root.name) or "shape"
     places = [place_in_data_set(file.parts[len(begin) :]) for file in candidates]
     of_folders = sorted({place.layout for place in places if place} & {SHAPENET, OCCUPANCY})
+    parts_first = not any(places) and parts_above_categories(
+        [file.parts[len(begin) :] for file in candidates]
+    )
     shapes: dict[Parts, tuple[ShapeFile, str]] = {}
     for file, known in zip(candidates, places, strict=True):
         parts = file.parts[len(begin) :]
         if known is None and of_folders and is_synset(parts[0]) and len(parts) > 2:
             skipped[f"{ending(parts[-1])} beside a shape of {' and '.join(of_folders)}"] += 1
             continue
-        place = known or place_in_folders(parts, name)
+        place = known or place_in_folders(parts, name, parts_first=parts_first)
         part, reason_to_skip = lists.look_up(place, parts)
         if reason_to_skip:
             skipped[reason_to_skip] += 1
@@ -217,20 +245,26 @@ def scan_shapes(
             skipped[f"{second.ending} beside {first.ending} of the same shape"] += 1
     if lists.absent():
         skipped["named by a list, but absent"] += lists.absent()
-    names = {shape.category for shape, _ in shapes.values()}
-    if wanted is not None and names and wanted not in names:
-        raise unknown("category", wanted, names)
-    chosen = [each for each in shapes.values() if wanted is None or each[0].category == wanted]
-    if len(chosen) < len(shapes):
-        skipped["of other categories"] += len(shapes) - len(chosen)
+    chosen = _of_category([shape for shape, _ in shapes.values()], wanted, skipped)
     if not chosen:
         counts = f"; passed over: {counted(skipped)}" if skipped else ""
         raise UsageError(f"no meshes or point clouds ({' '.join(kinds)}) in {source}{counts}")
-    layout = Counter(layout for _, layout in chosen).most_common(1)[0][0]
-    first = chosen[0][0]
+    names = Counter((shape.category, shape.shape_id.casefold()) for shape in chosen)
+    for number, shape in enumerate(chosen):  # each part may count from 0
+        if shape.part and names[shape.category, shape.shape_id.casefold()] > 1:
+            chosen[number] = replace(shape, shape_id=f"{shape.part}-{shape.shape_id}")
+    layout = Counter(layout for _, layout in shapes.values()).most_common(1)[0][0]
+    remark = ""
+    if single and layout == FOLDERS:
+        within = source.joinpath(*single)
+        remark = (
+            f"all shapes lie in {within}, so they are of one category, '{chosen[0].category}'; if "
+            f"its folders are the categories, give {within}"
+        )
+    first = chosen[0]
     if layout == OF_PARTS and first.ending in POINTS and first.member is None:
         layout = TOKENS if holds_tokens(first.path) else layout
-    return ShapeScan(layout, root, tuple(shape for shape, _ in chosen), dict(skipped))
+    return ShapeScan(layout, root, tuple(chosen), dict(skipped), remark)
 
 
 def counted(skipped: Mapping[str, int], most: int = 8) -> str:
@@ -305,6 +339,36 @@ def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) ->
     return PARTS[0]
 
 
+def _of_category(
+    shapes: Sequence[ShapeFile], wanted: str | None, skipped: Counter[str]
+) -> list[ShapeFile]:
+    """Return the shapes of one category, or all; the others are counted.
+
+    Raises:
+        UsageError: there are shapes, and none of this category.
+    """
+    names = {shape.category for shape in shapes}
+    if wanted is not None and names and wanted not in names:
+        raise unknown("category", wanted, names)
+    chosen = [shape for shape in shapes if wanted in (None, shape.category)]
+    if len(chosen) < len(shapes):
+        skipped["of other categories"] += len(shapes) - len(chosen)
+    return chosen
+
+
+def _single_folder(places: Sequence[Parts]) -> Parts:
+    """Return the one folder that holds all shapes, each in a folder of several within; () if none.
+
+    Where all files have one name, or that of their folder, these are folders of a shape each.
+    """
+    tops, seconds = {parts[0] for parts in places}, {parts[1:2] for parts in places}
+    stems = {stem_of(parts[-1]) for parts in places}
+    if min(map(len, places), default=0) < 3 or len(tops) > 1 or len(seconds) < 2 or len(stems) < 2:
+        return ()
+    is_each = all(stem_of(parts[-1]) == parts[-2] for parts in places)
+    return () if is_each else tuple(tops)
+
+
 def _is_candidate(file: _File, kinds: Sequence[str]) -> bool:
     """Whether a file may be a shape by its name; in a zip file a .gltf has nothing beside it."""
     kind = ending(file.parts[-1])
@@ -333,6 +397,8 @@ def _files(source: Path, skip: Path | None, skipped: Counter[str]) -> Iterator[_
     if source.is_file() and source.suffix.lower() == ".zip":
         yield from _members(source, (), skipped)
         return
+    if source.is_file():
+        raise UsageError(f"{source} is a file; give its folder, or a zip file")
     if not source.is_dir():
         raise UsageError(f"no folder {source}")
     closed = None if skip is None else skip.resolve()
@@ -354,6 +420,10 @@ def _files(source: Path, skip: Path | None, skipped: Counter[str]) -> Iterator[_
                 name for name in subfolders if (Path(folder) / name).resolve() != closed
             ]
         within = Path(folder).relative_to(source).parts
+        if within and RECORD in names and any(name.endswith(".jsonl") for name in names):
+            subfolders[:] = []
+            skipped["prepared set"] += 1
+            continue
         for name in sorted(names):
             path = Path(folder) / name
             if _is_hidden(name):
@@ -375,12 +445,17 @@ def _members(path: Path, within: Parts, skipped: Counter[str]) -> Iterator[_File
     """
     try:
         with open_zip(path) as archive:
-            names = [relative(name, path) for name in archive.names]
+            # Windows PowerShell 5 packs folders with backslashes.
+            backslashes = all("/" not in name for name in archive.names)
+            places = {
+                relative(name.replace("\\", "/") if backslashes else name, path): name
+                for name in archive.names
+            }
             own = (path.stem,) if is_synset(path.stem) else ()
-            if any(name.split("/")[0] == path.stem for name in names):
+            if any(place.split("/")[0] == path.stem for place in places):
                 own = ()
-            for name in sorted(names):
-                parts = tuple(part for part in name.split("/") if part not in ("", "."))
+            for place, name in sorted(places.items()):
+                parts = tuple(part for part in place.split("/") if part not in ("", "."))
                 if any(_is_hidden(part) for part in parts):
                     skipped["hidden"] += 1
                 elif not _is_passed_over(parts[-1], skipped):

@@ -40,7 +40,7 @@ def read_obj(content: bytes, *, fans: bool = False) -> tuple[Array, Index]:
         points = np.fromiter(map(float, coordinates), np.float64).reshape(-1, 3)
     except ValueError as error:
         raise ValueError(f"a vertex of other than three numbers: {error}") from None
-    faces = [line for kind, line in lines if kind == b"f"]
+    faces = [_COMMENT.sub(b"", line) for kind, line in lines if kind == b"f"]
     words = _TEXTURE_AND_NORMAL.sub(b"", b"\n".join(faces))
     counts = np.array([len(line.split()) for line in words.split(b"\n")][: len(faces)], np.int64)
     try:

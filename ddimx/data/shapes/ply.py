@@ -22,6 +22,7 @@ _BYTES = {1: "char uchar int8 uint8", 2: "short ushort int16 uint16"}
 _BYTES |= {4: "int uint int32 uint32 float float32", 8: "double float64"}
 _SIZES = {name: size for size, names in _BYTES.items() for name in names.split()}
 _STRIPS = "tristrips"
+FORMS = ("ascii", "binary_little_endian", "binary_big_endian")
 
 
 @dataclass
@@ -44,6 +45,8 @@ def read_ply(content: bytes) -> tuple[Array, Index | None]:
     form, elements, start = _header(content)
     kinds = {element.name: element for element in elements}
     vertex, face = kinds.get("vertex"), kinds.get("face")
+    if form not in FORMS:
+        raise ValueError(f"its header names the format '{form}'; {', '.join(FORMS)} are read")
     if vertex is None:
         raise ValueError("it has no element 'vertex'")
     if _STRIPS in kinds and kinds[_STRIPS].count:

@@ -110,7 +110,10 @@ def find(where: Path, split: str | None = None) -> Listed:
         return Listed(f"{where}: {split}", tuple(sorted(by_file)), by_file, scan.of_points)
     files = tuple(token_files(where, recursive=not (where / MANIFEST).is_file()))
     if not files:
-        raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
+        raise UsageError(
+            f"{where}: no token files (looked for {', '.join(SUFFIXES)}); "
+            "'ddimx prepare octrees' makes them of meshes"
+        )
     return Listed(str(where), files, {})
 
 

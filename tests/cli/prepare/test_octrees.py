@@ -143,12 +143,12 @@ def test_only_bad_meshes(here):
         (("in", "out", "--visible", "--depth", 10), "--visible needs a --depth of at most 9"),
         (("in", "letter"), "exists and is not a folder"),
         (("in", "empty/.."), "is not a prepared set"),
-        (("twins", "out"), "are both shape 'a' of category 'chair'; rename one of them"),
+        (("twins", "out"), "are both shape 'old-a' of category 'chair'; rename one of them"),
     ],
 )
 def test_nothing_starts(here, args, words):
     meshes(here / "in", a_dot_obj=obj())
-    meshes(here / "twins" / "chair", train__a_dot_obj=obj(), val__a_dot_stl=stl())
+    meshes(here / "twins" / "chair", **{"old__a_dot_obj": obj(), "old-a_dot_stl": stl()})
     (here / "empty").mkdir()
     (here / "letter").write_text("dear")
     before = state_of(here)

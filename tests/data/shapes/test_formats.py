@@ -135,6 +135,7 @@ CHANGED_OBJ = {
     ),
     "textures and normals": OBJ.replace("f 1 2 4 3", "f 1/1/1 2//2 4/4 3/"),
     "other lines": "g a\nvt 0 0\nvn 0 0 1\nvp 1\nl 1 2\np 1\ns off\ncurv 0 1 1 2\n" + OBJ,
+    "comments at the ends": OBJ.replace("\n", " # 1 2 3\n"),
     "no end of line": OBJ.rstrip(),
 }
 
@@ -240,12 +241,12 @@ def test_off_in_every_guise(tmp_path, content):
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl", "off", "xyz"])
 def test_packed_by_gzip(tmp_path, kind):
     content = {"obj": obj(), "ply": ply(), "stl": stl(), "off": off(), "xyz": b"0 0 0\n1 2 3"}[kind]
-    surface = read(tmp_path, f"a.{kind}.gz", gzip.compress(content))
+    surface = read(tmp_path, f"a.{kind}.gz", gzip.compress(content, mtime=0))
     assert len(surface.vertices) == 2 if kind == "xyz" else triangles(surface) == BOX_TRIANGLES
 
 
 def test_what_gzip_unpacks_is_bounded(tmp_path):
-    packed = gzip.compress(b"v 0 0 0\n" * (4 << 20), 1)
+    packed = gzip.compress(b"v 0 0 0\n" * (4 << 20), 1, mtime=0)
     with pytest.raises(DdimxError, match=r"a\.obj\.gz: .*unpacks to .*--limit-memory"):
         read(tmp_path, "a.obj.gz", packed)
 
@@ -333,7 +334,11 @@ WRONG = [
     ("a.ply", polygon_ply("ascii").replace(b"\n4 0 1 6 5", b"\n4 0 1 7 5"), "vertex 7 of 7"),
     ("a.ply", polygon_ply("ascii").replace(b"float z", b"float w"), "no x, y and z"),
     ("a.ply", polygon_ply("ascii", index="float"), "numbers that are not whole"),
-    ("a.ply", polygon_ply("ascii").replace(b"ascii", b"binary"), "format 'binary'"),
+    (
+        "a.ply",
+        polygon_ply("ascii").replace(b"ascii", b"binary"),
+        "format 'binary'; ascii, binary_little",
+    ),
     ("a.off", off().replace(b"OFF", b"4OFF"), "more than three dimensions"),
     ("a.off", off().replace(b"OFF", b"OFF BINARY"), "binary OFF, which is not read"),
     ("a.off", off()[:-20], "it is cut off|fewer vertices"),
@@ -350,12 +355,12 @@ WRONG = [
     ("a.npz", npz(a=BOX.T), r"a float64 \(3, 8\)"),
     ("a.npz", npz(points=np.column_stack([BOX, BOX * 300])), "neither normals"),
     ("a.obj.gz", OBJ, "not packed; its name should not end with .gz"),
-    ("a.obj.gz", gzip.compress(OBJ.encode())[:-20], "a.obj.gz: "),
+    ("a.obj.gz", gzip.compress(OBJ.encode(), mtime=0)[:-20], "a.obj.gz: "),
     ("a.obj", ply(), "by its content it is a .ply"),
     ("a.ply", glb(), "by its content it is a .glb"),
     ("a.stl", off(), "by its content it is an .off"),
     ("a.obj", ascii_stl(), "by its content it is an .stl"),
-    ("a.obj", gzip.compress(OBJ.encode()), "by its content it is a file packed by gzip"),
+    ("a.obj", gzip.compress(OBJ.encode(), mtime=0), "by its content it is a file packed by gzip"),
     ("a.xyz", npz(points=BOX), "by its content it is a zip file"),
     ("a.glb", "version https://git-lfs.github.com/spec/v1\n", "'git lfs pull' fetches"),
     ("a.obj", "<!doctype html><title>404</title>", "a web page: the download went wrong"),

@@ -303,3 +303,81 @@ def test_faults_of_the_original_projects_tree(tmp_path):
     (root / "chair" / "test.txt").write_bytes(b"\xff")
     with pytest.raises(DdimxError, match=r"test\.txt: not a list of names"):
         ShapeSource(root, "test")
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (  # each part counts from 0
+            [f"{CHAIR}/train/0.npy", f"{CHAIR}/test/0.npy", f"{CHAIR}/test/1.npy"],
+            [
+                ("chair", "test-0", "test"),
+                ("chair", "1", "test"),
+                ("chair", "train-0", "train"),
+            ],
+        ),
+        (  # parts above categories
+            ["train/chair/a.npy", "test/chair/b.npy", "test/table/old/c.npy"],
+            [("chair", "b", "test"), ("table", "old-c", "test"), ("chair", "a", "train")],
+        ),
+        (  # a category that is called as a part is
+            ["train/steam/a.npy", "train/electric/b.npy"],
+            [("train", "electric-b", None), ("train", "steam-a", None)],
+        ),
+    ],
+)
+def test_what_parts_say(places, names, tmp_path):
+    scan = scan_shapes(write(tmp_path, dict.fromkeys(places, npy())))
+    assert [(s.category, s.shape_id, s.part) for s in scan.shapes] == names
+
+
+def test_folders_of_categories_one_too_high(tmp_path):
+    files = {"meshes/chair/a.obj": obj(), "meshes/table/b.obj": obj()}
+    scan = scan_shapes(write(tmp_path / "in", files))
+    assert {shape.category for shape in scan.shapes} == {"meshes"}
+    assert scan.remark.endswith(f"give {tmp_path / 'in' / 'meshes'}")
+    assert scan_shapes(tmp_path / "in/meshes").remark == ""
+    # A zip file of a folder has that folder in it.
+    write(tmp_path, {"meshes.zip": zipped(files)})
+    zipped_scan = scan_shapes(tmp_path / "meshes.zip")
+    assert [(s.category, s.shape_id) for s in zipped_scan.shapes] == [
+        ("chair", "a"),
+        ("table", "b"),
+    ]
+    assert zipped_scan.remark == ""
+    # Folders of one shape each are no categories.
+    each = {f"chair/{name}/model.obj": obj() for name in "ab"}
+    assert scan_shapes(write(tmp_path / "each", each)).remark == ""
+    write(tmp_path, {"each.zip": zipped(each)})
+    assert {s.category for s in scan_shapes(tmp_path / "each.zip").shapes} == {"chair"}
+
+
+def test_a_prepared_set_keeps_its_categories_and_parts(tmp_path):
+    scan = scan_shapes(write_set(tmp_path / "set"))
+    assert str(scan).startswith("prepared set: 2 categories, 9 shapes (5 train, 2 val, 2 test)")
+    assert scan.shapes[0].shape_id == "c3"
+    assert job_of(scan.shapes[0]).read().tree(3).depth == 3
+    assert scan_shapes(tmp_path / "set", category="table").skipped == {"of other categories": 5}
+    # Within other folders it is no source of shapes.
+    write(tmp_path, {"set/prepare.json": b"{}", "chair/a.obj": obj()})
+    scan = scan_shapes(tmp_path)
+    assert [shape.shape_id for shape in scan.shapes] == ["a"]
+    assert scan.skipped == {"prepared set": 1}
+
+
+def test_a_zip_file_with_backslashes(tmp_path):
+    members = {rf"meshes\{name}": obj() for name in (r"chair\a.obj", r"table\b.obj")}
+    scan = scan_shapes(write(tmp_path, {"w.zip": zipped(members)}) / "w.zip")
+    assert [(s.category, s.shape_id) for s in scan.shapes] == [("chair", "a"), ("table", "b")]
+    assert job_of(scan.shapes[0]).read().tree(3).depth == 3
+    write(tmp_path, {"up.zip": zipped({r"..\a.obj": obj()})})
+    with pytest.raises(DdimxError, match="leads upwards"):
+        scan_shapes(tmp_path / "up.zip")
+
+
+def test_files_that_are_no_source(tmp_path):
+    write(tmp_path, {"a.obj": obj(), "g.zip": zipped({"a.gltf": b"{}"})})
+    with pytest.raises(UsageError, match="is a file; give its folder, or a zip file"):
+        scan_shapes(tmp_path / "a.obj")
+    with pytest.raises(UsageError, match=r"1 \.gltf in a zip file, which must be unpacked"):
+        scan_shapes(tmp_path / "g.zip")
