@@ -76,6 +76,13 @@ def recognize(where: str, workers: int = 4, white: float | None = None) -> DataS
         return _arrays(where, path)
     if path.is_dir():
         _refuse_unprepared(where, path)
+    elif path.suffix.lower() != ".zip":
+        if path.suffix.lower() in SUFFIXES:
+            raise UsageError(f"--data {where}: a single picture; give the folder that it is in")
+        raise UsageError(
+            f"--data {where}: nothing that can be trained on, which is a folder or zip of "
+            "pictures, a packed .npy, an .npz, or a folder of octrees; unpack other archives"
+        )
     scan = scan_images(path, workers=workers, white=white)
     return DataSet(
         root=where,
@@ -205,16 +212,17 @@ def _resizing(sides: npt.NDArray[np.int32], data: DataConfig) -> list[str]:
         return []
     # The part of the size's own shape that is cut out, then scaled: above 1 it is enlarged.
     scale = np.maximum(height / sides[:, 0], width / sides[:, 1])
+    are, them = ("it is", "it") if count == 1 else ("they are", "them")
     target, lines = f"{width}x{height}", []
     smaller, larger = sides[scale < 0.99], sides[scale > 1.01]
     if len(smaller):
         lines.append(
-            f"{_share(len(smaller), count)} shrunk to {target} (they are {_range(smaller)}); "
-            "a larger --size keeps more of them"
+            f"{_share(len(smaller), count)} shrunk to {target} ({are} {_range(smaller)}); "
+            f"a larger --size keeps more of {them}"
         )
     if len(larger):
         lines.append(
-            f"{_share(len(larger), count)} enlarged to {target} (they are {_range(larger)}), "
+            f"{_share(len(larger), count)} enlarged to {target} ({are} {_range(larger)}), "
             "which adds no detail; a smaller --size needs less time"
         )
     shape = (sides[:, 1] / sides[:, 0]) / (width / height)

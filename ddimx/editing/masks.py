@@ -119,7 +119,7 @@ def _from_file(spec: str, picture: Picture, resize: bool) -> tuple[Mask, int]:
     if (level.shape[1], level.shape[0]) not in {(width, height), picture.size if resize else ()}:
         raise UsageError(
             f"--mask {path} is {level.shape[1]}x{level.shape[0]}, "
-            f"{picture.name} {picture.size[0]}x{picture.size[1]}"
+            f"{picture.name} {picture.size[0]}x{picture.size[1]}; a mask has its picture's size"
         )
     levels = fitted(Image.fromarray(level), (width, height), Image.Resampling.NEAREST)
     return black_or_white(np.asarray(levels))

@@ -133,8 +133,9 @@ def read_picture(path: Path, model: Model, *, resize: bool = False) -> Picture:
     Raises:
         UsageError: not a model of images, not an image file, or another size.
     """
+    where = printable(str(path))
     return _opened(
-        path, lambda image: picture_of(image, model, name=path.stem, what=str(path), resize=resize)
+        path, lambda image: picture_of(image, model, name=path.stem, what=where, resize=resize)
     )
 
 
@@ -228,7 +229,7 @@ def _opened(path: Path, read: Callable[[Image.Image], Content]) -> Content:
     """Return what ``read`` makes of an image file; what it cannot read is a UsageError."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    return _decoded(path, str(path), read)
+    return _decoded(path, printable(str(path)), read)
 
 
 def _decoded(source: Path | BinaryIO, what: str, read: Callable[[Image.Image], Content]) -> Content:

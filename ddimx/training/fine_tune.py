@@ -116,7 +116,8 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
         raise UsageError(
             f"{label}: the configuration contradicts the weights:\n"
             + "\n".join(problems)
-            + "\nLeave these keys out, or train without --init."
+            + "\nLeave these keys out, or begin a new run"
+            + (" without --init." if label.startswith("--init") else ".")
         )
 
 

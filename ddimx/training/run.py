@@ -178,7 +178,7 @@ def _train(
     loop = config.training
     progress.say(
         f"{folder}: {size:,} parameters on {info['device']}, seed {seed}, "
-        f"{loop.n_iters:,} steps of {loop.batch_size}"
+        f"{loop.n_iters:,} steps with {loop.batch_size} examples each"
     )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")

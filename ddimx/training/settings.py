@@ -255,7 +255,26 @@ def _data_section(
             f"{root}: its images are {width}x{height} and are not resized; train on the folder "
             "that it was made of, or pack that again in another size"
         )
-    section["channels"] = wish.get("channels", section.get("channels", data.channels))
+    channels = section["channels"] = wish.get("channels", section.get("channels", data.channels))
+    if base is not None and label.startswith("--init") and channels != base.data.channels:
+        whose = f"--set data.channels={shown(channels)}" if "channels" in wish else root
+        raise UsageError(
+            f"{whose}: {shown(channels)} channels, and the model of {label} draws "
+            f"{base.data.channels}, which its weights cannot change; train without --init"
+        )
+    if data.scan is not None and channels == 1:
+        gray = int((data.scan.channels == 1).sum())
+        if gray < data.count:
+            remarks.append(
+                f"{data.count - gray} of {data.count} pictures are in color and become gray"
+            )
+        elif base is None:
+            remarks.append("the pictures are gray, and so is the model (data.channels is 1)")
+    elif data.scan is not None and channels == 3 and (data.scan.channels == 4).any():
+        way = "" if base is not None else "; --set data.channels=4 makes a model with alpha"
+        remarks.append(
+            f"transparent parts of pictures are put on {wish.get('background', 'white')}{way}"
+        )
     return section
 
 

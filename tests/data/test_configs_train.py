@@ -81,7 +81,7 @@ def test_ffhq_the_cat_and_a_packed_file(train, tmp_path):
         (tmp_path / "pictures" / f"{i}.png").write_bytes(encoded(smooth(i, 40, 50)))
     done = invoke("prepare", "images", "pictures", "packed.npy", "--size", 32)
     assert done.code == 0
-    assert "data.dataset=PACKED --set data.root=packed.npy --set data.image_size=32" in done.err
+    assert "next: ddimx train --data packed.npy\n" in done.err
     packed = ["data.dataset=PACKED", "data.root=packed.npy"]
     assert train("church", *packed, *small).config.data.root == "packed.npy"
 

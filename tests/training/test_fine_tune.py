@@ -165,6 +165,8 @@ def test_settings_come_from_the_weights(photos):
     assert (config.data.image_size, config.data.balance, config.data.root) == (32, "none", "photos")
     assert config.training.n_iters == 300
     assert config.optim.lr < emoji.optim.lr
+    with pytest.raises(UsageError, match="4 channels, and the model of --init emoji draws 3"):
+        resolve(dataclasses.replace(request, overrides=("data.channels=4",)), Progress(quiet=True))
     larger = resolve(dataclasses.replace(request, size=(64, 32)), Progress(quiet=True))
     assert larger.config.data.sides == (32, 64)
     assert larger.config.model.attn_resolutions == (16,)  # the middle of three levels, as before
@@ -206,6 +208,7 @@ def test_a_resumed_run_cannot_become_another(photos, tiny_config):
     done = invoke("train", "--resume", "run", "--set", "diffusion.prediction=x0", "-q")
     assert done.code == 2
     assert "diffusion.prediction is x0, the weights have v" in done.err
+    assert "Leave these keys out, or begin a new run.\n" in done.err
 
 
 def test_a_tuned_model_is_that_of_the_new_classes(photos, tiny_model):

@@ -109,6 +109,9 @@ def test_what_lies_there_is_recognized(here, name, dataset, size, channels, clas
         ("--data octrees --size 8", 2, "--size is for images"),
         ("--data octrees --init furniture", 2, "Prepare them again with --depth 5"),
         ("--data pictures --set data.image_size=big", 2, "data.image_size 'big': write 64"),
+        ("--data pictures/dogs/note.txt", 2, "nothing that can be trained on, which is a folder"),
+        ("--data gray/0.png", 2, "a single picture; give the folder that it is in"),
+        ("--data lone/a.npy", 1, "an array of your own is trained on as 'images' in an .npz"),
         ("--data pictures --resume runs", 2, "named by --set data.root=DIR"),
     ],
 )
@@ -201,6 +204,18 @@ def test_gray_and_transparent_pictures_for_networks_of_as_many_channels(here, ch
     assert resolved("pictures", keys[0]).config.model.in_channels == channels
     config = resolved("pictures", *keys, config=load_config("cifar10")).config
     assert config.sample_shape == (channels, 32, 32)
+
+
+def test_what_becomes_of_colors_and_transparency_is_said(here, tmp_path):
+    assert "the pictures are gray, and so is the model" in "".join(resolved("gray").remarks)
+    one = resolved("pictures", "data.channels=1").remarks
+    assert "6 of 6 pictures are in color and become gray" in one
+    picture(tmp_path / "clear" / "a.png", (8, 8, 4))
+    clear = str(tmp_path / "clear")
+    assert "transparent parts of pictures are put on white; --set data.channels=4" in "".join(
+        resolved(clear).remarks
+    )
+    assert "transparent" not in "".join(resolved(clear, "data.channels=4").remarks)
 
 
 def test_families_are_left_out_where_the_data_are_named_otherwise(here):

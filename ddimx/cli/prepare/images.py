@@ -169,13 +169,6 @@ def _text(packed: PackedSet) -> str:
     """Return what the person at the terminal reads at the end."""
     import shlex
 
-    summary = _summary(packed)
-    settings = ["data.dataset=PACKED", f"data.root={packed.path}"]
-    settings += [f"data.image_size={summary['size']}"]
-    if summary["channels"] != 3:
-        keys = ("data.channels", "model.in_channels", "model.out_ch")
-        settings += [f"{key}={summary['channels']}" for key in keys]
-    following = shlex.join([word for item in settings for word in ("--set", item)])
     state = f" ({packed.start} were there already)" if packed.start else ""
     if packed.old:
         state += " in version 0.1's form, which is read until 0.3; --overwrite makes it anew"
@@ -183,7 +176,7 @@ def _text(packed: PackedSet) -> str:
     return (
         f"{packed.path}: {packed.images} images{state}, {packed.held_out} of them held out"
         f"{classes}, sorted by name (those held out last), fingerprint {packed.fingerprint[:16]}; "
-        f"next: ddimx train --config NAME {following}"
+        f"next: ddimx train --data {shlex.quote(str(packed.path))}"
     )
 
 

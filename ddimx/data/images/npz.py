@@ -56,7 +56,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DdimxError(
             f"no data file {path}. For the emoji run 'ddimx prepare emoji'; "
-            "for your own images set data.root."
+            "for your own images give --data, or set data.root."
         )
     try:
         return read_npz(path, ARRAYS, copies=2)  # one more of the chosen images

@@ -123,7 +123,10 @@ def _old_index(stream: BinaryIO, size: int) -> tuple[Any, int]:
     stream.seek(max(0, size - _OLD_FOOTER.size))
     end = stream.read(_OLD_FOOTER.size)
     if len(end) < _OLD_FOOTER.size or not end.endswith(OLD_MAGIC):
-        raise ValueError("its JSON is missing, which lies beside it as NAME.json")
+        raise ValueError(
+            "its JSON is missing, which lies beside it as NAME.json; an array of your own is "
+            "trained on as 'images' in an .npz"
+        )
     length, _ = _OLD_FOOTER.unpack(end)
     if length > size - _OLD_FOOTER.size:
         raise ValueError("its index is longer than the file")

@@ -42,6 +42,7 @@ _TURNS = {
 _QUARTER = (5, 6, 7, 8)  # those that exchange width and height
 # Below this value of white, 16 bits a pixel hold 12 bits, or a picture that is nearly black.
 _TWELVE_BITS = 4096
+_DARK_FLOAT = 16.0  # the same share of 255
 
 
 def picture_array(
@@ -154,7 +155,8 @@ def white_of(image: Image.Image, white: float | None = None) -> float | None:
 
     Decodes the picture. A file rarely says what its values mean, so it goes by their range:
 
-    * Floats up to 1 have white at 1, those up to 255 at 255.
+    * Floats up to 1 have white at 1, those from 16 to 255 at 255. In between, values may lie
+      beyond a white of 1, or be nearly black, which is refused.
     * Integers of 16 bits have white at 65535, or where their file says it (a TIFF of 12 bits). Up
       to 4095 they may be 12 bits in 16 or a picture that is nearly black, which is refused.
     * Integers of 32 bits up to 255 have white at 255; others are taken for 16 bits.
@@ -184,6 +186,11 @@ def white_of(image: Image.Image, white: float | None = None) -> float | None:
     if white is not None:
         top = white
     elif image.mode == "F":
+        if 1 < high < _DARK_FLOAT:
+            raise ValueError(
+                f"has floats and {values}: some beyond a white of 1, or a dark picture (255)? "
+                f"{_WAY_OUT}"
+            )
         top = 1.0 if high <= 1 else 255.0
     elif scaled:
         top = 65535.0

@@ -7,6 +7,7 @@ header, and decodes the few of which a header does not tell enough.
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ UNREADABLE, OTHERS = "pictures that cannot be read", "files that are no pictures
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 # How many pictures of more than 8 bits, and how many with an alpha channel, are decoded.
 MOST_DEEP, MOST_ALPHA = 1000, 64
+RUNS = "files of runs of ddimx"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_RUN = re.compile(r"(?:^|/)runs/\d{4}-[^/]+$")  # where runs go by themselves
 _SHOWN = 3  # names of each kind that is passed over
 _END = 4096  # bytes at a file's end in which the mark of its end is looked for
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
@@ -122,8 +126,12 @@ class _Header:
 
 
 def printable(name: str) -> str:
-    """Return a name as a text that any file and terminal takes: other bytes as ``\\xNN``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a name as a text that any file and terminal takes: other bytes as ``\\xNN``.
+
+    So are the characters that end a line or steer a terminal.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def passed_over(skipped: Mapping[str, Sequence[str]]) -> list[str]:
@@ -168,6 +176,10 @@ def list_images(root: Path) -> Listing:
                 files.append(name)
     else:
         raise DdimxError(f"no image folder {root}")
+    own = _of_runs(files)
+    if own:
+        skipped[RUNS] = sorted(own)
+        files = [name for name in files if name not in own]
     # Sorted as texts, on which the order of training depends: paths sort "a/b" before "a-b".
     names = sorted(name for name in files if suffix_of(name) in SUFFIXES)
     others = [name for name in files if suffix_of(name) not in SUFFIXES]
@@ -180,6 +192,25 @@ def list_images(root: Path) -> Listing:
     return Listing(
         root, tuple(names), classes, labels, sorted_out, (note,) if note else (), archive
     )
+
+
+def _of_runs(files: Sequence[str]) -> set[str]:
+    """Return which files training and sampling have written below pictures.
+
+    That is all that lies in the folder of a training run, or in a run below a folder ``runs``, and
+    the contact sheet of any run. Samples in another place may be what somebody trains on.
+    """
+    everything, folders, own = set(files), list[str](), set[str]()
+    for name in files:
+        folder, _, last = name.rpartition("/")
+        beside = f"{folder}/" if folder else ""
+        if last == "train.json" and folder and f"{beside}config.yml" in everything:
+            folders.append(beside)
+        elif last == "manifest.json":
+            own |= {f"{beside}grid.png"} & everything
+            folders += [beside] if _RUN.search(folder) else []
+    inside = tuple(folders)
+    return own | {name for name in files if name.startswith(inside)} if inside else own
 
 
 def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], Integers | None, str]:
@@ -197,8 +228,12 @@ def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], Integers | None, 
     if outside:
         return (), None, f"folders are no classes: {outside} pictures lie beside them"
     if inside <= PARTS | {part.capitalize() for part in PARTS}:
-        listed = ", ".join(sorted(inside))
-        return (), None, f"the folders {listed} are taken for parts of a data set, not for classes"
+        folders, last = sorted(inside), "/".join([*parts[0][:shared], max(inside)])
+        note = (
+            f"the folders {', '.join(folders)} are taken for parts of a data set, not for classes, "
+            f"and all are read; name the folder of one part, as {printable(last)}, to read it alone"
+        )
+        return (), None, note
     folders = sorted(inside)
     number = {folder: label for label, folder in enumerate(folders)}
     labels = np.array([number[path[shared]] for path in parts], dtype=np.int64)

@@ -19,6 +19,7 @@ from ...data.images.encoded import EncodedSource, centered
 from ...data.images.named import (
     ARRAYS,
     CONFIGS,
+    data_sets,
     is_packed,
     named_data,
     place_of,
@@ -170,14 +171,30 @@ def open_images(
         DdimxError: nothing there, no images, or images of several sizes.
     """
     path = place_of(where)
+    is_name = where.lower() in data_sets()
+    keys = [text.partition("=")[0].strip() for text in settings]
+    places = [key for key in keys if key in ("data.root", "data.dataset")]
+    if path is not None and is_name and places:
+        path = None  # a folder of this name is no place for another one
     if path is None or path.suffix.lower() in CONFIGS:
         name = where if path is not None else where.lower()
         return _data_set(name, size, samples_size, settings, offline, progress)
     if path.is_dir() and (path / MANIFEST).is_file():
         arrays = [path / f"samples{suffix}" for suffix in ARRAYS]
         path = next((array for array in arrays if array.is_file()), path)
+    if places:
+        raise UsageError(
+            f"{path}: is there, and {places[0]} is for data sets by name: {', '.join(data_sets())}"
+        )
     if path.suffix.lower() not in ARRAYS or path.is_dir():
-        return _pictures(path, size, settings, strict=strict)
+        images = _pictures(path, size, settings, strict=strict)
+        if not is_name:
+            return images
+        note = (
+            f"note: '{where}' is a folder here, whose pictures are taken as they are; --set "
+            f"data.root={where} takes it for the data set of this name, with its crop and split"
+        )
+        return replace(images, notes=(note, *images.notes))
     if size is not None or settings:
         raise UsageError(f"{path}: an array has its size; --size and --set are for pictures")
     if not is_packed(path):

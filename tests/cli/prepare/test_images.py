@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from ddimx.data.recognize import recognize
 from tests.conftest import cli_environment
 from tests.data.images.official import celeba, encoded, lsun, smooth
 from tests.sampling import invoke
@@ -31,7 +32,7 @@ def test_the_file_and_the_next_command(here):
     done = invoke("prepare", "images", "pictures", "p.npy", "--size", 8)
     assert done.code == 0
     assert "p.npy: 20 images" in done.err
-    assert "--set data.dataset=PACKED --set data.root=p.npy --set data.image_size=8" in done.err
+    assert "next: ddimx train --data p.npy\n" in done.err
     assert np.load(here / "p.npy").shape == (20, 8, 8, 3)
     again = invoke("prepare", "images", "pictures", "p.npy", "--size", 8, "--json", "-q")
     assert again.code == 0
@@ -56,7 +57,9 @@ def test_classes_other_channels_and_sides(here):
     assert (summary["size"], summary["channels"]) == ("4x3", 1)
     assert summary["classes"] == ["a", "b"]
     assert "sorted by name (those held out last)" in done.err
-    assert "data.image_size=4x3 --set data.channels=1 --set model.in_channels=1" in done.err
+    assert "next: ddimx train --data p.npy\n" in done.err
+    data = recognize("p.npy")
+    assert (data.data["image_size"], data.channels, data.classes) == ([3, 4], 1, ("a", "b"))
     assert "p.zip: 1 hidden files: __MACOSX/all/._00.png\n" in done.err
     images = np.load(here / "p.npy")
     assert images.shape == (30, 3, 4, 1)

@@ -173,6 +173,7 @@ REFUSED = {
     "12 in 32": (GRAY.astype(np.int32) * 16, r"or a dark picture \(65535\)\? set data.white"),
     "24 bits": (GRAY.astype(np.int32) << 16, r"values from 0 to 1.*e\+07, which are above 65535"),
     "negative": (GRAY.astype(np.int32) - 9, "has values from -9 to 239, black is 0; convert it"),
+    "overshoot": (GRAY.astype(np.float32) / 240, r"beyond a white of 1, or a dark picture \(255\)"),
     "bright": (GRAY.astype(np.float32) * 4, "from 0 to 992, which are above 255, its white: set"),
     "nan": (np.full((9, 32), np.nan, np.float32), "has values that are no numbers"),
 }

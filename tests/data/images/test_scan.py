@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddimx.data.images import scan as module
 from ddimx.data.images.folder import FolderSource
-from ddimx.data.images.scan import classes_of, list_images, passed_over, scan_images
+from ddimx.data.images.scan import classes_of, list_images, passed_over, printable, scan_images
 from ddimx.errors import DdimxError
 from tests.data.images.official import encoded, smooth
 
@@ -37,7 +37,7 @@ CLASSES = {
     "one folder": (["all/a.png", "all/b.png"], (), None, ""),
     "one file": (["all/a.png"], (), None, ""),
     "beside": (["a.png", "cat/b.png", "dog/c.png"], (), None, "1 pictures lie beside them"),
-    "parts": (["test/a.png", "Train/b.png"], (), None, "Train, test are taken for parts"),
+    "parts": (["test/a.png", "Train/b.png"], (), None, "name the folder of one part, as test,"),
     "bytes": (["a\udcb5/a.png", "b/b.png"], ("a\\xb5", "b"), [0, 1], ""),
 }
 
@@ -87,6 +87,36 @@ def test_what_is_passed_over_in_words():
     skipped = {"hidden files": [f"{i}\udcb5" for i in range(5)], "others": ["a"]}
     lines = ["5 hidden files: 0\\xb5, 1\\xb5, 2\\xb5 and 2 more", "1 others: a"]
     assert passed_over(skipped) == lines
+
+
+def test_names_end_no_line_and_steer_no_terminal():
+    assert printable("a\x1b[31m\nerror: \x85\u2028\t\u00e9 \U0001f600") == (
+        "a\\x1b[31m\\nerror: \\x85\\u2028\\t\u00e9 \U0001f600"
+    )
+
+
+def test_runs_below_the_pictures_are_none_of_them(tmp_path):
+    """As after ``ddimx train --data .``; samples in other places may be what is trained on."""
+    for name in (
+        "a.png",
+        "runs/0001-train-x/samples/step-00000001.png",
+        "mine/samples/step-00000001.png",
+        "runs/0002-sample-x/000000.png",
+        "synthetic/000000.png",
+        "synthetic/grid.png",
+        "other/grid.png",
+    ):
+        put(tmp_path, name)
+    for folder in ("runs/0001-train-x", "mine"):
+        (tmp_path / folder / "train.json").write_text("{}")
+        (tmp_path / folder / "config.yml").write_text("{}")
+    for folder in ("runs/0002-sample-x", "synthetic"):
+        (tmp_path / folder / "manifest.json").write_text("{}")
+    listing = list_images(tmp_path)
+    assert listing.names == ("a.png", "other/grid.png", "synthetic/000000.png")
+    assert len(listing.skipped["files of runs of ddimx"]) == 9
+    # A run that is named itself is read, without its contact sheet.
+    assert list_images(tmp_path / "synthetic").names == ("000000.png",)
 
 
 def test_a_zip_is_the_folder_that_it_holds(tmp_path):

@@ -144,6 +144,17 @@ def test_a_name_of_a_folder_that_is_there_is_the_folder(tmp_path, monkeypatch):
     save(tmp_path / "celeba")
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(read("celeba"), PIXELS)
+    assert "--set data.root=celeba takes it for the data set" in open_images("celeba").notes[0]
+    with pytest.raises(UsageError, match=r"data\.root is for data sets by name: bedroom"):
+        open_images("./celeba", settings=["data.root=elsewhere"])
+
+
+def test_a_place_makes_a_name_that_of_the_data_set(tmp_path, monkeypatch):
+    """Also beside a folder of that name, which the data may well lie in."""
+    celeba(tmp_path / "celeba", count=4)
+    monkeypatch.chdir(tmp_path)
+    images = open_images("celeba", samples_size=(16, 16), settings=["data.root=celeba"])
+    assert (len(images), images.size, images.notes) == (2, (16, 16), ())
 
 
 def test_pictures_are_cut_and_scaled_as_for_training(tmp_path):
