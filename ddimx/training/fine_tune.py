@@ -71,7 +71,10 @@ def read_start(source: Source, explicit: Config | None, progress: Progress) -> S
     says_all = weights.config is not None or "diffusion" in weights.stated or source.name in NAMES
     if says_all or explicit is None:
         weights, config = completed(weights, source)
-    elif weights.facts is not None:  # another program's network, of which --config says the rest
+    elif weights.facts is not None or (
+        weights.architecture is not None and not explicit.model.classes
+    ):
+        # Bare tensors, of which --config says the rest. New classes are the caller's to make.
         weights, config = completed(weights, replace(source, config=explicit))
         return Start(source.name, weights.tensors, config, weights.file, weights.notes, True)
     file = weights.config_file or weights.file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import Config, DiffusionConfig, ModelConfig
@@ -17,6 +18,8 @@ _NOT_COMPARED = {"dropout", "attn_resolutions", "attn_resolutions_up"}
 # Of a schedule what every version knows.
 _WRITTEN = {"beta_schedule", "beta_start", "beta_end", "num_diffusion_timesteps", "prediction"}
 _SAME_CURVE = {"scaled-linear": "quad", "scaled_linear": "quad"}
+# What a network of another process (flow, edm) has no need of.
+_OF_BETAS = ("diffusion.beta_schedule", "diffusion.num_diffusion_timesteps")
 # Of another program's folder, which says nothing of the data it was trained on.
 _UNSAID: dict[str, Any] = {
     "data": {"dataset": "FOLDER"},
@@ -67,7 +70,8 @@ def _matched(architecture: Architecture, label: str) -> tuple[Config, tuple[str,
     }
     if not fitting:
         raise UsageError(
-            f"{label}: no shipped configuration has these tensors ({architecture}): give --config"
+            f"{label}: no shipped configuration has these tensors ({architecture}): give --config, "
+            "which says the images' size, its levels with attention and the noise schedule"
         )
     kinds = {_sampled(config) for config in fitting.values()}
     names = " and ".join(fitting)
@@ -149,8 +153,10 @@ def _with_facts(
             f"{label}: this is a {facts.form}, whose tensors do not tell all:\n"
             + "".join(f"  {keys} ({words})\n" for keys, words in required.items())
             + f"Write these into a configuration with model.name: {name} and give it with "
-            "--config; docs/weights.md has examples"
+            f"--config (docs/weights.md has examples):\n{_outline(facts, required)}"
         )
+    if explicit.diffusion.prediction in ("flow", "edm"):
+        required = {keys: w for keys, w in required.items() if not keys.startswith(_OF_BETAS)}
     settings = json.loads(explicit.model_dump_json(exclude_unset=True))
     merged = {section: {**values} for section, values in settings.items()}
     problems = [
@@ -189,16 +195,28 @@ def _with_facts(
                 f"attention at {sizes}"
             )
         merged["model"]["attn_resolutions"] = sizes
-    steps = explicit.diffusion.num_diffusion_timesteps
-    if "diffusion.time_scale" in facts.defaults and steps != 1000:
-        if "time_scale" not in settings["diffusion"]:
+    steps, diffusion = explicit.diffusion.num_diffusion_timesteps, settings["diffusion"]
+    of_flow = explicit.diffusion.prediction == "flow"
+    if "diffusion.time_scale" in facts.defaults and "time_scale" not in diffusion:
+        if of_flow:
+            problems.append(
+                "diffusion.time_scale is missing: 1 where the network is given t in [0, 1], as "
+                "TorchCFM's is, 1000 where it is given 1000 t"
+            )
+        elif steps != 1000:
             problems.append(
                 f"diffusion.time_scale is missing: {1000 / steps:g} where the network was trained "
                 "with rescale_timesteps (improved-diffusion's default), else 1"
             )
-        if settings["diffusion"].get("beta_schedule") == "linear":  # both programs scale it so
-            ends = {"beta_start": 0.1 / steps, "beta_end": 20 / steps}
-            merged["diffusion"] = {**ends, **merged["diffusion"]}
+    schedule = diffusion.get("beta_schedule") if any("beta_" in keys for keys in required) else None
+    if schedule == "linear" and 20 / steps < 1:  # all these programs scale it so
+        ends = {"beta_start": 0.1 / steps, "beta_end": 20 / steps}
+        merged["diffusion"] = {**ends, **merged["diffusion"]}
+    if schedule == "sigmoid":
+        problems.append(
+            "diffusion.beta_schedule is sigmoid, which is not the curve of that name where this "
+            "network is from: write its table as diffusion.trained_betas"
+        )
     if problems:
         lines = "\n".join(f"  {line}" for line in problems)
         raise UsageError(f"{label}: a {facts.form} and a configuration that do not fit:\n{lines}")
@@ -213,6 +231,20 @@ def _with_facts(
     if defaults:
         remark += f", and assumed where that does not say it either: {', '.join(defaults)}"
     return config, (remark, *facts.notes)
+
+
+def _outline(facts: Facts, required: Mapping[str, str]) -> str:
+    """Return the least configuration of another program's network, "..." for what is to be said."""
+    tree: dict[str, dict[str, Any]] = {section: {} for section in _UNSAID}
+    tree["data"] = {"dataset": "FOLDER", **facts.stated["data"]}
+    tree["model"]["name"] = facts.stated["model"]["name"]
+    for keys in required:
+        section, key = _split(keys)[0]
+        tree[section][key] = "..."
+    return "\n".join(
+        f"  {section}: {{{', '.join(f'{key}: {value}' for key, value in values.items())}}}"
+        for section, values in tree.items()
+    )
 
 
 def _split(keys: str) -> list[tuple[str, str]]:

@@ -15,10 +15,15 @@ from .families import NETWORKS, Network
 
 _DEPTH = 5  # of mappings in mappings; Lightning's and lucidrains' have two or three
 _OF_TRAINING = re.compile(
-    r"opt|optim.*|.*optimizer.*|.*sched.*|scaler|loops|callbacks|hyper_parameters|config|args"
+    r"opt|optim.*|.*optimizer.*|.*sched.*|scaler|loops|hyper_parameters|config|args"
 )
-_AVERAGE = re.compile(r"(.*[._])?(ema|ema_model|averaged?|avg|swa|shadow|polyak)([._].*)?")
+_AVERAGE = re.compile(
+    r"(?i:(.*[._])?(ema(_?net|_?model)?|averaged?|avg|swa|shadow|polyak)([._].*)?)"
+    r"|.*[a-z]EMA([._].*)?"  # modelEMA
+)
 _LAST = re.compile(r"(.*\.)?online_model\..*")  # ema-pytorch's copy of what is trained
+# Lightning's WeightAveraging: the average takes the usual place of what is trained, moved to here.
+_MOVED, _USUAL = "current_model_state.", "state_dict."
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,14 @@ class Part:
     network: Network
     prefix: str
     set_name: SetName
+
+
+@dataclass(frozen=True)
+class Contents:
+    """At most one average and one other set of a file, and the prefixes of further sets."""
+
+    parts: tuple[Part, ...]
+    further: tuple[str, ...]
 
 
 def flattened(content: Mapping[Any, Any], depth: int = _DEPTH) -> dict[str, Tensor]:
@@ -47,11 +60,11 @@ def flattened(content: Mapping[Any, Any], depth: int = _DEPTH) -> dict[str, Tens
     return tensors
 
 
-def parts_of(tensors: Mapping[str, Tensor]) -> list[Part]:
-    """Return the weights of networks that are known, at most one average and one other set.
+def contents_of(tensors: Mapping[str, Tensor]) -> Contents:
+    """Return the weights of networks that are known.
 
-    An average is what bears such a name, or lies beside ``n_averaged`` (PyTorch's AveragedModel).
-    If there is none, nothing says what the weights are.
+    An average is what bears such a name, lies beside ``n_averaged`` (PyTorch's AveragedModel) or
+    where Lightning's WeightAveraging puts it. If there is none, nothing says what the weights are.
     """
     places = [
         (network, name[: -len(first)])
@@ -65,11 +78,14 @@ def parts_of(tensors: Mapping[str, Tensor]) -> list[Part]:
     averages = [place for place in places if _is_average(place[1], tensors)]
     others = [place for place in places if place not in averages]
     parts = [Part(*place, "ema") for place in averages[:1]]
-    return parts + [Part(*place, "raw" if parts else "unstated") for place in others[:1]]
+    parts += [Part(*place, "raw" if averages else "unstated") for place in others[:1]]
+    further = (prefix for _, prefix in (*averages[1:], *others[1:]))
+    return Contents(tuple(parts), tuple(p for p in further if not _LAST.fullmatch(p)))
 
 
-def remarks(parts: list[Part], chosen: Part) -> tuple[str, ...]:
+def remarks(contents: Contents, chosen: Part) -> tuple[str, ...]:
     """Return what a person should know of the choice of a file's weights."""
+    parts = contents.parts
     if not chosen.prefix and len(parts) < 2:
         return ()
     kind = {"ema": "the averaged", "raw": "the last (raw)", "unstated": "the"}[chosen.set_name]
@@ -80,11 +96,16 @@ def remarks(parts: list[Part], chosen: Part) -> tuple[str, ...]:
         text += f"; --weights {other} takes the others"
     elif chosen.set_name == "unstated":
         text += "; the file does not say whether they are an average"
-    return (text,)
+    if not contents.further:
+        return (text,)
+    prefixes = ", ".join(f"'{shortened(prefix)}'" for prefix in contents.further[:4])
+    return (text, f"there are further weights under {prefixes}, which are not read")
 
 
 def _is_average(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
     if _LAST.fullmatch(prefix):
         return False
+    if prefix.startswith(_USUAL) and any(name.startswith(_MOVED) for name in tensors):
+        return True
     place = prefix.removesuffix("module.")
     return bool(_AVERAGE.fullmatch(prefix)) or f"{place}n_averaged" in tensors

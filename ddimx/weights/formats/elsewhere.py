@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ...errors import DdimxError
 from ..tensors import check_plain
 from ..weight_set import WeightSet
 from .contents import Part
@@ -39,6 +40,14 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
         buffers = {name: tensors[parent + name] for name in BUFFERS if parent + name in tensors}
         check_plain(buffers, label)
         facts = read_lucidrains(weights.tensors, buffers, label)
+        # A process of theirs has its network under "model", and the Trainer all that under "model".
+        if "betas" not in buffers and part.prefix.endswith(("model.model.", "ema_model.model.")):
+            raise DdimxError(
+                f"{path}: a checkpoint of denoising-diffusion-pytorch whose process has no betas: "
+                "this is its ContinuousTimeGaussianDiffusion or another in continuous time, whose "
+                "network is given the noise's logarithmic SNR; known are GaussianDiffusion and "
+                "ElucidatedDiffusion"
+            )
     else:
         facts = read_edm(weights.tensors, label)
         own = {n: value for n, value in weights.tensors.items() if n not in OF_TRAINING}

@@ -27,7 +27,10 @@ NETWORKS = (
     Network("edm", ("map_layer0.weight", "map_layer1.weight")),
 )
 
-# A pattern that some name has to match from its start, and what is said. The first one counts.
+# What a file's own names may lie under, whoever wrote it.
+_WRAPPED = r"(?:(?:state_dict|model_state_dict|module|_orig_mod)\.)*"
+# A pattern that some name has to match from its start, or after a wrapper's, and what is said. The
+# first one counts.
 _REFUSED: tuple[tuple[str, str], ...] = (
     (
         r".*(\.lora_(A|B|up|down)\.|_lora\.(up|down)\.|\.lora\.(up|down)\.)|lora_(unet|te)",
@@ -44,7 +47,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         "that folder with --prompt",
     ),
     (
-        r"(model\.diffusion_model|first_stage_model|model_ema)\.",
+        r"(model\.diffusion_model|first_stage_model)\.|model_ema\.diffusion_model",
         "a checkpoint of latent diffusion (CompVis), whose network sees latents; convert it with "
         "diffusers' scripts/convert_ldm_original_checkpoint_to_diffusers.py",
     ),
@@ -56,6 +59,15 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     (
         r"(.*\.)?(inner_model\.)?(u_net\.d_blocks|mapping\.[0-9]|timestep_embed)\.",
         "a checkpoint of k-diffusion or v-diffusion",
+    ),
+    (
+        r"(.*\.)?classes_mlp\.[0-9]\.|(.*\.)?null_classes_emb$",
+        "a checkpoint of denoising-diffusion-pytorch's classifier_free_guidance, whose network has "
+        "classes; the one of its main module is read",
+    ),
+    (
+        r"(.*\.)?to_time_emb\.[0-9]\.",
+        "a KarrasUnet of denoising-diffusion-pytorch (EDM2's network)",
     ),
     (r"(.*\.)?(double_blocks|joint_blocks)\.0\.", "a Flux or Stable Diffusion 3 transformer"),
     (
@@ -92,7 +104,8 @@ def refused_family(names: Iterable[str], keys: Iterable[str] = ()) -> str | None
     """
     listed = list(names)
     for pattern, words in _REFUSED:
-        if any(re.match(pattern, name) for name in listed):
+        compiled = re.compile(f"{_WRAPPED}(?:{pattern})")
+        if any(compiled.match(name) for name in listed):
             return words
     if {"state", "param_groups"} <= {*keys}:
         return "the state of an optimizer, which holds no weights"
@@ -119,6 +132,12 @@ def pickled_object(reason: str, start: str = "") -> str:
     for pattern, words in _PICKLED:
         if re.search(pattern, f"{reason} {start}"):
             return words
+    forbidden = re.search(r"unsupported GLOBAL ([A-Za-z_][\w.]*)", reason)
+    if forbidden is not None:
+        return (
+            f"a call of {shortened(forbidden[1])}, which was not made: no file of weights needs "
+            "it, so do not trust where it comes from"
+        )
     whole = re.search(r"GLOBAL ([A-Za-z_][\w.]*) was not an allowed", reason)
     if whole is None:
         return shortened(reason) or "nothing that can be read: damaged, or of a later format"

@@ -76,7 +76,7 @@ def _facts(tensors: Mapping[str, Tensor], label: str) -> Facts:
     levels = outputs // per_level
     starts = [1 + level * per_level for level in range(levels)]
     widths = [tensors[f"input_blocks.{i}.0.in_layers.2.weight"].shape[0] for i in starts]
-    if leaving not in (channels, 2 * channels):
+    if leaving not in (channels, 2 * channels) or (channels, leaving) == (6, 6):
         raise DdimxError(
             f"{label}: {shown(channels)} channels enter and {shown(leaving)} leave: this is an "
             "upsampler of guided-diffusion (SuperResModel), which needs a small image"

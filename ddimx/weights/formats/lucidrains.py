@@ -32,6 +32,13 @@ def read_lucidrains(
     Raises:
         DdimxError: not the tensors of such a UNet, or of one that cannot be represented.
     """
+    if tensors["init_conv.weight"].dim() != 4:
+        raise DdimxError(f"{label}: this is a Unet1D of denoising-diffusion-pytorch, for sequences")
+    if "mid_attn.norm.g" not in tensors and "mid_block1.block1.proj.weight" not in tensors:
+        raise DdimxError(
+            f"{label}: this is a UViT of denoising-diffusion-pytorch (simple_diffusion) or another "
+            "network of its author, not the Unet of its main module, which is read"
+        )
     try:
         model = _model(tensors, label)
     except (KeyError, IndexError) as error:
@@ -42,9 +49,13 @@ def read_lucidrains(
     required, diffusion = {}, _schedule(buffers)
     prediction = _prediction(buffers)
     if not diffusion:
-        required["diffusion.beta_schedule or diffusion.prediction"] = (
-            "the noise schedule; 'prediction: edm' for its ElucidatedDiffusion"
+        required["diffusion.prediction"] = (
+            "objective: epsilon, x0 or v; edm for its ElucidatedDiffusion, which needs no more"
         )
+        required["diffusion.beta_schedule or diffusion.trained_betas"] = (
+            "linear or cosine; its sigmoid is another curve than the one here, so write its table"
+        )
+        required["diffusion.num_diffusion_timesteps"] = "timesteps"
     elif prediction is None:
         required["diffusion.prediction"] = "objective: epsilon, x0 or v"
     else:
@@ -76,7 +87,7 @@ def _model(tensors: Mapping[str, Tensor], label: str) -> dict[str, Any]:
     first, time = tensors["init_conv.weight"], tensors["time_mlp.1.weight"]
     ch, channels = time.shape[0] // 4, first.shape[1]
     leaving = tensors["final_conv.weight"].shape[0]
-    if channels == 2 * leaving:
+    if channels == 2 * leaving or (channels, leaving) == (6, 6):  # the latter with a variance
         raise DdimxError(
             f"{label}: the network is given its own last prediction too (self_condition=True), "
             "which no solver here does"

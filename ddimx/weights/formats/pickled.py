@@ -7,6 +7,7 @@ needs more than that is refused.
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from ...untrusted.text import shortened
 from ..architecture import from_tensors
 from ..tensors import check_plain
 from ..weight_set import SetName, WeightSet, Which, choose
-from .contents import Part, flattened, parts_of, remarks
+from .contents import Part, contents_of, flattened, remarks
 from .elsewhere import of_other_network
 from .families import NETWORKS, outline, pickled_object, refused_family
 from .guided import named_set
@@ -72,7 +73,11 @@ def load_tensors(path: Path) -> Any:
         _check_members(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0]
+        # Of a module that could do anything torch says so without the usual words.
+        text = str(error)
+        reason = text.partition("WeightsUnpickler error: ")[2].partition("\n")[0]
+        forbidden = re.search(r"unsupported GLOBAL .*", text)
+        reason = reason or (forbidden[0] if forbidden else "")
         with path.open("rb") as stream:
             start = "" if zipped else stream.read(_START).decode("latin-1")
         raise DdimxError(
@@ -120,14 +125,22 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     family = refused_family(tensors, keys)
     if family is not None:
         raise DdimxError(f"{path}: this is {family}")
-    parts = parts_of(tensors)
+    contents = contents_of(tensors)
+    parts = contents.parts
     unnamed_average = len(parts) == 1 and "shadow_params" in _keys(content)
     if len(parts) == 1 and parts[0].set_name == "unstated":
         by_name = named_set(path) if parts[0].network.name == "guided" else None
         set_name: SetName | None = (
             "raw" if unnamed_average else by_name if not parts[0].prefix else None
         )
-        parts = [replace(parts[0], set_name=set_name or "unstated")]
+        contents = replace(contents, parts=(replace(parts[0], set_name=set_name or "unstated"),))
+        parts = contents.parts
+    if not parts and "shadow_params" in _keys(content):
+        raise DdimxError(
+            f"{path}: an average without names (shadow_params), as diffusers' EMAModel keeps it. "
+            "Where it was made, write it with its names: ema.copy_to(model.parameters()), then "
+            "torch.save(model.state_dict(), NEW)"
+        )
     if not parts and not _is_state_dict(content):
         raise DdimxError(f"{path}: {outline(content)}; neither a state dict nor {LIST}")
     sets = {part.set_name: part for part in parts} or {
@@ -142,7 +155,7 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
         if name.startswith(part.prefix) and not any(name.startswith(other) for other in others)
     }
     check_plain(part_tensors, str(path))
-    notes = remarks(parts, part)
+    notes = remarks(contents, part)
     if unnamed_average:
         notes = (*notes, "the average in the file has no names (shadow_params) and is not read")
     weights = WeightSet(
@@ -161,6 +174,8 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
 
 def _keys(content: Any) -> set[str]:
     """Return the keys of a mapping and of the mappings in it."""
+    if not isinstance(content, Mapping):
+        return set()
     inner = [value for value in content.values() if isinstance(value, Mapping)]
     return {key for part in (content, *inner) for key in part if isinstance(key, str)}
 

@@ -1,6 +1,7 @@
 """Weights inside mappings and under prefixes, and other programs' files by their names."""
 
 import argparse
+import os
 
 import numpy as np
 import pytest
@@ -57,6 +58,19 @@ def path(tmp_path):
             "under 'ema.ema_model.'",
         ),
         ({"n_averaged": torch.tensor(4), **under("module.", RAW)}, "ema", "averaged"),
+        ({"model": EMA, "model_ema": RAW}, "ema", "under 'model_ema.'"),
+        ({"model": EMA, "modelEMA": RAW}, "ema", "under 'modelEMA.'"),
+        ({"net": EMA, "EMA": RAW}, "ema", "under 'EMA.'"),
+        (
+            {"state_dict": EMA, "callbacks": {"EMA": {"ema_state_dict": under("model.", RAW)}}},
+            "ema",
+            "under 'callbacks.EMA.ema_state_dict.model.' .*raw takes the others",
+        ),
+        (  # Lightning's WeightAveraging exchanges the two
+            {"state_dict": under("model.", RAW), "current_model_state": under("model.", EMA)},
+            "ema",
+            "averaged weights under 'state_dict.model.' .*raw takes the others",
+        ),
     ],
 )
 def test_ours_is_ours_wherever_it_lies(path, content, which, words):
@@ -91,6 +105,26 @@ def test_an_average_without_names_is_not_taken_for_missing(path):
     assert "shadow_params" in found.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"netA": RAW, "netB": EMA}, "further weights under 'netB.', which are not read"),
+        ({"model": EMA, "ema_0.9": RAW, "ema_0.99": EMA}, "further weights under 'ema_0.99.'"),
+    ],
+)
+def test_weights_that_are_neither_chosen_nor_offered_are_named(path, content, words):
+    torch.save(content, path)
+    found = read_pickled(path)
+    assert same(found.tensors, RAW)
+    assert words in found.notes[-1]
+
+
+def test_an_average_without_names_alone_says_how_to_write_it(path):
+    torch.save({"decay": 0.9, "shadow_params": list(EMA.values())}, path)
+    with pytest.raises(DdimxError, match=r"without names .*copy_to\(model.parameters\(\)\)"):
+        read_pickled(path)
+
+
 def test_plain_safetensors_under_a_prefix_are_read(tmp_path):
     from safetensors.torch import save_file
 
@@ -116,10 +150,15 @@ def test_plain_safetensors_under_a_prefix_are_read(tmp_path):
         ("encoder.conv_in.weight decoder.up.0.block.0.conv1.weight", "an autoencoder"),
         ("input_blocks.0.0.weight time_embed.0.weight out.2.weight", "a classifier of guided"),
         ("map_layer0.weight map_layer1.weight", "NVIDIA's EDM2"),
+        ("model_ema.diffusion_modelinput_blocks00weight", r"latent diffusion \(CompVis\)"),
+        ("model.null_classes_emb model.classes_mlp.0.weight", "classifier_free_guidance"),
+        ("to_time_emb.0.weights", "a KarrasUnet"),
     ],
 )
-def test_other_programs_files_are_refused_by_name(path, names, words):
-    torch.save(dict.fromkeys(names.split(), N), path)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_other_programs_files_are_refused_by_name(path, names, words, wrapped):
+    tensors = dict.fromkeys(names.split(), N)
+    torch.save({"state_dict": tensors} if wrapped else tensors, path)
     with pytest.raises(DdimxError, match=rf"ckpt\.pt: this is .*{words}"):
         read_pickled(path)
 
@@ -142,6 +181,20 @@ def test_what_is_more_than_tensors_says_how_to_write_them(path, content, words):
     torch.save(content, path)
     with pytest.raises(DdimxError, match=f"not a file of tensors alone.*{words}"):
         read_pickled(path)
+
+
+class _Call:
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_call_in_a_pickle_is_named_and_not_made(path, zipped, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    torch.save({"model": RAW, "x": _Call()}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DdimxError, match=r"a call of (posix|nt)\.mkdir, which was not made"):
+        read_pickled(path)
+    assert not (path.parent / "made").exists()
 
 
 def test_a_pickle_of_edm_says_how_to_convert_it(path):

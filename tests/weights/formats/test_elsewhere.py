@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ddimx.config_file import validate
 from ddimx.errors import DdimxError, UsageError
@@ -16,7 +17,7 @@ from ddimx.weights.configure import configure
 from ddimx.weights.formats.pickled import read_pickled
 from ddimx.weights.locate.source import Source
 from ddimx.weights.model import load_model
-from tests.weights import config_file, same
+from tests.weights import config_file, plain, same, weights
 
 SECTIONS = ("data", "model", "diffusion", "training", "sampling", "optim")
 DATA = {"dataset": "FOLDER", "image_size": 8, "channels": 3}
@@ -97,6 +98,26 @@ def test_what_no_tensor_tells_has_to_be_said(tmp_path):
         configure(found, None, "m.pt")
     for words in ("image_size", "heads or model.head_dim", "beta_schedule", "name: guided"):
         assert words in str(error.value)
+    # The outline in the message suffices, once its gaps are filled.
+    outline = str(error.value).partition("examples):\n")[2]
+    filled = outline.replace("num_diffusion_timesteps: ...", "num_diffusion_timesteps: 1000")
+    filled = filled.replace("image_size: ...", "image_size: 8").replace("heads: ...", "heads: 2")
+    filled = filled.replace("beta_schedule: ...", "beta_schedule: linear")
+    config = validate(yaml.safe_load(filled), "--config")
+    assert configure(found, config, "m.pt")[0].model.heads == 2
+
+
+def test_a_flow_needs_no_betas_but_says_which_times_its_network_is_given(tmp_path):
+    """As TorchCFM's examples, whose network is guided-diffusion's."""
+    path = tmp_path / "m.pt"
+    torch.save({"net_model": guided().state_dict(), "ema_model": guided().state_dict()}, path)
+    tree = {section: LEAST["guided"].get(section, {}) for section in SECTIONS}
+    flow = {"prediction": "flow", "velocity": "to_data", "time_scale": 1.0}
+    config = validate({**tree, "diffusion": flow}, "--config")
+    assert configure(read_pickled(path), config, "m.pt")[0].diffusion.time_scale == 1.0
+    config = validate({**tree, "diffusion": {"prediction": "flow"}}, "--config")
+    with pytest.raises(UsageError, match=r"time_scale is missing: 1 where .* t in \[0, 1\]"):
+        configure(read_pickled(path), config, "m.pt")
 
 
 @pytest.mark.parametrize(
@@ -175,8 +196,17 @@ def test_a_schedule_without_a_name_is_taken_as_numbers(tmp_path):
 def test_lucidrains_without_buffers_has_to_be_told(tmp_path):
     path = tmp_path / "m.pt"
     torch.save(lucidrains_state(LucidrainsUNet(ch=8, ch_mult=(1, 2))), path)
-    with pytest.raises(UsageError, match="'prediction: edm' for its ElucidatedDiffusion"):
+    with pytest.raises(UsageError, match=r"prediction is missing .* edm for its ElucidatedDiff"):
         configure(read_pickled(path), said("lucidrains"), "m.pt")
+    schedule = {"beta_schedule": "linear", "num_diffusion_timesteps": 500}
+    with pytest.raises(UsageError, match=r"diffusion.prediction is missing \(objective: epsilon"):
+        configure(read_pickled(path), said("lucidrains", diffusion=schedule), "m.pt")
+    schedule["prediction"] = "v"
+    config, _ = configure(read_pickled(path), said("lucidrains", diffusion=schedule), "m.pt")
+    assert (config.diffusion.beta_start, config.diffusion.beta_end) == (2e-4, 0.04)
+    schedule["beta_schedule"] = "sigmoid"
+    with pytest.raises(UsageError, match=r"not the curve of that name .*diffusion.trained_betas"):
+        configure(read_pickled(path), said("lucidrains", diffusion=schedule), "m.pt")
     edm = said("lucidrains", diffusion={"prediction": "edm"})
     assert configure(read_pickled(path), edm, "m.pt")[0].diffusion.prediction == "edm"
 
@@ -226,7 +256,12 @@ def test_edms_tensors_tell_all_but_what_wraps_them(tmp_path, song, settings):
     ("network", "message"),
     [
         (lambda: LucidrainsUNet(ch=8, ch_mult=(1, 2), in_channels=6), "self_condition=True"),
+        (lambda: LucidrainsUNet(ch=8, in_channels=6, predicts_variance=True), "self_condition"),
         (lambda: GuidedUNet(image_size=8, ch=32, in_channels=6), "an upsampler of guided"),
+        (
+            lambda: GuidedUNet(image_size=8, ch=32, in_channels=6, predicts_variance=True),
+            "an upsampler of guided",
+        ),
         (lambda: EdmUNet(song=True, image_size=8, ch=16, out_ch=6), "EDM's iDDPMPrecond"),
     ],
 )
@@ -234,6 +269,34 @@ def test_networks_for_other_tasks_are_refused(tmp_path, network, message):
     torch.save(network().state_dict(), tmp_path / "m.pt")
     with pytest.raises(DdimxError, match=message):
         read_pickled(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_conv.weight": torch.zeros(8, 3, 7)}, "a Unet1D"),
+        ({"mid_attn.norm.g": None, "mid_block1.block1.proj.weight": None}, "a UViT of denoising"),
+        ({}, "its ContinuousTimeGaussianDiffusion"),
+    ],
+)
+def test_lucidrains_other_modules_are_refused_by_name(tmp_path, changes, message):
+    state = LucidrainsUNet(ch=8, ch_mult=(1, 2)).state_dict() | changes
+    state = {f"model.{name}": value for name, value in state.items() if value is not None}
+    torch.save({"model": state, "step": 3}, tmp_path / "m.pt")
+    with pytest.raises(DdimxError, match=message):
+        read_pickled(tmp_path / "m.pt")
+
+
+def test_training_completes_the_configuration_of_our_bare_tensors_too(tmp_path):
+    torch.save({"ema": weights(plain(), 1)}, tmp_path / "m.pt")
+    tree = {name: {} for name in SECTIONS} | {"data": DATA, "model": {"attn_resolutions": [4]}}
+    wish, progress = Source(str(tmp_path / "m.pt")), Progress(quiet=True)
+    start = read_start(wish, validate(tree, "--config"), progress)
+    assert start.completed
+    assert start.config.model.ch == plain().model.ch
+    wrong = {"attn_resolutions": [4], "ch": 64}
+    with pytest.raises(UsageError, match=r"model.ch is 64, the file has 32"):
+        read_start(wish, validate({**tree, "model": wrong}, "--config"), progress)
 
 
 def test_training_can_start_from_them(tmp_path):
