@@ -85,14 +85,16 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
     """Refuse a configuration that makes something else of weights than they were trained for.
 
     Classes, dropout and average may differ, and the size of images unless layers are named by it;
-    of token networks the kinds of noise may be fewer.
+    of token networks the kinds of noise may be fewer. The architecture of a class from elsewhere,
+    ``package.module:Class``, is not compared: loading shows whether the tensors fit.
 
     Raises:
         UsageError: the keys that differ, each with both values.
     """
-    pairs = []
-    before, after = _architecture(own), _architecture(config)
-    pairs += [(f"model.{key}", before[key], after[key]) for key in before]
+    pairs: list[tuple[str, Any, Any]] = []
+    if ":" not in own.model.name:  # what the keys mean to a class from elsewhere is not known here
+        before, after = _architecture(own), _architecture(config)
+        pairs += [(f"model.{key}", before[key], after[key]) for key in before]
     keys = ["max_depth"] if own.data.octrees else ["channels", "rescaled", "logit_transform"]
     if own.model.name in ("song", "dhariwal"):  # whose layers are named by it
         keys.append("image_size")
