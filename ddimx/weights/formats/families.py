@@ -148,7 +148,7 @@ def pickled_object(reason: str, start: str = "") -> str:
 
 
 def unknown_network(names: Iterable[str]) -> str:
-    """Return whose tensors these may be, in words, where no network that is known has such names."""
+    """Return whose tensors these may be, in words; no network that is read has their names."""
     listed = sorted(names)
     if any(re.match(r"(.*\.)?down_blocks\.[0-9]", name) for name in listed):
         return (
