@@ -147,9 +147,22 @@ def pickled_object(reason: str, start: str = "") -> str:
     )
 
 
+def unknown_network(names: Iterable[str]) -> str:
+    """Return whose tensors these may be, in words; no network that is read has their names."""
+    listed = sorted(names)
+    if any(re.match(r"(.*\.)?down_blocks\.[0-9]", name) for name in listed):
+        return (
+            "its names are diffusers': write the network with save_pretrained and give that folder"
+        )
+    some = ", ".join(map(shortened, listed[:3]))
+    return f"its tensors begin {some}, which no network that is known has"
+
+
 def outline(content: Any) -> str:
     """Return what a file holds, in a few words."""
     if isinstance(content, Mapping):
+        if not content:
+            return "holds an empty dict"
         names = ", ".join(
             shortened(key) if isinstance(key, str) else shown(key) for key in list(content)[:4]
         )

@@ -28,7 +28,7 @@ from ..tensors import check_plain
 from ..weight_set import SetName, WeightSet, Which, choose
 from .contents import Part, contents_of, flattened, remarks
 from .elsewhere import of_other_network
-from .families import NETWORKS, outline, pickled_object, refused_family
+from .families import NETWORKS, outline, pickled_object, refused_family, unknown_network
 from .guided import named_set
 
 LIST = "ermongroup list"
@@ -141,6 +141,8 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
             "Where it was made, write it with its names: ema.copy_to(model.parameters()), then "
             "torch.save(model.state_dict(), NEW)"
         )
+    if not parts and tensors and not _is_state_dict(content):
+        raise DdimxError(f"{path}: {outline(content)}; {unknown_network(tensors)}")
     if not parts and not _is_state_dict(content):
         raise DdimxError(f"{path}: {outline(content)}; neither a state dict nor {LIST}")
     sets = {part.set_name: part for part in parts} or {

@@ -10,6 +10,7 @@ from ...config import Config
 from ...config_file import load_config
 from ...errors import DdimxError, UsageError, nearest
 from ...progress import Progress
+from ...untrusted.text import shortened
 from ..configure import configure
 from ..formats.diffusers.folder import is_diffusers_folder, read_folder, weights_of
 from ..formats.native import is_native, read_native, read_tensors
@@ -20,6 +21,7 @@ from .registry import CELEBA, NAMES, PUBLISHED, published_file
 
 SUFFIX = ".safetensors"
 _MOST_HEADER = 1 << 40  # bytes; a first word above it is not a length
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}  # of weights, as files are named
 _PICKLED = (b"PK\x03\x04", b"\x80")  # torch.save's zip, and the plain pickle of before 1.6
 
 
@@ -135,7 +137,9 @@ def find_model(name: str | Path) -> Path:
                 key=lambda p: (len(p.name), p.name),
             )
         if not checkpoints:
-            raise DdimxError(f"{path}: no checkpoint in this folder, and no diffusers model")
+            files = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
+            hint = f"; it holds {', '.join(map(shortened, files[:4]))}: name one" if files else ""
+            raise DdimxError(f"{path}: no checkpoint in this folder, and no diffusers model{hint}")
         return checkpoints[-1]
     if path.exists():
         return path

@@ -158,7 +158,10 @@ def test_a_folder_stands_for_its_newest_checkpoint(tiny_config, tmp_path):
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
-    with pytest.raises(DdimxError, match="no checkpoint in this folder"):
+    with pytest.raises(DdimxError, match=r"no checkpoint in this folder, and no diffusers model$"):
+        find_model(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(DdimxError, match=r"no checkpoint in this folder.* model\.safetensors: na"):
         find_model(tmp_path)
 
 

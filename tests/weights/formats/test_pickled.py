@@ -94,7 +94,9 @@ def test_a_truncated_file_is_named(path, zipped, kept):
         ([dict(RAW), {}], "holds a list of dict, dict; neither"),
         ([1, 2, 3, 4, 5], "holds a list of int, int, int, int, int; neither"),
         (torch.zeros(3), "holds a Tensor; neither"),
-        ({}, "holds a dict with"),
+        ({}, "holds an empty dict"),
+        ({"model": {"fc.weight": torch.zeros(2, 2)}}, r"begin model\.fc\.weight, which no network"),
+        ({"model": {"down_blocks.0.x": torch.zeros(2)}}, "names are diffusers'.*save_pretrained"),
         ({"fc.weight": torch.zeros(2, 2)}, "not the UNet of ermongroup/ddim; its tensors begin fc"),
         (
             {"conv_in.weight": torch.zeros(2, 2), "down_blocks.0.x": torch.zeros(2)},
