@@ -209,6 +209,10 @@ def test_a_resumed_run_cannot_become_another(photos, tiny_config):
     assert done.code == 2
     assert "diffusion.prediction is x0, the weights have v" in done.err
     assert "Leave these keys out, or begin a new run.\n" in done.err
+    other = ("--size", "16x8", "--set", "model.attn_resolutions=[4]", "--steps", 2)
+    done = invoke("train", "--resume", "run", "--device", "cpu", *other)
+    assert done.code == 0, done.err
+    assert "the run was trained on images of 8x8, and sees 16x8 now\n" in done.err
 
 
 def test_a_tuned_model_is_that_of_the_new_classes(photos, tiny_model):
