@@ -228,7 +228,8 @@ def _resizing(sides: npt.NDArray[np.int32], data: DataConfig) -> list[str]:
     shape = (sides[:, 1] / sides[:, 0]) / (width / height)
     cut = sides[(shape > _STRETCHED) | (shape < 1 / _STRETCHED)]
     if len(cut):
-        lines.append(f"{_share(len(cut), count)} cut at the edges to fit {target}")
+        way = "; a --size of their shape, as 64x48, keeps the edges" if len(cut) == count else ""
+        lines.append(f"{_share(len(cut), count)} cut at the edges to fit {target}{way}")
     return lines
 
 

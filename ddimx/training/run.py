@@ -78,7 +78,10 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         config = override(header.config, request.settings())
         check_agrees(header.config, config, f"--resume {request.resume}")
         named_in = str(checkpoint) if config.model.name == header.config.model.name else "--set"
-        settings = Settings(config, None, named_in, None, ())
+        sides = ["x".join(map(str, c.data.sides[::-1])) for c in (header.config, config)]
+        change = f"the run was trained on images of {sides[0]}, and sees {sides[1]} now"
+        remarks = (change,) if sides[0] != sides[1] else ()
+        settings = Settings(config, None, named_in, None, remarks)
     else:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
@@ -114,7 +117,7 @@ def _train(
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
     network, process = build(config, trust_code=request.trust_code, named_in=settings.named_in)
-    remarks = list(settings.remarks) if checkpoint is None else []
+    remarks = list(settings.remarks) if checkpoint is None or request.resume is not None else []
     if start is not None and checkpoint is None:
         if start.config is not None:
             start, told_of_classes = with_classes(start, network, config)

@@ -209,6 +209,13 @@ def test_a_resumed_run_cannot_become_another(photos, tiny_config):
     assert done.code == 2
     assert "diffusion.prediction is x0, the weights have v" in done.err
     assert "Leave these keys out, or begin a new run.\n" in done.err
+    other = ["data.dataset=FOLDER", "data.root=photos", "data.balance=none"]
+    other += ["model.classes=[boats,flags]", "model.attn_resolutions=[4]"]
+    words = [word for setting in other for word in ("--set", setting)]
+    few = ("--device", "cpu", "--size", "16x8", "--steps", 2)
+    done = invoke("train", "--resume", "run", *few, *words)
+    assert done.code == 0, done.err
+    assert "the run was trained on images of 8x8, and sees 16x8 now\n" in done.err
 
 
 def test_a_tuned_model_is_that_of_the_new_classes(photos, tiny_model):

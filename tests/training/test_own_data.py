@@ -257,6 +257,10 @@ def test_pictures_of_many_sizes_and_shapes(tmp_path):
         "--size needs less time",
         "1 of 4 pictures are cut at the edges to fit 16x16",
     ]
+    assert recognizing._resizing(sides[3:], data) == [
+        "the picture is cut at the edges to fit 16x16; a --size of their shape, as 64x48, keeps "
+        "the edges"
+    ]
 
 
 @pytest.mark.parametrize(
