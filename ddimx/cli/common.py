@@ -32,13 +32,16 @@ def load(
 ) -> Model:
     """Load the model that the options name, ``emoji`` where they name none.
 
+    It is said which weights were taken, but of our own model files, which hold one set and say so,
+    and where the model's notes say it.
+
     Raises:
         UsageError: an unknown name, or an option that does not fit the file.
         DdimxError: a file that cannot be read, or a download that failed.
     """
     from ..weights.model import load_model
 
-    return load_model(
+    loaded = load_model(
         model or DEFAULT_MODEL,
         device=device,
         dtype=dtype,
@@ -48,6 +51,11 @@ def load(
         trust_code=trust_code,
         progress=progress,
     )
+    if loaded.form != "ddimx model" and not any("weights" in note for note in loaded.notes):
+        taken = {"ema": "the averaged weights", "raw": "the last (raw) weights"}
+        unstated = "the file does not say whether its weights are an average"
+        progress.say(f"note: {loaded.name}: {taken.get(loaded.weights, unstated)}")
+    return loaded
 
 
 def which(weights: str | None) -> Literal["ema", "raw"] | None:

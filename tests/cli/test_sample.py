@@ -13,7 +13,7 @@ from ddimx.data.images.npz import NpzSource
 from ddimx.files import sha256_file
 from ddimx.noise import Noise, Stream
 from ddimx.weights.model import load_model
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, ROOT
 from tests.sampling import (
     counted_calls,
     image_names,
@@ -33,6 +33,14 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     """Run folders appear in ``tmp_path``. The check of memory, which takes longest, is off here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ddimx.sampling.memory.free_bytes", lambda _: None)
+
+
+def test_which_weights_were_taken_is_said_where_there_is_a_choice(tiny_model):
+    old = ROOT / "tests" / "fixtures" / "0.1.0" / "training"
+    for options, kind in ((), "averaged"), (("--weights", "raw"), "last (raw)"):
+        done = sampled(old, "-n", 1, *options)
+        assert f": the {kind} weights" in done.err.splitlines()[0]
+    assert " weights" not in sampled(tiny_model, "-n", 1).err  # one set, which the file names
 
 
 def states(model, *args, name="states") -> np.ndarray:
