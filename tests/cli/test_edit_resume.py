@@ -123,7 +123,7 @@ def test_a_run_of_another_verb_is_named(tiny_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("verb", "metavar"),
-    [("inpaint", "IMAGE|DIR"), ("encode", "IMAGE|DIR"), ("interpolate", "A B [C D]")],
+    [("inpaint", "IMAGE|DIR|FILE"), ("encode", "IMAGE|DIR|FILE"), ("interpolate", "A B [C D]")],
 )
 def test_without_an_image_and_without_a_run(tmp_path, verb, metavar):
     refused(invoke(verb), f"give {metavar}, or --resume last|DIR")
