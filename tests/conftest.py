@@ -79,6 +79,9 @@ def pytest_cmdline_main(config):
         return
     if config.option.numprocesses is None and config.option.dist == "no":
         config.option.numprocesses, config.option.dist = "auto", "loadfile"
+        # In the order of their names: files of few tests, which take longest, are not kept to the
+        # end, where one process would wait for the other.
+        config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items):
