@@ -162,9 +162,9 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
     elif model.name in ("guided", "lucidrains", "song", "dhariwal"):
         widest = max((n for value in tensors.values() for n in value.shape), default=0)
         blocks = 1 if model.name == "lucidrains" else model.num_res_blocks
-        wide = (model.ch * max(model.ch_mult), (model.heads or 1) * (model.head_dim or 1))
+        wide = (max(model.widths), (model.heads or 1) * (model.head_dim or 1))
         # A block has more than eight tensors, and there are twice as many on the way up.
-        if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide, default=0) > widest:
+        if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide) > widest:
             raise DdimxError(
                 f"{label}: {shown(blocks)} blocks on each of {len(model.ch_mult)} levels, "
                 f"{shown(max(wide))} wide, in a file of {len(tensors)} tensors of at most {widest}"

@@ -14,7 +14,7 @@ from typing import Any
 from ....config import Config
 from ....errors import DdimxError, UsageError
 from ....untrusted.text import shortened, shown
-from ...architecture import Architecture, from_config
+from ...architecture import Architecture, from_config, multiples
 
 # UNet2DModel's parameters and their defaults (diffusers 0.42.1).
 UNET_DEFAULTS: dict[str, Any] = {
@@ -108,7 +108,7 @@ def read_unet(settings: Mapping[str, Any], label: str) -> tuple[Architecture, di
         in_channels=values["in_channels"],
         out_ch=values["in_channels"],
         ch=widths[0],
-        ch_mult=tuple(w // widths[0] if w % widths[0] == 0 else w / widths[0] for w in widths),
+        ch_mult=multiples(widths, widths[0]),
         num_res_blocks=values["layers_per_block"],
         attention=frozenset(i for i, (attends, _) in enumerate(down) if attends),
         attention_up=frozenset(i for i, (attends, _) in enumerate(up) if attends),
