@@ -19,7 +19,6 @@ from .layers import (
     NORM_EPS,
     AttnBlock,
     Downsample,
-    KeyedDropout,
     Resampling,
     ResnetBlock,
     Upsample,
@@ -267,7 +266,3 @@ class UNet(nn.Module):
             blocks.append(self._block(entering + skips.pop(), width))
             entering = width
         return self._level(blocks, width, attends)
-
-    def dropouts(self) -> list[KeyedDropout]:
-        """Return the dropout layers, whose ``key`` the training loop sets."""
-        return [m for m in self.modules() if isinstance(m, KeyedDropout)]
