@@ -34,7 +34,7 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
         if not part.prefix and by_name is not None:
             kind = "averaged" if by_name == "ema" else "last (raw)"
             note = f"the {kind} weights, by the name of the file"
-            weights = replace(weights, notes=(*weights.notes, note))
+            weights = replace(weights, notes=(*weights.notes, note), which_is_noted=True)
     elif part.network.name == "lucidrains":
         parent = part.prefix.removesuffix("model.")
         buffers = {name: tensors[parent + name] for name in BUFFERS if parent + name in tensors}
