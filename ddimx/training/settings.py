@@ -125,11 +125,9 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
     if start is not None and own is not None and (base is None or start.completed):
         base, named_in = own, str(start.file)
     wishes = apply({}, settings)
-    white = wishes.get("data", {}).get("white")
-    is_number = isinstance(white, int | float) and white > 0  # of what else, validation speaks
     data = None
     if request.data is not None:
-        data = recognize(request.data, white=white if is_number else None)
+        data = recognize(request.data, white=_white(wishes.get("data", {}).get("white")))
     if base is None and data is None:
         raise UsageError(
             "name a configuration with --config, or with --data what to train on: a folder or zip "
@@ -302,6 +300,14 @@ def _sides(image_size: Any) -> tuple[int, int]:
     except ValidationError:
         text = shown(image_size)
         raise UsageError(f"data.image_size {text}: write 64, or 64x48, width first") from None
+
+
+def _white(value: Any) -> float | None:
+    """Return what ``data.white`` may be; of what else may be set, validation speaks."""
+    try:
+        return DataConfig(dataset="", image_size=1, channels=1, white=value).white
+    except ValidationError:
+        return None
 
 
 def _whole(value: Any) -> int | None:

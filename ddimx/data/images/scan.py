@@ -79,6 +79,7 @@ class Scan:
     """The pictures of a folder or a zip that can be read, as their headers say.
 
     Attributes:
+        listing: what was scanned.
         names: relative paths, as in :class:`Listing`, without those that cannot be read.
         sizes: int32 [N, 2], height and width as displayed.
         channels: uint8 [N]: 1 gray, 3 color, 4 with transparency.
@@ -89,6 +90,7 @@ class Scan:
         notes: what a user should know, in whole sentences.
     """
 
+    listing: Listing
     names: tuple[str, ...]
     sizes: npt.NDArray[np.int32]
     channels: Bytes
@@ -286,6 +288,7 @@ def scan_images(
     kept = [headers[i] for i in good]
     skipped = listing.skipped | ({UNREADABLE: list(errors)} if errors else {})
     return Scan(
+        listing=listing,
         names=tuple(names[i] for i in good),
         sizes=np.array([header.size for header in kept], dtype=np.int32),
         channels=np.array(
