@@ -14,7 +14,7 @@ from ..config import Config, DataConfig
 from ..errors import DdimxError, UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
-from ..untrusted.text import shortened
+from ..untrusted.text import first_of, shortened
 from .examples import Examples
 from .images.folder import FolderSource
 from .images.named import ARRAYS
@@ -246,5 +246,4 @@ def _range(sides: npt.NDArray[np.int32]) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shortened(name, 80) for name in names[:_SHOWN]) + more
+    return first_of(names, _SHOWN, 80)

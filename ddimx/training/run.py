@@ -30,7 +30,7 @@ from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
-from .fine_tune import check_agrees, with_classes
+from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
 from .report import FolderReporter
 from .settings import Settings, TrainRequest, resolve
@@ -78,10 +78,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         config = override(header.config, request.settings())
         check_agrees(header.config, config, f"--resume {request.resume}")
         named_in = str(checkpoint) if config.model.name == header.config.model.name else "--set"
-        sides = ["x".join(map(str, c.data.sides[::-1])) for c in (header.config, config)]
-        change = f"the run was trained on images of {sides[0]}, and sees {sides[1]} now"
-        remarks = (change,) if sides[0] != sides[1] else ()
-        settings = Settings(config, None, named_in, None, remarks)
+        remarks = of_size(header.config, config, "the run")
+        settings = Settings(config, None, named_in, None, tuple(remarks))
     else:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)

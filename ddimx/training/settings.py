@@ -20,7 +20,7 @@ from ..untrusted.text import shown
 from ..weights.locate.source import Source
 from ..weights.weight_set import Which
 from . import choose
-from .fine_tune import WITH_LEVELS, Start, check_agrees, read_start
+from .fine_tune import WITH_LEVELS, Start, check_agrees, of_size, read_start
 
 # Keys of the data that belong to the model, or to how it is trained, and not to one data set.
 _OF_DATA = (
@@ -71,19 +71,18 @@ class TrainRequest:
             UsageError: an option and ``--set`` for the same key.
         """
         width, height = self.size or (0, 0)
-        values = {
+        flags = {
             "--size": self.size and f"{width}x{height}",
             "--steps": self.steps,
             "--batch-size": self.batch_size,
         }
         by_hand = apply({}, self.overrides)
-        for flag, key in _FLAGS.items():
-            section, _, name = key.partition(".")
-            is_set = (self.data if flag == "--data" else values[flag]) is not None
-            if is_set and name in by_hand.get(section, {}):
-                raise UsageError(f"{flag} and --set {key} say the same: give one of them")
-        flags = [f"{_FLAGS[f]}={value}" for f, value in values.items() if value is not None]
-        return (*flags, *self.overrides)
+        for flag, value in {**flags, "--data": self.data}.items():
+            section, _, name = _FLAGS[flag].partition(".")
+            if value is not None and name in by_hand.get(section, {}):
+                raise UsageError(f"{flag} and --set {_FLAGS[flag]} say the same: give one of them")
+        values = [f"{_FLAGS[flag]}={value}" for flag, value in flags.items() if value is not None]
+        return (*values, *self.overrides)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +195,7 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
                 f"examples are mirrored at random, as those of {start.name} were; --set "
                 "data.random_flip=false leaves them as they are"
             )
-        if own.data.sides != config.data.sides:
-            before, now = ("x".join(map(str, c.data.sides[::-1])) for c in (own, config))
-            remarks.append(f"{start.name} was trained on images of {before}, and sees {now} now")
+        remarks += of_size(own, config, start.name)
     return Settings(config, data, named_in, start, tuple(remarks))
 
 
