@@ -227,7 +227,7 @@ def test_families_are_left_out_where_the_data_are_named_otherwise(here):
 
 
 def test_a_folder_is_listed_and_its_headers_are_read_once(here, tmp_path, monkeypatch):
-    """By --data, to choose by; what is said of them, both parts and --strict need no second look."""
+    """By --data, to choose by; what is said of them, and --strict, need no second look."""
     calls = []
     for name in ("folder_contents", "_header"):
         function = getattr(scanning, name)
