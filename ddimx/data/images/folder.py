@@ -8,10 +8,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ...errors import DdimxError
 from ..arrays import Bytes
 from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
-from .scan import Scan, list_images, printable, scan_images
+from .scan import Scan, list_images, scan_images
 
 
 class FolderSource(EncodedSource):
@@ -95,12 +94,7 @@ class FolderSource(EncodedSource):
 
     def place(self, index: int) -> str:
         """Return the file's path, or the zip and the name in it."""
-        name = printable(self._names[index])
-        return (
-            str(self.listing.root / name)
-            if self.listing.archive is None
-            else (f"{self.listing.root}: {name}")
-        )
+        return self.listing.place(self._names[index])
 
     def stream(self, index: int) -> Path | BinaryIO:
         """Return the file's path, or its bytes out of the zip."""
@@ -109,14 +103,3 @@ class FolderSource(EncodedSource):
     def fitted(self, image: Image.Image) -> Bytes:
         """Crop the center and resize it with a Lanczos filter."""
         return centered(self.view(image), self.size)
-
-
-def image_names(root: Path) -> list[str]:
-    """Return the paths of all images below a folder, relative to it and sorted as texts.
-
-    Raises:
-        DdimxError: no such folder, or no image in it.
-    """
-    if not root.is_dir():
-        raise DdimxError(f"no image folder {root}")
-    return list(list_images(root).names)
