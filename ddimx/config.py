@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .option_values import size_text
+
 Prediction = Literal["epsilon", "x0", "v", "flow", "edm"]
 Transition = Literal["absorbing", "uniform"]
 BetaSchedule = Literal[
@@ -437,10 +439,8 @@ class Config(Section):
                 )
         halvings = 2 ** (len(model.ch_mult) - 1) * model.patch_size
         if any(side % halvings for side in data.sides):
-            size = "x".join(map(str, reversed(data.sides)))
-            size = size if data.sides[0] != data.sides[1] else str(data.image_size)
             raise ValueError(
-                f"data.image_size {size} is not divisible by {halvings} "
+                f"data.image_size {size_text(data.sides)} is not divisible by {halvings} "
                 f"(patch_size {model.patch_size}, {len(model.ch_mult)} levels of model.ch_mult)"
             )
         sizes = self.resolutions

@@ -134,6 +134,11 @@ def _size(value: Any) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def size_text(size: Sequence[int]) -> str:
+    """Return height and width as ``--size`` takes them: 64, or 64x48 with the width first."""
+    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
+
+
 def _clip(value: Any) -> float | Literal["none"]:
     if value == "none":
         return "none"

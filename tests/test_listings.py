@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ddimx.data.images.folder import image_names
+from ddimx.data.images.scan import list_images
 from ddimx.editing.pictures import find_pictures
 from ddimx.evaluation.fid.images import open_images
 from ddimx.evaluation.shapes.sets import find
@@ -35,6 +35,6 @@ def test_images(tmp_path, names):
         path.parent.mkdir(exist_ok=True, parents=True)
         Image.new("RGB", (2, 2)).save(path)
     expected = ["B.PNG", "a.png", "below/c.png"]
-    assert image_names(tmp_path) == expected
+    assert list(list_images(tmp_path).names) == expected
     assert list(open_images(str(tmp_path)).source.names) == expected
     assert find_pictures(tmp_path) == [tmp_path / name for name in expected[:2]]

@@ -32,8 +32,8 @@ def load(
 ) -> Model:
     """Load the model that the options name, ``emoji`` where they name none.
 
-    It is said which weights were taken, but of our own model files, which hold one set and say so,
-    and where the model's notes say it.
+    It is said which weights were taken, unless the model's notes say it. Our own model files hold
+    one set.
 
     Raises:
         UsageError: an unknown name, or an option that does not fit the file.
@@ -51,7 +51,7 @@ def load(
         trust_code=trust_code,
         progress=progress,
     )
-    if loaded.form != "ddimx model" and not any("weights" in note for note in loaded.notes):
+    if loaded.form != "ddimx model" and not loaded.which_is_noted:
         taken = {"ema": "the averaged weights", "raw": "the last (raw) weights"}
         unstated = "the file does not say whether its weights are an average"
         progress.say(f"note: {loaded.name}: {taken.get(loaded.weights, unstated)}")

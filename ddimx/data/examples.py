@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from ..config import Config, DataConfig
 from ..noise import Noise
 from .batches import Batches, BatchStream
+from .images.scan import Scan
 from .images.sources import ImageSource, open_source
 from .shapes.batches import ShapeBatches
 from .shapes.octrees import ShapeSource, open_shapes
@@ -14,11 +15,14 @@ from .shapes.octrees import ShapeSource, open_shapes
 Examples: TypeAlias = ImageSource | ShapeSource
 
 
-def open_examples(config: Config, *, held_out: bool = False, strict: bool = False) -> Examples:
+def open_examples(
+    config: Config, *, held_out: bool = False, strict: bool = False, scan: Scan | None = None
+) -> Examples:
     """Open the training or the held-out part of ``config.data``.
 
     Args:
         strict: refuse a folder of images with one that cannot be read.
+        scan: of that folder, if it is there already.
 
     Raises:
         UsageError: an unknown data set, or one that does not fit the configuration.
@@ -26,7 +30,7 @@ def open_examples(config: Config, *, held_out: bool = False, strict: bool = Fals
     """
     if config.data.octrees:
         return open_shapes(config, held_out=held_out)
-    return open_source(config, held_out=held_out, strict=strict)
+    return open_source(config, held_out=held_out, strict=strict, scan=scan)
 
 
 def open_batches(

@@ -14,10 +14,11 @@ from ..config import Config, DataConfig
 from ..errors import DdimxError, UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
-from ..untrusted.text import shortened
+from ..untrusted.text import first_of, shortened
 from .examples import Examples
 from .images.folder import FolderSource
-from .images.scan import SUFFIXES, Scan, printable, scan_images
+from .images.named import ARRAYS
+from .images.scan import SUFFIXES, Scan, list_images, printable, scan_images
 from .images.sources import open_part
 from .shapes.lists import PARTS, lists_of, read_list, read_tree
 from .shapes.mesh_folder import scan_shapes
@@ -72,18 +73,22 @@ def recognize(where: str, workers: int = 4, white: float | None = None) -> DataS
     parts = (lists_of(path) or [part for part in PARTS if read_tree(path, part)]) * path.is_dir()
     if parts:
         return _octrees(where, path, parts)
-    if path.suffix.lower() in (".npy", ".npz"):
+    if path.suffix.lower() in ARRAYS:
         return _arrays(where, path)
-    if path.is_dir():
-        _refuse_unprepared(where, path)
-    elif path.suffix.lower() != ".zip":
+    if not path.is_dir() and path.suffix.lower() != ".zip":
         if path.suffix.lower() in SUFFIXES:
             raise UsageError(f"--data {where}: a single picture; give the folder that it is in")
         raise UsageError(
             f"--data {where}: nothing that can be trained on, which is a folder or zip of "
             "pictures, a packed .npy, an .npz, or a folder of octrees; unpack other archives"
         )
-    scan = scan_images(path, workers=workers, white=white)
+    try:
+        listing = list_images(path)
+    except DdimxError:
+        if path.is_dir():
+            _refuse_unprepared(where, path)
+        raise
+    scan = scan_images(path, workers=workers, white=white, listing=listing)
     return DataSet(
         root=where,
         data={"dataset": "FOLDER", "root": where, "held_out": len(scan.names) > FEW},
@@ -156,8 +161,6 @@ def _arrays(where: str, path: Path) -> DataSet:
 
 def _refuse_unprepared(where: str, path: Path) -> None:
     """Say of a folder without pictures what has to be done with the shapes that it holds."""
-    if visible_files(path, SUFFIXES):
-        return
     try:
         scan = scan_shapes(path)
     except DdimxError:
@@ -167,24 +170,20 @@ def _refuse_unprepared(where: str, path: Path) -> None:
     raise UsageError(
         f"--data {where} holds no pictures, but {scan}. Shapes are trained on as octrees: ddimx "
         f"prepare octrees {where} {made} --depth 5, then ddimx train --data {made}"
-        + (arrays if visible_files(path, (".npy", ".npz")) else "")
+        + (arrays if visible_files(path, ARRAYS) else "")
     )
 
 
-def told(
-    config: Config, source: Examples, held_out: Examples, scan: Scan | None = None
-) -> list[str]:
+def told(config: Config, source: Examples, held_out: Examples) -> list[str]:
     """Return what a person is told of the data: how many, which classes, what was passed over.
 
     Args:
         config: the configuration to train with.
         source: the training part.
         held_out: the held-out part, which may be empty.
-        scan: of a folder's pictures, if it is there already; else their headers are read.
     """
     what = "octrees" if config.data.octrees else "images"
-    if isinstance(source, FolderSource) and (scan is None or config.data.white is not None):
-        scan = source.scan
+    scan = source.scan if isinstance(source, FolderSource) else None
     count = len(source) + len(held_out) if scan is None else len(scan)
     rest = f"{len(held_out)} of them held out" if len(held_out) else "none is held out"
     lines = [f"{shortened(config.data.root or config.data.dataset)}: {count} {what}, {rest}"]
@@ -247,5 +246,4 @@ def _range(sides: npt.NDArray[np.int32]) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shortened(name, 80) for name in names[:_SHOWN]) + more
+    return first_of(names, _SHOWN, 80)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images.encoded import centered, centered_box
-from ..data.images.named import ARRAYS, stored_pixels
+from ..data.images.named import ARRAYS, array_of_run, stored_pixels
 from ..data.images.picture import View
 from ..data.images.scan import SUFFIXES, list_images, printable
 from ..errors import UsageError
@@ -79,9 +79,7 @@ def read_pictures(path: Path, model: Model, *, resize: bool = False) -> list[Pic
         UsageError: as :func:`find_pictures` and :func:`read_picture`.
         DdimxError: a zip or an array that cannot be read.
     """
-    if (path / MANIFEST).is_file():
-        arrays = [path / f"samples{suffix}" for suffix in ARRAYS]
-        path = next((array for array in arrays if array.is_file()), path)
+    path = array_of_run(path) or path
     suffix = "" if path.is_dir() else path.suffix.lower()
     if suffix in ARRAYS:
         pixels = stored_pixels(path)
@@ -94,7 +92,7 @@ def read_pictures(path: Path, model: Model, *, resize: bool = False) -> list[Pic
     _refuse_equal(path, stems)
     pictures = []
     for name, stem in zip(listing.names, stems, strict=True):
-        what = f"{path}: {printable(name)}"
+        what = listing.place(name)
         read = partial(picture_of, model=model, name=stem, what=what, resize=resize)
         try:
             source = listing.stream(name)

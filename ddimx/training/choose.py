@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..option_values import size_text
 
 LARGEST = 64  # pixels of an image's side, unless another size is asked for
 COARSEST = 8  # pixels of the last level's longer side: few enough that attention is cheap
@@ -81,10 +82,9 @@ def unet(sides: tuple[int, int], channels: int, count: int) -> dict[str, Any]:
     if levels[-1] > 2 * COARSEST:
         unit = 8 if max(sides) <= 128 else 16
         near = [max(1, round(side / unit)) * unit for side in sides]
-        this, other = (str(s[0]) if s[0] == s[1] else f"{s[1]}x{s[0]}" for s in (sides, near))
         raise UsageError(
-            f"--size {this}: sides are halved from level to level, and these cannot be halved "
-            f"often enough; --size {other} can"
+            f"--size {size_text(sides)}: sides are halved from level to level, and these cannot be "
+            f"halved often enough; --size {size_text(near)} can"
         )
     # Twice as wide from level to level, below 64 pixels: above, width would cost too much.
     fine = sum(level > LARGEST for level in levels)

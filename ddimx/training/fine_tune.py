@@ -15,7 +15,7 @@ from ..config import OCTREE_MODELS, Config
 from ..errors import UsageError
 from ..progress import Progress
 from ..solvers.continuous import schedule_of
-from ..untrusted.text import shortened
+from ..untrusted.text import first_of
 from ..weights.locate.registry import NAMES
 from ..weights.locate.source import Source, completed, find_weights
 
@@ -123,6 +123,14 @@ def check_agrees(own: Config, config: Config, label: str) -> None:
         )
 
 
+def of_size(own: Config, config: Config, name: str) -> list[str]:
+    """Return a remark if weights, called ``name``, are trained on images of another size now."""
+    if own.data.sides == config.data.sides:
+        return []
+    before, now = ("x".join(map(str, c.data.sides[::-1])) for c in (own, config))
+    return [f"{name} was trained on images of {before}, and sees {now} now"]
+
+
 def _architecture(config: Config) -> dict[str, Any]:
     """Return what decides the network's function, besides its weights, in comparable values."""
     values = {k: v for k, v in config.model.model_dump().items() if k not in _FREE}
@@ -191,5 +199,4 @@ def with_classes(start: Start, network: nn.Module, config: Config) -> tuple[Star
 
 
 def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shortened(name, 40) for name in names[:_SHOWN]) + more
+    return first_of(names, _SHOWN, 40)

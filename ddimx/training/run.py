@@ -30,7 +30,7 @@ from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
-from .fine_tune import check_agrees, with_classes
+from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
 from .report import FolderReporter
 from .settings import Settings, TrainRequest, resolve
@@ -78,10 +78,8 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         config = override(header.config, request.settings())
         check_agrees(header.config, config, f"--resume {request.resume}")
         named_in = str(checkpoint) if config.model.name == header.config.model.name else "--set"
-        sides = ["x".join(map(str, c.data.sides[::-1])) for c in (header.config, config)]
-        change = f"the run was trained on images of {sides[0]}, and sees {sides[1]} now"
-        remarks = (change,) if sides[0] != sides[1] else ()
-        settings = Settings(config, None, named_in, None, remarks)
+        remarks = of_size(header.config, config, "the run")
+        settings = Settings(config, None, named_in, None, tuple(remarks))
     else:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
@@ -105,8 +103,13 @@ def _train(
         lock.enter_context(lock_folder(folder))
         checkpoint, config = _newest(request, config, folder, checkpoint)
     obtain(config.data, offline=request.offline, progress=progress)
-    source = open_examples(config, strict=request.strict)
-    held_out = open_examples(config, held_out=True)
+    # The headers of a folder's pictures are read once, and what a run begins with is said of them.
+    fresh = checkpoint is None
+    scan = settings.data.scan if fresh and settings.data is not None else None
+    source = open_examples(config, strict=request.strict, scan=scan)
+    if fresh and isinstance(source, FolderSource):
+        scan = source.scan
+    held_out = open_examples(config, held_out=True, scan=scan)
     for part in (source, held_out):
         if isinstance(part, EncodedSource):
             part.say = progress.say
@@ -117,8 +120,8 @@ def _train(
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
     network, process = build(config, trust_code=request.trust_code, named_in=settings.named_in)
-    remarks = list(settings.remarks) if checkpoint is None or request.resume is not None else []
-    if start is not None and checkpoint is None:
+    remarks = list(settings.remarks) if fresh or request.resume is not None else []
+    if start is not None and fresh:
         if start.config is not None:
             start, told_of_classes = with_classes(start, network, config)
             remarks += [told_of_classes] if told_of_classes else []
@@ -157,7 +160,6 @@ def _train(
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
     # Clear away what a killed process left, and write what the run is, before anything else.
-    fresh = checkpoint is None
     try:
         for place in (folder, folder / CHECKPOINTS, folder / "samples"):
             sweep(place)
@@ -171,12 +173,8 @@ def _train(
         ) from None
     trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
     report = FolderReporter(folder, progress, config.training.batch_size)
-    scan = None if settings.data is None else settings.data.scan
-    for line in (*(told(config, source, held_out, scan) if fresh else ()), *remarks):
+    for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
         progress.say(line)
-    for part in (source, held_out):
-        if isinstance(part, FolderSource) and isinstance(source, FolderSource) and fresh:
-            part.pass_over(scan or source.scan)  # what was said just now
     size = sum(p.numel() for p in network.parameters())
     loop = config.training
     progress.say(

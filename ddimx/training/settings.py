@@ -20,7 +20,7 @@ from ..untrusted.text import shown
 from ..weights.locate.source import Source
 from ..weights.weight_set import Which
 from . import choose
-from .fine_tune import WITH_LEVELS, Start, check_agrees, read_start
+from .fine_tune import WITH_LEVELS, Start, check_agrees, of_size, read_start
 
 # Keys of the data that belong to the model, or to how it is trained, and not to one data set.
 _OF_DATA = (
@@ -71,19 +71,18 @@ class TrainRequest:
             UsageError: an option and ``--set`` for the same key.
         """
         width, height = self.size or (0, 0)
-        values = {
+        flags = {
             "--size": self.size and f"{width}x{height}",
             "--steps": self.steps,
             "--batch-size": self.batch_size,
         }
         by_hand = apply({}, self.overrides)
-        for flag, key in _FLAGS.items():
-            section, _, name = key.partition(".")
-            is_set = (self.data if flag == "--data" else values[flag]) is not None
-            if is_set and name in by_hand.get(section, {}):
-                raise UsageError(f"{flag} and --set {key} say the same: give one of them")
-        flags = [f"{_FLAGS[f]}={value}" for f, value in values.items() if value is not None]
-        return (*flags, *self.overrides)
+        for flag, value in {**flags, "--data": self.data}.items():
+            section, _, name = _FLAGS[flag].partition(".")
+            if value is not None and name in by_hand.get(section, {}):
+                raise UsageError(f"{flag} and --set {_FLAGS[flag]} say the same: give one of them")
+        values = [f"{_FLAGS[flag]}={value}" for flag, value in flags.items() if value is not None]
+        return (*values, *self.overrides)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +124,9 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
     if start is not None and own is not None and (base is None or start.completed):
         base, named_in = own, str(start.file)
     wishes = apply({}, settings)
-    white = wishes.get("data", {}).get("white")
-    is_number = isinstance(white, int | float) and white > 0  # of what else, validation speaks
     data = None
     if request.data is not None:
-        data = recognize(request.data, white=white if is_number else None)
+        data = recognize(request.data, white=_white(wishes.get("data", {}).get("white")))
     if base is None and data is None:
         raise UsageError(
             "name a configuration with --config, or with --data what to train on: a folder or zip "
@@ -198,9 +195,7 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
                 f"examples are mirrored at random, as those of {start.name} were; --set "
                 "data.random_flip=false leaves them as they are"
             )
-        if own.data.sides != config.data.sides:
-            before, now = ("x".join(map(str, c.data.sides[::-1])) for c in (own, config))
-            remarks.append(f"{start.name} was trained on images of {before}, and sees {now} now")
+        remarks += of_size(own, config, start.name)
     return Settings(config, data, named_in, start, tuple(remarks))
 
 
@@ -302,6 +297,14 @@ def _sides(image_size: Any) -> tuple[int, int]:
     except ValidationError:
         text = shown(image_size)
         raise UsageError(f"data.image_size {text}: write 64, or 64x48, width first") from None
+
+
+def _white(value: Any) -> float | None:
+    """Return what ``data.white`` may be; of what else may be set, validation speaks."""
+    try:
+        return DataConfig(dataset="", image_size=1, channels=1, white=value).white
+    except ValidationError:
+        return None
 
 
 def _whole(value: Any) -> int | None:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,12 @@ def shown(value: object) -> str:
 def shortened(text: str, most: int = limits.SHOWN) -> str:
     """Return a text as an error may quote it: its beginning, where it is long."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def first_of(texts: Sequence[str], count: int, most: int = limits.SHOWN) -> str:
+    """Return the first of many texts, each :func:`shortened`, and how many more there are."""
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return ", ".join(shortened(text, most) for text in texts[:count]) + more
 
 
 def _short() -> reprlib.Repr:

@@ -38,6 +38,7 @@ class Model:
         form: the file's format, "ddimx model" for instance.
         info: how it was trained, as far as the file says.
         notes: what of the configuration was inferred or not taken over.
+        which_is_noted: whether one of them says which set of weights was taken.
     """
 
     network: nn.Module
@@ -51,6 +52,7 @@ class Model:
     notes: tuple[str, ...]
     device: torch.device
     precision: Precision
+    which_is_noted: bool = False
 
     def __repr__(self) -> str:
         """Return what the model is, in three lines."""
@@ -136,6 +138,7 @@ def load_model(
         notes=weight_set.notes,
         device=where,
         precision=precision,
+        which_is_noted=weight_set.which_is_noted,
     )
 
 

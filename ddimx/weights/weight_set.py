@@ -60,6 +60,7 @@ class WeightSet:
         defaults: as ``stated``, for the sampling section: wishes, not facts about the weights.
         info: how the model was made, as far as the file says.
         notes: remarks that a person should see.
+        which_is_noted: whether one of them says which set this is.
         config_file: the file that carries ``config``, where it is another than ``file``.
         shards: the files of the tensors, where they are several.
         decoder: the folder of what turns the network's latents into pictures, if it draws such.
@@ -78,6 +79,7 @@ class WeightSet:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    which_is_noted: bool = False
     config_file: Path | None = None
     shards: tuple[Path, ...] = ()
     decoder: Path | None = None

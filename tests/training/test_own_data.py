@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddimx.config_file import load_config
 from ddimx.data import recognize as recognizing
-from ddimx.data.examples import open_examples
+from ddimx.data.images import scan as scanning
 from ddimx.data.recognize import recognize
 from ddimx.errors import DdimxError
 from ddimx.models import gaussian
@@ -226,12 +226,18 @@ def test_families_are_left_out_where_the_data_are_named_otherwise(here):
     assert settings.remarks == ("data.balance is left out: a FOLDER data set has no families",)
 
 
-def test_the_headers_of_a_folder_are_read_once(here, monkeypatch):
-    """By --data, to choose by; what is said of them needs no second look."""
-    data = resolved("pictures", size=(8, 8))
-    source = open_examples(data.config)
-    monkeypatch.setattr(type(source), "scan", None)
-    assert "6 images" in recognizing.told(data.config, source, source, data.data.scan)[0]
+def test_a_folder_is_listed_and_its_headers_are_read_once(here, tmp_path, monkeypatch):
+    """By --data, to choose by; what is said of them, and --strict, need no second look."""
+    calls = []
+    for name in ("folder_contents", "_header"):
+        function = getattr(scanning, name)
+        monkeypatch.setattr(
+            scanning, name, lambda *args, f=function: calls.append(f.__name__) or f(*args)
+        )
+    words = ("--size", 4, "--steps", 1, "--batch-size", 2, "--device", "cpu", "--strict")
+    done = invoke("train", "--data", here / "gray", *words, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert sorted(calls) == ["_header"] * 6 + ["folder_contents"]
 
 
 def test_what_is_white_is_said_with_the_data(tmp_path):

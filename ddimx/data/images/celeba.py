@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from ...errors import DdimxError
@@ -21,6 +20,7 @@ from ...untrusted.names import relative
 from ...untrusted.text import read_bytes, shown
 from ..arrays import Bytes
 from .encoded import EncodedSource, fingerprint_of, side_of, split_number
+from .picture import pixels_of
 from .scan import list_images
 
 ARCHIVE, FOLDER = "img_align_celeba.zip", "img_align_celeba"
@@ -83,9 +83,7 @@ class CelebASource(EncodedSource):
             raise ValueError(f"{image.width}x{image.height}, aligned images are {WIDTH}x{HEIGHT}")
         left, top = CENTER_X - REACH, CENTER_Y - REACH
         cropped = self.view(image).crop((left, top, left + 2 * REACH, top + 2 * REACH))
-        resized = cropped.resize((self._side, self._side), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized, dtype=np.uint8)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        return pixels_of(cropped.resize((self._side, self._side), Image.Resampling.BILINEAR))
 
 
 def _place_of(root: Path) -> Path:

@@ -13,10 +13,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from ...errors import DdimxError, UsageError
+from ...errors import DdimxError, UsageError, unknown
 from ...untrusted.pictures import MOST_PIXELS, open_picture
 from ..arrays import Bytes, Integers
-from .picture import BAND, MODES, Box, View
+from .picture import BAND, MODES, Box, View, pixels_of
 
 HELD_OUT_EVERY = 20  # one image in twenty is held out, chosen by its name's hash
 KEPT = 256 << 20  # bytes up to which all images of a set stay in memory: 21,000 of 64x64
@@ -208,7 +208,7 @@ def centered(view: View, size: tuple[int, int]) -> Bytes:
     """Crop the center and resize it with a Lanczos filter: uint8 [H, W, C] for size (H, W)."""
     height, width = size
     box = centered_box(view.size, (width, height))
-    return _pixels(_resized(view, box, (width, height), Image.Resampling.LANCZOS))
+    return pixels_of(_resized(view, box, (width, height), Image.Resampling.LANCZOS))
 
 
 def scaled_center(view: View, size: int) -> Bytes:
@@ -227,7 +227,7 @@ def scaled_center(view: View, size: int) -> Bytes:
         raise ValueError(f"{view.size[0]}x{view.size[1]} is too narrow for {size} pixels")
     image = _resized(view, (0, 0, *view.size), (width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return _pixels(image.crop((left, top, left + size, top + size)))
+    return pixels_of(image.crop((left, top, left + size, top + size)))
 
 
 def _resized(
@@ -252,11 +252,6 @@ def _resized(
     return halfway.resize(size, resample).convert(view.mode)
 
 
-def _pixels(image: Image.Image) -> Bytes:
-    pixels = np.asarray(image, dtype=np.uint8)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
 def side_of(size: tuple[int, int], what: str) -> int:
     """Return the side of a square.
 
@@ -277,8 +272,6 @@ def split_number(split: str, names: Sequence[str]) -> int:
     Raises:
         UsageError: with the nearest known name.
     """
-    from ...errors import unknown
-
     if split not in names:
         raise unknown("split", split, names)
     return list(names).index(split)

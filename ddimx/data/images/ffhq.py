@@ -17,8 +17,8 @@ from PIL import Image
 from ...errors import DdimxError, UsageError
 from ..arrays import Bytes, Integers
 from .encoded import EncodedSource, centered, fingerprint_of, side_of
-from .folder import image_names
 from .lmdb_file import Lmdb, open_lmdb
+from .scan import list_images
 
 SPLIT_SEED = 2019
 TRAINING_PART = 0.9
@@ -53,7 +53,7 @@ class FfhqSource(EncodedSource):
         is_lmdb = root.is_file() or (root / "data.mdb").is_file()
         self._lmdb = open_lmdb(root) if is_lmdb else None
         if self._lmdb is None:
-            self._names = image_names(root)
+            self._names = list(list_images(root).names)
         else:
             self._names = _keys(self._lmdb, side_of(self.size, "FFHQ's LMDB"))
         self._chosen = part_of(len(self._names), held_out)

@@ -8,10 +8,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ...errors import DdimxError
 from ..arrays import Bytes
 from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
-from .scan import Scan, list_images, printable, scan_images
+from .scan import Scan, list_images, scan_images
 
 
 class FolderSource(EncodedSource):
@@ -34,6 +33,7 @@ class FolderSource(EncodedSource):
         strict: bool = False,
         classes: bool = True,
         split: bool = True,
+        scan: Scan | None = None,
     ) -> None:
         """List the images of ``root``; unless ``strict``, no file is opened yet.
 
@@ -44,6 +44,7 @@ class FolderSource(EncodedSource):
                 the next of its class.
             classes: whether folders may be classes.
             split: whether there is a held-out part; without, it is empty.
+            scan: of ``root`` with the same ``white``, if it is there already.
 
         Raises:
             DdimxError: no such folder or zip, no image in it, or, if ``strict``, one that cannot
@@ -53,7 +54,7 @@ class FolderSource(EncodedSource):
         super().__init__(
             size, workers, channels=channels, background=background, white=white, strict=strict
         )
-        self.listing = list_images(root)
+        self.listing = list_images(root) if scan is None else scan.listing
         self._workers = workers
         names, labels = self.listing.names, self.listing.labels
         part = [i for i, name in enumerate(names) if (split and is_held_out(name)) == held_out]
@@ -61,6 +62,9 @@ class FolderSource(EncodedSource):
         if classes and labels is not None:
             self.labels, self.classes = labels[part], self.listing.classes
         self.fingerprint = fingerprint_of(names)
+        if scan is not None:
+            self.scan = scan
+            self._pass_over(scan)
         if strict:
             self.scan.refuse_unreadable()
 
@@ -74,10 +78,10 @@ class FolderSource(EncodedSource):
         scan = scan_images(
             self.listing.root, workers=self._workers, white=self._white, listing=self.listing
         )
-        self.pass_over(scan)
+        self._pass_over(scan)
         return scan
 
-    def pass_over(self, scan: Scan) -> None:
+    def _pass_over(self, scan: Scan) -> None:
         """Note which images a scan could not read, so that nothing is said when one is drawn."""
         self.unreadable |= {
             index: f"{self.place(index)}: cannot be read ({scan.errors[name]})"
@@ -90,12 +94,7 @@ class FolderSource(EncodedSource):
 
     def place(self, index: int) -> str:
         """Return the file's path, or the zip and the name in it."""
-        name = printable(self._names[index])
-        return (
-            str(self.listing.root / name)
-            if self.listing.archive is None
-            else (f"{self.listing.root}: {name}")
-        )
+        return self.listing.place(self._names[index])
 
     def stream(self, index: int) -> Path | BinaryIO:
         """Return the file's path, or its bytes out of the zip."""
@@ -104,14 +103,3 @@ class FolderSource(EncodedSource):
     def fitted(self, image: Image.Image) -> Bytes:
         """Crop the center and resize it with a Lanczos filter."""
         return centered(self.view(image), self.size)
-
-
-def image_names(root: Path) -> list[str]:
-    """Return the paths of all images below a folder, relative to it and sorted as texts.
-
-    Raises:
-        DdimxError: no such folder, or no image in it.
-    """
-    if not root.is_dir():
-        raise DdimxError(f"no image folder {root}")
-    return list(list_images(root).names)

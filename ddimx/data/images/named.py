@@ -11,6 +11,7 @@ import numpy as np
 from ...config import DataConfig
 from ...config_file import load_data, shipped_configs
 from ...errors import DdimxError, UsageError, nearest
+from ...runs.record import NAME as MANIFEST
 from ...untrusted.arrays import map_npy, read_header, read_npz
 from ..arrays import Bytes
 from . import celeba, cifar10
@@ -43,10 +44,10 @@ def place_of(where: str) -> Path | None:
     path = Path(where).expanduser()
     if path.exists():
         return path
-    if where.lower() not in data_sets():
-        known = data_sets()
+    names = data_sets()
+    if where.lower() not in names:
         raise DdimxError(
-            f"no such file: {where}{nearest(where, known)} Data sets by name: {', '.join(known)}."
+            f"no such file: {where}{nearest(where, names)} Data sets by name: {', '.join(names)}."
         )
     return None
 
@@ -103,6 +104,13 @@ def data_at(where: str, own: DataConfig) -> DataConfig:
     if (path.is_dir() or suffix == ".zip") and not is_own:
         new["dataset"] = "FOLDER"
     return own.model_copy(update=new)
+
+
+def array_of_run(folder: Path) -> Path | None:
+    """Return the array of a run of ours that wrote its samples as one, None for any other path."""
+    arrays = [folder / f"samples{suffix}" for suffix in ARRAYS]
+    is_run = (folder / MANIFEST).is_file()
+    return next((array for array in arrays if array.is_file()), None) if is_run else None
 
 
 def is_packed(path: Path) -> bool:

@@ -91,8 +91,7 @@ class View:
 
     def array(self, box: Box) -> Bytes:
         """Return the pixels of a part, uint8 [H, W, channels]; ``box`` as Pillow's."""
-        pixels = np.asarray(self.crop(box), dtype=np.uint8)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        return pixels_of(self.crop(box))
 
     def crop(self, box: Box) -> Image.Image:
         """Return a part as an image of the mode L, RGB or RGBA."""
@@ -119,6 +118,12 @@ class View:
         if alpha.getextrema() == (255, 255):
             return None
         return np.asarray(alpha.transpose(_TURNS[self._turn]) if self._turn in _TURNS else alpha)
+
+
+def pixels_of(image: Image.Image) -> Bytes:
+    """Return the pixels of an image of the mode L, RGB or RGBA, uint8 [H, W, channels]."""
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def orientation(image: Image.Image) -> int:

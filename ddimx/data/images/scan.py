@@ -22,6 +22,7 @@ from ...files import HIDDEN, folder_contents, is_passed_over, suffix_of
 from ...untrusted.archives import Archive, keep_zip
 from ...untrusted.names import relative
 from ...untrusted.pictures import open_picture
+from ...untrusted.text import first_of
 from ..arrays import Bytes, Integers
 from .picture import View, displayed_size, is_deep
 
@@ -65,6 +66,11 @@ class Listing:
     notes: tuple[str, ...]
     archive: Archive | None
 
+    def place(self, name: str) -> str:
+        """Return a picture's path, or the zip and the name in it, for messages."""
+        text = printable(name)
+        return str(self.root / text) if self.archive is None else f"{self.root}: {text}"
+
     def stream(self, name: str) -> Path | io.BytesIO:
         """Return what Pillow opens for a picture; called from several threads.
 
@@ -79,6 +85,7 @@ class Scan:
     """The pictures of a folder or a zip that can be read, as their headers say.
 
     Attributes:
+        listing: what was scanned.
         names: relative paths, as in :class:`Listing`, without those that cannot be read.
         sizes: int32 [N, 2], height and width as displayed.
         channels: uint8 [N]: 1 gray, 3 color, 4 with transparency.
@@ -89,6 +96,7 @@ class Scan:
         notes: what a user should know, in whole sentences.
     """
 
+    listing: Listing
     names: tuple[str, ...]
     sizes: npt.NDArray[np.int32]
     channels: Bytes
@@ -136,12 +144,10 @@ def printable(name: str) -> str:
 
 def passed_over(skipped: Mapping[str, Sequence[str]]) -> list[str]:
     """Return a line for every reason: how many files, and the first of them by name."""
-    lines = []
-    for reason, names in skipped.items():
-        shown = ", ".join(map(printable, names[:_SHOWN]))
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(f"{len(names)} {reason}: {shown}{more}")
-    return lines
+    return [
+        f"{len(names)} {reason}: {first_of(list(map(printable, names)), _SHOWN)}"
+        for reason, names in skipped.items()
+    ]
 
 
 def list_images(root: Path) -> Listing:
@@ -286,6 +292,7 @@ def scan_images(
     kept = [headers[i] for i in good]
     skipped = listing.skipped | ({UNREADABLE: list(errors)} if errors else {})
     return Scan(
+        listing=listing,
         names=tuple(names[i] for i in good),
         sizes=np.array([header.size for header in kept], dtype=np.int32),
         channels=np.array(

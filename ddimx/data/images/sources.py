@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ...config import Config, DataConfig
 from ...errors import UsageError, unknown
 from ..arrays import Bytes, Integers
+
+if TYPE_CHECKING:
+    from .scan import Scan
 
 KINDS = ("CIFAR10", "CELEBA", "LSUN", "FFHQ", "FOLDER", "NPZ", "PACKED", "HUB")
 
@@ -75,12 +78,15 @@ class JoinedSource:
         return images
 
 
-def open_source(config: Config, *, held_out: bool = False, strict: bool = False) -> ImageSource:
+def open_source(
+    config: Config, *, held_out: bool = False, strict: bool = False, scan: Scan | None = None
+) -> ImageSource:
     """Open the data set that ``config.data`` names, its training or its held-out part.
 
     Args:
         strict: refuse a folder or a zip of images with one that cannot be read, and end a
             training run at an image that cannot be decoded, whatever the data set.
+        scan: of the folder or the zip of images, if it is there already.
 
     Raises:
         UsageError: an unknown data set, or one whose images do not fit the configuration.
@@ -88,7 +94,7 @@ def open_source(config: Config, *, held_out: bool = False, strict: bool = False)
     """
     from .encoded import EncodedSource
 
-    source = open_part(config.data, held_out=held_out, strict=strict)
+    source = open_part(config.data, held_out=held_out, strict=strict, scan=scan)
     if isinstance(source, EncodedSource):
         source.strict = strict
     # Refuse a data set that the configuration cannot be trained on.
@@ -118,7 +124,9 @@ def open_source(config: Config, *, held_out: bool = False, strict: bool = False)
     return source
 
 
-def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> ImageSource:
+def open_part(
+    data: DataConfig, *, held_out: bool, strict: bool = False, scan: Scan | None = None
+) -> ImageSource:
     """Open one part of a data set, whether or not a model fits it; raises as ``open_source``.
 
     A data set's module is imported when the data set is opened: some need packages of their own.
@@ -186,6 +194,7 @@ def open_part(data: DataConfig, *, held_out: bool, strict: bool = False) -> Imag
         white=data.white,
         strict=strict,
         split=data.held_out,
+        scan=scan,
     )
 
 

@@ -16,6 +16,7 @@ from ... import __version__
 from ...data.arrays import Bytes
 from ...data.images.named import place_of
 from ...errors import DdimxError, UsageError
+from ...option_values import size_text
 from ...progress import Progress
 from ...runs.batches import in_batches
 from ...untrusted.arrays import npz_headers
@@ -23,7 +24,7 @@ from ...untrusted.text import shown
 from ..likelihood.examples import spread
 from .features import Features
 from .frechet import Accumulator, Statistics, frechet_distance, read_statistics
-from .images import SHOWN, STORED, Images, Size, open_images, size_text
+from .images import SHOWN, STORED, Images, Size, open_images
 from .kid import kid
 from .precision_recall import NEIGHBORS, precision_recall
 
@@ -261,8 +262,8 @@ def remarks(samples: Statistics, reference: Statistics) -> list[str]:
             f"note: FID of {samples.count} samples is biased upwards; papers take 50,000, and "
             "figures of different counts do not compare"
         )
-    rank = min(n for n in (samples.count, reference.count or 10**9))
-    if rank <= len(samples.mean):
+    counts = [count for count in (samples.count, reference.count) if count]
+    if counts and min(counts) <= len(samples.mean):
         notes.append(f"note: fewer images than the {len(samples.mean)} features: of low rank")
     if "network" not in reference.about:
         notes.append("note: the reference's statistics do not say which network made them")

@@ -19,6 +19,7 @@ from ...data.images.encoded import EncodedSource, centered
 from ...data.images.named import (
     ARRAYS,
     CONFIGS,
+    array_of_run,
     data_sets,
     is_packed,
     named_data,
@@ -30,6 +31,7 @@ from ...data.images.picture import picture_array
 from ...data.images.scan import Listing, list_images, printable, scan_images
 from ...data.images.sources import ImageSource, location, open_part
 from ...errors import DdimxError, UsageError
+from ...option_values import size_text
 from ...progress import Progress
 from ...runs.record import NAME as MANIFEST
 from ...untrusted.text import shown
@@ -110,8 +112,7 @@ class Pictures(EncodedSource):
 
     def place(self, index: int) -> str:
         """Return the file's path, or the zip and the name in it."""
-        name, root = printable(self.names[index]), self._listing.root
-        return str(root / name) if self._listing.archive is None else f"{root}: {name}"
+        return self._listing.place(self.names[index])
 
     def stream(self, index: int) -> Path | BinaryIO:
         """Return the file's path, or its bytes out of the zip."""
@@ -179,9 +180,7 @@ def open_images(
     if path is None or path.suffix.lower() in CONFIGS:
         name = where if path is not None else where.lower()
         return _data_set(name, size, samples_size, settings, offline, progress)
-    if path.is_dir() and (path / MANIFEST).is_file():
-        arrays = [path / f"samples{suffix}" for suffix in ARRAYS]
-        path = next((array for array in arrays if array.is_file()), path)
+    path = array_of_run(path) or path
     if places:
         raise UsageError(
             f"{path}: is there, and {places[0]} is for data sets by name: {', '.join(data_sets())}"
@@ -240,8 +239,8 @@ def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict:
     if path.is_file() and path.suffix.lower() in PACKAGES:
         raise DdimxError(f"{path}: of archives only zips are read; unpack it and give the folder")
     listing = list_images(path)
-    given = load_data({"dataset": "FOLDER", "image_size": 1, "channels": 3}, settings)
-    scan = scan_images(path, workers=_workers(), white=given.white, listing=listing)
+    chosen = load_data({"dataset": "FOLDER", "image_size": 1, "channels": 3}, settings)
+    scan = scan_images(path, workers=_workers(), white=chosen.white, listing=listing)
     if strict:
         scan.refuse_unreadable()
     names, sizes, gray = scan.names, scan.sizes, scan.channels == 1
@@ -252,7 +251,7 @@ def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict:
             raise DdimxError(f"{path}: a run without samples that are images")
     kinds, counts = np.unique(sizes, axis=0, return_counts=True)
     usual = tuple(kinds[counts.argmax()].tolist())
-    wanted = size or (None if given.image_size == 1 else given.sides)
+    wanted = size or (None if chosen.image_size == 1 else chosen.sides)
     if len(kinds) > 1 and wanted is None:
         odd = int((sizes != usual).any(axis=1).argmax())
         raise DdimxError(
@@ -262,7 +261,7 @@ def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict:
         )
     stored = len(kinds) == 1 and wanted in (None, usual)
     height, width = wanted or usual
-    data = given.model_copy(update={"image_size": (height, width), "num_workers": _workers()})
+    data = chosen.model_copy(update={"image_size": (height, width), "num_workers": _workers()})
     source = Pictures(listing, names, data, stored=stored)
     images = _described(str(path), source, STORED if stored else WAYS["FOLDER"])
     images.about["files"] = scan.formats
@@ -296,11 +295,6 @@ def _described(label: str, source: ImageSource, way: str) -> Images:
     if channels == 1:
         about["gray"] = True
     return Images(label, source, (height, width), about)
-
-
-def size_text(size: Sequence[int]) -> str:
-    """Return height and width as ``--size`` takes them: 64, or 64x48 with the width first."""
-    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"
 
 
 def _workers() -> int:

@@ -158,6 +158,7 @@ def weights_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     }
     check_plain(part_tensors, str(path))
     notes = remarks(contents, part)
+    which_is_noted = bool(notes) or by_name is not None
     if unnamed_average:
         notes = (*notes, "the average in the file has no names (shadow_params) and is not read")
     if by_name is not None:
@@ -171,6 +172,7 @@ def weights_in(content: Any, path: Path, which: Which | None) -> WeightSet:
         sets=tuple(sets),
         info=_step(content.get("step", content.get("global_step"))),
         notes=notes,
+        which_is_noted=which_is_noted,
     )
     if part.network.name == "unet":
         return replace(weights, architecture=from_tensors(part_tensors, str(path)))

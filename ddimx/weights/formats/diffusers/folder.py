@@ -131,6 +131,7 @@ def read_folder(path: Path, which: Which | None = None) -> WeightSet:
         defaults={} if config is not None else defaults,
         info=info,
         notes=() if config is not None else notes,
+        which_is_noted=len(sets) > 1 and config is None,
     )
 
 

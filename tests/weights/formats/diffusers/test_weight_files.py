@@ -125,6 +125,9 @@ def test_the_checkpoints_of_diffusers_training_script(trained):
     assert any(f"the noise schedule is that of {trained}" in note for note in model.notes)
     assert any("the averaged weights are taken, unet_ema/" in note for note in model.notes)
     assert any("the raw weights are taken, unet/" in note for note in raw.notes)
+    assert model.which_is_noted
+    assert raw.which_is_noted
+    assert not read_folder(trained).which_is_noted
     assert model.sha256 == sha256_file(ema.file)
 
 
