@@ -32,10 +32,10 @@ from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.data.shapes import jobs as shape_jobs
 from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
-from ddimx.data.shapes.mesh_folder import job_of, read_file, scan_shapes
 from ddimx.data.shapes.meshes import EXTENSIONS, ending, stamp_of, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.data.shapes.prepare import ShapeFolder
+from ddimx.data.shapes.scan import job_of, read_file, scan_shapes
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of

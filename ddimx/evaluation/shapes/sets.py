@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ...data.shapes.layouts import TOKENS
 from ...data.shapes.lists import PARTS, lists_of, read_list
-from ...data.shapes.mesh_folder import ShapeScan, scan_shapes
 from ...data.shapes.meshes import read_surface
+from ...data.shapes.scan import ShapeScan, scan_shapes
 from ...errors import DdimxError, UsageError
 from ...octree.file import SUFFIXES, Shape, read_shape, token_files
 from ...octree.tree import Octree

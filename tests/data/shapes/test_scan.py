@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from ddimx.data.shapes import mesh_folder as shape_sources
-from ddimx.data.shapes.mesh_folder import job_of, part_of, scan_shapes
+from ddimx.data.shapes import scan as shape_sources
+from ddimx.data.shapes.scan import job_of, part_of, scan_shapes
 from ddimx.data.shapes.shapenet import SYNSETS
 from ddimx.errors import DdimxError, UsageError
 
