@@ -35,7 +35,8 @@ from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
 from ddimx.data.shapes.meshes import EXTENSIONS, ending, stamp_of, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.data.shapes.prepare import ShapeFolder
-from ddimx.data.shapes.scan import job_of, read_file, scan_shapes
+from ddimx.data.shapes.reading import job_of, read_file
+from ddimx.data.shapes.scan import scan_shapes
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
