@@ -43,6 +43,11 @@ class SourceFile:
         """Its name without the folders."""
         return self.parts[-1]
 
+    @property
+    def ending(self) -> str:
+        """By which ending of its name it is read, "" if by none."""
+        return ending(self.name)
+
     def read(self) -> tuple[bytes, str]:
         """Return what it holds, and what messages call it.
 

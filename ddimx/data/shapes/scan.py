@@ -154,7 +154,7 @@ def scan_shapes(
     kinds = tuple(extensions or EXTENSIONS)
     candidates = [file for file in files if _is_candidate(file, kinds)]
     if not extensions:
-        others = [file for file in candidates if ending(file.name) != TEXT]
+        others = [file for file in candidates if file.ending != TEXT]
         below = [file for file in candidates if len(file.parts) > 1 + above]
         candidates = others or below or candidates  # texts beside shapes tell of them
     begin = beginning((file.parts for file in candidates), source)
@@ -164,26 +164,27 @@ def scan_shapes(
         begin, single = single, ()
     lists = _Lists(files, begin)
     official = _official_parts(files, above, begin)
-    for file in set(files) - set(candidates):
-        kind = ending(file.name)
-        if not is_list(file.name) and file.name != CSV:
-            zipped = file.member is not None and kind == ".gltf" and kind in kinds
-            skipped[f"{kind} in a zip file, which must be unpacked" if zipped else kind] += 1
+    are_candidates = set(candidates)
+    for file in files:
+        if file in are_candidates or is_list(file.name) or file.name == CSV:
+            continue
+        kind = file.ending
+        zipped = file.member is not None and kind == ".gltf" and kind in kinds
+        skipped[f"{kind} in a zip file, which must be unpacked" if zipped else kind] += 1
 
     root = source.joinpath(*begin[above:])
     name = wanted or (own if root == source else root.name) or "shape"
-    places = [place_in_data_set(file.parts[len(begin) :]) for file in candidates]
-    of_folders = sorted({place.layout for place in places if place} & {SHAPENET, OCCUPANCY})
-    parts_first = not any(places) and parts_above_categories(
-        [file.parts[len(begin) :] for file in candidates]
-    )
+    places = [file.parts[len(begin) :] for file in candidates]
+    in_data_set = [place_in_data_set(parts) for parts in places]
+    of_folders = sorted({place.layout for place in in_data_set if place} & {SHAPENET, OCCUPANCY})
+    parts_first = not any(in_data_set) and parts_above_categories(places)
     shapes: dict[Parts, tuple[ShapeFile, str]] = {}
-    for file, known in zip(candidates, places, strict=True):
-        parts = file.parts[len(begin) :]
-        if known is None and of_folders and is_synset(parts[0]) and len(parts) > 2:
-            skipped[f"{ending(parts[-1])} beside a shape of {' and '.join(of_folders)}"] += 1
-            continue
-        place = known or place_in_folders(parts, name, parts_first=parts_first)
+    for file, parts, place in zip(candidates, places, in_data_set, strict=True):
+        if place is None:
+            if of_folders and is_synset(parts[0]) and len(parts) > 2:
+                skipped[f"{file.ending} beside a shape of {' and '.join(of_folders)}"] += 1
+                continue
+            place = place_in_folders(parts, name, parts_first=parts_first)
         part, reason_to_skip = lists.look_up(place, parts)
         if reason_to_skip:
             skipped[reason_to_skip] += 1
@@ -259,9 +260,9 @@ def _single_folder(places: Sequence[Parts]) -> Parts:
 
 def _is_candidate(file: SourceFile, kinds: Sequence[str]) -> bool:
     """Whether a file may be a shape by its name; in a zip file a .gltf has nothing beside it."""
-    kind = ending(file.name)
-    known = kind in kinds and not is_list(file.name)
-    return known and (file.member is None or kind != ".gltf")
+    if file.member is not None and file.ending == ".gltf":
+        return False
+    return file.ending in kinds and not is_list(file.name)
 
 
 class _Lists:
