@@ -19,7 +19,7 @@ from ddimx.sampling.run import clear, load_init_noise
 from ddimx.solvers.plan_file import read_plan
 from ddimx.weights.locate.source import read_any
 from ddimx.weights.model import load_model
-from tests.fuzz import targets_text as good
+from tests.fuzz import targets_weights as good
 from tests.fuzz.zips import bomb, packed, spanned, stored, unpacked
 
 from .test_arrays import npy
