@@ -1,4 +1,4 @@
-"""JSON from outside: bounded in size, depth and digits before anything is built of it.
+"""Text and JSON from outside: bounded in size, depth and digits before anything is built of it.
 
 Every function raises ValueError for a text that is refused or wrong, and OSError for a file that
 cannot be read; the caller says which file it was.

@@ -14,9 +14,8 @@ from ...octree.file import SUFFIXES, holds_tokens, read_shape
 from ...octree.fit import MARGIN
 from ...octree.tree import Octree
 from ...untrusted.archives import Member, read_member
-from .clouds import NoPointsError, read_numpy
 from .jobs import Job
-from .meshes import Surface, ending, read_mesh, read_surface, stamp_of
+from .meshes import Surface, ending, read_mesh, read_points, read_surface, stamp_of
 from .scan import ShapeFile
 
 COPIES = 8  # of a zip's member while it becomes a mesh
@@ -82,9 +81,4 @@ def read_zipped(path: Path, member: Member) -> Surface | Cells:
         return read_mesh(io.BytesIO(content), ending(member.name), name)
     if holds_tokens(content):
         return Cells(read_shape(Path(name), content=content).tree)
-    try:
-        return Surface(read_numpy(content))
-    except NoPointsError as error:
-        raise DdimxError(f"{name}: {error}") from None
-    except ValueError as error:
-        raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
+    return read_points(content, name)
