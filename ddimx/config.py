@@ -200,10 +200,14 @@ class ModelConfig(Section):
     def _groups_divide(self) -> ModelConfig:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes holds a name twice")
+        try:
+            least = min(self.widths)
+        except OverflowError:
+            raise ValueError("ch times ch_mult is too large a number") from None
         if self.name != "unet":
             return self
         broken = [m for m in self.ch_mult if abs(self.ch * m - round(self.ch * m)) > 1e-6 * self.ch]
-        if broken or min(self.widths) < 1:
+        if broken or least < 1:
             raise ValueError(f"ch {self.ch} times {broken or min(self.ch_mult)} is no width")
         bad = [w for w in sorted({*self.widths}) if w % self.norm_groups]
         if bad:
@@ -225,7 +229,7 @@ class ModelConfig(Section):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of the UNet's levels, finest first."""
+        """Channels of the levels of a network of images, finest first."""
         return tuple(round(self.ch * m) for m in self.ch_mult)
 
 

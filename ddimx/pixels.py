@@ -8,6 +8,7 @@ from torch import Tensor
 from .config import DataConfig
 
 LOGIT_MARGIN = 1e-6
+PICTURES = DataConfig(dataset="FOLDER", image_size=1, channels=3)  # of any size, in [-1, 1]
 
 
 def to_network(pixels: Tensor, data: DataConfig, dequantize: Tensor | None = None) -> Tensor:

@@ -145,6 +145,7 @@ REFUSED = {
     ),
     "diffusion.beta_start=0.5": ("beta_start 0.5 exceeds beta_end 0.02",),
     "data.logit_transform=true": ("rescaled and logit_transform exclude each other",),
+    "model.ch_mult=[1,1e308]": ("ch times ch_mult is too large",),
     "model.ch=41": ("widths [41, 82, 123]", "norm_groups=8"),
     "model.attn_resolutions=[7]": ("attn_resolutions [7] never occur", "[16, 8, 4]"),
     "data.image_size=36": ("image_size 36 is not divisible by 8", "patch_size 2", "3 levels"),

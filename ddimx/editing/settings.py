@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import UsageError
-from ..models.latent import refuse_latents
 from ..options import Options
 from ..sampling.settings import Settings, resolve
-from ..weights.model import Model
+from ..weights.model import Model, refuse_latents
 
 
 def resolve_editing(options: Options, model: Model) -> Settings:
@@ -23,7 +22,7 @@ def resolve_editing(options: Options, model: Model) -> Settings:
     Raises:
         UsageError: as :func:`ddimx.sampling.settings.resolve`.
     """
-    refuse_latents(model.process, model.name, "editing and encoding")
+    refuse_latents(model, "editing and encoding")
     if options.category is not None and not isinstance(options.category, str):
         raise UsageError("category must be one name here, for all pictures and variants")
     if model.classes and options.category is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import UsageError
-from .layers import KeyedDropout, timestep_embedding
-from .unet import NO_NULL_CLASS
+from .layers import KeyedDropout, Resampling, check_images, class_labels, timestep_embedding
 
-Resampling = Literal["none", "up", "down"]
 _MOST_GROUPS, _LEAST_WIDTH = 32, 4  # of the norms, and of a group
 _HEAD_DIM = 64  # of dhariwal's attention; song's has one head
 
@@ -247,22 +245,16 @@ class EdmUNet(nn.Module):
                 the norms do not divide.
         """
         m, (height, width) = config.model, config.data.sides
-        song, halvings = m.name == "song", len(m.ch_mult) - 1
-        if height != width or height % 2**halvings:
+        if height != width:
             raise UsageError(
-                f"data.image_size {config.data.image_size}: the network '{m.name}' takes squares "
-                f"that can be halved {halvings} times, for model.ch_mult"
+                f"data.image_size {config.data.image_size}: the network '{m.name}' takes squares"
             )
+        check_images(config)
         widths = [m.ch * factor for factor in m.ch_mult]
         if any(isinstance(w, float) or w % min(_MOST_GROUPS, w // 4 or 1) for w in widths):
             raise UsageError(f"widths {widths} (model.ch times ch_mult) do not suit the norms")
-        if {m.in_channels, m.out_ch} != {config.data.channels}:
-            raise UsageError(
-                f"model.in_channels {m.in_channels} and out_ch {m.out_ch}: data.channels is "
-                f"{config.data.channels}"
-            )
         return cls(
-            song=song,
+            song=m.name == "song",
             image_size=height,
             in_channels=m.in_channels,
             out_ch=m.out_ch,
@@ -289,7 +281,7 @@ class EdmUNet(nn.Module):
         Raises:
             UsageError: no class for a network that has no prediction without one.
         """
-        temb = self._embed(t, labels, len(x))
+        temb = self._embed(x, t, labels)
         h, aux = x, x
         skips: list[Tensor] = []
         for name, layer in self.enc.items():
@@ -320,7 +312,7 @@ class EdmUNet(nn.Module):
             total = self.out_conv(F.silu(self.out_norm(h)))
         return total
 
-    def _embed(self, t: Tensor, labels: Tensor | None, count: int) -> Tensor:
+    def _embed(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         dtype = self.map_layer0.weight.dtype
         if self.map_noise is not None:
             features = self.map_noise(t)
@@ -331,10 +323,7 @@ class EdmUNet(nn.Module):
             )
         classes = torch.zeros((), dtype=dtype, device=t.device)
         if self.map_label is not None:
-            if labels is None and not self.null_class:
-                raise UsageError(NO_NULL_CLASS)
-            if labels is None:
-                labels = torch.full((count,), self.num_classes, device=t.device)
+            labels = class_labels(labels, x, self.num_classes, null_class=self.null_class)
             # "No class" has no row: all numbers are 0, as in their training with label_dropout.
             row = F.one_hot(labels, self.num_classes + 1)[:, :-1].to(dtype)
             classes = self.map_label(row * math.sqrt(self.num_classes) if self.song else row)

@@ -92,6 +92,11 @@ class GaussianProcess:
         return losses
 
     @property
+    def decoder_name(self) -> str | None:
+        """Return None: the states are images."""
+        return None
+
+    @property
     def can_guide(self) -> bool:
         """Return whether there are classes to lead towards, and a prediction without any."""
         return self.num_classes > 0 and self.null_class

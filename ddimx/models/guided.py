@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import UsageError
-from .layers import KeyedDropout, timestep_embedding
-from .unet import NO_NULL_CLASS
+from .layers import KeyedDropout, check_images, class_labels, timestep_embedding
 
 GROUPS = 32  # of every norm, with PyTorch's epsilon
 
@@ -117,7 +116,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double H and W by repetition, then, if asked for, a convolution."""
+    """Double H and W by repetition, then, with ``with_conv``, a convolution."""
 
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
@@ -169,7 +168,7 @@ class GuidedUNet(nn.Module):
         rows = num_classes + null_class if num_classes else 0
         self.label_emb = nn.Embedding(rows, 4 * ch) if rows else None
 
-        widths = [int(ch * m) for m in ch_mult]
+        widths = [round(ch * m) for m in ch_mult]
         attends = [image_size // 2**level in {*attn_resolutions} for level in range(len(widths))]
         self.input_blocks = nn.ModuleList(
             [nn.ModuleList([nn.Conv2d(in_channels, widths[0], 3, padding=1)])]
@@ -225,27 +224,17 @@ class GuidedUNet(nn.Module):
             UsageError: widths that the norms' groups or the heads do not divide, or sides that
                 cannot be halved often enough.
         """
-        m, height_width = config.model, config.data.sides
-        widths = [int(m.ch * factor) for factor in m.ch_mult]
+        m = config.model
         parts = [GROUPS, m.head_dim or m.heads or 1, m.head_dim or m.heads_up or m.heads or 1]
-        bad = [w for w in widths if w < 1 or any(w % part for part in parts)]
+        bad = [w for w in m.widths if w < 1 or any(w % part for part in parts)]
         if bad:
             raise UsageError(
                 f"widths {bad} (model.ch times ch_mult) are not divisible by the {GROUPS} groups "
                 "of the norms and by model.heads or head_dim"
             )
-        if any(side % 2 ** (len(widths) - 1) for side in height_width):
-            raise UsageError(
-                f"data.image_size {config.data.image_size} cannot be halved {len(widths) - 1} "
-                "times, for model.ch_mult"
-            )
-        if {m.in_channels, m.out_ch} != {config.data.channels}:
-            raise UsageError(
-                f"model.in_channels {m.in_channels} and out_ch {m.out_ch}: data.channels is "
-                f"{config.data.channels}"
-            )
+        check_images(config)
         return cls(
-            image_size=max(height_width),
+            image_size=max(config.data.sides),
             in_channels=m.in_channels,
             out_ch=m.out_ch,
             ch=m.ch,
@@ -280,10 +269,7 @@ class GuidedUNet(nn.Module):
         features = timestep_embedding(t, self.ch, cosine_first=True, freq_shift=0.0)
         temb = self.time_embed(features.to(dtype))
         if self.label_emb is not None:
-            if labels is None and not self.null_class:
-                raise UsageError(NO_NULL_CLASS)
-            if labels is None:
-                labels = torch.full((len(x),), self.num_classes, device=x.device)
+            labels = class_labels(labels, x, self.num_classes, null_class=self.null_class)
             temb = temb + self.label_emb(labels)
         h, skips = x, []
         for block in self.input_blocks:

@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..config import DataConfig
 from ..errors import UsageError
-from ..pixels import to_bytes
-from ..runs.sinks import Sink, open_sink
+from ..pixels import PICTURES
 from ..solvers.executor import Step
 from .gaussian import GaussianProcess
 from .process import Draws
 
-Decode = Callable[[Tensor], Tensor]
-_PIXELS = DataConfig(dataset="FOLDER", image_size=1, channels=3)  # they lie in [-1, 1]
+
+class LatentDecoder(Protocol):
+    """What turns latents into pictures."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for messages."""
+        ...
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Return pictures [1, C', H', W'] in about [-1, 1], on the CPU.
+
+        ``latents``: float32 [1, C, H, W] on the CPU.
+        """
+        ...
 
 
-def _nothing(latents: Tensor) -> Tensor:
-    raise NotImplementedError  # a process of latents is made with a decoder
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentProcess(GaussianProcess):
-    """A process whose states are latents, and whose samples are pictures.
+    """A process whose states are latents, and whose samples are the pictures of a decoder.
 
-    ``shape`` is that of the latents: of x_T, and of what the network sees.
-
-    Attributes:
-        decode: turns latents float32 [1, C, H, W] on the CPU into pictures [1, C', H', W'] in
-            about [-1, 1].
-        part: what decodes, for messages.
+    ``shape`` is that of the latents: of x_T, and of what the network sees; ``data`` says how the
+    pictures become pixels.
     """
 
-    decode: Decode = _nothing
-    part: str = "decoder"
+    decoder: LatentDecoder
 
     @classmethod
-    def of(cls, process: GaussianProcess, decode: Decode, part: str) -> LatentProcess:
+    def of(cls, process: GaussianProcess, decoder: LatentDecoder) -> LatentProcess:
         """Return a process with a decoder behind it."""
         values = {field.name: getattr(process, field.name) for field in fields(process)}
-        return cls(**values, decode=decode, part=part)
+        return cls(**{**values, "data": PICTURES}, decoder=decoder)
+
+    @property
+    def decoder_name(self) -> str:
+        """The decoder's name, for messages."""
+        return self.decoder.name
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
         """Refuse: the pictures of a data set are no latents.
@@ -62,29 +67,4 @@ class LatentProcess(GaussianProcess):
         So memory does not grow with the batch, nor do a picture's bits depend on it.
         """
         latents = super().finish(step)
-        return torch.cat([self.decode(latents[i : i + 1]) for i in range(len(latents))])
-
-    def sink(
-        self,
-        folder: Path,
-        kind: str,
-        *,
-        classes: Sequence[str] = (),
-        about: Mapping[str, str] | None = None,
-    ) -> Sink:
-        """Return what writes pictures, or one array of them."""
-        return open_sink(kind, folder, _PIXELS, classes, about)
-
-    def picture(self, sample: Tensor) -> npt.NDArray[np.uint8]:
-        """Return a picture [C', H', W'] as uint8 [H', W', C']."""
-        pixels: npt.NDArray[np.uint8] = to_bytes(sample[None], _PIXELS)[0].numpy()
-        return pixels
-
-
-def refuse_latents(process: object, name: str, what: str) -> None:
-    """Raise UsageError if a model draws latents, for what looks at its states as pictures."""
-    if isinstance(process, LatentProcess):
-        raise UsageError(
-            f"{what}: model '{name}' draws latents, which its {process.part} turns into pictures "
-            "at the end; ddimx sample and evaluate fid take such models, and nothing else"
-        )
+        return torch.cat([self.decoder(latents[i : i + 1]) for i in range(len(latents))])

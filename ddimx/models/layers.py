@@ -1,6 +1,7 @@
-"""The building blocks of the UNet, named as in ermongroup/ddim so that its weights load.
+"""The blocks of the UNet, named as in ermongroup/ddim so that its weights load, and what all share.
 
-Every argument with a default is a setting of diffusers' UNet2DModel; the default is the original's.
+Every block's argument with a default is a setting of diffusers' UNet2DModel; the default is the
+original's. The other networks of images use what is no block: checks, times, classes, dropout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import Config
+from ..errors import UsageError
 from ..kernels.attention import attention
 from ..noise import Noise, dropout_stream
 
@@ -27,16 +30,56 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def check_images(config: Config) -> None:
+    """Refuse images that a network's levels cannot halve, or of other channels than the network's.
+
+    Raises:
+        UsageError: such images.
+    """
+    model, halvings = config.model, len(config.model.ch_mult) - 1
+    if any(side % 2**halvings for side in config.data.sides):
+        raise UsageError(
+            f"data.image_size {config.data.image_size} cannot be halved {halvings} times, for "
+            "model.ch_mult"
+        )
+    if {model.in_channels, model.out_ch} != {config.data.channels}:
+        raise UsageError(
+            f"model.in_channels {model.in_channels} and out_ch {model.out_ch}: data.channels is "
+            f"{config.data.channels}"
+        )
+
+
+def class_labels(labels: Tensor | None, x: Tensor, num_classes: int, *, null_class: bool) -> Tensor:
+    """Return the classes int64 [B] of images x [B, ...]; None means no class, ``num_classes``.
+
+    Raises:
+        UsageError: no class for a network that has no prediction without one.
+    """
+    if labels is not None:
+        return labels
+    if not null_class:
+        raise UsageError(
+            "the network was trained with a class for every image (model.null_class false), so it "
+            "has no prediction without one: name a class"
+        )
+    return torch.full((len(x),), num_classes, device=x.device)
+
+
 def timestep_embedding(
-    t: Tensor, dim: int, *, cosine_first: bool = False, freq_shift: float = 1.0
+    t: Tensor,
+    dim: int,
+    *,
+    cosine_first: bool = False,
+    freq_shift: float = 1.0,
+    theta: float = 10000.0,
 ) -> Tensor:
     """Sinusoidal embedding, sine half first: t [B] (real-valued) -> float32 [B, dim].
 
-    Frequencies fall from 1 to 1/10000 over dim // 2 - 1 intervals, as in DDPM's code; with another
-    ``freq_shift`` over dim // 2 - freq_shift. ``cosine_first`` puts the cosine half before.
+    Frequencies fall from 1 to 1 / ``theta`` over dim // 2 - 1 intervals, as in DDPM's code; with
+    another ``freq_shift`` over dim // 2 - freq_shift. ``cosine_first`` puts the cosine half before.
     """
     half = dim // 2
-    rate = math.log(10000.0) / (half - freq_shift if half > freq_shift else 1)
+    rate = math.log(theta) / (half - freq_shift if half > freq_shift else 1)
     frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * -rate)
     angle = t.to(torch.float32)[:, None] * frequency[None, :]
     halves = [angle.sin(), angle.cos()]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import UsageError
-from .layers import KeyedDropout
+from .layers import KeyedDropout, check_images, timestep_embedding
 
 HEADS, HEAD_DIM = 4, 32  # of attention, where a configuration says nothing
 MEMORY = 4  # learned keys and values beside those of the positions
@@ -45,10 +45,7 @@ class SinusoidalTime(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Frequencies fall from 1 to 1 / theta."""
-        half = self.dim // 2
-        exponent = torch.arange(half, dtype=torch.float32, device=t.device) / max(half - 1, 1)
-        angle = t.to(torch.float32)[:, None] * torch.exp(exponent * -math.log(self.theta))
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
+        return timestep_embedding(t, self.dim, theta=self.theta)
 
 
 class FourierTime(nn.Module):
@@ -175,7 +172,7 @@ class LucidrainsUNet(nn.Module):
         self.out_ch, self._layers = out_ch, 0
         temb = 4 * ch
         self._of_blocks = {"temb": temb, "dropout": dropout}
-        widths = [init_dim or ch, *(int(ch * m) for m in ch_mult)]
+        widths = [init_dim or ch, *(round(ch * m) for m in ch_mult)]
         last = len(ch_mult) - 1
         full = {last} if full_attention is None else {*full_attention}
         self.init_conv = nn.Conv2d(in_channels, widths[0], 7, padding=3)
@@ -231,19 +228,10 @@ class LucidrainsUNet(nn.Module):
         Raises:
             UsageError: classes, which it does not have, or sides that cannot be halved so often.
         """
-        m, halvings = config.model, len(config.model.ch_mult) - 1
+        m = config.model
         if m.classes:
             raise UsageError("model.classes: the network 'lucidrains' has no classes")
-        if any(side % 2**halvings for side in config.data.sides):
-            raise UsageError(
-                f"data.image_size {config.data.image_size} cannot be halved {halvings} times, for "
-                "model.ch_mult"
-            )
-        if {m.in_channels, m.out_ch} != {config.data.channels}:
-            raise UsageError(
-                f"model.in_channels {m.in_channels} and out_ch {m.out_ch}: data.channels is "
-                f"{config.data.channels}"
-            )
+        check_images(config)
         return cls(
             in_channels=m.in_channels,
             out_ch=m.out_ch,

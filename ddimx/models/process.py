@@ -121,6 +121,11 @@ class Process(Protocol):
         ...
 
     @property
+    def decoder_name(self) -> str | None:
+        """What turns states into samples at the end; None where the states are such themselves."""
+        ...
+
+    @property
     def schedule(self) -> Schedule:
         """The forward process's noise levels."""
         ...

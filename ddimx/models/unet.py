@@ -15,15 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from ..errors import UsageError
 from .layers import (
     NORM_EPS,
     AttnBlock,
     Downsample,
-    KeyedDropout,
     Resampling,
     ResnetBlock,
     Upsample,
+    class_labels,
     timestep_embedding,
 )
 
@@ -37,10 +36,6 @@ NOT_ORIGINAL = (
 UNET_KEYS = (
     *("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout"),
     *("resamp_with_conv", "patch_size", "norm_groups", "null_class", *NOT_ORIGINAL),
-)
-NO_NULL_CLASS = (
-    "the network was trained with a class for every image (model.null_class false), so it has no "
-    "prediction without one: name a class"
 )
 
 
@@ -243,10 +238,7 @@ class UNet(nn.Module):
         temb: Tensor = self.temb(features.to(self.conv_in.weight.dtype))
         if self.class_embedding is None:
             return temb
-        if labels is None and not self.null_class:
-            raise UsageError(NO_NULL_CLASS)
-        if labels is None:
-            labels = torch.full((x.shape[0],), self.num_classes, device=x.device)
+        labels = class_labels(labels, x, self.num_classes, null_class=self.null_class)
         return temb + cast(Tensor, self.class_embedding(labels))
 
     def _block(self, c_in: int, c_out: int, resample: Resampling = "none") -> ResnetBlock:
@@ -274,7 +266,3 @@ class UNet(nn.Module):
             blocks.append(self._block(entering + skips.pop(), width))
             entering = width
         return self._level(blocks, width, attends)
-
-    def dropouts(self) -> list[KeyedDropout]:
-        """Return the dropout layers, whose ``key`` the training loop sets."""
-        return [m for m in self.modules() if isinstance(m, KeyedDropout)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,11 @@ def check_counts(
         raise DdimxError(
             f"{label}: {shown(max(widths))} channels, in a file whose tensors have at most {widest}"
         )
+
+
+def multiples(widths: Sequence[int], ch: int) -> tuple[int | float, ...]:
+    """Return ``model.ch_mult`` of levels so wide, whole numbers where they are such."""
+    return tuple(width // ch if width % ch == 0 else width / ch for width in widths)
 
 
 def from_config(config: Config) -> Architecture:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..config import OCTREE_MODELS, Config
 from ..config_file import load_config
 from ..device import Precision, choose_device, choose_precision, forbid_tf32
-from ..errors import DdimxError
+from ..errors import DdimxError, UsageError
 from ..files import sha256_files
 from ..models.factory import build
 from ..models.gaussian import GaussianProcess
@@ -120,7 +120,7 @@ def load_model(
     if weight_set.decoder is not None:
         gaussian = cast(GaussianProcess, process)  # what a pipeline with a decoder holds is a UNet
         decoder = Decoder(weight_set.decoder, whole.data.channels, where)
-        process = cast(Process, LatentProcess.of(gaussian, decoder, decoder.name))
+        process = cast(Process, LatentProcess.of(gaussian, decoder))
     network.to(where, precision.dtype).eval().requires_grad_(False)
     if process_is_image(process):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -162,9 +162,9 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
     elif model.name in ("guided", "lucidrains", "song", "dhariwal"):
         widest = max((n for value in tensors.values() for n in value.shape), default=0)
         blocks = 1 if model.name == "lucidrains" else model.num_res_blocks
-        wide = (model.ch * max(model.ch_mult), (model.heads or 1) * (model.head_dim or 1))
+        wide = (max(model.widths), (model.heads or 1) * (model.head_dim or 1))
         # A block has more than eight tensors, and there are twice as many on the way up.
-        if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide, default=0) > widest:
+        if len(model.ch_mult) * blocks * 16 > len(tensors) or max(wide) > widest:
             raise DdimxError(
                 f"{label}: {shown(blocks)} blocks on each of {len(model.ch_mult)} levels, "
                 f"{shown(max(wide))} wide, in a file of {len(tensors)} tensors of at most {widest}"
@@ -179,6 +179,20 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
 def process_is_image(process: Process) -> bool:
     """Return whether samples are [C, H, W], for which NHWC memory is the faster layout."""
     return len(process.shape) == 3
+
+
+def refuse_latents(model: Model, what: str) -> None:
+    """Refuse a model whose states are no samples, for what compares its states with pictures.
+
+    Raises:
+        UsageError: such a model; ``what`` is what was wanted.
+    """
+    decoder = model.process.decoder_name
+    if decoder is not None:
+        raise UsageError(
+            f"{what}: model '{model.name}' draws latents, which its {decoder} turns into pictures "
+            "at the end; ddimx sample and evaluate fid take such models, and nothing else"
+        )
 
 
 def _shown(name: str, weight_set: WeightSet) -> str:

@@ -16,6 +16,7 @@ from .architecture import Architecture
 Which = Literal["ema", "raw"]
 # "unstated": one set of weights, and nothing in the file says which of the two it is.
 SetName = Literal["ema", "raw", "unstated"]
+UNUSED_VARIANCE = "the network predicts a variance too, of which nothing is made"
 
 
 @dataclass(frozen=True, eq=False)

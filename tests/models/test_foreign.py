@@ -149,6 +149,12 @@ def config(model, **sections):
     return validate({"data": data, "model": model, **tree}, "x")
 
 
+def test_a_width_is_the_nearest_whole_number():
+    """120 / 88 in floating point times 88 is a little less than 120."""
+    network, _ = build(config({"name": "lucidrains", "ch": 88, "ch_mult": [1, 120 / 88]}))
+    assert network.mid_attn.norm.g.shape == (1, 120, 1, 1)
+
+
 def test_they_train_and_know_their_classes():
     classes = {"classes": ["cat", "dog"], "heads": 2, "dropout": 0.5}
     network, process = build(config({"name": "guided", **classes, "null_class": False}))

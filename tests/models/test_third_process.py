@@ -126,7 +126,7 @@ def test_in_python_it_is_a_model_as_others(trained, monkeypatch):
 
 
 def test_nobody_outside_the_models_asks_which_kind_it_is():
-    names = ("DiscreteProcess", "GaussianProcess")
+    names = ("DiscreteProcess", "GaussianProcess", "LatentProcess", "TextProcess")
     for path in (TOY.parents[2] / "ddimx").rglob("*.py"):
         if "models" in path.relative_to(TOY.parents[2]).parts:
             continue

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ddimx.config_file import load_config
-from ddimx.models.layers import timestep_embedding
+from ddimx.models.layers import KeyedDropout, timestep_embedding
 from ddimx.models.unet import UNet
 
 SMALL = {
@@ -293,9 +293,13 @@ def test_resampling_without_convolutions(formula_weights):
         assert network(images(1, 3, 8, 8), torch.tensor([1.0])).shape == (1, 3, 8, 8)
 
 
+def dropouts(network):
+    return [module for module in network.modules() if isinstance(module, KeyedDropout)]
+
+
 def test_dropout_layers_have_streams_of_their_own():
     network = UNet(**SMALL, dropout=0.3)
-    layers = network.dropouts()
+    layers = dropouts(network)
     assert len(layers) == 3 * 2 + 2 + 3 * 3  # down, middle, up
     assert sorted(d.layer for d in layers) == list(range(len(layers)))
     assert {d.rate for d in layers} == {0.3}
@@ -310,4 +314,4 @@ def test_from_config_passes_everything_on(tiny_config):
     assert "down.1.attn.0.q.weight" in shapes
     assert "down.0.attn.0.q.weight" not in shapes
     assert network.norm_out.num_groups == 4
-    assert {d.rate for d in network.dropouts()} == {0.1}
+    assert {d.rate for d in dropouts(network)} == {0.1}

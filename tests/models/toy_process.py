@@ -68,7 +68,7 @@ class Integers:
     schedule: Schedule
     length: int
     draws, formats, micro_batch, even_rows, num_classes = "integers", ("txt",), 1, True, 0
-    shape, can_guide, preview = (), False, Options(steps=2)
+    shape, decoder_name, can_guide, preview = (), None, False, Options(steps=2)
 
     @classmethod
     def from_config(cls, config):

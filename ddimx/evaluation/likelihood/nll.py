@@ -14,12 +14,11 @@ from torch import Tensor
 from ...data.arrays import Integers
 from ...data.images.sources import ImageSource
 from ...errors import DdimxError, UsageError
-from ...models.latent import refuse_latents
 from ...noise import Noise
 from ...progress import Progress
 from ...runs.batches import in_batches
 from ...solvers.ddpm import Variance
-from ...weights.model import Model
+from ...weights.model import Model, refuse_latents
 from .bits import Array, Levels, MeanWithError, dequantized, levels, rademacher
 from .bound import Bound, variational_bound
 from .examples import facts, spread
@@ -136,7 +135,7 @@ def nll(model: Model, source: ImageSource, settings: NllSettings, progress: Prog
     """
     if not len(source):
         raise UsageError("this part of the data has no images; see --split")
-    refuse_latents(model.process, model.name, "bits per dimension")
+    refuse_latents(model, "bits per dimension")
     if len(model.process.shape) != 3:
         raise UsageError(f"model '{model.name}' does not make images")
     numbers = spread(len(source), settings.count)

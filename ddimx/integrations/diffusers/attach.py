@@ -50,9 +50,9 @@ def attach(
 
 def _check(kind: str, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Raise UsageError unless DDIM can sample the model of a scheduler of this class."""
-    strange = [key for key in changes if key not in DDIMScheduler().config]
+    strange = changes.keys() - DDIMScheduler().config.keys()
     if strange:
-        raise UsageError(f"DDIMScheduler has no setting {', '.join(strange)}")
+        raise UsageError(f"DDIMScheduler has no setting {', '.join(sorted(strange))}")
     beta_schedule, prediction = (
         changes.get(key, settings.get(key)) for key in ("beta_schedule", "prediction_type")
     )

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...config import Config, DataConfig
+from ...config import Config
 from ...config_file import validate
 from ...errors import UsageError
 from ...models.process import Draws, Given
 from ...noise import Noise, Stream
 from ...options import Options
-from ...pixels import to_bytes
+from ...pixels import PICTURES, to_bytes
 from ...runs.formats import FORMATS
 from ...runs.sinks import Sink, open_sink
 from ...solvers.plan import Plan
@@ -39,7 +39,6 @@ from .scheduler import DDIMScheduler
 from .text import TextModel
 
 DEFAULT_STEPS = 50
-_DATA = DataConfig(dataset="FOLDER", image_size=1, channels=3)  # samples lie in [-1, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +132,7 @@ class TextProcess:
     even_rows: ClassVar[bool] = True
     num_classes: ClassVar[int] = 0
     can_guide: ClassVar[bool] = True
+    decoder_name: ClassVar[str] = "pipeline"
     preview: ClassVar[Options] = Options()
 
     def __post_init__(self) -> None:
@@ -305,11 +305,11 @@ class TextProcess:
         about: Mapping[str, str] | None = None,
     ) -> Sink:
         """Return what writes images, or one array of them."""
-        return open_sink(kind, folder, _DATA, classes, about)
+        return open_sink(kind, folder, PICTURES, classes, about)
 
     def picture(self, sample: Tensor) -> npt.NDArray[np.uint8]:
         """Return an image [3, H, W] as uint8 [H, W, 3]."""
-        pixels: npt.NDArray[np.uint8] = to_bytes(sample[None], _DATA)[0].numpy()
+        pixels: npt.NDArray[np.uint8] = to_bytes(sample[None], PICTURES)[0].numpy()
         return pixels
 
     def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> None:

@@ -12,7 +12,7 @@ from ..tensors import check_plain
 from ..weight_set import WeightSet
 from .contents import Part
 from .edm import OF_TRAINING, read_edm
-from .guided import named_set, read_guided
+from .guided import read_guided
 from .lucidrains import BUFFERS, read_lucidrains
 
 
@@ -20,21 +20,16 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
     """Return weights with the facts about their network.
 
     Args:
-        weights: as found; their tensors bear the network's own names.
+        weights: as read; their tensors bear the network's own names.
         part: where in the file they are.
         tensors: all of the file's, for what lies beside the network.
 
     Raises:
         DdimxError: a network that cannot be represented.
     """
-    path, label = weights.file, str(weights.file)
+    label = str(weights.file)
     if part.network.name == "guided":
         facts = read_guided(weights.tensors, label)
-        by_name = named_set(path)
-        if not part.prefix and by_name is not None:
-            kind = "averaged" if by_name == "ema" else "last (raw)"
-            note = f"the {kind} weights, by the name of the file"
-            weights = replace(weights, notes=(*weights.notes, note))
     elif part.network.name == "lucidrains":
         parent = part.prefix.removesuffix("model.")
         buffers = {name: tensors[parent + name] for name in BUFFERS if parent + name in tensors}
@@ -43,7 +38,7 @@ def of_other_network(weights: WeightSet, part: Part, tensors: Mapping[str, Tenso
         # A process of theirs has its network under "model", and the Trainer all that under "model".
         if "betas" not in buffers and part.prefix.endswith(("model.model.", "ema_model.model.")):
             raise DdimxError(
-                f"{path}: a checkpoint of denoising-diffusion-pytorch whose process has no betas: "
+                f"{label}: a checkpoint of denoising-diffusion-pytorch whose process has no betas: "
                 "this is its ContinuousTimeGaussianDiffusion or another in continuous time, whose "
                 "network is given the noise's logarithmic SNR; known are GaussianDiffusion and "
                 "ElucidatedDiffusion"

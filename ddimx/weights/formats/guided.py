@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...errors import DdimxError
 from ...untrusted.text import shown
-from ..weight_set import Facts, SetName
+from ..architecture import multiples
+from ..weight_set import UNUSED_VARIANCE, Facts, SetName
 from .families import consistency_model
 
 _REQUIRED = {
@@ -92,7 +93,7 @@ def _facts(tensors: Mapping[str, Tensor], label: str) -> Facts:
         "in_channels": channels,
         "out_ch": channels,
         "ch": ch,
-        "ch_mult": [width // ch if width % ch == 0 else width / ch for width in widths],
+        "ch_mult": [*multiples(widths, ch)],
         "num_res_blocks": per_level - 1,
         "resamp_with_conv": levels == 1 or f"{down}.0.weight" not in tensors,
         "predicts_variance": leaving == 2 * channels,
@@ -101,12 +102,11 @@ def _facts(tensors: Mapping[str, Tensor], label: str) -> Facts:
         "classes": [str(i) for i in range(rows)],
         "null_class": False,
     }
-    notes = ["the network predicts a variance too, of which nothing is made"]
     return Facts(
         form="guided-diffusion checkpoint",
         stated={"model": model, "data": {"channels": channels}},
         attention=tuple(levels_with_attention),
         required=_REQUIRED,
         defaults=("model.new_attention_order", "diffusion.prediction", "diffusion.time_scale"),
-        notes=tuple(notes if leaving == 2 * channels else []),
+        notes=(UNUSED_VARIANCE,) * (leaving == 2 * channels),
     )

@@ -15,7 +15,8 @@ from torch import Tensor
 from ...errors import DdimxError
 from ...solvers.schedule import betas
 from ...untrusted.text import shown
-from ..weight_set import Facts
+from ..architecture import multiples
+from ..weight_set import UNUSED_VARIANCE, Facts
 
 BUFFERS = ("betas", "alphas_cumprod", "loss_weight")  # what is read beside the network
 _MOST_TIMES = 100_000  # a table of more would not be a schedule
@@ -60,7 +61,6 @@ def read_lucidrains(
         required["diffusion.prediction"] = "objective: epsilon, x0 or v"
     else:
         diffusion["prediction"] = prediction
-    variance = model["predicts_variance"]
     return Facts(
         form="denoising-diffusion-pytorch checkpoint",
         stated={
@@ -70,7 +70,7 @@ def read_lucidrains(
         },
         required=required,
         defaults=("data.rescaled", "model.embedding_theta"),
-        notes=("the network predicts a variance too, of which nothing is made",) * variance,
+        notes=(UNUSED_VARIANCE,) * model["predicts_variance"],
     )
 
 
@@ -116,7 +116,7 @@ def _model(tensors: Mapping[str, Tensor], label: str) -> dict[str, Any]:
         "in_channels": channels,
         "out_ch": channels,
         "ch": ch,
-        "ch_mult": [width // ch if width % ch == 0 else width / ch for width in widths],
+        "ch_mult": [*multiples(widths, ch)],
         "init_dim": first.shape[0],
         "full_attention": full,
         "heads": count,

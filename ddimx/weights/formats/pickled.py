@@ -128,12 +128,12 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     contents = contents_of(tensors)
     parts = contents.parts
     unnamed_average = len(parts) == 1 and "shadow_params" in _keys(content)
+    by_name: SetName | None = None
     if len(parts) == 1 and parts[0].set_name == "unstated":
-        by_name = named_set(path) if parts[0].network.name == "guided" else None
-        set_name: SetName | None = (
-            "raw" if unnamed_average else by_name if not parts[0].prefix else None
-        )
-        contents = replace(contents, parts=(replace(parts[0], set_name=set_name or "unstated"),))
+        if parts[0].network.name == "guided" and not parts[0].prefix and not unnamed_average:
+            by_name = named_set(path)
+        set_name: SetName = "raw" if unnamed_average else by_name or "unstated"
+        contents = replace(contents, parts=(replace(parts[0], set_name=set_name),))
         parts = contents.parts
     if not parts and "shadow_params" in _keys(content):
         raise DdimxError(
@@ -160,6 +160,9 @@ def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     notes = remarks(contents, part)
     if unnamed_average:
         notes = (*notes, "the average in the file has no names (shadow_params) and is not read")
+    if by_name is not None:
+        kind = "averaged" if by_name == "ema" else "last (raw)"
+        notes = (*notes, f"the {kind} weights, by the name of the file")
     weights = WeightSet(
         form=STATE_DICT,
         file=path,

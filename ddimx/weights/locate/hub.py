@@ -8,27 +8,26 @@ from pathlib import Path
 
 from ...errors import DdimxError, UsageError
 from ..formats.diffusers.folder import check_settings, decoder_part, has_weights
+from ..formats.diffusers.pipeline_code import INDEX
+from ..formats.diffusers.weight_files import STEM
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = {".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".yml"}
 _SETTINGS = [
-    "model_index.json",
+    INDEX,
     "config.json",
     "unet/config.json",
     "scheduler_config.json",
     "scheduler/scheduler_config.json",
     "ddimx.json",
 ]
-
-
-_STEM = "diffusion_pytorch_model"
 # What to look for, the next only if a model has none of those before.
 _WEIGHTS = [
-    [f"{_STEM}.safetensors"],
-    [f"{_STEM}.bin"],
-    [f"{_STEM}.safetensors.index.json", f"{_STEM}-*-of-*.safetensors"],
-    [f"{_STEM}.bin.index.json", f"{_STEM}-*-of-*.bin"],
-    [f"{_STEM}.fp16.safetensors"],
+    [f"{STEM}.safetensors"],
+    [f"{STEM}.bin"],
+    [f"{STEM}.safetensors.index.json", f"{STEM}-*-of-*.safetensors"],
+    [f"{STEM}.bin.index.json", f"{STEM}-*-of-*.bin"],
+    [f"{STEM}.fp16.safetensors"],
 ]
 
 

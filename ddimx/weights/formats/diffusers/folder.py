@@ -36,14 +36,14 @@ FORM = "diffusers folder"
 OURS = "ddimx.json"
 SCHEMA = 1
 _EMA = "unet_ema"  # which diffusers' training scripts write beside unet
-# What diffusers' EMAModel adds to the settings of the average.
-_OF_EMA = {"decay", "optimization_step"}
+# Settings that tell an average: of those that diffusers' EMAModel adds, what every version has.
+_AVERAGE = {"decay", "optimization_step"}
 _MADE_WITH = "0.42.1"  # whose settings these are; diffusers warns where it is older than that
 
 
 def is_diffusers_folder(path: Path) -> bool:
     """Return whether a folder looks like diffusers': a pipeline's, or that of a UNet alone."""
-    names = ("model_index.json", "unet/config.json", f"{_EMA}/config.json")
+    names = (INDEX, "unet/config.json", f"{_EMA}/config.json")
     return any((path / name).is_file() for name in names) or (
         (path / "config.json").is_file() and any(path.glob("diffusion_pytorch_model*"))
     )
@@ -200,7 +200,7 @@ def _sets(path: Path) -> dict[SetName, tuple[Path, WeightFiles]]:
         return {"ema": (unet, files), "raw": (unet, sets["non_ema"])}
     by_name: dict[str, SetName] = {"ema": "ema", "non_ema": "raw"}
     name = by_name.get(files.variant) or _read_ours(path)[2]
-    if name == "unstated" and _json(unet / "config.json").keys() >= _OF_EMA:
+    if name == "unstated" and _json(unet / "config.json").keys() >= _AVERAGE:
         name = "ema"
     return {name: (unet, files)}
 
@@ -253,7 +253,7 @@ def write_folder(
     }
     theirs = to_theirs(tensors, len(config.model.ch_mult))
     with whole_folder(path, replace=replace) as part:
-        write_json(part / "model_index.json", index)
+        write_json(part / INDEX, index)
         write_json(part / OURS, ours)
         write_json(part / "unet" / "config.json", {**unet, **version})
         write_json(part / "scheduler" / "scheduler_config.json", {**scheduler, **version})
@@ -262,7 +262,7 @@ def write_folder(
 
 def other_files(path: Path) -> list[str]:
     """Return what lies in a folder besides the files of such a model."""
-    own = {"model_index.json", OURS, "unet/config.json", "scheduler/scheduler_config.json"}
+    own = {INDEX, OURS, "unet/config.json", "scheduler/scheduler_config.json"}
     own |= {f"unet/{name}" for name in PLAIN}
     files = {str(p.relative_to(path).as_posix()) for p in path.rglob("*") if not p.is_dir()}
     return sorted(files - own)

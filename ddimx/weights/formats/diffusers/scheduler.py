@@ -14,7 +14,7 @@ from typing import Any
 from ....config import Config
 from ....errors import DdimxError, UsageError
 from ....untrusted.text import shown
-from .settings import is_number
+from .settings import is_count, is_number
 
 # The parameters of DDIMScheduler and DDPMScheduler and their defaults (diffusers 0.42.1).
 SCHEDULER_DEFAULTS: dict[str, Any] = {
@@ -114,9 +114,17 @@ _BETAS_THERE = {
     "scaled_linear": "scaled_linear",
     "cosine": "squaredcos_cap_v2",
 }
+
+
+def _laplace(t: float) -> float:
+    half_log_snr = -0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * abs(0.5 - t) + 1e-6)
+    snr = math.exp(half_log_snr)
+    return math.sqrt(snr / (1 + snr))
+
+
 # Schedules that only a few of its schedulers have, as alpha_bar(t) for t in [0, 1].
 _ALPHA_BARS: dict[str, Callable[[float], float]] = {
-    "laplace": lambda t: _laplace(t),
+    "laplace": _laplace,
     "exp": lambda t: math.exp(-12.0 * t),
 }
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
@@ -201,12 +209,16 @@ def _read_continuous(values: Mapping[str, Any], label: str) -> Scheduler:
         if not is_number(values[key]) or values[key] <= 0
     ]
     steps = values["num_train_timesteps"]
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 2 <= steps <= _MOST_STEPS:
+    if not is_count(steps) or not 2 <= steps <= _MOST_STEPS:
         problems.append(f"num_train_timesteps is {shown(steps)}; 2 to {_MOST_STEPS} are possible")
-    wanted = {"use_dynamic_shifting": False, "invert_sigmas": False, "stochastic_sampling": False}
+    constants: dict[str, Any] = {"prediction_type": "epsilon"}
+    if flow:
+        constants = dict.fromkeys(
+            ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling"), False
+        )
     problems += [
         f"{key} is {shown(values[key])}; {value!r} is needed"
-        for key, value in (wanted if flow else {"prediction_type": "epsilon"}).items()
+        for key, value in constants.items()
         if values[key] != value
     ]
     if problems:
@@ -279,12 +291,6 @@ def spacing_settings(spacing: str | None) -> dict[str, Any]:
     return {"timestep_spacing": spacing or "leading"}
 
 
-def _laplace(t: float) -> float:
-    half_log_snr = -0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * abs(0.5 - t) + 1e-6)
-    snr = math.exp(half_log_snr)
-    return math.sqrt(snr / (1 + snr))
-
-
 def _table(alpha_bar: Callable[[float], float], steps: int) -> tuple[float, ...]:
     """Return the betas of alpha_bar(t), t in [0, 1], each at most 0.999: ``steps`` numbers."""
     values = [alpha_bar(i / steps) for i in range(steps + 1)]
@@ -294,7 +300,7 @@ def _table(alpha_bar: Callable[[float], float], steps: int) -> tuple[float, ...]
 def _problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
     steps, betas = values["num_train_timesteps"], values["trained_betas"]
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MOST_STEPS:
+    if not is_count(steps) or steps > _MOST_STEPS:
         problems.append(f"num_train_timesteps is {shown(steps)}; 1 to {_MOST_STEPS} are possible")
     if betas is not None and not (isinstance(betas, list) and all(map(is_number, betas))):
         problems.append(f"trained_betas is {shown(betas)}; a list of numbers is needed")

@@ -14,7 +14,7 @@ from typing import Any
 from ....config import Config
 from ....errors import DdimxError, UsageError
 from ....untrusted.text import shortened, shown
-from ...architecture import Architecture, from_config
+from ...architecture import Architecture, from_config, multiples
 
 # UNet2DModel's parameters and their defaults (diffusers 0.42.1).
 UNET_DEFAULTS: dict[str, Any] = {
@@ -108,7 +108,7 @@ def read_unet(settings: Mapping[str, Any], label: str) -> tuple[Architecture, di
         in_channels=values["in_channels"],
         out_ch=values["in_channels"],
         ch=widths[0],
-        ch_mult=tuple(w // widths[0] if w % widths[0] == 0 else w / widths[0] for w in widths),
+        ch_mult=multiples(widths, widths[0]),
         num_res_blocks=values["layers_per_block"],
         attention=frozenset(i for i, (attends, _) in enumerate(down) if attends),
         attention_up=frozenset(i for i, (attends, _) in enumerate(up) if attends),
@@ -267,10 +267,10 @@ def _type_problems(values: Mapping[str, Any]) -> list[str]:
     problems = [
         f"{key} is {shown(values[key])}; a positive whole number is needed"
         for key in (*counts, *optional, "num_class_embeds")
-        if not (_counts(values[key]) or (key not in counts and values[key] is None))
+        if not (is_count(values[key]) or (key not in counts and values[key] is None))
     ]
     for key, kind in (
-        ("block_out_channels", _counts),
+        ("block_out_channels", is_count),
         ("down_block_types", lambda item: isinstance(item, str)),
         ("up_block_types", lambda item: isinstance(item, str)),
     ):
@@ -283,7 +283,7 @@ def _type_problems(values: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key} is {shown(number)}; a number from {least:g} on is needed")
     size = values["sample_size"]
     sizes = size if isinstance(size, list | tuple) else [size]
-    if len(sizes) not in (1, 2) or not all(map(_counts, sizes)):
+    if len(sizes) not in (1, 2) or not all(map(is_count, sizes)):
         problems.append(
             f"sample_size is {shown(size)}; one number, or height and width, is needed: write the "
             "size of the training images there"
@@ -296,7 +296,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _counts(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Return whether a setting is a positive whole number."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -19,10 +19,10 @@ from ....untrusted.text import read_object, shortened, shown
 from ..native import read_tensors
 from ..pickled import load_state_dict
 
-_STEM = "diffusion_pytorch_model"
-PLAIN = (f"{_STEM}.safetensors", f"{_STEM}.bin")
-_WHOLE = re.compile(rf"{_STEM}(?:\.([\w-]+))?\.(safetensors|bin)")
-_INDEX = re.compile(rf"{_STEM}\.(safetensors|bin)\.index(?:\.([\w-]+))?\.json")
+STEM = "diffusion_pytorch_model"
+PLAIN = (f"{STEM}.safetensors", f"{STEM}.bin")
+_WHOLE = re.compile(rf"{STEM}(?:\.([\w-]+))?\.(safetensors|bin)")
+_INDEX = re.compile(rf"{STEM}\.(safetensors|bin)\.index(?:\.([\w-]+))?\.json")
 _SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 # Which variant is read where there is no file without one, the first that is there.
 _VARIANTS = ("ema", "non_ema", "fp32", "bf16", "fp16")
