@@ -21,7 +21,7 @@ from .images.named import ARRAYS
 from .images.scan import SUFFIXES, Scan, list_images, printable, scan_images
 from .images.sources import open_part
 from .shapes.lists import PARTS, lists_of, read_list, read_tree
-from .shapes.mesh_folder import scan_shapes
+from .shapes.scan import scan_shapes
 
 FEW = 100  # pictures of a folder up to which none is held out: it would be a handful
 MOST_CLASSES = 10_000  # that are made of numbers without names

@@ -1,4 +1,4 @@
-"""JSON from outside: bounded in size, depth and digits before anything is built of it.
+"""Text and JSON from outside: bounded in size, depth and digits before anything is built of it.
 
 Every function raises ValueError for a text that is refused or wrong, and OSError for a file that
 cannot be read; the caller says which file it was.
@@ -6,6 +6,7 @@ cannot be read; the caller says which file it was.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -39,6 +40,11 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     if len(data) > bound:
         raise ValueError(f"it is longer than {limits.readable(bound)}")
     return data
+
+
+def unix_text(content: bytes) -> bytes:
+    """Return a text in UTF-8 without its byte order mark, its lines ended as on Unix."""
+    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def read_json(path: Path, *, finite: bool = True) -> Any:

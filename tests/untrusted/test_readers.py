@@ -19,7 +19,9 @@ from ddimx.sampling.run import clear, load_init_noise
 from ddimx.solvers.plan_file import read_plan
 from ddimx.weights.locate.source import read_any
 from ddimx.weights.model import load_model
-from tests.fuzz import targets_text as good
+from tests.fuzz import targets_runs as runs
+from tests.fuzz import targets_shapes as shapes
+from tests.fuzz import targets_weights as good
 from tests.fuzz.zips import bomb, packed, spanned, stored, unpacked
 
 from .test_arrays import npy
@@ -190,7 +192,7 @@ def test_the_option_raises_the_bound(tmp_path, monkeypatch):
     from ddimx.untrusted import limits
     from tests.sampling import invoke
 
-    good.make_plan(tmp_path)
+    runs.make_plan(tmp_path)
     monkeypatch.setenv(limits.VARIABLE, "1K")
     refuses(read_plan, tmp_path / "plan.json", match="--limit-memory", kind=UsageError)
     done = invoke("info", tmp_path / "absent", "--limit-memory", "64M")
@@ -212,7 +214,7 @@ def test_the_option_raises_the_bound(tmp_path, monkeypatch):
     ],
 )
 def test_values_of_a_plan(tmp_path, key, value):
-    good.make_plan(tmp_path)
+    runs.make_plan(tmp_path)
     path = tmp_path / "plan.json"
     plan = json.loads(path.read_text())
     plan["plan"][key] = value
@@ -257,7 +259,7 @@ def test_init_noise(tmp_path, shape):
 
 
 def test_octrees(tmp_path):
-    good.make_octree(tmp_path)
+    shapes.make_octree(tmp_path)
     path = tmp_path / "shape.npz"
     fields = dict(np.load(path))
     tokens = fields["tokens"]
@@ -359,15 +361,15 @@ def test_remembered_options(tmp_path, asked):
 
 
 def test_parts_of_an_array(tmp_path):
-    good.make_array_run(tmp_path)
+    runs.make_array_run(tmp_path)
     part = next((tmp_path / "run" / "parts").glob("*.npz"))
     whole = dict(np.load(part))
     wrong = [whole["values"][:, :, :1], whole["values"].astype(np.int8), whole["values"][0]]
     for values in (*wrong, whole["values"][:0]):
         np.savez(part, **{**whole, "values": values})
-        refuses(good.read_array_run, tmp_path, match=re.escape(part.name))
+        refuses(runs.read_array_run, tmp_path, match=re.escape(part.name))
     part.write_bytes(b"PK\x03\x04")
-    refuses(good.read_array_run, tmp_path, match="the same command draws it again")
+    refuses(runs.read_array_run, tmp_path, match="the same command draws it again")
     part.unlink()
-    good.read_array_run(tmp_path)
+    runs.read_array_run(tmp_path)
     assert (tmp_path / "run" / "samples.npy").is_file()

@@ -14,9 +14,9 @@ from ddimx.data.images.celeba import CelebASource
 from ddimx.data.images.cifar10 import Cifar10Source
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.shapes.lists import read_list
-from ddimx.data.shapes.mesh_folder import scan_shapes
 from ddimx.data.shapes.meshes import read_surface
 from ddimx.data.shapes.octrees import ShapeSource
+from ddimx.data.shapes.scan import scan_shapes
 from ddimx.editing.pictures import read_pictures
 from ddimx.errors import DdimxError, UsageError
 from ddimx.evaluation.fid.images import open_images

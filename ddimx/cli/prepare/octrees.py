@@ -62,8 +62,10 @@ def octrees(
       ddimx prepare octrees ShapeNetCore.v2.PC15k data/pc15k --depth 5
     """
     from ...data.shapes.jobs import PrepareSettings
-    from ...data.shapes.mesh_folder import counted, job_of, part_of, scan_shapes
+    from ...data.shapes.lists import part_of
     from ...data.shapes.prepare import ShapeFolder
+    from ...data.shapes.reading import job_of
+    from ...data.shapes.scan import counted, scan_shapes
     from ...progress import Progress
 
     shares = _shares(split)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...untrusted.arrays import ArrayHeader, is_npy, npz_headers, read_npy, read_npz
+from ...untrusted.text import unix_text
 from .polygons import Array
 
 # Under which names points are kept; "pointcloud" is the original project's name beside "normals".
@@ -101,8 +102,7 @@ def read_text(content: bytes) -> Array:
     Raises:
         ValueError: a line that does not hold three numbers, or fewer lines than the first one says.
     """
-    text = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    text = _COMMENTS.sub(b"", text).strip()
+    text = _COMMENTS.sub(b"", unix_text(content)).strip()
     first, _, rest = text.partition(b"\n")
     count = None
     if re.fullmatch(rb"\s*\d{1,18}\s*", first):
@@ -155,9 +155,7 @@ def read_pcd(content: bytes) -> Array:
         raise ValueError(f"its header is damaged, or has no x, y and z ({error})") from None
     if form == "ascii":
         columns = tuple(sum(counts[:place]) for place in places)
-        points = _numbers(
-            content[end.end() :].replace(b"\r\n", b"\n").replace(b"\r", b"\n"), columns
-        )
+        points = _numbers(unix_text(content[end.end() :]), columns)
         count = len(points)
     elif form == "binary":
         record = np.dtype(rows)

@@ -10,6 +10,7 @@ project's tree has a folder for each part, and beside it a list of the names in 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ...untrusted.text import parse_json, read_bytes
 from .layouts import category_of, read_names
 
 PARTS = ("train", "val", "test")
+RECORD = "prepare.json"  # beside a prepared set's lists
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,17 @@ def read_tree(root: Path, part: str) -> list[Entry]:
         category = category_of(folder.resolve().name)
         entries += [Entry(file, category) for file in files]
     return entries if entries and holds_tokens(entries[0].file) else []
+
+
+def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) -> str:
+    """Return "train", "val" or "test" for a shape, by a hash of its name and of nothing else.
+
+    So a shape stays where it is when others come or go. The shares are met on the average.
+    """
+    digest = hashlib.sha256(f"{category}/{shape_id}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for part, share in zip(PARTS, shares, strict=True):
+        place -= share
+        if place < 0:
+            return part
+    return PARTS[0]

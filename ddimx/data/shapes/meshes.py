@@ -97,15 +97,26 @@ def read_surface(path: Path) -> Surface:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise DdimxError(f"{path}: not a plain file")
         if kind in (".npz", ".npy"):
-            return Surface(read_numpy(path))
+            return read_points(path, str(path))
         with path.open("rb") as stream:
             return read_mesh(stream, kind, str(path), read=partial(_beside, path))
     except OSError as error:
         raise DdimxError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def read_points(source: Path | bytes, name: str) -> Surface:
+    """Read the points of a ``.npz`` or ``.npy``, a file or its bytes; ``name`` is for messages.
+
+    Raises:
+        OSError: it cannot be read.
+        DdimxError: not such a file, or one that holds no points.
+    """
+    try:
+        return Surface(read_numpy(source))
     except NoPointsError as error:
-        raise DdimxError(f"{path}: {error}") from None
+        raise DdimxError(f"{name}: {error}") from None
     except ValueError as error:
-        raise DdimxError(f"{path}: not a readable .npz or .npy ({error})") from None
+        raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
 
 
 def read_mesh(

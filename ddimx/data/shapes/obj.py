@@ -13,6 +13,7 @@ from itertools import chain
 
 import numpy as np
 
+from ...untrusted.text import unix_text
 from .polygons import Array, Index, triangles_of
 
 _LINE = re.compile(rb"^[ \t]*([vf])[ \t]+([^\n]*)", re.MULTILINE)
@@ -67,7 +68,7 @@ def _text(content: bytes) -> bytes:
     """Return a file's lines as they end on Unix, each on one line where it goes on in the next."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell redirects
         content = content.decode("utf-16").encode()
-    content = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    content = unix_text(content)
     if b"\\" in content:  # also at the end of a comment, where it says nothing
         content = _COMMENT.sub(b"", content)
         content = _LINES_THAT_GO_ON.sub(lambda lines: _GOES_ON.sub(b" ", lines[0]), content)

@@ -16,7 +16,7 @@ from ...octree.tree import Octree
 from ...untrusted.names import relative
 from ..arrays import Integers
 from .lists import PARTS, Entry, lists_of, read_list, read_tree
-from .mesh_folder import scan_shapes
+from .scan import scan_shapes
 
 
 class ShapeSource:

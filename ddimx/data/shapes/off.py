@@ -11,6 +11,7 @@ from itertools import chain
 
 import numpy as np
 
+from ...untrusted.text import unix_text
 from .polygons import Array, Index, triangles_of
 
 _COMMENT = re.compile(rb"#[^\n]*")
@@ -25,8 +26,7 @@ def read_off(content: bytes) -> tuple[Array, Index]:
     Raises:
         ValueError: not an OFF of three dimensions, in text, or cut off.
     """
-    text = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    text = _COMMENT.sub(b"", text)
+    text = _COMMENT.sub(b"", unix_text(content))
     head = _HEAD.match(text)
     if head is None:
         raise ValueError("it does not begin with OFF")

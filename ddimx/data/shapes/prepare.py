@@ -27,7 +27,7 @@ from ...runs.run import only_ours, reporting
 from ...untrusted.names import all_inside, inside, relative
 from ...untrusted.text import parse_json, read_bytes, read_object, shown
 from .jobs import Job, Made, PrepareSettings, check_names, make_all
-from .lists import PARTS
+from .lists import PARTS, RECORD
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ShapeFolder:
     def __init__(self, folder: Path, settings: PrepareSettings) -> None:
         """Look at nothing yet."""
         self.folder, self.settings = folder, settings
-        self._record, self._journal = folder / "prepare.json", folder / "journal.jsonl"
+        self._record, self._journal = folder / RECORD, folder / "journal.jsonl"
 
     @contextmanager
     def alone(self) -> Iterator[None]:

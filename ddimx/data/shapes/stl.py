@@ -12,6 +12,7 @@ from itertools import chain
 
 import numpy as np
 
+from ...untrusted.text import unix_text
 from .polygons import Array, Index, triangles_of
 
 _HEAD, _EACH = 84, 50
@@ -48,7 +49,7 @@ def read_stl(content: bytes) -> tuple[Array, Index]:
 
 
 def _text(content: bytes) -> tuple[Array, Index]:
-    lines = _LINE.findall(content.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+    lines = _LINE.findall(unix_text(content))
     kinds = np.array([kind[:4].lower() for kind, _ in lines], "S4")
     if not len(lines) or lines[-1][0].lower() != b"endsolid":
         raise ValueError("it is cut off: no 'endsolid' ends it")

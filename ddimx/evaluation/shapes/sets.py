@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ...data.shapes.layouts import TOKENS
 from ...data.shapes.lists import PARTS, lists_of, read_list
-from ...data.shapes.mesh_folder import ShapeScan, scan_shapes
 from ...data.shapes.meshes import read_surface
+from ...data.shapes.scan import ShapeScan, scan_shapes
 from ...errors import DdimxError, UsageError
 from ...octree.file import SUFFIXES, Shape, read_shape, token_files
 from ...octree.tree import Octree
@@ -100,8 +100,7 @@ def find(where: Path, split: str | None = None) -> Listed:
             f"{where} is a prepared data set with {', '.join(lists)}: "
             + (f"there is no '{split}'" if split else f"name a list, as {where / lists[-1]}.jsonl")
         )
-    scan = None if split is None else data_set(where)
-    if scan is not None and split is not None:
+    if split is not None and (scan := data_set(where)) is not None:
         parts = sorted({shape.part for shape in scan.shapes if shape.part})
         if parts and split not in parts:
             raise UsageError(f"{where} is {scan}: there is no '{split}'")
@@ -140,7 +139,8 @@ def parts_of(where: Path) -> list[str]:
 
 
 def training_list(reference: Path, split: str) -> Path | None:
-    """Return the list of training shapes beside a reference, if it is a data set's other part.
+    """Return the list of training shapes beside a reference, if it is a data set's other part; of
+    a data set without lists its folder.
 
     None also where the reference is the training part itself.
     """
@@ -149,10 +149,12 @@ def training_list(reference: Path, split: str) -> Path | None:
         folder, split = reference.parent, reference.stem
     else:
         folder = reference
-    if reference == folder and not lists_of(folder) and "train" in parts_of(folder):
-        return folder if split != "train" else None
+    if split == "train":
+        return None
     path = folder / "train.jsonl"
-    return path if split != "train" and path.is_file() else None
+    if path.is_file():
+        return path
+    return folder if folder == reference and "train" in parts_of(folder) else None
 
 
 def read(
@@ -175,15 +177,15 @@ def read(
         OctreeError, DdimxError: such a file, if ``strict``; or not one valid file.
         UsageError: no shape of the categories.
     """
+    if listing.of_points and depth is None:
+        raise UsageError(f"{listing.label}: point clouds, and no depth for octrees")
     bar = progress or Progress(quiet=True)
     bar.start(f"reading {listing.label}", len(listing.files))
     shapes: list[tuple[Path, Shape]] = []
     invalid: list[str] = []
     for path in listing.files:
         try:
-            if listing.of_points:
-                if depth is None:
-                    raise UsageError(f"{listing.label}: point clouds, and no depth for octrees")
+            if listing.of_points and depth is not None:
                 shape = Shape(read_surface(path).tree(depth))
             else:
                 shape = read_shape(path)

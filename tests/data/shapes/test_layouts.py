@@ -8,8 +8,9 @@ import pytest
 
 from ddimx.data.shapes.jobs import PrepareSettings, make
 from ddimx.data.shapes.lists import Entry, read_tree
-from ddimx.data.shapes.mesh_folder import counted, job_of, scan_shapes
 from ddimx.data.shapes.octrees import ShapeSource, open_shapes, with_depth_of_files
+from ddimx.data.shapes.reading import job_of
+from ddimx.data.shapes.scan import counted, scan_shapes
 from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.file import read_shape
 from tests.models.octree.small import octree_config

@@ -131,3 +131,10 @@ def test_a_list_may_not_be_empty_nor_name_what_is_missing(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"file": "shapes/gone.npz"}\n')
     with pytest.raises(DdimxError, match=r"no file .*gone\.npz"):
         sets.read(sets.find(tmp_path, "test"))
+
+
+def test_points_need_a_depth(tmp_path):
+    """Also where bad files are only counted: no file is bad here."""
+    listing = sets.Listed("points", (tmp_path / "a.npy",), {}, of_points=True)
+    with pytest.raises(UsageError, match="points: point clouds, and no depth for octrees"):
+        sets.read(listing, strict=False)

@@ -1,29 +1,19 @@
-"""Weights, settings, plans, arrays and records of runs: what the verbs around models read."""
+"""Weights: models in our own and in other formats, and checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
-import shutil
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ddimx.config import Config
-from ddimx.config_file import dump_yaml, load_config, validate
+from ddimx.config_file import dump_yaml, validate
 from ddimx.errors import DdimxError
 from ddimx.models.factory import build
-from ddimx.progress import Progress
-from ddimx.signals import Stop
-from ddimx.solvers.plan_file import write_plan
 from ddimx.weights.formats.diffusers.folder import write_folder
 from ddimx.weights.formats.native import Header, read_tensors, save, write_safetensors
 from ddimx.weights.formats.pickled import write_list
@@ -77,22 +67,6 @@ def model() -> Model:
         path = Path(folder) / "model.safetensors"
         write_model(path, IMAGES)
         return load_model(path, device="cpu", dtype="fp32")
-
-
-# Configurations
-
-
-def make_config(folder: Path) -> None:
-    (folder / "tiny.yml").write_text(
-        dump_yaml(images()) + "# classes below\n" + "defaults: &d {a: 1}\n".replace("defaults", "#")
-    )
-
-
-def read_config(folder: Path) -> None:
-    load_config(folder / "tiny.yml", ["training.batch_size=2"])
-
-
-# Weights
 
 
 def make_pth(folder: Path) -> None:
@@ -325,230 +299,7 @@ def read_checkpoint(folder: Path) -> None:
     restore(path, TrainState.fresh(network, config))
 
 
-# Plans, arrays
-
-
-def make_plan(folder: Path) -> None:
-    from ddimx.options import Options
-    from ddimx.sampling.settings import resolve
-
-    settings = resolve(Options(count=1, steps=3, solver="dpm++:2"), model())
-    write_plan(folder / "plan.json", settings.plan, {"model": "tiny", "model_sha256": "0" * 64})
-
-
-def read_plan(folder: Path) -> None:
-    from ddimx.api import sample
-
-    sample(model(), count=1, plan=folder / "plan.json")
-
-
-def make_init_noise(folder: Path) -> None:
-    np.save(folder / "noise.npy", np.zeros((2, 3, 8, 8), np.float32))
-
-
-def read_init_noise(folder: Path) -> None:
-    from ddimx.sampling.run import _Start, load_init_noise
-
-    states = load_init_noise(folder / "noise.npy", (3, 8, 8))
-    settings: Any = type("Settings", (), {"start_index": 0})
-    _Start(folder / "noise.npy", settings)(range(len(states)))
-
-
-def tree() -> Any:
-    from ddimx.octree.tree import from_leaves
-
-    return from_leaves(np.unique(np.random.default_rng(0).integers(0, 8**4, 60)), 4)
-
-
-def make_octree(folder: Path) -> None:
-    from ddimx.octree.file import Shape, write_shape
-
-    write_shape(folder / "shape.npz", Shape(tree(), "chair", "a1"))
-    tokens = tree().tokens()
-    padded = np.zeros((1, len(tokens) + 9), np.int32)
-    padded[0, : len(tokens)] = tokens
-    np.save(folder / "tokens.npy", padded)
-
-
-def read_octree(folder: Path) -> None:
-    from ddimx.exporting.sources import items_of
-    from ddimx.octree.file import holds_tokens, read_shape
-
-    refused = []
-    for item in items_of(folder, None):
-        assert isinstance(item.source, Path)
-        holds_tokens(item.source)
-        try:
-            read_shape(item.source)
-        except DdimxError as error:
-            refused.append(error)
-    if refused:
-        raise refused[0]
-
-
-def make_statistics(folder: Path) -> None:
-    from ddimx.evaluation.fid.frechet import Statistics, write_statistics
-
-    about = {"network": "n", "library": "l", "images": "x", "size": [8, 8], "files": {"JPEG": 4}}
-    about |= {"preprocessing": "8-bit RGB, 8x8 as stored", "decoding": "d"}
-    features = np.arange(30, dtype=np.float32).reshape(5, 6)
-    made = Statistics(np.zeros(6), np.eye(6), 40, about, features)
-    write_statistics(folder / "stats.npz", made)
-
-
-def read_statistics(folder: Path) -> None:
-    from ddimx.evaluation.fid import compare as fid
-
-    features: Any = type("Features", (), {"about": {"network": "n"}})
-    saved = fid.statistics_of(str(folder / "stats.npz"), features, 2, Progress(quiet=True))
-    if len(saved.mean) == 6:
-        fid.compare(saved, saved)
-        fid.remarks(saved, saved)
-
-
-def make_image_sets(folder: Path) -> None:
-    """Images in the forms that measuring and editing read beside folders and data sets."""
-    pixels = np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3)
-    with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
-        for i, image in enumerate(pixels):
-            stream = io.BytesIO()
-            Image.fromarray(image).save(stream, "JPEG" if i == 4 else "PNG")
-            archive.writestr(f"{i}.{'jpg' if i == 4 else 'png'}", stream.getvalue())
-    np.save(folder / "plain.npy", pixels)
-    np.savez(folder / "adm.npz", arr_0=pixels, mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2))
-
-
-def read_image_sets(folder: Path) -> None:
-    from ddimx.editing.pictures import read_pictures
-    from ddimx.evaluation.fid import compare as fid
-
-    class Features:
-        about: ClassVar[dict[str, Any]] = {"network": "n"}
-
-        def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-            return pixels.double().mean(dim=(2, 3))
-
-    refused = []
-    for name in ("pictures.zip", "plain.npy", "adm.npz"):
-        for read in (
-            lambda path: fid.statistics_of(str(path), Features(), 2, Progress(quiet=True)),
-            lambda path: read_pictures(path, model(), resize=True),
-        ):
-            try:
-                read(folder / name)
-            except DdimxError as error:
-                refused.append(error)
-    if refused:
-        raise refused[0]
-
-
-def make_image_array(folder: Path) -> None:
-    pixels = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
-    np.savez_compressed(folder / "images.npz", arr_0=pixels, labels=np.arange(4), notes=np.zeros(9))
-    np.savez(
-        folder / "data.npz",
-        images=pixels,
-        labels=np.array([0, 1, 0, 1]),
-        families=np.arange(4),
-        held_out=np.arange(4) > 2,
-        groups=np.array(["a", "b"]),
-    )
-
-
-def read_image_array(folder: Path) -> None:
-    from ddimx.data.images.npz import NpzSource
-    from ddimx.evaluation.fid.images import open_images
-
-    images = open_images(str(folder / "images.npz"))
-    images.read(range(len(images)))
-    source = NpzSource(folder / "data.npz", held_out=False)
-    source.images(np.arange(len(source)))
-
-
-# Runs
-
-
-def request(out: Path, kind: str, count: int = 3) -> Any:
-    from ddimx.options import Options
-    from ddimx.sampling.run import SampleRequest
-    from ddimx.sampling.settings import resolve
-
-    asked = {
-        "count": count,
-        "steps": 2,
-        "model": "model.safetensors",
-        "eta": 0.5,
-        "spacing": "quad",
-    }
-    settings = resolve(Options(count=count, steps=2, batch_size=2), model())
-    return SampleRequest(model(), settings, kind, out, asked=asked)
-
-
-def make_run(folder: Path) -> None:
-    from ddimx.sampling.run import run
-
-    run(request(folder / "run", "png", 2), Stop(), Progress(quiet=True))
-    write_model(folder / "model.safetensors", IMAGES)
-
-
-def read_run(folder: Path) -> None:
-    from ddimx.cli.app import app
-    from ddimx.sampling import manifest
-    from ddimx.sampling.run import clear, run
-
-    os.chdir(folder)
-    copy = folder / "copy"
-    shutil.copytree(folder / "run", copy)
-    refused = []
-    try:
-        resume = ["sample", "--resume", str(folder / "run"), "--device", "cpu", "--offline", "-q"]
-        with contextlib.redirect_stdout(io.StringIO()):
-            app([*resume, "--explain", "--json"], standalone_mode=False)
-        run(request(folder / "run", "png"), Stop(), Progress(quiet=True))
-    except DdimxError as error:
-        refused.append(error)
-    clear(copy, manifest.read(copy))
-    if refused:
-        raise refused[0]
-
-
-def make_array_run(folder: Path) -> None:
-    """As a full disk leaves it: parts of an array, and a manifest of a run that was begun."""
-    from ddimx.runs.sinks import ArraySink
-    from ddimx.sampling.run import run
-
-    def full(self: ArraySink, indices: range, **_: bool) -> list[str]:
-        raise OSError("no space left on device")
-
-    finish = ArraySink.finish
-    ArraySink.finish = full  # type: ignore[method-assign]
-    try:
-        run(request(folder / "run", "npy"), Stop(), Progress(quiet=True))
-    except DdimxError:
-        pass
-    finally:
-        ArraySink.finish = finish  # type: ignore[method-assign]
-
-
-def read_array_run(folder: Path) -> None:
-    from ddimx.sampling.run import run
-
-    run(request(folder / "run", "npy"), Stop(), Progress(quiet=True))
-
-
-def make_study(folder: Path) -> None:
-    record = {"rows": [{"steps": 2, "coverage": 0.5}], "identity": {"model": "x"}, "seconds": 1.5}
-    (folder / "steps.json").write_text(json.dumps(record))
-
-
-def read_study(folder: Path) -> None:
-    from ddimx.cli.evaluate.steps import _before
-
-    _before(folder)
-
-
 TARGETS = [
-    Target("configuration", make_config, read_config),
     Target("pth", make_pth, read_pth, edit_pth, ("*.pth",)),
     Target("ckpt", make_ckpt, read_pth, edit_pth, ("*.pth",)),
     Target("guided", make_guided, read_pth, edit_saved, ("*.pth",)),
@@ -567,13 +318,4 @@ TARGETS = [
         edit_native,
     ),
     Target("checkpoint", make_checkpoint, read_checkpoint, edit_native),
-    Target("plan", make_plan, read_plan),
-    Target("init noise", make_init_noise, read_init_noise),
-    Target("octree", make_octree, read_octree),
-    Target("statistics", make_statistics, read_statistics),
-    Target("sets of images", make_image_sets, read_image_sets),
-    Target("images in npz", make_image_array, read_image_array),
-    Target("run", make_run, read_run, changed=("run/manifest.json", "run/*.png")),
-    Target("array run", make_array_run, read_array_run),
-    Target("study", make_study, read_study),
 ]

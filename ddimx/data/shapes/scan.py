@@ -1,33 +1,23 @@
-"""Finding the shapes of a folder or a zip file: meshes, point clouds and octrees.
+"""Which shapes a folder or a zip file holds: meshes, point clouds and octrees, by their places.
 
 Where a file lies says what it is called, see :mod:`ddimx.data.shapes.layouts`. ShapeNet's
-``all.csv``, if it lies in the folder, says which shape belongs to which part. Members of a zip file
-are read where they are. What is not a shape of its own is counted, by the reason.
+``all.csv``, if it lies in the folder, says which shape belongs to which part. What is not a shape
+of its own is counted, by the reason.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ...errors import DdimxError, UsageError, unknown
-from ...octree.errors import OctreeError
-from ...octree.file import SUFFIXES, holds_tokens, read_shape
-from ...octree.fit import MARGIN
-from ...octree.tree import Octree
-from ...untrusted.archives import Member, open_zip, read_member
+from ...octree.file import holds_tokens
+from ...untrusted.archives import Member
 from ...untrusted.foreign import reason
-from ...untrusted.names import relative
-from ...untrusted.text import read_bytes
-from .clouds import NoPointsError, read_numpy
-from .jobs import Job
+from .contents import CSV, SourceFile, files_of
 from .layouts import (
     CLOUDS,
     FOLDERS,
@@ -51,20 +41,8 @@ from .layouts import (
     stem_of,
 )
 from .lists import PARTS, lists_of, read_list
-from .meshes import (
-    EXTENSIONS,
-    POINTS,
-    Surface,
-    ending,
-    read_mesh,
-    read_surface,
-    stamp_of,
-)
+from .meshes import EXTENSIONS, POINTS, ending
 
-LINKED = 100  # ways by which a folder is looked into, where links lead to it
-COPIES = 8  # of a zip's member while it becomes a mesh
-RECORD = "prepare.json"  # of a prepared set
-CSV = "all.csv"  # ShapeNet's own list of parts
 TEXT = ".txt"
 
 
@@ -125,33 +103,6 @@ class ShapeScan:
         return f"{text} ({', '.join(by_part)})" if by_part else text
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """An octree as a source of octrees: where it is deeper than what is wanted, it is cut."""
-
-    octree: Octree
-
-    def tree(self, depth: int, margin: float = MARGIN) -> Octree:
-        """Return the octree at ``depth``, in its own cube whatever the margin.
-
-        Raises:
-            OctreeError: it is less deep.
-        """
-        own = self.octree.depth
-        if own < depth:
-            raise OctreeError(f"an octree of depth {own}, not {depth}; give --depth {own}")
-        return self.octree.coarser(depth)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file of a tree: its place, from where the search began, and where its bytes are."""
-
-    parts: Parts
-    path: Path
-    member: Member | None = None
-
-
 def scan_shapes(
     source: Path,
     *,
@@ -183,10 +134,11 @@ def scan_shapes(
             raise unknown("--extension", extension, EXTENSIONS)
     skipped: Counter[str] = Counter()
     wanted = None if category is None else category_of(category)
-    if lists_of(source):
+    prepared_parts = lists_of(source)
+    if prepared_parts:
         listed = [
             ShapeFile(entry.file, entry.category or source.name, stem_of(entry.file.name), part)
-            for part in lists_of(source)
+            for part in prepared_parts
             for entry in read_list(source / f"{part}.jsonl")
         ]
         listed = [shape for shape in listed if not extensions or shape.ending in extensions]
@@ -194,7 +146,7 @@ def scan_shapes(
         if not chosen:
             raise UsageError(f"no shapes in the lists of the prepared set {source}")
         return ShapeScan(PREPARED, source, tuple(chosen), dict(skipped))
-    files = list(_files(source, skip, skipped))
+    files = list(files_of(source, skip, skipped))
     own = source.resolve().stem if source.is_file() else source.resolve().name
     above = int(is_synset(own) and not any(file.parts[0] == own for file in files))
     if above:  # one category by itself
@@ -202,7 +154,7 @@ def scan_shapes(
     kinds = tuple(extensions or EXTENSIONS)
     candidates = [file for file in files if _is_candidate(file, kinds)]
     if not extensions:
-        others = [file for file in candidates if ending(file.parts[-1]) != TEXT]
+        others = [file for file in candidates if file.ending != TEXT]
         below = [file for file in candidates if len(file.parts) > 1 + above]
         candidates = others or below or candidates  # texts beside shapes tell of them
     begin = beginning((file.parts for file in candidates), source)
@@ -212,26 +164,27 @@ def scan_shapes(
         begin, single = single, ()
     lists = _Lists(files, begin)
     official = _official_parts(files, above, begin)
-    for file in set(files) - set(candidates):
-        kind = ending(file.parts[-1])
-        if not is_list(file.parts[-1]) and file.parts[-1] != CSV:
-            zipped = file.member is not None and kind == ".gltf" and kind in kinds
-            skipped[f"{kind} in a zip file, which must be unpacked" if zipped else kind] += 1
+    are_candidates = set(candidates)
+    for file in files:
+        if file in are_candidates or is_list(file.name) or file.name == CSV:
+            continue
+        kind = file.ending
+        zipped = file.member is not None and kind == ".gltf" and kind in kinds
+        skipped[f"{kind} in a zip file, which must be unpacked" if zipped else kind] += 1
 
     root = source.joinpath(*begin[above:])
     name = wanted or (own if root == source else root.name) or "shape"
-    places = [place_in_data_set(file.parts[len(begin) :]) for file in candidates]
-    of_folders = sorted({place.layout for place in places if place} & {SHAPENET, OCCUPANCY})
-    parts_first = not any(places) and parts_above_categories(
-        [file.parts[len(begin) :] for file in candidates]
-    )
+    places = [file.parts[len(begin) :] for file in candidates]
+    in_data_set = [place_in_data_set(parts) for parts in places]
+    of_folders = sorted({place.layout for place in in_data_set if place} & {SHAPENET, OCCUPANCY})
+    parts_first = not any(in_data_set) and parts_above_categories(places)
     shapes: dict[Parts, tuple[ShapeFile, str]] = {}
-    for file, known in zip(candidates, places, strict=True):
-        parts = file.parts[len(begin) :]
-        if known is None and of_folders and is_synset(parts[0]) and len(parts) > 2:
-            skipped[f"{ending(parts[-1])} beside a shape of {' and '.join(of_folders)}"] += 1
-            continue
-        place = known or place_in_folders(parts, name, parts_first=parts_first)
+    for file, parts, place in zip(candidates, places, in_data_set, strict=True):
+        if place is None:
+            if of_folders and is_synset(parts[0]) and len(parts) > 2:
+                skipped[f"{file.ending} beside a shape of {' and '.join(of_folders)}"] += 1
+                continue
+            place = place_in_folders(parts, name, parts_first=parts_first)
         part, reason_to_skip = lists.look_up(place, parts)
         if reason_to_skip:
             skipped[reason_to_skip] += 1
@@ -275,70 +228,6 @@ def counted(skipped: Mapping[str, int], most: int = 8) -> str:
     return ", ".join([*words, f"{rest} others"] if rest else words)
 
 
-def job_of(shape: ShapeFile) -> Job:
-    """Return what makes a shape."""
-    stamp, size = stamp_of(shape.path)
-    origin = str(shape.path)
-    read: Callable[[], Surface | Cells] = partial(read_file, shape.path)
-    if shape.member is not None:
-        member = shape.member
-        stamp, size = f"{member.checksum:08x}-{member.size}", member.size
-        origin, read = f"{shape.path}:{member.name}", partial(read_zipped, shape.path, member)
-    return Job(
-        category=shape.category,
-        shape_id=shape.shape_id,
-        origin=origin,
-        stamp=stamp,
-        read=read,
-        size=size,
-    )
-
-
-def read_file(path: Path) -> Surface | Cells:
-    """Read a mesh, a point cloud, or an octree that was made already.
-
-    Raises:
-        UsageError: a library is not installed.
-        DdimxError: no such file, one that cannot be read, or one of an unknown kind.
-    """
-    if path.suffix.lower() in SUFFIXES and path.is_file() and holds_tokens(path):
-        return Cells(read_shape(path).tree)
-    return read_surface(path)
-
-
-def read_zipped(path: Path, member: Member) -> Surface | Cells:
-    """Read what is a member of a zip file, as :func:`read_file`."""
-    name = f"{path}:{member.name}"
-    try:
-        content = read_member(path, member, COPIES)
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: cannot read {member.name} ({error})") from None
-    if ending(member.name) not in SUFFIXES:
-        return read_mesh(io.BytesIO(content), ending(member.name), name)
-    if holds_tokens(content):
-        return Cells(read_shape(Path(name), content=content).tree)
-    try:
-        return Surface(read_numpy(content))
-    except NoPointsError as error:
-        raise DdimxError(f"{name}: {error}") from None
-    except ValueError as error:
-        raise DdimxError(f"{name}: not a readable .npz or .npy ({error})") from None
-
-
-def part_of(category: str, shape_id: str, shares: tuple[float, float, float]) -> str:
-    """Return "train", "val" or "test" for a shape, by a hash of its name and of nothing else.
-
-    So a shape stays where it is when others come or go. The shares are met on the average.
-    """
-    digest = hashlib.sha256(f"{category}/{shape_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    for part, share in zip(PARTS, shares, strict=True):
-        place -= share
-        if place < 0:
-            return part
-    return PARTS[0]
-
-
 def _of_category(
     shapes: Sequence[ShapeFile], wanted: str | None, skipped: Counter[str]
 ) -> list[ShapeFile]:
@@ -369,139 +258,22 @@ def _single_folder(places: Sequence[Parts]) -> Parts:
     return () if is_each else tuple(tops)
 
 
-def _is_candidate(file: _File, kinds: Sequence[str]) -> bool:
+def _is_candidate(file: SourceFile, kinds: Sequence[str]) -> bool:
     """Whether a file may be a shape by its name; in a zip file a .gltf has nothing beside it."""
-    kind = ending(file.parts[-1])
-    known = kind in kinds and not is_list(file.parts[-1])
-    return known and (file.member is None or kind != ".gltf")
-
-
-def _is_passed_over(name: str, skipped: Counter[str]) -> bool:
-    """Whether a file is neither a shape nor a list by its name; if so, it is counted."""
-    if ending(name) or is_list(name) or name == CSV:
+    if file.member is not None and file.ending == ".gltf":
         return False
-    kind = PurePosixPath(name).suffix.lower()
-    skipped[kind if 0 < len(kind) < 12 else "without an ending"] += 1
-    return True
-
-
-def _files(source: Path, skip: Path | None, skipped: Counter[str]) -> Iterator[_File]:
-    """Yield the shapes and lists of a folder or a zip file in order; other files are counted.
-
-    Links to folders are followed. Zip files that are named by a synset are looked into.
-
-    Raises:
-        UsageError: no such folder, or a name that is not text.
-        DdimxError: a zip file that cannot be read, or a name in it that leads out of it.
-    """
-    if source.is_file() and source.suffix.lower() == ".zip":
-        yield from _members(source, (), skipped)
-        return
-    if source.is_file():
-        raise UsageError(f"{source} is a file; give its folder, or a zip file")
-    if not source.is_dir():
-        raise UsageError(f"no folder {source}")
-    closed = None if skip is None else skip.resolve()
-    ancestors: dict[str, frozenset[tuple[int, int]]] = {}
-    times: Counter[tuple[int, int]] = Counter()
-    for folder, subfolders, names in os.walk(source, followlinks=True):
-        status = os.stat(folder)
-        own = (status.st_dev, status.st_ino)
-        ways = ancestors.get(os.path.dirname(folder), frozenset())
-        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-        times[own] += 1
-        # A link to a folder above it, in which there would be no end, or links that fork on and on.
-        if own in ways or times[own] > LINKED:
-            subfolders[:] = []
-            continue
-        ancestors[folder] = ways | {own}
-        if closed is not None:
-            subfolders[:] = [
-                name for name in subfolders if (Path(folder) / name).resolve() != closed
-            ]
-        within = Path(folder).relative_to(source).parts
-        if within and RECORD in names and any(name.endswith(".jsonl") for name in names):
-            subfolders[:] = []
-            skipped["prepared set"] += 1
-            continue
-        for name in sorted(names):
-            path = Path(folder) / name
-            if _is_hidden(name):
-                skipped["hidden"] += 1
-            elif name.lower().endswith(".zip") and is_synset(path.stem):
-                yield from _members(path, within, skipped)
-            elif _is_passed_over(name, skipped):
-                continue
-            elif not _is_text(str(path.relative_to(source))):
-                raise UsageError(f"{str(path)!r}: its name is not in UTF-8; rename it")
-            else:
-                yield _File((*within, name), path)
-
-
-def _members(path: Path, within: Parts, skipped: Counter[str]) -> Iterator[_File]:
-    """Yield the members of a zip file that lies in the folder ``within``.
-
-    Where a synset's zip file holds the shapes alone, they lie as in a folder of its name.
-    """
-    try:
-        with open_zip(path) as archive:
-            # Windows PowerShell 5 packs folders with backslashes.
-            backslashes = all("/" not in name for name in archive.names)
-            places = {
-                relative(name.replace("\\", "/") if backslashes else name, path): name
-                for name in archive.names
-            }
-            own = (path.stem,) if is_synset(path.stem) else ()
-            if any(place.split("/")[0] == path.stem for place in places):
-                own = ()
-            for place, name in sorted(places.items()):
-                parts = tuple(part for part in place.split("/") if part not in ("", "."))
-                if any(_is_hidden(part) for part in parts):
-                    skipped["hidden"] += 1
-                elif not _is_passed_over(parts[-1], skipped):
-                    yield _File((*within, *own, *parts), path, archive.member(name))
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a zip file that can be read ({error})") from None
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of a person's own: macOS adds some to zip files."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be written into a list; other bytes are surrogates in Python."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _content(file: _File) -> tuple[bytes, str]:
-    """Return what a list holds, and what messages call it.
-
-    Raises:
-        DdimxError: it cannot be read.
-    """
-    origin = str(file.path) if file.member is None else f"{file.path}:{file.member.name}"
-    try:
-        if file.member is None:
-            return read_bytes(file.path), origin
-        return read_member(file.path, file.member), origin
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{origin}: cannot be read ({error})") from None
+    return file.ending in kinds and not is_list(file.name)
 
 
 class _Lists:
     """The lists of a data set, read when they are needed: which shapes belong to which part."""
 
-    def __init__(self, files: Sequence[_File], begin: Parts) -> None:
+    def __init__(self, files: Sequence[SourceFile], begin: Parts) -> None:
         depth = len(begin)
         self._files = {
             file.parts[depth:]: file
             for file in files
-            if is_list(file.parts[-1]) and file.parts[:depth] == begin
+            if is_list(file.name) and file.parts[:depth] == begin
         }
         self._names: dict[Parts, dict[str, bool]] = {}  # of each list: whether it was met
 
@@ -528,18 +300,20 @@ class _Lists:
 
     def _of(self, place: Parts) -> dict[str, bool]:
         if place not in self._names:
-            names = read_names(*_content(self._files[place]))
+            names = read_names(*self._files[place].read())
             self._names[place] = {PurePosixPath(name).name: False for name in names}
         return self._names[place]
 
 
-def _official_parts(files: Sequence[_File], above: int, begin: Parts) -> dict[tuple[str, str], str]:
+def _official_parts(
+    files: Sequence[SourceFile], above: int, begin: Parts
+) -> dict[tuple[str, str], str]:
     """Read ShapeNet's ``all.csv``: (category, model) -> part; nothing if there is no such file."""
     place = (*begin[above:], CSV)
     own = next((file for file in files if file.parts[above:] == place), None)
     if own is None:
         return {}
-    content, origin = _content(own)
+    content, origin = own.read()
     try:
         rows = [
             (r["synsetId"].zfill(8), r["modelId"], r["split"])

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
-from ddimx.data.shapes import mesh_folder as shape_sources
-from ddimx.data.shapes.mesh_folder import job_of, part_of, scan_shapes
+from ddimx.data.shapes.contents import LINKED
+from ddimx.data.shapes.lists import part_of
+from ddimx.data.shapes.reading import job_of
+from ddimx.data.shapes.scan import scan_shapes
 from ddimx.data.shapes.shapenet import SYNSETS
 from ddimx.errors import DdimxError, UsageError
 
@@ -143,7 +145,7 @@ def test_links_that_fork_on_and_on_have_an_end(tmp_path):
             (tmp_path / f"d{i}" / way).symlink_to(tmp_path / f"d{i + 1}")
     (tmp_path / "d12").mkdir()
     (tmp_path / "d12" / "a.npz").write_bytes(b"")
-    assert 1 <= len(scan_shapes(tmp_path).shapes) <= shape_sources.LINKED
+    assert 1 <= len(scan_shapes(tmp_path).shapes) <= LINKED
 
 
 def test_a_name_that_is_no_text(tmp_path):
