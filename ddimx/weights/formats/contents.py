@@ -66,17 +66,20 @@ def contents_of(tensors: Mapping[str, Tensor]) -> Contents:
     An average is what bears such a name, lies beside ``n_averaged`` (PyTorch's AveragedModel) or
     where Lightning's WeightAveraging puts it. If there is none, nothing says what the weights are.
     """
-    places = [
-        (network, name[: -len(first)])
-        for network in NETWORKS
-        for first, second in (network.anchors,)
-        for name in tensors
-        if name.endswith(first) and name[: -len(first)] + second in tensors
-    ]
-    places = [(n, prefix) for n, prefix in places if not prefix or prefix.endswith(".")]
+    places = []
+    for network in NETWORKS:
+        first, second = network.anchors
+        for name in tensors:
+            prefix = name.removesuffix(first)
+            is_place = prefix != name and (not prefix or prefix.endswith("."))
+            if is_place and prefix + second in tensors:
+                places.append((network, prefix))
     places.sort(key=lambda place: len(place[1]))  # ema-pytorch keeps what is trained twice
-    averages = [place for place in places if _is_average(place[1], tensors)]
-    others = [place for place in places if place not in averages]
+    has_moved = any(name.startswith(_MOVED) for name in tensors)
+    averages: list[tuple[Network, str]] = []
+    others: list[tuple[Network, str]] = []
+    for place in places:
+        (averages if _is_average(place[1], tensors, has_moved) else others).append(place)
     parts = [Part(*place, "ema") for place in averages[:1]]
     parts += [Part(*place, "raw" if averages else "unstated") for place in others[:1]]
     further = (prefix for _, prefix in (*averages[1:], *others[1:]))
@@ -102,10 +105,11 @@ def remarks(contents: Contents, chosen: Part) -> tuple[str, ...]:
     return (text, f"there are further weights under {prefixes}, which are not read")
 
 
-def _is_average(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+def _is_average(prefix: str, tensors: Mapping[str, Tensor], has_moved: bool) -> bool:
+    """Return whether an average lies there; ``has_moved``: Lightning's is in the usual place."""
     if _LAST.fullmatch(prefix):
         return False
-    if prefix.startswith(_USUAL) and any(name.startswith(_MOVED) for name in tensors):
+    if has_moved and prefix.startswith(_USUAL):
         return True
     place = prefix.removesuffix("module.")
     return bool(_AVERAGE.fullmatch(prefix)) or f"{place}n_averaged" in tensors

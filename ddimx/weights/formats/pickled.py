@@ -51,7 +51,7 @@ def read_pickled(path: Path, which: Which | None = None) -> WeightSet:
         DdimxError: not such a file, or without the weights asked for.
         UsageError: a wish for one set of a state dict, which does not say what it holds.
     """
-    return found_in(load_tensors(path), path, which)
+    return weights_in(load_tensors(path), path, which)
 
 
 def load_tensors(path: Path) -> Any:
@@ -108,7 +108,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def found_in(content: Any, path: Path, which: Which | None) -> WeightSet:
+def weights_in(content: Any, path: Path, which: Which | None) -> WeightSet:
     """Return one set of weights of what :func:`load_tensors` returned.
 
     A list is ermongroup/ddim's. In a mapping, weights may lie under any keys and prefixes

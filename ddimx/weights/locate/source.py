@@ -14,7 +14,7 @@ from ...untrusted.text import shortened
 from ..configure import configure
 from ..formats.diffusers.folder import is_diffusers_folder, read_folder, weights_of
 from ..formats.native import is_native, read_native, read_tensors
-from ..formats.pickled import found_in, read_pickled
+from ..formats.pickled import read_pickled, weights_in
 from ..weight_set import WeightSet, Which
 from .hub import from_hub, is_hub_id
 from .registry import CELEBA, NAMES, PUBLISHED, published_file
@@ -163,7 +163,7 @@ def read_any(path: Path, which: Which | None) -> WeightSet:
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") < _MOST_HEADER:
         if is_native(path):
             return read_native(path, which)
-        return found_in(read_tensors(path), path, which)
+        return weights_in(read_tensors(path), path, which)
     if start.startswith(_PICKLED):
         return read_pickled(path, which)
     raise DdimxError(

@@ -82,16 +82,16 @@ def weight_files(folder: Path) -> dict[str, WeightFiles]:
     Raises:
         DdimxError: a damaged index, or one that names a file elsewhere.
     """
-    found: dict[str, dict[tuple[bool, bool], Path]] = {}
+    candidates: dict[str, dict[tuple[bool, bool], Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         whole, index = _WHOLE.fullmatch(path.name), _INDEX.fullmatch(path.name)
         if whole and not _SHARD.search(whole[1] or ""):
-            found.setdefault(whole[1] or "", {})[whole[2] == "bin", False] = path
+            candidates.setdefault(whole[1] or "", {})[whole[2] == "bin", False] = path
         elif index:
-            found.setdefault(index[2] or "", {})[index[1] == "bin", True] = path
+            candidates.setdefault(index[2] or "", {})[index[1] == "bin", True] = path
     sets = {}
-    for variant, candidates in found.items():
-        (_, sharded), main = min(candidates.items())
+    for variant, of_variant in candidates.items():
+        (_, sharded), main = min(of_variant.items())
         shards: tuple[Path, ...] = ()
         if sharded:
             names = sorted({*_weight_map(main).values()})
