@@ -76,7 +76,8 @@ class Options:
         "--eta",
         "number",
         "How",
-        "ddim's noise: 0 none, 1 as DDPM (default: the model's, else 0).",
+        "Noise of the steps: 0 none, 1 as DDPM (default: of ddim the model's, else 0; of sde-dpm++ "
+        "and sa 1).",
         verbs=("sample", "inpaint", "sequence", "interpolate"),
         least=0,
         most=1,

@@ -62,7 +62,9 @@ def plan_for(
         solver, times, notes = _solver_and_times(options, total, defaults, spacing)
         kind = parse_solver(solver).kind
         choice = SolverChoice(solver, options.eta, options.variance)
-        if "eta" in SOLVERS[kind].options and choice.eta is None:
+        # A model's eta is meant for its own solver, and for ddim.
+        own = ("ddim", (defaults.solver or "ddim").partition(":")[0])
+        if "eta" in SOLVERS[kind].options and choice.eta is None and kind in own:
             choice = replace(choice, eta=defaults.eta)
         if "variance" in SOLVERS[kind].options and choice.variance is None:
             choice = replace(choice, variance=variance)

@@ -111,3 +111,27 @@ def half_log_snr(alpha_bar: Array) -> Array:
     with np.errstate(divide="ignore"):
         value: Array = 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
     return value
+
+
+def noise_and_decay(rows: Rows, lam: Array, eta: float) -> tuple[Array, Array]:
+    """Return the weights of x and of z in exact steps of the reverse SDE, float64 [n] each.
+
+    With tau = ``eta`` and h = lambda_to - lambda they are sigma_to / sigma exp(-tau^2 h) and
+    sigma_to sqrt(1 - exp(-2 tau^2 h)) (arXiv 2309.05019, proposition 4.2): 0 is the ODE, 1 the SDE
+    whose first-order steps are DDIM's with eta 1.
+
+    Args:
+        rows: of one evaluation each.
+        lam: lambda at the rows' times, float64 [n + 1], infinite at the end.
+        eta: tau.
+
+    Raises:
+        UsageError: eta outside [0, 1].
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise UsageError(f"eta must lie in [0, 1], got {eta}")
+    sigma, sigma_to = np.sqrt(1 - rows.alpha_bar), np.sqrt(1 - rows.alpha_bar_to)
+    if eta == 0:  # an infinite h times 0 would be NaN
+        return sigma_to / sigma, np.zeros_like(sigma)
+    span = eta**2 * np.diff(lam)
+    return sigma_to / sigma * np.exp(-span), sigma_to * np.sqrt(-np.expm1(-2 * span))

@@ -35,7 +35,7 @@ WRONG = {
     "sample --clip 0": "clip must be positive, got 0.0",
     "sample --solver nosuch": "unknown solver 'nosuch'. Allowed: ddim, ddpm, pfdiff:2,1, ",
     "sample --solver unipc:9": "unknown solver 'unipc:9'. Allowed: unipc:1, unipc:2, unipc:3.",
-    "sample --solver ddpm --eta 0.5": "--eta belongs to the solver ddim; ddpm has --variance",
+    "sample --solver ddpm --eta 0.5": "--eta belongs to the solver ddim, sde-dpm++ or sa; ddpm has",
     "sample --solver unipc:2 --variance small": "--variance belongs to the solver ddpm; ",
     "sample --solver auto --eta 1": "--solver auto chooses among deterministic solvers",
     "sample --solver auto --timesteps 9,5": "--solver auto chooses the times too; name a solver",

@@ -14,11 +14,12 @@ from ...solvers.timesteps import SPACINGS
 from ...weights.model import Model
 from .reference import AfterRow, Reference, rmse, run_plan
 
-SAME_AS_DDIM = ("dpm++:1", "ipndm:1")
+# Without noise they are ddim and, of sde-dpm++, dpm++.
+SAME_AS_OTHERS = ("dpm++:1", "ipndm:1", "sde-dpm++:1", "sde-dpm++:2")
 DETERMINISTIC = tuple(
     name
     for name in all_names()
-    if not SOLVERS[parse_solver(name).kind].adds_noise and name not in SAME_AS_DDIM
+    if not SOLVERS[parse_solver(name).kind].adds_noise and name not in SAME_AS_OTHERS
 )
 
 
