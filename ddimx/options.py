@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
-SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
+SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Options that do not apply to a text-to-image pipeline.
@@ -96,8 +96,8 @@ class Options:
         "--spacing",
         "text",
         "How",
-        "Which timesteps to visit: ddim, leading, linspace, trailing or quad (default: the "
-        "model's, else ddim); octrees: linear or cosine.",
+        "Which timesteps to visit: ddim, leading, linspace, trailing, quad, logsnr or karras[:RHO] "
+        "(default: the model's, else ddim); octrees: linear or cosine.",
         metavar="NAME",
         choices=SPACINGS + TOKEN_SPACINGS,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from ..config import Prediction
 from ..errors import UsageError
 from ..kernels.update.columns import BY_DEPTH
-from .plan import Array, Plan, neutral_columns
+from .plan import Array, Plan, check_amplification, neutral_columns
 from .schedule import CLEAN, Schedule
 from .timesteps import Times
 
@@ -44,18 +44,22 @@ class Rows:
         label: str,
         history: Literal["epsilon", "x0"] = "epsilon",
         notes: tuple[str, ...] = (),
+        measured: bool = False,
         **columns: Array,
     ) -> Plan:
         """Complete the rows to a plan.
 
         Args:
             label, history, notes: as of :class:`Plan`.
+            measured: whether the weights were fitted to predictions, and so are known to serve,
+                whatever :func:`ddimx.solvers.plan.amplification` says.
             columns: what the solver computes, by the names that a plan has: a, w, c, p float64
                 [rows], b, q float64 [rows] or [rows, depth]. What is left out is 0, and p is 1, so
                 that the next point y' is x'.
 
         Raises:
             TypeError: a name that is not a plan's.
+            UsageError: a row that enlarges the errors of older predictions beyond use.
         """
         rows = len(self.t)
         weights = {name: columns[name].reshape(rows, -1) for name in BY_DEPTH if name in columns}
@@ -71,7 +75,7 @@ class Rows:
             **columns,
             **weights,
         }
-        return Plan(
+        plan = Plan(
             t=self.t,
             t_from=self.t_from,
             t_to=self.t_to,
@@ -81,6 +85,9 @@ class Rows:
             label=label,
             notes=notes,
         )
+        if not measured:
+            check_amplification(plan, levels)
+        return plan
 
 
 def one_evaluation_rows(

@@ -218,7 +218,8 @@ def test_a_solver_that_is_declared_is_all_there(monkeypatch):
 
 
 def test_the_forms_of_names():
-    assert name_forms() == ["ddim", "ddpm", "pfdiff:k,h", "dpm++:1-3", "ipndm:1-4", "unipc:1-3"]
+    several = ["dpm++:1-3", "sde-dpm++:1-2", "sa:1-3", "ipndm:1-4", "unipc:1-3"]
+    assert name_forms() == ["ddim", "ddpm", "pfdiff:k,h", *several]
 
 
 def test_most_times_where_a_number_of_evaluations_cannot_be_made(monkeypatch):
