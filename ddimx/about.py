@@ -10,7 +10,14 @@ import torch
 
 from . import __version__
 from .device import choose_device, choose_precision
-from .kernels import attention, discrete_update, octree_decode, segment_attention, update
+from .kernels import (
+    attention,
+    discrete_update,
+    group_norm_silu,
+    octree_decode,
+    segment_attention,
+    update,
+)
 from .weights.describe import about_models
 from .weights.locate.cache import cache_folder
 
@@ -19,6 +26,7 @@ PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "te
 OPERATIONS = {
     "update": update.preference,
     "attention": attention.preference,
+    "group_norm_silu": group_norm_silu.preference,
     "discrete_update": discrete_update.preference,
     "segment_attention": segment_attention.preference,
     "octree_decode": octree_decode.preference,
