@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,8 +95,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print one line of plain text above the bar."""
         if self._console is not None:
-            plain = {"markup": False, "highlight": False, "emoji": False}
-            self._console.print(text, soft_wrap=True, **plain)
+            self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         elif not self._quiet and sys.stderr is not None:
             sys.stderr.write(text.translate(_UNPRINTED).expandtabs() + "\n")
             sys.stderr.flush()
@@ -104,7 +103,7 @@ class Progress:
     @property
     def lost(self) -> OSError | None:
         """Why messages can no longer be seen, if they cannot, where the output can tell."""
-        file: TextIO | None = sys.stderr if self._console is None else self._console.file
+        file = sys.stderr if self._console is None else self._console.file
         error: OSError | None = getattr(file, "lost", None)
         return error
 
