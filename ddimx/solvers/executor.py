@@ -13,6 +13,7 @@ from torch import Tensor
 from ..kernels.update import Extras, update
 from ..kernels.update.columns import TABLE
 from ..noise import Noise, Stream
+from ..timing import timed
 from .plan import Plan
 
 
@@ -142,7 +143,8 @@ def execute(
         out, uncond = None, None
         if not math.isnan(t):
             times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-            out, uncond = evaluate(y, times)
+            with timed("network"):
+                out, uncond = evaluate(y, times)
         extras = replace(
             constant,
             same_point=bool(same_point[row]),
@@ -150,7 +152,8 @@ def execute(
             guidance=None if uncond is None else weight,
             z=None if draw.z is None else draw.z(row),
         )
-        x, y, x0 = update(table, ordinal, x, y, out, history, extras)
+        with timed("update"):
+            x, y, x0 = update(table, ordinal, x, y, out, history, extras)
         if plan.threshold is not None and x0 is not None:
             x0 = thresholded(x0, *plan.threshold)
             share = float(plan.w[row]) * x0
