@@ -11,7 +11,14 @@ import torch
 from . import __version__
 from .config import Config
 from .device import choose_device, choose_precision
-from .kernels import attention, discrete_update, octree_decode, segment_attention, update
+from .kernels import (
+    attention,
+    discrete_update,
+    group_norm_silu,
+    octree_decode,
+    segment_attention,
+    update,
+)
 from .weights.formats.native import read_header
 from .weights.locate.cache import cache_folder
 from .weights.locate.source import find_model, shipped_models
@@ -21,6 +28,7 @@ PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "te
 OPERATIONS = {
     "update": update.preference,
     "attention": attention.preference,
+    "group_norm_silu": group_norm_silu.preference,
     "discrete_update": discrete_update.preference,
     "segment_attention": segment_attention.preference,
     "octree_decode": octree_decode.preference,
