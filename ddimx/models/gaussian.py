@@ -136,7 +136,15 @@ class GaussianProcess:
             guidance=guidance,
         )
         draw = Draw(noise, indices)
-        return execute(plan, denoiser, start, draw, guidance=guidance, known=given.known)
+        return execute(
+            plan,
+            denoiser,
+            start,
+            draw,
+            guidance=guidance,
+            unguided=denoiser.unguided,
+            known=given.known,
+        )
 
     def finish(self, step: Step) -> Tensor:
         """Return the results float32 [B, C, H, W] on the CPU, in the network's range."""

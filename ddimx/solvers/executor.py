@@ -101,6 +101,7 @@ def execute(
     draw: Draw,
     *,
     guidance: float = 1.0,
+    unguided: Evaluate | None = None,
     known: Known | None = None,
 ) -> Iterator[Step]:
     """Run a plan from the state ``x`` and yield after every row; the last ``y`` is the result.
@@ -114,7 +115,9 @@ def execute(
         evaluate: the network's raw output at (y [B, ...], t float32 [B]).
         x: [B, ...], float32, or float64 for tests; all arithmetic of the rows is in its dtype.
         draw: the noise.
-        guidance: the weight g, used where ``evaluate`` returns an unconditional output.
+        guidance: the weight G, used where ``evaluate`` returns an unconditional output.
+        unguided: the network where the plan's g is 0: with its class, in one pass. None takes
+            ``evaluate`` there too.
         known: pixels to keep, for inpainting.
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
@@ -142,7 +145,8 @@ def execute(
         out, uncond = None, None
         if not math.isnan(t):
             times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-            out, uncond = evaluate(y, times)
+            ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
+            out, uncond = ask(y, times)
         extras = replace(
             constant,
             same_point=bool(same_point[row]),

@@ -33,7 +33,8 @@ def update(
         out = out.to(y.dtype)
         if extras.uncond is not None and extras.guidance is not None:
             uncond = extras.uncond.to(y.dtype)
-            out = uncond + extras.guidance.to(y.dtype) * (out - uncond)
+            weight = k["g"] * extras.guidance.to(y.dtype) + (1 - k["g"])
+            out = uncond + weight * (out - uncond)
         x0 = k["r"] * y + k["s"] * out
         if extras.clip is not None:
             x0 = x0.clamp(-extras.clip, extras.clip)
