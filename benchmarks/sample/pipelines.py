@@ -97,7 +97,7 @@ class Pipeline:
         from torch._inductor import config as inductor
 
         config: Any = inductor
-        fast = torch.compile(self.network.forward, fullgraph=True, dynamic=False, mode=mode)
+        fast: Any = torch.compile(self.network.forward, fullgraph=True, dynamic=False, mode=mode)
 
         def forward(sample: Tensor, timestep: Tensor, **options: Any) -> Any:
             # The scheduler's times lie in main memory, and a graph may read only the device's.
