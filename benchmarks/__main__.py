@@ -20,14 +20,14 @@ from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes, write_json
 
-from . import attention, check, comparison, machine, octree, paper, sample, update
+from . import attention, check, comparison, machine, octree, paper, sample, startup, update
 from .runner import Budget, Job, TooLong, unsteady
 from .show import section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
 # Each with its part of the time of "all", the most telling first: what one leaves is the others'.
-SUITES = {"sample": 6.0, "update": 1.0, "attention": 2.0, "octree": 3.0}
+SUITES = {"sample": 6.0, "update": 1.0, "attention": 2.0, "octree": 3.0, "startup": 2.0}
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {"paper": paper.main, "check": check.main}
 SCHEMA = 2
 FEWEST = 10  # rounds below which a 95% interval means little
@@ -236,6 +236,8 @@ def _jobs(suite: str, args: argparse.Namespace, device: torch.device, budget: Bu
         return attention.jobs(device, rounds, shapes=args.shape, **wishes)
     if suite == "octree":
         return octree.jobs(device, rounds, budget=budget)
+    if suite == "startup":
+        return startup.jobs(rounds, quick=args.quick, budget=budget)
     return sample.jobs(
         device, rounds, model=args.model, steps=args.steps, quick=args.quick, **wishes
     )
