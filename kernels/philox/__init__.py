@@ -28,8 +28,9 @@ def philox_words(
     seed: int | Tensor, c0: Tensor, c1: int | Tensor, c2: int | Tensor, c3: int | Tensor
 ) -> Words:
     """Return the four words of every counter: see :func:`reference.philox_words`."""
-    where = host if host.serves(seed, c0, c1, c2, c3) else reference
-    return where.philox_words(seed, c0, c1, c2, c3)
+    if host.serves(seed, c0, c1, c2, c3):
+        return host.philox_words(seed, c0, c1, c2, c3)
+    return reference.philox_words(seed, c0, c1, c2, c3)
 
 
 def normal(
@@ -42,8 +43,9 @@ def normal(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Draw standard normals [B, numel]: see :func:`reference.normal`."""
-    where = host if host.serves(seed, sample, row, stream) else reference
-    return where.normal(seed, sample, row, stream, numel, dtype=dtype)
+    if host.serves(seed, sample, row, stream):
+        return host.normal(seed, sample, row, stream, numel, dtype=dtype)
+    return reference.normal(seed, sample, row, stream, numel, dtype=dtype)
 
 
 def uniform(
@@ -56,8 +58,9 @@ def uniform(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Draw uniforms in (0, 1], [B, numel]: see :func:`reference.uniform`."""
-    where = host if host.serves(seed, sample, row, stream) else reference
-    return where.uniform(seed, sample, row, stream, numel, dtype=dtype)
+    if host.serves(seed, sample, row, stream):
+        return host.uniform(seed, sample, row, stream, numel, dtype=dtype)
+    return reference.uniform(seed, sample, row, stream, numel, dtype=dtype)
 
 
 def randint(
@@ -69,5 +72,6 @@ def randint(
     high: int,
 ) -> Tensor:
     """Draw integers in [0, high), [B, numel]: see :func:`reference.randint`."""
-    where = host if host.serves(seed, sample, row, stream) else reference
-    return where.randint(seed, sample, row, stream, numel, high)
+    if host.serves(seed, sample, row, stream):
+        return host.randint(seed, sample, row, stream, numel, high)
+    return reference.randint(seed, sample, row, stream, numel, high)

@@ -46,7 +46,7 @@ def philox_words(
 ) -> Words:
     """Return the four words of every counter, as :func:`reference.philox_words` does."""
     counters = [c if isinstance(c, Tensor) else torch.tensor(c) for c in (c0, c1, c2, c3)]
-    shape = torch.broadcast_shapes(*(c.shape for c in counters))
+    shape = np.broadcast_shapes(*(tuple(c.shape) for c in counters))
     columns = [_column(c.expand(shape) if c.numel() > 1 else c) for c in counters]
     out = np.empty((4, math.prod(shape)), dtype=np.uint64)
     buffers = np.empty((6, PIECE), dtype=np.uint64)
