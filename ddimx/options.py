@@ -435,6 +435,14 @@ class RunOptions(Options):
         default=False,
         remembered=False,
     )
+    profile: bool = _option(
+        "--profile",
+        "flag",
+        "Running",
+        "Say where the time went; a trace of some rows is written beside the manifest.",
+        default=False,
+        remembered=False,
+    )
     json: bool = _option(
         "--json",
         "flag",

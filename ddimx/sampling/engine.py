@@ -24,6 +24,7 @@ from ..device import describe
 from ..errors import DdimxError, UsageError
 from ..models.gaussian import GaussianProcess
 from ..solvers.graphs import RowGraphs
+from ..timing import timed
 from ..weights.model import Model
 from . import compiled, costs
 from .memory import SHARE, free_bytes, weight_bytes
@@ -174,10 +175,12 @@ class _Compiling(Engine):
 
     def begin_batch(self) -> None:
         graphs = self._graphs
-        if graphs is None or self._decided:
+        if graphs is None:
             return
-        if graphs.failure is not None:
+        if graphs.failure is not None and self.name == "graph":
             self.name, self.reason = "eager", f"rows cannot be captured: {graphs.failure}"
+        if self._decided:
+            return
         if graphs.seconds is not None:
             self._decide(graphs.seconds)
 
@@ -275,7 +278,7 @@ class _Compiling(Engine):
             start = time.perf_counter()
             self._function = compiled.compiled(self._model.network)
             try:
-                with compiled.code_folder():
+                with timed("compiling"), compiled.code_folder():
                     out = self._run(arguments)
                 break
             except torch.cuda.OutOfMemoryError:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..kernels.update import Extras, update
 from ..kernels.update.columns import TABLE
 from ..noise import Noise, Stream
+from ..timing import timed
 from .graphs import Evaluator, Kind, RowGraphs, RowState
 from .plan import Plan
 
@@ -161,7 +162,8 @@ def execute(
         if not math.isnan(t):
             times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
             ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
-            out, uncond = ask(y, times)
+            with timed("network"):
+                out, uncond = ask(y, times)
         extras = replace(
             constant,
             same_point=bool(same_point[row]),
@@ -169,7 +171,8 @@ def execute(
             guidance=None if uncond is None else weight,
             z=None if draw.z is None else draw.z(row),
         )
-        x, y, x0 = update(table, ordinal, x, y, out, history, extras)
+        with timed("update"):
+            x, y, x0 = update(table, ordinal, x, y, out, history, extras)
         if plan.threshold is not None and x0 is not None:
             x0 = thresholded(x0, *plan.threshold)
             share = float(plan.w[row]) * x0

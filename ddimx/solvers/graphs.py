@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import DdimxError
 from ..kernels.update import Extras, Stepped, update
+from ..timing import timed
 
 AHEAD = 4  # rows that the host may be ahead of the device, so that progress and Ctrl-C are live
 MOST_FORMS = 4  # forms of a batch whose graphs are kept: the full one, the tail, and two to spare
@@ -94,15 +95,17 @@ class RowState:
             # A tensor of its own, not a view with stride 0: compiled code knows the strides.
             time = time.repeat(len(self.x))
             ask = evaluator if kind.guided else evaluator.unguided
-            out, uncond = ask(y, time)
+            with timed("network"):
+                out, uncond = ask(y, time)
         extras = replace(
             self.extras,
             same_point=kind.same_point,
             uncond=uncond,
             guidance=None if uncond is None else self.weight,
         )
-        stepped = update(self.table, self.ordinal, self.x, y, out, self.history, extras)
-        self.ordinal.add_(1)
+        with timed("update"):
+            stepped = update(self.table, self.ordinal, self.x, y, out, self.history, extras)
+            self.ordinal.add_(1)
         return stepped
 
     def tensors(self) -> list[Tensor]:
@@ -238,7 +241,8 @@ class RowGraphs:
             row()
             form.warm.add(kind)
         else:
-            graph.replay()
+            with timed("network"):  # and the update, which is in the same graph
+                graph.replay()
             self.replays += 1
             if kind.calls:
                 if self.on_replay is not None:

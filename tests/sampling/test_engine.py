@@ -241,9 +241,7 @@ def test_an_engine_that_cannot_run_is_refused_by_name_and_passed_over_by_auto(mo
 
 def test_weights_that_would_not_fit_twice_are_not_compiled(model, monkeypatch, sizes, clock):
     monkeypatch.setattr(engine, "free_bytes", lambda _: 1 << 20)
-    with pytest.raises(
-        UsageError, match=r"--engine compile: it needs 0\.3 GB, and 0\.0 GB are free"
-    ):
+    with pytest.raises(UsageError, match=r"compile: it needs 0\.3 GB, and 0\.0 GB are free"):
         choose_engine(model, settings_of(model, engine="compile"))
     bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
     chosen = choose_engine(bf16, settings_of(bf16, count=10_000))
