@@ -125,12 +125,12 @@ class RowState:
 
     def own(self) -> RowState:
         """Return a copy that shares no memory; x and y are two tensors in it."""
-        copies = {
+        copies: dict[str, Any] = {
             f.name: value.clone()
             for f in fields(self.extras)
             if isinstance(value := getattr(self.extras, f.name), Tensor)
         }
-        mine = {
+        mine: dict[str, Any] = {
             f.name: value.clone()
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
@@ -268,7 +268,7 @@ class _Clock:
         """Note that a row is launched; return the seconds of an earlier one, if it is known."""
         if not self._on:
             return None
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         self._events.append(event)
         if len(self._events) <= AHEAD:
