@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import UsageError
-from .layers import KeyedDropout, Resampling, check_images, class_labels, timestep_embedding
+from .layers import (
+    GroupNorm,
+    KeyedDropout,
+    Resampling,
+    check_images,
+    class_labels,
+    timestep_embedding,
+)
 
 _MOST_GROUPS, _LEAST_WIDTH = 32, 4  # of the norms, and of a group
 _HEAD_DIM = 64  # of dhariwal's attention; song's has one head
@@ -71,8 +78,9 @@ class ResampledConv(nn.Module):
         return F.conv2d(x, kernel, bias, stride=2, padding=padding, groups=x.shape[1])
 
 
-def _norm(channels: int, eps: float) -> nn.GroupNorm:
-    return nn.GroupNorm(min(_MOST_GROUPS, channels // _LEAST_WIDTH), channels, eps=eps)
+def _norm(channels: int, eps: float, activation: str | None = "silu") -> GroupNorm:
+    groups = min(_MOST_GROUPS, channels // _LEAST_WIDTH)
+    return GroupNorm(groups, channels, eps=eps, activation=activation)
 
 
 class Block(nn.Module):
@@ -102,25 +110,25 @@ class Block(nn.Module):
         self.norm0 = _norm(c_in, eps)
         self.conv0 = ResampledConv(c_in, c_out, 3, resample=resample, taps=taps)
         self.affine = nn.Linear(temb, c_out if song else 2 * c_out)
-        self.norm1 = _norm(c_out, eps)
+        self.norm1 = _norm(c_out, eps, "silu" if song else None)
         self.dropout = KeyedDropout(dropout, layer)
         self.conv1 = ResampledConv(c_out, c_out, 3)
         self.skip: ResampledConv | None = None
         if c_in != c_out or resample != "none":
             kernel = 1 if song or c_in != c_out else 0
             self.skip = ResampledConv(c_in, c_out, kernel, resample=resample, taps=taps)
-        self.norm2 = _norm(c_out, eps) if attends else None
+        self.norm2 = _norm(c_out, eps, None) if attends else None
         self.qkv = ResampledConv(c_out, 3 * c_out, 1) if attends else None
         self.proj = ResampledConv(c_out, c_out, 1) if attends else None
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [B, c_in, H, W] and temb [B, temb] -> [B, c_out, H', W']."""
-        h = self.conv0(F.silu(self.norm0(x)))
-        time = self.affine(temb)[:, :, None, None]
+        h = self.conv0(self.norm0(x))
+        time = self.affine(temb)
         if self.song:
-            h = F.silu(self.norm1(h + time))
+            h = self.norm1(h, time)
         else:
-            scale, shift = time.chunk(2, dim=1)
+            scale, shift = time[:, :, None, None].chunk(2, dim=1)
             h = F.silu(self.norm1(h) * (scale + 1) + shift)
         h = self.conv1(self.dropout(h))
         h = (h + (x if self.skip is None else self.skip(x))) * self.scale
@@ -306,10 +314,10 @@ class EdmUNet(nn.Module):
             elif "aux_norm" in name:
                 features = layer(h)
             else:
-                part = layer(F.silu(features))
+                part = layer(features)
                 total = part if total is None else part + total
         if total is None:  # dhariwal has no images on its way up
-            total = self.out_conv(F.silu(self.out_norm(h)))
+            total = self.out_conv(self.out_norm(h))
         return total
 
     def _embed(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

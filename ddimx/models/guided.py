@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import UsageError
-from .layers import KeyedDropout, check_images, class_labels, timestep_embedding
+from .layers import GroupNorm, KeyedDropout, check_images, class_labels, timestep_embedding
 
 GROUPS = 32  # of every norm, with PyTorch's epsilon
 
@@ -40,11 +40,14 @@ class ResBlock(nn.Module):
         super().__init__()
         self.resample, self.scale_shift = resample, scale_shift
         first = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, c_in), nn.SiLU(), first)
+        # A norm's SiLU is its own; the empty layer keeps the numbers of those that follow.
+        self.in_layers = nn.Sequential(
+            GroupNorm(GROUPS, c_in, activation="silu"), nn.Identity(), first
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(temb, c_out * (1 + scale_shift)))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, c_out),
-            nn.SiLU(),
+            GroupNorm(GROUPS, c_out, activation=None if scale_shift else "silu"),
+            nn.SiLU() if scale_shift else nn.Identity(),
             KeyedDropout(dropout, layer),
             nn.Conv2d(c_out, c_out, 3, padding=1),
         )
@@ -52,15 +55,16 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [B, c_in, H, W] and temb [B, temb] -> [B, c_out, H', W']."""
-        norm, silu, conv = self.in_layers
-        h = conv(self._resampled(silu(norm(x))))
+        norm, _, conv = self.in_layers
+        h = conv(self._resampled(norm(x)))
         skip = self.skip_connection(self._resampled(x))
-        time = self.emb_layers(temb)[:, :, None, None]
-        if not self.scale_shift:
-            return cast(Tensor, skip + self.out_layers(h + time))
+        time = self.emb_layers(temb)
         norm, *rest = self.out_layers
-        scale, shift = time.chunk(2, dim=1)
-        h = norm(h) * (1 + scale) + shift
+        if self.scale_shift:
+            scale, shift = time[:, :, None, None].chunk(2, dim=1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h, time)
         for layer in rest:
             h = layer(h)
         return cast(Tensor, skip + h)
@@ -83,7 +87,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, heads: int, *, new_order: bool) -> None:
         super().__init__()
         self.heads, self.new_order = heads, new_order
-        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.norm = GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
@@ -91,7 +95,7 @@ class AttentionBlock(nn.Module):
         """x [B, C, H, W] -> the same shape."""
         batch, channels, height, width = x.shape
         flat = x.flatten(2)
-        columns = self.qkv(self.norm(flat))
+        columns = self.qkv(self.norm(x).flatten(2))
         order = (3, self.heads) if self.new_order else (self.heads, 3)
         split = columns.reshape(batch, *order, channels // self.heads, height * width)
         q, k, v = split.transpose(-1, -2).unbind(1 if self.new_order else 2)
@@ -211,8 +215,8 @@ class GuidedUNet(nn.Module):
                     )
                 self.output_blocks.append(nn.ModuleList(layers))
         self.out = nn.Sequential(
-            nn.GroupNorm(GROUPS, width),
-            nn.SiLU(),
+            GroupNorm(GROUPS, width, activation="silu"),
+            nn.Identity(),
             nn.Conv2d(width, out_ch * (1 + predicts_variance), 3, padding=1),
         )
 

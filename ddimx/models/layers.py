@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import UsageError
 from ..kernels.attention import attention
+from ..kernels.group_norm_silu import group_norm_silu
 from ..noise import Noise, dropout_stream
 
 NORM_EPS = 1e-6
@@ -155,6 +156,27 @@ class Upsample(nn.Module):
         return x if self.conv is None else self.conv(x)
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's group normalization, with an activation after it and an embedding before it.
+
+    ``activation``: a name of ``ACTIVATIONS``, or None. SiLU is computed together with the norm.
+    """
+
+    def __init__(
+        self, groups: int, channels: int, *, eps: float = 1e-5, activation: str | None = None
+    ) -> None:
+        super().__init__(groups, channels, eps=eps)
+        self.activation = activation
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W] -> the same shape; ``add`` [B, C] is added to every pixel before."""
+        silu = self.activation == "silu"
+        h = group_norm_silu(
+            x, self.weight, self.bias, self.num_groups, self.eps, silu=silu, add=add
+        )
+        return h if silu or self.activation is None else ACTIVATIONS[self.activation](h)
+
+
 class ResnetBlock(nn.Module):
     """Two norm-activation-convolution layers, told the time in between.
 
@@ -180,29 +202,30 @@ class ResnetBlock(nn.Module):
         super().__init__()
         self.activation, self.scale_shift = ACTIVATIONS[activation], scale_shift
         self.resample = resample
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=eps)
+        self.norm1 = GroupNorm(groups, c_in, eps=eps, activation=activation)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.temb_proj = nn.Linear(temb, c_out * 2 if scale_shift else c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=eps)
+        after = None if scale_shift else activation
+        self.norm2 = GroupNorm(groups, c_out, eps=eps, activation=after)
         self.dropout = KeyedDropout(dropout, layer)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [B, c_in, H, W] and temb [B, temb] -> [B, c_out, H', W'], by default H and W."""
-        h = self.activation(self.norm1(x))
+        h = self.norm1(x)
         if self.resample == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif self.resample == "up":
             x, h = (F.interpolate(value, scale_factor=2.0, mode="nearest") for value in (x, h))
         h = self.conv1(h)
-        embedding = self.temb_proj(self.activation(temb))[:, :, None, None]
+        embedding = self.temb_proj(self.activation(temb))
         if self.scale_shift:
-            scale, shift = embedding.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
+            scale, shift = embedding[:, :, None, None].chunk(2, dim=1)
+            h = self.activation(self.norm2(h) * (1 + scale) + shift)
         else:
-            h = self.norm2(h + embedding)
-        h = self.conv2(self.dropout(self.activation(h)))
+            h = self.norm2(h, embedding)
+        h = self.conv2(self.dropout(h))
         out: Tensor = self.nin_shortcut(x) + h
         return out
 
@@ -220,7 +243,7 @@ class AttnBlock(nn.Module):
         super().__init__()
         self.heads = channels // (head_dim or channels)
         inner = self.heads * (head_dim or channels)
-        self.norm = nn.GroupNorm(groups, channels, eps=eps) if groups else nn.Identity()
+        self.norm = GroupNorm(groups, channels, eps=eps) if groups else nn.Identity()
         self.q = nn.Conv2d(channels, inner, 1)
         self.k = nn.Conv2d(channels, inner, 1)
         self.v = nn.Conv2d(channels, inner, 1)

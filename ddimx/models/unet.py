@@ -19,6 +19,7 @@ from .layers import (
     NORM_EPS,
     AttnBlock,
     Downsample,
+    GroupNorm,
     Resampling,
     ResnetBlock,
     Upsample,
@@ -191,7 +192,7 @@ class UNet(nn.Module):
             self.up.insert(0, level)
             entering = widths[i]
 
-        self.norm_out = nn.GroupNorm(norm_groups, widths[0], eps=norm_eps)
+        self.norm_out = GroupNorm(norm_groups, widths[0], eps=norm_eps, activation="silu")
         leaving = out_ch * (1 + predicts_variance) * patch_size**2
         self.conv_out = nn.Conv2d(widths[0], leaving, 3, padding=1)
 
@@ -228,7 +229,7 @@ class UNet(nn.Module):
                 h = level.step(j, torch.cat([h, skips.pop()], dim=1), temb)
             if level.upsample is not None:
                 h = _apply(level.upsample, h, temb)
-        out = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch_size)
+        out = F.pixel_shuffle(self.conv_out(self.norm_out(h)), self.patch_size)
         return out[:, : self.out_ch]
 
     def _embed(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

@@ -35,10 +35,12 @@ def attention(
         k, v: [B, M, D] in q's dtype on q's device; M >= 1 need not be N. Several heads are folded
             into B by the caller.
         scale: factor of the scores, by default D^-1/2.
-        impl: "auto", "triton" (not float64), "sdpa" (PyTorch's scaled_dot_product_attention) or
-            "reference". Up to 256 columns "auto" takes PyTorch's, on a GPU Triton's above.
+        impl: "auto", "triton" (not float64), "sdpa" (PyTorch's scaled_dot_product_attention),
+            "products" (two matrix products, the scores in memory) or "reference". "auto" takes
+            PyTorch's, on a GPU above 256 columns the products, and for more than 2^24 scores of a
+            sample Triton's where gradients are wanted: what was fastest where it was measured.
         backward: what differentiates the Triton kernel: "triton" its own kernels, "torch" matrix
-            products of PyTorch. "auto" is "torch" until a GPU has been measured. The other
+            products of PyTorch. "auto" is "torch", the faster one on an H200. The other
             implementations are differentiated by PyTorch and take only "auto" and "torch".
 
     The output is contiguous, so that ``out.transpose(1, 2).reshape(B, D, H, W)`` is a view: a
@@ -53,7 +55,11 @@ def attention(
     q, k, v = autocast(q, k, v)
     if backward not in get_args(Backward):
         raise ValueError(f"backward '{backward}' is not one of {', '.join(get_args(Backward))}")
-    impl = choose("attention", impl, options(q.device, q.dtype, q.shape[-1]))
+    differentiates = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
+    shape = q.shape[1], k.shape[1], q.shape[2]
+    impl = choose(
+        "attention", impl, options(q.device, q.dtype, *shape, differentiates=differentiates)
+    )
     if backward == "triton" and impl != "triton":
         raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{impl}'")
     if impl == "sdpa":
@@ -61,6 +67,8 @@ def attention(
         q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
         return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1).contiguous()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if impl == "products":
+        return reference.products(q, k, v, scale).contiguous()
     if impl == "reference":
         return reference.attention(q, k, v, scale)[0].contiguous()
     out: Tensor = attention_op(q, k, v, scale, backward == "triton")[0]
@@ -68,5 +76,5 @@ def attention(
 
 
 def preference(device: torch.device) -> tuple[Impl, str]:
-    """Return what ``impl="auto"`` runs for the UNet's 256 columns in bfloat16, and why."""
-    return preferred(options(device, torch.bfloat16, 256))
+    """Return what ``impl="auto"`` runs for the UNet's 256 tokens and columns, and why."""
+    return preferred(options(device, torch.bfloat16, 256, 256, 256))

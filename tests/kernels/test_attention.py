@@ -26,7 +26,7 @@ from tests.kernels.attention_cases import (
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PLAIN = ("reference", "sdpa")
+PLAIN = ("reference", "sdpa", "products")
 
 
 @pytest.mark.parametrize("impl", PLAIN)
@@ -107,7 +107,7 @@ def test_opcheck(dtype, fused):
                 test_utils=("test_schema", "test_faketensor"))  # fmt: skip
 
 
-@pytest.mark.parametrize("impl", ["auto", "sdpa", "reference", "operator"])
+@pytest.mark.parametrize("impl", ["auto", "sdpa", "products", "reference", "operator"])
 def test_torch_compile_in_one_graph(impl):
     def step(q, k, v):
         called = attention_op(q, k, v, 0.25, False)[0] if impl == "operator" else None
@@ -204,28 +204,36 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 def test_wishes_are_met_or_refused():
     place = "cuda" if torch.cuda.is_available() else "cpu"
     q, k, v, _ = problem(1, 4, 4, 8, device=place)
-    with pytest.raises(ValueError, match="impl 'flash' is not one of auto, triton, sdpa, loop, r"):
+    with pytest.raises(ValueError, match="impl 'flash' is not one of auto, triton, sdpa, products"):
         attention(q, k, v, impl="flash")
     with pytest.raises(ValueError, match="backward 'fused' is not one of auto, triton, torch"):
         attention(q, k, v, backward="fused")
     with pytest.raises(RuntimeError, match="backward 'triton' needs impl 'triton', not 'sdpa'"):
         attention(q, k, v, backward="triton")
     double = [t.double() for t in (q, k, v)]
-    with pytest.raises(RuntimeError, match=r"float32 at most, not torch.float64.*can: sdpa, ref"):
+    with pytest.raises(RuntimeError, match=r"float32 at most, not torch.float64.*can: sdpa, prod"):
         attention(*double, impl="triton")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_what_auto_takes(dtype):
-    """PyTorch's up to 256 columns; above, where its fast kernels end, ours on a GPU."""
+    """What was fastest on an H200: PyTorch's own up to 256 columns, two products above."""
     pytest.importorskip("triton")
-    for d in (8, 40, 256):
-        assert preferred(options(CPU, dtype, d))[0] == "sdpa"
-        assert preferred(options(CUDA, dtype, d))[0] == "sdpa"
-    for d in (257, 512, 1024):
-        assert preferred(options(CPU, dtype, d))[0] == "sdpa"
-        assert preferred(options(CUDA, dtype, d))[0] == "triton"
-        assert preferred(options(CUDA, torch.float64, d))[0] == "sdpa"
+    double = torch.float64
+    for n, d in itertools.product((16, 256, 4096, 4097), (8, 40, 256, 257, 512, 1024)):
+        for gradient in (False, True):
+            on_cpu, on_gpu, on_gpu_double = (
+                preferred(options(*kind, n, n, d, differentiates=gradient))[0]
+                for kind in ((CPU, dtype), (CUDA, dtype), (CUDA, double))
+            )
+            assert on_cpu == "sdpa"
+            if d <= 256:
+                assert on_gpu == on_gpu_double == "sdpa"
+            elif n <= 4096:
+                assert on_gpu == on_gpu_double == "products"
+            else:
+                assert on_gpu == ("triton" if gradient else "sdpa")
+                assert on_gpu_double == "sdpa"
     assert preference(CPU)[0] == "sdpa"
 
 
@@ -245,7 +253,7 @@ def test_without_triton_everything_else_runs():
         "import sys; sys.modules['triton'] = None; import torch\n"
         "from ddimx.kernels.attention import attention\n"
         "x = torch.ones(1, 3, 300, requires_grad=True)\n"
-        "for impl in ('auto', 'sdpa', 'reference'):\n"
+        "for impl in ('auto', 'sdpa', 'products', 'reference'):\n"
         "    attention(x, x, x, impl=impl).sum().backward()\n"
         "assert not [m for m in sys.modules if m.startswith('ddimx.kernels.attention.kernel')]\n"
     )

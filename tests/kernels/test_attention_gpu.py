@@ -45,6 +45,26 @@ def test_forward(shape, dtype):
         within_budget(out, eager, exact(q, k, v, scale), extra)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_forward_and_backward(shape, dtype):
+    q, k, v, grad = problem(*shape, dtype=dtype, device="cuda")
+    scale = shape[3] ** -0.5
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    eager = reference.attention(*leaves, scale)[0]
+    out = attention(*leaves, impl="products")
+    within_budget(out, eager, exact(q, k, v, scale), errors_of_output(q, k, v, scale))
+    parts = zip(
+        torch.autograd.grad(out, leaves, grad),
+        torch.autograd.grad(eager, leaves, grad),
+        exact_gradients(grad, q, k, v, scale),
+        errors_of_gradients(grad, q, k, v, scale),
+        strict=True,
+    )
+    for part in parts:
+        within_budget(*part)
+
+
 @pytest.mark.parametrize("backward", ["torch", "triton"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)

@@ -253,5 +253,5 @@ def test_the_implementation_is_met_or_refused():
         update(table, row, x, y, out, history, impl="triton")
     with pytest.raises(RuntimeError, match=r"update: impl 'sdpa' cannot run here"):
         update(table, row, x, y, out, history, impl="sdpa")
-    with pytest.raises(ValueError, match="impl 'cuda' is not one of auto, triton, sdpa, loop, ref"):
+    with pytest.raises(ValueError, match="impl 'cuda' is not one of auto, triton, sdpa, products"):
         update(table, row, x, y, out, history, impl="cuda")

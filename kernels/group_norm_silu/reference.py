@@ -1,0 +1,38 @@
+"""Group normalization with SiLU in plain PyTorch: the definition, for any device and dtype."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def group_norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+    add: Tensor | None,
+) -> Tensor:
+    """Return silu(group_norm(x + add)) in x's dtype, or without SiLU what it would be applied to.
+
+    Args:
+        x: [B, C, H, W] in any layout of memory; the result has the same.
+        weight, bias: [C].
+        add: [B, C], the same for all pixels, or None.
+
+    PyTorch computes mean and variance in float32 at least, on a CPU also where x has 16 bits and
+    the weights 32; elsewhere such a pair is computed in the wider dtype.
+    """
+    dtype = x.dtype
+    if add is not None:
+        x = torch.add(x, add[:, :, None, None]).to(dtype)
+    if weight.dtype != dtype and x.device.type != "cpu":
+        wide = torch.promote_types(weight.dtype, dtype)
+        x, weight, bias = x.to(wide), weight.to(wide), bias.to(wide)
+    out = F.group_norm(x, groups, weight, bias, eps)
+    if silu:  # in place where no gradient needs the input: one tensor less
+        out = F.silu(out, inplace=not out.requires_grad)
+    return out if out.dtype == dtype else out.to(dtype)
