@@ -17,8 +17,9 @@ Impl = Literal["auto", "triton", "sdpa", "products", "loop", "reference"]
 log = logging.getLogger("ddimx.kernels")
 _logged: set[tuple[str, ...]] = set()  # choices that this process has logged: each only once
 
-# Facts about this process, looked up once: a choice is also made while torch.compile traces.
 PLAIN = (Tensor, torch.nn.Parameter)
+
+# Facts about this process, looked up once: a choice is also made while torch.compile traces.
 TRITON_INSTALLED = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -91,8 +92,8 @@ def recorded(*tensors: Tensor) -> bool:
     """Return whether somebody records what is done with these tensors.
 
     That is autograd, ``torch.compile`` and the like, or a subclass of tensors (fake ones). Only
-    then an operation has to be an operator of ``torch.library``, whose call takes 40 us on the
-    host and whose first one imports TorchDynamo, which takes more than a second.
+    then an operation has to be an operator of ``torch.library``, whose call takes 15 us on the
+    host and whose first one imports TorchDynamo, which takes a second.
     """
     if torch.compiler.is_compiling():
         return True
