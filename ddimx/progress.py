@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
@@ -99,6 +99,17 @@ class Progress:
         elif not self._quiet and sys.stderr is not None:
             sys.stderr.write(text.translate(_UNPRINTED).expandtabs() + "\n")
             sys.stderr.flush()
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table, or what else Rich can draw, above the bar."""
+        console = self._console
+        if console is None:
+            if self._quiet or sys.stderr is None:
+                return
+            from rich.console import Console
+
+            console = Console(stderr=True)
+        console.print(renderable)
 
     @property
     def lost(self) -> OSError | None:

@@ -83,7 +83,7 @@ def _report(profile: Profile, record: dict[str, Any], where: Path, progress: Pro
     record["profile"] = report = profile.report()
     with reporting(where):
         write_record(where, record)
-    progress.console.print(profile_table(report))
+    progress.show(profile_table(report))
     for line in remarks(report, str(where / TRACE) if (where / TRACE).is_file() else None):
         progress.say(line)
 
