@@ -150,12 +150,12 @@ def _masks(noise: Noise, positions: Tensor, step: int, layers: Sequence[Keyed]) 
     )
     most = _COUNTERS.get(device.type, _COUNTERS_ELSEWHERE)
     parts = []
-    for sample in positions.split(max(1, most // len(block))):
+    for sample in torch.split(positions, max(1, most // len(block))):
         words = philox.philox_words(noise.seed, block, sample[:, None], step, stream)
         # The low and the high half of a word, in this order, as signed numbers.
         parts.append(torch.stack(words, dim=-1).to(torch.int32).view(torch.int16))
     masks = []
-    for layer, halves in zip(layers, torch.cat(parts).split(sizes, dim=1), strict=True):
+    for layer, halves in zip(layers, torch.split(torch.cat(parts), sizes, dim=1), strict=True):
         halves = halves.flatten(1)[:, : layer.numel]
         least = round(layer.rate * 65536)
         # Compared as unsigned numbers, which PyTorch has no comparison of: 2^15 is taken off both.

@@ -58,8 +58,9 @@ class Trainer:
         self._unseen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm
         self._unreported: list[float] = []  # losses
         self._spoilt = torch.zeros((), device=self.device)  # 1 once one of them was not finite
-        cuda = self.device.type == "cuda"
-        self._copying = torch.cuda.Stream(self.device) if cuda else None
+        self._copying: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._copying = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def run(self, stop: Stop, report: Reporter) -> bool:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.

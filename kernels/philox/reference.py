@@ -176,10 +176,9 @@ def _mix(product: Tensor, other: Tensor, key: int | Tensor) -> Tensor:
     In place where the shapes allow it: on a CPU new memory for every operation costs a third.
     """
     mixed = product >> 32
-    same = mixed.shape == torch.broadcast_shapes(mixed.shape, other.shape)
-    mixed = mixed.bitwise_xor_(other) if same else mixed ^ other
-    same = not isinstance(key, Tensor) or key.dim() == 0
-    return (mixed.bitwise_xor_(key) if same else mixed ^ key).bitwise_and_(MASK32)
+    mixed = mixed.bitwise_xor_(other) if mixed.shape == other.shape else mixed ^ other
+    scalar = not isinstance(key, Tensor) or key.dim() == 0
+    return (mixed.bitwise_xor_(key) if scalar else mixed ^ key).bitwise_and_(MASK32)
 
 
 def _words(
