@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from ..philox import reference as philox
+from .. import philox
 from .columns import TABLE
 from .types import Extras, Stepped
 
