@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
+ENGINES = ("auto", "eager", "graph", "compile")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Options that do not apply to a text-to-image pipeline.
 WITHOUT_PROMPT = ("nfe", "variance", "plan", "category", "config", "weights", "export")
@@ -212,6 +213,15 @@ class Options:
         "Running",
         "Bit-identical files whatever the batch size; slower.",
         default=False,
+    )
+    engine: Literal["auto", "eager", "graph", "compile"] | None = _option(
+        "--engine",
+        "text",
+        "Running",
+        "How the network runs: auto takes the fastest that pays for this run; eager is the plain "
+        "path, graph replays it as CUDA graphs, compile uses torch.compile.",
+        metavar="auto|eager|graph|compile",
+        choices=ENGINES,
     )
 
     def __post_init__(self) -> None:
@@ -423,6 +433,14 @@ class RunOptions(Options):
         "flag",
         "Running",
         "Print plan, evaluations, memory, time and end.",
+        default=False,
+        remembered=False,
+    )
+    profile: bool = _option(
+        "--profile",
+        "flag",
+        "Running",
+        "Say where the time went; a trace of some rows is written beside the manifest.",
         default=False,
         remembered=False,
     )

@@ -9,24 +9,20 @@ from ddimx.splats.cloud import GaussianCloud
 from ddimx.splats.formats import FORMATS, EncodeOptions
 from ddimx.splats.from_octree import Look, from_octree
 
-from ..runner import Absent, Contender, Job, compare
+from ..runner import Absent, Budget, Contender, Job, compare
+from ..seed import text_ply
 from . import shapes
 
 DEPTH = 8
-FIELDS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "red", "green", "blue", "opacity")
 
 
-def jobs(rounds: int) -> list[Job]:
+def jobs(rounds: int, budget: Budget) -> list[Job]:
     """Return what measures a table of all formats; it is the host's work whatever the device."""
-    return [partial(_table, rounds)]
+    return [Job("export", partial(_table, rounds, budget))]
 
 
 def seed_ply(cloud: GaussianCloud) -> bytes:
     """Write a PLY as the seed project does: as text, a line at a time."""
-    kinds = ["uchar" if name in ("red", "green", "blue") else "float" for name in FIELDS]
-    lines = ["ply", "format ascii 1.0", f"element vertex {len(cloud)}"]
-    lines += [f"property {kind} {name}" for kind, name in zip(kinds, FIELDS, strict=True)]
-    lines.append("end_header")
     rows = zip(
         cloud.positions.tolist(),
         cloud.sigmas.tolist(),
@@ -34,12 +30,10 @@ def seed_ply(cloud: GaussianCloud) -> bytes:
         cloud.alphas.tolist(),
         strict=True,
     )
-    for position, sigma, color, alpha in rows:
-        lines.append(" ".join(str(value) for value in (*position, *sigma, *color, alpha)))
-    return ("\n".join(lines) + "\n").encode()
+    return text_ply(rows, len(cloud)).encode()
 
 
-def _table(rounds: int) -> dict[str, Any]:
+def _table(rounds: int, budget: Budget) -> dict[str, Any]:
     cloud = from_octree(shapes.sphere(DEPTH), Look(color="#c8a070"))
     peers: list[Contender | Absent] = [
         Contender("text PLY, a line at a time", lambda: seed_ply(cloud), facts=_size(cloud, None))
@@ -49,7 +43,7 @@ def _table(rounds: int) -> dict[str, Any]:
         peers.append(Contender(f"ddimx {name}", call, facts=_size(cloud, name)))
     notes = ["the baseline holds what the format 'ply' holds; the others hold other fields"]
     title = f"export, {len(cloud):,} splats of one sphere"
-    table = compare(title, peers, rounds, notes=notes)
+    table = compare(title, peers, rounds, notes=notes, budget=budget)
     for row in table["rows"]:
         row["msplats_per_s"] = len(cloud) / row["median_ms"] / 1e3
     return table

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..kernels.discrete_update import MASK, TokenState, Transition, UpdateOptions, discrete_update
 from ..noise import Noise, Stream
+from ..timing import timed
 from .cells import Cells, Level, check_drawn, children, root
 from .confidence import fractions, reveal, start
 from .draws import token_words, uniform_ids
@@ -80,7 +81,8 @@ def execute(
 
     The tokens of a sample depend on its index, the seed, the plan and its own logits, and on
     nothing else of the batch. Each row is one fused launch (and a sort with confidence routing);
-    the host waits for the device once a level, to learn how many cells the next one has.
+    the host waits for the device once a level, to learn how many cells the next one has, and at
+    the end, to see that every token was drawn.
 
     Args:
         plan: the table to run.
@@ -115,31 +117,35 @@ def execute(
     weights = share * guidance + (1 - share)  # [rows]
     finished: tuple[Level, ...] = ()
     for level in range(plan.depth):
-        cells = children(finished[-1]) if level else root(len(samples), samples.device)
+        with timed("decoding"):
+            cells = children(finished[-1]) if level else root(len(samples), samples.device)
         cell_samples = samples[cells.sample]
-        state = start(pure_noise(plan.transition, noise, cells, cell_samples))
+        with timed("noise"):
+            state = start(pure_noise(plan.transition, noise, cells, cell_samples))
         rows = plan.rows_of(level)
-        ordinal = torch.tensor(rows.start, device=samples.device)
+        ordinal = torch.full((), rows.start, device=samples.device)  # no copy from the host
         raw = None
         for row in rows:
             if plan.calls[row]:
                 ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
-                raw = ask(cells, state.ids, float(plan.t[row]), finished)
+                with timed("network"):
+                    raw = ask(cells, state.ids, float(plan.t[row]), finished)
             assert raw is not None  # the plan's first row of a level calls
-            draws = discrete_update(
-                table,
-                ordinal,
-                raw.logits,
-                TokenState(state.ids, cells.keys, cell_samples),
-                seed,
-                options,
-                uncond=raw.uncond,
-                guidance=None if raw.uncond is None else weights[row],
-            )
-            if by_confidence:
-                state = reveal(state, draws, cells, reveal_to[row], remask[row])
-            else:
-                state = state._replace(ids=draws.ids)
+            with timed("update"):
+                draws = discrete_update(
+                    table,
+                    ordinal,
+                    raw.logits,
+                    TokenState(state.ids, cells.keys, cell_samples),
+                    seed,
+                    options,
+                    uncond=raw.uncond,
+                    guidance=None if raw.uncond is None else weights[row],
+                )
+                if by_confidence:
+                    state = reveal(state, draws, cells, reveal_to[row], remask[row])
+                else:
+                    state = state._replace(ids=draws.ids)
             ordinal = ordinal + 1
             if row == len(plan) - 1:  # of other levels the next one's cells tell
                 check_drawn(Level(cells, state.ids))

@@ -14,7 +14,10 @@ from ..errors import UsageError
 from ..models.process import Given
 from ..runs.batches import in_batches
 from ..solvers.executor import Known
+from ..timing import timed
 from ..weights.model import Model
+from .engine import Engine, choose_engine
+from .profile import Profile
 from .settings import Settings, labels_for
 
 Start = Callable[[Sequence[int]], Tensor]
@@ -77,13 +80,19 @@ def checked_state(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
 
 
 def run_batch(
-    model: Model, settings: Settings, samples: Sequence[int], inputs: Inputs = NOTHING
+    model: Model,
+    settings: Settings,
+    samples: Sequence[int],
+    inputs: Inputs = NOTHING,
+    engine: Engine | None = None,
 ) -> Iterator[Any]:
-    """Yield the process's steps of sampling these indices together."""
+    """Yield the process's steps of sampling these indices together, plainly without an engine."""
     keys = inputs.keys(samples)
+    if engine is not None:
+        engine.begin_batch()
     labels = labels_for(settings, model, keys)
-    return model.process.run(
-        model.network,
+    steps = model.process.run(
+        model.network if engine is None else engine.network,
         settings.plan,
         torch.tensor(keys, dtype=torch.int64, device=model.device),
         settings.noise,
@@ -91,6 +100,11 @@ def run_batch(
         guidance=settings.guidance,
         given=inputs.of_batch(samples, model.device),
     )
+    profile = Profile.current()
+    if profile is None:
+        return steps
+    profile.device = model.device
+    return profile.traced(steps, len(settings.plan), even=model.process.even_rows)
 
 
 def finish_batch(
@@ -100,6 +114,7 @@ def finish_batch(
     *,
     inputs: Inputs = NOTHING,
     after_row: AfterRow | None = None,
+    engine: Engine | None = None,
 ) -> list[Any]:
     """Return the samples of these indices, on the CPU.
 
@@ -120,11 +135,12 @@ def finish_batch(
             batch = [at_place.get(place, part[0]) for place in range(size)]
             places = [i % size for i in part]
         step = None
-        for step in run_batch(model, settings, batch, inputs):
+        for step in run_batch(model, settings, batch, inputs, engine):
             if after_row is not None:
                 after_row(step if batch == part else step.at(places), part)
         assert step is not None  # a plan has at least one row
-        outputs = model.process.finish(step)
+        with timed("decoding"):
+            outputs = model.process.finish(step)
         results += [outputs[place] for place in places]
     return results
 
@@ -142,11 +158,15 @@ def finish_all(
     They are of the settings' size, or smaller where the device's memory does not suffice.
 
     Raises:
+        UsageError: the settings name an engine that cannot run here.
         DdimxError: not even one sample, or micro-batch, fits.
     """
+    engine = choose_engine(model, settings, len(samples))
 
     def draw(batch: Sequence[int]) -> list[Any]:
-        return finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
+        return finish_batch(
+            model, settings, batch, inputs=inputs, after_row=after_row, engine=engine
+        )
 
     batches = in_batches(
         samples, settings.batch_size, draw, indivisible=indivisible(model, settings)

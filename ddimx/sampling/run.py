@@ -21,14 +21,17 @@ from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.sinks import remove_parts
 from ..signals import Stop
+from ..timing import timed
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
 from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
 from . import manifest
 from .batch import Inputs, finish_batch, indivisible
+from .engine import choose_engine
 from .hooks import SAMPLING, Task, contact_sheet
 from .memory import check_fits
+from .profile import TRACE, Profile
 from .settings import Settings, labels_for
 
 
@@ -64,7 +67,10 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     model, settings, task = request.model, request.settings, request.task
     start = None if request.init_noise is None else _Start(request.init_noise, settings)
     inputs = task.inputs if start is None else Inputs(start=start)
-    check_fits(model, settings)
+    profile = Profile.current()
+    with timed("preparing"):
+        check_fits(model, settings)
+        engine = choose_engine(model, settings)
     digest = None if start is None else start.sha256
     shared = manifest.identity(model, settings, request.kind, digest)
     identity = shared | task.identity
@@ -95,43 +101,66 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             "samples": manifest.samples(model, settings, inputs.keys(settings.indices)),
             "asked": request.asked,
             "batch_size": settings.batch_size,
+            "engine": engine.record(),
             "network_calls": 0,
             "seconds": 0.0,
         }
         if before is not None:
             record["network_calls"] = before.get("network_calls", 0)
             record["dtype"] = before.get("dtype", record["dtype"])  # with the reason that it had
-            if "exported" in before:  # by sample --export; --overwrite removes these as well
-                record["exported"] = before["exported"]
+            for name in ("exported", "profile"):  # by --export, whose files --overwrite removes
+                if name in before:
+                    record[name] = before[name]
         if task.files is not None:  # so that --overwrite knows them if we are killed
             record["files"] = task.files(settings.indices)
         all_inside(folder, record.get("files", []), folder)  # also no link in their places
 
         def after_row(step: Any, samples: Sequence[int]) -> None:
             progress.advance(len(samples))
+            record["engine"] = engine.record()
             if task.observe is not None:
                 task.observe(folder, step, samples)
             if stop:
                 raise Stopped
 
         def draw(batch: Sequence[int]) -> None:
-            samples = finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
-            sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
+            samples = finish_batch(
+                model, settings, batch, inputs=inputs, after_row=after_row, engine=engine
+            )
+            with timed("files"):
+                if profile is not None:
+                    profile.write_trace(folder / TRACE)
+                sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
 
         def conclude() -> Record:
-            if task.finish is not None:
-                files = task.finish(folder, sink, settings.indices)
-            else:
-                classes = record["samples"].get("class", ())
-                files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
+            with timed("files"):
+                if task.finish is not None:
+                    files = task.finish(folder, sink, settings.indices)
+                else:
+                    classes = record["samples"].get("class", ())
+                    files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
+            if (folder / TRACE).is_file():
+                files = [*files, TRACE]
             return {"files": files, **task.results}
 
-        def count_call(*_: Any) -> None:
+        def count_call() -> None:
             record["network_calls"] += 1
 
-        hook = model.network.register_forward_hook(count_call)
-        try:
-            Filling(folder, before, record, sink, settings.indices).fill(
+        lines: list[str] = []
+
+        def say(line: str) -> None:
+            lines.append(line)
+            progress.say(line)
+
+        def note(what: str) -> None:
+            progress.advance(0, f"{what} ...")
+            progress.say(f"{what} the network; this happens once")
+
+        filling = Filling(folder, before, record, sink, settings.indices)
+        pending = len(filling.pending())
+        engine.expect_samples(pending)
+        with engine.telling(say, note), engine.counted(count_call):
+            filling.fill(
                 draw,
                 conclude,
                 stop,
@@ -140,8 +169,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                 rows=len(settings.plan),
                 indivisible=indivisible(model, settings),
             )
-        finally:
-            hook.remove()
+        # The plain path for a run of a few seconds is nothing to tell.
+        if pending and engine.name != "eager" and engine.line() not in lines:
+            progress.say(engine.line())
         return record, folder
 
 
@@ -189,7 +219,7 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
     if before is None:
         remove_parts(folder)
         return
-    names = [*before.get("files", []), *before.get("exported", []), "grid.png"]
+    names = [*before.get("files", []), *before.get("exported", []), "grid.png", TRACE]
     first = before["identity"].get("start_index", 0)
     indices = range(first, first + before["count"])
     numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape(before['identity'].get('format', ''))}")

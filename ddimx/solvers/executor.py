@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from ..kernels.update import Extras, update
 from ..kernels.update.columns import TABLE
 from ..noise import Noise, Stream
+from ..timing import timed
+from .graphs import Evaluator, Kind, RowGraphs, RowState
 from .plan import Plan
 
 
@@ -103,6 +105,7 @@ def execute(
     guidance: float = 1.0,
     unguided: Evaluate | None = None,
     known: Known | None = None,
+    graphs: RowGraphs | None = None,
 ) -> Iterator[Step]:
     """Run a plan from the state ``x`` and yield after every row; the last ``y`` is the result.
 
@@ -119,6 +122,9 @@ def execute(
         unguided: the network where the plan's g is 0: with its class, in one pass. None takes
             ``evaluate`` there too.
         known: pixels to keep, for inpainting.
+        graphs: where rows are captured once and replayed; ``evaluate`` is then an
+            :class:`ddimx.solvers.graphs.Evaluator`. A plan with a threshold and rows with noise
+            from elsewhere run without.
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
     if plan.threshold is not None:
@@ -140,13 +146,24 @@ def execute(
     ordinal = torch.tensor(0, device=x.device)
     same_point = plan.keeps_point()
     y = x
+    if graphs is not None and draw.z is None and plan.threshold is None:
+        # One copy from the host, before the first row: from then on the device needs none.
+        times = torch.from_numpy(plan.t).to(x.device, torch.float32)
+        state = RowState(table, times, ordinal, x, y, history, constant, weight)
+        with graphs.rows(state, cast(Evaluator, evaluate)) as replayed:
+            if replayed is not None:
+                for row, kind in enumerate(_kinds(plan)):
+                    x, y, x0 = replayed(kind)
+                    yield Step(row, float(plan.t[row]), float(plan.t_to[row]), x, y, x0)
+                return
     for row in range(len(plan)):
         t = float(plan.t[row])
         out, uncond = None, None
         if not math.isnan(t):
             times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
             ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
-            out, uncond = ask(y, times)
+            with timed("network"):
+                out, uncond = ask(y, times)
         extras = replace(
             constant,
             same_point=bool(same_point[row]),
@@ -154,10 +171,25 @@ def execute(
             guidance=None if uncond is None else weight,
             z=None if draw.z is None else draw.z(row),
         )
-        x, y, x0 = update(table, ordinal, x, y, out, history, extras)
+        with timed("update"):
+            x, y, x0 = update(table, ordinal, x, y, out, history, extras)
         if plan.threshold is not None and x0 is not None:
             x0 = thresholded(x0, *plan.threshold)
             share = float(plan.w[row]) * x0
             y = x = x + (share if known is None else share * (1 - known.mask.to(x.dtype)))
         ordinal.add_(1)
         yield Step(row, t, float(plan.t_to[row]), x, y, x0)
+
+
+def _kinds(plan: Plan) -> list[Kind]:
+    """Return what a captured graph of each row depends on."""
+    keeps = [bool(same) for same in plan.keeps_point()]
+    return [
+        Kind(
+            calls=not math.isnan(plan.t[row]),
+            guided=bool(plan.g[row] != 0),
+            same_input=row == 0 or keeps[row - 1],
+            same_point=keeps[row],
+        )
+        for row in range(len(plan))
+    ]

@@ -28,8 +28,8 @@ class Segments:
         rows: int64 [S, 6], read-only.
         n_queries: how many queries the rows cover.
         n_own, n_context: how many keys there must be at least.
-        groups, masks: int64 [G, 7] and bool [...] on the CPU: the rows as the loop takes them, see
-            :mod:`.groups`.
+        groups, masks: int64 [G, 7] and float32 [...] on the CPU: the rows as the loop takes them,
+            see :mod:`.groups`.
     """
 
     def __init__(self, table: Any, device: torch.device | str | None = None) -> None:
@@ -56,7 +56,9 @@ class Segments:
     def tables(self, device: torch.device) -> Tables:
         """Return the kernels' tables on a device, made once for each."""
         if device not in self._tables:
-            copies = (table.to(device) for table in tables(self.rows.tolist()))
+            made = tables(self.rows.tolist())
+            # Pageable memory has been read when such a call returns, and nothing waits.
+            copies = (table.to(device, non_blocking=True) for table in made)
             self._tables[device] = Tables(*copies)
         return self._tables[device]
 

@@ -6,9 +6,10 @@ each level is known on the host, for it decides which tokens see which.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ...kernels.discrete_update import IDS, MASK
-from ...kernels.segment_attention import Segments
 
 __all__ = ["IDS", "MASK", "Cache", "Condition", "Counts", "Layout", "Tokens"]
 
 Counts = npt.NDArray[np.int64]
+Made = TypeVar("Made")
 
 AXIS = torch.tensor([-1, 0, 1])
 NEIGHBORHOOD = torch.cartesian_prod(AXIS, AXIS, AXIS)  # [27, 3], the cell itself in the middle
@@ -47,7 +48,7 @@ class Layout:
     def of(cls, keys: Tensor, counts: Counts, first: int = 0) -> Layout:
         """Build a layout from sorted keys and the counts that say whose they are."""
         shapes, levels = counts.shape
-        repeats = torch.from_numpy(counts.reshape(-1)).to(keys.device)
+        repeats = torch.from_numpy(counts.reshape(-1)).to(keys.device, non_blocking=True)
         row = torch.arange(shapes * levels, device=keys.device).repeat_interleave(
             repeats, output_size=len(keys)
         )
@@ -73,9 +74,18 @@ class Layout:
         return row
 
     @cached_property
-    def segments_cache(self) -> dict[tuple[bytes, int], Segments]:
-        """What :func:`.visibility.visible_of` has made for these tokens so far."""
+    def _made(self) -> dict[Hashable, Any]:
         return {}
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` makes of this layout alone; it is called once for each ``key``.
+
+        Every row of a level asks for the same segments, waves and rotary tables.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
 
     @cached_property
     def cells(self) -> Tensor:
@@ -86,7 +96,8 @@ class Layout:
     def neighbors(self) -> Tensor:
         """Index of the token at each of 27 neighboring cells, int64 [N, 27]; N where none is."""
         side = (1 << self.level)[:, None, None]
-        around = self.cells[:, None, :] + NEIGHBORHOOD.to(self.keys.device)  # [N, 27, 3]
+        steps = NEIGHBORHOOD.to(self.keys.device, non_blocking=True)
+        around = self.cells[:, None, :] + steps  # [N, 27, 3]
         inside = ((around >= 0) & (around < side)).all(-1)
         x, y, z = (_spread(around[..., axis].clamp_min(0)) for axis in range(3))
         keys = (self.row << 32)[:, None] + ((x << 2) | (y << 1) | z)
@@ -137,10 +148,11 @@ class Cache:
     def joined(self, other: Cache) -> Cache:
         """Return the cache with finer levels appended to every shape's."""
         order = torch.from_numpy(_interleaved(self.counts, other.counts))
-        layers = []
-        for (k, v), (more_k, more_v) in zip(self.layers, other.layers, strict=True):
-            index = order.to(k.device)
-            layers.append((torch.cat([k, more_k])[index], torch.cat([v, more_v])[index]))
+        order = order.to(other.layers[0][0].device, non_blocking=True)
+        layers = [
+            (torch.cat([k, more_k])[order], torch.cat([v, more_v])[order])
+            for (k, v), (more_k, more_v) in zip(self.layers, other.layers, strict=True)
+        ]
         return Cache(tuple(layers), np.concatenate([self.counts, other.counts], axis=1))
 
 
