@@ -99,10 +99,12 @@ def times_of(spacing: str, schedule: Schedule, steps: int) -> Times:
     if steps > 1:
         first = last if schedule.alpha_bar(last) > 0 else last - 1
         ab = schedule.alpha_bar(np.array([0.0, first]))
-        ends = 0.5 * (np.log(ab) - np.log1p(-ab))
-        scale = (lambda x: x) if name == "logsnr" else (lambda x: np.exp(-x / rho))
-        grid = np.linspace(*scale(ends), steps - (last - first))
-        lam = grid if name == "logsnr" else -rho * np.log(grid)
+        low, high = (0.5 * (np.log(ab) - np.log1p(-ab))).tolist()  # lambda at both ends
+        count = steps - (last - first)
+        if name == "logsnr":
+            lam = np.linspace(low, high, count)
+        else:
+            lam = -rho * np.log(np.linspace(np.exp(-low / rho), np.exp(-high / rho), count))
         inner = [schedule.time_of(value) for value in 1 / (1 + np.exp(-2 * lam[1:-1]))]
         times = [0.0, *inner, *([float(first)] if len(lam) > 1 else [])]
         times += [float(last)] if first < last else []
