@@ -1,15 +1,16 @@
-"""``python -m benchmarks update|attention|sample|octree|all``; ``figures`` shows what was saved.
+"""``python -m benchmarks SUITE|all``, ``--compare OLD.json``; ``figures`` writes the page.
 
-``python -m benchmarks paper`` measures quality, not speed, and ``python -m benchmarks check`` holds
-every kernel and model to the CPU; both have options of their own.
+Some words have a module and options of their own: ``paper`` measures quality, not speed, ``check``
+holds every kernel and model to the CPU, ``tune`` chooses the tiles of a card's kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +20,130 @@ from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes, write_json
 
-from . import attention, check, machine, octree, paper, sample, update
-from .runner import Job, unsteady
+from . import (
+    attention,
+    check,
+    comparison,
+    group_norm,
+    machine,
+    octree,
+    paper,
+    sample,
+    segments,
+    tune,
+    update,
+)
+from .runner import Budget, Job, TooLong, unsteady
 from .show import section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
-SUITES = ("update", "attention", "sample", "octree")
-SCHEMA = 1
+# Each with its part of the time of "all", the most telling first: what one leaves is the others'.
+SUITES = {
+    "sample": 8.0,
+    "group_norm": 1.5,
+    "update": 1.5,
+    "attention": 2.0,
+    "octree": 3.0,
+    "segments": 1.0,
+}
+SHAPED = {"group_norm": group_norm.jobs, "update": update.jobs, "attention": attention.jobs}
+OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "paper": paper.main,
+    "check": check.main,
+    "tune": tune.main,
+}
+SCHEMA = 2
 FEWEST = 10  # rounds below which a 95% interval means little
 QUICK = 5  # rounds of --quick
+QUICK_SECONDS = 165.0  # of --quick; with the start of Python and the last rounds three minutes
+
+Records = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and (with --save) record; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] in (["paper"], ["check"]):
-        return _reported(lambda: (paper if words[0] == "paper" else check).main(words[1:]))
-    parser = _parser()
-    asked = parser.parse_args(words)
-    if asked.shape and asked.suite not in ("update", "attention"):
-        parser.error("--shape belongs to update (B,C,H,W) and to attention (B,N,D)")
-    if asked.suite == "figures":
-        page = with_section(PAGE.read_text(encoding="utf-8"), section(asked.results))
-        write_bytes(PAGE, page.encode())
-        return 0
-    records: dict[str, Any] = {}
+    try:
+        if words and words[0] in OTHERS:
+            return OTHERS[words[0]](words[1:])
+        parser = _parser()
+        args = parser.parse_args(words)
+        if args.shape and args.suite not in SHAPED:
+            parser.error("--shape belongs to attention (B,N,D), update and group_norm (B,C,H,W)")
+        if args.suite is None and args.compare is None:
+            parser.error("name a suite, or a results file with --compare")
+        if args.suite == "figures":
+            page = with_section(PAGE.read_text(encoding="utf-8"), section(args.results))
+            write_bytes(PAGE, page.encode())
+            return 0
+        return _compare(args) if args.compare is not None else _suites(args, words)
+    except DdimxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _suites(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Measure one suite or all of them."""
     # Where figures are kept says nothing about them, and may name a folder of this machine.
     where = words.index("--results") if "--results" in words else len(words)
     command = [*words[:where], *words[where + 2 :]]
-    out = sys.stderr if asked.json else sys.stdout
-    try:
-        for suite in SUITES if asked.suite == "all" else (asked.suite,):
-            records[suite] = _measure(suite, asked, command)
-            print(text(records[suite]), file=out, flush=True)
-        if asked.json:
-            print(json.dumps(records, indent=2, allow_nan=False))
-        if asked.save:
-            print(f"saved to {save(records, asked.results)}", file=sys.stderr)
-    except DdimxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    suites = list(SUITES) if args.suite == "all" else [args.suite]
+    budget = Budget()
+    if args.seconds is not None or args.quick:
+        budget.grant(args.seconds or QUICK_SECONDS)
+    records: Records = {}
+    for number, suite in enumerate(suites):
+        share = SUITES[suite] / sum(SUITES[name] for name in suites[number:])
+        records[suite] = _measure(suite, args, command, share * budget.left())
+        print(text(records[suite]), file=sys.stderr if args.json else sys.stdout, flush=True)
+    if args.json:
+        print(json.dumps(records, indent=2, allow_nan=False))
+    if args.save:
+        print(f"saved to {save(records, args.results)}", file=sys.stderr)
     return 1 if any("failed" in record for record in records.values()) else 0
 
 
-def _reported(run: Callable[[], int]) -> int:
-    try:
-        return run()
-    except DdimxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def _compare(args: argparse.Namespace) -> int:
+    """Measure again what a results file holds; 1 where something of ours became slower."""
+    old = comparison.read_records(args.compare)
+    suites = list(old) if args.suite in (None, "all") else [args.suite]
+    if strange := [suite for suite in suites if suite not in old or suite not in SUITES]:
+        raise DdimxError(f"{args.compare} holds {', '.join(old)}, not {strange[0]}")
+    bad = False
+    for suite in suites:
+        # The command that was recorded, so that both runs have the same shapes, steps and rounds.
+        words = shlex.split(old[suite]["machine"]["command"])[3:]
+        then = _parser().parse_args([suite, *words[1:]])
+        then.json = then.save = False
+        now = machine.describe(choose_device(then.device), words)
+        if not args.any_machine:
+            comparison.refuse_other_machine(args.compare, old[suite]["machine"], now)
+        for versions in comparison.other_versions(old[suite]["machine"], now):
+            print(f"{suite}: {versions}: the baselines may have moved")
+        before = {table["title"]: table for table in old[suite]["tables"]}
+        tables: dict[str, Any] = {}
+        # Twice where something looks slower: a neighbor that was loud in one table is not a change.
+        for titles in (before, None):
+            if titles is None:
+                titles = {
+                    title: before[title]
+                    for title, table in tables.items()
+                    if title in before
+                    and any(c.slower for c in comparison.changes(before[title], table))
+                }
+            if titles:
+                seconds = old[suite].get("seconds", float("inf"))
+                record = _measure(suite, then, words, seconds, titles)
+                tables |= {table["title"]: table for table in record["tables"]}
+        for title, table in tables.items():
+            for change in comparison.changes(before[title], table) if title in before else ():
+                print(change, flush=True)
+                bad |= change.slower
+        for name in comparison.missing(old[suite]["tables"], list(tables.values())):
+            print(f"GONE   {name}: was measured then and was not now")
+            bad = True
+    return 1 if bad else 0
 
 
 def save(records: dict[str, Any], folder: Path) -> Path:
@@ -91,7 +166,7 @@ def save(records: dict[str, Any], folder: Path) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suite", choices=(*SUITES, "all", "figures"))
+    parser.add_argument("suite", nargs="?", choices=(*SUITES, "all", "figures"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or mps")
     parser.add_argument(
         "--rounds", type=_positive, help="default: 30 of update, 20 of attention, else 10"
@@ -99,52 +174,97 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"{QUICK} rounds; the record says so, is saved table by table, whether steady or not, "
-        "and a table that fails is named in it and passed over",
+        help=f"at most {QUICK} rounds of smaller problems in {QUICK_SECONDS:.0f} seconds; the "
+        "record says so, is saved table by table, whether steady or not, and a table that fails or "
+        "does not fit into its time is named in it and passed over",
+    )
+    parser.add_argument(
+        "--seconds", type=_positive, metavar="N", help="leave out what does not fit into this time"
     )
     parser.add_argument("--json", action="store_true", help="JSON on stdout, tables on stderr")
     parser.add_argument("--save", action="store_true", help="record in the results folder")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD.json",
+        help="measure again what this file holds, of one suite or of all, and fail where a row's "
+        f"ratio to the baseline has an interval below {comparison.LIMIT} of what it was",
+    )
+    parser.add_argument(
+        "--any-machine", action="store_true", help="compare with another machine's file too"
+    )
     group = parser.add_argument_group("sample")
-    group.add_argument("--model", default="emoji", help="a shipped model, a file or a run")
-    group.add_argument("--steps", type=_positive, default=sample.STEPS)
-    group = parser.add_argument_group("update, attention")
+    group.add_argument("--model", help="only this one: a shipped model, a file or a run")
+    group.add_argument("--steps", type=_positive, help="default: by model and batch")
+    group = parser.add_argument_group("update, attention, group_norm")
     group.add_argument("--shape", type=_shape, action="append", default=[], metavar="B,C,H,W|B,N,D")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser
 
 
-def _measure(suite: str, asked: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
-    """Return a suite's record; of --quick with --save also save it after each table."""
-    device = choose_device(asked.device)
+def _measure(
+    suite: str,
+    args: argparse.Namespace,
+    words: Sequence[str],
+    seconds: float,
+    titles: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """Return a suite's record; of --quick with --save also save it after each table.
+
+    Args:
+        seconds: how long it may take, infinity for as long as it needs.
+        titles: the tables to measure, by default all.
+    """
+    device = choose_device(args.device)
     forbid_tf32()
+    limited = seconds != float("inf")
+    whole, budget = Budget(), Budget()
     record: dict[str, Any] = {"schema": SCHEMA, "machine": machine.describe(device, words)}
-    record |= {"quick": True} if asked.quick else {}
+    record |= {"quick": True} if args.quick else {}
+    if limited:
+        whole.grant(seconds)
+        record["seconds"] = round(seconds, 1)
     record["tables"] = []
-    for number, job in enumerate(_jobs(suite, asked, device), start=1):
+    jobs = _jobs(suite, args, device, budget)
+    if titles is not None:
+        # A title may end with what is counted only when the table is measured.
+        jobs = [
+            j for j in jobs if any(t == j.title or t.startswith(f"{j.title}, ") for t in titles)
+        ]
+    for number, job in enumerate(jobs):
+        if limited:
+            left = sum(job.weight for job in jobs[number:])
+            budget.grant(whole.left() * job.weight / left)
         try:
             record["tables"].append(job())
+        except TooLong as error:
+            record.setdefault("left_out", []).append(f"{job.title}: {error}")
         except attention.REFUSALS as error:
-            if not asked.quick:
+            if not args.quick:
                 raise
-            reason = f"table {number}: {str(error).strip() or type(error).__name__}"
+            reason = f"{job.title}: {str(error).strip() or type(error).__name__}"
             record.setdefault("failed", []).append(reason.splitlines()[0])
         record["machine"]["load_average_after"] = machine.load_average()
-        if asked.quick and asked.save:
-            save({suite: record}, asked.results)
+        if device.type == "cuda":
+            record["machine"]["clocks_after"] = machine.clocks()
+        if args.quick and args.save:
+            save({suite: record}, args.results)
     return record
 
 
-def _jobs(suite: str, asked: argparse.Namespace, device: torch.device) -> list[Job]:
-    rounds = asked.rounds or (QUICK if asked.quick else None)
-    compiled = not asked.no_compile
-    if suite == "update":
-        return update.jobs(device, rounds, shapes=asked.shape, compiled=compiled)
-    if suite == "attention":
-        return attention.jobs(device, rounds, shapes=asked.shape, compiled=compiled)
+def _jobs(suite: str, args: argparse.Namespace, device: torch.device, budget: Budget) -> list[Job]:
+    rounds = args.rounds or (QUICK if args.quick else None)
+    wishes: dict[str, Any] = {"compiled": not args.no_compile, "budget": budget}
+    if suite in SHAPED:
+        return SHAPED[suite](device, rounds, shapes=args.shape, **wishes)
+    if suite == "segments":
+        return segments.jobs(device, rounds, **wishes)
     if suite == "octree":
-        return octree.jobs(device, rounds)
-    return sample.jobs(device, rounds, model=asked.model, steps=asked.steps, compiled=compiled)
+        return octree.jobs(device, rounds, budget=budget)
+    return sample.jobs(
+        device, rounds, model=args.model, steps=args.steps, quick=args.quick, **wishes
+    )
 
 
 def _unfit(record: dict[str, Any]) -> list[str]:
@@ -152,7 +272,7 @@ def _unfit(record: dict[str, Any]) -> list[str]:
     if record.get("quick"):
         return reasons
     for table in record["tables"]:
-        rounds = table["rows"][0]["rounds"]
+        rounds = min(row["rounds"] for row in table["rows"] if "rounds" in row)
         if rounds < FEWEST:
             reasons.append(f"{table['title']}: {rounds} rounds, {FEWEST} are needed")
         elif (reason := unsteady(table)) is not None:

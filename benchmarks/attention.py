@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ from ddimx.kernels._dispatch import TRITON_INSTALLED
 from ddimx.kernels.attention import Backward, attention, reference
 from ddimx.models.factory import build
 
-from .device import waiter
-from .runner import Absent, Contender, Job, compare
+from .device import compile_seconds, waiter
+from .runner import Absent, Budget, Contender, Job, compare
 
 ROUNDS = 20
 BACKENDS = {
@@ -43,7 +44,16 @@ SHAPES = {
 }
 # What a peer's largest error may be, in units of the materialised one's: sums in another order.
 WORSE = 4.0
-REFUSALS: tuple[type[Exception], ...] = (RuntimeError, OSError, ValueError)  # PyTorch's own
+FEWEST_OF_FFPA, WIDEST_OF_FLASH = 512, 256  # tokens; columns
+# PyTorch's own; other projects also assert.
+REFUSALS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ImportError,
+)
 if TRITON_INSTALLED:
     from triton.errors import TritonError  # too much shared memory, say
 
@@ -89,19 +99,31 @@ def jobs(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     compiled: bool = True,
+    budget: Budget | None = None,
 ) -> list[Job]:
     """Return what measures two tables for every shape (B, N, D): forward, and with backward."""
     chosen = shapes or SHAPES.get(device.type, SHAPES["cpu"])
-    return [
-        partial(_table, device, shape, backward, rounds or ROUNDS, compiled)
-        for shape in chosen
-        for backward in (False, True)
-    ]
+    time_left = budget or Budget()
+
+    def job(shape: tuple[int, ...], backward: bool) -> Job:
+        dtype = str(dtype_on(device)).removeprefix("torch.")
+        what = "forward and backward" if backward else "forward"
+        title = f"attention, {'x'.join(map(str, shape))} {dtype}, {what}"
+        arguments = (title, device, shape, backward, rounds or ROUNDS, compiled, time_left)
+        return Job(title, partial(_table, *arguments))
+
+    # Sampling is what most people do: every shape's forward before the first backward.
+    return [job(shape, backward) for backward in (False, True) for shape in chosen]
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """Return the dtype that attention is measured in."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def problem(device: torch.device, shape: Sequence[int], backward: bool) -> Problem:
     """Return normal inputs, the same on every device."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = dtype_on(device)
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(*shape, generator=generator).to(device, dtype) for _ in range(4)]
     return Problem(parts[0], parts[1], parts[2], parts[3], backward)
@@ -134,23 +156,46 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(heads[0], heads[1], heads[2]).squeeze(1)
 
 
+def ffpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The kernels of xlite-dev/ffpa-attn, which are for wide heads.
+
+    Raises:
+        RuntimeError: a problem that it would hand to PyTorch without a word.
+    """
+    from ffpa_attn import (  # type: ignore[import-not-found, unused-ignore]
+        TritonBackend,
+        ffpa_attn_func,
+    )
+
+    if q.shape[1] < FEWEST_OF_FFPA or q.shape[2] <= WIDEST_OF_FLASH:
+        raise RuntimeError("below 512 tokens and up to 256 columns it calls PyTorch's own")
+    heads = (t.unsqueeze(1) for t in (q, k, v))
+    out: Tensor = ffpa_attn_func(*heads, backend=TritonBackend()).squeeze(1)
+    return out
+
+
 def _table(
-    device: torch.device, shape: Sequence[int], backward: bool, rounds: int, compiled: bool
+    title: str,
+    device: torch.device,
+    shape: Sequence[int],
+    backward: bool,
+    rounds: int,
+    compiled: bool,
+    budget: Budget,
 ) -> dict[str, Any]:
     given = problem(device, shape, backward)
     check = Checker(given)
     peers = [_contender(name, way, given, check) for name, way in _ways(given.backward).items()]
-    peers += _compiled_peers(given, check) if compiled else []
-    what = "forward and backward" if given.backward else "forward"
-    dtype = str(given.q.dtype).removeprefix("torch.")
-    title = f"attention, {'x'.join(map(str, shape))} {dtype}, {what}"
+    if find_spec("ffpa_attn") and device.type == "cuda":
+        peers.append(_contender("FFPA (Triton)", ffpa, given, check))
+    peers += _compiled_peers(given, check, budget) if compiled else []
     share = f"attention is {unet_share():.1%} of the FLOPs of cifar10's UNet"
     notes = [
         f"{share}, which bounds what a faster one can save",
         "max error: the largest difference to float64, over the largest value",
     ]
     peers.append(_matmul(given))
-    table = compare(title, peers, rounds, wait=waiter(device), notes=notes)
+    table = compare(title, peers, rounds, wait=waiter(device), notes=notes, budget=budget)
     for row in table["rows"]:
         if "operations" in row:
             row["tflop_per_s"] = row.pop("operations") / row["median_ms"] / 1e9
@@ -166,6 +211,7 @@ def _ways(backward: bool) -> dict[str, Way]:
     ways: dict[str, Way] = {"SDPA": sdpa, "materialised": materialised}
     ways |= {name: partial(_forced, backend) for name, backend in BACKENDS.items()}
     ways["ddimx auto"] = attention
+    ways["ddimx products"] = partial(attention, impl="products")
     ways["ddimx products"] = partial(attention, impl="products")
     kinds: tuple[Backward, ...] = ("torch", "triton") if backward else ("auto",)
     for kind in kinds:
@@ -203,7 +249,7 @@ def _reason(error: Exception, said: Sequence[warnings.WarningMessage]) -> str:
     return said_last.strip().splitlines()[0]
 
 
-def _compiled_peers(given: Problem, check: Checker) -> list[Contender | Absent]:
+def _compiled_peers(given: Problem, check: Checker, budget: Budget) -> list[Contender | Absent]:
     torch.compiler.reset()
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     fast: Any = compiled(flex_attention)
@@ -213,7 +259,12 @@ def _compiled_peers(given: Problem, check: Checker) -> list[Contender | Absent]:
         return out.squeeze(1)
 
     ways = {"compiled FlexAttention": flex, "compiled materialised": compiled(materialised)}
-    return [_contender(name, way, given, check) for name, way in ways.items()]
+    return [
+        Absent(name, refusal)
+        if (refusal := budget.refusal(compile_seconds(given.q.device)))
+        else _contender(name, way, given, check)
+        for name, way in ways.items()
+    ]
 
 
 def _matmul(given: Problem) -> Contender:

@@ -28,6 +28,7 @@ from ddimx.kernels.discrete_update import IDS, TokenState, UpdateOptions, discre
 from ddimx.kernels.octree_decode import octree_decode
 from ddimx.kernels.segment_attention import Segments, segment_attention
 from ddimx.kernels.update import Extras, update
+from ddimx.kernels.update.columns import TABLE
 from ddimx.models.factory import build
 from ddimx.models.process import Draws
 from ddimx.noise import Noise, Stream
@@ -117,8 +118,8 @@ def row(device: torch.device) -> str:
     """A guided, clipped row with noise, known pixels and a history, against the reference."""
     shape = (3, 3, 32, 32)
     x, y, out, uncond, known, past = _normal(6, *shape)
-    table = _normal(1, 2, 17)[0].abs()
-    table[:, 10] = 1.0  # network calls before the row
+    table = _normal(1, 2, len(TABLE) + 6)[0].abs()
+    table[:, TABLE.index("calls")] = 1.0  # network calls before the row
 
     def stepped(impl: Impl, place: torch.device | str, dtype: torch.dtype) -> list[Tensor]:
         def at(t: Tensor) -> Tensor:

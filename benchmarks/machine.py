@@ -18,6 +18,7 @@ import torch
 import ddimx
 
 ROOT = Path(__file__).resolve().parent.parent
+WIDEST = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def describe(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def describe(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load_average": load_average(),
+        **({"clocks": clocks()} if device.type == "cuda" else {}),
     }
 
 
@@ -55,6 +57,20 @@ def load_average() -> list[float] | None:
     return [round(value, 2) for value in os.getloadavg()]
 
 
+def clocks() -> str | None:
+    """Return a card's clocks, power and temperature as nvidia-smi tells them, None without it.
+
+    It only reads.
+    """
+    query = "--query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
+
+
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -74,13 +90,33 @@ def _versions() -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    """Return the CPU's name; ``platform.processor`` is empty on most Linux systems."""
+    """Return the CPU's name and what distinguishes it from others of that name.
+
+    Virtual machines say "AMD EPYC" or "Intel(R) Xeon(R) Processor" of several generations: family,
+    model and the widest instructions for products tell them apart. ``platform.processor`` is empty
+    on most Linux systems.
+    """
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        stated = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        stated = ""
+    return cpu_kind(stated) or platform.processor() or platform.machine()
+
+
+def cpu_kind(stated: str) -> str:
+    """Return the name of the first CPU of a Linux ``/proc/cpuinfo``; empty if it names none.
+
+    It is followed by family and model, and by the widest of AMX, AVX512_BF16, AVX-512 and AVX2.
+    """
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", stated.split("\n\n")[0], re.MULTILINE))
+    if "model name" not in fields:
+        return ""
+    name = fields["model name"].strip()
+    if {"cpu family", "model"} <= fields.keys():
+        name += f" {fields['cpu family']}-{fields['model']}"
+    flags = fields.get("flags", "").split()
+    widest = next((shown for flag, shown in WIDEST.items() if flag in flags), None)
+    return f"{name} {widest}" if widest else name
 
 
 def _commit() -> str | None:

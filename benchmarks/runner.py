@@ -19,11 +19,57 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Call = Callable[[], object]
 Table = dict[str, Any]
-Job = Callable[[], Table]  # measures one table
 
 RESAMPLES = 4000
 SEED = 0  # of the order within rounds and of the bootstrap: a table can be computed again
-SHORTEST = 0.02  # seconds; a shorter call is repeated, for the clock and the synchronisation cost
+SHORTEST = 0.02  # seconds; a shorter call is repeated, for the clock and the synchronization cost
+LEAST = 3  # rounds of a table whose time is short; with fewer it is left out
+
+
+class TooLong(RuntimeError):
+    """A table that the time for it does not suffice for."""
+
+
+class Budget:
+    """How long measuring may take: no limit until one is granted."""
+
+    def __init__(self) -> None:
+        """Begin without a limit."""
+        self._end = math.inf
+
+    def grant(self, seconds: float) -> None:
+        """Let the time end so many seconds from now."""
+        self._end = time.perf_counter() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, infinity without a limit."""
+        return self._end - time.perf_counter()
+
+    def refusal(self, seconds: float) -> str | None:
+        """Return why preparing a peer for so long does not fit, None if it does.
+
+        Two fifths of the time that is left are for the rounds.
+        """
+        if self._end == math.inf or seconds <= 0.6 * self.left():
+            return None
+        left = max(0.0, self.left())
+        return f"compiling takes about {seconds:.0f} s, and {left:.0f} s are left for the table"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What measures one table.
+
+    ``weight`` is its part of a suite's time, in units of the other tables'.
+    """
+
+    title: str
+    measure: Callable[[], Table]
+    weight: float = 1.0
+
+    def __call__(self) -> Table:
+        """Measure the table."""
+        return self.measure()
 
 
 @dataclass(frozen=True)
@@ -32,7 +78,8 @@ class Contender:
 
     ``useful_bytes`` is what the operation has to move at least, whatever this peer moves: GB/s of
     peers are then comparable. ``facts`` are further columns (compile seconds, network calls).
-    A ``yardstick`` does other work (a plain copy, say) and gets no ratio to the baseline.
+    A ``yardstick`` does other work (a plain copy, say) and gets no ratio to the baseline. One that
+    is ``warm`` has been called before, so that nothing is initialized or compiled any more.
     """
 
     name: str
@@ -40,6 +87,7 @@ class Contender:
     useful_bytes: int = 0
     facts: Mapping[str, float] | None = None
     yardstick: bool = False
+    warm: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,17 +133,37 @@ def measure(
     *,
     wait: Call = lambda: None,
     shortest: float = SHORTEST,
+    budget: Budget | None = None,
 ) -> dict[str, Array]:
     """Return seconds per call, one value per round, of every contender.
 
-    Each is called twice before the first round (lazy initialisation). ``wait`` blocks until the
-    device is done. A call shorter than ``shortest`` is repeated and the mean taken; its data then
-    lie in the cache as far as they fit.
+    Each is called twice before the first round (lazy initialization), a warm one once. ``wait``
+    blocks until the device is done. A call shorter than ``shortest`` is repeated and the mean
+    taken; its data then lie in the cache as far as they fit. Where the budget ends first, there
+    are fewer rounds, at least ``LEAST``.
+
+    Raises:
+        TooLong: the budget does not suffice for that.
     """
-    repeats = [_repeats(contender.call, wait, shortest) for contender in contenders]
+    budget = budget or Budget()
+    repeats, round_seconds = [], 0.0
+    for contender in contenders:
+        if not contender.warm:
+            contender.call()
+        once = max(_timed(contender.call, 1, wait), 1e-9)
+        repeats.append(max(1, math.ceil(shortest / once)))
+        round_seconds += once * repeats[-1]
+        if LEAST * round_seconds > budget.left():
+            raise TooLong(
+                f"{LEAST} rounds of at least {round_seconds:.2g} s do not fit into the "
+                f"{max(0.0, budget.left()):.2g} s that are left for the table"
+            )
     seconds = np.empty((len(contenders), rounds))
     order = np.random.default_rng(SEED)
     for turn in range(rounds):
+        if turn >= LEAST and budget.left() < round_seconds:
+            seconds = seconds[:, :turn]
+            break
         for i in order.permutation(len(contenders)):
             seconds[i, turn] = _timed(contenders[i].call, repeats[i], wait)
     return {contender.name: seconds[i] for i, contender in enumerate(contenders)}
@@ -128,10 +196,15 @@ def compare(
     *,
     wait: Call = lambda: None,
     notes: Sequence[str] = (),
+    budget: Budget | None = None,
 ) -> Table:
-    """Measure the peers and return one table as JSON values; the first peer is the baseline."""
+    """Measure the peers and return one table as JSON values; the first present one is the baseline.
+
+    Raises:
+        TooLong: the budget does not suffice.
+    """
     present = [peer for peer in peers if isinstance(peer, Contender)]
-    seconds = measure(present, rounds, wait=wait)
+    seconds = measure(present, rounds, wait=wait, budget=budget)
     baseline = present[0].name
     return {
         "title": title,
@@ -164,6 +237,8 @@ def _row(peer: Contender | Absent, baseline: str, seconds: Mapping[str, Array]) 
         "median_ms": 1e3 * times.median,
         "p20_ms": 1e3 * times.p20,
         "p80_ms": 1e3 * times.p80,
+        # Kept for --compare; five digits are more than any clock here resolves.
+        "rounds_ms": [float(f"{1e3 * value:.5g}") for value in seconds[peer.name]],
     }
     if peer.name != baseline and not peer.yardstick:
         ratio = paired_ratio(seconds[baseline], seconds[peer.name])
@@ -172,11 +247,6 @@ def _row(peer: Contender | Absent, baseline: str, seconds: Mapping[str, Array]) 
     if peer.useful_bytes:
         row["gb_per_s"] = peer.useful_bytes / times.median / 1e9
     return row | dict(peer.facts or {})
-
-
-def _repeats(call: Call, wait: Call, shortest: float) -> int:
-    call()
-    return max(1, math.ceil(shortest / max(_timed(call, 1, wait), 1e-9)))
 
 
 def _timed(call: Call, repeats: int, wait: Call) -> float:

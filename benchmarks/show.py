@@ -23,7 +23,12 @@ COLUMNS = {
     "rms_difference": "rms diff.",
     "max_error": "max error",
     "launches": "launches",
+    "kernels_per_call": "kernels/call",
+    "launches_per_call": "launches/call",
+    "operators_per_call": "operators/call",
+    "shapes_per_s": "shapes/s",
     "compile_s": "compile s",
+    "first_call_s": "first call s",
 }
 BEGIN, END = "<!-- figures: python -m benchmarks figures -->", "<!-- end of figures -->"
 
@@ -39,7 +44,8 @@ def text(record: Record) -> str:
     lines += [QUICK] if record.get("quick") else []
     for table in record["tables"]:
         lines += ["", table["title"], *_aligned(table), *(f"  {note}" for note in table["notes"])]
-    lines += ["", *(f"FAILED {reason}" for reason in record.get("failed", []))]
+    lines += ["", *(f"left out: {reason}" for reason in record.get("left_out", []))]
+    lines += [f"FAILED {reason}" for reason in record.get("failed", [])]
     return "\n".join(lines) + "\n"
 
 
@@ -55,8 +61,15 @@ def markdown(records: dict[str, Record]) -> str:
             "",
         ]
         lines += [QUICK, ""] if record.get("quick") else []
+        if about.get("clocks"):
+            lines += [
+                f"Clocks, power and temperature before: {about['clocks']}; after: "
+                f"{about.get('clocks_after')}.",
+                "",
+            ]
         for table in record["tables"]:
             lines += [*_markdown_table(table), ""]
+        lines += [f"Left out: {reason}\n" for reason in record.get("left_out", [])]
         lines += [f"Failed: {reason}\n" for reason in record.get("failed", [])]
     return "\n".join(lines)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from ddimx.kernels.update import Extras, preference, update
 from ddimx.kernels.update.columns import NEUTRAL, TABLE
 
-from .device import graphed, launches, waiter
-from .runner import Absent, Contender, Job, compare
+from .device import compile_seconds, graphed, launches, waiter
+from .runner import Absent, Budget, Contender, Job, compare
 
 ROUNDS = 30
 FLOATS_MOVED = 3
@@ -62,18 +62,29 @@ def jobs(
     *,
     shapes: Sequence[tuple[int, ...]] = (),
     compiled: bool = True,
+    budget: Budget | None = None,
 ) -> list[Job]:
     """Return what measures a table for every shape, without and with noise."""
     chosen = shapes or SHAPES.get(device.type, SHAPES["cpu"])
-    return [
-        partial(_table, device, rounds or ROUNDS, shape, Levels(eta), compiled)
-        for shape in chosen
-        for eta in (0.0, 1.0)
-    ]
+    time_left = budget or Budget()
+
+    def job(shape: tuple[int, ...], levels: Levels) -> Job:
+        noise = "with noise" if levels.sigma else "without noise"
+        title = f"update, {'x'.join(str(n) for n in shape)} float32, {noise}"
+        arguments = (title, device, rounds or ROUNDS, shape, levels, compiled, time_left)
+        return Job(title, partial(_table, *arguments))
+
+    return [job(shape, Levels(eta)) for shape in chosen for eta in (0.0, 1.0)]
 
 
 def _table(
-    device: torch.device, rounds: int, shape: tuple[int, ...], levels: Levels, compiled: bool
+    title: str,
+    device: torch.device,
+    rounds: int,
+    shape: tuple[int, ...],
+    levels: Levels,
+    compiled: bool,
+    budget: Budget,
 ) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator).to(device)
@@ -87,22 +98,21 @@ def _table(
     peers: list[Contender | Absent] = [
         Contender(name, call, moved, launches(call, device)) for name, call in calls.items()
     ]
-    peers.insert(
-        1, _compiled(step, x, out, moved) if compiled else Absent("torch.compile", "--no-compile")
-    )
+    refusal = budget.refusal(compile_seconds(device)) if compiled else "--no-compile"
+    peers.insert(1, Absent("torch.compile", refusal) if refusal else _compiled(step, x, out, moved))
     if device.type == "cuda":
         peers += [Contender(f"{n}, graph", graphed(c, device), moved) for n, c in calls.items()]
     copy = Contender("copy", lambda: target.copy_(x), 2 * x.nbytes, yardstick=True)
     peers.append(copy)
-    noise = "with noise" if levels.sigma else "without noise"
-    title = f"update, {'x'.join(str(n) for n in shape)} float32, {noise}"
     notes = [
         f"GB/s: {FLOATS_MOVED} float32 tensors per row (read x, read out, write x'); copy: 2",
         "eager and torch.compile draw randn_like, ddimx noise that is keyed to the sample",
     ]
     notes = notes if levels.sigma else notes[:1]
     notes.append(f"ddimx update runs as: {': '.join(preference(device))}")
-    return _with_shares(compare(title, peers, rounds, wait=waiter(device), notes=notes))
+    return _with_shares(
+        compare(title, peers, rounds, wait=waiter(device), notes=notes, budget=budget)
+    )
 
 
 def _with_shares(table: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ._version import __version__
 __all__ = [
     "Model",
     "Octree",
+    "Profile",
     "SampleOptions",
     "Step",
     "TokenStep",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .api import (
         Model,
         Octree,
+        Profile,
         SampleOptions,
         Step,
         TokenStep,

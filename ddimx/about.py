@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from . import __version__
-from .config import Config
 from .device import choose_device, choose_precision
 from .kernels import (
     attention,
@@ -19,9 +18,8 @@ from .kernels import (
     segment_attention,
     update,
 )
-from .weights.formats.native import read_header
+from .weights.describe import about_models
 from .weights.locate.cache import cache_folder
-from .weights.locate.source import find_model, shipped_models
 
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "pydantic", "pillow", "tensorboard")
 # What "auto" runs of every operation on a device, and why; a new kernel folder adds itself here.
@@ -33,7 +31,6 @@ OPERATIONS = {
     "segment_attention": segment_attention.preference,
     "octree_decode": octree_decode.preference,
 }
-SHOWN = ("command", "images_seen", "shapes_seen", "hours", "device", "data_sha256", "licence")
 
 
 def about() -> dict[str, Any]:
@@ -55,29 +52,6 @@ def about() -> dict[str, Any]:
         "cache": str(cache_folder()),
         "models": about_models(),
     }
-
-
-def about_models() -> dict[str, Any]:
-    """Return each shipped model's size and history from its own header."""
-    found: dict[str, Any] = {}
-    for name in shipped_models():
-        path = find_model(name)
-        header = read_header(path)
-        found[name] = {
-            "network": header.config.model.name,
-            "sample": _sample(header.config),
-            "classes": ", ".join(header.config.model.classes) or "none",
-            "megabytes": round(path.stat().st_size / 1e6, 1),
-            **{key: header.info[key] for key in SHOWN if key in header.info},
-        }
-    return found
-
-
-def _sample(config: Config) -> str:
-    """Return what one sample is: "3x32x32", or "octree of depth 5"."""
-    if config.data.octrees:
-        return f"octree of depth {config.data.max_depth}"
-    return "x".join(str(n) for n in config.sample_shape)
 
 
 def _packages() -> dict[str, str]:

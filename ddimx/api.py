@@ -22,6 +22,7 @@ from .options import Options
 from .pixels import to_bytes
 from .runs.pictures import as_image
 from .sampling.batch import Inputs, checked_state, finish_all, run_batch
+from .sampling.profile import Profile
 from .sampling.settings import DEFAULT_COUNT, SampleOptions, Settings, resolve
 from .solvers.executor import Step
 from .splats.preview.render import render_thumbnail
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Model",
     "Octree",
+    "Profile",
     "SampleOptions",
     "Step",
     "TokenStep",

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .option_values import size_text
+from .errors import UsageError
+from .option_values import guidance_option, size_text
 
 Prediction = Literal["epsilon", "x0", "v", "flow", "edm"]
 Transition = Literal["absorbing", "uniform"]
@@ -340,7 +341,7 @@ class SamplingConfig(Section):
     eta: float | None = Field(default=None, ge=0.0, le=1.0)
     solver: str | None = None
     spacing: Spacing | TokenSpacing | None = None
-    guidance: float | None = None
+    guidance: float | str | None = None  # "3@0.2-0.8" is an interval of the rows
     clip: float | None = Field(default=None, gt=0.0)
     # Ours, for ddim and ddpm, as a scheduler of diffusers has them. Instead of a clip: the share
     # of x0's values that the bound is drawn from, and the bound's most (dynamic thresholding).
@@ -351,6 +352,14 @@ class SamplingConfig(Section):
     transition: Transition | None = None
     temperature: float | None = Field(default=None, gt=0.0)
     routing: Literal["random", "confidence"] | None = None
+
+    @field_validator("guidance")
+    @classmethod
+    def _weight_and_interval(cls, value: float | str | None) -> float | str | None:
+        try:
+            return None if value is None else guidance_option(value)
+        except UsageError:
+            raise ValueError("write a weight, as 3, or 3@0.2-0.8 for a part of the rows") from None
 
     @field_validator("dynamic_threshold")
     @classmethod

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .timing import timed
+
 # Folders of which nothing is read: what macOS puts beside the files in a zip.
 PASSED_OVER = ("__MACOSX",)
 HIDDEN, CLOSED = "hidden files", "folders that cannot be entered"
@@ -380,6 +382,7 @@ def sync(path: Path) -> None:
     except PermissionError:
         return
     try:
-        os.fsync(handle)
+        with timed("syncing"):
+            os.fsync(handle)
     finally:
         os.close(handle)

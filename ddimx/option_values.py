@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .errors import UsageError, unknown
 
-Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip", "size"]
+Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip", "size", "guidance"]
 Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
 
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
@@ -22,7 +22,8 @@ class Option:
 
     Attributes:
         help: one line for ``--help``.
-        kind: of its value. "times", "clip" and "size" are text on a command line, and parsed.
+        kind: of its value. "times", "clip", "size" and "guidance" are text on a command line, and
+            parsed.
         panel: where ``--help`` lists it.
         flags: as on the command line, ``("--count", "-n")``.
         metavar: what ``--help`` shows in place of the value.
@@ -62,6 +63,8 @@ def checked(name: str, option: Option, value: Any) -> Any:
         return _clip(value)
     if option.kind == "size":
         return _size(value)
+    if option.kind == "guidance":
+        return guidance_option(value)
     if option.kind == "flag":
         if not isinstance(value, bool):
             raise UsageError(f"{what} must be true or false, got {value!r}")
@@ -120,6 +123,57 @@ def _times(value: Any) -> tuple[float, ...]:
         raise UsageError(
             f"--timesteps {value}: write numbers with commas, as 999,749,499"
         ) from None
+
+
+class Guidance(NamedTuple):
+    """A weight of classifier-free guidance, and between which fractions of the rows it acts.
+
+    ``start`` and ``end`` lie in [0, 1]; None is "wherever the plan says", usually everywhere.
+    """
+
+    weight: float
+    start: float | None = None
+    end: float | None = None
+
+
+def parse_guidance(value: Any) -> Guidance:
+    """Return guidance that is written as ``3`` or ``3@0.2-0.8``, or given as a number.
+
+    Raises:
+        UsageError: something else; it names the two forms.
+    """
+    text = value if isinstance(value, str) else ""
+    weight, at, interval = text.partition("@")
+    start, dash, end = interval.partition("-")
+    try:
+        if isinstance(value, bool) or (at and not dash):
+            raise ValueError
+        parsed = Guidance(float(weight if text else value))
+        if at:
+            parsed = Guidance(parsed.weight, float(start), float(end))
+            if not 0 <= float(start) < float(end) <= 1:
+                raise ValueError
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"--guidance {value}: write a weight, as 3, or a weight with the fractions of the rows "
+            "between which it acts, the first less than the second, both in 0..1, as 3@0.2-0.8"
+        ) from None
+    if not math.isfinite(parsed.weight):
+        raise UsageError(f"guidance must be a finite number, got {parsed.weight}")
+    return parsed
+
+
+def guidance_option(value: Any) -> float | str:
+    """Return guidance as options keep it: a number, or ``3@0.2-0.8`` where there is an interval.
+
+    Raises:
+        UsageError: as :func:`parse_guidance`.
+    """
+    parsed = parse_guidance(value)
+    if parsed.start is None:
+        return parsed.weight
+    weight, start, end = (repr(number).removesuffix(".0") for number in parsed)
+    return f"{weight}@{start}-{end}"
 
 
 def _size(value: Any) -> tuple[int, int]:

@@ -156,11 +156,13 @@ class Options:
         draws="octrees",
         least=0,
     )
-    guidance: float | None = _option(
+    guidance: float | str | None = _option(
         "--guidance",
-        "number",
+        "guidance",
         "What to draw",
-        "Classifier-free guidance; 1 is off (default: the model's, else 1).",
+        "Classifier-free guidance; 1 is off. 3@0.2-0.8: only between these fractions of the rows "
+        "(default: the model's, else 1).",
+        metavar="G[@FROM-TO]",
     )
     category: str | Sequence[str] | None = _option(
         "--category",
@@ -420,6 +422,14 @@ class RunOptions(Options):
         "flag",
         "Running",
         "Print plan, evaluations, memory, time and end.",
+        default=False,
+        remembered=False,
+    )
+    profile: bool = _option(
+        "--profile",
+        "flag",
+        "Running",
+        "Say where the time went; a trace of some rows is written beside the manifest.",
         default=False,
         remembered=False,
     )

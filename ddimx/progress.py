@@ -1,30 +1,39 @@
-"""Progress on stderr: a bar for a person at a terminal, now and then a line for a log."""
+"""Progress on stderr: a bar for a person at a terminal, now and then a line for a log.
+
+Rich, which draws the bar, is imported when there is one to draw: that takes longer than many jobs.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 30.0
+# By which people tell Rich that an output is a terminal although the system does not say so.
+_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE")
+# Bell, backspace, vertical tab, form feed and carriage return: names of files may hold them.
+_UNPRINTED = dict.fromkeys((7, 8, 11, 12, 13))
 
 
 class Progress:
-    """One bar with count, speed, remaining time and a note. ``quiet`` shows nothing at all."""
+    """One bar with count, speed, remaining time and a note.
+
+    Args:
+        quiet: show nothing at all.
+        console: where to show it; None is stderr.
+    """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, quiet=quiet)
+        self._quiet = quiet
+        self._console = console
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._done, self._total, self._what = 0, 0, ""
@@ -47,7 +56,17 @@ class Progress:
         self.stop()
         self._what, self._total, self._done, self._first = what, total, done, done
         self._begun = self._last_line = time.monotonic()
-        if self.console.is_terminal and not self.console.quiet:
+        console = self._terminal()
+        if console is not None:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import Progress as RichProgress
+
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -55,7 +74,7 @@ class Progress:
                 TextColumn("{task.fields[note]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                console=self.console,
+                console=console,
             )
             self._task = self._bar.add_task(what, total=total, completed=done, note="")
             self._bar.start()
@@ -75,12 +94,28 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line of plain text above the bar."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        elif not self._quiet and sys.stderr is not None:
+            sys.stderr.write(text.translate(_UNPRINTED).expandtabs() + "\n")
+            sys.stderr.flush()
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table, or what else Rich can draw, above the bar."""
+        console = self._console
+        if console is None:
+            if self._quiet or sys.stderr is None:
+                return
+            from rich.console import Console
+
+            console = Console(stderr=True)
+        console.print(renderable)
 
     @property
     def lost(self) -> OSError | None:
         """Why messages can no longer be seen, if they cannot, where the output can tell."""
-        error: OSError | None = getattr(self.console.file, "lost", None)
+        file = sys.stderr if self._console is None else self._console.file
+        error: OSError | None = getattr(file, "lost", None)
         return error
 
     def stop(self) -> None:
@@ -90,3 +125,14 @@ class Progress:
         self._bar = self._task = None
         if sys.stderr is not None:  # as it is in a process without any output
             sys.stderr.flush()
+
+    def _terminal(self) -> Console | None:
+        """Return where a bar can be drawn, None where nobody would see one."""
+        if self._console is None:
+            is_terminal = sys.stderr is not None and sys.stderr.isatty()
+            if self._quiet or not (is_terminal or any(name in os.environ for name in _TERMINAL)):
+                return None
+            from rich.console import Console
+
+            self._console = Console(stderr=True)
+        return self._console if self._console.is_terminal and not self._console.quiet else None

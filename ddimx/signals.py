@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -27,6 +26,8 @@ def begin_worker() -> None:
 
 
 def _end_with_parent() -> None:
+    from multiprocessing import parent_process  # here: only workers need it
+
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -17,6 +17,8 @@ Impl = Literal["auto", "triton", "sdpa", "products", "loop", "reference"]
 log = logging.getLogger("ddimx.kernels")
 _logged: set[tuple[str, ...]] = set()  # choices that this process has logged: each only once
 
+PLAIN = (Tensor, torch.nn.Parameter)
+
 # Facts about this process, looked up once: a choice is also made while torch.compile traces.
 TRITON_INSTALLED = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -84,6 +86,19 @@ def autocast(*tensors: Tensor) -> list[Tensor]:
         return list(tensors)
     dtype = torch.get_autocast_dtype(kind)
     return [tensor.to(dtype) for tensor in tensors]
+
+
+def recorded(*tensors: Tensor) -> bool:
+    """Return whether somebody records what is done with these tensors.
+
+    That is autograd, ``torch.compile`` and the like, or a subclass of tensors (fake ones). Only
+    then an operation has to be an operator of ``torch.library``, whose call takes 15 us on the
+    host and whose first one imports TorchDynamo, which takes a second.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return wants_gradient or any(type(tensor) not in PLAIN for tensor in tensors)
 
 
 def check_row(table: Tensor, row: Tensor) -> None:

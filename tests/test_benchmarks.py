@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import sample, show, update
+from benchmarks import device, sample, show, update
 from benchmarks.__main__ import main, save
-from benchmarks.machine import slug
+from benchmarks.machine import cpu_kind, slug
 from benchmarks.runner import (
     Absent,
+    Budget,
     Contender,
     Ratio,
+    TooLong,
     compare,
     measure,
     paired_ratio,
@@ -99,6 +101,20 @@ def test_a_short_call_is_repeated_and_divided(clock):
     assert len(calls) == 2 + 4  # two warm-ups, then as many as fill the second
 
 
+def test_a_short_time_means_fewer_rounds_and_none_when_three_do_not_fit(clock):
+    peers = [Contender("a", lambda: clock(1.0)), Contender("b", lambda: clock(3.0), warm=True)]
+    budget = Budget()
+    budget.grant(4 + 1 + 4 * 4)  # the first calls are 1 + 1 and 3 seconds, a round is 4
+    assert len(measure(peers, 9, budget=budget)["a"]) == 4
+    budget.grant(4 + 1 + 3 * 4 - 1.0)
+    with pytest.raises(TooLong, match=r"3 rounds of at least 4 s do not fit into the 11 s"):
+        measure(peers, 9, budget=budget)
+    assert Budget().refusal(1e9) is None
+    budget.grant(10)
+    assert budget.refusal(6) is None
+    assert budget.refusal(7) == "compiling takes about 7 s, and 10 s are left for the table"
+
+
 def test_a_table(clock):
     peers = [
         Contender("slow", lambda: clock(1.0), useful_bytes=10**9),
@@ -108,9 +124,10 @@ def test_a_table(clock):
     ]
     table = compare("a table", peers, 3, notes=["a note"])
     assert json.loads(json.dumps(table, allow_nan=False)) == table
-    slow = {"rounds": 3, "median_ms": 1000.0, "p20_ms": 1000.0, "p80_ms": 1000.0}
-    fast = {"rounds": 3, "median_ms": 250.0, "p20_ms": 250.0, "p80_ms": 250.0}
-    copy = {"rounds": 3, "median_ms": 500.0, "p20_ms": 500.0, "p80_ms": 500.0}
+    slow, fast, copy = (
+        {"rounds": 3, "median_ms": ms, "p20_ms": ms, "p80_ms": ms, "rounds_ms": [ms] * 3}
+        for ms in (1000.0, 250.0, 500.0)
+    )
     four = {"median": 4.0, "low": 4.0, "high": 4.0}
     assert table == {
         "title": "a table",
@@ -194,6 +211,15 @@ def test_slug():
     assert slug("AMD EPYC 9654, 2 threads") == "amd-epyc-9654-2-threads"
 
 
+def test_kinds_of_cpu_of_one_name_are_told_apart():
+    about = (
+        "processor : 0\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\nflags\t\t: {}\n\n"
+    )
+    assert cpu_kind(about.format(1, "fpu avx2")) == "AMD EPYC 25-1 AVX2"
+    assert cpu_kind(about.format(17, "avx2 avx512f avx512_bf16")) == "AMD EPYC 25-17 AVX512_BF16"
+    assert cpu_kind("processor : 0\nCPU part : 0xd40\n") == ""  # as Arm's
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_both_update_steps_agree(eta):
     """With the same noise they are the same function; ``check`` sees one that is not."""
@@ -213,31 +239,46 @@ def test_check_sees_a_wrong_step(monkeypatch):
         update.check(update.Levels(0.0), x, out)
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_layout_is_what_the_row_says(layout, tiny_model):
-    model = sample.load_variant(sample.Variant("fp32", layout), str(tiny_model), CPU)
-    seen = []
-    middle = model.network.network.mid
-    middle.register_forward_hook(lambda _m, _i, out: seen.append(out))
-    sample.ddimx.sample(model, count=2, steps=1)
-    assert seen[0].is_contiguous() == (layout == "NCHW")
-
-
 def test_sample_suite(tiny_model):
     path = str(tiny_model)
     (job,) = sample.jobs(CPU, 2, model=path, steps=3, batches=(2,), compiled=False)
     table = job()
+    assert table["title"] == job.title == "sample, tiny, batch 2, 3 steps of DDIM"
     rows = {row["name"]: row for row in table["rows"]}
-    assert list(rows) == ["eager loop fp32 NCHW", *(v.name for v in sample.VARIANTS)]
-    assert rows["ddimx fp32 NHWC, compiled"]["absent"] == "--no-compile"
-    for row in rows.values():
-        if "absent" in row:
-            assert row["absent"]
+    assert list(rows) == ["eager loop fp32", *(v.name for v in sample.variants(CPU))]
+    for name, row in rows.items():
+        if "compile" in name or "auto" in name:
+            assert row["absent"] == "--no-compile"
             continue
         assert row["network_calls"] == 3
         assert row["ms_per_call"] == pytest.approx(row["median_ms"] / 3)
         assert row["images_per_s"] == pytest.approx(2000 / row["median_ms"])
-        assert row["rms_difference"] < (1e-5 if " fp32 " in row["name"] else 0.1)
+        assert row["rms_difference"] < (1e-5 if "fp32" in name else 0.1)
+
+
+def test_diffusers_draws_the_same_images(monkeypatch):
+    """Its pipeline is the baseline; ours starts from the same x_T with the same weights."""
+    pytest.importorskip("diffusers")
+    small = ["model.ch=32", "model.ch_mult=[1,2]", "model.num_res_blocks=1", "data.image_size=8"]
+    small += ["model.attn_resolutions=[]"]
+    load = sample.load_config
+    monkeypatch.setattr(sample, "load_config", lambda name, more: load(name, [*more, *small]))
+    monkeypatch.setattr(sample, "CASES", {"cpu": (sample.Case("celeba", 1, 2, 2),)})
+    (job,) = sample.jobs(CPU, 2, compiled=False)
+    sample.random_model.cache_clear()
+    sample.loaded.cache_clear()
+    table = job()
+    sample.random_model.cache_clear()
+    sample.loaded.cache_clear()
+    rows = {row["name"]: row for row in table["rows"]}
+    assert table["baseline"] == "diffusers fp32"
+    assert rows["diffusers fp32"]["network_calls"] == 2
+    ours = rows["ddimx fp32, engine eager"]
+    assert ours["network_calls"] == 2
+    assert ours["rms_difference"] < 1e-4
+    # Once in the network, as everything is, and with the sampler's own operators beside it.
+    assert 50 < ours["operators_per_call"] < 500
+    assert "/" not in table["notes"][0].removeprefix("configs/")
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
@@ -247,9 +288,31 @@ def test_the_eager_loop_is_ddim(prediction):
     signal, sigma = 0.8, 0.6
     x = signal * x0 + sigma * epsilon
     outs = {"epsilon": epsilon, "x0": x0, "v": signal * epsilon - sigma * x0}
-    found = getattr(sample, f"_from_{prediction}")(x, outs[prediction], signal, sigma)
+    found = getattr(sample.loop, f"_from_{prediction}")(x, outs[prediction], signal, sigma)
     for ours, exact in zip(found, (x0, epsilon), strict=True):
         torch.testing.assert_close(ours, exact)
+
+
+def test_operators_of_a_call_are_counted_without_those_that_they_call():
+    x = torch.ones(2, 3)
+    weight = torch.ones(4, 3)
+    # linear calls addmm or matmul inside, relu clamps: two operators, three times, in two calls.
+    found = device.per_call(lambda: [(x @ weight.t()).relu() for _ in range(4)], 2, CPU)
+    assert found == {"operators_per_call": 4 * 3 / 2}
+
+
+@pytest.mark.gpu
+def test_kernels_and_launches_of_a_call_are_counted():
+    card = torch.device("cuda")
+    x = torch.ones(64, device=card)
+
+    def call():
+        return x.add_(1), x.mul_(2), x.sub_(3)
+
+    assert device.per_call(call, 1, card) == {"kernels_per_call": 3, "launches_per_call": 3}
+    replay = device.graphed(call, card)
+    assert device.per_call(replay, 1, card) == {"kernels_per_call": 3, "launches_per_call": 1}
+    assert device.launches(call, card) == {"launches": 3}
 
 
 def run_benchmarks(*words):
@@ -275,6 +338,7 @@ def test_the_command(tmp_path):
     assert about["command"] == " ".join(["python -m benchmarks", *words[:-2]])
     assert about["versions"]["torch"] == torch.__version__
     assert len(records["update"]["tables"]) == 2  # without and with noise
+    assert all(len(row["rounds_ms"]) == 2 for row in records["update"]["tables"][0]["rows"][::2])
     assert "ddimx update" in done.stderr
     # Two rounds prove nothing, so that they are shown but not recorded.
     assert done.returncode == 1
@@ -285,7 +349,8 @@ def test_the_command(tmp_path):
 def test_wrong_use_of_the_command(capsys):
     assert main(["update", "--device", "abacus"]) == 2
     assert "unknown device 'abacus'" in capsys.readouterr().err
-    for words in (["update", "--rounds", "0"], ["all", "--shape", "2,3,8,8"], ["sing"]):
+    wrong = ["update", "--rounds", "0"], ["all", "--shape", "2,3,8,8"], ["sing"], ["--quick"]
+    for words in wrong:
         with pytest.raises(SystemExit) as end:
             main(words)
         assert end.value.code == 2

@@ -58,7 +58,7 @@ def test_an_explicit_wish_for_triton_is_refused_with_the_reason():
         from ddimx.kernels.update import update
         x = torch.zeros(1, 3, 4, 4)
         try:
-            update(torch.zeros(1, 13), torch.tensor(0), x, x, x, impl="triton")
+            update(torch.zeros(1, 14), torch.tensor(0), x, x, x, impl="triton")
         except RuntimeError as error:
             print(error)
         """)

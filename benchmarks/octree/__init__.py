@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import torch
 
-from ..runner import Job
+from ..runner import Budget, Job
 from . import codec, export, levels, tokens
 
 ROUNDS = 10
 
 
-def jobs(device: torch.device, rounds: int | None = None) -> list[Job]:
+def jobs(
+    device: torch.device, rounds: int | None = None, *, budget: Budget | None = None
+) -> list[Job]:
     """Return what measures each table of the suite."""
-    rounds = rounds or ROUNDS
+    rounds, budget = rounds or ROUNDS, budget or Budget()
     return [
-        *levels.jobs(device, rounds),
-        *tokens.jobs(device, rounds),
-        *codec.jobs(device, rounds),
-        *export.jobs(rounds),
+        *levels.jobs(device, rounds, budget),
+        *tokens.jobs(device, rounds, budget),
+        *codec.jobs(device, rounds, budget),
+        *export.jobs(rounds, budget),
     ]

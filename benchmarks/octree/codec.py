@@ -16,18 +16,23 @@ from ddimx.octree.keys import cells_of, keys_of
 from ddimx.octree.tree import Octree, from_leaves, from_tokens
 
 from ..device import graphed, launches, waiter
-from ..runner import Absent, Call, Contender, Job, compare
+from ..runner import Absent, Budget, Call, Contender, Job, compare
 from . import peers, shapes
 
 TOLERANCE = 1e-6
+DEPTH = 8  # of the one sphere
 Peers = list[Contender | Absent]
 
 
-def jobs(device: torch.device, rounds: int) -> list[Job]:
+def jobs(device: torch.device, rounds: int, budget: Budget) -> list[Job]:
     """Return what measures decoding and encoding of one deep sphere and of many small ones."""
+    several = f"{shapes.MANY:,} spheres of depth {shapes.MANY_DEPTH}"
     return [
-        partial(_table, what, trees, device, rounds)
-        for trees in (lambda: [shapes.sphere(8)], shapes.spheres)
+        Job(f"{what}, {name}", partial(_table, what, trees, device, rounds, budget))
+        for name, trees in (
+            (f"one sphere of depth {DEPTH}", lambda: [shapes.sphere(DEPTH)]),
+            (several, shapes.spheres),
+        )
         for what in ("decode", "encode")
     ]
 
@@ -94,7 +99,11 @@ def encoders(trees: Sequence[Octree], device: torch.device) -> Peers:
 
 
 def _table(
-    what: str, make: Callable[[], list[Octree]], device: torch.device, rounds: int
+    what: str,
+    make: Callable[[], list[Octree]],
+    device: torch.device,
+    rounds: int,
+    budget: Budget,
 ) -> dict[str, Any]:
     trees = make()
     found = decoders(trees, device) if what == "decode" else encoders(trees, device)
@@ -108,7 +117,7 @@ def _table(
         ],
         "encode": ["cells in the order of their keys to token streams"],
     }
-    table = compare(title, found, rounds, wait=waiter(device), notes=notes[what])
+    table = compare(title, found, rounds, wait=waiter(device), notes=notes[what], budget=budget)
     for row in table["rows"]:
         if "median_ms" in row:
             row["mtokens_per_s"] = length / row["median_ms"] / 1e3

@@ -9,16 +9,16 @@ from ddimx.splats.cloud import GaussianCloud
 from ddimx.splats.formats import FORMATS, EncodeOptions
 from ddimx.splats.from_octree import Look, from_octree
 
-from ..runner import Absent, Contender, Job, compare
+from ..runner import Absent, Budget, Contender, Job, compare
 from . import shapes
 
 DEPTH = 8
 FIELDS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "red", "green", "blue", "opacity")
 
 
-def jobs(rounds: int) -> list[Job]:
+def jobs(rounds: int, budget: Budget) -> list[Job]:
     """Return what measures a table of all formats; it is the host's work whatever the device."""
-    return [partial(_table, rounds)]
+    return [Job("export", partial(_table, rounds, budget))]
 
 
 def seed_ply(cloud: GaussianCloud) -> bytes:
@@ -39,7 +39,7 @@ def seed_ply(cloud: GaussianCloud) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _table(rounds: int) -> dict[str, Any]:
+def _table(rounds: int, budget: Budget) -> dict[str, Any]:
     cloud = from_octree(shapes.sphere(DEPTH), Look(color="#c8a070"))
     peers: list[Contender | Absent] = [
         Contender("text PLY, a line at a time", lambda: seed_ply(cloud), facts=_size(cloud, None))
@@ -49,7 +49,7 @@ def _table(rounds: int) -> dict[str, Any]:
         peers.append(Contender(f"ddimx {name}", call, facts=_size(cloud, name)))
     notes = ["the baseline holds what the format 'ply' holds; the others hold other fields"]
     title = f"export, {len(cloud):,} splats of one sphere"
-    table = compare(title, peers, rounds, notes=notes)
+    table = compare(title, peers, rounds, notes=notes, budget=budget)
     for row in table["rows"]:
         row["msplats_per_s"] = len(cloud) / row["median_ms"] / 1e3
     return table

@@ -19,7 +19,7 @@ from ddimx.models.factory import build
 from ddimx.models.octree.sampler import TokenDenoiser
 
 from ..device import waiter
-from ..runner import Contender, Job, compare
+from ..runner import Budget, Contender, Job, compare
 from . import shapes
 
 CONFIG = "furniture"
@@ -29,9 +29,12 @@ TOLERANCE = 1e-4  # of logits of order 1, in float32
 Draw = Callable[[], Tensor]
 
 
-def jobs(device: torch.device, rounds: int) -> list[Job]:
+def jobs(device: torch.device, rounds: int, budget: Budget) -> list[Job]:
     """Return what measures a table for the finest level of tokens."""
-    return [partial(_table, device, rounds)]
+    depth = load_config(CONFIG).data.max_depth
+    assert depth is not None
+    title = f"level {depth - 1} of {BATCH} octrees"
+    return [Job(title, partial(_table, title, device, rounds, budget), weight=2.0)]
 
 
 @torch.no_grad()
@@ -64,7 +67,7 @@ def drawer(network: nn.Module, depth: int, device: torch.device, *, cached: bool
     return draw
 
 
-def _table(device: torch.device, rounds: int) -> dict[str, Any]:
+def _table(title: str, device: torch.device, rounds: int, budget: Budget) -> dict[str, Any]:
     network, depth = random_network(device)
     calls = {
         "coarser levels at every call": drawer(network, depth, device, cached=False),
@@ -75,13 +78,13 @@ def _table(device: torch.device, rounds: int) -> dict[str, Any]:
     if not difference <= TOLERANCE:
         raise RuntimeError(f"cached and uncached logits differ by {difference:.3g}")
     tokens = len(first)
-    title = f"level {depth - 1} of {BATCH} octrees, {tokens:,} tokens, {STEPS} network calls"
+    title = f"{title}, {tokens:,} tokens, {STEPS} network calls"
     notes = [
         f"configs/{CONFIG}.yml with random weights, float32; encoding the cache is included",
         f"the logits of both differ by at most {difference:.2g}",
     ]
     peers = [Contender(name, call, facts={"network_calls": STEPS}) for name, call in calls.items()]
-    table = compare(title, peers, rounds, wait=waiter(device), notes=notes)
+    table = compare(title, peers, rounds, wait=waiter(device), notes=notes, budget=budget)
     for row in table["rows"]:
         row["ms_per_call"] = row["median_ms"] / STEPS
     return table

@@ -22,7 +22,7 @@ from ddimx.kernels.discrete_update import (
 )
 
 from ..device import graphed, launches, waiter
-from ..runner import Contender, Job, compare
+from ..runner import Budget, Contender, Job, compare
 
 # A few shapes' tokens of a level, and a batch's.
 COUNTS = (4096, 65536)
@@ -43,10 +43,14 @@ class Row:
     noise: float = NOISE
 
 
-def jobs(device: torch.device, rounds: int) -> list[Job]:
+def jobs(device: torch.device, rounds: int, budget: Budget) -> list[Job]:
     """Return what measures a table for either transition and each number of tokens."""
-    rows = [Row("absorbing"), Row("uniform")]
-    return [partial(_table, row, count, device, rounds) for row in rows for count in COUNTS]
+
+    def job(row: Row, count: int) -> Job:
+        title = f"discrete update, {row.transition}, {count:,} tokens"
+        return Job(title, partial(_table, title, row, count, device, rounds, budget), weight=0.5)
+
+    return [job(row, count) for row in (Row("absorbing"), Row("uniform")) for count in COUNTS]
 
 
 def eager_step(row: Row) -> Step:
@@ -102,7 +106,9 @@ def check(row: Row, device: torch.device) -> None:
             raise RuntimeError(f"{name}: draws do not follow the row's distribution")
 
 
-def _table(row: Row, count: int, device: torch.device, rounds: int) -> dict[str, Any]:
+def _table(
+    title: str, row: Row, count: int, device: torch.device, rounds: int, budget: Budget
+) -> dict[str, Any]:
     check(row, device)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(count, IDS, generator=generator).to(device)
@@ -124,8 +130,7 @@ def _table(row: Row, count: int, device: torch.device, rounds: int) -> dict[str,
         "eager draws from PyTorch's generator, ddimx noise that is keyed to sample and cell",
         f"ddimx discrete_update runs as: {': '.join(preference(device))}",
     ]
-    title = f"discrete update, {row.transition}, {count:,} tokens"
-    table = compare(title, peers, rounds, wait=waiter(device), notes=notes)
+    table = compare(title, peers, rounds, wait=waiter(device), notes=notes, budget=budget)
     for line in table["rows"]:
         line["mtokens_per_s"] = count / line["median_ms"] / 1e3
     return table

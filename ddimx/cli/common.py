@@ -94,6 +94,7 @@ def check_begun(command: Command, folder: Path, sha256: Callable[[], str]) -> No
         UsageError: another model, or another value of an option that stands in a run's identity.
         DdimxError: a manifest that cannot be read.
     """
+    from ..option_values import parse_guidance
     from ..runs.record import check_same
     from ..sampling import manifest
 
@@ -107,7 +108,9 @@ def check_begun(command: Command, folder: Path, sha256: Callable[[], str]) -> No
         count = options.count or count
         now = {name: getattr(options, name) for name in ("seed", "start_index")}
         now |= {"format": options.kind, "prompt": options.prompt}
-        now |= {"guidance": options.guidance, "category": options.category}
+        if options.guidance is not None:
+            now["guidance"] = parse_guidance(options.guidance).weight
+        now["category"] = options.category
         now = {name: value for name, value in now.items() if value is not None}
     old = {name: value for name, value in before["identity"].items() if name in now}
     check_same(folder, before["count"], old, now, count)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..timing import timed
 from .common import DEFAULT_MODEL, check_begun, end_interrupted, load
 from .output import print_json
 from .prompt import load_pipeline, pipeline_sha256
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..options import RunOptions
     from ..progress import Progress
+    from ..sampling.profile import Profile
     from ..sampling.run import SampleRequest
     from .verbs import Command, Work
 
@@ -30,8 +36,9 @@ def execute(command: Command, work: Work) -> None:
     from .preview import preview
 
     options = command.options
-    with Progress(quiet=options.quiet) as progress:
-        request = _request(command, work, progress)
+    with Progress(quiet=options.quiet) as progress, _measured(options) as profile:
+        with timed("loading"):
+            request = _request(command, work, progress)
         for note in request.settings.notes:
             progress.say(f"note: {note}")
         if options.explain or options.dry_run:
@@ -42,13 +49,43 @@ def execute(command: Command, work: Work) -> None:
         with polite_stop() as stop:
             record, where = run(request, stop, progress)
         if record["status"] == "complete" and work.after is not None:
-            work.after(record, where, progress)
+            with timed("exporting"):
+                work.after(record, where, progress)
+        if profile is not None:
+            _report(profile, record, where, progress)
         if options.json:
             print_json({"folder": str(where), **record})
         if record["status"] == "interrupted":
             again = shlex.join(["ddimx", command.verb, "--resume", str(where)])
             end_interrupted(progress, stop, f"interrupted; go on: {again}")
         progress.say(work.summary(record, where))
+
+
+def _measured(options: RunOptions) -> AbstractContextManager[Profile | None]:
+    """Return what measures a run that is to be profiled, and nothing for others."""
+    if not options.profile:
+        return nullcontext()
+    from ..sampling.profile import Profile
+
+    return Profile()
+
+
+def _report(profile: Profile, record: dict[str, Any], where: Path, progress: Progress) -> None:
+    """Say where the time went, on stderr and in the run's manifest.
+
+    Raises:
+        DdimxError: the manifest cannot be written.
+    """
+    from ..runs.record import write_record
+    from ..runs.run import reporting
+    from ..sampling.profile import TRACE, profile_table, remarks
+
+    record["profile"] = report = profile.report()
+    with reporting(where):
+        write_record(where, record)
+    progress.show(profile_table(report))
+    for line in remarks(report, str(where / TRACE) if (where / TRACE).is_file() else None):
+        progress.say(line)
 
 
 def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:

@@ -148,7 +148,6 @@ def export(
     from ..exporting.destinations import merged_item
     from ..exporting.run import run
     from ..exporting.settings import ExportSettings, named_formats, unit_of
-    from ..exporting.shipped import sample_one
     from ..exporting.sources import newest_run
     from ..progress import Progress
     from ..signals import polite_stop
@@ -174,6 +173,8 @@ def export(
         if source is None:
             source = newest_run()
             if source is None:
+                from ..exporting.shipped import sample_one  # which needs PyTorch
+
                 progress.say("no run here has made shapes: sampling one from the shipped model")
                 source = sample_one(progress)
             progress.say(f"exporting {source}")

@@ -63,10 +63,14 @@ def info(
 
 
 def _everything(models: bool) -> dict[str, Any]:
-    from ..about import about, about_models
-    from ..weights.locate.registry import about_published
+    if models:
+        from ..weights.describe import about_models
+        from ..weights.locate.registry import about_published
 
-    return {"models": about_models(), "published": about_published()} if models else about()
+        return {"models": about_models(), "published": about_published()}
+    from ..about import about
+
+    return about()
 
 
 def _picture(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ VALUES = {
     "times": str,
     "clip": str,
     "size": str,
+    "guidance": str,
 }
 # What --help lists first of a panel; the others follow as they are declared.
 FIRST = ("model", "count", "category", "guidance", "seed", "start_index")
@@ -111,6 +112,6 @@ Offline = Annotated[bool, shared("offline")]
 TrustCode = Annotated[bool, shared("trust_code")]
 Steps = Annotated[int | None, shared("steps")]
 Count = Annotated[int | None, shared("count")]
-Guidance = Annotated[float | None, shared("guidance")]
+Guidance = Annotated[str | None, shared("guidance")]
 Json = Annotated[bool, shared("json")]
 BatchSize = Annotated[int | None, shared("batch_size")]

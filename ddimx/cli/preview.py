@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from ..solvers.table import AnyPlan
 
 
-def show_plan(plan: AnyPlan, *, as_json: bool) -> None:
-    """Print a plan's table, or the plan as JSON."""
+def show_plan(plan: AnyPlan, guidance: float, *, as_json: bool) -> None:
+    """Print a plan's table under guidance of that weight, or the plan as JSON."""
     from rich.console import Console
 
     from ..sampling.explain import plan_table
@@ -19,7 +19,7 @@ def show_plan(plan: AnyPlan, *, as_json: bool) -> None:
     if as_json:
         print_json({"plan": plan.to_json()})
         return
-    console, table = Console(), plan_table(plan)
+    console, table = Console(), plan_table(plan, guidance)
     # As wide as it is: a table that is fitted to 80 columns loses its digits.
     needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
     console.width = max(console.width, needed)
@@ -38,7 +38,7 @@ def preview(request: SampleRequest, *, costs_too: bool, as_json: bool) -> None:
     if as_json and spent is not None:
         print_json({"plan": plan.to_json(), "costs": spent})
         return
-    show_plan(plan, as_json=as_json)
+    show_plan(plan, request.settings.guidance, as_json=as_json)
     if spent is not None:
         memory = spent["memory_bytes"]
         megabytes = "" if memory is None else f"{memory / 1e6:,.0f} MB and "

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..kernels.discrete_update import MASK, TokenState, Transition, UpdateOptions, discrete_update
 from ..noise import Noise, Stream
+from ..timing import timed
 from .cells import Cells, Level, check_drawn, children, root
 from .confidence import fractions, reveal, start
 from .draws import token_words, uniform_ids
@@ -72,6 +73,7 @@ def execute(
     noise: Noise,
     *,
     guidance: float = 1.0,
+    unguided: Evaluate | None = None,
     device: torch.device | str = "cpu",
     want_x0: bool = True,
 ) -> Iterator[TokenStep]:
@@ -86,7 +88,9 @@ def execute(
         evaluate: the network: logits of a level's tokens at a time, given the finished levels.
         sample_indices: [B], the seed's sample indices, one for each tree.
         noise: the seed.
-        guidance: the weight g, used where ``evaluate`` returns unconditional logits.
+        guidance: the weight G, used where ``evaluate`` returns unconditional logits.
+        unguided: the network where the plan's g is 0: with its class, in one pass. None takes
+            ``evaluate`` there too.
         device: where the state lives.
         want_x0: give each step its estimate of the clean tokens.
 
@@ -108,33 +112,39 @@ def execute(
     reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0)).to(device)
     remask = fractions(torch.from_numpy(plan.noise), up=True).to(device)
     seed = noise.key_bits(samples.device)
-    weight = torch.tensor(guidance, dtype=torch.float32, device=device)
+    share = torch.from_numpy(plan.g).to(device, torch.float32)
+    weights = share * guidance + (1 - share)  # [rows]
     finished: tuple[Level, ...] = ()
     for level in range(plan.depth):
-        cells = children(finished[-1]) if level else root(len(samples), samples.device)
+        with timed("decoding"):
+            cells = children(finished[-1]) if level else root(len(samples), samples.device)
         cell_samples = samples[cells.sample]
-        state = start(pure_noise(plan.transition, noise, cells, cell_samples))
+        with timed("noise"):
+            state = start(pure_noise(plan.transition, noise, cells, cell_samples))
         rows = plan.rows_of(level)
         ordinal = torch.tensor(rows.start, device=samples.device)
         raw = None
         for row in rows:
             if plan.calls[row]:
-                raw = evaluate(cells, state.ids, float(plan.t[row]), finished)
+                ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
+                with timed("network"):
+                    raw = ask(cells, state.ids, float(plan.t[row]), finished)
             assert raw is not None  # the plan's first row of a level calls
-            draws = discrete_update(
-                table,
-                ordinal,
-                raw.logits,
-                TokenState(state.ids, cells.keys, cell_samples),
-                seed,
-                options,
-                uncond=raw.uncond,
-                guidance=None if raw.uncond is None else weight,
-            )
-            if by_confidence:
-                state = reveal(state, draws, cells, reveal_to[row], remask[row])
-            else:
-                state = state._replace(ids=draws.ids)
+            with timed("update"):
+                draws = discrete_update(
+                    table,
+                    ordinal,
+                    raw.logits,
+                    TokenState(state.ids, cells.keys, cell_samples),
+                    seed,
+                    options,
+                    uncond=raw.uncond,
+                    guidance=None if raw.uncond is None else weights[row],
+                )
+                if by_confidence:
+                    state = reveal(state, draws, cells, reveal_to[row], remask[row])
+                else:
+                    state = state._replace(ids=draws.ids)
             ordinal = ordinal + 1
             if row == len(plan) - 1:  # of other levels the next one's cells tell
                 check_drawn(Level(cells, state.ids))

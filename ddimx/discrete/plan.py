@@ -13,14 +13,14 @@ share of each sample's tokens is clean after the row, and the network's confiden
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels.discrete_update import COLUMNS, Transition
-from ..solvers.table import Columns, float32_sha256
+from ..solvers.table import Columns, float32_sha256, rows_within
 from .draws import MAX_DEPTH
 
 Array = npt.NDArray[np.float64]
@@ -45,6 +45,8 @@ class TokenRows:
             random routing.
         temperature: divides the logits; 0 takes the most likely id.
         gumbel: how much Gumbel noise is added to the confidence; 0 with random routing.
+        g: the share of the run's guidance, as of :class:`ddimx.solvers.plan.Plan`; a row that does
+            not call has that of the call whose logits it takes.
     """
 
     level: npt.NDArray[np.int64]
@@ -59,6 +61,7 @@ class TokenRows:
     reveal: Array
     temperature: Array
     gumbel: Array
+    g: Array
 
 
 FLOATS = tuple(f.name for f in fields(TokenRows) if f.name not in ("level", "calls"))
@@ -104,6 +107,36 @@ class TokenPlan(TokenRows):
         """Number of rows that call the network; guidance doubles the passes, not this number."""
         return int(self.calls.sum())
 
+    def passes(self, guidance: float) -> int:
+        """Return how often the network sees a sample's levels under guidance of this weight."""
+        return self.nfe + (int((self.calls & (self.g != 0)).sum()) if guidance != 1.0 else 0)
+
+    def guided_within(self, start: float, end: float) -> TokenPlan:
+        """Return the plan with guidance in a part of each level's rows only.
+
+        Args:
+            start, end: fractions of the rows of a level that call the network, as of
+                :meth:`ddimx.solvers.plan.Plan.guided_within`. A level without a row between them,
+                as a root of one row may be, is not guided.
+
+        Raises:
+            UsageError: no level has a row there.
+        """
+        g = np.zeros(len(self))
+        counts = [int(self.calls[self.rows_of(level)].sum()) for level in range(self.depth)]
+        rows_within(start, end, max(counts))
+        for level, count in enumerate(counts):
+            rows = np.array(self.rows_of(level))
+            middles = (np.arange(count) + 0.5) / count
+            inside = (middles >= start) & (middles < end)
+            g[rows] = inside[self.calls[rows].cumsum() - 1]
+        inputs = self.inputs
+        if inputs is not None:
+            inputs = {name: value for name, value in inputs.items() if name != "guided"}
+            if not g.all():
+                inputs["guided"] = [start, end]
+        return replace(self, g=g, inputs=inputs)
+
     def rows_of(self, level: int) -> range:
         """Return the ordinals of a level's rows."""
         rows = np.flatnonzero(self.level == level)
@@ -131,6 +164,7 @@ class TokenPlan(TokenRows):
         left_out = {"alpha_from", "alpha_to"}
         left_out |= {"reveal"} if self.routing == "random" else set()
         left_out |= {"gumbel"} if (self.gumbel == 0).all() else set()
+        left_out |= {"g"} if (self.g == 1).all() else set()
         names = [field.name for field in fields(TokenRows) if field.name not in left_out]
         return {name: getattr(self, name) for name in names}
 
@@ -139,7 +173,8 @@ class TokenPlan(TokenRows):
         common = {"rows": len(self), "transition": self.transition, "routing": self.routing}
         if self.inputs is not None:
             return common | self.inputs
-        numbers = np.stack([getattr(self, name) for name in (*FLOATS, "level", "calls")])
+        names = [name for name in FLOATS if name != "g" or not (self.g == 1).all()]
+        numbers = np.stack([getattr(self, name) for name in (*names, "level", "calls")])
         return common | {"table_sha256": float32_sha256(numbers)}
 
     def to_json(self) -> dict[str, Any]:
@@ -157,6 +192,8 @@ class TokenPlan(TokenRows):
         for name in FLOATS:
             column = getattr(self, name).tolist()
             value[name] = [None if np.isnan(number) else number for number in column]
+        if (self.g == 1).all():
+            del value["g"]  # as plans were written before there was guidance by rows
         return value
 
     def _check_columns(self) -> None:

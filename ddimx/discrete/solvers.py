@@ -88,6 +88,7 @@ def make_token_plan(
                 "reveal": alpha[1:] if routing == "confidence" else np.full(n, np.nan),
                 "temperature": first + (last - first) * progress,
                 "gumbel": gumbel * (1 - progress) if n > 1 else np.zeros(n),
+                "g": np.ones(n),
                 "calls": calls,
             }
         )

@@ -60,12 +60,14 @@ def make_codec(options: Options, model: Model, refine: int | None = None) -> Cod
     options = replace(options, solver="ddim", eta=0.0, guidance=guidance, clip="none")
     down = resolve_editing(options, model)
     times = np.unique(down.image_plan.t_from)
+    refine = REFINE if refine is None else refine
     up = ddim_inversion(
-        model.process.schedule,
-        times,
-        prediction=down.image_plan.prediction,
-        refine=REFINE if refine is None else refine,
+        model.process.schedule, times, prediction=down.image_plan.prediction, refine=refine
     )
+    guided = (down.image_plan.inputs or {}).get("guided")
+    if guided is not None:  # where the way down is guided, the way up is too
+        inputs = {**(up.inputs or {}), "guided": guided}
+        up = replace(up, g=np.repeat(down.image_plan.g[::-1], refine + 1), inputs=inputs)
     return Codec(replace(down, plan=up), down)
 
 

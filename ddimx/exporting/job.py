@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +26,62 @@ from .settings import ExportSettings
 from .sources import ExportItem
 
 GAP = 1.15  # between the middles of shapes side by side, in widths of the largest
+# From the file to its checked masks; from these to the leaves' keys; from the leaves to Gaussians;
+# from these to the bytes of files, pictures among them; and those to the disk.
+PARTS = ("read", "decode", "splats", "encode", "draw", "write")
+PICTURES = {"preview": preview_png, "turntable": turntable_webp}
+
+
+class Clock:
+    """Seconds that each of :data:`PARTS` took."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what is done meanwhile to a part."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begun
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What became of one item: its files, or the reason for which there are none."""
+    """What became of one item: its files, or the reason for which there are none.
+
+    ``seconds`` is what the parts of the work took, as :class:`Clock` counts them.
+    """
 
     label: str
     splats: int = 0
     files: tuple[dict[str, Any], ...] = ()
     error: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def export_item(item: ExportItem, settings: ExportSettings) -> ExportResult:
     """Export one shape; what is wrong with it is returned, so that others can go on."""
+    clock = Clock()
     try:
-        scene = scene_of(item, settings)
-        files = write_scene(scene, item.base, settings, item.exact)
+        scene = scene_of(item, settings, clock)
+        files = write_scene(scene, item.base, settings, clock, item.exact)
     except DdimxError as error:
-        return ExportResult(item.label, error=str(error))
-    return ExportResult(item.label, len(scene.cloud), tuple(files))
+        return ExportResult(item.label, error=str(error), seconds=clock.seconds)
+    return ExportResult(item.label, len(scene.cloud), tuple(files), seconds=clock.seconds)
 
 
-def scene_of(item: ExportItem, settings: ExportSettings) -> Scene:
-    """Read a shape and make its Gaussians.
+def scene_of(item: ExportItem, settings: ExportSettings, clock: Clock) -> Scene:
+    """Read a shape and make its Gaussians; what that takes is added to ``clock``.
 
     Raises:
         DdimxError: no octree, another depth than was said, no category to color it by, or
             coordinates that float32 cannot hold.
     """
-    shape = _shape(item, settings.max_depth)
+    with clock.part("read"):
+        shape = _shape(item, settings.max_depth)
     tree = shape.tree
     if settings.depth is not None:
         if settings.depth > tree.depth:
@@ -68,12 +96,16 @@ def scene_of(item: ExportItem, settings: ExportSettings) -> Scene:
     if settings.center or not settings.formats:  # a picture has no place
         lower = [-edge / 2] * 3
     tree = Octree(tree.masks, (lower[0], lower[1], lower[2]), edge)
-    around = neighborhood(tree)
-    try:
-        cloud = from_octree(tree, settings.look, category=shape.category, around=around)
-    except (UsageError, OctreeError) as error:
-        raise DdimxError(f"{item.label}: {error}") from None
-    return Scene(cloud, around.spreads, settings.look.lit)
+    with clock.part("decode"):
+        _ = tree.leaves  # which the tree keeps
+    look, drawn = settings.look, settings.preview or settings.turntable
+    with clock.part("splats"):
+        around = neighborhood(tree) if drawn or look.lit or look.needs_normals else None
+        try:
+            cloud = from_octree(tree, look, category=shape.category, around=around)
+        except (UsageError, OctreeError) as error:
+            raise DdimxError(f"{item.label}: {error}") from None
+    return Scene(cloud, None if around is None else around.spreads, look.lit)
 
 
 def _shape(item: ExportItem, max_depth: int | None) -> Shape:
@@ -110,34 +142,42 @@ def side_by_side(scenes: Sequence[Scene]) -> Scene:
                 "apart: --unit cube makes them alike in size"
             )
         clouds.append(replace(scene.cloud, positions=positions))
-    spreads = np.concatenate([scene.spreads for scene in scenes])
-    return Scene(merge(clouds), spreads, scenes[0].baked)
+    spreads = [scene.spreads for scene in scenes if scene.spreads is not None]
+    together = np.concatenate(spreads) if len(spreads) == len(scenes) else None
+    return Scene(merge(clouds), together, scenes[0].baked)
 
 
 def write_scene(
-    scene: Scene, base: Path, settings: ExportSettings, exact: Path | None = None
+    scene: Scene, base: Path, settings: ExportSettings, clock: Clock, exact: Path | None = None
 ) -> list[dict[str, Any]]:
     """Make all files of a scene, then write those that are not there already.
 
     Args:
         base, exact: where to, as in :meth:`ExportSettings.targets`.
+        clock: counts what it takes.
 
     Raises:
         DdimxError: a format cannot hold it, a file is there with other contents (then none is
             written), or one cannot be written.
     """
     targets = settings.targets(base, exact)
-    contents = {what: _content(scene, what, settings) for what in targets}
-    states = {}
-    for what, path in targets.items():
-        states[what] = _state(path, contents[what], overwrite=settings.overwrite)
-    for what, path in targets.items():
-        if states[what] == "written":
-            content = contents[what]
-            try:
-                write_bytes(path, content)
-            except OSError as error:
-                raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None
+    contents = {}
+    for what in targets:
+        with clock.part("draw" if what in PICTURES else "encode"):
+            contents[what] = (
+                PICTURES[what](scene) if what in PICTURES else encoded(scene.cloud, what, settings)
+            )
+    with clock.part("write"):
+        states = {
+            what: _state(path, contents[what], overwrite=settings.overwrite)
+            for what, path in targets.items()
+        }
+        for what, path in targets.items():
+            if states[what] == "written":
+                try:
+                    write_bytes(path, contents[what])
+                except OSError as error:
+                    raise DdimxError(f"cannot write {path}: {error.strerror or error}") from None
     return [
         {"path": str(path), "format": what, "bytes": len(contents[what]), "state": states[what]}
         for what, path in targets.items()
@@ -150,14 +190,6 @@ def encoded(cloud: GaussianCloud, name: str, settings: ExportSettings) -> bytes:
     up = settings.up_of(format_)
     turned = cloud if up == "y" else cloud.rotated(rotation_to(up))
     return format_.encode(turned, replace(settings.options, up=up))
-
-
-def _content(scene: Scene, what: str, settings: ExportSettings) -> bytes:
-    if what == "preview":
-        return preview_png(scene)
-    if what == "turntable":
-        return turntable_webp(scene)
-    return encoded(scene.cloud, what, settings)
 
 
 def _state(path: Path, content: bytes, *, overwrite: bool) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from ..splats.cloud import GaussianCloud
 from ..splats.preview.camera import Camera, look_at
@@ -25,12 +24,13 @@ class Scene:
 
     Attributes:
         cloud: y up.
-        spreads: how the Gaussians around each one are spread, for the normals.
+        spreads: how the Gaussians around each one are spread, for the normals; None where nothing
+            is drawn.
         baked: whether its colors have light in them already.
     """
 
     cloud: GaussianCloud
-    spreads: npt.NDArray[np.float64]
+    spreads: npt.NDArray[np.float64] | None
     baked: bool = False
 
     def drawn(self, camera: Camera) -> Picture:
@@ -40,6 +40,8 @@ class Scene:
 
 def preview_png(scene: Scene) -> bytes:
     """Draw three views side by side."""
+    from PIL import Image
+
     around = 2 * float(scene.cloud.sigmas.max())
     views = []
     for azimuth, elevation in VIEWS:
@@ -54,6 +56,8 @@ def preview_png(scene: Scene) -> bytes:
 
 def turntable_webp(scene: Scene) -> bytes:
     """Draw one turn about the vertical as an animated WebP that loops."""
+    from PIL import Image
+
     around = 2 * float(scene.cloud.sigmas.max())
     images = []
     for i in range(TURN_FRAMES):

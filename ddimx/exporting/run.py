@@ -16,9 +16,8 @@ from ..errors import DdimxError
 from ..files import sweep
 from ..progress import Progress
 from ..runs.lock import lock_folder
-from ..runs.processes import end_idle, run_all
 from ..signals import Stop
-from .job import ExportResult, export_item, scene_of, side_by_side, write_scene
+from .job import PARTS, Clock, ExportResult, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import ExportSettings
 from .sources import ExportItem
@@ -38,7 +37,8 @@ def run(
     """Export the shapes and return what was made.
 
     The result's ``status`` is "complete", "failed" (some shapes have an ``error``) or
-    "interrupted"; every file that it names is there and whole.
+    "interrupted"; every file that it names is there and whole. Several processes' seconds are added
+    up in ``seconds_by_part``.
 
     Args:
         merged: write one file of all shapes, where this item says; its source is not read.
@@ -79,6 +79,7 @@ def run(
             ],
             "failed": failed,
             "seconds": time.monotonic() - start_seconds,
+            "seconds_by_part": {p: sum(r.seconds.get(p, 0.0) for r in results) for p in PARTS},
         }
 
 
@@ -94,6 +95,8 @@ def _each(
     if workers <= 1 or len(items) == 1:
         yield from ((number, export_item(item, settings)) for number, item in pending)
         return
+    from ..runs.processes import end_idle, run_all
+
     export = partial(_export_numbered, settings=settings)
     try:
         for work in run_all(export, pending, processes=workers):
@@ -119,13 +122,14 @@ def _together(
 ) -> list[ExportResult]:
     """Return those that failed, and at the end what the others became together."""
     settings = replace(settings, center=True)  # they get other places anyway
+    clock = Clock()
     scenes: list[Scene] = []
     failed: list[ExportResult] = []
     for item in items:
         if stop:
             return failed
         try:
-            scenes.append(scene_of(item, settings))
+            scenes.append(scene_of(item, settings, clock))
         except DdimxError as error:
             failed.append(ExportResult(item.label, error=str(error)))
         progress.advance()
@@ -133,7 +137,9 @@ def _together(
         return failed
     try:
         scene = side_by_side(scenes)
-        files = write_scene(scene, merged.base, settings, merged.exact)
+        files = write_scene(scene, merged.base, settings, clock, merged.exact)
     except DdimxError as error:
-        return [*failed, ExportResult(merged.label, error=str(error))]
-    return [*failed, ExportResult(merged.label, len(scene.cloud), tuple(files))]
+        wrong = ExportResult(merged.label, error=str(error), seconds=clock.seconds)
+        return [*failed, wrong]
+    made = ExportResult(merged.label, len(scene.cloud), tuple(files), seconds=clock.seconds)
+    return [*failed, made]

@@ -44,19 +44,29 @@ class Denoiser:
 
     def __call__(self, y: Tensor, t: Tensor) -> Raw:
         """Evaluate at y [B, ...] and t [B]; the raw outputs keep the network's dtype."""
+        if self.guidance == 1.0 or self._labels is None:
+            return self.unguided(y, t)
+        y, t = self._input(y, t)
+        null = torch.full_like(self._labels, self._null or 0)
+        both = self._network(torch.cat([y, y]), torch.cat([t, t]), torch.cat([self._labels, null]))
+        out, uncond = both.chunk(2)
+        return Raw(out, uncond)
+
+    def unguided(self, y: Tensor, t: Tensor) -> Raw:
+        """Evaluate at y [B, ...] and t [B] with the classes alone: one pass."""
+        y, t = self._input(y, t)
+        if self._labels is None:
+            return Raw(self._network(y, t), None)
+        return Raw(self._network(y, t, self._labels), None)
+
+    def _input(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the network is given, in its dtype, images in NHWC memory."""
         if self._schedule is not None:
             y, t = network_input(self._schedule, y, t)
         y = y.to(self._dtype)
         if y.dim() == 4:
             y = y.contiguous(memory_format=torch.channels_last)
-        if self._labels is None:
-            return Raw(self._network(y, t), None)
-        if self.guidance == 1.0:
-            return Raw(self._network(y, t, self._labels), None)
-        null = torch.full_like(self._labels, self._null or 0)
-        both = self._network(torch.cat([y, y]), torch.cat([t, t]), torch.cat([self._labels, null]))
-        out, uncond = both.chunk(2)
-        return Raw(out, uncond)
+        return y, t
 
 
 def network_input(schedule: Schedule, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

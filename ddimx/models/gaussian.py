@@ -22,6 +22,7 @@ from ..solvers.ddpm import Variance
 from ..solvers.executor import Draw, Step, execute
 from ..solvers.plan import Plan
 from ..solvers.schedule import Schedule
+from ..timing import timed
 from .denoiser import Denoiser, network_input
 from .peak_memory import PeakMemory
 from .plans import plan_for
@@ -126,7 +127,8 @@ class GaussianProcess:
         given = given or Given()
         start = given.start
         if start is None:
-            start = noise.normal(indices, self.shape, stream=Stream.INIT, device=indices.device)
+            with timed("noise"):
+                start = noise.normal(indices, self.shape, stream=Stream.INIT, device=indices.device)
         null = self.num_classes if self.num_classes else None
         denoiser = Denoiser(
             network,
@@ -136,7 +138,15 @@ class GaussianProcess:
             guidance=guidance,
         )
         draw = Draw(noise, indices)
-        return execute(plan, denoiser, start, draw, guidance=guidance, known=given.known)
+        return execute(
+            plan,
+            denoiser,
+            start,
+            draw,
+            guidance=guidance,
+            unguided=denoiser.unguided,
+            known=given.known,
+        )
 
     def finish(self, step: Step) -> Tensor:
         """Return the results float32 [B, C, H, W] on the CPU, in the network's range."""

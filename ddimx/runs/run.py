@@ -19,6 +19,7 @@ from ..errors import DdimxError, UsageError
 from ..files import is_unfinished, sweep
 from ..progress import Progress
 from ..signals import Interrupted, Stop
+from ..timing import timed
 from .batches import in_batches
 from .folder import fresh_run
 from .lock import is_lock, lock_folder
@@ -257,7 +258,8 @@ class Filling:
             self.record["seconds"] = round(seconds + time.perf_counter() - start, 3)
         if stop:
             return self._write("interrupted")
-        files = self.sink.finish(self.indices, whole=whole)
+        with timed("files"):
+            files = self.sink.finish(self.indices, whole=whole)
         more = finish()
         self.record |= more | {"files": [*files, *more.get("files", ())]}
         self._write("complete")
@@ -266,5 +268,6 @@ class Filling:
 
     def _write(self, status: str) -> Record:
         self.record["status"] = status
-        write_record(self.folder, self.record)
+        with timed("files"):
+            write_record(self.folder, self.record)
         return self.record

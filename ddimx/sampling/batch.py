@@ -14,7 +14,9 @@ from ..errors import UsageError
 from ..models.process import Given
 from ..runs.batches import in_batches
 from ..solvers.executor import Known
+from ..timing import timed
 from ..weights.model import Model
+from .profile import Profile
 from .settings import Settings, labels_for
 
 Start = Callable[[Sequence[int]], Tensor]
@@ -82,7 +84,7 @@ def run_batch(
     """Yield the process's steps of sampling these indices together."""
     keys = inputs.keys(samples)
     labels = labels_for(settings, model, keys)
-    return model.process.run(
+    steps = model.process.run(
         model.network,
         settings.plan,
         torch.tensor(keys, dtype=torch.int64, device=model.device),
@@ -91,6 +93,11 @@ def run_batch(
         guidance=settings.guidance,
         given=inputs.of_batch(samples, model.device),
     )
+    profile = Profile.current()
+    if profile is None:
+        return steps
+    profile.device = model.device
+    return profile.traced(steps, len(settings.plan), even=model.process.even_rows)
 
 
 def finish_batch(
@@ -124,7 +131,8 @@ def finish_batch(
             if after_row is not None:
                 after_row(step if batch == part else step.at(places), part)
         assert step is not None  # a plan has at least one row
-        outputs = model.process.finish(step)
+        with timed("decoding"):
+            outputs = model.process.finish(step)
         results += [outputs[place] for place in places]
     return results
 

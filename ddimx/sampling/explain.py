@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from ..solvers.table import AnyPlan
+from ..solvers.table import AnyPlan, GuidedByRow
 from ..weights.model import Model
 from .batch import finish_batch, run_batch
 from .memory import bytes_per_sample, together, weight_bytes
@@ -17,10 +18,21 @@ from .settings import Settings
 TIMED_BATCH = 4
 
 
-def plan_table(plan: AnyPlan) -> Table:
-    """Return the plan's rows as a table; without columns that are constant and have no effect."""
-    table = Table(title=f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls", box=None)
+def plan_table(plan: AnyPlan, guidance: float = 1.0) -> Table:
+    """Return the plan's rows as a table; without columns that are constant and have no effect.
+
+    ``guidance`` is the run's weight. The column ``guidance`` holds each row's own, where they
+    differ.
+    """
+    title = f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls"
     columns = plan.columns()
+    if guidance != 1.0:
+        title += f", guidance {guidance:g}"
+        if "g" in columns and isinstance(plan, GuidedByRow):
+            title += f" in a part of the rows: {plan.passes(guidance)} passes"
+            columns["guidance"] = columns["g"] * guidance + (1 - columns["g"])
+    columns.pop("g", None)
+    table = Table(title=title, box=None)
     for name in ("row", *columns):
         table.add_column(name, justify="right")
     for row in range(len(plan)):
@@ -32,14 +44,18 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
     """Return the cost of a run: evaluations, memory and an estimate of the time.
 
     Where all rows cost the same, the time is that of one row on a small batch, measured now, times
-    rows and samples; else that of one whole sample. A warm-up comes first. On a machine that is
+    rows and samples, a row without guidance counting half of one with it; else that of one whole
+    sample. A warm-up comes first. On a machine that is
     busy it is rough. The memory is None where it cannot be known in advance.
     """
-    passes = 2 if settings.guidance != 1.0 else 1
     each = bytes_per_sample(model, settings.guidance)
     memory = None if each is None else weight_bytes(model) + each * together(model, settings)
     if model.process.even_rows:
-        seconds = _seconds_per_row(model, settings) * len(settings.plan)
+        whole = settings  # guidance in every row, whichever rows are timed
+        if isinstance(settings.plan, GuidedByRow):
+            whole = replace(settings, plan=settings.plan.guided_within(0.0, 1.0))
+        seconds = _seconds_per_row(model, whole) * len(settings.plan)
+        seconds *= settings.passes / whole.passes
     else:
         for _ in range(2):  # the first is the warm-up
             start = time.perf_counter()
@@ -47,7 +63,7 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
             seconds = time.perf_counter() - start
     return {
         "nfe": settings.plan.nfe,
-        "forward_passes_per_sample": settings.plan.nfe * passes,
+        "forward_passes_per_sample": settings.passes,
         "count": settings.count,
         "batch_size": settings.batch_size,
         "memory_bytes": memory,

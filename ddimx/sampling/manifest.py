@@ -181,7 +181,6 @@ def _same_table(stored: Any, table: AnyPlan) -> bool:
 
 def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
     """Return the parts of a manifest that are known before the first sample."""
-    passes = 2 if settings.guidance != 1.0 else 1
     return {
         "schema": SCHEMA,
         "command": command,
@@ -202,7 +201,7 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
         "dtype": {"name": model.precision.name, "reason": model.precision.reason},
         "seed_rule": SEED_RULE,
         "nfe": settings.plan.nfe,
-        "forward_passes_per_sample": settings.plan.nfe * passes,
+        "forward_passes_per_sample": settings.passes,
         "notes": list(settings.notes),
         "plan": settings.plan.to_json(),
         "config": json.loads(model.config.model_dump_json(exclude_unset=True)),

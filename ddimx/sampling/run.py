@@ -21,6 +21,7 @@ from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.sinks import remove_parts
 from ..signals import Stop
+from ..timing import timed
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
 from ..weights.locate.source import SUFFIX
@@ -29,6 +30,7 @@ from . import manifest
 from .batch import Inputs, finish_batch, indivisible
 from .hooks import SAMPLING, Task, contact_sheet
 from .memory import check_fits
+from .profile import TRACE, Profile
 from .settings import Settings, labels_for
 
 
@@ -64,7 +66,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     model, settings, task = request.model, request.settings, request.task
     start = None if request.init_noise is None else _Start(request.init_noise, settings)
     inputs = task.inputs if start is None else Inputs(start=start)
-    check_fits(model, settings)
+    profile = Profile.current()
+    with timed("preparing"):
+        check_fits(model, settings)
     digest = None if start is None else start.sha256
     shared = manifest.identity(model, settings, request.kind, digest)
     identity = shared | task.identity
@@ -101,8 +105,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         if before is not None:
             record["network_calls"] = before.get("network_calls", 0)
             record["dtype"] = before.get("dtype", record["dtype"])  # with the reason that it had
-            if "exported" in before:  # by sample --export; --overwrite removes these as well
-                record["exported"] = before["exported"]
+            for name in ("exported", "profile"):  # by --export, whose files --overwrite removes
+                if name in before:
+                    record[name] = before[name]
         if task.files is not None:  # so that --overwrite knows them if we are killed
             record["files"] = task.files(settings.indices)
         all_inside(folder, record.get("files", []), folder)  # also no link in their places
@@ -116,14 +121,20 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
 
         def draw(batch: Sequence[int]) -> None:
             samples = finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
-            sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
+            with timed("files"):
+                if profile is not None:
+                    profile.write_trace(folder / TRACE)
+                sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
 
         def conclude() -> Record:
-            if task.finish is not None:
-                files = task.finish(folder, sink, settings.indices)
-            else:
-                classes = record["samples"].get("class", ())
-                files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
+            with timed("files"):
+                if task.finish is not None:
+                    files = task.finish(folder, sink, settings.indices)
+                else:
+                    classes = record["samples"].get("class", ())
+                    files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
+            if (folder / TRACE).is_file():
+                files = [*files, TRACE]
             return {"files": files, **task.results}
 
         def count_call(*_: Any) -> None:
@@ -189,7 +200,7 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
     if before is None:
         remove_parts(folder)
         return
-    names = [*before.get("files", []), *before.get("exported", []), "grid.png"]
+    names = [*before.get("files", []), *before.get("exported", []), "grid.png", TRACE]
     first = before["identity"].get("start_index", 0)
     indices = range(first, first + before["count"])
     numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape(before['identity'].get('format', ''))}")

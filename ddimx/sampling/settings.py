@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..errors import UsageError, unknown
 from ..noise import Noise, Stream
+from ..option_values import Guidance, parse_guidance
 from ..options import Options
 from ..options import options as declared_options
 from ..solvers.plan import Plan
 from ..solvers.plan_file import read_plan
-from ..solvers.table import AnyPlan
+from ..solvers.table import AnyPlan, GuidedByRow
 from ..weights.model import Model
 
 DEFAULT_COUNT = 16
@@ -41,7 +42,7 @@ class SampleOptions(TypedDict, total=False):
     transition: Literal["absorbing", "uniform"] | None
     routing: Literal["random", "confidence"] | None
     temperature: float | None
-    guidance: float | None
+    guidance: float | str | None
     category: str | Sequence[str] | None
     seed: int
     start_index: int
@@ -53,6 +54,7 @@ class SampleOptions(TypedDict, total=False):
 class Settings:
     """Everything that determines the samples, besides the model.
 
+    ``guidance`` is the weight; which rows are guided, the plan's column g says.
     ``category`` is the class of all samples, or one for each; ``notes`` are remarks that a person
     should see (an unusual number of steps, say).
     """
@@ -71,6 +73,13 @@ class Settings:
     def indices(self) -> range:
         """The sample indices of the run."""
         return range(self.start_index, self.start_index + self.count)
+
+    @property
+    def passes(self) -> int:
+        """How often the network sees a sample: twice in a row that is guided."""
+        if isinstance(self.plan, GuidedByRow):
+            return self.plan.passes(self.guidance)
+        return self.plan.nfe * (2 if self.guidance != 1.0 else 1)
 
     @property
     def image_plan(self) -> Plan:
@@ -118,12 +127,21 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
             origin_model = origin.get("model", "unnamed")
             notes += (f"this plan was searched for other weights ({origin_model})",)
     table = process.plan(options)
-    guidance = options.guidance if options.guidance is not None else defaults.guidance
-    guidance = 1.0 if guidance is None else guidance
+    wish = options.guidance if options.guidance is not None else defaults.guidance
+    guidance, start, end = Guidance(1.0) if wish is None else parse_guidance(wish)
     if guidance != 1.0 and not process.can_guide:
         if model.classes:
             raise UsageError(f"--guidance: model '{model.name}' was never trained without a class")
         raise UsageError(f"--guidance needs classes, and model '{model.name}' has none")
+    # Where a plan's file says which rows are guided, only the user's own interval replaces it.
+    by_plan = isinstance(options.plan, Plan) and (options.plan.g != 1).any()
+    if start is not None and end is not None and (options.guidance is not None or not by_plan):
+        if not isinstance(table, GuidedByRow):
+            raise UsageError(
+                f"--guidance {wish}: model '{model.name}' is guided in all of its rows or in none; "
+                f"give the weight alone, as {guidance:g}"
+            )
+        table = table.guided_within(start, end)
     if options.category is not None and not model.classes:
         raise UsageError(f"--category: model '{model.name}' has no classes")
     category = options.category

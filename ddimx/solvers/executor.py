@@ -13,6 +13,7 @@ from torch import Tensor
 from ..kernels.update import Extras, update
 from ..kernels.update.columns import TABLE
 from ..noise import Noise, Stream
+from ..timing import timed
 from .plan import Plan
 
 
@@ -101,6 +102,7 @@ def execute(
     draw: Draw,
     *,
     guidance: float = 1.0,
+    unguided: Evaluate | None = None,
     known: Known | None = None,
 ) -> Iterator[Step]:
     """Run a plan from the state ``x`` and yield after every row; the last ``y`` is the result.
@@ -114,7 +116,9 @@ def execute(
         evaluate: the network's raw output at (y [B, ...], t float32 [B]).
         x: [B, ...], float32, or float64 for tests; all arithmetic of the rows is in its dtype.
         draw: the noise.
-        guidance: the weight g, used where ``evaluate`` returns an unconditional output.
+        guidance: the weight G, used where ``evaluate`` returns an unconditional output.
+        unguided: the network where the plan's g is 0: with its class, in one pass. None takes
+            ``evaluate`` there too.
         known: pixels to keep, for inpainting.
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
@@ -142,7 +146,9 @@ def execute(
         out, uncond = None, None
         if not math.isnan(t):
             times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-            out, uncond = evaluate(y, times)
+            ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
+            with timed("network"):
+                out, uncond = ask(y, times)
         extras = replace(
             constant,
             same_point=bool(same_point[row]),
@@ -150,7 +156,8 @@ def execute(
             guidance=None if uncond is None else weight,
             z=None if draw.z is None else draw.z(row),
         )
-        x, y, x0 = update(table, ordinal, x, y, out, history, extras)
+        with timed("update"):
+            x, y, x0 = update(table, ordinal, x, y, out, history, extras)
         if plan.threshold is not None and x0 is not None:
             x0 = thresholded(x0, *plan.threshold)
             share = float(plan.w[row]) * x0

@@ -4,6 +4,7 @@ With ``x`` the state, ``y`` the point where the network is evaluated, ``out`` it
 ``m_j`` the j-th last prediction (``m_0`` this row's epsilon or x0) and ``z`` unit noise, a row says
 
     out = network(y, t)
+    out = uncond + (g G + 1 - g) (out - uncond)         under guidance of weight G
     x0  = clip(r y + s out);  eps = u y + v out
     x'  = a x + w x0 + sum_j b_j m_j + c z
     y'  = p x' + sum_j q_j m_j
@@ -30,7 +31,7 @@ from ..kernels.update.columns import (
     TABLE,
     Coefficients,
 )
-from .table import Columns, float32_sha256
+from .table import Columns, float32_sha256, rows_within
 
 Array = npt.NDArray[np.float64]
 
@@ -109,6 +110,11 @@ class Plan(Coefficients[Array], RowTimes):
         """Number of rows that call the network; guidance doubles the passes, not this number."""
         return int(np.isfinite(self.t).sum())
 
+    def passes(self, guidance: float) -> int:
+        """Return how often the network sees a sample under guidance of this weight."""
+        guided = np.isfinite(self.t) & (self.g != 0)
+        return self.nfe + (int(guided.sum()) if guidance != 1.0 else 0)
+
     @property
     def noisy(self) -> bool:
         """Whether any row adds noise."""
@@ -145,6 +151,26 @@ class Plan(Coefficients[Array], RowTimes):
         """Return for every row whether its y' is its x', bool [rows]."""
         same: npt.NDArray[np.bool_] = (self.p == 1) & (self.q == 0).all(axis=1)
         return same
+
+    def guided_within(self, start: float, end: float) -> Plan:
+        """Return the plan with guidance in a part of its rows only (arXiv 2404.07724).
+
+        Of n rows that call the network, row i is guided where its middle (i + 1/2) / n lies
+        between the fractions ``start`` and ``end``.
+
+        Raises:
+            UsageError: no row lies there.
+        """
+        calls = np.isfinite(self.t)
+        inside = rows_within(start, end, int(calls.sum()))
+        g = np.ones(len(self))
+        g[calls] = inside
+        inputs = self.inputs
+        if inputs is not None:
+            inputs = {name: value for name, value in inputs.items() if name != "guided"}
+            if not inside.all():
+                inputs["guided"] = [start, end]
+        return replace(self, g=g, inputs=inputs)
 
     def with_clip(self, clip: float | None) -> Plan:
         """Return the plan with x0 clipped to [-clip, clip], or not at all.

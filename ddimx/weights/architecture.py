@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..config import MOST_LEVELS, Config
 from ..errors import DdimxError
 from ..untrusted.text import shortened, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FIRST, _LAST, _CLASSES = "conv_in.weight", "conv_out.weight", "class_embedding.weight"
 _KEYS = ("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "resamp_with_conv")

@@ -1,14 +1,47 @@
-"""One file or folder of weights in plain values: what ``ddimx info FILE`` prints."""
+"""Models in plain values: what ``ddimx info FILE`` and ``ddimx info --models`` print.
+
+A file of ours is described by its header, without PyTorch.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from ..config import Config
 from ..errors import UsageError
+from ..progress import Progress
+from .formats.header import PREFIX, read_contents, read_header, stored_sets
 from .locate.registry import NAMES, about_published
-from .locate.source import Source, completed, find_weights
-from .weight_set import WeightSet
+from .locate.source import (
+    Source,
+    completed,
+    find_model,
+    find_weights,
+    is_own_file,
+    locate,
+    shipped_models,
+)
+from .weight_set import WeightSet, choose
+
+SHOWN = ("command", "images_seen", "shapes_seen", "hours", "device", "data_sha256", "licence")
+
+
+def about_models() -> dict[str, Any]:
+    """Return each shipped model's size and history from its own header."""
+    models: dict[str, Any] = {}
+    for name in shipped_models():
+        path = find_model(name)
+        header = read_header(path)
+        models[name] = {
+            "network": header.config.model.name,
+            "sample": _sample(header.config),
+            "classes": ", ".join(header.config.model.classes) or "none",
+            "megabytes": _megabytes(path),
+            **{key: header.info[key] for key in SHOWN if key in header.info},
+        }
+    return models
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -25,6 +58,10 @@ def describe(source: Source) -> dict[str, Any]:
     entry = published.get(request, published.get(source.name))
     if source.name in NAMES and entry is not None and entry["state"] != "in the cache":
         return {source.name: published}
+    if source.name not in NAMES:
+        path = locate(source, Progress())
+        if is_own_file(path):
+            return _own(path, source)
     weights = find_weights(source, latents=True)
     try:
         weights, config = completed(weights, source)
@@ -41,12 +78,49 @@ def describe(source: Source) -> dict[str, Any]:
     }
 
 
+def _own(path: Path, source: Source) -> dict[str, Any]:
+    """Return the same of a file of ours, of which only the header is read."""
+    header = read_header(path)
+    sets = stored_sets(path, header)
+    which = choose(path, sets, source.which)
+    contents = read_contents(path, PREFIX[which] if header.kind == "checkpoint" else "")
+    settings: Any = json.loads(header.config.model_dump_json(exclude_unset=True))
+    if source.config is not None:
+        settings = f"{source.name} carries its own configuration: omit --config"
+    return {
+        "model": {
+            "format": f"ddimx {header.kind}",
+            "file": str(path),
+            "megabytes": _megabytes(path),
+            "weights": which,
+            "sets": ", ".join(sets),
+            "tensors": contents.tensors,
+            "parameters": contents.parameters,
+            "dtype": ", ".join(contents.dtypes),
+        },
+        "history": header.info,
+        "notes": {},
+        "configuration": settings,
+    }
+
+
+def _sample(config: Config) -> str:
+    """Return what one sample is: "3x32x32", or "octree of depth 5"."""
+    if config.data.octrees:
+        return f"octree of depth {config.data.max_depth}"
+    return "x".join(str(n) for n in config.sample_shape)
+
+
+def _megabytes(*files: Path) -> float:
+    return round(sum(file.stat().st_size for file in files) / 1e6, 1)
+
+
 def _facts(weights: WeightSet) -> dict[str, Any]:
     kinds = sorted({str(value.dtype).removeprefix("torch.") for value in weights.tensors.values()})
     return {
         "format": weights.form,
         "file": str(weights.file),
-        "megabytes": round(sum(file.stat().st_size for file in weights.files) / 1e6, 1),
+        "megabytes": _megabytes(*weights.files),
         "weights": weights.which,
         "sets": ", ".join(weights.sets),
         "tensors": len(weights.tensors),

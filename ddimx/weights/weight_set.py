@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Config
 from ..errors import DdimxError, UsageError
 from .architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Which = Literal["ema", "raw"]
 # "unstated": one set of weights, and nothing in the file says which of the two it is.

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, preferred
+from .._dispatch import Impl, preferred, recorded
 from .check import check
-from .op import discrete_update_op, options
+from .op import discrete_update_op, options, run
 from .reference import COLUMNS
 from .types import CLASSES, IDS, MASK, Drawn, TokenState, Transition, UpdateOptions
 
@@ -83,7 +83,9 @@ def discrete_update(
         RuntimeError: an implementation that was asked for and is not there.
     """
     check(table, row, logits, tokens, seed, uncond, guidance, fixed)
-    ids, x0, confidence = discrete_update_op(
+    tensors = [t for t in (logits, table, uncond, guidance) if t is not None]
+    call = discrete_update_op if recorded(*tensors) else run
+    ids, x0, confidence = call(
         table,
         row,
         logits,

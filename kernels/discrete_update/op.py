@@ -16,8 +16,7 @@ def options(device: torch.device, dtype: torch.dtype) -> list[Candidate]:
     return [triton_option(device, refusal), Candidate("reference", "plain PyTorch")]
 
 
-@torch.library.custom_op("ddimx::discrete_update", mutates_args=())
-def discrete_update_op(
+def run(
     table: Tensor,
     row: Tensor,
     logits: Tensor,
@@ -52,6 +51,42 @@ def discrete_update_op(
     if drawn.x0 is None or drawn.confidence is None:
         return drawn.ids, ids.new_empty(0), ids.new_empty(0, dtype=torch.float32)
     return drawn.ids, drawn.x0, drawn.confidence
+
+
+@torch.library.custom_op("ddimx::discrete_update", mutates_args=())
+def discrete_update_op(
+    table: Tensor,
+    row: Tensor,
+    logits: Tensor,
+    ids: Tensor,
+    keys: Tensor,
+    samples: Tensor,
+    seed: Tensor,
+    uncond: Tensor | None,
+    guidance: Tensor | None,
+    transition: str,
+    stream: int,
+    route: bool,
+    want_x0: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`run` does; this form is recorded by tracing."""
+    return run(
+        table,
+        row,
+        logits,
+        ids,
+        keys,
+        samples,
+        seed,
+        uncond,
+        guidance,
+        transition,
+        stream,
+        route,
+        want_x0,
+        impl,
+    )
 
 
 @discrete_update_op.register_fake

@@ -59,13 +59,13 @@ def guided(
 
     An id that the conditional logits exclude by -inf stays excluded.
     """
-    z = logits.to(dtype)
+    z = logits.to(dtype, copy=True)
     if uncond is not None and guidance is not None:
         without = uncond.to(dtype)
         mixed = without + guidance.to(dtype) * (z - without)
         z = torch.where(z == -torch.inf, -torch.inf, mixed)
-    column = torch.arange(z.shape[1], device=z.device)
-    return torch.where(column == MASK, -torch.inf, z)
+    z[:, MASK] = -torch.inf
+    return z
 
 
 def weights(z: Tensor, inverse_temperature: Tensor) -> Tensor:
@@ -73,10 +73,10 @@ def weights(z: Tensor, inverse_temperature: Tensor) -> Tensor:
 
     That is where a logit is NaN or inf, or all are -inf. ``inverse_temperature`` is 0-d.
     """
-    shifted = z - z.amax(dim=1, keepdim=True)
-    e = torch.exp(shifted * inverse_temperature)
-    exists = e.sum(dim=1, keepdim=True) > 0  # false if any of them is NaN
-    return torch.where(exists, (e * UNIT + 0.5).to(torch.int32), 0)
+    # In place: on a CPU new memory for every step takes longer than the steps.
+    e = (z - z.amax(dim=1, keepdim=True)).mul_(inverse_temperature).exp_()
+    # Without a softmax the maximum less itself is NaN, and every other id NaN or 0 as well.
+    return e.mul_(UNIT).add_(0.5).nan_to_num_(0.0).to(torch.int32)
 
 
 def inverse_cdf(weight: Tensor, word: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def log_probability(z: Tensor, ids: Tensor) -> Tensor:
     """Return log softmax(z) [N, 256] at the ids, uint8 [N], in z's dtype; NaN at [MASK]."""
     shifted = z - z.amax(dim=1, keepdim=True)
     at_ids = shifted.gather(1, ids.to(torch.int64)[:, None])[:, 0]
-    log_p = at_ids - torch.exp(shifted).sum(dim=1).log()
+    log_p = at_ids - shifted.exp_().sum(dim=1).log()
     return torch.where(ids == MASK, torch.nan, log_p)
 
 

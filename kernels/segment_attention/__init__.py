@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, autocast, choose, preferred
-from . import reference
+from .._dispatch import Impl, autocast, choose, preferred, recorded
+from . import loop, reference
 from .check import check
-from .op import kernel_op, loop_op, options
+from .op import kernel_forward, kernel_op, loop_op, options
 from .segments import Segments
 
 __all__ = ["Segments", "preference", "segment_attention"]
@@ -58,12 +58,14 @@ def segment_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if choice == "reference":
         return reference.segment_attention(q, k, v, context_k, context_v, segments, scale)
+    inputs, plain = (q, k, v, context_k, context_v), not recorded(q, k, v, context_k, context_v)
     out: Tensor
     if choice == "loop":
-        out = loop_op(q, k, v, context_k, context_v, segments.groups, segments.masks, scale)
+        run = loop.forward if plain else loop_op
+        out = run(*inputs, segments.groups, segments.masks, scale)
     else:
-        tables = segments.tables(q.device)
-        out = kernel_op(q, k, v, context_k, context_v, tables, scale)[0]
+        start = kernel_forward if plain else kernel_op
+        out = start(*inputs, segments.tables(q.device), scale)[0]
     return out
 
 

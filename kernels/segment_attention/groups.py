@@ -26,20 +26,20 @@ MOST = 2**19  # scores of a turn and head: 2 MB in float32
 
 
 def grouped(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Return the rows in groups: a table int64 [G, 7] and the masks they need, bool, flat.
+    """Return the rows in groups: a table int64 [G, 7] and the masks they need, float32, flat.
 
     A group's row is a segment's (the hull of its members' ranges) and the place of its mask
-    [queries, own keys + context keys] in ``masks``, True where a query must not look, or -1 if
-    every query of the group sees every key.
+    [queries, own keys + context keys] in ``masks``, -inf where a query must not look and else 0, or
+    -1 if every query of the group sees every key.
     """
     table: list[Row] = []
-    masks = [np.zeros(0, np.bool_)]
+    masks = [np.zeros(0, np.float32)]
     place = 0
     for hull, members in _joined(rows):
         mask = _mask(hull, members)
         table.extend(_cut(hull, place if mask.any() else -1))
         if mask.any():
-            masks.append(mask.reshape(-1))
+            masks.append(np.where(mask.reshape(-1), np.float32(-np.inf), np.float32(0)))
             place += mask.size
     groups = torch.tensor(table, dtype=torch.int64).view(-1, 7)
     return groups, torch.from_numpy(np.concatenate(masks))

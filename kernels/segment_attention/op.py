@@ -36,8 +36,7 @@ def kernel_refusal(device: torch.device, dtype: torch.dtype, d: int) -> str | No
     return product_refusal(device, dtype)
 
 
-@torch.library.custom_op("ddimx::segment_attention", mutates_args=())
-def kernel_op(
+def kernel_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -59,6 +58,20 @@ def kernel_op(
     out, lse = _results(q)
     launch.forward(q, k, v, context_k, context_v, out, lse, Tables(*tables), scale)()
     return out, lse
+
+
+@torch.library.custom_op("ddimx::segment_attention", mutates_args=())
+def kernel_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context_k: Tensor,
+    context_v: Tensor,
+    tables: Sequence[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`kernel_forward` does; this form is recorded by autograd and tracing."""
+    return kernel_forward(q, k, v, context_k, context_v, tables, scale)
 
 
 @kernel_op.register_fake

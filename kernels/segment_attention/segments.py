@@ -28,8 +28,8 @@ class Segments:
         rows: int64 [S, 6], read-only.
         n_queries: how many queries the rows cover.
         n_own, n_context: how many keys there must be at least.
-        groups, masks: int64 [G, 7] and bool [...] on the CPU: the rows as the loop takes them, see
-            :mod:`.groups`.
+        groups, masks: int64 [G, 7] and float32 [...] on the CPU: the rows as the loop takes them,
+            see :mod:`.groups`.
     """
 
     def __init__(self, table: Any, device: torch.device | str | None = None) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._dispatch import Impl, preferred
 from .check import check
-from .op import options, update_op, wanted
+from .op import options, run, update_op, wanted
 from .types import Extras, Stepped
 
 __all__ = ["Extras", "Stepped", "preference", "update"]
@@ -50,6 +50,14 @@ def update(
         RuntimeError: an implementation that was asked for and is not there.
     """
     check(table, row, x, y, out, history, extras)
+    has_point, has_x0 = wanted(out is not None, extras.same_point, extras.want_x0)
+    plain = type(x) is Tensor and x.device.type == "cpu" and not torch.is_grad_enabled()
+    if plain and not torch.compiler.is_compiling():
+        # An operator's way to its implementation takes 0.15 ms, three times what a small row takes.
+        moved, point, x0 = run(table, row, x, y, out, history, extras, impl)
+        moved = moved.contiguous()
+        point = point.contiguous() if has_point else moved
+        return Stepped(moved, point, x0.contiguous() if has_x0 and x0 is not None else None)
     moved, point, x0 = update_op(
         table,
         row,
@@ -72,7 +80,6 @@ def update(
         extras.want_x0,
         impl,
     )
-    has_point, has_x0 = wanted(out is not None, extras.same_point, extras.want_x0)
     return Stepped(moved, point if has_point else moved, x0 if has_x0 else None)
 
 

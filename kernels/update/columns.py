@@ -29,6 +29,8 @@ class Coefficients(Generic[T]):
         p, q: y' = p x' + sum_j q_j m_j, where the network is evaluated next.
         known_signal, known_sigma: sqrt(alpha_bar) and sqrt(1 - alpha_bar) at the time of x', with
             which known pixels are brought to the row's noise level.
+        g: the row's share of the run's guidance. With a weight G, ``out`` is
+            uncond + (g G + 1 - g) (out - uncond): G where g is 1, none where it is 0.
     """
 
     r: T
@@ -41,6 +43,7 @@ class Coefficients(Generic[T]):
     p: T = field(metadata={"neutral": 1.0})
     known_signal: T
     known_sigma: T
+    g: T = field(metadata={"neutral": 1.0, "added": True})
     b: T
     q: T
 

@@ -20,6 +20,7 @@ A, W = tl.constexpr(TABLE.index("a")), tl.constexpr(TABLE.index("w"))
 C, P = tl.constexpr(TABLE.index("c")), tl.constexpr(TABLE.index("p"))
 SIGNAL = tl.constexpr(TABLE.index("known_signal"))
 SIGMA = tl.constexpr(TABLE.index("known_sigma"))
+G = tl.constexpr(TABLE.index("g"))
 CALLS = tl.constexpr(TABLE.index("calls"))
 B = tl.constexpr(len(TABLE))  # of b_0; q_0 follows DEPTH columns later
 ALL = tl.constexpr(tl.PropagateNan.ALL)
@@ -129,7 +130,9 @@ def update_kernel(
                 )
                 address = uncond + batch * uncond_batch + offset
             without = tl.load(address, mask=inside, other=0.0).to(tl.float32)  # [BLOCK / 4, 4]
-            raw = without + tl.load(guidance).to(tl.float32) * (raw - without)
+            g = tl.load(k + G, mask=valid, other=nan).to(tl.float32)
+            weight = g * tl.load(guidance).to(tl.float32) + (1 - g)
+            raw = without + weight * (raw - without)
         x0 = r * point + s * raw  # [BLOCK / 4, 4]
         if CLIPPED:
             x0 = tl.minimum(tl.maximum(x0, -clip, propagate_nan=ALL), clip, propagate_nan=ALL)

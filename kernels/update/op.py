@@ -7,13 +7,32 @@ from torch import Tensor
 
 from .._dispatch import Candidate, Impl, check_row, choose, triton_option
 from . import reference
-from .types import Extras
+from .types import Extras, Stepped
 
 
 def options(device: torch.device, dtype: torch.dtype) -> list[Candidate]:
     """Return the implementations for a state of this kind, in the order of preference."""
     refusal = None if dtype == torch.float32 else f"the kernel's state is float32, not {dtype}"
     return [triton_option(device, refusal), Candidate("reference", "plain PyTorch")]
+
+
+def run(
+    table: Tensor,
+    row: Tensor,
+    x: Tensor,
+    y: Tensor,
+    out: Tensor | None,
+    history: Tensor | None,
+    extras: Extras,
+    impl: Impl,
+) -> Stepped:
+    """Apply one row by the implementation that is chosen; the arguments have been checked."""
+    check_row(table, row)
+    if choose("update", impl, options(x.device, x.dtype)) == "triton":
+        from . import launch
+
+        return launch.update(table, row, x, y, out, history, extras)
+    return reference.update(table, row, x, y, out, history, extras)
 
 
 @torch.library.custom_op("ddimx::update", mutates_args=("history",))
@@ -45,7 +64,6 @@ def update_op(
     for an operator's schema knows no dataclass. They have been checked there. An operator that
     writes to an argument must return a fixed number of tensors.
     """
-    check_row(table, row)
     extras = Extras(
         history_is_x0=history_is_x0,
         same_point=same_point,
@@ -62,12 +80,7 @@ def update_op(
         known_stream=known_stream,
     )
     wish: Impl = impl  # type: ignore[assignment]
-    if choose("update", wish, options(x.device, x.dtype)) == "triton":
-        from . import launch
-
-        stepped = launch.update(table, row, x, y, out, history, extras)
-    else:
-        stepped = reference.update(table, row, x, y, out, history, extras)
+    stepped = run(table, row, x, y, out, history, extras, wish)
     point, x0 = wanted(out is not None, same_point, want_x0)
     return (
         stepped.x.contiguous(),

@@ -7,8 +7,9 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from ..philox import reference as philox
+from .. import philox
 from .columns import TABLE
 from .types import Extras, Stepped
 
@@ -33,7 +34,8 @@ def update(
         out = out.to(y.dtype)
         if extras.uncond is not None and extras.guidance is not None:
             uncond = extras.uncond.to(y.dtype)
-            out = uncond + extras.guidance.to(y.dtype) * (out - uncond)
+            weight = k["g"] * extras.guidance.to(y.dtype) + (1 - k["g"])
+            out = uncond + weight * (out - uncond)
         x0 = k["r"] * y + k["s"] * out
         if extras.clip is not None:
             x0 = x0.clamp(-extras.clip, extras.clip)
@@ -83,5 +85,6 @@ def _normal(like: Tensor, row: Tensor, extras: Extras, stream: int) -> Tensor:
     assert extras.seed is not None
     assert extras.samples is not None
     numel = like[0].numel()
-    flat = philox.normal(extras.seed, extras.samples, row, stream, numel, dtype=like.dtype)
+    with record_function("ddimx: noise"):  # so that a trace of a run can tell it from the rest
+        flat = philox.normal(extras.seed, extras.samples, row, stream, numel, dtype=like.dtype)
     return flat.view(like.shape)

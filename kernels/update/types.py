@@ -29,8 +29,8 @@ class Extras:
         same_point: the caller knows that p = 1 and q = 0 in this row, so that y' is x'.
         want_x0: return the row's prediction of clean data.
         clip: bound of x0, or None.
-        uncond, guidance: the unconditional raw output and a 0-d weight g; the row then uses
-            ``uncond + g (out - uncond)``.
+        uncond, guidance: the unconditional raw output and a 0-d weight G; the row then uses
+            ``uncond + (g G + 1 - g) (out - uncond)`` with its own share g, usually 1.
         seed: the noise's 64-bit key as a 0-d int64 tensor (its bits).
         samples: int64 [B], sample indices.
         step_stream: stream of the step's noise; None adds none.

@@ -22,8 +22,8 @@ def shipped(monkeypatch, tmp_path, tiny_model, tiny_config):
     path = tmp_path / "small.safetensors"
     info = {"images_seen": 1234, "hours": 0.5, "device": "cpu (x)", "licence": "OFL", "step": 3}
     save(path, read_tensors(tiny_model), Header("model", tiny_config, info))
-    monkeypatch.setattr("ddimx.about.shipped_models", lambda: ["small"])
-    monkeypatch.setattr("ddimx.about.find_model", {"small": path}.__getitem__)
+    monkeypatch.setattr("ddimx.weights.describe.shipped_models", lambda: ["small"])
+    monkeypatch.setattr("ddimx.weights.describe.find_model", {"small": path}.__getitem__)
     return path
 
 
@@ -82,7 +82,7 @@ def test_models_says_how_each_was_trained(shipped):
 
 
 def test_without_models_it_says_so(monkeypatch):
-    monkeypatch.setattr("ddimx.about.shipped_models", list)
+    monkeypatch.setattr("ddimx.weights.describe.shipped_models", list)
     assert invoke("info", "--models").out.startswith("models\n  (none)\npublished\n")
     assert json.loads(invoke("info", "--models", "--json").out)["models"] == {}
 

@@ -111,6 +111,12 @@ def test_pfdiff_and_guidance_are_counted_as_they_are_called(shape_model, monkeyp
     assert (record["nfe"], record["forward_passes_per_sample"]) == (7, 14)
     assert record["network_calls"] == len(calls) == 14
     assert {read_shape(tmp_path / "b" / name).category for name in files(2)} == {"chair"}
+    calls.clear()
+    sampled(shape_model, *options, "--guidance", "3@0.5-1", "--category", "chair", "--out", "c")
+    record = manifest_of(tmp_path / "c")
+    # Of a level's 1, 3 and 3 calls the middles 1/2, and 1/2 and 5/6 of three, lie in the interval.
+    assert record["forward_passes_per_sample"] == record["network_calls"] == len(calls) == 7 + 5
+    assert record["identity"]["guided"] == [0.5, 1.0]
 
 
 def test_nfe_chooses_the_steps(shape_model, tmp_path):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import struct
 from pathlib import Path
 
+from ddimx.sampling.profile import TRACE
+
 # What tells when, how long, and how often a run was interrupted.
 TIMES = {"seconds", "network_calls", "images_per_second", "data_wait_seconds", "data_wait_share"}
-TIMES |= {"resumed", "hours", "found", "seconds_per_shape"}
+TIMES |= {"resumed", "hours", "found", "seconds_per_shape", "profile"}
 
 
 def content(path: Path):
     """What a file says, without the times that its documentation says it holds."""
     data = path.read_bytes()
+    if path.name == TRACE:  # it holds nothing but times
+        return sorted(json.loads(gzip.decompress(data)))
     if path.suffix == ".json":
         return timeless(json.loads(data))
     if path.suffix == ".jsonl":  # a note says that something could not be written

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ddimx.kernels import philox
-from ddimx.kernels.philox import reference
+from ddimx.kernels.philox import host, reference
 
 WORD = st.integers(0, 2**32 - 1)
 SEED = st.integers(0, 2**64 - 1)
@@ -287,3 +287,63 @@ def test_torch_compile_sees_one_graph():
     compiled = torch.compile(philox.normal, fullgraph=True, backend="eager")
     sample = torch.arange(3)
     assert torch.equal(compiled(1, sample, 0, 0, 10), philox.normal(1, sample, 0, 0, 10))
+
+
+# --- the fast form for CPUs ---------------------------------------------------------------------
+
+
+def bits(tensor):
+    return tensor.view(torch.int32) if tensor.dtype == torch.float32 else tensor
+
+
+@pytest.mark.parametrize(
+    ("count", "numel"), [(1, 1), (1, 3072), (5, 7), (3, 130), (2, 4 * 67), (3, 0), (0, 5)]
+)
+@pytest.mark.parametrize("piece", [100, 16384])
+def test_the_host_draws_the_references_bits(count, numel, piece, monkeypatch):
+    """Whole samples in a piece, and several pieces of a sample."""
+    monkeypatch.setattr(host, "PIECE", piece)
+    sample = torch.arange(count) + 2**32 - 5
+    seed = 2**64 - 3
+    for row, stream in ((2**32 - 1, 7), (torch.tensor(3), torch.tensor(2**16)), (sample, 0)):
+        where = (seed, sample, row, stream, numel)
+        for name in ("normal", "uniform"):
+            for dtype in (torch.float32, torch.float64, torch.bfloat16):
+                fast = getattr(host, name)(*where, dtype=dtype)
+                slow = getattr(reference, name)(*where, dtype=dtype)
+                assert (fast.dtype, fast.shape) == (dtype, (count, numel))
+                assert fast.is_contiguous()
+                assert torch.equal(bits(fast), bits(slow))
+        for high in (1, 255, 2**31 + 5, 2**32):
+            assert torch.equal(host.randint(*where, high), reference.randint(*where, high))
+
+
+@pytest.mark.parametrize("piece", [1000, 16384])
+def test_the_host_mixes_the_references_words(piece, monkeypatch):
+    monkeypatch.setattr(host, "PIECE", piece)
+    keys, samples = edge_words(40_000, 1), edge_words(40_000, 2).roll(7)
+    seed = torch.tensor(-(2**62) - 5)
+    for counters in ((keys, samples, 3, 4), (keys[:40, None], samples[:9], torch.tensor(5), 6)):
+        fast = host.philox_words(seed, *counters)
+        slow = reference.philox_words(seed, *counters)
+        assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
+def test_the_hosts_box_muller_has_the_references_bits_at_every_edge():
+    words = edge_words(40_000, 3)
+    unsigned = words.numpy().view(np.uint64)
+    pairs = [
+        (host._log(host._uniform(unsigned)), reference._log(reference.uniform_from_words(words))),
+        *zip(host._cos_sin(unsigned), reference._cos_sin(words), strict=True),
+    ]
+    assert all(torch.equal(bits(torch.from_numpy(a)), bits(b)) for a, b in pairs)
+
+
+def test_the_host_serves_tensors_of_a_cpu_and_one_seed():
+    index = torch.arange(3)
+    assert host.serves(5, index, 1, 2)
+    assert host.serves(torch.tensor(5), index, index, 2)
+    assert not host.serves(5, index.to("meta"), 1, 2)
+    assert not host.serves(torch.tensor([5, 6, 7]), index, 1, 2)
+    meta = philox.normal(5, index.to("meta"), 1, 2, 8)  # which the reference takes
+    assert (meta.device.type, meta.shape) == ("meta", (3, 8))

@@ -96,3 +96,22 @@ def test_the_reference_is_differentiable_and_the_operator_says_that_it_is_not():
     assert torch.allclose(out.grad, expected.expand(out.shape), rtol=1e-5)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         update(table, row, x, y, out).x.sum().backward()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_gradients_a_cpu_goes_around_the_operator_to_the_same_result(name):
+    def call():
+        copies = [v.clone() if isinstance(v, torch.Tensor) else v for v in CALLS[name]]
+        return update(*copies), copies
+
+    with torch.profiler.profile() as recorder:
+        through, first = call()
+        with torch.no_grad():
+            around, second = call()
+    assert [e.name for e in recorder.events()].count("ddimx::update") == 1
+    for a, b in zip(around, through, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or (torch.equal(a, b) and a.is_contiguous())
+    assert (around.y is around.x) == (through.y is through.x)
+    for a, b in zip(first, second, strict=True):  # the history, which is changed in place
+        assert not isinstance(a, torch.Tensor) or torch.equal(a, b)

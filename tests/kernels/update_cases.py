@@ -107,7 +107,7 @@ class Case:
         if has["network"]:
             out = at["out"]
             if has["guidance"]:
-                out = at["uncond"] + self.guidance * (out - at["uncond"])
+                out = at["uncond"] + self.weight(k["g"]) * (out - at["uncond"])
             x0 = k["r"] * y + k["s"] * out
             if has["clip"]:
                 x0 = np.where(np.abs(x0) > self.clip, np.sign(x0) * self.clip, x0)
@@ -122,6 +122,9 @@ class Case:
         point = k["p"] * moved + sum(w * m for w, m in zip(q, predictions, strict=False))
         return moved, point, x0, self._history_after(predictions)
 
+    def weight(self, g):
+        return g * self.guidance + (1 - g)
+
     def _history_after(self, predictions):
         ring = self.history()
         if ring is not None and predictions:
@@ -132,21 +135,21 @@ class Case:
         """Return how far float32 may be from ``in_numpy``: a bound, and so many of them.
 
         Every intermediate value is at most what the same formulas give for absolute values
-        (without the clip, which only reduces), and is rounded at most 16 + 2 depth times. Keyed
+        (without the clip, which only reduces), and is rounded at most 18 + 2 depth times. Keyed
         normals are within 1e-5 of the reference's on any backend; the largest is below 6.8.
         """
         sizes = {name: np.abs(value) for name, value in self.arrays.items()}
-        sizes["uncond"] = -sizes["uncond"]  # so that u + g (o - u) adds up
+        sizes["uncond"] = -sizes["uncond"]  # so that u + weight (o - u) adds up
         large = dataclasses.replace(
             self,
             arrays=sizes,
             table=np.abs(self.table),
             on=self.on - {"clip"},
-            guidance=2 + abs(self.guidance),
+            guidance=abs(self.guidance),
         )
         floor = 2.0**-120  # a device may flush subnormals, and products of them, to zero
         noise = np.abs(self.table).max() ** 2 * 2e-5 if self.on & {"step", "known"} else 0.0
-        steps = (16 + 2 * self.depth) * EPSILON
+        steps = (18 + 2 * self.depth) * EPSILON
         bounds = []
         for value in Loud(**vars(large)).in_numpy():
             bounds.append(None if value is None else steps * np.abs(value) + noise + floor)
@@ -155,6 +158,9 @@ class Case:
 
 class Loud(Case):
     """A case whose noise is as large as it can be."""
+
+    def weight(self, g):
+        return 2 + (g * self.guidance + 1 + g)  # 2 makes up for -u
 
     def drawn(self, stream):
         return np.full((len(self.samples), *self.shape), 6.8)

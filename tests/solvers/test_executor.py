@@ -58,7 +58,8 @@ def numpy_run(plan, evaluate, x, *, seed=SEED, samples=(), z=None, guidance=1.0,
             raw = evaluate(torch.from_numpy(y), t)
             out = raw.out.numpy()
             if raw.uncond is not None:
-                out = raw.uncond.numpy() + guidance * (out - raw.uncond.numpy())
+                weight = plan.g[i] * guidance + 1 - plan.g[i]
+                out = raw.uncond.numpy() + weight * (out - raw.uncond.numpy())
             x0, eps = plan.r[i] * y + plan.s[i] * out, plan.u[i] * y + plan.v[i] * out
             if plan.clip is not None:
                 x0 = np.minimum(np.maximum(x0, -plan.clip), plan.clip)
@@ -170,6 +171,23 @@ def test_dynamic_thresholding_keeps_the_digits_of_float32():
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.5, -1.0])
 def test_guidance(guidance):
     compare(handmade(), guided, guidance=guidance)
+
+
+def test_rows_without_guidance_take_one_pass_and_the_history_is_what_each_row_predicted():
+    g = np.array([0, 1, 1, 0.5, 0, 1.0])
+    plan, calls = handmade(g=g, silent=(2,)), []
+
+    def alone(y, t):
+        calls.append(float(t[0]))
+        return toy(y, t)
+
+    draw = Draw(Noise(SEED), torch.arange(5))
+    steps = list(execute(plan, guided, start(5), draw, guidance=3.0, unguided=alone))
+    assert calls == plan.t[[0, 4]].tolist()
+    exact = numpy_run(plan, guided, start(5).numpy(), samples=torch.arange(5), guidance=3.0)
+    for step, (x, y, _) in zip(steps, exact, strict=True):
+        np.testing.assert_allclose(step.x.numpy(), x, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(step.y.numpy(), y, rtol=1e-12, atol=1e-12)
 
 
 def test_guidance_of_one_is_the_network_alone():

@@ -204,12 +204,12 @@ def test_the_table_holds_the_columns_in_order():
     plan = handmade()
     table = plan.table()
     assert table.shape == (3, len(SCALARS) + 1 + 4)
-    assert SCALARS == ("r", "s", "u", "v", "a", "w", "c", "p", "known_signal", "known_sigma")
+    assert (*"rsuvawcp", "known_signal", "known_sigma", "g") == SCALARS
     for i, name in enumerate(SCALARS):
         assert np.array_equal(table[:, i], getattr(plan, name))
-    assert table[:, 10].tolist() == [0, 1, 1]  # the network calls before each row
-    assert np.array_equal(table[:, 11:13], plan.b)
-    assert np.array_equal(table[:, 13:], plan.q)
+    assert table[:, 11].tolist() == [0, 1, 1]  # the network calls before each row
+    assert np.array_equal(table[:, 12:14], plan.b)
+    assert np.array_equal(table[:, 14:], plan.q)
 
 
 def test_a_point_is_kept_where_p_is_one_and_q_is_zero():

@@ -92,6 +92,7 @@ def solvers(
     from ...evaluation.solvers.compare import DETERMINISTIC, candidates
     from ...evaluation.solvers.report import error_table
     from ...evaluation.solvers.study import study
+    from ...option_values import parse_guidance
     from ...options import Options
     from ...progress import Progress
     from ...runs.run import Stopped, locked_output
@@ -115,15 +116,23 @@ def solvers(
     )
     image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
 
+    if guidance is None:
+        default = loaded.config.sampling.guidance
+        guidance = "1" if default is None else str(default)
+    wish = parse_guidance(guidance)
+    guided = (0.0, 1.0) if wish.start is None or wish.end is None else (wish.start, wish.end)
+    if search and guided != (0.0, 1.0):
+        raise UsageError("--search fits plans that are guided in every row: give --guidance alone")
+
     def settings(of_seed: int, samples: int) -> Settings:
         options = Options(solver="ddim", eta=0.0, clip="none", steps=1, seed=of_seed, count=samples)
-        options = replace(options, guidance=guidance, category=category, batch_size=batch_size)
+        options = replace(options, guidance=wish.weight, category=category, batch_size=batch_size)
         return resolve(options, loaded)
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
     names = solver or DETERMINISTIC, spacing or tuple(SPACINGS)
-    plans, missing = candidates(loaded, nfes, *names)
+    plans, missing = candidates(loaded, nfes, *names, guided)
     if not plans and not search:
         raise UsageError(f"--nfe {nfe}: there is nothing to measure: {missing[0]}")
 
@@ -144,6 +153,7 @@ def solvers(
                 spacing,
                 reference,
                 progress,
+                guided=guided,
                 search_settings=fitted,
                 trials=trials,
                 earlier=_before(folder),

@@ -38,9 +38,15 @@ class Measured:
 
 
 def candidates(
-    model: Model, nfes: Sequence[int], solvers: Sequence[str], spacings: Sequence[str]
+    model: Model,
+    nfes: Sequence[int],
+    solvers: Sequence[str],
+    spacings: Sequence[str],
+    guided: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[list[tuple[int, str, str, Plan]], list[str]]:
     """Return (nfe, solver, spacing, plan) of all that exist, and why the others do not.
+
+    ``guided``: the fractions of a plan's rows between which guidance acts.
 
     Raises:
         UsageError: an unknown solver or spacing, or a solver that adds noise.
@@ -54,15 +60,16 @@ def candidates(
     for nfe in nfes:
         for solver in solvers:
             for spacing in spacings:
+                choice = SolverChoice(solver, eta=0.0)
                 try:
                     times = times_for(nfe, solver, spacing, total)
+                    plan = make_plan(choice, schedule, times, model.config.diffusion.prediction)
+                    plan = plan.guided_within(*guided)
                 except UsageError as error:
                     if spacing not in SPACINGS:
                         raise
                     reasons.append(str(error))
                     continue
-                choice = SolverChoice(solver, eta=0.0)
-                plan = make_plan(choice, schedule, times, model.config.diffusion.prediction)
                 plans.append((nfe, solver, spacing, plan))
     return plans, reasons
 

@@ -56,17 +56,25 @@ def fine_times(model: Model, evaluations: int) -> Times:
     return np.linspace(0, model.process.schedule.num_timesteps - 1, evaluations)
 
 
-def fine_plan(model: Model, evaluations: int) -> Plan:
-    """Return the plan of a reference with that many evaluations."""
+def fine_plan(model: Model, evaluations: int, guided: tuple[float, float] = (0.0, 1.0)) -> Plan:
+    """Return the plan of a reference with that many evaluations.
+
+    ``guided``: the fractions of its rows between which guidance acts.
+    """
     times = fine_times(model, evaluations)
     schedule, prediction = model.process.schedule, model.config.diffusion.prediction
-    return make_plan(SolverChoice(SOLVER), schedule, times, prediction)
+    plan = make_plan(SolverChoice(SOLVER), schedule, times, prediction)
+    return plan.guided_within(*guided)
 
 
 def refine(
-    model: Model, settings: Settings, evaluations: int, after_row: AfterRow | None = None
+    model: Model,
+    settings: Settings,
+    evaluations: int,
+    after_row: AfterRow | None = None,
+    guided: tuple[float, float] = (0.0, 1.0),
 ) -> Reference:
-    """Compute the reference for the samples of ``settings``."""
-    half = run_plan(model, settings, fine_plan(model, evaluations // 2), after_row)
-    x0 = run_plan(model, settings, fine_plan(model, evaluations), after_row)
+    """Compute the reference for the samples of ``settings``; ``guided`` as of `fine_plan`."""
+    half = run_plan(model, settings, fine_plan(model, evaluations // 2, guided), after_row)
+    x0 = run_plan(model, settings, fine_plan(model, evaluations, guided), after_row)
     return Reference(x0, rmse(x0, half), evaluations)

@@ -91,6 +91,7 @@ def study(
     evaluations: int,
     progress: Progress,
     *,
+    guided: tuple[float, float] = (0.0, 1.0),
     search_settings: Settings | None = None,
     trials: int = 150,
     earlier: SolverStudy | None = None,
@@ -100,6 +101,7 @@ def study(
     """Measure solvers on the samples of ``settings``; search plans on those of ``search_settings``.
 
     Args:
+        guided: the fractions of the rows between which guidance acts, of the reference's too.
         earlier: an interrupted study; what it has measured and found is kept.
         save: is given the study after each solver and each plan, so that no more is lost.
         stop: becomes true once somebody asks to stop.
@@ -109,7 +111,8 @@ def study(
             samples or weights.
         Stopped: somebody asked to stop.
     """
-    plans, reasons = candidates(model, nfes, solvers or DETERMINISTIC, spacings or tuple(SPACINGS))
+    names = solvers or DETERMINISTIC, spacings or tuple(SPACINGS)
+    plans, reasons = candidates(model, nfes, *names, guided)
     facts: dict[str, Any] = {
         "ddimx": __version__,
         "model": model.name,
@@ -121,6 +124,8 @@ def study(
         "count": settings.count,
         "reference_evaluations": evaluations,
     }
+    if guided != (0.0, 1.0):
+        facts["guided"] = list(guided)
     if search_settings is not None:
         facts |= {
             "search_seed": search_settings.noise.seed,
@@ -140,7 +145,7 @@ def study(
             raise Stopped
 
     progress.start("reference", (evaluations + evaluations // 2) * settings.count)
-    reference = refine(model, settings, evaluations, count)
+    reference = refine(model, settings, evaluations, count, guided)
     progress.say(
         f"reference: {reference.evaluations} evaluations, RMSE {reference.own_error:.2g} to that "
         "of half as many"

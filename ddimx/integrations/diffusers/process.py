@@ -23,6 +23,7 @@ from ...config_file import validate
 from ...errors import UsageError
 from ...models.process import Draws, Given
 from ...noise import Noise, Stream
+from ...option_values import parse_guidance
 from ...options import Options
 from ...pixels import PICTURES, to_bytes
 from ...runs.formats import FORMATS
@@ -181,9 +182,9 @@ class TextProcess:
         for name in ("timesteps", "eta"):
             if getattr(options, name) and not self.model.takes(name):
                 raise UsageError(f"--{name}: {kind} takes none")
-        guidance = options.guidance
-        if guidance is None:
-            guidance = self.model.default("guidance_scale", 1.0)
+        guidance = self.model.default("guidance_scale", 1.0)
+        if options.guidance is not None:
+            guidance = parse_guidance(options.guidance).weight
         if guidance < 1:
             raise UsageError(f"--guidance {guidance:g}: of a pipeline at least 1, which is off")
         if self.negative_prompt is not None and guidance == 1:

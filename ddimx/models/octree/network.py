@@ -120,7 +120,12 @@ class OctreeNet(nn.Module):
         segments = visible_of(layout, context_counts, self.window)
         h = self.embed(layout, tokens.ids) + self._condition(tokens, stream, condition)[layout.row]
         head_dim = h.shape[1] // self.blocks[0].heads
-        rotary = rotary_table(centers(layout, self.depth), head_dim)
+
+        def table() -> tuple[Tensor, Tensor]:
+            cos, sin = rotary_table(centers(layout, self.depth), head_dim)
+            return cos.to(h.dtype), sin.to(h.dtype)
+
+        rotary = layout.once(("rotary", self.depth, head_dim, h.dtype), table)
         layers = []
         for i, block in enumerate(self.blocks):
             context = None if cache is None else cache.layers[i]

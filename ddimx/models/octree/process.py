@@ -152,7 +152,15 @@ class DiscreteProcess:
             null_label=self.num_classes if self.num_classes else None,
             guidance=guidance,
         )
-        return execute(plan, denoiser, indices, noise, guidance=guidance, device=indices.device)
+        return execute(
+            plan,
+            denoiser,
+            indices,
+            noise,
+            guidance=guidance,
+            unguided=denoiser.unguided,
+            device=indices.device,
+        )
 
     def finish(self, step: TokenStep) -> list[Octree]:
         """Return the trees."""

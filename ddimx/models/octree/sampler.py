@@ -59,15 +59,25 @@ class TokenDenoiser:
 
     def __call__(self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]) -> TokenRaw:
         """Return the logits [N, 256] of a level's tokens, and those without the class."""
+        outs = self._logits(cells, ids, t, coarser, len(self._conditions))
+        return TokenRaw(outs[0], outs[1] if len(outs) > 1 else None)
+
+    def unguided(self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]) -> TokenRaw:
+        """Return the logits [N, 256] with the class alone, for a row that is not guided."""
+        return TokenRaw(self._logits(cells, ids, t, coarser, 1)[0])
+
+    def _logits(
+        self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...], most: int
+    ) -> list[Tensor]:
+        """Return the logits [N, 256] under the first ``most`` conditions."""
         if len(self._layouts) <= cells.level:
             self._enter(cells, coarser)
         layout = self._layouts[cells.level]
         noised = Tokens(layout, ids, torch.full((layout.batch, 1), t, device=ids.device))
-        outs = [
+        return [
             clean_logits(self._evaluate(noised, condition, cache), len(ids))
-            for condition, cache in zip(self._conditions, self._caches, strict=True)
+            for condition, cache in zip(self._conditions[:most], self._caches[:most], strict=True)
         ]
-        return TokenRaw(outs[0], outs[1] if len(outs) > 1 else None)
 
     def _evaluate(self, noised: Tokens, condition: Condition, cache: Cache | None) -> object:
         if self._cached:

@@ -6,9 +6,10 @@ each level is known on the host, for it decides which tokens see which.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ...kernels.discrete_update import IDS, MASK
-from ...kernels.segment_attention import Segments
 
 __all__ = ["IDS", "MASK", "Cache", "Condition", "Counts", "Layout", "Tokens"]
 
 Counts = npt.NDArray[np.int64]
+Made = TypeVar("Made")
 
 AXIS = torch.tensor([-1, 0, 1])
 NEIGHBORHOOD = torch.cartesian_prod(AXIS, AXIS, AXIS)  # [27, 3], the cell itself in the middle
@@ -73,9 +74,18 @@ class Layout:
         return row
 
     @cached_property
-    def segments_cache(self) -> dict[tuple[bytes, int], Segments]:
-        """What :func:`.visibility.visible_of` has made for these tokens so far."""
+    def _made(self) -> dict[Hashable, Any]:
         return {}
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` makes of this layout alone; it is called once for each ``key``.
+
+        Every row of a level asks for the same segments, waves and rotary tables.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
 
     @cached_property
     def cells(self) -> Tensor:

@@ -14,10 +14,8 @@ from .tokens import Counts, Layout
 
 def visible_of(layout: Layout, coarser: Counts, window: int) -> Segments:
     """Return :func:`visible` of a layout, made once: every step of a level asks for the same."""
-    key = (coarser.tobytes(), window)
-    if key not in layout.segments_cache:
-        layout.segments_cache[key] = visible(layout.counts, layout.first, coarser, window)
-    return layout.segments_cache[key]
+    key = ("segments", coarser.tobytes(), window)
+    return layout.once(key, lambda: visible(layout.counts, layout.first, coarser, window))
 
 
 def visible(counts: Counts, first: int, coarser: Counts, window: int) -> Segments:

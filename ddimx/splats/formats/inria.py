@@ -41,4 +41,4 @@ def encode(cloud: GaussianCloud, options: EncodeOptions) -> bytes:
     table[:, -8] = logit(cloud.alphas)
     table[:, -7:-4] = np.log(cloud.sigmas.astype(np.float64))
     table[:, -4:] = cloud.quaternions
-    return header + table.tobytes()
+    return b"".join([header, table.data])  # one copy: with harmonics this is 40 MB of a large shape

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
-import urllib.request
 from contextlib import suppress
-from http.client import HTTPException
 from pathlib import Path
 
 from ...errors import DdimxError
@@ -133,6 +130,10 @@ def _receive(part: Path, address: str, progress: Progress) -> None:
         _ConnectionLost: the connection could not be made, or ended early.
         OSError: the file cannot be written.
     """
+    import urllib.error  # here: they take longer than all else that a file in the cache needs
+    import urllib.request
+    from http.client import HTTPException
+
     have = _size(part)
     headers = {"User-Agent": "ddimx", **({"Range": f"bytes={have}-"} if have else {})}
     try:

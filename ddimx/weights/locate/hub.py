@@ -7,9 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...errors import DdimxError, UsageError
-from ..formats.diffusers.folder import check_settings, decoder_part, has_weights
-from ..formats.diffusers.pipeline_code import INDEX
-from ..formats.diffusers.weight_files import STEM
+from ..formats.diffusers.pipeline_code import INDEX, STEM
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = {".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".yml"}
@@ -46,6 +44,8 @@ def from_hub(name: str, *, offline: bool) -> Path:
         UsageError: the hub's library is not installed.
         DdimxError: no such model, no network, or settings that cannot be represented.
     """
+    from ..formats.diffusers.folder import check_settings, decoder_part, has_weights
+
     if find_spec("huggingface_hub") is None:
         raise UsageError(
             f"'{name}' is not a path; as an id of the Hugging Face hub it needs huggingface_hub: "

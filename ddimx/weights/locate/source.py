@@ -1,4 +1,7 @@
-"""Finding and reading weights: one function that every verb's ``--model`` goes through."""
+"""Finding and reading weights: one function that every verb's ``--model`` goes through.
+
+What finds a file imports no PyTorch; what reads its tensors does.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,8 @@ from ...errors import DdimxError, UsageError, nearest
 from ...progress import Progress
 from ...untrusted.text import shortened
 from ..configure import configure
-from ..formats.diffusers.folder import is_diffusers_folder, read_folder, weights_of
-from ..formats.native import is_native, read_native, read_tensors
-from ..formats.pickled import read_pickled, weights_in
+from ..formats.diffusers.pipeline_code import is_diffusers_folder
+from ..formats.header import is_native
 from ..weight_set import WeightSet, Which
 from .hub import from_hub, is_hub_id
 from .registry import CELEBA, NAMES, PUBLISHED, published_file
@@ -92,10 +94,10 @@ def find_weights(
         DdimxError: a download that failed, or a file that cannot be read or represented.
     """
     if source.name in PUBLISHED:
-        path = _locate(source, progress or Progress())
+        path = locate(source, progress or Progress())
         which_set = source.which or "ema"
         return replace(read_any(path, None), which=which_set, sets=(which_set,))
-    weights = read_any(_locate(source, progress or Progress()), source.which)
+    weights = read_any(locate(source, progress or Progress()), source.which)
     if weights.decoder is not None and not latents:
         raise UsageError(
             f"{source.name}: its network draws latents, which are no pictures without its "
@@ -111,8 +113,12 @@ def tensors_files(source: Source, progress: Progress | None = None) -> tuple[Pat
         UsageError: an unknown name.
         DdimxError: a download that failed, or a folder without such a file.
     """
-    path = _locate(source, progress or Progress())
-    return weights_of(path, source.which) if path.is_dir() else (path,)
+    path = locate(source, progress or Progress())
+    if not path.is_dir():
+        return (path,)
+    from ..formats.diffusers.folder import weights_of
+
+    return weights_of(path, source.which)
 
 
 def find_model(name: str | Path) -> Path:
@@ -158,9 +164,14 @@ def read_any(path: Path, which: Which | None) -> WeightSet:
         DdimxError: a format that is not known, or a damaged file.
     """
     if path.is_dir():
+        from ..formats.diffusers.folder import read_folder
+
         return read_folder(path, which)
+    from ..formats.native import read_native, read_tensors
+    from ..formats.pickled import read_pickled, weights_in
+
     start = _start(path)
-    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < _MOST_HEADER:
+    if _is_safetensors(start):
         if is_native(path):
             return read_native(path, which)
         return weights_in(read_tensors(path), path, which)
@@ -171,13 +182,31 @@ def read_any(path: Path, which: Which | None) -> WeightSet:
     )
 
 
-def _locate(source: Source, progress: Progress) -> Path:
-    """Return the local file or folder, downloading what has a name or an id."""
+def locate(source: Source, progress: Progress) -> Path:
+    """Return the local file or folder, downloading what has a name or an id.
+
+    Raises:
+        UsageError: an unknown name.
+        DdimxError: a download that failed, or a folder without a checkpoint.
+    """
     if source.name in NAMES:
         return published_file(source.name, source.which, offline=source.offline, progress=progress)
     if is_hub_id(source.name):
         return from_hub(source.name, offline=source.offline)
     return find_model(source.name)
+
+
+def is_own_file(path: Path) -> bool:
+    """Return whether a file is a model or a checkpoint that this package wrote.
+
+    Raises:
+        DdimxError: it cannot be read, or is damaged.
+    """
+    return not path.is_dir() and _is_safetensors(_start(path)) and is_native(path)
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < _MOST_HEADER
 
 
 def _start(path: Path) -> bytes:

@@ -27,7 +27,7 @@ from ...weight_set import SetName, WeightSet, Which, choose
 from ..native import write_safetensors
 from .decoder import decoder_files, decoder_of
 from .names import to_ours, to_theirs
-from .pipeline_code import INDEX, refuse_code
+from .pipeline_code import EMA, INDEX, refuse_code
 from .scheduler import read_scheduler, write_scheduler
 from .settings import read_unet, write_unet
 from .weight_files import PLAIN, WeightFiles, preferred, weight_files
@@ -35,18 +35,9 @@ from .weight_files import PLAIN, WeightFiles, preferred, weight_files
 FORM = "diffusers folder"
 OURS = "ddimx.json"
 SCHEMA = 1
-_EMA = "unet_ema"  # which diffusers' training scripts write beside unet
 # Settings that tell an average: of those that diffusers' EMAModel adds, what every version has.
 _AVERAGE = {"decay", "optimization_step"}
 _MADE_WITH = "0.42.1"  # whose settings these are; diffusers warns where it is older than that
-
-
-def is_diffusers_folder(path: Path) -> bool:
-    """Return whether a folder looks like diffusers': a pipeline's, or that of a UNet alone."""
-    names = (INDEX, "unet/config.json", f"{_EMA}/config.json")
-    return any((path / name).is_file() for name in names) or (
-        (path / "config.json").is_file() and any(path.glob("diffusion_pytorch_model*"))
-    )
 
 
 def draws_from_text(path: Path) -> bool:
@@ -192,9 +183,9 @@ def _sets(path: Path) -> dict[SetName, tuple[Path, WeightFiles]]:
         DdimxError: none, or several variants of which none is usual.
     """
     unet = _unet_folder(path)
-    if (path / _EMA / "config.json").is_file():
+    if (path / EMA / "config.json").is_file():
         raw = preferred(weight_files(unet)) if unet != path else None
-        own: dict[SetName, tuple[Path, WeightFiles]] = {"ema": (path / _EMA, _files(path / _EMA))}
+        own: dict[SetName, tuple[Path, WeightFiles]] = {"ema": (path / EMA, _files(path / EMA))}
         return own if raw is None else {**own, "raw": (unet, raw)}
     sets, files = weight_files(unet), _files(unet)
     if files.variant in ("", "ema") and "non_ema" in sets:

@@ -1,4 +1,6 @@
-"""Pipelines of diffusers that bring code of their own: refused, for a download must not run.
+"""Folders of diffusers: how one is recognized, and those that bring code of their own.
+
+The latter are refused, for a download must not run.
 
 diffusers imports such code in several ways: a ``pipeline.py`` or another module that
 ``model_index.json`` names, a module in a component's folder, or (in versions before 0.42) any
@@ -16,8 +18,18 @@ from ....errors import UsageError
 from ....untrusted.names import LONGEST, relative
 
 INDEX = "model_index.json"
+STEM = "diffusion_pytorch_model"  # of the files of a network's tensors
+EMA = "unet_ema"  # which diffusers' training scripts write beside unet
 _CODE = {".py", ".pyc", ".pyd", ".so"}
 _LIBRARIES = ("diffusers", "transformers")
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Return whether a folder looks like diffusers': a pipeline's, or that of a UNet alone."""
+    names = (INDEX, "unet/config.json", f"{EMA}/config.json")
+    return any((path / name).is_file() for name in names) or (
+        (path / "config.json").is_file() and any(path.glob(f"{STEM}*"))
+    )
 
 
 def refuse_code(folder: Path, index: Mapping[str, Any]) -> None:

@@ -18,8 +18,8 @@ from ....untrusted.names import relative
 from ....untrusted.text import read_object, shortened, shown
 from ..native import read_tensors
 from ..pickled import load_state_dict
+from .pipeline_code import STEM
 
-STEM = "diffusion_pytorch_model"
 PLAIN = (f"{STEM}.safetensors", f"{STEM}.bin")
 _WHOLE = re.compile(rf"{STEM}(?:\.([\w-]+))?\.(safetensors|bin)")
 _INDEX = re.compile(rf"{STEM}\.(safetensors|bin)\.index(?:\.([\w-]+))?\.json")

@@ -11,8 +11,9 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from ddimx.errors import DdimxError, UsageError
 from ddimx.models.factory import build
 from ddimx.solvers.schedule import Schedule
-from ddimx.weights.formats.diffusers.folder import is_diffusers_folder, read_folder, write_folder
+from ddimx.weights.formats.diffusers.folder import read_folder, write_folder
 from ddimx.weights.formats.diffusers.names import their_name, to_ours, to_theirs
+from ddimx.weights.formats.diffusers.pipeline_code import is_diffusers_folder
 from ddimx.weights.locate.source import Source, read_source
 from ddimx.weights.model import load_model
 from tests.weights import plain, same, weights
