@@ -78,14 +78,16 @@ def forward(
     eps: float,
     silu: bool,
     add: Tensor | None,
+    arch: str,
     tiling: NormTile | None = None,
 ) -> Forward:
     """Return the forward launches for x [B, C, H, W] in NHWC; the rest as in the reference.
 
-    ``tiling``: another tile than the table's.
+    ``arch``: as :func:`ddimx.kernels._launch.architecture` returns it; ``tiling``: another tile
+    than the table's.
     """
     batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    tiling = tiling or tile("forward", x.dtype, pixels, channels, groups)
+    tiling = tiling or tile(arch, "forward", x.dtype, pixels, channels, groups)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     mean, rstd = (x.new_empty((batch, groups), dtype=torch.float32) for _ in range(2))
     split, constants, blocks = _division(tiling, x, groups, add)
@@ -120,14 +122,15 @@ def backward(
     add: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
+    arch: str,
     tiling: NormTile | None = None,
 ) -> Backward:
     """Return the backward launches for x and grad [B, C, H, W] in NHWC, mean and rstd [B, groups].
 
-    ``tiling``: another tile than the table's.
+    ``arch`` and ``tiling`` as in :func:`forward`.
     """
     batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    tiling = tiling or tile("backward", x.dtype, pixels, channels, groups)
+    tiling = tiling or tile(arch, "backward", x.dtype, pixels, channels, groups)
     split, constants, blocks = _division(tiling, x, groups, add)
     constants["SILU"] = int(silu)
     parts = split.get("parts", 1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._dispatch import Candidate, triton_option, triton_refusal
+from .._launch import architecture
 from . import launch
 from .tiles import WIDEST
 
@@ -67,7 +68,7 @@ def norm_op(
         RuntimeError: tensors that the kernels cannot take.
     """
     x = _readable(x, groups)
-    ready = launch.forward(x, weight, bias, groups, eps, silu, _rows(add))
+    ready = launch.forward(x, weight, bias, groups, eps, silu, _rows(add), architecture(x.device))
     for step in ready.steps:
         step()
     return ready.out, ready.mean, ready.rstd
@@ -102,8 +103,11 @@ def backward_op(
 
     They have no gradient of their own, so that a second derivative is refused and not wrong.
     """
-    x, grad = (_readable(tensor, mean.shape[1]) for tensor in (x, grad))
-    ready = launch.backward(grad, x, weight, bias, mean.shape[1], silu, _rows(add), mean, rstd)
+    groups = mean.shape[1]
+    x, grad = (_readable(tensor, groups) for tensor in (x, grad))
+    ready = launch.backward(
+        grad, x, weight, bias, groups, silu, _rows(add), mean, rstd, architecture(x.device)
+    )
     for step in ready.steps:
         step()
     d_weight, d_bias = ready.sums.sum((0, 1)).to(weight.dtype)

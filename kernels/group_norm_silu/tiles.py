@@ -7,10 +7,12 @@ were chosen by what the compiler reports (registers, spills, load widths; the co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+
+from .._tuned import measured
 
 Direction = Literal["forward", "backward"]
 WIDEST = 4096  # channels of a group; a program holds whole groups
@@ -86,13 +88,23 @@ TABLE: dict[Direction, tuple[Row, ...]] = {
 
 
 def tile(
-    direction: Direction, dtype: torch.dtype, pixels: int, channels: int, groups: int
+    arch: str, direction: Direction, dtype: torch.dtype, pixels: int, channels: int, groups: int
 ) -> NormTile:
     """Return the tile for images of so many pixels, channels and groups in a dtype."""
+    known = problem(direction, dtype, pixels, channels // groups)
+    if fields := measured(arch, "group_norm_silu", known):
+        best = NormTile(*fields)
+        return replace(best, groups=min(best.groups, groups))
     for row in TABLE[direction]:
         if pixels <= row.pixels and (found := _of_row(row, dtype, pixels, channels, groups)):
             return found
     raise ValueError(f"no tile for {pixels} pixels of {channels} channels in {groups} groups")
+
+
+def problem(direction: Direction, dtype: torch.dtype, pixels: int, width: int) -> str:
+    """Return the class of problems that share a tile that was measured."""
+    bits = 8 * dtype.itemsize
+    return f"{direction}, {bits} bits, {covering(pixels)} pixels, groups of {width} channels"
 
 
 def _of_row(
@@ -132,13 +144,13 @@ def fitting(channels: int, dtype: torch.dtype, width: int, groups: int) -> int |
 
 
 def candidates(
-    direction: Direction, dtype: torch.dtype, pixels: int, channels: int, groups: int
+    arch: str, direction: Direction, dtype: torch.dtype, pixels: int, channels: int, groups: int
 ) -> list[NormTile]:
     """Return tiles worth measuring for such images, the table's own first.
 
     They do not all compile without spills: whoever measures them sees it.
     """
-    tiles = [tile(direction, dtype, pixels, channels, groups)]
+    tiles = [tile(arch, direction, dtype, pixels, channels, groups)]
     for size in (4096, 8192, 16384, 32768, 65536):
         for warps in (size // 4096, size // 2048, size // 1024):
             if warps > 16:

@@ -36,14 +36,15 @@ MORE = {
 }
 
 
-def launches(channels, side, dtype):
+def launches(channels, side, dtype, arch):
     """The launches, forward and backward, of such feature maps with an embedded time and SiLU."""
     x = meta(BATCH, channels, side, side, dtype=dtype).to(memory_format=torch.channels_last)
     weight, add = meta(channels, dtype=dtype), meta(BATCH, channels, dtype=dtype)
     kept = meta(BATCH, GROUPS if channels % GROUPS == 0 else 4)
     groups = kept.shape[1]
-    steps = launch.forward(x, weight, weight, groups, 1e-6, True, add).steps
-    steps += launch.backward(x, x, weight, weight, groups, True, add, kept, kept).steps
+    steps = launch.forward(x, weight, weight, groups, 1e-6, True, add, arch).steps
+    kept = kept, kept, arch
+    steps += launch.backward(x, x, weight, weight, groups, True, add, *kept).steps
     return {step.kernel: step for step in steps}.values()  # each kernel once, whatever the batch
 
 
@@ -52,7 +53,7 @@ def counts(cases):
     keys, jobs = [], []
     for case, about in cases.items():
         for target in TARGETS:
-            for step in launches(*about):
+            for step in launches(*about, target):
                 keys.append((case, step.kernel, target))
                 name = f"{step.module}:{step.kernel}"
                 jobs.append(job(name, step.arguments, step.constants, target, **step.options))

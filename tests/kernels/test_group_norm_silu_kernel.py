@@ -9,9 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddimx.kernels import _tuned
+from ddimx.kernels._launch import architecture
 from ddimx.kernels.group_norm_silu import group_norm_silu, launch
 from ddimx.kernels.group_norm_silu.op import backward_op, norm_op
 from ddimx.kernels.group_norm_silu.tiles import NormTile, candidates, covering, fitting, tile
+from ddimx.kernels.group_norm_silu.tiles import problem as problem_of
 from tests.conftest import examples
 from tests.kernels.group_norm_silu_cases import (
     exact,
@@ -25,7 +28,7 @@ from tests.kernels.inside import start_inside
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
-EPS = 1e-5
+EPS, ARCH = 1e-5, architecture(torch.device(DEVICE))
 # Channels, sides, groups, tile: on chip and in parts, of which the last is smaller; whole groups
 # that fill the lanes and such that do not; one group and as many as channels; a pixel.
 CASES = {
@@ -54,7 +57,7 @@ def guarded(tensor):
 
 def run(x, weight, bias, groups, silu=True, add=None, tiling=None, eps=EPS):
     """The forward launches; all they should fill is NaN before."""
-    ready = launch.forward(x, weight, bias, groups, eps, silu, add, tiling)
+    ready = launch.forward(x, weight, bias, groups, eps, silu, add, ARCH, tiling)
     for result in ready[1:]:
         result.fill_(float("nan"))
     for step in ready.steps:
@@ -68,7 +71,7 @@ def run_backward(grad, x, weight, bias, groups, silu=True, add=None, tiling=None
     parts = shifted.reshape(len(x), groups, -1)
     rstd = (parts.var(2, correction=0) + EPS).rsqrt().float().to(x.device)
     mean = parts.mean(2).float().to(x.device)
-    ready = launch.backward(grad, x, weight, bias, groups, silu, add, mean, rstd, tiling)
+    ready = launch.backward(grad, x, weight, bias, groups, silu, add, mean, rstd, ARCH, tiling)
     for result in ready[1:]:
         if result is not None:
             result.fill_(float("nan"))
@@ -238,10 +241,21 @@ def test_tiles_hold_whole_images_or_parts_of_them():
         for channels, groups in ((128, 32), (384, 32), (768, 32), (12, 3), (5, 5), (96, 1)):
             for dtype in (FP32, BF16):
                 for direction in ("forward", "backward"):
-                    for one in candidates(direction, dtype, pixels, channels, groups):
+                    for one in candidates(ARCH, direction, dtype, pixels, channels, groups):
                         assert one.pixels == covering(one.pixels)
                         assert 1 <= one.groups <= groups
                         assert 1 <= one.warps <= 16
+
+
+def test_a_tile_that_was_measured_is_taken(monkeypatch):
+    known = problem_of("forward", BF16, 1000, 4)  # a class: up to 1024 pixels
+    row = {"group_norm_silu": {known: (1024, 8, 16, 1, 64)}}
+    monkeypatch.setattr(_tuned, "TILES", {"sm_90": row})
+    best = NormTile(1024, 8, 16, 1, 64)
+    assert tile("sm_90", "forward", BF16, 1024, 128, 32) == best
+    assert tile("sm_90", "forward", BF16, 1024, 16, 4).groups == 4
+    for others in (("sm_80", "forward", BF16), ("sm_90", "forward", FP32)):
+        assert tile(*others, 1024, 128, 32) != best
 
 
 def test_rows_fill_128_bits_and_a_sector_where_they_can():
@@ -251,5 +265,5 @@ def test_rows_fill_128_bits_and_a_sector_where_they_can():
     assert fitting(128, BF16, 12, 32) == 10
     assert fitting(64, BF16, 3, 5) == 5
     assert fitting(2, FP32, 3, 1) is None
-    assert tile("forward", BF16, 1024, 128, 32).parts == 1
-    assert tile("forward", BF16, 65536, 128, 32).parts > 1
+    assert tile("other", "forward", BF16, 1024, 128, 32).parts == 1
+    assert tile("other", "forward", BF16, 65536, 128, 32).parts > 1
