@@ -30,7 +30,9 @@ def plan_of(model, **asked):
 @pytest.mark.parametrize("name", [n for n in all_names() if n != "ddpm"])
 @pytest.mark.parametrize("spacing", [*sorted(SPACINGS), "logsnr", "karras:5"])
 def test_nfe_is_the_number_of_evaluations(model, name, spacing):
-    for nfe in (1, 2, 5, 10, 13):
+    # From nearly pure noise a long hop by an epsilon from ahead is refused; see test_amplification.
+    long_hops = name.startswith("pfdiff") and spacing in ("logsnr", "karras:5")
+    for nfe in (1, 10, 13) if long_hops else (1, 2, 5, 10, 13):
         plan = plan_of(model, solver=name, spacing=spacing, nfe=nfe)
         assert plan.nfe == nfe
         start = f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing"
