@@ -20,15 +20,39 @@ from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
 from ddimx.files import write_bytes, write_json
 
-from . import attention, check, comparison, machine, octree, paper, sample, update
+from . import (
+    attention,
+    check,
+    comparison,
+    group_norm,
+    machine,
+    octree,
+    paper,
+    sample,
+    segments,
+    tune,
+    update,
+)
 from .runner import Budget, Job, TooLong, unsteady
 from .show import section, text, with_section
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
 # Each with its part of the time of "all", the most telling first: what one leaves is the others'.
-SUITES = {"sample": 6.0, "update": 1.0, "attention": 2.0, "octree": 3.0}
-OTHERS: dict[str, Callable[[Sequence[str]], int]] = {"paper": paper.main, "check": check.main}
+SUITES = {
+    "sample": 8.0,
+    "group_norm": 1.5,
+    "update": 1.5,
+    "attention": 2.0,
+    "octree": 3.0,
+    "segments": 1.0,
+}
+SHAPED = {"group_norm": group_norm.jobs, "update": update.jobs, "attention": attention.jobs}
+OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "paper": paper.main,
+    "check": check.main,
+    "tune": tune.main,
+}
 SCHEMA = 2
 FEWEST = 10  # rounds below which a 95% interval means little
 QUICK = 5  # rounds of --quick
@@ -45,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return OTHERS[words[0]](words[1:])
         parser = _parser()
         args = parser.parse_args(words)
-        if args.shape and args.suite not in ("update", "attention"):
-            parser.error("--shape belongs to update (B,C,H,W) and to attention (B,N,D)")
+        if args.shape and args.suite not in SHAPED:
+            parser.error("--shape belongs to attention (B,N,D), update and group_norm (B,C,H,W)")
         if args.suite is None and args.compare is None:
             parser.error("name a suite, or a results file with --compare")
         if args.suite == "figures":
@@ -173,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("sample")
     group.add_argument("--model", help="only this one: a shipped model, a file or a run")
     group.add_argument("--steps", type=_positive, help="default: by model and batch")
-    group = parser.add_argument_group("update, attention")
+    group = parser.add_argument_group("update, attention, group_norm")
     group.add_argument("--shape", type=_shape, action="append", default=[], metavar="B,C,H,W|B,N,D")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser
@@ -222,6 +246,8 @@ def _measure(
             reason = f"{job.title}: {str(error).strip() or type(error).__name__}"
             record.setdefault("failed", []).append(reason.splitlines()[0])
         record["machine"]["load_average_after"] = machine.load_average()
+        if device.type == "cuda":
+            record["machine"]["clocks_after"] = machine.clocks()
         if args.quick and args.save:
             save({suite: record}, args.results)
     return record
@@ -230,10 +256,10 @@ def _measure(
 def _jobs(suite: str, args: argparse.Namespace, device: torch.device, budget: Budget) -> list[Job]:
     rounds = args.rounds or (QUICK if args.quick else None)
     wishes: dict[str, Any] = {"compiled": not args.no_compile, "budget": budget}
-    if suite == "update":
-        return update.jobs(device, rounds, shapes=args.shape, **wishes)
-    if suite == "attention":
-        return attention.jobs(device, rounds, shapes=args.shape, **wishes)
+    if suite in SHAPED:
+        return SHAPED[suite](device, rounds, shapes=args.shape, **wishes)
+    if suite == "segments":
+        return segments.jobs(device, rounds, **wishes)
     if suite == "octree":
         return octree.jobs(device, rounds, budget=budget)
     return sample.jobs(

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from ddimx.kernels._dispatch import TRITON_INSTALLED
 from ddimx.kernels.attention import Backward, attention, reference
 from ddimx.models.factory import build
 
-from .device import waiter
+from .device import compile_seconds, waiter
 from .runner import Absent, Budget, Contender, Job, compare
 
 ROUNDS = 20
@@ -43,8 +44,16 @@ SHAPES = {
 }
 # What a peer's largest error may be, in units of the materialised one's: sums in another order.
 WORSE = 4.0
-COMPILE_SECONDS = 12.0  # of one peer, on two cores without a cache of compiled code
-REFUSALS: tuple[type[Exception], ...] = (RuntimeError, OSError, ValueError)  # PyTorch's own
+FEWEST_OF_FFPA, WIDEST_OF_FLASH = 512, 256  # tokens; columns
+# PyTorch's own; other projects also assert.
+REFUSALS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ImportError,
+)
 if TRITON_INSTALLED:
     from triton.errors import TritonError  # too much shared memory, say
 
@@ -147,6 +156,24 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(heads[0], heads[1], heads[2]).squeeze(1)
 
 
+def ffpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The kernels of xlite-dev/ffpa-attn, which are for wide heads.
+
+    Raises:
+        RuntimeError: a problem that it would hand to PyTorch without a word.
+    """
+    from ffpa_attn import (  # type: ignore[import-not-found, unused-ignore]
+        TritonBackend,
+        ffpa_attn_func,
+    )
+
+    if q.shape[1] < FEWEST_OF_FFPA or q.shape[2] <= WIDEST_OF_FLASH:
+        raise RuntimeError("below 512 tokens and up to 256 columns it calls PyTorch's own")
+    heads = (t.unsqueeze(1) for t in (q, k, v))
+    out: Tensor = ffpa_attn_func(*heads, backend=TritonBackend()).squeeze(1)
+    return out
+
+
 def _table(
     title: str,
     device: torch.device,
@@ -159,6 +186,8 @@ def _table(
     given = problem(device, shape, backward)
     check = Checker(given)
     peers = [_contender(name, way, given, check) for name, way in _ways(given.backward).items()]
+    if find_spec("ffpa_attn") and device.type == "cuda":
+        peers.append(_contender("FFPA (Triton)", ffpa, given, check))
     peers += _compiled_peers(given, check, budget) if compiled else []
     share = f"attention is {unet_share():.1%} of the FLOPs of cifar10's UNet"
     notes = [
@@ -182,6 +211,7 @@ def _ways(backward: bool) -> dict[str, Way]:
     ways: dict[str, Way] = {"SDPA": sdpa, "materialised": materialised}
     ways |= {name: partial(_forced, backend) for name, backend in BACKENDS.items()}
     ways["ddimx auto"] = attention
+    ways["ddimx products"] = partial(attention, impl="products")
     ways["ddimx products"] = partial(attention, impl="products")
     kinds: tuple[Backward, ...] = ("torch", "triton") if backward else ("auto",)
     for kind in kinds:
@@ -231,7 +261,7 @@ def _compiled_peers(given: Problem, check: Checker, budget: Budget) -> list[Cont
     ways = {"compiled FlexAttention": flex, "compiled materialised": compiled(materialised)}
     return [
         Absent(name, refusal)
-        if (refusal := budget.refusal(COMPILE_SECONDS))
+        if (refusal := budget.refusal(compile_seconds(given.q.device)))
         else _contender(name, way, given, check)
         for name, way in ways.items()
     ]

@@ -9,6 +9,8 @@ import torch
 
 from .runner import Call
 
+# Of a function of a few operators without a cache of compiled code: two CPU cores, a GPU's host.
+COMPILE_SECONDS = {"cpu": 12.0, "cuda": 4.0}
 # How CUDA's runtime and driver name what makes a device work.
 STARTS = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpy", "cudaMemset")
 
@@ -20,6 +22,11 @@ def waiter(device: torch.device) -> Callable[[], object]:
     if device.type == "mps":
         return torch.mps.synchronize
     return lambda: None
+
+
+def compile_seconds(device: torch.device) -> float:
+    """Return about how long ``torch.compile`` takes for a function of a few operators."""
+    return COMPILE_SECONDS.get(device.type, COMPILE_SECONDS["cpu"])
 
 
 def graphed(call: Call, device: torch.device) -> Call:

@@ -33,6 +33,7 @@ def describe(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load_average": load_average(),
+        **({"clocks": clocks()} if device.type == "cuda" else {}),
     }
 
 
@@ -54,6 +55,20 @@ def load_average() -> list[float] | None:
     if not hasattr(os, "getloadavg"):
         return None
     return [round(value, 2) for value in os.getloadavg()]
+
+
+def clocks() -> str | None:
+    """Return a card's clocks, power and temperature as nvidia-smi tells them, None without it.
+
+    It only reads.
+    """
+    query = "--query-gpu=clocks.sm,clocks.mem,power.draw,temperature.gpu"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
 
 
 def _versions() -> dict[str, str]:

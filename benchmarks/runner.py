@@ -48,9 +48,9 @@ class Budget:
     def refusal(self, seconds: float) -> str | None:
         """Return why preparing a peer for so long does not fit, None if it does.
 
-        Half of the time that is left is for the rounds.
+        Two fifths of the time that is left are for the rounds.
         """
-        if self._end == math.inf or seconds <= self.left() / 2:
+        if self._end == math.inf or seconds <= 0.6 * self.left():
             return None
         left = max(0.0, self.left())
         return f"compiling takes about {seconds:.0f} s, and {left:.0f} s are left for the table"

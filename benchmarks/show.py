@@ -61,6 +61,12 @@ def markdown(records: dict[str, Record]) -> str:
             "",
         ]
         lines += [QUICK, ""] if record.get("quick") else []
+        if about.get("clocks"):
+            lines += [
+                f"Clocks, power and temperature before: {about['clocks']}; after: "
+                f"{about.get('clocks_after')}.",
+                "",
+            ]
         for table in record["tables"]:
             lines += [*_markdown_table(table), ""]
         lines += [f"Left out: {reason}\n" for reason in record.get("left_out", [])]

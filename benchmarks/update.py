@@ -21,14 +21,13 @@ from torch import Tensor
 from ddimx.kernels.update import Extras, preference, update
 from ddimx.kernels.update.columns import NEUTRAL, TABLE
 
-from .device import graphed, launches, waiter
+from .device import compile_seconds, graphed, launches, waiter
 from .runner import Absent, Budget, Contender, Job, compare
 
 ROUNDS = 30
 FLOATS_MOVED = 3
 STEP_STREAM = 1
 TOLERANCE = 1e-5
-COMPILE_SECONDS = 8.0  # of the step, on two cores without a cache of compiled code
 # A batch of the shipped model, where overhead decides, and one where memory does.
 SHAPES = {
     "cpu": ((16, 3, 32, 32), (16, 3, 256, 256)),
@@ -99,7 +98,7 @@ def _table(
     peers: list[Contender | Absent] = [
         Contender(name, call, moved, launches(call, device)) for name, call in calls.items()
     ]
-    refusal = budget.refusal(COMPILE_SECONDS) if compiled else "--no-compile"
+    refusal = budget.refusal(compile_seconds(device)) if compiled else "--no-compile"
     peers.insert(1, Absent("torch.compile", refusal) if refusal else _compiled(step, x, out, moved))
     if device.type == "cuda":
         peers += [Contender(f"{n}, graph", graphed(c, device), moved) for n, c in calls.items()]

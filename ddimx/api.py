@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .options import Options
 from .pixels import to_bytes
 from .runs.pictures import as_image
 from .sampling.batch import Inputs, checked_state, finish_all, run_batch
+from .sampling.engine import choose_engine
 from .sampling.profile import Profile
 from .sampling.settings import DEFAULT_COUNT, SampleOptions, Settings, resolve
 from .solvers.executor import Step
@@ -101,7 +103,9 @@ def stream(
     Memory does not grow with the number of steps. Arguments and errors as for :func:`sample`.
     """
     loaded, settings, inputs = _prepare(model, count, start, options)
-    return run_batch(loaded, settings, settings.indices, inputs)
+    together = replace(settings, batch_size=settings.count)
+    engine = choose_engine(loaded, together)
+    return run_batch(loaded, settings, settings.indices, inputs, engine)
 
 
 def to_pil(samples: Any) -> Any:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
 TOKEN_SPACINGS = ("linear", "cosine")
+ENGINES = ("auto", "eager", "graph", "compile")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Options that do not apply to a text-to-image pipeline.
 WITHOUT_PROMPT = ("nfe", "variance", "plan", "category", "config", "weights", "export")
@@ -211,6 +212,15 @@ class Options:
         "Running",
         "Bit-identical files whatever the batch size; slower.",
         default=False,
+    )
+    engine: Literal["auto", "eager", "graph", "compile"] | None = _option(
+        "--engine",
+        "text",
+        "Running",
+        "How the network runs: auto takes the fastest that pays for this run; eager is the plain "
+        "path, graph replays it as CUDA graphs, compile uses torch.compile.",
+        metavar="auto|eager|graph|compile",
+        choices=ENGINES,
     )
 
     def __post_init__(self) -> None:

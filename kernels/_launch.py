@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -57,3 +58,13 @@ class StagedLaunch:
         function = getattr(import_module(self.module), self.kernel)
         options = {"num_warps": self.warps, "num_stages": self.stages}
         run(function, self.programs, self.arguments, self.constants, **options)
+
+
+@cache
+def architecture(device: torch.device) -> str:
+    """Return a device's name in the tables of tiles, as sm_90 or gfx942; "other" off the GPU."""
+    if device.type != "cuda":
+        return "other"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))

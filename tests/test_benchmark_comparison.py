@@ -129,7 +129,7 @@ def measured(monkeypatch):
         assert rounds == 7  # as the recorded command says
         return [Job("t", lambda: tables.pop(0)), Job("other", lambda: pytest.fail("not in OLD"))]
 
-    monkeypatch.setattr(command.update, "jobs", jobs)
+    monkeypatch.setitem(command.SHAPED, "update", jobs)
     about = record()["machine"]
     monkeypatch.setattr(machine, "describe", lambda device, words: dict(about))
     return tables

@@ -136,7 +136,9 @@ def test_every_part_is_explained_and_runs_weekly():
         ([], "usage: .ci/gpu OUT MINUTES"),
         (["out", "nine"], "MINUTES is 'nine', not a positive number"),
         (["out", "-1"], "MINUTES is '-1', not a positive number"),
-        (["out", "9", "tests"], "no part 'tests': check, test, train, bench"),
+        (["out", "9", "tests"], "no part 'tests': check, test, train, bench, tune"),
+        (["out", "9", "bench:2,turn"], "no part 'turn': check, test, train, bench, tune"),
+        (["out", "9", "bench:much"], "'bench:much' is not PART or PART:SHARE, a whole number"),
     ],
 )
 def test_the_script_for_a_card_refuses_what_it_does_not_know(arguments, message, tmp_path):
@@ -156,14 +158,16 @@ def test_the_script_for_a_card_says_what_failed(tmp_path):
     """A step that fails is noted, what it wrote is kept, and the exit code is not 0."""
     environment = {**os.environ, "DEVICE": "cpu", "PYTHON": "false", "SUITES": "update:1"}
     done = subprocess.run(
-        ["bash", ROOT / ".ci" / "gpu", tmp_path / "out", "1", "bench"],
+        ["bash", ROOT / ".ci" / "gpu", tmp_path / "out", "1", "bench:2,tune"],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
-    assert "bench update: exit 1" in (tmp_path / "out" / "summary.txt").read_text()
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert "bench update: exit 1" in summary
+    assert "tune: exit 1" in summary  # what failed before it does not keep it from its turn
     assert "== bench update" in (tmp_path / "out" / "log.txt").read_text()
 
 

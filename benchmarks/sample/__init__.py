@@ -79,12 +79,12 @@ CASES = {
         Case("furniture", 4, 4, 1, 1.5),
     ),
     "cuda": (
-        Case("cifar10", 1, 50, 50, 2.0),
-        Case("cifar10", 64, 50, 20, 2.0),
-        Case("cifar10", 512, 20, 5, 2.0),
-        Case("emoji", 1, 50, 50),
-        Case("church", 16, 10, 3),
+        Case("cifar10", 1, 50, 50, 4.0),
+        Case("cifar10", 512, 20, 5, 4.0),
+        Case("cifar10", 64, 50, 20, 4.0),
+        Case("church", 16, 10, 3, 2.0),
         Case("furniture", 4, 8, 4),
+        Case("emoji", 1, 50, 50),
         Case("furniture", 64, 8, 4),
     ),
 }

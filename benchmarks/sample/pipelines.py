@@ -22,8 +22,8 @@ from ..runner import Budget
 
 Forward = Callable[..., Any]
 # Of the CIFAR-10 network without a cache of compiled code: two CPU cores, and a GPU's host.
-COMPILE_SECONDS = {"cpu": 90.0, "cuda": 60.0}
-AUTOTUNE_SECONDS = 240.0
+COMPILE_SECONDS = {"cpu": 90.0, "cuda": 20.0}
+AUTOTUNE_SECONDS = 120.0
 
 
 def missing() -> str | None:

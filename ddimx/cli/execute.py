@@ -95,7 +95,7 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
     the one that the run was begun with.
     """
     from ..files import sha256_files
-    from ..sampling.manifest import dtype_for
+    from ..sampling.manifest import dtype_for, engine_for
     from ..weights.locate.source import Source, tensors_files
 
     options = command.options
@@ -124,8 +124,11 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
             trust_code=options.trust_code,
             progress=progress,
         )
+    request = work.request(model, progress)
+    engine = engine_for(options.engine, folder)
     return replace(
-        work.request(model, progress),
+        request,
+        settings=replace(request.settings, engine=engine),
         out=options.out,
         overwrite=options.overwrite,
         command=shlex.join(["ddimx", *sys.argv[1:]]),

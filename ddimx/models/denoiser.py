@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from copy import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +61,22 @@ class Denoiser:
         if self._labels is None:
             return Raw(self._network(y, t), None)
         return Raw(self._network(y, t, self._labels), None)
+
+    @property
+    def form(self) -> Hashable:
+        """What a captured call depends on besides shapes; see :mod:`ddimx.solvers.graphs`."""
+        return id(self._schedule), self._null, self.guidance != 1.0, self._labels is None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The classes, where there are any."""
+        return () if self._labels is None else (self._labels,)
+
+    def own(self) -> Denoiser:
+        """Return the same with classes of its own, which others may be copied into."""
+        mine = copy(self)
+        mine._labels = None if self._labels is None else self._labels.clone()
+        return mine
 
     def _input(self, y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the network is given, in its dtype, images in NHWC memory."""

@@ -146,6 +146,7 @@ class GaussianProcess:
             guidance=guidance,
             unguided=denoiser.unguided,
             known=given.known,
+            graphs=getattr(network, "graphs", None),  # of a network that an engine runs
         )
 
     def finish(self, step: Step) -> Tensor:

@@ -16,6 +16,7 @@ from ..runs.batches import in_batches
 from ..solvers.executor import Known
 from ..timing import timed
 from ..weights.model import Model
+from .engine import Engine, choose_engine
 from .profile import Profile
 from .settings import Settings, labels_for
 
@@ -79,13 +80,19 @@ def checked_state(value: Any, shape: tuple[int, ...], what: str) -> Tensor:
 
 
 def run_batch(
-    model: Model, settings: Settings, samples: Sequence[int], inputs: Inputs = NOTHING
+    model: Model,
+    settings: Settings,
+    samples: Sequence[int],
+    inputs: Inputs = NOTHING,
+    engine: Engine | None = None,
 ) -> Iterator[Any]:
-    """Yield the process's steps of sampling these indices together."""
+    """Yield the process's steps of sampling these indices together, plainly without an engine."""
     keys = inputs.keys(samples)
+    if engine is not None:
+        engine.begin_batch()
     labels = labels_for(settings, model, keys)
     steps = model.process.run(
-        model.network,
+        model.network if engine is None else engine.network,
         settings.plan,
         torch.tensor(keys, dtype=torch.int64, device=model.device),
         settings.noise,
@@ -107,6 +114,7 @@ def finish_batch(
     *,
     inputs: Inputs = NOTHING,
     after_row: AfterRow | None = None,
+    engine: Engine | None = None,
 ) -> list[Any]:
     """Return the samples of these indices, on the CPU.
 
@@ -127,7 +135,7 @@ def finish_batch(
             batch = [at_place.get(place, part[0]) for place in range(size)]
             places = [i % size for i in part]
         step = None
-        for step in run_batch(model, settings, batch, inputs):
+        for step in run_batch(model, settings, batch, inputs, engine):
             if after_row is not None:
                 after_row(step if batch == part else step.at(places), part)
         assert step is not None  # a plan has at least one row
@@ -150,11 +158,15 @@ def finish_all(
     They are of the settings' size, or smaller where the device's memory does not suffice.
 
     Raises:
+        UsageError: the settings name an engine that cannot run here.
         DdimxError: not even one sample, or micro-batch, fits.
     """
+    engine = choose_engine(model, settings, len(samples))
 
     def draw(batch: Sequence[int]) -> list[Any]:
-        return finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
+        return finish_batch(
+            model, settings, batch, inputs=inputs, after_row=after_row, engine=engine
+        )
 
     batches = in_batches(
         samples, settings.batch_size, draw, indivisible=indivisible(model, settings)

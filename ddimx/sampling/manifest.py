@@ -20,6 +20,7 @@ from ..config_file import validate
 from ..device import DTYPES, choose_device, choose_precision
 from ..errors import DdimxError, UsageError
 from ..files import sha256_file
+from ..options import ENGINES
 from ..runs.record import NAME, Record, read_record
 from ..solvers.table import AnyPlan
 from ..untrusted.names import all_inside
@@ -58,7 +59,16 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
         "invariant": settings.invariant,
         "format": kind,
         "init_noise_sha256": init_noise,
-    }
+    } | ({"engine": settings.engine} if names_engine(settings) else {})
+
+
+def names_engine(settings: Settings) -> bool:
+    """Return whether a run's identity names its engine.
+
+    Under --invariant the bits are promised, and compiled code has others than the plain path, which
+    graphs replay. Without, an engine changes no more than the batch's size does.
+    """
+    return settings.invariant and settings.engine == "compile"
 
 
 # "steps" counts rows, which the times tell better.
@@ -299,3 +309,18 @@ def dtype_for(asked: str | None, folder: Path | None, device: str) -> str:
             "another --out"
         ) from None
     return str(name)
+
+
+def engine_for(asked: str | None, folder: Path | None) -> str:
+    """Return the engine to sample with: for "auto", that which the folder's identity names.
+
+    Args:
+        asked: a name, "auto" or None, which is "auto" too.
+        folder: where the run is, or is to be; None for a fresh one.
+
+    Raises:
+        DdimxError: a manifest that cannot be read.
+    """
+    before = None if folder is None or asked not in (None, "auto") else read(folder)
+    named = None if before is None else before["identity"].get("engine")
+    return str(named) if named in ENGINES else asked or "auto"

@@ -28,6 +28,7 @@ from ..weights.locate.source import SUFFIX
 from ..weights.model import Model
 from . import manifest
 from .batch import Inputs, finish_batch, indivisible
+from .engine import choose_engine
 from .hooks import SAMPLING, Task, contact_sheet
 from .memory import check_fits
 from .profile import TRACE, Profile
@@ -69,6 +70,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
     profile = Profile.current()
     with timed("preparing"):
         check_fits(model, settings)
+        engine = choose_engine(model, settings)
     digest = None if start is None else start.sha256
     shared = manifest.identity(model, settings, request.kind, digest)
     identity = shared | task.identity
@@ -99,6 +101,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             "samples": manifest.samples(model, settings, inputs.keys(settings.indices)),
             "asked": request.asked,
             "batch_size": settings.batch_size,
+            "engine": engine.record(),
             "network_calls": 0,
             "seconds": 0.0,
         }
@@ -114,13 +117,16 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
 
         def after_row(step: Any, samples: Sequence[int]) -> None:
             progress.advance(len(samples))
+            record["engine"] = engine.record()
             if task.observe is not None:
                 task.observe(folder, step, samples)
             if stop:
                 raise Stopped
 
         def draw(batch: Sequence[int]) -> None:
-            samples = finish_batch(model, settings, batch, inputs=inputs, after_row=after_row)
+            samples = finish_batch(
+                model, settings, batch, inputs=inputs, after_row=after_row, engine=engine
+            )
             with timed("files"), folders_synced_once():
                 if profile is not None:
                     profile.write_trace(folder / TRACE)
@@ -137,12 +143,24 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                 files = [*files, TRACE]
             return {"files": files, **task.results}
 
-        def count_call(*_: Any) -> None:
+        def count_call() -> None:
             record["network_calls"] += 1
 
-        hook = model.network.register_forward_hook(count_call)
-        try:
-            Filling(folder, before, record, sink, settings.indices).fill(
+        lines: list[str] = []
+
+        def say(line: str) -> None:
+            lines.append(line)
+            progress.say(line)
+
+        def note(what: str) -> None:
+            progress.advance(0, f"{what} ...")
+            progress.say(f"{what} the network; this happens once")
+
+        filling = Filling(folder, before, record, sink, settings.indices)
+        pending = len(filling.pending())
+        engine.expect_samples(pending)
+        with engine.telling(say, note), engine.counted(count_call):
+            filling.fill(
                 draw,
                 conclude,
                 stop,
@@ -151,8 +169,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                 rows=len(settings.plan),
                 indivisible=indivisible(model, settings),
             )
-        finally:
-            hook.remove()
+        # The plain path for a run of a few seconds is nothing to tell.
+        if pending and engine.name != "eager" and engine.line() not in lines:
+            progress.say(engine.line())
         return record, folder
 
 

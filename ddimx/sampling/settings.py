@@ -48,12 +48,14 @@ class SampleOptions(TypedDict, total=False):
     start_index: int
     batch_size: int | None
     invariant: bool
+    engine: Literal["auto", "eager", "graph", "compile"] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
     """Everything that determines the samples, besides the model.
 
+    ``engine`` is the wish; what became of it, :mod:`ddimx.sampling.engine` says.
     ``guidance`` is the weight; which rows are guided, the plan's column g says.
     ``category`` is the class of all samples, or one for each; ``notes`` are remarks that a person
     should see (an unusual number of steps, say).
@@ -67,6 +69,7 @@ class Settings:
     count: int
     batch_size: int
     invariant: bool
+    engine: str = "auto"
     notes: tuple[str, ...] = ()
 
     @property
@@ -163,6 +166,7 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
         count=count,
         batch_size=min(batch_size, count),
         invariant=options.invariant,
+        engine=options.engine or "auto",
         notes=(*notes, *table.notes),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..kernels.update import Extras, update
 from ..kernels.update.columns import TABLE
 from ..noise import Noise, Stream
 from ..timing import timed
+from .graphs import Evaluator, Kind, RowGraphs, RowState
 from .plan import Plan
 
 
@@ -104,6 +105,7 @@ def execute(
     guidance: float = 1.0,
     unguided: Evaluate | None = None,
     known: Known | None = None,
+    graphs: RowGraphs | None = None,
 ) -> Iterator[Step]:
     """Run a plan from the state ``x`` and yield after every row; the last ``y`` is the result.
 
@@ -120,6 +122,9 @@ def execute(
         unguided: the network where the plan's g is 0: with its class, in one pass. None takes
             ``evaluate`` there too.
         known: pixels to keep, for inpainting.
+        graphs: where rows are captured once and replayed; ``evaluate`` is then an
+            :class:`ddimx.solvers.graphs.Evaluator`. A plan with a threshold and rows with noise
+            from elsewhere run without.
     """
     table = torch.from_numpy(plan.table()).to(x.device, x.dtype)
     if plan.threshold is not None:
@@ -141,6 +146,16 @@ def execute(
     ordinal = torch.tensor(0, device=x.device)
     same_point = plan.keeps_point()
     y = x
+    if graphs is not None and draw.z is None and plan.threshold is None:
+        # One copy from the host, before the first row: from then on the device needs none.
+        times = torch.from_numpy(plan.t).to(x.device, torch.float32)
+        state = RowState(table, times, ordinal, x, y, history, constant, weight)
+        with graphs.rows(state, cast(Evaluator, evaluate)) as replayed:
+            if replayed is not None:
+                for row, kind in enumerate(_kinds(plan)):
+                    x, y, x0 = replayed(kind)
+                    yield Step(row, float(plan.t[row]), float(plan.t_to[row]), x, y, x0)
+                return
     for row in range(len(plan)):
         t = float(plan.t[row])
         out, uncond = None, None
@@ -164,3 +179,17 @@ def execute(
             y = x = x + (share if known is None else share * (1 - known.mask.to(x.dtype)))
         ordinal.add_(1)
         yield Step(row, t, float(plan.t_to[row]), x, y, x0)
+
+
+def _kinds(plan: Plan) -> list[Kind]:
+    """Return what a captured graph of each row depends on."""
+    keeps = [bool(same) for same in plan.keeps_point()]
+    return [
+        Kind(
+            calls=not math.isnan(plan.t[row]),
+            guided=bool(plan.g[row] != 0),
+            same_input=row == 0 or keeps[row - 1],
+            same_point=keeps[row],
+        )
+        for row in range(len(plan))
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,7 @@ class Model:
         info: how it was trained, as far as the file says.
         notes: what of the configuration was inferred or not taken over.
         which_is_noted: whether one of them says which set of weights was taken.
+        engines: what :mod:`ddimx.sampling.engine` keeps from call to call: graphs, compiled code.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class Model:
     device: torch.device
     precision: Precision
     which_is_noted: bool = False
+    engines: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         """Return what the model is, in three lines."""

@@ -6,13 +6,12 @@ count is what runs. Nothing here imports Triton until a launch is run.
 
 from __future__ import annotations
 
-from functools import cache
-
-import torch
 from torch import Tensor
 
-from .._launch import StagedLaunch
+from .._launch import StagedLaunch, architecture
 from .tiles import STRIP, AttentionTile, Kernel, tile
+
+__all__ = ["AttentionLaunch", "architecture", "backward", "forward", "launch", "strides"]
 
 MOST_PROGRAMS = 2**31 - 1
 MOST_ROWS = 2**31 - 2**12  # of one sample: they are counted in 32 bits, offsets in 64
@@ -27,16 +26,26 @@ class AttentionLaunch(StagedLaunch):
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, arch: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    arch: str,
+    tiling: AttentionTile | None = None,
 ) -> AttentionLaunch:
     """Return the forward launch: writes out [B, N, D] and lse float32 [B, N], both contiguous.
+
+    Args:
+        tiling: another tile than the table's.
 
     Raises:
         ValueError: more programs than one launch can hold, or rows than 32 bits can count.
     """
     (batch, n, d), m = q.shape, k.shape[1]
     name: Kernel = "strip" if m <= STRIP else "online"
-    tiling = tile(arch, name, q.dtype, n, m, d)
+    tiling = tiling or tile(arch, name, q.dtype, n, m, d)
     splits = -(-d // tiling.columns) if name == "online" else 1
     arguments: Arguments = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "scale": scale}
     arguments |= {"n_queries": n, "n_keys": m, **strides(q=q, k=k, v=v)}
@@ -120,13 +129,3 @@ def strides(**tensors: Tensor) -> dict[str, int]:
         for name, tensor in tensors.items()
         for part, stride in zip(("batch", "row", "dim"), tensor.stride(), strict=True)
     }
-
-
-@cache
-def architecture(device: torch.device) -> str:
-    """Return a device's name in the table of tiles, as sm_90 or gfx942; "other" off the GPU."""
-    if device.type != "cuda":
-        return "other"
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))

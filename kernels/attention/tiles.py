@@ -8,9 +8,12 @@ were chosen by what the compiler reports (registers, spills, shared memory; the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import torch
+
+from .._tuned import measured
 
 Kernel = Literal["strip", "online", "gradient_strip", "gradient_online"]
 STRIP = 256  # keys whose scores a program can hold at once
@@ -74,7 +77,9 @@ def tile(
     arch: str, kernel: Kernel, dtype: torch.dtype, own: int, other: int, d: int
 ) -> AttentionTile:
     """Return the tile for a problem of ``own`` rows against ``other`` rows of ``d`` columns."""
-    if dtype == torch.float32:
+    if fields := measured(arch, "attention", problem(kernel, dtype, d)):
+        largest = AttentionTile(*fields)
+    elif dtype == torch.float32:
         largest = SINGLE[kernel]
     elif kernel == "online" and d > 256 and arch in WIDE:
         largest = WIDE[arch]
@@ -87,6 +92,31 @@ def tile(
         dims=min(largest.dims, covering(d)),
         columns=min(largest.columns, covering(d)),
     )
+
+
+def problem(kernel: Kernel, dtype: torch.dtype, d: int) -> str:
+    """Return the class of problems that share a tile that was measured."""
+    return f"{kernel}, {8 * dtype.itemsize} bits, {covering(d)} columns"
+
+
+def candidates(
+    arch: str, kernel: Kernel, dtype: torch.dtype, own: int, other: int, d: int
+) -> list[AttentionTile]:
+    """Return forward tiles worth measuring for a problem, the table's own first."""
+    wide = covering(d)
+    met = (STRIP,) if kernel == "strip" else (32, 64, 128)
+    widths = (64, 128) if kernel == "strip" else (wide, wide // 2)
+    found = [tile(arch, kernel, dtype, own, other, d)]
+    for rows, keys, dims, columns in product((64, 128, 32), met, (64, 128, 256), widths):
+        # What a program holds in registers, and of its inputs in shared memory at a time.
+        if rows * (columns + keys) > 2**16 or dims * (rows + keys) * dtype.itemsize > 2**17:
+            continue
+        cut = min(rows, covering(own)), min(keys, covering(other)), min(dims, wide)
+        found += [
+            AttentionTile(*cut, min(columns, wide), warps, stages)
+            for warps, stages in product((8, 4), (2, 3))
+        ]
+    return list(dict.fromkeys(found))
 
 
 def covering(n: int) -> int:

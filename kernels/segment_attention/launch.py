@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._launch import StagedLaunch
+from .._launch import StagedLaunch, architecture
 from .blocks import BLOCK, Tables
-from .tiles import Kernel, tile
+from .tiles import Kernel, SegmentTile, tile
 
 Arguments = dict[str, Tensor | float | int]
 
@@ -33,11 +33,16 @@ def forward(
     lse: Tensor,
     tables: Tables,
     scale: float,
+    tiling: SegmentTile | None = None,
 ) -> SegmentLaunch:
-    """Return the forward launch: writes out [Nq, H, D] and lse, contiguous float32 [H, Nq]."""
+    """Return the forward launch: writes out [Nq, H, D] and lse, contiguous float32 [H, Nq].
+
+    Args:
+        tiling: another tile than the table's.
+    """
     tensors = {"q": q, "k": k, "v": v, "context_k": context_k, "context_v": context_v, "out": out}
     plain: Arguments = {"lse": lse, "blocks": tables.queries, "scale": scale}
-    return _launch("forward", tensors, plain)
+    return _launch("forward", tensors, plain, tiling)
 
 
 def backward(
@@ -82,7 +87,12 @@ def backward(
     )
 
 
-def _launch(kernel: Kernel, tensors: dict[str, Tensor], plain: Arguments) -> SegmentLaunch:
+def _launch(
+    kernel: Kernel,
+    tensors: dict[str, Tensor],
+    plain: Arguments,
+    tiling: SegmentTile | None = None,
+) -> SegmentLaunch:
     """Return a launch of one program per head and block, or refuse one that has too many."""
     q, blocks = tensors["q"], plain["blocks"]
     assert isinstance(blocks, Tensor)
@@ -93,7 +103,7 @@ def _launch(kernel: Kernel, tensors: dict[str, Tensor], plain: Arguments) -> Seg
         if column != 1:
             raise ValueError(f"{name}'s last dimension has stride {column}, the kernels need 1")
         arguments |= {f"{name}_row": row, f"{name}_head": head}
-    tiling = tile(kernel, q.dtype, d)
+    tiling = tiling or tile(kernel, q.dtype, d, architecture(q.device))
     by_keys = kernel == "gradient_of_keys"
     constants = {
         "D": d,

@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from .._tuned import measured
+
 Kernel = Literal["forward", "gradient_of_queries", "gradient_of_keys"]
 COLUMNS = (16, 32, 64, 128)  # a head's, which the kernels hold whole
 
@@ -66,6 +68,27 @@ SINGLE: dict[int, dict[Kernel, SegmentTile]] = {
 }
 
 
-def tile(kernel: Kernel, dtype: torch.dtype, columns: int) -> SegmentTile:
+def tile(kernel: Kernel, dtype: torch.dtype, columns: int, arch: str = "other") -> SegmentTile:
     """Return the tile for heads of so many columns, one of ``COLUMNS``."""
+    if fields := measured(arch, "segment_attention", problem(kernel, dtype, columns)):
+        return SegmentTile(*fields)
     return (SINGLE if dtype == torch.float32 else HALF)[max(columns, 32)][kernel]
+
+
+def problem(kernel: Kernel, dtype: torch.dtype, columns: int) -> str:
+    """Return the class of problems that share a tile that was measured."""
+    return f"{kernel}, {8 * dtype.itemsize} bits, {columns} columns"
+
+
+def candidates(
+    kernel: Kernel, dtype: torch.dtype, columns: int, arch: str = "other"
+) -> list[SegmentTile]:
+    """Return tiles worth measuring, the table's own first; rows are parts of the tables' blocks."""
+    found = [
+        SegmentTile(own, other, warps, stages)
+        for own in (64, 32)
+        for other in (64, 128, 32)
+        for warps in (4, 8)
+        for stages in (3, 2, 4)
+    ]
+    return list(dict.fromkeys([tile(kernel, dtype, columns, arch), *found]))

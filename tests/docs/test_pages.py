@@ -101,7 +101,7 @@ def check(words):
     elif words[:3] == ["python", "-m", "benchmarks"]:
         if words[3] == "paper":
             paper._parser().parse_args(words[4:])
-        elif words[3] != "check":
+        elif words[3] not in benchmarks.OTHERS:
             benchmarks._parser().parse_args(words[3:])
     elif words[:2] == ["python", "-m"]:
         assert (ROOT / (rest[1].replace(".", "/") + ".py")).is_file(), words

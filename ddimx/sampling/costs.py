@@ -1,0 +1,181 @@
+"""What compiling a network costs and gains on this machine: measured once, and remembered.
+
+The record is one small JSON file beside the compiled code, in the user's cache folder. It decides
+about seconds and never about samples; one that is damaged, foreign or too long is begun anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..files import write_json
+from ..untrusted.text import parse_json, read_bytes
+from ..weights.locate.cache import cache_folder
+
+NAME = "engines.json"
+SCHEMA = 1
+MOST_ENTRIES = 64
+MOST_BYTES = 64 << 10  # an entry takes 300
+MOST_SECONDS = 1e6
+
+# Until something is measured here. Seconds of compiling for each layer with weights: CIFAR-10's
+# UNet has 187 and took 85 to 158 s on two cores of an AMD EPYC, where every fused loop is compiled
+# as C++, and 26 s beside an H200.
+COLD_PER_LAYER = {"cpu": 0.8, "cuda": 0.15}
+WARM_SHARE = 0.15  # of that, where the code is in the cache already: 13 s of 85
+# The time of a compiled call by that of a plain one: on CPUs with AMX 1 / 1.47, on one with
+# AVX512_BF16 alone 1 / 1.14, in float32 nothing. On an H200 the graph of the compiled network took
+# 1.12 ms of 2.07, at batch 512 19 ms of 56.
+RATIO = {"cpu amx": 0.7, "cpu bf16": 0.88, "cpu fp32": 1.0, "cuda": 0.6}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was measured of one network at one size.
+
+    Attributes:
+        kind: machine, precision and versions, within which figures of one network say something of
+            another.
+        layers: how many layers with weights it has.
+        cold: seconds of compiling with an empty cache; None if that was not seen.
+        warm: the same where the cache held the code.
+        plain, compiled: seconds of a call, plain and compiled; None if not measured.
+    """
+
+    kind: str
+    layers: int
+    cold: float | None = None
+    warm: float | None = None
+    plain: float | None = None
+    compiled: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What compiling is expected to cost, in seconds, and a compiled call by a plain one."""
+
+    seconds: float
+    ratio: float
+
+
+def engine_folder() -> Path:
+    """Return the folder of compiled code and of the record, which need not exist."""
+    return cache_folder() / "engines"
+
+
+def private_folder(path: Path) -> Path | None:
+    """Make a folder that nobody else can write to, and return it; None where that cannot be.
+
+    What it holds is run as machine code. One that lets others write is removed with all that is in
+    it; one that belongs to another user, or is a link, is not used.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = path.lstat()
+        owner = os.getuid() if hasattr(os, "getuid") else facts.st_uid
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != owner:
+            return None
+        if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            shutil.rmtree(path)
+            path.mkdir(mode=0o700)
+        path.chmod(0o700)
+    except OSError:
+        return None
+    return path
+
+
+def read() -> dict[str, Entry]:
+    """Return the record by key; empty where there is none that can be used."""
+    try:
+        value = parse_json(read_bytes(engine_folder() / NAME, MOST_BYTES))
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            return {}
+        return {key: _entry(entry) for key, entry in value["entries"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _entry(value: Any) -> Entry:
+    """Return an entry of a record.
+
+    Raises:
+        ValueError, TypeError: something else than that.
+    """
+    entry = Entry(**value)
+    times = (entry.cold, entry.warm, entry.plain, entry.compiled)
+    if not isinstance(entry.kind, str) or type(entry.layers) is not int or entry.layers < 1:
+        raise ValueError("kind and layers")
+    for seconds in times:
+        if seconds is None:
+            continue
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise ValueError("seconds")
+        if not 0 < seconds < MOST_SECONDS:
+            raise ValueError("seconds")
+    return entry
+
+
+def remember(key: str, entry: Entry) -> None:
+    """Add to the record what was measured; times that are None leave the older ones.
+
+    A cache that cannot be written is no reason to end a run.
+    """
+    entries = read()
+    if key in entries:
+        older = asdict(entries.pop(key))
+        news = {name: value for name, value in asdict(entry).items() if value is not None}
+        entry = Entry(**(older | news))
+    entries[key] = entry
+    newest = dict(list(entries.items())[-MOST_ENTRIES:])
+    folder = private_folder(engine_folder())
+    if folder is None:
+        return
+    with suppress(OSError):
+        write_json(
+            folder / NAME,
+            {"schema": SCHEMA, "entries": {name: asdict(value) for name, value in newest.items()}},
+        )
+
+
+def estimate(
+    entries: Mapping[str, Entry], key: str, kind: str, device: str, speed: str, layers: int
+) -> Estimate:
+    """Return what compiling would cost and gain.
+
+    Args:
+        entries: the record.
+        key: of the network at its size.
+        kind: as of :class:`Entry`.
+        device: "cpu" or "cuda".
+        speed: a key of ``RATIO``.
+        layers: how many layers with weights the network has.
+    """
+    alike = [entry for entry in entries.values() if entry.kind == kind]
+    colds = [entry.cold / entry.layers for entry in alike if entry.cold is not None]
+    cold = layers * (median(colds) if colds else COLD_PER_LAYER[device])
+    ratios = [
+        entry.compiled / entry.plain
+        for entry in alike
+        if entry.compiled is not None and entry.plain is not None
+    ]
+    ratio = median(ratios) if ratios else RATIO[speed]
+    own = entries.get(key)
+    if own is None or not compiled_code().is_dir():
+        return Estimate(cold, ratio)
+    if own.compiled is not None and own.plain is not None:
+        ratio = own.compiled / own.plain
+    warm = own.warm if own.warm is not None else (own.cold or cold) * WARM_SHARE
+    return Estimate(warm, ratio)
+
+
+def compiled_code() -> Path:
+    """Return the folder of inductor's compiled code."""
+    return engine_folder() / "code"

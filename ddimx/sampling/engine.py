@@ -1,0 +1,396 @@
+"""How a network is run: its operations one by one, as captured graphs, or compiled.
+
+All engines compute the same function, to the rounding of the network's precision. Graphs replay the
+very operations of the plain path, so that not a bit differs. Compiled code rounds elsewhere: it
+keeps more digits within what it fuses. For that reason "auto" never compiles under --invariant,
+which promises the same bits whatever the number of samples; whoever asks for it there, has the
+engine in the run's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..device import describe
+from ..errors import DdimxError, UsageError
+from ..models.gaussian import GaussianProcess
+from ..solvers.graphs import RowGraphs
+from ..timing import timed
+from ..weights.model import Model
+from . import compiled, costs
+from .memory import SHARE, free_bytes, weight_bytes
+from .settings import Settings
+
+EngineName = Literal["eager", "graph", "compile"]
+WARM_UP = 1  # calls that are not timed: the first of them allocates and chooses algorithms
+TIMED = 2  # calls that are, before it is decided whether to compile
+WORTH_A_LOOK = 2.0  # seconds that a run has to last before the record of costs is read for it
+LONG = 10.0  # seconds of a run from which on the figures are worth telling
+COMPILER = 300 << 20  # bytes that the compiler needs besides a second copy of the weights
+MOST_ENGINES = 4  # that are kept for a model: the sizes of batch that a program changes between
+
+
+class Engine:
+    """A network as it is run, with the reason for it.
+
+    Attributes:
+        name: "eager", "graph" or "compile", as things stand; "auto" may change it during a run.
+        reason: why, in a few words.
+        network: what to call, as the model's network: (x, t[, labels]).
+        compile_seconds: what compiling has cost in this run, None if nothing was compiled.
+        say: is told in one line what was decided.
+        note: is told what is going on where that takes a while.
+    """
+
+    def __init__(self, name: EngineName, reason: str, network: nn.Module) -> None:
+        self.name, self.reason, self.network = name, reason, network
+        self.compile_seconds: float | None = None
+        self.say: Callable[[str], None] = lambda _: None
+        self.note: Callable[[str], None] = lambda _: None
+
+    def expect_samples(self, count: int) -> None:
+        """Begin a run of so many samples."""
+
+    @contextmanager
+    def telling(self, say: Callable[[str], None], note: Callable[[str], None]) -> Iterator[None]:
+        """Tell ``say`` and ``note`` what happens meanwhile."""
+        before = self.say, self.note
+        self.say, self.note = say, note
+        try:
+            yield
+        finally:
+            self.say, self.note = before
+
+    def begin_batch(self) -> None:
+        """Note that no row is under way."""
+
+    def line(self) -> str:
+        """Return the engine and the reason in one line."""
+        cost = self.compile_seconds
+        more = "" if cost is None else f"; compiled in {cost:.1f} s"
+        return f"engine: {self.name} ({self.reason}{more})"
+
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        cost = self.compile_seconds
+        seconds = {} if cost is None else {"compile_seconds": round(cost, 3)}
+        return {"name": self.name, "reason": self.reason} | seconds
+
+    @contextmanager
+    def counted(self, on_call: Callable[[], None]) -> Iterator[None]:
+        """Call ``on_call`` for every call of the network meanwhile, replayed ones included."""
+        graphs: RowGraphs | None = getattr(self.network, "graphs", None)
+
+        def called(*_: Any) -> None:
+            # While a graph is captured nothing runs; its replays are counted.
+            if graphs is None or not torch.cuda.is_current_stream_capturing():
+                on_call()
+
+        hook = self.network.register_forward_hook(called)
+        if graphs is not None:
+            graphs.on_replay = on_call
+        try:
+            yield
+        finally:
+            hook.remove()
+            if graphs is not None:
+                graphs.on_replay = None
+
+
+class _Runner(nn.Module):
+    """A network whose calls an engine answers; parameters and dtype are the network's."""
+
+    def __init__(
+        self, network: nn.Module, answer: Callable[..., Tensor], graphs: RowGraphs | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.graphs = graphs
+        self._answer = answer
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        """Return the network's raw output."""
+        return self._answer(*arguments)
+
+
+class _Compiling(Engine):
+    """An engine that compiles: at once where that is the user's wish, else once it pays."""
+
+    def __init__(
+        self, model: Model, wish: str, together: int, size: int, refusal: str | None
+    ) -> None:
+        """Begin without any code.
+
+        Args:
+            wish: "auto", "graph" or "compile".
+            together: how many samples a batch has.
+            size: how many a compiled call takes.
+            refusal: why nothing is compiled in any case.
+        """
+        graphs = RowGraphs() if model.device.type == "cuda" else None
+        super().__init__("eager", "the run has not begun", model.network)
+        self.network = _Runner(model.network, self._call, graphs)
+        self._model, self._wish, self._size, self._refusal = model, wish, size, refusal
+        self._graphs = graphs
+        self._function: Callable[..., Tensor] | None = None
+        self._key, self._kind = _keys(model, size)
+        self._together, self._calls_per_batch = together, 0
+        self._expected, self._calls, self._replays = 0, 0, 0
+        self._plain: list[float] = []
+        self._compiled: list[float] = []
+        self._decided = False
+        if graphs is not None:
+            graphs.strict = wish == "graph"
+            self.name, self.reason = "graph", "its launches cost more than its work"
+        if wish != "auto":
+            self._decided = True
+            self.name = "compile" if wish == "compile" else "graph"
+            self.reason = "asked for"
+
+    def expect_samples(self, count: int) -> None:
+        self._calls, self.compile_seconds = 0, None
+        self._expected = math.ceil(count / self._together) * self._calls_per_batch
+        self._replays = 0 if self._graphs is None else self._graphs.replays
+        if self._function is not None and self._wish == "auto":
+            self.reason = "compiled already"
+        elif self._wish == "auto":
+            self._decided = self._refusal is not None
+            if self._graphs is None:
+                short = "the run is too short for compiling to pay"
+                self.name, self.reason = "eager", self._refusal or short
+
+    def begin(self, nfe: int, count: int) -> None:
+        """Begin a run of ``count`` samples with ``nfe`` calls of the network for each batch."""
+        self._calls_per_batch = nfe
+        self.expect_samples(count)
+
+    def begin_batch(self) -> None:
+        graphs = self._graphs
+        if graphs is None:
+            return
+        if graphs.failure is not None and self.name == "graph":
+            self.name, self.reason = "eager", f"rows cannot be captured: {graphs.failure}"
+        if self._decided:
+            return
+        if graphs.seconds is not None:
+            self._decide(graphs.seconds)
+
+    def _decide(self, plain: float) -> None:
+        """Decide whether to compile, by the seconds of a plain call."""
+        if self._graphs is None:
+            self._decided = True
+        done = self._calls + (0 if self._graphs is None else self._graphs.replays - self._replays)
+        left = (self._expected - done) * plain
+        if left < WORTH_A_LOOK:
+            return
+        speed = self._model.device.type
+        if speed == "cpu":
+            low = self._model.precision.dtype == torch.bfloat16
+            amx = low and torch.cpu.get_capabilities().get("amx_bf16", False)
+            speed += " amx" if amx else " bf16" if low else " fp32"
+        layers = _layers(self._model.network)
+        cost = costs.estimate(
+            costs.read(), self._key, self._kind, self._model.device.type, speed, layers
+        )
+        saving = left * (1 - cost.ratio)
+        if saving > cost.seconds:
+            free = free_bytes(self._model.device)
+            if self._model.device.type == "cpu" and free is not None:
+                need = weight_bytes(self._model) + COMPILER
+                if need > free * SHARE:
+                    self.reason = f"compiling needs {need / 1e9:.1f} GB more than is free"
+                    self.say(self.line())
+                    return
+            self.name = "compile"
+            self.reason = f"saves about {saving - cost.seconds:.0f} s of {left:.0f} s"
+            self._decided = True
+            if self._graphs is not None:
+                self._graphs.clear()  # of the plain network
+        elif left > LONG and self._graphs is None:
+            saves = f"save {max(saving, 0):.0f} s of {left:.0f} s"
+            self.reason = f"compiling would take about {cost.seconds:.0f} s and {saves}"
+            self.say(self.line())
+
+    def _call(self, *arguments: Tensor) -> Tensor:
+        """Answer a call of the network."""
+        self._calls += 1
+        network = self._model.network
+        if self.name == "compile":
+            if self._function is None:
+                return self._first_compiled(arguments)
+            return self._timed(self._compiled, lambda: self._run(arguments))
+        if self._graphs is not None or self._decided:
+            out: Tensor = network(*arguments)
+            return out
+        out = self._timed(self._plain, lambda: network(*arguments))
+        if len(self._plain) >= WARM_UP + TIMED:
+            self._decide(min(self._plain[WARM_UP:]))
+            self._plain = self._plain[: WARM_UP + TIMED]
+        return out
+
+    def _run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        assert self._function is not None
+        try:
+            return compiled.in_parts(self._function, self._size, arguments)
+        except torch.cuda.OutOfMemoryError:
+            # The batch will be halved, and padding it to the old size would need as much again.
+            self._size, self._function = max(1, (self._size + 1) // 2), None
+            raise
+
+    def _timed(self, seconds: list[float], call: Callable[[], Tensor]) -> Tensor:
+        """Return what a call returns, and add its time to the first few on a CPU."""
+        if self._graphs is not None or len(seconds) >= WARM_UP + TIMED:
+            return call()
+        start = time.perf_counter()
+        out = call()
+        seconds.append(time.perf_counter() - start)
+        if seconds is self._compiled and len(seconds) == WARM_UP + TIMED:
+            plain = min(self._plain[WARM_UP:], default=None)
+            entry = costs.Entry(
+                self._kind,
+                _layers(self._model.network),
+                plain=plain,
+                compiled=None if plain is None else min(seconds[WARM_UP:]),
+            )
+            costs.remember(self._key, entry)
+        return out
+
+    def _first_compiled(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        """Compile and answer the call, plainly where that fails and was not the user's wish.
+
+        A damaged cache of code may be the reason, so that it is removed before the second try.
+
+        Raises:
+            DdimxError: it failed, and compiling was the user's wish.
+        """
+        held = self._key in costs.read() and costs.compiled_code().is_dir()
+        self.note("compiling")
+        for last in (False, True):
+            start = time.perf_counter()
+            self._function = compiled.compiled(self._model.network)
+            try:
+                with timed("compiling"), compiled.code_folder():
+                    out = self._run(arguments)
+                break
+            except torch.cuda.OutOfMemoryError:
+                raise
+            # What a compiler, a linker or a loader may raise has no common class. It is told in
+            # the manifest and on stderr, or is an error.
+            except Exception as error:  # noqa: BLE001
+                self._function = None
+                failure = _first_line(error)
+            if last:
+                return self._not_compiled(failure, arguments)
+            compiled.forget_code()
+            held = False
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+        self.compile_seconds = time.perf_counter() - start
+        entry = costs.Entry(
+            self._kind,
+            _layers(self._model.network),
+            cold=None if held else self.compile_seconds,
+            warm=self.compile_seconds if held else None,
+        )
+        costs.remember(self._key, entry)
+        self.say(self.line())
+        return out
+
+    def _not_compiled(self, failure: str, arguments: tuple[Tensor, ...]) -> Tensor:
+        """Go on without compiling, or refuse to."""
+        if self._wish == "compile":
+            raise DdimxError(
+                f"the network cannot be compiled here: {failure}; --engine eager does without"
+            )
+        self.name = "eager" if self._graphs is None else "graph"
+        self.reason = f"compiling failed: {failure}"
+        self._refusal = self.reason
+        self.say(self.line())
+        out: Tensor = self._model.network(*arguments)
+        return out
+
+
+def choose_engine(model: Model, settings: Settings, count: int | None = None) -> Engine:
+    """Return how to run a model's network. Nothing is compiled before the first call.
+
+    Args:
+        settings: with the engine that the user wants, or "auto".
+        count: how many samples are to be drawn, where they are not all of the settings.
+
+    Raises:
+        UsageError: an engine that cannot run here, with the reason.
+    """
+    wish, device = settings.engine, model.device
+    process = model.process
+    refusals: dict[str, str | None] = {"graph": None, "compile": None}
+    if not isinstance(process, GaussianProcess):
+        varying = process.draws != "images"
+        reason = (
+            f"the shapes of {process.draws} vary from call to call"
+            if varying
+            else f"'{model.name}' brings a loop of its own"
+        )
+        refusals = dict.fromkeys(refusals, reason)
+    else:
+        refusals["compile"] = compiled.refusal(device)
+        if device.type != "cuda":
+            refusals["graph"] = f"CUDA graphs need a CUDA device, and this run is on {device.type}"
+        if wish == "compile" and device.type == "cpu" and refusals["compile"] is None:
+            free, need = free_bytes(device), weight_bytes(model) + COMPILER
+            if free is not None and need > free * SHARE:
+                refusals["compile"] = (
+                    f"it needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                )
+    if wish == "eager":
+        return Engine("eager", "asked for", model.network)
+    if wish != "auto" and (refusal := refusals[wish]) is not None:
+        raise UsageError(f"--engine {wish}: {refusal}; --engine auto takes what runs here")
+    if wish == "auto":
+        if refusals["compile"] is None and settings.invariant:
+            refusals["compile"] = "--invariant keeps the bits whatever the number of samples"
+        if not type(model.network).__module__.startswith("ddimx."):
+            refusals = dict.fromkeys(refusals, "a network from outside the package")
+        if all(refusals.values()):
+            return Engine("eager", refusals["compile"] or "", model.network)
+    together = process.micro_batch if settings.invariant else settings.batch_size
+    # With guidance in some rows only, these take two compiled calls, and the others one.
+    both = settings.passes == 2 * settings.plan.nfe
+    size = together * (2 if both else 1)
+    key = (wish, size, settings.invariant, id(model.network))
+    engine: _Compiling | None = model.engines.pop(key, None)
+    if engine is None:
+        engine = _Compiling(model, wish, together, size, refusals["compile"])
+    while len(model.engines) >= MOST_ENGINES:
+        del model.engines[next(iter(model.engines))]
+    model.engines[key] = engine
+    number = settings.count if count is None else count
+    engine.begin(settings.plan.nfe, number)
+    return engine
+
+
+def _layers(network: nn.Module) -> int:
+    """Return how many layers with weights a network has, at least 1."""
+    return max(1, sum(any(True for _ in m.parameters(recurse=False)) for m in network.modules()))
+
+
+def _keys(model: Model, size: int) -> tuple[str, str]:
+    """Return what the record of costs calls a network at a size, and the kind that it is of."""
+    kind = "; ".join([describe(model.device), model.precision.name, f"torch {torch.__version__}"])
+    shapes = [[*p.shape] for p in model.network.parameters()]
+    facts = json.dumps([kind, size, type(model.network).__name__, [*model.process.shape], shapes])
+    return hashlib.sha256(facts.encode()).hexdigest()[:32], kind
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says in its first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

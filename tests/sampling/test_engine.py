@@ -1,0 +1,438 @@
+"""Engines: what "auto" decides by which figures, what is refused, and that samples stay the same.
+
+Compiling takes seconds and a compiler, so that all tests but one put a function of their own in its
+place. It calls the network, and says at which sizes.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import ddimx
+from ddimx.errors import DdimxError, UsageError
+from ddimx.options import Options
+from ddimx.pixels import to_bytes
+from ddimx.sampling import compiled, costs, engine
+from ddimx.sampling.batch import finish_all
+from ddimx.sampling.engine import choose_engine
+from ddimx.sampling.manifest import engine_for, identity, names_engine
+from ddimx.sampling.settings import resolve
+from ddimx.weights.model import load_model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of this test's own, and no compiled code of the user's."""
+    monkeypatch.setenv("DDIMX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(compiled.CACHE, raising=False)
+    return tmp_path / "cache" / "engines"
+
+
+@pytest.fixture
+def model(tiny_model):
+    return load_model(tiny_model, device="cpu", dtype="fp32")
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """The sizes of batch at which the compiled network was called; compiling costs nothing."""
+    calls = []
+
+    def plain(network):
+        def call(*arguments):
+            calls.append(len(arguments[0]))
+            return network(*arguments)
+
+        return call
+
+    monkeypatch.setattr(compiled, "compiled", plain)
+    monkeypatch.setattr(compiled, "refusal", lambda _: None)
+    return calls
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of which every look takes one second."""
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: float(next(seconds)))
+
+
+def settings_of(model, **options):
+    return resolve(Options.of({"steps": 4, "count": 5, "batch_size": 2, **options}), model)
+
+
+def close(samples, others):
+    """Whether pixels are the same to float32's rounding, which the size of a product decides: some
+    hundred sums in each of four rows, of values of about 1.
+    """
+    return torch.allclose(torch.stack(samples), torch.stack(others), rtol=0, atol=400 * 2**-23)
+
+
+def test_a_tail_is_filled_up_and_the_surplus_dropped(model, sizes):
+    plain = finish_all(model, settings_of(model, engine="eager"), range(5))
+    found = finish_all(model, settings_of(model, engine="compile"), range(5))
+    assert close(plain, found)
+    assert sizes == [2] * 12  # three batches of four rows, the last of one sample
+
+
+@pytest.mark.parametrize(
+    ("guidance", "size", "calls"), [("2", 4, 8), ("2@0-0.5", 2, 12)], ids=["all rows", "some rows"]
+)
+def test_guidance_doubles_the_size_or_takes_two_calls(model, sizes, guidance, size, calls):
+    options = {"guidance": guidance, "count": 4}
+    plain = finish_all(model, settings_of(model, engine="eager", **options), range(4))
+    found = finish_all(model, settings_of(model, engine="compile", **options), range(4))
+    assert close(plain, found)
+    assert sizes == [size] * calls
+
+
+def test_a_second_call_finds_the_network_compiled(model, sizes):
+    settings = settings_of(model, engine="compile")
+    one, two = choose_engine(model, settings), choose_engine(model, settings)
+    assert one is two
+    other = choose_engine(model, settings_of(model, engine="compile", batch_size=1))
+    assert other is not one
+
+
+def test_auto_compiles_once_a_run_is_long_enough(model, sizes, clock, cache):
+    """Each call takes a second by this clock; compiling takes one and is expected to take 0.8 s
+    for each layer, of which bf16 saves an eighth.
+    """
+    bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
+    said = []
+    settings = settings_of(bf16, steps=4, count=1000)
+    chosen = choose_engine(bf16, settings)
+    chosen.say = said.append
+    x, t = torch.zeros(2, 3, 8, 8), torch.zeros(2)
+    for _ in range(4):
+        chosen.network(x, t, torch.zeros(2, dtype=torch.int64))
+    assert (chosen.name, sizes) == ("compile", [2])
+    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    left = 2000 - 3
+    saved = left * (1 - costs.RATIO[speed_of(bf16)]) - expected
+    assert said == [f"engine: compile (saves about {saved:.0f} s of {left} s; compiled in 1.0 s)"]
+    assert chosen.record()["compile_seconds"] == 1.0
+    entry = next(iter(costs.read().values()))
+    assert (entry.cold, entry.warm, entry.layers) == (1.0, None, engine._layers(model.network))
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+
+def engine_precision(dtype):
+    from ddimx.device import Precision
+
+    return Precision(dtype, "a test")
+
+
+def speed_of(model):
+    return "cpu amx" if torch.cpu.get_capabilities().get("amx_bf16", False) else "cpu bf16"
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        (2, "the run is too short for compiling to pay"),
+        (100, r"compiling would take about \d+ s and save \d+ s of 197 s"),
+    ],
+)
+def test_auto_leaves_a_short_run_alone(model, sizes, clock, count, reason):
+    bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
+    chosen = choose_engine(bf16, settings_of(bf16, count=count))
+    x, t = torch.zeros(2, 3, 8, 8), torch.zeros(2)
+    for _ in range(5):
+        chosen.network(x, t, torch.zeros(2, dtype=torch.int64))
+    assert (chosen.name, sizes) == ("eager", [])
+    assert re.fullmatch(reason, chosen.reason)
+
+
+def broken(message):
+    def compile_network(network):
+        def call(*_):
+            raise RuntimeError(message)
+
+        return call
+
+    return compile_network
+
+
+def test_what_fails_to_compile_runs_plainly_with_the_reason(model, monkeypatch, clock):
+    """The first failure may be that of a damaged cache, which is removed before a second try."""
+    forgotten = []
+    monkeypatch.setattr(compiled, "refusal", lambda _: None)
+    monkeypatch.setattr(compiled, "compiled", broken("\n  no such header\nmore"))
+    monkeypatch.setattr(compiled, "forget_code", lambda: forgotten.append(1))
+    bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
+    chosen = choose_engine(bf16, settings_of(bf16, count=10_000))
+    arguments = torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+    outs = [chosen.network(*arguments) for _ in range(6)]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    reason = "compiling failed: RuntimeError: no such header"
+    assert chosen.record() == {"name": "eager", "reason": reason}
+    assert forgotten == [1]
+    assert costs.read() == {}
+    strict = choose_engine(model, settings_of(model, engine="compile"))
+    with pytest.raises(DdimxError, match="no such header; --engine eager does without"):
+        strict.network(*arguments)
+
+
+def test_a_damaged_cache_is_rebuilt(model, monkeypatch, sizes):
+    tries = []
+
+    def second_time(network):
+        tries.append(1)
+        return broken("file too short")(network) if len(tries) == 1 else network
+
+    monkeypatch.setattr(compiled, "compiled", second_time)
+    with compiled.code_folder():
+        (costs.compiled_code() / "damaged.so").write_bytes(b"")
+    found = finish_all(model, settings_of(model, engine="compile"), range(2))
+    assert close(finish_all(model, settings_of(model, engine="eager"), range(2)), found)
+    assert len(tries) == 2
+    assert not (costs.compiled_code() / "damaged.so").exists()
+
+
+REFUSALS = [
+    ({"platform": "win32"}, "cpu", "not tried on Windows"),
+    ({}, "mps", "not tried on MPS"),
+    ({"missing": "torch._inductor"}, "cpu", "comes without its compiler"),
+    ({"missing": "triton"}, "cuda", "Triton is not installed"),
+    ({"tools": ()}, "cpu", r"no C\+\+ compiler \(no-such; CXX names another\)"),
+    ({"tools": ("no-such",)}, "cpu", None),
+    ({"tools": ()}, "cuda", r"no C compiler \(gcc or clang; CC names another\)"),
+    ({"tools": ("clang",)}, "cuda", None),
+]
+
+
+@pytest.mark.parametrize(("machine", "device", "reason"), REFUSALS)
+def test_what_cannot_compile_here_is_refused_with_the_reason(
+    monkeypatch, tmp_path, machine, device, reason
+):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(compiled.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(sys, "platform", machine.get("platform", "linux"))
+    missing, tools = machine.get("missing"), machine.get("tools", ("no-such", "gcc"))
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None if name == missing else 1)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in tools else None)
+    monkeypatch.setenv("CXX", "no-such")
+    monkeypatch.delenv("CC", raising=False)
+    found = compiled.refusal(torch.device(device))
+    assert found is None if reason is None else re.search(reason, found)
+
+
+def test_an_engine_that_cannot_run_is_refused_by_name_and_passed_over_by_auto(model, monkeypatch):
+    monkeypatch.setattr(compiled, "refusal", lambda _: "there is no C++ compiler")
+    with pytest.raises(UsageError, match=r"--engine compile: there is no C\+\+ compiler; --engine"):
+        ddimx.sample(model, count=1, steps=1, engine="compile")
+    with pytest.raises(UsageError, match="--engine graph: CUDA graphs need a CUDA device"):
+        ddimx.sample(model, count=1, steps=1, engine="graph")
+    chosen = choose_engine(model, settings_of(model))
+    assert chosen.record() == {"name": "eager", "reason": "there is no C++ compiler"}
+    with pytest.raises(UsageError, match="fast"):
+        ddimx.sample(model, count=1, engine="fast")
+
+
+def test_weights_that_would_not_fit_twice_are_not_compiled(model, monkeypatch, sizes, clock):
+    monkeypatch.setattr(engine, "free_bytes", lambda _: 1 << 20)
+    with pytest.raises(UsageError, match=r"compile: it needs 0\.3 GB, and 0\.0 GB are free"):
+        choose_engine(model, settings_of(model, engine="compile"))
+    bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
+    chosen = choose_engine(bf16, settings_of(bf16, count=10_000))
+    for _ in range(4):
+        chosen.network(torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    assert (chosen.name, sizes) == ("eager", [])
+    assert "compiling needs 0.3 GB more" in chosen.reason
+
+
+def test_invariant_runs_compile_on_demand_alone_and_say_so_in_their_identity(model, sizes):
+    settings = settings_of(model, invariant=True)
+    assert "--invariant" in choose_engine(model, settings).reason
+    assert "engine" not in identity(model, settings, "png", None)
+    asked = settings_of(model, invariant=True, engine="compile")
+    assert identity(model, asked, "png", None)["engine"] == "compile"
+    assert not names_engine(settings_of(model, engine="compile"))
+    alone = finish_all(model, asked, [4])
+    together = finish_all(model, asked, [3, 4, 12])
+    assert torch.equal(alone[0], together[1])
+    assert {*sizes} == {model.process.micro_batch}
+
+
+def test_a_run_goes_on_with_the_engine_that_its_identity_names(tmp_path):
+    manifest = {"schema": 2, "status": "interrupted", "count": 1, "identity": {"engine": "compile"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert engine_for(None, tmp_path) == engine_for("auto", tmp_path) == "compile"
+    assert engine_for("eager", tmp_path) == "eager"
+    assert engine_for(None, None) == "auto"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"identity": {"engine": "x"}}))
+    assert engine_for(None, tmp_path) == "auto"
+
+
+ENTRY = costs.Entry("a machine", 10, cold=20.0, warm=None, plain=2.0, compiled=1.0)
+
+
+def test_the_record_remembers_and_forgets_the_oldest(cache):
+    for i in range(costs.MOST_ENTRIES + 3):
+        costs.remember(f"key {i}", ENTRY)
+    assert len(costs.read()) == costs.MOST_ENTRIES
+    costs.remember("key 9", costs.Entry("a machine", 10, warm=3.0))
+    assert costs.read()["key 9"] == dataclasses.replace(ENTRY, warm=3.0)
+    assert (cache / costs.NAME).stat().st_size < costs.MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{" * 1000,
+        '{"schema": 2, "entries": {}}',
+        '{"schema": 1, "entries": [1]}',
+        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 1, "cold": -1}}}',
+        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 1, "cold": true}}}',
+        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 0}}}',
+        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 1, "more": 1}}}',
+        '{"schema": 1, "entries": {}, "x": "' + "x" * costs.MOST_BYTES + '"}',
+    ],
+)
+def test_a_record_that_is_damaged_is_begun_anew(cache, text):
+    cache.mkdir(parents=True, mode=0o700)
+    (cache / costs.NAME).write_text(text)
+    assert costs.read() == {}
+    costs.remember("key", ENTRY)
+    assert costs.read() == {"key": ENTRY}
+
+
+def test_estimates_go_by_what_was_measured_here(cache):
+    def estimate(entries, key="k"):
+        found = costs.estimate(entries, key, "a machine", "cpu", "cpu bf16", 100)
+        return found.seconds, found.ratio
+
+    prior = costs.COLD_PER_LAYER["cpu"] * 100
+    assert estimate({}) == (prior, costs.RATIO["cpu bf16"])
+    assert estimate({"x": dataclasses.replace(ENTRY, kind="another")})[0] == prior
+    assert estimate({"x": ENTRY}) == (200.0, 0.5)  # 2 s for each layer
+    costs.compiled_code().mkdir(parents=True)
+    assert estimate({"k": ENTRY}) == (20 * costs.WARM_SHARE, 0.5)
+    assert estimate({"k": dataclasses.replace(ENTRY, warm=4.0)}) == (4.0, 0.5)
+    costs.compiled_code().rmdir()  # without the code it has to be compiled again
+    assert estimate({"k": dataclasses.replace(ENTRY, warm=4.0)})[0] == 200.0
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")
+def test_code_that_another_could_have_written_is_not_run(cache, tmp_path, monkeypatch):
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    (cache / "foreign.so").touch()
+    assert costs.private_folder(cache) == cache
+    assert not (cache / "foreign.so").exists()
+    link = tmp_path / "link"
+    link.symlink_to(cache)
+    assert costs.private_folder(link) is None
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert costs.private_folder(cache) is None
+    with compiled.code_folder():
+        folder = os.environ[compiled.CACHE]
+        assert not folder.startswith(str(cache))
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    os.rmdir(folder)
+    monkeypatch.setenv(compiled.CACHE, str(tmp_path / "own"))
+    with compiled.code_folder():
+        assert os.environ[compiled.CACHE] == str(tmp_path / "own")
+
+
+@pytest.mark.parametrize("wish", ["compile", "graph"])
+def test_octrees_run_plainly(model, wish):
+    """Their shapes differ from call to call."""
+    process = SimpleNamespace(draws="octrees")
+    shapes = dataclasses.replace(model, process=process)
+    settings = settings_of(model)
+    reason = "the shapes of octrees vary from call to call"
+    assert choose_engine(shapes, settings).record() == {"name": "eager", "reason": reason}
+    with pytest.raises(UsageError, match=f"--engine {wish}: {reason}"):
+        choose_engine(shapes, dataclasses.replace(settings, engine=wish))
+
+
+class Small(nn.Module):
+    """A convolution and what the compiler fuses behind it, in one loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x, t, labels):
+        shift = (t / 1000 + labels).view(-1, 1, 1, 1)
+        return nn.functional.silu(self.conv(x)) - shift.cos()
+
+
+COMPILES = pytest.mark.skipif(
+    compiled.refusal(torch.device("cpu")) is not None, reason="nothing compiles here"
+)
+
+
+@COMPILES
+def test_a_compiled_network_draws_the_same_pictures(model, cache, monkeypatch):
+    """The one test of the gate that compiles. Float32 is rounded alike, up to a few last bits."""
+    # Code without vector instructions is the same on every CPU, and the compiler need not try them.
+    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)
+    small = Small().eval().requires_grad_(False)
+    options = {"count": 3, "guidance": "2"}
+    alike = dataclasses.replace(model, network=small, engines={})
+    plain = finish_all(alike, settings_of(alike, engine="eager", **options), range(3))
+    found = finish_all(alike, settings_of(alike, engine="compile", **options), range(3))
+    assert close(plain, found)
+    (entry,) = costs.read().values()
+    assert entry.cold is not None
+    assert stat.S_IMODE((cache / "code").stat().st_mode) == 0o700
+    assert any((cache / "code").rglob("*.so"))
+
+
+@COMPILES
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_compiled_unet_draws_the_same_pictures(tiny_model, dtype):
+    """In bfloat16 what is fused is rounded less often: each of some 60 roundings of a call differs
+    by 2^-9 at most, and errors add up like steps of a random walk, over four rows.
+    """
+    unet = load_model(tiny_model, device="cpu", dtype=dtype)
+    plain = finish_all(unet, settings_of(unet, engine="eager"), range(5))
+    found = finish_all(unet, settings_of(unet, engine="compile"), range(5))
+    bound = 4 * 60**0.5 * 2**-9 if dtype == "bf16" else 400 * 2**-23
+    gap = (torch.stack(plain) - torch.stack(found)).abs().max()
+    assert gap <= bound * max(1.0, float(torch.stack(plain).abs().max()))
+    levels = [to_bytes(torch.stack(value), unet.config.data).int() for value in (plain, found)]
+    assert (levels[0] - levels[1]).abs().max() <= (1 if dtype == "fp32" else 255 * bound)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpmpp:3"}])
+def test_graphs_draw_the_same_bits_on_a_card(tiny_model, options):
+    card = load_model(tiny_model, device="cuda", dtype="bf16")
+    rows = {"steps": 8, "count": 5, **options}
+    plain = ddimx.sample(card, engine="eager", batch_size=2, **rows)
+    found = ddimx.sample(card, engine="graph", batch_size=2, **rows)
+    assert torch.equal(plain, found)
+    chosen = list(card.engines.values())[-1]
+    graphs = chosen.network.graphs
+    assert graphs.failure is None
+    assert graphs.replays > 0
+    assert choose_engine(card, settings_of(card)).name == "graph"
+
+
+@pytest.mark.gpu
+def test_compiled_code_within_a_graph_draws_the_same_pictures_on_a_card(tiny_model):
+    card = load_model(tiny_model, device="cuda", dtype="fp32")
+    rows = {"steps": 8, "count": 3, "batch_size": 2}
+    plain = ddimx.sample(card, engine="eager", **rows)
+    found = ddimx.sample(card, engine="compile", **rows)
+    # TF32 is off with fp32. Eight rows of some hundred sums, of values up to a few units.
+    assert (plain - found).abs().max() <= 8 * 100 * 2**-23 * float(plain.abs().max() + 1)
+    chosen = list(card.engines.values())[-1]
+    assert chosen.network.graphs.replays > 0
