@@ -11,7 +11,7 @@ from .. import options
 from ..common import one_of
 
 if TYPE_CHECKING:
-    from ...evaluation.shapes.sets import ShapeSet
+    from ...evaluation.shapes.sets import Listed, ShapeSet
     from ...progress import Progress
 
 SHOWN = 5  # invalid files that are listed on the screen; the record holds all
@@ -19,16 +19,19 @@ SHOWN = 5  # invalid files that are listed on the screen; the record holds all
 
 def shapes(
     samples: Annotated[
-        Path, typer.Option(metavar="DIR", help="A folder of 'ddimx sample', or any token files.")
+        Path,
+        typer.Option(metavar="DIR|ZIP", help="A folder of 'ddimx sample', or any token files."),
     ],
     reference: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set, or PC15k."),
+        typer.Option(
+            metavar="DIR|ZIP", help="Shapes to compare with: a prepared data set, or PC15k."
+        ),
     ],
     train: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Training shapes, for novelty (default: the reference's own)."
+            metavar="DIR|ZIP", help="Training shapes, for novelty (default: the reference's own)."
         ),
     ] = None,
     split: Annotated[
@@ -68,9 +71,10 @@ def shapes(
     """Measure shapes against a reference: 1-NNA, COV, MMD, validity, connectivity, novelty.
 
     A set is a run folder, a folder of token files, a prepared data set or one of its lists
-    (DIR/val.jsonl). Of point clouds, in a tree as PC15k has it, octrees are made that are as deep
-    as the samples. Figures come with 95% intervals and with what the reference and the training
-    shapes themselves reach; the record states the protocol. Needs pip install "ddimx[3d]".
+    (DIR/val.jsonl); all but prepared sets may lie in a zip file. Of point clouds, in a tree as
+    PC15k has it, octrees are made that are as deep as the samples. Figures come with 95% intervals
+    and with what the reference and the training shapes themselves reach; the record states the
+    protocol. Needs pip install "ddimx[3d]".
 
     Examples:
 
@@ -79,9 +83,7 @@ def shapes(
       ddimx evaluate shapes --samples big --reference data/chairs --emd --point-seeds 3 -o q.json
     """
     from ...data.shapes.lists import PARTS
-    from ...evaluation.shapes.quality import Protocol, quality
-    from ...evaluation.shapes.report import table
-    from ...evaluation.shapes.sets import named_on_both_sides
+    from ...evaluation.shapes import sets as places
     from ...files import write_json
     from ...progress import Progress
     from ...runs.lock import lock_file
@@ -89,6 +91,10 @@ def shapes(
 
     part = one_of("split", split, PARTS)
     refuse_existing(out, overwrite)
+    listed = _listed(samples, reference, train, part)
+
+    from ...evaluation.shapes.quality import Protocol, quality  # which needs PyTorch
+
     protocol = Protocol(
         points=points,
         seed=seed,
@@ -99,7 +105,7 @@ def shapes(
         workers=workers,
     )
     with Progress(quiet=quiet) as progress, lock_file(out):
-        sets = _read(samples, reference, train, part, category or [], progress)
+        sets = _read(listed, category or [], progress)
         of_samples, of_reference, of_training = (
             sets["samples"],
             sets["reference"],
@@ -111,7 +117,7 @@ def shapes(
             None if of_training is None else of_training.trees,
             protocol,
             invalid=len(of_samples.invalid),
-            categories=named_on_both_sides(of_samples.categories, of_reference.categories),
+            categories=places.named_on_both_sides(of_samples.categories, of_reference.categories),
             progress=progress,
         )
         record = _with_sources(record, sets, category or [])
@@ -125,17 +131,12 @@ def shapes(
     else:
         from rich.console import Console
 
+        from ...evaluation.shapes.report import table
+
         Console().print(table(record))
 
 
-def _read(
-    samples: Path,
-    reference: Path,
-    train: Path | None,
-    split: str,
-    categories: list[str],
-    progress: Progress,
-) -> dict[str, ShapeSet]:
+def _listed(samples: Path, reference: Path, train: Path | None, split: str) -> dict[str, Listed]:
     """Find all sets before reading any, so that a wrong name is told at once."""
     from ...evaluation.shapes import sets
 
@@ -143,6 +144,15 @@ def _read(
     of_training = train or sets.training_list(reference, split)
     if of_training is not None:
         listed["train"] = sets.find(of_training, "train")
+    return listed
+
+
+def _read(
+    listed: dict[str, Listed], categories: list[str], progress: Progress
+) -> dict[str, ShapeSet]:
+    """Read the sets."""
+    from ...evaluation.shapes import sets
+
     read: dict[str, ShapeSet] = {}
     for name, files in listed.items():  # the samples first: their depth is the others'
         depth = min((t.depth for t in read["samples"].trees), default=None) if read else None
