@@ -241,3 +241,21 @@ def test_on_a_gpu_kernels_count_and_the_rest_is_waiting():
         "waiting for the host": 42,
     }
     assert [*split.fused] == ["triton_poi_fused_native_group_norm_silu_2", "triton_poi_fused_add_5"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_on_a_gpu_kernels_have_kinds_whether_they_are_replayed_or_not(engine, tiny_model):
+    model = ddimx.load_model(tiny_model, device="cuda", dtype="fp32")
+    options = {"count": 2, "steps": 12, "eta": 1.0, "engine": engine}
+    plain = ddimx.sample(model, **options)
+    with Profile() as profile:
+        again = ddimx.sample(model, **options)
+    assert torch.equal(again, plain)
+    report = profile.report()
+    check_sums(report)
+    kinds = report["parts"]["network"]["kinds"]
+    assert {"convolution", "normalization", "waiting for the host"} <= {*kinds}
+    assert "update" not in kinds  # it is a part of its own, also where a graph holds both
+    assert report["parts"]["update"]["seconds"] > 0
+    assert rows_of(profile) == (1, 4, 7)
