@@ -18,6 +18,11 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say no: to keep TorchDynamo out, PyTorch imports it first, which takes a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator and count what it allocates; views share memory and count nothing."""
         result = func(*args, **(kwargs or {}))
