@@ -136,6 +136,18 @@ def speed_of(model):
     return "cpu amx" if torch.cpu.get_capabilities().get("amx_bf16", False) else "cpu bf16"
 
 
+def test_the_outlook_says_what_is_known_before_a_run(model, sizes, monkeypatch):
+    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    said = choose_engine(model, settings_of(model)).outlook()
+    assert said.startswith("engine: eager; compile as soon as that pays")
+    assert f"about {expected:.0f} s" in said
+    asked = choose_engine(model, settings_of(model, engine="compile"))
+    assert asked.outlook() == "engine: compile (asked for)"
+    monkeypatch.setattr(compiled, "refusal", lambda _: "no compiler")
+    asked = choose_engine(model, settings_of(model, batch_size=3))
+    assert asked.outlook() == "engine: eager (no compiler)"
+
+
 @pytest.mark.parametrize(
     ("count", "reason"),
     [
