@@ -30,6 +30,7 @@ from . import (
     paper,
     sample,
     segments,
+    startup,
     tune,
     update,
 )
@@ -46,6 +47,7 @@ SUITES = {
     "attention": 2.0,
     "octree": 3.0,
     "segments": 1.0,
+    "startup": 2.0,
 }
 SHAPED = {"group_norm": group_norm.jobs, "update": update.jobs, "attention": attention.jobs}
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -262,6 +264,8 @@ def _jobs(suite: str, args: argparse.Namespace, device: torch.device, budget: Bu
         return segments.jobs(device, rounds, **wishes)
     if suite == "octree":
         return octree.jobs(device, rounds, budget=budget)
+    if suite == "startup":
+        return startup.jobs(rounds, quick=args.quick, budget=budget)
     return sample.jobs(
         device, rounds, model=args.model, steps=args.steps, quick=args.quick, **wishes
     )

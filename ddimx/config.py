@@ -328,8 +328,17 @@ class TrainingConfig(Section):
     class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     # Ours, octrees: share of the coarser levels' tokens that are shown with one wrong bit.
     parent_corruption: float = Field(default=0.0, ge=0.0, lt=1.0)
-    # Ours: "bf16" computes the network in bfloat16 (autocast); "auto" does so on CUDA.
+    # Ours: "bf16" computes the network in bfloat16 (autocast); "auto" does so on CUDA and on CPUs
+    # that multiply bfloat16 in hardware.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    # Ours: whether torch.compile makes the network's code; "auto" says when it is worth its time.
+    compile: Literal["auto", "on", "off"] = "auto"
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: Any) -> Any:
+        """Read what YAML makes of the words on and off."""
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class SamplingConfig(Section):

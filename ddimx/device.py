@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .errors import UsageError
 
@@ -70,6 +71,19 @@ def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu ({_cpu_name()}, {torch.get_num_threads()} threads)"
     return device.type
+
+
+def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor on a device, as ``dtype`` there, without waiting for the device.
+
+    CUDA copies from pinned memory beside its work; from other memory it would finish that first.
+    """
+    tensor = tensor.to(dtype or tensor.dtype)
+    if device.type != "cuda":
+        return tensor.to(device)
+    if tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _cpu_name() -> str:

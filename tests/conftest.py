@@ -150,6 +150,7 @@ def tiny_config(tiny_npz) -> Config:
             "n_iters": 6,
             "snapshot_freq": 3,
             "validation_freq": 3,
+            "precision": "fp32",  # and not by the kind of processor
         },
         "sampling": {"batch_size": 4, "spacing": "trailing"},
         "optim": {"optimizer": "AdamW", "lr": 0.002, "weight_decay": 0.01, "grad_clip": 1.0},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import octree, show
+from benchmarks import octree, seed, show
 from benchmarks.octree import codec, export, levels, peers, shapes, tokens
 from benchmarks.runner import Absent, Budget, Contender
 from ddimx.config_file import load_config
@@ -76,7 +76,7 @@ def test_every_table_has_its_rows(small):
     assert "B/splat" in shown
 
 
-@pytest.mark.parametrize("decode", [peers.seed_decode, peers.deque_decode])
+@pytest.mark.parametrize("decode", [seed.list_decode, seed.deque_decode])
 def test_the_queues_are_the_reference(decode):
     tree = test_shapes.sphere(3)
     stream = tree.tokens().tolist()

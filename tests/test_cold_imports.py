@@ -1,10 +1,18 @@
-"""A machine without Triton: everything imports, samples, and says why it is slower."""
+"""What is imported, and what is not: without Triton everything runs and says why it is slower; a
+verb imports nothing heavy that its job does not use.
+"""
 
+import json
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from tests.conftest import cli_environment
+from tests.exporting import write
 
 BLOCK = """
 import sys
@@ -77,3 +85,66 @@ def test_kernels_are_imported_only_when_they_are_chosen():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+PICTURES_AND_BARS = {"torch", "scipy", "PIL", "rich"}
+# A verb, whether it ends well, and what it must not have imported, it or the verbs before it.
+VERBS = {
+    "--version": (0, {"numpy", "yaml", "safetensors", *PICTURES_AND_BARS}),
+    "info shapes": (0, {"plyfile", "ssl", *PICTURES_AND_BARS}),
+    "export shapes --out plain --color tan": (0, {"plyfile", *PICTURES_AND_BARS}),
+    "export shapes --out all --format 3dgs,splat,spz,glb,json": (0, PICTURES_AND_BARS),
+    "info {model}": (0, {"ssl", *PICTURES_AND_BARS}),
+    "info --models": (0, {"ssl", *PICTURES_AND_BARS}),
+    "prepare octrees absent octrees": (2, PICTURES_AND_BARS),
+    "evaluate shapes --samples shapes --reference absent": (2, PICTURES_AND_BARS),
+    "prepare images pictures pictures.npy --size 4": (0, {"torch", "scipy", "rich"}),
+    "info shapes/a.npz": (0, {"torch", "rich"}),
+    "export shapes --out drawn --preview --surfel": (0, {"torch", "rich"}),
+}
+RUN_VERBS = """
+import contextlib, io, json, sys
+from ddimx.cli.app import app
+from ddimx.errors import DdimxError
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            app(command.split())
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except DdimxError as error:
+            code = error.exit_code
+    print(json.dumps([code, sorted(sys.modules)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory, tiny_model):
+    """How each of the verbs ended in one fresh process, and all modules imported by then."""
+    folder = tmp_path_factory.mktemp("verbs")
+    (folder / "shapes").mkdir()
+    write(folder / "shapes" / "a.npz", depth=4)
+    (folder / "pictures").mkdir()
+    for name in "ab":
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "pictures" / f"{name}.png")
+    commands = [command.format(model=tiny_model) for command in VERBS]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_VERBS, json.dumps(commands)],
+        cwd=folder,
+        env=cli_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    lines = map(json.loads, done.stdout.splitlines())
+    return {verb: (code, set(names)) for verb, (code, names) in zip(VERBS, lines, strict=True)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_imports_nothing_heavy_that_its_job_does_not_use(modules, verb):
+    code, absent = VERBS[verb]
+    ended, imported = modules[verb]
+    assert ended == code
+    assert not absent & imported

@@ -15,6 +15,7 @@ from ddimx.octree import reference
 from ddimx.octree.keys import cells_of, keys_of
 from ddimx.octree.tree import Octree, from_leaves, from_tokens
 
+from .. import seed
 from ..device import graphed, launches, waiter
 from ..runner import Absent, Budget, Call, Contender, Job, compare
 from . import peers, shapes
@@ -51,8 +52,8 @@ def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
         return octree_decode(tokens, offsets, depth, leaves=leaves).centers
 
     calls: dict[str, Call] = {
-        "Python list as queue": lambda: [peers.seed_decode(s, depth) for s in lists],
-        "Python deque": lambda: [peers.deque_decode(s, depth) for s in lists],
+        "Python list as queue": lambda: [seed.list_decode(s, depth) for s in lists],
+        "Python deque": lambda: [seed.deque_decode(s, depth) for s in lists],
         "eager PyTorch by level": lambda: [peers.torch_decode(s, depth) for s in on_device],
         "ddimx.octree (NumPy)": lambda: [from_tokens(s, depth).centers() for s in streams],
         "ddimx octree_decode": kernel,

@@ -10,10 +10,10 @@ from ddimx.splats.formats import FORMATS, EncodeOptions
 from ddimx.splats.from_octree import Look, from_octree
 
 from ..runner import Absent, Budget, Contender, Job, compare
+from ..seed import text_ply
 from . import shapes
 
 DEPTH = 8
-FIELDS = ("x", "y", "z", "scale_x", "scale_y", "scale_z", "red", "green", "blue", "opacity")
 
 
 def jobs(rounds: int, budget: Budget) -> list[Job]:
@@ -23,10 +23,6 @@ def jobs(rounds: int, budget: Budget) -> list[Job]:
 
 def seed_ply(cloud: GaussianCloud) -> bytes:
     """Write a PLY as the seed project does: as text, a line at a time."""
-    kinds = ["uchar" if name in ("red", "green", "blue") else "float" for name in FIELDS]
-    lines = ["ply", "format ascii 1.0", f"element vertex {len(cloud)}"]
-    lines += [f"property {kind} {name}" for kind, name in zip(kinds, FIELDS, strict=True)]
-    lines.append("end_header")
     rows = zip(
         cloud.positions.tolist(),
         cloud.sigmas.tolist(),
@@ -34,9 +30,7 @@ def seed_ply(cloud: GaussianCloud) -> bytes:
         cloud.alphas.tolist(),
         strict=True,
     )
-    for position, sigma, color, alpha in rows:
-        lines.append(" ".join(str(value) for value in (*position, *sigma, *color, alpha)))
-    return ("\n".join(lines) + "\n").encode()
+    return text_ply(rows, len(cloud)).encode()
 
 
 def _table(rounds: int, budget: Budget) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Decoding and encoding as others do it: queues over cells, eager PyTorch by level, ocnn."""
+"""Decoding and encoding as others do it: eager PyTorch by level, and ocnn.
+
+Queues over cells, as the seed project has them, are in :mod:`benchmarks.seed`.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,50 +12,6 @@ import torch
 from torch import Tensor
 
 from ddimx.octree.tree import Octree
-
-Leaf = tuple[float, float, float, float]
-
-
-def seed_decode(tokens: Sequence[int], depth: int) -> list[Leaf]:
-    """Decode as the seed project does: a list as the queue, popped at its front."""
-    queue = [(0.0, 0.0, 0.0, 0.5, 0)]
-    leaves: list[Leaf] = []
-    for token in tokens:
-        x, y, z, half, level = queue.pop(0)
-        if level == depth:
-            leaves.append((x, y, z, half))
-        else:
-            queue += _below(x, y, z, half / 2, level + 1, token)
-    return leaves
-
-
-def deque_decode(tokens: Sequence[int], depth: int) -> list[Leaf]:
-    """Decode with a queue that is one: what the seed's way would be without its slip."""
-    queue = deque([(0.0, 0.0, 0.0, 0.5, 0)])
-    leaves: list[Leaf] = []
-    for token in tokens:
-        x, y, z, half, level = queue.popleft()
-        if level == depth:
-            leaves.append((x, y, z, half))
-        else:
-            queue.extend(_below(x, y, z, half / 2, level + 1, token))
-    return leaves
-
-
-def _below(
-    x: float, y: float, z: float, half: float, level: int, token: int
-) -> list[tuple[float, float, float, float, int]]:
-    return [
-        (
-            x + (half if child & 4 else -half),
-            y + (half if child & 2 else -half),
-            z + (half if child & 1 else -half),
-            half,
-            level,
-        )
-        for child in range(8)
-        if token >> child & 1
-    ]
 
 
 def torch_decode(tokens: Tensor, depth: int) -> Tensor:

@@ -24,12 +24,14 @@ class Cells:
         keys: int64 [N], Morton keys, ascending within each sample.
         sample: int64 [N], for each cell the position of its sample in the batch, ascending.
         offsets: int64 [B + 1]; sample b has the cells ``offsets[b]:offsets[b + 1]``.
+        sizes: the counts of the B samples, if the host knows them already.
     """
 
     level: int
     keys: Tensor
     sample: Tensor
     offsets: Tensor
+    sizes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -38,6 +40,10 @@ class Cells:
     def counts(self) -> Tensor:
         """Number of cells of each sample, int64 [B]."""
         return self.offsets.diff()
+
+    def host_counts(self) -> tuple[int, ...]:
+        """Return each sample's number of cells; without ``sizes`` this waits for the device."""
+        return tuple(self.counts.tolist()) if self.sizes is None else self.sizes
 
 
 class Level(NamedTuple):
@@ -50,13 +56,14 @@ class Level(NamedTuple):
 def root(batch: int, device: torch.device | str | None = None) -> Cells:
     """Return level 0 of ``batch`` samples: one cell with the key 0 each."""
     sample = torch.arange(batch, device=device)
-    return Cells(0, torch.zeros_like(sample), sample, torch.arange(batch + 1, device=device))
+    offsets = torch.arange(batch + 1, device=device)
+    return Cells(0, torch.zeros_like(sample), sample, offsets, (1,) * batch)
 
 
 def children(level: Level) -> Cells:
     """Return the cells that a finished level says are occupied.
 
-    The host waits for the device once, for their number.
+    The host waits for the device once, for their numbers.
 
     Raises:
         DdimxError: a token that is [MASK], because the network's logits had no softmax.
@@ -65,18 +72,19 @@ def children(level: Level) -> Cells:
     index = ids.to(torch.int64)
     nth, count = _bits(ids.device)
     counts = count[index]
-    total, broken = torch.stack([counts.sum(), (ids == MASK).sum()]).tolist()
+    per_sample = torch.zeros(len(cells.offsets) - 1, dtype=torch.int64, device=ids.device)
+    per_sample.index_add_(0, cells.sample, counts)
+    *sizes, broken = torch.cat([per_sample, (ids == MASK).sum()[None]]).tolist()
     _refuse(level, broken)
+    total = sum(sizes)
     first = counts.cumsum(0) - counts
     parent = torch.repeat_interleave(
         torch.arange(len(ids), device=ids.device), counts, output_size=total
     )
     rank = torch.arange(total, device=ids.device) - first[parent]
-    per_sample = torch.zeros(len(cells.offsets) - 1, dtype=torch.int64, device=ids.device)
-    per_sample.index_add_(0, cells.sample, counts)
     offsets = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])
     keys = (cells.keys[parent] << 3) | nth[index[parent], rank]
-    return Cells(cells.level + 1, keys, cells.sample[parent], offsets)
+    return Cells(cells.level + 1, keys, cells.sample[parent], offsets, tuple(sizes))
 
 
 def check_drawn(level: Level) -> None:
@@ -115,7 +123,8 @@ def levels_of(trees: Sequence[Octree], device: torch.device | str | None = None)
         counts = torch.tensor([tree.counts[d] for tree in trees])
         sample = torch.repeat_interleave(torch.arange(len(trees)), counts)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        cells = Cells(d, keys.to(device), sample.to(device), offsets.to(device))
+        sizes = tuple(counts.tolist())
+        cells = Cells(d, keys.to(device), sample.to(device), offsets.to(device), sizes)
         levels.append(Level(cells, ids.to(device)))
     return levels
 

@@ -81,7 +81,8 @@ def execute(
 
     The tokens of a sample depend on its index, the seed, the plan and its own logits, and on
     nothing else of the batch. Each row is one fused launch (and a sort with confidence routing);
-    the host waits for the device once a level, to learn how many cells the next one has.
+    the host waits for the device once a level, to learn how many cells the next one has, and at
+    the end, to see that every token was drawn.
 
     Args:
         plan: the table to run.
@@ -122,7 +123,7 @@ def execute(
         with timed("noise"):
             state = start(pure_noise(plan.transition, noise, cells, cell_samples))
         rows = plan.rows_of(level)
-        ordinal = torch.tensor(rows.start, device=samples.device)
+        ordinal = torch.full((), rows.start, device=samples.device)  # no copy from the host
         raw = None
         for row in rows:
             if plan.calls[row]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, DataConfig, Prediction, SamplingConfig
+from ..device import sent
 from ..noise import Noise, Stream
 from ..options import Options
 from ..pixels import to_bytes
@@ -79,12 +80,11 @@ class GaussianProcess:
         x0 = batch["x"]
         t = self.schedule.training_times(self.timesteps(draws).numpy())
         alpha_bar = _column(self.schedule.alpha_bar(t), x0)
-        noise = draws.noise.normal(
-            draws.positions, self.shape, row=draws.step, stream=Stream.TRAIN_NOISE, device=x0.device
-        )
+        positions = sent(draws.positions, x0.device)
+        noise = draws.noise.normal(positions, self.shape, row=draws.step, stream=Stream.TRAIN_NOISE)
         signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         noisy = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        times = torch.from_numpy(t).to(x0.device, torch.float32)
+        times = sent(torch.from_numpy(t), x0.device, torch.float32)
         point, network_times = network_input(self.schedule, noisy, times)
         out = network(point, network_times, self._labels(batch, draws))
         target = self.schedule.network_target(self.prediction, x0, noise, signal, sigma)
@@ -210,5 +210,5 @@ class GaussianProcess:
 
 def _column(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
     """Return values [B] as float32 [B, 1, ...] beside ``like`` [B, ...]."""
-    column = torch.from_numpy(values).to(like.device, torch.float32)
+    column = sent(torch.from_numpy(values), like.device, torch.float32)
     return column.view(-1, *(1 for _ in like.shape[1:]))

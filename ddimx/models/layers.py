@@ -7,7 +7,7 @@ original's. The other networks of images use what is no block: checks, times, cl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..errors import UsageError
+from ..kernels import philox
 from ..kernels.attention import attention
 from ..kernels.group_norm_silu import group_norm_silu
 from ..noise import Noise, dropout_stream
@@ -91,8 +92,8 @@ def timestep_embedding(
 class Keyed(nn.Module):
     """A layer whose random mask is a function of (seed, example, step, layer), not of the batch.
 
-    Training sets ``key`` before each step. Each 32-bit Philox word decides two elements, so the
-    rate is exact to 2^-16.
+    Training calls :func:`set_dropout_key` before each step. Each 32-bit Philox word decides two
+    elements, so the rate is exact to 2^-16.
     """
 
     def __init__(self, rate: float, layer: int = 0) -> None:
@@ -100,18 +101,66 @@ class Keyed(nn.Module):
         self.rate = rate
         self.layer = layer
         self.key: tuple[Noise, Tensor, int] | None = None
+        self.numel = 0  # elements of an example in the last mask that this layer drew itself
+        self.mask: Tensor | None = None  # for ``key``, if it was drawn with those of other layers
 
     def kept(self, numel: int, device: torch.device) -> Tensor:
         """Return which of ``numel`` elements of every example stay, bool [B, numel] on a device.
 
         They are drawn there: masks that a CPU draws for a GPU made up most of a training step.
         """
+        if self.mask is not None and self.mask.shape[1] == numel:
+            return self.mask
         assert self.key is not None
+        self.numel = numel
         noise, positions, step = self.key
-        shape, stream = ((numel + 1) // 2,), dropout_stream(self.layer)
-        words = noise.integers(positions, shape, 2**32, row=step, stream=stream, device=device)
-        halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :numel]
-        return halves >= round(self.rate * 65536)
+        return _masks(noise, positions.to(device), step, [self])[0]
+
+
+def set_dropout_key(network: nn.Module, key: tuple[Noise, Tensor, int]) -> None:
+    """Give a network's keyed layers the address of a step's draws: seed, examples int64 [B], step.
+
+    The masks of all layers whose size an earlier step has shown are drawn at once, where the
+    examples' positions are: on a GPU a draw is a hundred launches, whatever its size.
+    """
+    noise, positions, step = key
+    layers = [module for module in network.modules() if isinstance(module, Keyed)]
+    for layer in layers:
+        layer.key, layer.mask = key, None
+    layers = [layer for layer in layers if layer.numel and layer.rate > 0]
+    if layers and network.training:
+        for layer, mask in zip(layers, _masks(noise, positions, step, layers), strict=True):
+            layer.mask = mask
+
+
+# Counters that are drawn together: their words and what is computed of them stay in a CPU's cache,
+# and on a GPU in some hundred megabytes.
+_COUNTERS = {"cpu": 1 << 16}
+_COUNTERS_ELSEWHERE = 1 << 22
+
+
+def _masks(noise: Noise, positions: Tensor, step: int, layers: Sequence[Keyed]) -> list[Tensor]:
+    """Return the layers' masks, bool [B, numel] each, on the device of ``positions`` int64 [B]."""
+    device = positions.device
+    sizes = [(layer.numel + 7) // 8 for layer in layers]  # a counter has words for 8 elements
+    block = torch.cat([torch.arange(size, device=device) for size in sizes])
+    streams = [dropout_stream(layer.layer) for layer in layers]
+    stream = torch.cat(
+        [torch.full((n,), s, device=device) for n, s in zip(sizes, streams, strict=True)]
+    )
+    most = _COUNTERS.get(device.type, _COUNTERS_ELSEWHERE)
+    parts = []
+    for sample in torch.split(positions, max(1, most // len(block))):
+        words = philox.philox_words(noise.seed, block, sample[:, None], step, stream)
+        # The low and the high half of a word, in this order, as signed numbers.
+        parts.append(torch.stack(words, dim=-1).to(torch.int32).view(torch.int16))
+    masks = []
+    for layer, halves in zip(layers, torch.split(torch.cat(parts), sizes, dim=1), strict=True):
+        halves = halves.flatten(1)[:, : layer.numel]
+        least = round(layer.rate * 65536)
+        # Compared as unsigned numbers, which PyTorch has no comparison of: 2^15 is taken off both.
+        masks.append((halves ^ -32768) > least - 32769 if least else torch.ones_like(halves) > 0)
+    return masks
 
 
 class KeyedDropout(Keyed):
@@ -123,8 +172,9 @@ class KeyedDropout(Keyed):
             return x
         if self.key is None:
             return F.dropout(x, self.rate)
-        keep = self.kept(x[0].numel(), x.device).to(x.dtype).view(x.shape)
-        return x * keep / (1.0 - self.rate)
+        mask = self.kept(x[0].numel(), x.device).view(x.shape)
+        # In the memory layout of x, where the product is three times as fast as across layouts.
+        return (x * torch.empty_like(x, requires_grad=False).copy_(mask)).div_(1.0 - self.rate)
 
 
 class Downsample(nn.Module):

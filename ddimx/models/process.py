@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..device import sent
 from ..noise import Noise, Stream
 from ..options import Options
 from ..runs.sinks import Sink
@@ -63,10 +64,8 @@ def drawn_timesteps(
 
 def drawn_labels(draws: Draws, label: Tensor, num_classes: int, dropout: float) -> Tensor:
     """Return the classes int64 [B], a share ``dropout`` of them replaced by "no class"."""
-    chance = draws.noise.uniform(draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS).to(
-        label.device
-    )
-    return torch.where(chance < dropout, num_classes, label)
+    chance = draws.noise.uniform(draws.positions, (), row=draws.step, stream=Stream.TRAIN_CLASS)
+    return torch.where(sent(chance, label.device) < dropout, num_classes, label)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
-
 from ..errors import DdimxError
 
 T = TypeVar("T")
@@ -34,6 +32,8 @@ def in_batches(
     Raises:
         DdimxError: not even one item fits.
     """
+    import torch  # here: verbs that fill a folder by other means have no need of it
+
     rest = items
     while rest:
         batch = rest[:size]

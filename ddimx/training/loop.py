@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,22 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..data.examples import Examples, open_batches
+from ..device import sent
 from ..errors import DdimxError
-from ..models.layers import Keyed
+from ..models.layers import set_dropout_key
 from ..models.process import Draws, Process
 from ..noise import Noise
 from ..signals import Stop
+from .compute import Compute, choose_compute
 from .preview import draw_samples
 from .report import Reporter
 from .state import CHECKPOINTS, TrainState, checkpoints, save_checkpoint
 
 VALIDATION_EXAMPLES = 512
 VALIDATION_SEED = 0
+# Steps between two looks at what a GPU has computed, for which it has to be waited. They divide
+# the steps between two lines of the log.
+LOOK_EVERY = 10
 
 
 @dataclass
@@ -42,6 +47,20 @@ class Trainer:
     noise: Noise
     device: torch.device
     info: dict[str, Any] = field(default_factory=dict)
+    compute: Compute | None = None  # None: what the configuration says
+
+    def __post_init__(self) -> None:
+        """Prepare what is kept on the device between two looks at it."""
+        network = self.state.network
+        self._compute = self.compute or choose_compute(self.config, self.device, network)
+        self._trained = self._compute.of(network)
+        self.look_every = LOOK_EVERY if self.device.type == "cuda" else 1
+        self._unseen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm
+        self._unreported: list[float] = []  # losses
+        self._spoilt = torch.zeros((), device=self.device)  # 1 once one of them was not finite
+        self._copying: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._copying = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def run(self, stop: Stop, report: Reporter) -> bool:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.
@@ -62,15 +81,20 @@ class Trainer:
         start_seconds, earlier_seconds = time.perf_counter(), self.state.seconds
         report.start(self.state, total)
         if self.state.step:
-            self._look(total, report)
+            self._measure(total, report)
         for step, positions, batch in batches.steps(self.state.step, total):
-            loss, norm = self.step(step, positions, batch, total)
-            self.state.seconds = earlier_seconds + time.perf_counter() - start_seconds
+            self.step(step, positions, batch, total)
             step_count = self.state.step
             due = step_count % training.snapshot_freq == 0 or step_count == total or bool(stop)
+            validates = step_count % training.validation_freq == 0
+            if not (due or validates or step_count % self.look_every == 0):
+                continue
+            self.look()
+            losses, self._unreported = self._unreported, []
+            self.state.seconds = earlier_seconds + time.perf_counter() - start_seconds
             if due:
                 self.save()
-            report.step(self.state, loss, norm, batches.waited)
+            report.step(self.state, losses, self.state.norm, batches.waited)
             if stop and not due:  # the user asked meanwhile
                 due = True
                 self.save()
@@ -78,10 +102,10 @@ class Trainer:
                 report.saved(self.state)
             if stop:
                 return False
-            self._look(total, report)
+            self._measure(total, report)
         return True
 
-    def _look(self, total: int, report: Reporter) -> None:
+    def _measure(self, total: int, report: Reporter) -> None:
         """Measure and draw what is due at this step, unless that has been done."""
         step, training = self.state.step, self.config.training
         if (step % training.validation_freq == 0 or step == total) and not report.validated(step):
@@ -95,31 +119,65 @@ class Trainer:
 
     def step(
         self, step: int, positions: Tensor, batch: Mapping[str, Tensor], total: int
-    ) -> tuple[float, float]:
-        """Do one optimizer step and return the loss and the gradient's norm before clipping."""
+    ) -> tuple[Tensor, Tensor]:
+        """Do one optimizer step and return the loss and the gradient's norm before clipping.
+
+        Both are 0-d and on the device, for which nothing here waits unless it is looked at after
+        every step: :meth:`look` tells what they are. A step whose loss or gradient is not finite
+        leaves weights and moments as they are, and so do all steps after it.
+
+        Raises:
+            DdimxError: they are not finite, where every step is looked at.
+        """
         network, optimizer, config = self.state.network, self.state.optimizer, self.config
         draws = Draws(self.noise, positions, step, config.training.batch_size)
+        arriving = self._arriving({"": positions, **batch})
         network.train()
-        set_dropout_key(network, (self.noise, positions, step))
-        with self._autocast():
-            losses = self.process.loss(network, self._moved(batch), draws)
+        set_dropout_key(network, (self.noise, arriving.pop(""), step))
+        with self._compute.autocast():
+            losses = self.process.loss(self._trained, arriving, draws)
         loss = losses.mean()
-        value = loss.item()
-        self._check_finite("loss", value, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         clip = config.optim.grad_clip
-        norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf).item()
-        self._check_finite("gradient", norm, step)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf)
+        loss = loss.detach()
+        self._unseen.append((step, loss, norm))
+        if self.look_every == 1:
+            self.look()
+        else:
+            bad = (~(loss.isfinite() & norm.isfinite())).to(self._spoilt.dtype)
+            self._spoilt = torch.maximum(self._spoilt, bad)
+            optimizer.found_inf = self._spoilt  # type: ignore[attr-defined]
         for group in optimizer.param_groups:
             group["lr"] = config.optim.learning_rate(step, total)
         optimizer.step()
         self.state.step = step + 1
-        self.state.losses.append(value)
-        self.state.norm = norm
         if config.model.ema:
             self.state.update_ema(config.model.ema_rate)
-        return value, norm
+        return loss, norm
+
+    def look(self) -> None:
+        """Wait for the steps that were not looked at yet, and note their losses.
+
+        Raises:
+            DdimxError: a loss or a gradient is not finite; the weights are those before that step.
+        """
+        if not self._unseen:
+            return
+        values = torch.stack([value for _, *pair in self._unseen for value in pair]).tolist()
+        steps, self._unseen = [step for step, _, _ in self._unseen], []
+        losses, norms = values[::2], values[1::2]
+        for step, loss, norm in zip(steps, losses, norms, strict=True):
+            for what, value in (("loss", loss), ("gradient", norm)):
+                if not math.isfinite(value):
+                    raise DdimxError(
+                        f"the {what} is {value} at step {step}; training stopped, "
+                        f"{self._last_good()}. Lower optim.lr, or set optim.grad_clip."
+                    )
+        self.state.losses += losses
+        self.state.norm = norms[-1]
+        self._unreported += losses
 
     def validate(self) -> dict[str, float]:
         """Return the averaged weights' loss on as many training as held-out examples.
@@ -137,7 +195,7 @@ class Trainer:
     def draw_grid(self) -> Path:
         """Write a grid of samples from the averaged weights, always the same noise."""
         path = self._picture()
-        with self._averaged(), self._autocast():
+        with self._averaged(), self._compute.autocast():
             network, classes = self.state.network, self.config.model.classes
             draw_samples(path, self.process, network, VALIDATION_SEED, self.device, classes)
         return path
@@ -184,38 +242,24 @@ class Trainer:
         size = self.config.training.batch_size
         batches = open_batches(source, self.config.data, Noise(VALIDATION_SEED), size)
         losses = []
-        for step in range(math.ceil(count / size)):
-            positions, batch = batches.batch(step)
+        for step, positions, batch in batches.steps(0, math.ceil(count / size)):
             draws = Draws(Noise(VALIDATION_SEED), positions, step, size)
-            with self._autocast():
-                losses.append(self.process.loss(self.state.network, self._moved(batch), draws))
+            with self._compute.autocast():
+                losses.append(self.process.loss(self.state.network, self._arriving(batch), draws))
         return torch.cat(losses)[:count].mean().item()
-
-    def _check_finite(self, what: str, value: float, step: int) -> None:
-        """Stop before a step that would spoil the weights, and with them the next checkpoint."""
-        if math.isfinite(value):
-            return
-        raise DdimxError(
-            f"the {what} is {value} at step {step}; training stopped, {self._last_good()}. "
-            "Lower optim.lr, or set optim.grad_clip."
-        )
 
     def _last_good(self) -> str:
         paths = checkpoints(self.folder / CHECKPOINTS)
         return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
 
-    def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        precision = self.config.training.precision
-        if precision == "fp32" or (precision == "auto" and self.device.type != "cuda"):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def set_dropout_key(network: nn.Module, key: tuple[Noise, Tensor, int]) -> None:
-    """Give a network's keyed layers the address of this step's draws."""
-    for module in network.modules():
-        if isinstance(module, Keyed):
-            module.key = key
+    def _arriving(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a batch on the device; CUDA copies it beside what is being computed."""
+        if self._copying is None:
+            return {name: value.to(self.device) for name, value in batch.items()}
+        now = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copying):
+            moved = {name: sent(value, self.device) for name, value in batch.items()}
+        now.wait_stream(self._copying)
+        for value in moved.values():
+            value.record_stream(now)
+        return moved

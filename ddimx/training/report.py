@@ -24,8 +24,11 @@ class Reporter(Protocol):
         """Training begins at ``state.step`` of ``total``."""
         ...
 
-    def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
-        """One step is done; ``waited`` is the time spent waiting for data so far, in seconds."""
+    def step(self, state: TrainState, losses: list[float], norm: float, waited: float) -> None:
+        """Steps are done up to ``state.step``, with these losses; ``norm`` is the last one's.
+
+        ``waited`` is the time spent waiting for data so far, in seconds.
+        """
         ...
 
     def validation(self, state: TrainState, losses: dict[str, float]) -> None:
@@ -49,22 +52,30 @@ class FolderReporter:
     """Progress on stderr, curves in ``<folder>/tensorboard``, lines in ``<folder>/log.jsonl``."""
 
     EVERY = 50  # steps between two lines of the log
-    WARM, MEASURED = 5, 25  # the steps between which it is measured how long a run will take
+    WARM, MEASURED = 5, 25  # steps from which, and after which, it is told how long a run will take
     RECENT = 100  # steps whose mean the screen shows
 
-    def __init__(self, folder: Path, progress: Progress, batch_size: int) -> None:
+    def __init__(
+        self, folder: Path, progress: Progress, batch_size: int, examples: str = "images"
+    ) -> None:
         """Report on the run in ``folder``; TensorBoard is used if it is installed.
+
+        Args:
+            examples: what the process's examples are called, in the plural.
 
         Raises:
             DdimxError: the log, which is appended to, is a symbolic link to another place.
         """
-        self._folder, self._progress, self._batch_size = folder, progress, batch_size
+        self._folder, self._progress = folder, progress
+        self._batch_size, self._examples = batch_size, examples
         self._log = inside(folder, "log.jsonl", folder)
         self._writer: Any = None
         self._recent: deque[float] = deque(maxlen=self.RECENT)
         self._since = (time.perf_counter(), 0, 0.0)
-        self._begun, self._waiting = self._since[0], ""
-        self._warm, self._first, self._total = self._begun, 0, 0
+        self._begun, self._pace = self._since[0], ""
+        self._times: deque[tuple[float, int]] = deque(maxlen=self.RECENT)
+        self._warm: tuple[float, int] | None = None
+        self._first, self._total = 0, 0
         self._validated: set[int] = set()
         self._said: set[str] = set()
 
@@ -75,8 +86,9 @@ class FolderReporter:
         removed, and so is the beginning of a line; a line that a kill swallowed is written.
         """
         self._progress.start("training", total, state.step)
-        self._begun = self._warm = time.perf_counter()
+        self._begun = time.perf_counter()
         self._first, self._total = state.step, total
+        self._times.append((self._begun, state.step))
         self._since = (self._begun, state.step, 0.0)
         try:
             lines = _lines_until(self._log, state.step)
@@ -96,23 +108,30 @@ class FolderReporter:
                 self._write(state, {"loss": _mean(state.losses), "grad_norm": state.norm})
             state.losses.clear()
 
-    def step(self, state: TrainState, loss: float, norm: float, waited: float) -> None:
-        """Note one step; every ``EVERY`` steps write the mean since the last line.
+    def step(self, state: TrainState, losses: list[float], norm: float, waited: float) -> None:
+        """Note some steps; every ``EVERY`` steps write the mean since the last line.
 
-        The line on the screen shows the share of the run's time spent waiting for data, the log
-        that since its last line.
+        The line on the screen shows the speed of the last steps and the share of the run's time
+        spent waiting for data, the log both since its last line.
         """
-        self._recent.append(loss)
+        self._recent.extend(losses)
         now = time.perf_counter()
         done = state.step - self._first
-        if done == self.WARM:
-            self._warm = now
-        elif done == self.MEASURED and self._total - state.step > self.EVERY:
-            pace = (now - self._warm) / (self.MEASURED - self.WARM)
-            left = duration(pace * (self._total - state.step))
-            self._progress.say(f"step {state.step}: {pace:.2g} s a step, about {left} to go")
-        self._waiting = f"waiting for data {waited / max(now - self._begun, 1e-9):.0%}"
-        self._progress.advance(1, f"loss {_mean(self._recent):.4f}  {self._waiting}")
+        if self._warm is None and done >= self.WARM:
+            self._warm = now, state.step
+        elif self._warm is not None and self._warm[1] and done >= self.MEASURED:
+            pace = (now - self._warm[0]) / (state.step - self._warm[1])
+            left = self._total - state.step
+            if left > self.EVERY:
+                text = f"{pace:.2g} s a step, about {duration(pace * left)} to go"
+                self._progress.say(f"step {state.step}: {text}")
+            self._warm = now, 0  # it has been told
+        self._times.append((now, state.step))
+        begun, step = self._times[0]
+        rate = (state.step - step) * self._batch_size / max(now - begun, 1e-9)
+        waiting = f"waiting for data {waited / max(now - self._begun, 1e-9):.0%}"
+        self._pace = f"{waiting}, {rate:.3g} {self._examples}/s"
+        self._progress.advance(len(losses), f"loss {_mean(self._recent):.4f}  {self._pace}")
         if self._progress.lost is not None:
             self.problem(state, "messages", self._progress.lost)
         if state.step % self.EVERY:
@@ -144,7 +163,7 @@ class FolderReporter:
 
     def saved(self, state: TrainState) -> None:
         """Note that a checkpoint is on disk."""
-        self._progress.say(f"step {state.step}: checkpoint written, {self._waiting}")
+        self._progress.say(f"step {state.step}: checkpoint written, {self._pace}")
 
     def problem(self, state: TrainState, what: str, error: OSError) -> None:
         """Say once of each thing that it cannot be written, on the screen and in the log."""

@@ -30,6 +30,7 @@ from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
+from .compute import choose_compute
 from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
 from .report import FolderReporter
@@ -143,7 +144,7 @@ def _train(
         "ddimx": __version__,
         "torch": torch.__version__,
     }
-    seed = request.seed
+    seed, history = request.seed, None
     if checkpoint is not None:
         history = restore(checkpoint, state)
         if "seed" not in history:
@@ -171,14 +172,19 @@ def _train(
             f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
             "command goes on"
         ) from None
-    trainer = Trainer(config, state, process, source, held_out, folder, Noise(seed), device, info)
-    report = FolderReporter(folder, progress, config.training.batch_size)
+    compute = choose_compute(config, device, network, history)
+    info["precision"] = compute.precision
+    trainer = Trainer(
+        config, state, process, source, held_out, folder, Noise(seed), device, info, compute
+    )
+    report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
     for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
         progress.say(line)
     size = sum(p.numel() for p in network.parameters())
     loop = config.training
     progress.say(
-        f"{folder}: {size:,} parameters on {info['device']}, seed {seed}, "
+        f"{folder}: {size:,} parameters on {info['device']} in {compute.precision} "
+        f"({compute.reason}), seed {seed}, "
         f"{loop.n_iters:,} steps with {loop.batch_size} examples each"
     )
     if state.step:

@@ -38,6 +38,7 @@ class TrainState:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     norm: float = 0.0
+    _pairs: tuple[list[Tensor], list[Tensor]] | None = field(default=None, repr=False)
 
     @classmethod
     def fresh(cls, network: nn.Module, config: Config) -> TrainState:
@@ -53,16 +54,22 @@ class TrainState:
         Without that a short run's average would still hold its random start.
         """
         rate = min(rate, (1 + self.step) / (10 + self.step))
-        names = list(self.ema)
-        current = self.network.state_dict()
-        torch._foreach_lerp_([self.ema[n] for n in names], [current[n] for n in names], 1.0 - rate)
+        if self._pairs is None:  # the weights are the same objects in every step
+            weights = self.network.state_dict(keep_vars=True)
+            self._pairs = list(self.ema.values()), [weights[name] for name in self.ema]
+        average, current = self._pairs
+        torch._foreach_lerp_(average, current, 1.0 - rate)
 
 
 def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Return Adam or AdamW as the configuration says; its rate is set before every step."""
+    """Return Adam or AdamW as the configuration says; its rate is set before every step.
+
+    On a CPU and with CUDA it is PyTorch's fused one: one pass over weights, gradients and moments,
+    which also leaves them all alone where its attribute ``found_inf`` is 1.
+    """
     kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
     parameters = list(network.parameters())
-    fused = all(p.is_cuda for p in parameters)
+    fused = {p.device.type for p in parameters} in ({"cpu"}, {"cuda"})
     optimizer: torch.optim.Optimizer = kinds[optim.optimizer](
         parameters,
         lr=optim.lr,
@@ -143,5 +150,11 @@ def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor], label: str
         if parameter is None or key not in MOMENTS or value.shape != due:
             raise DdimxError(f"{label}: not of this network's optimizer: {shortened(full)}")
         # Adam keeps its step counter on the CPU unless it is fused.
-        on_device = key != "step" or parameter.is_cuda
-        state.optimizer.state[parameter][key] = value.to(parameter.device) if on_device else value
+        if key == "step":
+            on_device = bool(state.optimizer.defaults["fused"])
+            moment = value.to(parameter.device) if on_device else value
+        else:
+            # In the parameter's layout in memory: fused Adam goes through both side by side.
+            moment = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+            moment.copy_(value)
+        state.optimizer.state[parameter][key] = moment

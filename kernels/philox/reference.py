@@ -171,8 +171,14 @@ def _int64(value: int | Tensor, device: torch.device) -> Tensor:
 
 
 def _mix(product: Tensor, other: Tensor, key: int | Tensor) -> Tensor:
-    """Return ``high32(product) ^ other ^ key``, cleared above bit 31."""
-    return (((product >> 32) ^ other) ^ key).bitwise_and_(MASK32)
+    """Return ``high32(product) ^ other ^ key``, cleared above bit 31.
+
+    In place where the shapes allow it: on a CPU new memory for every operation costs a third.
+    """
+    mixed = product >> 32
+    mixed = mixed.bitwise_xor_(other) if mixed.shape == other.shape else mixed ^ other
+    scalar = not isinstance(key, Tensor) or key.dim() == 0
+    return (mixed.bitwise_xor_(key) if scalar else mixed ^ key).bitwise_and_(MASK32)
 
 
 def _words(

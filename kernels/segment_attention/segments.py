@@ -56,7 +56,9 @@ class Segments:
     def tables(self, device: torch.device) -> Tables:
         """Return the kernels' tables on a device, made once for each."""
         if device not in self._tables:
-            copies = (table.to(device) for table in tables(self.rows.tolist()))
+            made = tables(self.rows.tolist())
+            # Pageable memory has been read when such a call returns, and nothing waits.
+            copies = (table.to(device, non_blocking=True) for table in made)
             self._tables[device] = Tables(*copies)
         return self._tables[device]
 

@@ -48,6 +48,8 @@ def test_children_are_the_next_level(leaves):
         assert found.level == below.cells.level
         for name in ("keys", "sample", "offsets"):
             assert torch.equal(getattr(found, name), getattr(below.cells, name))
+        counts = tuple(below.cells.counts.tolist())
+        assert found.sizes == below.cells.sizes == found.host_counts() == counts
     leaves_of_all = children(levels[-1])
     assert np.array_equal(leaves_of_all.keys, np.concatenate([tree.leaves for tree in trees]))
 
@@ -70,6 +72,7 @@ def test_every_mask_has_its_own_children():
     assert found.keys.tolist() == exact
     assert len(found) == 4 * 256
     assert int(found.offsets[1]) == sum(bin(m).count("1") for m in range(1, 101))
+    assert Cells(3, keys, sample, offsets).host_counts() == (100, 155)
 
 
 def test_a_masked_token_stops_the_run_with_what_to_do():

@@ -7,15 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from ddimx.errors import UsageError
+from ddimx.models import layers
 from ddimx.models.layers import (
     AttnBlock,
     Downsample,
     KeyedDropout,
     ResnetBlock,
     Upsample,
+    set_dropout_key,
     timestep_embedding,
 )
-from ddimx.noise import Noise
+from ddimx.noise import Noise, dropout_stream
 
 
 def random(*shape, seed=0):
@@ -183,6 +185,27 @@ def test_every_part_of_the_address_changes_the_mask():
     ]
     assert all(not torch.equal(base, other) for other in others)
     assert torch.equal(base, dropped(0.5, [3]))
+
+
+def test_masks_of_several_layers_are_drawn_together_as_each_draws_its_own(monkeypatch):
+    monkeypatch.setattr(layers, "_COUNTERS", {"cpu": 64})  # so that three draws are needed
+    rates, sizes = (0.05, 0.5, 1e-6, 0.99999), (77, 130, 5, 64)
+    net = torch.nn.ModuleList(KeyedDropout(rate, i) for i, rate in enumerate(rates))
+    inputs = [torch.ones(5, size) for size in sizes]
+    outputs = []
+    for _ in range(2):  # the second time, the sizes are known
+        set_dropout_key(net, (Noise(2**63 + 5), torch.arange(7, 12), 3))
+        outputs.append([layer(x) for layer, x in zip(net, inputs, strict=True)])
+    assert all(layer.mask is not None for layer in net)
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+    set_dropout_key(net, (Noise(2**63 + 5), torch.arange(7, 12), 4))
+    assert not torch.equal(net[1](inputs[1]), outputs[0][1])
+    # The words by Noise, two elements to a word.
+    words = Noise(2**63 + 5).integers(
+        torch.arange(7, 12), (65,), 2**32, row=3, stream=dropout_stream(1)
+    )
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)
+    assert torch.equal(outputs[0][1] != 0, halves >= 32768)
 
 
 def test_an_odd_number_of_elements():

@@ -31,6 +31,21 @@ def test_equals_counting(keys, radius):
         np.testing.assert_allclose(around.spreads[i], spread, atol=1e-12)
 
 
+@given(
+    st.sets(st.integers(0, 511), min_size=1, max_size=40),
+    st.tuples(*[st.sampled_from([0, 27, 30, 61, 120])] * 3),
+)
+def test_equals_counting_across_bricks(keys, corner):
+    """A block of 8 cells a side, at places where columns are cut and at the grid's ends."""
+    cells = cells_of(np.array(sorted(keys))) + corner
+    tree = from_leaves(keys_of(cells), 7)
+    around = neighborhood(tree)
+    for i, (count, mean, spread) in enumerate(counted(cells_of(tree.leaves), 2)):
+        assert around.counts[i] == count
+        np.testing.assert_allclose(around.means[i], mean, atol=1e-12)
+        np.testing.assert_allclose(around.spreads[i], spread, atol=1e-12)
+
+
 def test_opposite_edges_of_the_grid_are_no_neighbors():
     tree = from_leaves(keys_of(np.array([[3, 0, 7], [3, 1, 0], [0, 7, 7], [7, 0, 0]])), 3)
     assert neighborhood(tree).counts.tolist() == [1, 1, 1, 1]

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from ddimx.config_file import override
+from ddimx.data.examples import open_batches
 from ddimx.data.images.sources import open_source
 from ddimx.errors import DdimxError
 from ddimx.models import gaussian
@@ -19,6 +20,7 @@ from ddimx.noise import Noise
 from ddimx.progress import Progress
 from ddimx.signals import Stop
 from ddimx.training import report as reporting
+from ddimx.training.compute import choose_compute
 from ddimx.training.loop import Trainer, set_dropout_key
 from ddimx.training.report import FolderReporter
 from ddimx.training.state import TrainState, checkpoints, restore, save_checkpoint
@@ -35,9 +37,9 @@ class Notes:
     def start(self, state, total):
         self.begun = (state.step, total)
 
-    def step(self, state, loss, norm, waited):
+    def step(self, state, losses, norm, waited):
         assert waited >= 0.0
-        self.losses.append(loss)
+        self.losses += losses
         self.norms.append(norm)
         if state.step == self._after:
             self._stop.signal = 15
@@ -60,18 +62,18 @@ def trainer(tiny_config, formula_weights, tmp_path, monkeypatch):
     """Return a function that makes a trainer with fixed weights in a folder of the test."""
     monkeypatch.setattr(gaussian, "PREVIEW_STEPS", 2)  # pictures are not what takes the time here
 
-    def make(name="run", items=(), process=None):
+    def make(name="run", items=(), process=None, device="cpu"):
         config = override(tiny_config, items)
         network, own = build(config)
         return Trainer(
             config=config,
-            state=TrainState.fresh(formula_weights(network), config),
+            state=TrainState.fresh(formula_weights(network).to(device), config),
             process=process or own,
             source=open_source(config),
             held_out=open_source(config, held_out=True),
             folder=tmp_path / name,
             noise=Noise(0),
-            device=torch.device("cpu"),
+            device=torch.device(device),
         )
 
     return make
@@ -266,6 +268,105 @@ def test_a_rate_that_is_far_too_high(trainer):
     run = trainer(items=["optim.lr=1e30", "optim.weight_decay=0", "optim.grad_clip=null"])
     with pytest.raises(DdimxError, match=r"the (loss|gradient) is (nan|inf) at step [12]"):
         finish(run)
+
+
+# --- looking now and then, as on a GPU ------------------------------------------------------------
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    monkeypatch.setattr(Trainer, "draw_grid", lambda self: None)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_how_often_losses_are_fetched_does_not_change_them(trainer):
+    always, seldom = trainer("always"), trainer("seldom", ["training.snapshot_freq=6"])
+    seldom.look_every = 4
+    notes = finish(seldom)
+    assert notes.losses == finish(always).losses
+    assert len(notes.norms) == 3  # after steps 3 (a validation), 4 and 6
+    assert same_tensors(newest(always), newest(seldom)) == []
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("case", SPOILT)
+def test_steps_after_a_spoilt_one_leave_the_weights_alone(trainer, case):
+    what, value = case.split()
+    items = ["training.n_iters=12", "training.snapshot_freq=12", "training.validation_freq=12"]
+    run, good = trainer("run", items), trainer("good", items)
+    run.process, run.look_every = Spoilt(run.process, 4, SPOILT[case]), 9
+    with pytest.raises(DdimxError, match=f"the {what} is {value} at step 4;"):
+        finish(run)
+    assert run.state.step == 9
+    finish(good, after=4)
+    tensors = (run.state.network.state_dict(), good.state.network.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(t.values() for t in tensors), strict=True))
+    assert not checkpoints(run.folder / "checkpoints")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_does_not_wait_for_the_gpu(trainer, precision):
+    run = trainer(items=[f"training.precision={precision}"], device="cuda")
+    run.look_every = 100
+    batches = open_batches(run.source, run.config.data, run.noise, 4)
+    steps = [(step, *batches.batch(step)) for step in range(6)]
+    for step in steps[:3]:  # memory is allocated, and algorithms are chosen
+        run.step(*step, 6)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in steps[3:]:
+            run.step(*step, 6)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    run.look()
+    # The first five were recorded on a CPU in float32; bfloat16 has 8 bits.
+    bound = 0.02 if precision == "fp32" else 0.2
+    assert run.state.losses[:5] == pytest.approx(LOSSES, rel=bound)
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wish", "device", "fast", "history", "expected"),
+    [
+        ("auto", "cpu", True, None, "bf16"),
+        ("auto", "cpu", False, None, "fp32"),
+        ("auto", "cuda", False, None, "bf16"),
+        ("auto", "mps", True, None, "fp32"),
+        ("fp32", "cuda", True, None, "fp32"),
+        ("bf16", "cpu", False, None, "bf16"),
+        # A run goes on as it began, in version 0.1 in fp32 on a CPU, unless it is told otherwise.
+        ("auto", "cpu", True, {"device": "cpu (some)"}, "fp32"),
+        ("auto", "cpu", True, {"device": "cuda (some)"}, "bf16"),
+        ("auto", "cpu", True, {"device": "cpu (some)", "precision": "bf16"}, "bf16"),
+        ("auto", "cpu", False, {"device": "cpu (some)", "precision": "bf16"}, "fp32"),
+        ("auto", "cuda", True, {"device": "cpu (some)", "precision": "fp32"}, "fp32"),
+        ("bf16", "cpu", True, {"device": "cpu (some)", "precision": "fp32"}, "bf16"),
+    ],
+)
+def test_the_precision_of_a_run(tiny_config, monkeypatch, wish, device, fast, history, expected):
+    monkeypatch.setattr("ddimx.training.compute.cpu_has_bf16", lambda: fast)
+    config = override(tiny_config, [f"training.precision={wish}"])
+    compute = choose_compute(config, torch.device(device), torch.nn.Identity(), history)
+    assert compute.precision == expected
+    assert compute.reason
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_in_bf16_keeps_its_weights_in_fp32_and_ends_with_the_same_bits(trainer):
+    items = ["training.precision=bf16"]
+    whole, first, second = (trainer(name, items) for name in ("whole", "first", "second"))
+    losses = finish(whole).losses
+    finish(first, after=2)
+    restore(newest(first), second.state)
+    finish(second)
+    assert same_tensors(newest(whole), newest(second)) == []
+    assert {value.dtype for value in read_tensors(newest(whole)).values()} == {torch.float32}
+    assert losses[:5] == pytest.approx(LOSSES, rel=0.2)
+    assert losses[:5] != pytest.approx(LOSSES, rel=1e-5)
 
 
 # --- validation and grids -------------------------------------------------------------------------
@@ -527,7 +628,7 @@ def test_the_share_of_waiting_for_data(trainer, monkeypatch, tmp_path):
         waited += 0.25 if step < 3 else 0.75
         state.step = step
         state.losses.append(1.0)
-        report.step(state, 1.0, 1.0, waited)
+        report.step(state, [1.0], 1.0, waited)
     report.saved(state)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["data_wait_share"] for line in lines] == [0.25, 0.75]

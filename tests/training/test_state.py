@@ -1,5 +1,6 @@
 """What training carries along: the average, the optimizer, and checkpoints of it all."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -111,7 +112,50 @@ def test_three_steps_are_the_formula(kind, amsgrad):
         assert layer.weight.item() == pytest.approx(w, rel=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_fused_is_plain_to_rounding_and_passes_over_a_step_that_is_marked(kind):
+    optim = OptimConfig(optimizer=kind, lr=0.01, weight_decay=0.1)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    plain = copy.deepcopy(layer)
+    optimizer, other = build_optimizer(layer, optim), build_optimizer(plain, optim)
+    assert optimizer.defaults["fused"]
+    other.param_groups[0]["fused"] = False
+    for step in range(6):
+        for one, two in zip(layer.parameters(), plain.parameters(), strict=True):
+            one.grad = torch.sin(one.detach() * (step + 9))
+            two.grad = one.grad.clone()
+            if step == 3:
+                one.grad.fill_(torch.nan)
+        optimizer.found_inf = torch.tensor(float(step == 3))
+        optimizer.step()
+        if step != 3:
+            other.step()
+    for one, two in zip(layer.parameters(), plain.parameters(), strict=True):
+        # A step moves a weight by about lr at most, which is rounded some 8 times.
+        assert torch.allclose(one, two, rtol=0.0, atol=5 * 8 * 0.01 * 2**-23)
+        assert optimizer.state[one]["step"] == other.state[two]["step"] == 5
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_moments_are_restored_in_the_layout_of_their_weights(
+    tiny_config, formula_weights, tmp_path, device
+):
+    """Fused Adam goes through weights and moments as they lie in memory, whatever their strides."""
+
+    def fresh():
+        network = formula_weights(build(tiny_config)[0]).to(device)
+        return TrainState.fresh(network.to(memory_format=torch.channels_last), tiny_config)
+
+    whole, halves = fresh(), fresh()
+    train(whole, 2)
+    restore(save_checkpoint(tmp_path, whole, tiny_config, {}, keep=1), halves)
+    for state in (whole, halves):
+        train(state, 1)
+    assert same(everything(whole), everything(halves))
 
 
 def test_a_checkpoint_restores_everything(tiny_config, formula_weights, state, tmp_path):

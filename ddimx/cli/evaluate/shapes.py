@@ -11,7 +11,7 @@ from .. import options
 from ..common import one_of
 
 if TYPE_CHECKING:
-    from ...evaluation.shapes.sets import ShapeSet
+    from ...evaluation.shapes.sets import Listed, ShapeSet
     from ...progress import Progress
 
 SHOWN = 5  # invalid files that are listed on the screen; the record holds all
@@ -79,9 +79,7 @@ def shapes(
       ddimx evaluate shapes --samples big --reference data/chairs --emd --point-seeds 3 -o q.json
     """
     from ...data.shapes.lists import PARTS
-    from ...evaluation.shapes.quality import Protocol, quality
-    from ...evaluation.shapes.report import table
-    from ...evaluation.shapes.sets import named_on_both_sides
+    from ...evaluation.shapes import sets as places
     from ...files import write_json
     from ...progress import Progress
     from ...runs.lock import lock_file
@@ -89,6 +87,10 @@ def shapes(
 
     part = one_of("split", split, PARTS)
     refuse_existing(out, overwrite)
+    listed = _listed(samples, reference, train, part)
+
+    from ...evaluation.shapes.quality import Protocol, quality  # which needs PyTorch
+
     protocol = Protocol(
         points=points,
         seed=seed,
@@ -99,7 +101,7 @@ def shapes(
         workers=workers,
     )
     with Progress(quiet=quiet) as progress, lock_file(out):
-        sets = _read(samples, reference, train, part, category or [], progress)
+        sets = _read(listed, category or [], progress)
         of_samples, of_reference, of_training = (
             sets["samples"],
             sets["reference"],
@@ -111,7 +113,7 @@ def shapes(
             None if of_training is None else of_training.trees,
             protocol,
             invalid=len(of_samples.invalid),
-            categories=named_on_both_sides(of_samples.categories, of_reference.categories),
+            categories=places.named_on_both_sides(of_samples.categories, of_reference.categories),
             progress=progress,
         )
         record = _with_sources(record, sets, category or [])
@@ -125,17 +127,12 @@ def shapes(
     else:
         from rich.console import Console
 
+        from ...evaluation.shapes.report import table
+
         Console().print(table(record))
 
 
-def _read(
-    samples: Path,
-    reference: Path,
-    train: Path | None,
-    split: str,
-    categories: list[str],
-    progress: Progress,
-) -> dict[str, ShapeSet]:
+def _listed(samples: Path, reference: Path, train: Path | None, split: str) -> dict[str, Listed]:
     """Find all sets before reading any, so that a wrong name is told at once."""
     from ...evaluation.shapes import sets
 
@@ -143,6 +140,15 @@ def _read(
     of_training = train or sets.training_list(reference, split)
     if of_training is not None:
         listed["train"] = sets.find(of_training, "train")
+    return listed
+
+
+def _read(
+    listed: dict[str, Listed], categories: list[str], progress: Progress
+) -> dict[str, ShapeSet]:
+    """Read the sets."""
+    from ...evaluation.shapes import sets
+
     read: dict[str, ShapeSet] = {}
     for name, files in listed.items():  # the samples first: their depth is the others'
         depth = min((t.depth for t in read["samples"].trees), default=None) if read else None

@@ -58,7 +58,10 @@ class TokenDenoiser:
         self._clean: Tokens | None = None
 
     def __call__(self, cells: Cells, ids: Tensor, t: float, coarser: tuple[Level, ...]) -> TokenRaw:
-        """Return the logits [N, 256] of a level's tokens, and those without the class."""
+        """Return the logits [N, 256] of a level's tokens, and those without the class.
+
+        What column 0 holds is never drawn.
+        """
         outs = self._logits(cells, ids, t, coarser, len(self._conditions))
         return TokenRaw(outs[0], outs[1] if len(outs) > 1 else None)
 
@@ -75,7 +78,7 @@ class TokenDenoiser:
         layout = self._layouts[cells.level]
         noised = Tokens(layout, ids, torch.full((layout.batch, 1), t, device=ids.device))
         return [
-            clean_logits(self._evaluate(noised, condition, cache), len(ids))
+            checked_logits(self._evaluate(noised, condition, cache), len(ids))
             for condition, cache in zip(self._conditions[:most], self._caches[:most], strict=True)
         ]
 
@@ -87,9 +90,9 @@ class TokenDenoiser:
     def _enter(self, cells: Cells, coarser: tuple[Level, ...]) -> None:
         """Prepare for a new level: its layout, and what it may see of the finished ones."""
         missing = [level.cells for level in coarser[len(self._layouts) :]]
-        self._layouts += [
-            Layout.of(each.keys, _counts(each)[:, None], each.level) for each in (*missing, cells)
-        ]
+        for each in (*missing, cells):
+            level, counts = torch.full_like(each.keys, each.level), _counts(each)[:, None]
+            self._layouts.append(Layout(each.keys, level, each.sample, counts, each.level))
         if not self._cached:
             self._clean = joined(coarser) if coarser else None
             return
@@ -114,6 +117,17 @@ def joined(levels: Sequence[Level]) -> Tokens:
 def clean_logits(out: Any, count: int) -> Tensor:
     """Return a token network's logits [N, 256] of clean ids, column 0 excluded.
 
+    ``out`` and errors are those of :func:`checked_logits`.
+    """
+    logits = checked_logits(out, count)
+    illegal = torch.zeros(IDS, device=logits.device, dtype=logits.dtype)
+    illegal[MASK] = float("-inf")
+    return logits + illegal
+
+
+def checked_logits(out: Any, count: int) -> Tensor:
+    """Return a token network's logits [N, 256], column = id, as it gave them.
+
     A network returns them alone, or the seed project's pair ``(pred_x0, score)``, whose score
     nothing here needs.
 
@@ -128,14 +142,11 @@ def clean_logits(out: Any, count: int) -> Tensor:
     elif not logits.is_floating_point():
         wrong = str(logits.dtype).removeprefix("torch.")
     else:
-        illegal = torch.zeros(IDS, device=logits.device, dtype=logits.dtype)
-        illegal[MASK] = float("-inf")
-        return logits + illegal
+        return logits
     raise DdimxError(
         f"a token network must return logits [{count}, {IDS}] or (pred_x0, score), got {wrong}"
     )
 
 
 def _counts(cells: Cells) -> Counts:
-    counts: Counts = cells.counts.cpu().numpy()
-    return counts
+    return np.array(cells.host_counts(), dtype=np.int64)

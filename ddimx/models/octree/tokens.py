@@ -48,7 +48,7 @@ class Layout:
     def of(cls, keys: Tensor, counts: Counts, first: int = 0) -> Layout:
         """Build a layout from sorted keys and the counts that say whose they are."""
         shapes, levels = counts.shape
-        repeats = torch.from_numpy(counts.reshape(-1)).to(keys.device)
+        repeats = torch.from_numpy(counts.reshape(-1)).to(keys.device, non_blocking=True)
         row = torch.arange(shapes * levels, device=keys.device).repeat_interleave(
             repeats, output_size=len(keys)
         )
@@ -96,7 +96,8 @@ class Layout:
     def neighbors(self) -> Tensor:
         """Index of the token at each of 27 neighboring cells, int64 [N, 27]; N where none is."""
         side = (1 << self.level)[:, None, None]
-        around = self.cells[:, None, :] + NEIGHBORHOOD.to(self.keys.device)  # [N, 27, 3]
+        steps = NEIGHBORHOOD.to(self.keys.device, non_blocking=True)
+        around = self.cells[:, None, :] + steps  # [N, 27, 3]
         inside = ((around >= 0) & (around < side)).all(-1)
         x, y, z = (_spread(around[..., axis].clamp_min(0)) for axis in range(3))
         keys = (self.row << 32)[:, None] + ((x << 2) | (y << 1) | z)
@@ -147,10 +148,11 @@ class Cache:
     def joined(self, other: Cache) -> Cache:
         """Return the cache with finer levels appended to every shape's."""
         order = torch.from_numpy(_interleaved(self.counts, other.counts))
-        layers = []
-        for (k, v), (more_k, more_v) in zip(self.layers, other.layers, strict=True):
-            index = order.to(k.device)
-            layers.append((torch.cat([k, more_k])[index], torch.cat([v, more_v])[index]))
+        order = order.to(other.layers[0][0].device, non_blocking=True)
+        layers = [
+            (torch.cat([k, more_k])[order], torch.cat([v, more_v])[order])
+            for (k, v), (more_k, more_v) in zip(self.layers, other.layers, strict=True)
+        ]
         return Cache(tuple(layers), np.concatenate([self.counts, other.counts], axis=1))
 
 

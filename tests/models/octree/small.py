@@ -84,7 +84,13 @@ def octree_config(root: object = "nowhere", **sections: dict[str, object]) -> Co
             "classes": ["chair", "table"],
         },
         "diffusion": {"beta_schedule": "jsd", "num_diffusion_timesteps": 50},
-        "training": {"batch_size": 4, "n_iters": 6, "snapshot_freq": 3, "validation_freq": 3},
+        "training": {
+            "batch_size": 4,
+            "n_iters": 6,
+            "snapshot_freq": 3,
+            "validation_freq": 3,
+            "precision": "fp32",  # and not by the kind of processor
+        },
         "sampling": {"batch_size": 4, "steps": 2},
         "optim": {"optimizer": "AdamW", "lr": 0.003},
     }
