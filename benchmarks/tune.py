@@ -37,6 +37,9 @@ from ddimx.kernels._dispatch import INTERPRETED
 from ddimx.kernels._launch import architecture
 from ddimx.kernels.attention import launch as attention_launch
 from ddimx.kernels.attention import tiles as attention_tiles
+from ddimx.kernels.group_norm_silu import launch as norm_launch
+from ddimx.kernels.group_norm_silu import reference as norm_reference
+from ddimx.kernels.group_norm_silu import tiles as norm_tiles
 from ddimx.kernels.segment_attention import Segments
 from ddimx.kernels.segment_attention import launch as segment_launch
 from ddimx.kernels.segment_attention import tiles as segment_tiles
@@ -50,6 +53,7 @@ TABLE = Path(_tuned.__file__).resolve()
 BETTER = 1.02  # how many times as fast a tile must be to replace the table's own
 ROUNDS = 5
 SHORTEST = 0.005  # seconds of replays per round
+NORM_GROUPS = 32
 FEW = 2  # tiles beside the table's own, where nothing is compiled
 # The largest error over the largest value, in units of the inputs' rounding: the scores and the
 # weights are rounded to it, the sums are float32.
@@ -131,6 +135,42 @@ class SegmentAttention:
 
 
 @dataclass(frozen=True)
+class GroupNorm:
+    """A forward of ``group_norm_silu`` in 32 groups, x [batch, channels, side, side] in NHWC."""
+
+    channels: int
+    side: int
+    batch: int = 128
+    operation: str = "group_norm_silu"
+
+    def name(self, dtype: torch.dtype) -> str:
+        """Return the class of problems."""
+        width = self.channels // NORM_GROUPS
+        return norm_tiles.problem("forward", dtype, self.side**2, width)
+
+    def candidates(self, arch: str, dtype: torch.dtype) -> list[Tile]:
+        """Return the tiles to try, the table's own first."""
+        shape = self.side**2, self.channels, NORM_GROUPS
+        return list(norm_tiles.candidates(arch, "forward", dtype, *shape))
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> Case:
+        """Return the inputs, made for a launch by any tile."""
+        (x,) = _normal(device, dtype, 1, (self.batch, self.side, self.side, self.channels))
+        x = x.permute(0, 3, 1, 2)
+        weight, bias = _normal(device, dtype, 2, (self.channels,))
+        arch, results = architecture(device), {"out": x}
+        few = [t.cpu().double() for t in (x[:2], weight, bias)]
+
+        def launched(tile: Tile) -> Callable[[], object]:
+            ready = norm_launch.forward(x, weight, bias, NORM_GROUPS, 1e-6, True, None, arch, tile)
+            results["out"] = ready.out
+            return lambda: [step() for step in ready.steps]
+
+        exact = norm_reference.group_norm_silu(*few, NORM_GROUPS, 1e-6, True, None)
+        return Case(launched, lambda: results["out"][:2], exact)
+
+
+@dataclass(frozen=True)
 class Case:
     """A problem's tensors.
 
@@ -149,7 +189,7 @@ class Case:
         return float(difference.abs().max() / self.exact.abs().max())
 
 
-Problem = Attention | SegmentAttention
+Problem = Attention | SegmentAttention | GroupNorm
 # The most telling first: where PyTorch has no fast kernel, and the shipped model's.
 PROBLEMS: tuple[Problem, ...] = (
     Attention(256, 512, batch=256),
@@ -159,11 +199,20 @@ PROBLEMS: tuple[Problem, ...] = (
     Attention(256, 256, batch=256),
     Attention(1024, 256),
     SegmentAttention(128),
+    GroupNorm(128, 32, batch=256),
+    GroupNorm(256, 16, batch=512),
+    GroupNorm(384, 32),
+    GroupNorm(128, 256, batch=8),
+    GroupNorm(512, 4, batch=512),
+    GroupNorm(256, 8, batch=512),
+    GroupNorm(128, 64),
+    GroupNorm(256, 32),
 )
 # Of the interpreter, which is thousands of times slower.
 TRIAL: tuple[Problem, ...] = (
     Attention(20, 16, batch=1),
     SegmentAttention(16, shapes=1, longest=20),
+    GroupNorm(32, 2, batch=2),
 )
 
 

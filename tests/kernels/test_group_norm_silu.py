@@ -20,7 +20,7 @@ from tests.kernels.group_norm_silu_cases import (
     within_budget,
 )
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 # Channels, sides, groups: among them a pixel, a channel per group, one group, odd sizes.
 SHAPES = [(32, 4, 4, 8), (12, 3, 5, 3), (5, 1, 1, 1), (6, 7, 1, 6), (24, 2, 3, 2)]
 
@@ -103,8 +103,19 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
         group_norm_silu(*arguments[:4], add=arguments[4])
 
 
-def test_what_auto_takes_on_a_cpu():
-    assert preferred(options(CPU))[0] == preference(CPU)[0] == "reference"
+def test_what_auto_takes():
+    """Triton on a GPU where it need not copy and can count; elsewhere PyTorch's own."""
+    pytest.importorskip("triton")
+    half, image = torch.bfloat16, 2**17
+    assert preferred(options(CUDA, half, True, 4, image))[0] == "triton"
+    for kind in ((CUDA, half, False, 4, image), (CUDA, torch.float64, True, 4, image),
+                 (CUDA, half, True, 5000, image), (CUDA, half, True, 4, 2**31),
+                 (CPU, half, True, 4, image), (CPU, torch.float32, True, 4, image)):  # fmt: skip
+        assert preferred(options(*kind))[0] == "reference"
+    assert preference(CPU)[0] == "reference"
+    x, weight, bias, _, _ = problem(1, 4, 2, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"sums are float32, not torch.float64.*can: reference"):
+        group_norm_silu(x, weight, bias, 2, impl="triton")
 
 
 @pytest.mark.parametrize("activation", ["silu", "mish", "gelu", "relu", None])
