@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import sha256_file
+from ..files import folders_synced_once, sha256_file
 from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
@@ -127,7 +127,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             samples = finish_batch(
                 model, settings, batch, inputs=inputs, after_row=after_row, engine=engine
             )
-            with timed("files"):
+            with timed("files"), folders_synced_once():
                 if profile is not None:
                     profile.write_trace(folder / TRACE)
                 sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))
@@ -153,8 +153,8 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             progress.say(line)
 
         def note(what: str) -> None:
-            progress.advance(0, f"{what} ...")
-            progress.say(f"{what} the network; this happens once")
+            progress.advance(0, "compiling ...")
+            progress.say(what)
 
         filling = Filling(folder, before, record, sink, settings.indices)
         pending = len(filling.pending())
