@@ -173,7 +173,7 @@ def _train(
             "command goes on"
         ) from None
     compute = choose_compute(config, device, network, history)
-    info["precision"] = compute.precision
+    info |= {"precision": compute.precision, "compiled": compute.compiled}
     trainer = Trainer(
         config, state, process, source, held_out, folder, Noise(seed), device, info, compute
     )
@@ -189,6 +189,15 @@ def _train(
     )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
+    if compute.compiled:
+        progress.say(f"{folder}: compiling the network ({compute.compiled_reason})")
+        try:
+            progress.say(f"{folder}: compiled in {trainer.compile():.0f} s")
+        except DdimxError as error:
+            if loop.compile == "on":
+                raise DdimxError(f"{error}; --set training.compile=off does without") from None
+            info["compiled"] = False
+            progress.say(f"{folder}: {error}; training without")
     try:
         is_complete = trainer.run(stop, report)
     finally:
