@@ -22,7 +22,7 @@ BetaSchedule = Literal[
 ]
 TokenSpacing = Literal["linear", "cosine"]
 OCTREE_MODELS = ("octree", "discrete")
-Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad"]
+Spacing = Literal["ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras"]
 # What only networks of these predictions have.
 _OF_PREDICTION: dict[str, tuple[str, ...]] = {
     "shift": ("flow",),

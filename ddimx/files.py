@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,36 @@ def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         if replace or not _is_there(path, part):
             release()
             part.replace(path)
-        sync(path.parent)
+        _sync_folder(path.parent)
+
+
+_unsynced: ContextVar[dict[Path, None] | None] = ContextVar("ddimx folders", default=None)
+
+
+@contextmanager
+def folders_synced_once() -> Iterator[None]:
+    """Sync a folder once at the end, and not after every file that is written within.
+
+    After a crash before that, a file is still absent or whole; only whether it bears its name is
+    open. So it is for many files of which a record tells afterwards.
+    """
+    folders: dict[Path, None] = {}
+    token = _unsynced.set(folders)
+    try:
+        yield
+    finally:
+        _unsynced.reset(token)
+        for folder in folders:
+            sync(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync a folder in which a file got its name, now or when that is due."""
+    folders = _unsynced.get()
+    if folders is None:
+        sync(folder)
+    else:
+        folders[folder] = None
 
 
 @contextmanager
@@ -151,7 +181,7 @@ def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
                 if path.is_dir():
                     path.replace(old)
                 tree.replace(path)
-            sync(path.parent)
+            _sync_folder(path.parent)
         finally:
             _clear_beside(part, path)
 

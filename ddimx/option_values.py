@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -76,9 +77,14 @@ def checked(name: str, option: Option, value: Any) -> Any:
     for word in words:
         if not isinstance(word, str):
             raise UsageError(f"{what} must be text, got {word!r}")
-        if option.choices and word not in option.choices:
+        if option.choices and word not in option.choices and not _has_number(name, word):
             raise unknown(what, word, option.choices)
     return tuple(words) if several else value
+
+
+def _has_number(name: str, word: str) -> bool:
+    """Whether a spacing is written with its rho, ``karras:5``."""
+    return name == "spacing" and re.fullmatch(r"karras:\d+(\.\d+)?", word) is not None
 
 
 def _number(what: str, option: Option, value: Any) -> float:

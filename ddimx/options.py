@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
-SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad")
+SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
 ENGINES = ("auto", "eager", "graph", "compile")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -77,7 +77,8 @@ class Options:
         "--eta",
         "number",
         "How",
-        "ddim's noise: 0 none, 1 as DDPM (default: the model's, else 0).",
+        "Noise of the steps: 0 none, 1 as DDPM (default: of ddim the model's, else 0; of sde-dpm++ "
+        "and sa 1).",
         verbs=("sample", "inpaint", "sequence", "interpolate"),
         least=0,
         most=1,
@@ -96,8 +97,8 @@ class Options:
         "--spacing",
         "text",
         "How",
-        "Which timesteps to visit: ddim, leading, linspace, trailing or quad (default: the "
-        "model's, else ddim); octrees: linear or cosine.",
+        "Which timesteps to visit: ddim, leading, linspace, trailing, quad, logsnr or karras[:RHO] "
+        "(default: the model's, else ddim); octrees: linear or cosine.",
         metavar="NAME",
         choices=SPACINGS + TOKEN_SPACINGS,
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 30.0
+PATIENCE = 1.0  # seconds that nobody minds waiting without a sign
+PORTION = 64  # items of :meth:`Progress.counted` between two looks at the clock
+
+T = TypeVar("T")
 # By which people tell Rich that an output is a terminal although the system does not say so.
 _TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE")
 # Bell, backspace, vertical tab, form feed and carriage return: names of files may hold them.
@@ -36,7 +41,8 @@ class Progress:
         self._console = console
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
-        self._done, self._total, self._what = 0, 0, ""
+        self._total: int | None = 0
+        self._done, self._what = 0, ""
         self._begun = self._last_line = 0.0
         self._first = 0
 
@@ -51,8 +57,11 @@ class Progress:
     ) -> None:
         self.stop()
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
-        """Begin counting ``total`` items of which ``done`` are there already."""
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
+        """Begin counting ``total`` items, None if nobody knows how many there are.
+
+        ``done`` of them are there already.
+        """
         self.stop()
         self._what, self._total, self._done, self._first = what, total, done, done
         self._begun = self._last_line = time.monotonic()
@@ -89,8 +98,28 @@ class Progress:
             self._bar.update(self._task, completed=self._done, note=note)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
+            if self._total is None:
+                self.say(f"{self._what} {self._done}  {note}")
+                return
             left = (self._total - self._done) / max(rate, 1e-9)
             self.say(f"{self._what} {self._done}/{self._total}  {note}  {left:.0f} s left")
+
+    def counted(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """Yield the items, and count them as :meth:`start` does once that takes a while."""
+        begun, shown = time.monotonic(), 0
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % PORTION:
+                continue
+            if shown:
+                self.advance(number - shown)
+            elif time.monotonic() - begun >= PATIENCE:
+                self.start(what, total, number)
+            else:
+                continue
+            shown = number
+        if shown:
+            self.stop()
 
     def say(self, text: str) -> None:
         """Print one line of plain text above the bar."""

@@ -1,10 +1,12 @@
 """Which device and which precision are chosen, and how a wish that cannot be met is refused."""
 
+import sys
+
 import pytest
 import torch
 
 from ddimx import device as chosen
-from ddimx.device import choose_device, choose_precision, forbid_tf32
+from ddimx.device import choose_device, choose_precision, forbid_tf32, without_memory
 from ddimx.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -98,6 +100,18 @@ def test_either_instruction_counts(monkeypatch, capability):
             torch.cpu, "get_capabilities", lambda there=there: {capability: there}, raising=False
         )
         assert chosen.cpu_has_bf16() is there
+
+
+def test_a_network_without_memory_has_shapes_and_nothing_to_set(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._refs", None)  # what fills such tensors cannot run
+    with without_memory():
+        layer = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Embedding(5, 6))
+    assert [(p.is_meta, *p.shape) for p in layer.parameters()] == [
+        (True, 4, 3),
+        (True, 4),
+        (True, 5, 6),
+    ]
+    assert torch.nn.Linear(3, 4).weight.abs().sum() > 0
 
 
 def test_fp32_forbids_tf32():

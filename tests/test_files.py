@@ -7,13 +7,16 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from ddimx import files
 from ddimx.files import (
     append_line,
     final_path,
+    folders_synced_once,
     is_unfinished,
     sha256_file,
     sweep,
@@ -82,6 +85,7 @@ def test_an_exception_leaves_no_trace(tmp_path, error, old):
 
 KILLED = """
 import os, sys
+from contextlib import suppress
 from pathlib import Path
 from ddimx.files import whole_file
 with whole_file(Path(sys.argv[1])) as part:
@@ -145,6 +149,23 @@ def test_the_part_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, 
     monkeypatch.setattr(os, "fsync", lambda _: events.append(path.exists()))
     write_bytes(path, b"x")
     assert events == [False, True]
+
+
+def test_of_many_files_each_is_synced_and_their_folder_once_at_the_end(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    events = []
+
+    def sync(path):
+        events.append((path == tmp_path, [other.name for other in paths if other.exists()]))
+
+    monkeypatch.setattr(files, "sync", sync)
+    with suppress(KeyError), folders_synced_once():
+        for path in paths[:2]:
+            write_bytes(path, b"1")
+        raise KeyError  # what is there is synced whatever happens
+    write_bytes(paths[2], b"1")
+    one, two, every = ["a"], ["a", "b"], ["a", "b", "c"]
+    assert events == [(False, []), (False, one), (True, two), (False, two), (True, every)]
 
 
 def test_json(tmp_path):
@@ -216,6 +237,7 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch
 
 FOLDER_KILLED = """
 import os, sys
+from contextlib import suppress
 from pathlib import Path
 from ddimx.files import whole_folder
 replace = Path.replace

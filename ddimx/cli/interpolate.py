@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "Between what",
     category=NO_CLASS,
     guidance={"help": "Classifier-free guidance (default: 1 for images or without a class)."},
-    eta={"help": "ddim's noise, one draw for all frames (default: 0)."},
+    eta={"help": "Noise of the steps, one draw for all frames (default: of ddim 0)."},
     seed={"help": "Seed of --eta's noise (default: 0)."},
     kind=ANIMATION,
 )

@@ -14,6 +14,7 @@ from ..config import Config, DataConfig
 from ..errors import DdimxError, UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
+from ..progress import Progress
 from ..untrusted.text import first_of, shortened
 from .examples import Examples
 from .images.folder import FolderSource
@@ -57,11 +58,16 @@ class DataSet:
         return bool(self.data["dataset"] == "OCTREE")
 
 
-def recognize(where: str, workers: int = 4, white: float | None = None) -> DataSet:
+def recognize(
+    where: str,
+    workers: int = 4,
+    white: float | None = None,
+    progress: Progress | None = None,
+) -> DataSet:
     """Return what a folder or file holds: pictures, a packed set, an .npz or prepared octrees.
 
     Of pictures only the headers are read, by ``workers`` threads; ``white`` is the configuration's
-    ``data.white``.
+    ``data.white``; ``progress`` counts them, where there are many.
 
     Raises:
         UsageError: nothing there, or something that has to be prepared first; the message says how.
@@ -88,7 +94,7 @@ def recognize(where: str, workers: int = 4, white: float | None = None) -> DataS
         if path.is_dir():
             _refuse_unprepared(where, path)
         raise
-    scan = scan_images(path, workers=workers, white=white, listing=listing)
+    scan = scan_images(path, workers=workers, white=white, listing=listing, progress=progress)
     return DataSet(
         root=where,
         data={"dataset": "FOLDER", "root": where, "held_out": len(scan.names) > FEW},

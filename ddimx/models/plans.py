@@ -21,7 +21,7 @@ from ..solvers.registry import (
     parse_solver,
 )
 from ..solvers.schedule import Schedule
-from ..solvers.timesteps import Times, explicit, moved, spaced
+from ..solvers.timesteps import BY_LEVEL, Times, explicit, moved, times_of
 
 DEFAULT_STEPS = 50
 # What a model's defaults leave open. A flow starts at pure noise, its last time, and equal steps of
@@ -58,11 +58,12 @@ def plan_for(
         plan: Plan = options.plan
     else:
         spacing = options.spacing or defaults.spacing or _SPACINGS.get(prediction, "ddim")
-        total = schedule.num_timesteps
-        solver, times, notes = _solver_and_times(options, total, defaults, spacing)
+        solver, times, notes = _solver_and_times(options, schedule, defaults, spacing)
         kind = parse_solver(solver).kind
         choice = SolverChoice(solver, options.eta, options.variance)
-        if "eta" in SOLVERS[kind].options and choice.eta is None:
+        # A model's eta is meant for its own solver, and for ddim.
+        own = ("ddim", (defaults.solver or "ddim").partition(":")[0])
+        if "eta" in SOLVERS[kind].options and choice.eta is None and kind in own:
             choice = replace(choice, eta=defaults.eta)
         if "variance" in SOLVERS[kind].options and choice.variance is None:
             choice = replace(choice, variance=variance)
@@ -78,7 +79,7 @@ def plan_for(
     return plan.with_clip(None if clip == "none" else clip)
 
 
-def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
+def times_for(nfe: int, solver: str, spacing: str, schedule: Schedule) -> Times:
     """Return the times of a spacing with which a solver makes exactly ``nfe`` evaluations.
 
     Of several numbers of steps, the one that gives the most times at this cost, then the nearest.
@@ -89,7 +90,11 @@ def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
     if nfe < 1:
         raise UsageError(f"nfe must be at least 1, got {nfe}")
     aim = most_times(solver, nfe)
-    counts = {steps: len(spaced(spacing, total, steps)) for steps in range(1, total + 1)}
+    every = range(1, schedule.num_timesteps + 1)
+    if spacing.partition(":")[0] in BY_LEVEL:  # which have as many times as steps
+        counts = {steps: steps for steps in every}
+    else:
+        counts = {steps: len(times_of(spacing, schedule, steps)) for steps in every}
     costs = {steps: evaluations(solver, n) for steps, n in counts.items()}
     fitting = [steps for steps in counts if costs[steps] == nfe]
     if not fitting:
@@ -101,11 +106,11 @@ def times_for(nfe: int, solver: str, spacing: str, total: int) -> Times:
             f"nearest: {' and '.join(str(n) for n in near)}"
         )
     best = min(fitting, key=lambda steps: (abs(counts[steps] - aim), abs(steps - aim)))
-    return spaced(spacing, total, best)
+    return times_of(spacing, schedule, best)
 
 
 def _solver_and_times(
-    options: Options, total: int, defaults: SamplingConfig, spacing: str
+    options: Options, schedule: Schedule, defaults: SamplingConfig, spacing: str
 ) -> tuple[str, Times, tuple[str, ...]]:
     """Return a solver's name and its times, with remarks on how they were chosen.
 
@@ -129,15 +134,15 @@ def _solver_and_times(
     if options.timesteps is not None:
         if (options.steps, options.nfe, options.spacing) != (None, None, None):
             raise UsageError("--timesteps lists the times; omit --steps and --spacing")
-        return solver, explicit(options.timesteps, total), notes
+        return solver, explicit(options.timesteps, schedule.num_timesteps), notes
     if nfe is not None:
-        times = times_for(nfe, solver, spacing, total)
+        times = times_for(nfe, solver, spacing, schedule)
     else:
-        times = spaced(spacing, total, steps)
+        times = times_of(spacing, schedule, steps)
         if len(times) != steps:
             notes += (f"spacing '{spacing}' with {steps} steps visits {len(times)} timesteps",)
     if spacing == "leading" and defaults.steps_offset:
-        times = moved(times, defaults.steps_offset, total)
+        times = moved(times, defaults.steps_offset, schedule.num_timesteps)
     if len(times) == 1 and times[0] == 0:
         notes += (f"spacing '{spacing}' with 1 step starts at t=0; try --spacing trailing",)
     return solver, times, notes

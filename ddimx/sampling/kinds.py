@@ -15,6 +15,7 @@ CONVOLUTION, NORM, ACTIVATION = "convolution", "normalization", "activation"
 ATTENTION, LINEAR, COPIES = "attention", "linear", "copies and layout"
 EMBEDDING, SUMS, RESIZING = "embedding", "sums and products", "resizing"
 FUSED = "fused by the compiler"
+UPDATE = "update"  # of a graph in which a row's network and update are one
 HOST, IDLE, OTHER = "between operations", "waiting for the host", "other"
 
 # The first that matches decides. Names are of PyTorch's operators, of the compiler's and cuDNN's
@@ -24,9 +25,17 @@ _KINDS = [
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
         (COPIES, r"^memcpy|^memset|nchwtonhwc|nhwctonchw|catarraybatchedcopy"),
-        (ATTENTION, r"attention|attend|softmax|flash|fmha|\bbmm\b|baddbmm"),
+        (UPDATE, r"^(discrete_)?update_kernel"),
+        (
+            ATTENTION,
+            r"^(strip|online|forward)$|attention|attend|softmax|flash|fmha|\bbmm\b|baddbmm",
+        ),
         (CONVOLUTION, r"conv|implicit_gemm|fprop|winograd"),
-        (NORM, r"group_?norm|layer_?norm|batch_?norm|rowwisemoments|computefusedparams"),
+        (
+            NORM,
+            r"^(whole|part|rest)_(for|back)ward$|group_?norm|layer_?norm|batch_?norm|"
+            r"rowwisemoments|computefusedparams",
+        ),
         (LINEAR, r"linear|addmm|\bmm\b|matmul|gemm|gemv|nvjet|cublas|splitkreduce"),
         (ACTIVATION, r"silu|swish|gelu|relu|sigmoid"),
         (EMBEDDING, r"embedding|\bindex(_select)?\b|gather|\bsin\b|\bcos\b|arange"),

@@ -29,12 +29,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..files import write_bytes
 from ..timing import Clock, current
-from .kinds import FUSED, MARK, Split
+from .kinds import FUSED, MARK, UPDATE, Split
 
 TRACE = "profile.json.gz"  # chrome://tracing and ui.perfetto.dev read it
-ROWS = 4  # recorded where all rows cost the same, after the first, which looks things up
+ROWS = 4  # recorded where all rows cost the same
+SETTLED = 4  # rows before them, in which an engine looks, times, captures or compiles
 MOST_ROWS = 32  # recorded where rows differ: the last ones of the first batch
-NETWORK, UPDATE, NOISE, OWN = "network", "update", "noise", "profiling"
+NETWORK, NOISE, OWN, COMPILING = "network", "noise", "profiling", "compiling"
 _DIGITS = 6
 
 
@@ -50,7 +51,9 @@ class Profile(Clock):
         self.device = None if device is None else torch.device(device)
         self._split: Split | None = None
         self._trace: bytes | None = None
-        self._rows: tuple[int, int] | None = None  # the first recorded row, and the last
+        self._rows: tuple[int, int, int] | None = None  # the batch, its first row and its last
+        self._batch = 0
+        self._compilations = 0  # before the recorded rows
         self._recording = False
 
     @staticmethod
@@ -79,37 +82,40 @@ class Profile(Clock):
             torch.mps.synchronize()
 
     def traced(self, steps: Iterator[Any], rows: int, *, even: bool) -> Iterator[Any]:
-        """Yield a batch's steps; of the first batch record some.
+        """Yield a batch's steps; record some, once, or anew after something was compiled.
 
         Args:
             steps: of :func:`ddimx.sampling.batch.run_batch`, one for each row.
             rows: how many there are.
             even: whether all rows cost the same.
         """
-        if self._rows is not None or self._recording or not rows:
-            yield from steps
-            return
-        first = min(1, rows - 1) if even else max(0, rows - MOST_ROWS)
-        last = min(first + (ROWS if even else MOST_ROWS), rows) - 1
-        recorder = None
-        row = -1
+        self._batch += 1
+        most = ROWS if even else MOST_ROWS
+        first = max(min(SETTLED, rows - most), min(1, rows - 1)) if even else max(0, rows - most)
+        recorder, begun, row = None, 0, -1
         try:
             for row in range(rows):
-                if row == first:
-                    recorder = self._start()
+                if row >= first and recorder is None and not self._recording and self._outdated:
+                    recorder, begun = self._start(), row
                 step = next(steps, None)
-                if row == last and recorder is not None:
-                    self._stop(recorder, first, row)
+                if recorder is not None and row - begun + 1 == min(most, rows - begun):
+                    self._stop(recorder, begun, row)
                     recorder = None
                 if step is None:
                     return
                 yield step
             yield from steps
         finally:
-            if recorder is not None:  # stopped before its last row
-                self._stop(recorder, first, row)
+            if recorder is not None:  # the run was stopped
+                self._stop(recorder, begun, row)
+
+    @property
+    def _outdated(self) -> bool:
+        """Whether nothing is recorded yet, or the network is another one since: compiled."""
+        return self._rows is None or self._compilations != self.calls.get(COMPILING, 0)
 
     def _start(self) -> profile:
+        self._compilations = self.calls.get(COMPILING, 0)
         with super().part(OWN):
             activities = [ProfilerActivity.CPU]
             if self._kind() == "cuda":
@@ -124,7 +130,7 @@ class Profile(Clock):
         with super().part(OWN):
             self._recording = False
             recorder.stop()
-            self._rows = (first, last)
+            self._rows = (self._batch, first, last)
             with tempfile.TemporaryDirectory() as scratch:
                 path = Path(scratch, "trace.json")
                 recorder.export_chrome_trace(str(path))
@@ -148,9 +154,9 @@ class Profile(Clock):
             ``seconds``: of the whole. ``parts``: by name, the largest first, ``seconds``, ``share``
             of the whole and ``calls``; of the network and the update, where they were recorded,
             also ``kinds``, by name ``seconds``, ``share`` of the whole and ``calls`` in every call
-            of the part. ``first_network_call``: its seconds. ``rows``: the first and the last row
-            that were recorded, of the first batch; None without any. ``fused``: the kernels that a
-            compiler made, by name their share of the whole.
+            of the part. ``first_network_call``: its seconds. ``rows``: what was recorded: the
+            ``batch``, counted from 1, and its ``first`` and ``last`` row; None without any.
+            ``fused``: the kernels that a compiler made, by name their share of the whole.
         """
         self._charge()
         seconds, split = dict(self.seconds), self._split
@@ -162,13 +168,17 @@ class Profile(Clock):
             moved = seconds[UPDATE] * drawn / max(drawn + other, 1e-9)
             seconds[UPDATE] -= moved
             seconds[NOISE] = seconds.get(NOISE, 0.0) + moved
+        shares = {} if split is None else split.shares(NETWORK)
+        if moved := shares.pop(UPDATE, 0.0) * seconds.get(NETWORK, 0.0):  # a graph has both in one
+            seconds[NETWORK] -= moved
+            seconds[UPDATE] = seconds.get(UPDATE, 0.0) + moved
+        rest = max(sum(shares.values()), 1e-9)
         parts: dict[str, Any] = {}
         for name, spent in sorted(seconds.items(), key=lambda item: -item[1]):
             parts[name] = _row(spent, total) | {"calls": calls.get(name, 0)}
-            shares = {} if split is None or name != NETWORK else split.shares(name)
-            if shares and split is not None:
+            if name == NETWORK and split is not None and shares:
                 parts[name]["kinds"] = {
-                    kind: _row(spent * share, total)
+                    kind: _row(spent * share / rest, total)
                     | {"calls": round(split.count[name][kind] / split.calls[name], 2)}
                     for kind, share in shares.items()
                 }
@@ -179,7 +189,9 @@ class Profile(Clock):
             "seconds": round(total, _DIGITS),
             "parts": parts,
             "first_network_call": round(self.first.get(NETWORK, 0.0), _DIGITS),
-            "rows": None if self._rows is None else list(self._rows),
+            "rows": None
+            if self._rows is None
+            else dict(zip(("batch", "first", "last"), self._rows, strict=True)),
             "fused": {name: round(time * each, _DIGITS) for name, time in fused.items()},
         }
 
@@ -223,9 +235,9 @@ def remarks(report: dict[str, Any], trace: str | None) -> list[str]:
     """Return what must be said beside the table, one line each."""
     lines = [f"the network's first call took {report['first_network_call']:.3f} s"]
     if report["rows"] is not None:
-        first, last = report["rows"]
+        rows = "rows {first} to {last} of batch {batch}".format(**report["rows"])
         where = "" if trace is None else f"; they are in {trace} (open it in ui.perfetto.dev)"
-        lines.append(f"kinds of layers as in rows {first} to {last} of the first batch{where}")
+        lines.append(f"kinds of layers as in {rows}{where}")
     if report["fused"]:
         names = sorted(report["fused"], key=lambda name: -report["fused"][name])
         lines.append(f"{FUSED}: {', '.join(names[:8])}" + (", ..." if len(names) > 8 else ""))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import sha256_file
+from ..files import folders_synced_once, sha256_file
 from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
@@ -127,7 +127,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             samples = finish_batch(
                 model, settings, batch, inputs=inputs, after_row=after_row, engine=engine
             )
-            with timed("files"):
+            with timed("files"), folders_synced_once():
                 if profile is not None:
                     profile.write_trace(folder / TRACE)
                 sink.write(batch, samples, labels_for(settings, model, inputs.keys(batch)))

@@ -12,9 +12,11 @@ there. How to add one:
    :mod:`ddimx.solvers.rows` lays out rows of one evaluation for each time, or any others, and fills
    in every column that the solver says nothing about. A solver with arguments (``heun:2``) or
    options (``--eta``) takes them as further keywords. :mod:`ddimx.solvers.ddim` and
-   :mod:`ddimx.solvers.pfdiff` are the shortest examples of one and of many evaluations. Near
-   alpha_bar = 0 write a step in predictions of x0 (``history="x0"``): in epsilon it multiplies the
-   state by 1 / sqrt(alpha_bar), and float32 loses the difference.
+   :mod:`ddimx.solvers.pfdiff` are the shortest examples of one and of many evaluations. A
+   prediction that was made elsewhere than at the row's state is weighted in the space in which it
+   is bounded: near alpha_bar = 0 as x0 (``history="x0"``), for a step in epsilon multiplies it, and
+   the state, by 1 / sqrt(alpha_bar). :func:`ddimx.solvers.plan.amplification` has the reason, and
+   :meth:`ddimx.solvers.rows.Rows.plan` refuses what breaks it.
 2. Declare it in ``SOLVERS`` in :mod:`ddimx.solvers.registry`: one entry, which says what the help
    text shows, which arguments there are and how many evaluations a number of times costs.
 

@@ -79,6 +79,20 @@ SOLVERS: dict[str, Solver] = {
         arguments=("order",),
         allowed=((2,), (1,), (3,)),
     ),
+    "sde-dpm++": Solver(
+        "dpmpp.sde_dpmpp",
+        "DPM-Solver++ with noise (--eta, 1 as DDPM): fewer steps than ddim's",
+        arguments=("order",),
+        allowed=((2,), (1,)),
+        options={"eta": 1.0},
+    ),
+    "sa": Solver(
+        "sa.sa",
+        "SA-Solver: Adams steps with noise (--eta, 1 as DDPM), each corrected by the next",
+        arguments=("order",),
+        allowed=((2,), (1,), (3,)),
+        options={"eta": 1.0},
+    ),
     "ipndm": Solver(
         "ipndm.ipndm",
         "DDIM steps with Adams-Bashforth of that order",
@@ -222,7 +236,8 @@ def check_options(name: SolverName, choice: SolverChoice) -> None:
             continue
         if option == "eta" and value == 0 and not own.adds_noise:
             continue  # no noise: what such a solver does anyway
-        owners = " and ".join(kind for kind, other in SOLVERS.items() if option in other.options)
+        *others, last = [kind for kind, other in SOLVERS.items() if option in other.options]
+        owners = f"{', '.join(others)} or {last}" if others else last
         shown = f" {value:g}" if option == "eta" and not has else ""
         reason = f"{name} has {has or 'no options'}"
         if not own.adds_noise and not has:

@@ -10,7 +10,7 @@ import numpy as np
 from ..config import Prediction
 from ..errors import UsageError
 from ..kernels.update.columns import BY_DEPTH
-from .plan import Array, Plan, neutral_columns
+from .plan import Array, Plan, check_amplification, neutral_columns
 from .schedule import CLEAN, Schedule
 from .timesteps import Times
 
@@ -44,18 +44,22 @@ class Rows:
         label: str,
         history: Literal["epsilon", "x0"] = "epsilon",
         notes: tuple[str, ...] = (),
+        measured: bool = False,
         **columns: Array,
     ) -> Plan:
         """Complete the rows to a plan.
 
         Args:
             label, history, notes: as of :class:`Plan`.
+            measured: whether the weights were fitted to predictions, and so are known to serve,
+                whatever :func:`ddimx.solvers.plan.amplification` says.
             columns: what the solver computes, by the names that a plan has: a, w, c, p float64
                 [rows], b, q float64 [rows] or [rows, depth]. What is left out is 0, and p is 1, so
                 that the next point y' is x'.
 
         Raises:
             TypeError: a name that is not a plan's.
+            UsageError: a row that enlarges the errors of older predictions beyond use.
         """
         rows = len(self.t)
         weights = {name: columns[name].reshape(rows, -1) for name in BY_DEPTH if name in columns}
@@ -71,7 +75,7 @@ class Rows:
             **columns,
             **weights,
         }
-        return Plan(
+        plan = Plan(
             t=self.t,
             t_from=self.t_from,
             t_to=self.t_to,
@@ -81,6 +85,9 @@ class Rows:
             label=label,
             notes=notes,
         )
+        if not measured:
+            check_amplification(plan, levels)
+        return plan
 
 
 def one_evaluation_rows(
@@ -111,3 +118,27 @@ def half_log_snr(alpha_bar: Array) -> Array:
     with np.errstate(divide="ignore"):
         value: Array = 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
     return value
+
+
+def noise_and_decay(rows: Rows, lam: Array, eta: float) -> tuple[Array, Array]:
+    """Return the weights of x and of z in exact steps of the reverse SDE, float64 [n] each.
+
+    With tau = ``eta`` and h = lambda_to - lambda they are sigma_to / sigma exp(-tau^2 h) and
+    sigma_to sqrt(1 - exp(-2 tau^2 h)) (arXiv 2309.05019, proposition 4.2): 0 is the ODE, 1 the SDE
+    whose first-order steps are DDIM's with eta 1.
+
+    Args:
+        rows: of one evaluation each.
+        lam: lambda at the rows' times, float64 [n + 1], infinite at the end.
+        eta: tau.
+
+    Raises:
+        UsageError: eta outside [0, 1].
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise UsageError(f"eta must lie in [0, 1], got {eta}")
+    sigma, sigma_to = np.sqrt(1 - rows.alpha_bar), np.sqrt(1 - rows.alpha_bar_to)
+    if eta == 0:  # an infinite h times 0 would be NaN
+        return sigma_to / sigma, np.zeros_like(sigma)
+    span = eta**2 * np.diff(lam)
+    return sigma_to / sigma * np.exp(-span), sigma_to * np.sqrt(-np.expm1(-2 * span))

@@ -1,15 +1,24 @@
-"""Which times a sampler visits: the named spacings, or an explicit list. Ascending, float64."""
+"""Which times a sampler visits: the named spacings, or an explicit list. Ascending, float64.
+
+Some spacings count the times of the process, whole numbers whatever its noise levels are. Others
+are even in a noise level, at real-valued times.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError, unknown
 
+if TYPE_CHECKING:
+    from .schedule import Schedule
+
 Times = npt.NDArray[np.float64]
+RHO = 7.0  # of spacing "karras", as EDM has it (arXiv 2206.00364, table 1)
 
 
 def _ddim(total: int, steps: int) -> Times:
@@ -51,8 +60,66 @@ SPACINGS: dict[str, Callable[[int, int], Times]] = {
 }
 
 
+# Even in lambda = log(alpha / sigma), and in the rho-th root of sigma / alpha.
+BY_LEVEL = ("logsnr", "karras")
+
+
+def times_of(spacing: str, schedule: Schedule, steps: int) -> Times:
+    """Return the ascending times of any spacing: float64 [n] in [0, T - 1].
+
+    ``logsnr`` has equal steps of lambda = log(alpha / sigma) from the last time to time 0 (as the
+    samples of DPM-Solver, arXiv 2206.00927), ``karras`` of (sigma / alpha)^(1 / rho) (arXiv
+    2206.00364, equation 5); ``karras:5`` gives rho, which is 7. Where nothing of the data is left
+    at the last time, it is the first to be visited, and the even steps begin at the time below.
+    These times are real numbers that float32 holds, for such a network is given. All others are
+    those of :func:`spaced`.
+
+    Raises:
+        UsageError: an unknown spacing, a rho outside 1..100, or steps outside 1..T.
+    """
+    name, colon, text = spacing.partition(":")
+    if name not in BY_LEVEL:
+        if spacing not in SPACINGS:
+            raise unknown("spacing", spacing, [*SPACINGS, *BY_LEVEL])
+        return spaced(spacing, schedule.num_timesteps, steps)
+    rho = RHO
+    if colon:
+        try:
+            rho = float(text) if name == "karras" else -1.0
+        except ValueError:
+            rho = -1.0
+        if not 1 <= rho <= 100:
+            raise UsageError(
+                f"--spacing {spacing}: write karras or, with a rho from 1 to 100, karras:5; logsnr "
+                "takes no number"
+            )
+    last = schedule.num_timesteps - 1
+    _check_steps(steps, last + 1)
+    times = [float(last)]
+    if steps > 1:
+        first = last if schedule.alpha_bar(last) > 0 else last - 1
+        ab = schedule.alpha_bar(np.array([0.0, first]))
+        low, high = (0.5 * (np.log(ab) - np.log1p(-ab))).tolist()  # lambda at both ends
+        count = steps - (last - first)
+        if name == "logsnr":
+            lam = np.linspace(low, high, count)
+        else:
+            lam = -rho * np.log(np.linspace(np.exp(-low / rho), np.exp(-high / rho), count))
+        inner = [schedule.time_of(value) for value in 1 / (1 + np.exp(-2 * lam[1:-1]))]
+        times = [0.0, *inner, *([float(first)] if len(lam) > 1 else [])]
+        times += [float(last)] if first < last else []
+    return np.array(times, dtype=np.float32).astype(np.float64)
+
+
+def _check_steps(steps: int, total: int) -> None:
+    if not 1 <= steps <= total:
+        raise UsageError(f"steps must lie in 1..{total} (the model's timesteps), got {steps}")
+
+
 def spaced(spacing: str, total: int, steps: int) -> Times:
-    """Return the ascending times of a spacing: float64 [n], whole numbers in 0..total-1.
+    """Return the ascending times of a spacing that counts them: float64 [n], whole numbers.
+
+    They lie in 0..total-1.
 
     ``n`` is ``steps`` except where the paper's code gives another count (``ddim`` with a number
     of steps that does not divide T, ``quad`` after removing repeats); callers report the true n.
@@ -62,8 +129,7 @@ def spaced(spacing: str, total: int, steps: int) -> Times:
     """
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
-    if not 1 <= steps <= total:
-        raise UsageError(f"steps must lie in 1..{total} (the model's timesteps), got {steps}")
+    _check_steps(steps, total)
     return SPACINGS[spacing](total, steps)
 
 

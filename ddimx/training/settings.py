@@ -126,7 +126,8 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
     wishes = apply({}, settings)
     data = None
     if request.data is not None:
-        data = recognize(request.data, white=_white(wishes.get("data", {}).get("white")))
+        white = _white(wishes.get("data", {}).get("white"))
+        data = recognize(request.data, white=white, progress=progress)
     if base is None and data is None:
         raise UsageError(
             "name a configuration with --config, or with --data what to train on: a folder or zip "

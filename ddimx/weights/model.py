@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import OCTREE_MODELS, Config
 from ..config_file import load_config
-from ..device import Precision, choose_device, choose_precision, forbid_tf32
+from ..device import Precision, choose_device, choose_precision, forbid_tf32, without_memory
 from ..errors import DdimxError, UsageError
 from ..files import sha256_files
 from ..models.factory import build
@@ -176,7 +176,7 @@ def check_fits(config: Config, tensors: Mapping[str, Tensor], label: str) -> Non
             )
     else:
         return
-    with torch.device("meta"):
+    with without_memory():
         network, _ = build(config)
     check_shapes(network, tensors, label)
 

@@ -75,14 +75,14 @@ TABLE: dict[Direction, tuple[Row, ...]] = {
         Row(512, 16384, 8, 64, held=True),
         Row(1024, 32768, 16, 64, held=True),
         Row(1024, 8192, 8, line=64),
-        Row(ANY, 8192, 4, line=128, parts=MOST_PARTS),
+        Row(ANY, 16384, 8, line=64, parts=MOST_PARTS),
     ),
     "backward": (
         Row(64, 8192, 4, held=True),
         Row(512, 16384, 8, held=True),
         Row(1024, 32768, 16, held=True),
         Row(1024, 8192, 8, line=64),
-        Row(ANY, 4096, 4, line=128, parts=MOST_PARTS),
+        Row(ANY, 8192, 8, line=64, parts=MOST_PARTS),
     ),
 }
 

@@ -61,7 +61,7 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sample --solver a", ["auto"]),
         ("ddimx sample --format ", ["png", "webp", "npz", "npy", "adm"]),
         ("ddimx sequence --format ", ["webp", "gif"]),
-        ("ddimx sample --spacing l", ["leading", "linspace", "linear"]),
+        ("ddimx sample --spacing l", ["leading", "linspace", "logsnr", "linear"]),
         ("ddimx sample --routing ", ["random", "confidence"]),
         ("ddimx encode --weights ", ["ema", "raw"]),
         ("ddimx evaluate nll --dtype ", ["auto", "fp32", "bf16", "fp16"]),

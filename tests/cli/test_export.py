@@ -28,6 +28,11 @@ def test_the_newest_run_in_several_formats(run_cli, run_dir):
     told = json.loads(done.stdout)
     assert told["status"] == "complete"
     assert told["splats"] == 64 + 27 + 64 + 36
+    parts = told["seconds_by_part"]
+    assert list(parts) == ["read", "decode", "splats", "encode", "draw", "write"]
+    assert parts.pop("draw") == 0.0
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) <= told["seconds"]
     suffixes = (".3dgs.ply", ".spz", ".glb")
     files = [
         f"runs/0003-sample-furniture/{stem}{s}" for stem in ("000000", "000001") for s in suffixes

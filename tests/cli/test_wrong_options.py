@@ -10,6 +10,7 @@ import pytest
 
 from ddimx.discrete.solvers import SPACINGS as OF_TOKENS
 from ddimx.options import SPACINGS, TOKEN_SPACINGS
+from ddimx.solvers.timesteps import BY_LEVEL
 from ddimx.solvers.timesteps import SPACINGS as OF_IMAGES
 from tests.conftest import cli_environment
 from tests.sampling import invoke
@@ -35,11 +36,12 @@ WRONG = {
     "sample --clip 0": "clip must be positive, got 0.0",
     "sample --solver nosuch": "unknown solver 'nosuch'. Allowed: ddim, ddpm, pfdiff:2,1, ",
     "sample --solver unipc:9": "unknown solver 'unipc:9'. Allowed: unipc:1, unipc:2, unipc:3.",
-    "sample --solver ddpm --eta 0.5": "--eta belongs to the solver ddim; ddpm has --variance",
+    "sample --solver ddpm --eta 0.5": "--eta belongs to the solver ddim, sde-dpm++ or sa; ddpm has",
     "sample --solver unipc:2 --variance small": "--variance belongs to the solver ddpm; ",
     "sample --solver auto --eta 1": "--solver auto chooses among deterministic solvers",
     "sample --solver auto --timesteps 9,5": "--solver auto chooses the times too; name a solver",
     "sample --spacing trailng": "unknown spacing 'trailng'; did you mean 'trailing'? Allowed: ",
+    "sample --spacing karras:x": "unknown spacing 'karras:x'; did you mean 'karras'? Allowed: ",
     "sample --variance lage": "unknown variance 'lage'; did you mean 'large'?",
     "sample --transition no": "unknown transition 'no'. Allowed: absorbing, uniform.",
     "sample --routing no": "unknown routing 'no'; did you mean 'random'? Allowed: ",
@@ -113,7 +115,7 @@ def test_it_is_one_message_and_nothing_heavy_is_imported(results, command):
 
 
 def test_the_names_of_spacings_are_those_of_the_formulas():
-    assert tuple(OF_IMAGES) == SPACINGS
+    assert (*OF_IMAGES, *BY_LEVEL) == SPACINGS
     assert OF_TOKENS == TOKEN_SPACINGS
 
 

@@ -55,7 +55,8 @@ def test_a_run_says_where_its_time_went(tiny_model, tmp_path):
     network = ddimx.load_model(tiny_model, device="cpu").network
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert kinds["convolution"]["calls"] == len(convolutions)
-    assert report["rows"] == [1, ROWS]  # after the first, which looks things up
+    # The last rows of a short run; in a long one those after which nothing is looked up any more.
+    assert report["rows"] == {"batch": 1, "first": 7 - ROWS, "last": 6}
     # It changes neither the pictures nor what the run is.
     assert (pictures(tmp_path / "a", range(3)) == pictures(tmp_path / "b", range(3))).all()
     before = manifest_of(tmp_path / "a")
@@ -66,7 +67,7 @@ def test_a_run_says_where_its_time_went(tiny_model, tmp_path):
     lines = done.err.splitlines()
     assert lines[0].startswith("where ")
     assert any(line.split()[:1] == ["convolution"] for line in lines)
-    assert any(f"rows 1 to {ROWS} of the first batch" in line for line in lines)
+    assert any("rows 3 to 6 of batch 1;" in line for line in lines)
     assert not [line for line in lines if "USDT" in line]
 
 
@@ -102,24 +103,49 @@ def test_octrees_have_kinds_of_their_own_and_end_with_the_last_rows(tmp_path):
     check_sums(report)
     parts = report["parts"]
     assert {"attention", "linear", "embedding", "normalization"} <= {*parts["network"]["kinds"]}
-    assert report["rows"] == [0, parts["network"]["calls"] - 1]  # the only batch, all of it
+    # Of the only batch all rows.
+    assert report["rows"] == {"batch": 1, "first": 0, "last": parts["network"]["calls"] - 1}
     assert str(profile).splitlines()[0].startswith("where ")
 
 
-@pytest.mark.parametrize(("rows", "taken", "recorded"), [(1, 1, [0, 0]), (9, 3, [1, 2])])
-def test_a_run_may_end_early(rows, taken, recorded):
-    def steps():
-        for row in range(rows):
-            with timed("network"):
-                torch.ones(2) @ torch.ones(2)
-            yield row
+def steps_of(rows, compiling=()):
+    """Steps whose network multiplies; in these rows it is compiled before."""
+    for row in range(rows):
+        with timed("network"):
+            if row in compiling:
+                with timed("compiling"):
+                    pass
+            torch.ones(2) @ torch.ones(2)
+        yield row
 
+
+def rows_of(profile):
+    return tuple(profile.report()["rows"][name] for name in ("batch", "first", "last"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken", "recorded"),
+    [(1, 1, (1, 0, 0)), (2, 2, (1, 1, 1)), (3, 2, (1, 1, 1)), (9, 6, (1, 4, 5)), (9, 9, (1, 4, 7))],
+)
+def test_a_run_may_be_short_or_end_early(rows, taken, recorded):
     with Profile("cpu") as profile:
-        traced = profile.traced(steps(), rows, even=True)
+        traced = profile.traced(steps_of(rows), rows, even=True)
         assert [next(traced) for _ in range(taken)] == list(range(taken))
         traced.close()
-        assert list(profile.traced(steps(), rows, even=True)) == list(range(rows))  # once is enough
-    assert profile.report()["rows"] == recorded
+        assert list(profile.traced(steps_of(rows), rows, even=True)) == list(range(rows))
+    assert rows_of(profile) == recorded  # once is enough
+
+
+def test_what_is_compiled_is_recorded_anew():
+    with Profile("cpu") as profile:
+        assert len(list(profile.traced(steps_of(20, [3]), 20, even=True))) == 20
+        assert rows_of(profile) == (1, 4, 7)  # after it
+        list(profile.traced(steps_of(20, [5]), 20, even=True))
+        assert rows_of(profile) == (2, 6, 9)  # in a later batch
+        list(profile.traced(steps_of(9, [8]), 9, even=True))
+        assert rows_of(profile) == (2, 6, 9)
+        list(profile.traced(steps_of(9), 9, even=True))
+    assert rows_of(profile) == (4, 4, 7)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +157,8 @@ def test_a_run_may_end_early(rows, taken, recorded):
         ("cpp_fused_native_group_norm_silu_3", "normalization"),
         ("triton_red_fused_native_group_norm_0", "normalization"),
         ("ddimx::group_norm_silu", "normalization"),
+        ("whole_forward", "normalization"),
+        ("rest_backward", "normalization"),
         ("aten::native_layer_norm", "normalization"),
         ("aten::silu", "activation"),
         ("triton_poi_fused_silu_1", "activation"),
@@ -202,6 +230,7 @@ def test_on_a_gpu_kernels_count_and_the_rest_is_waiting():
             # A replayed graph names no operations.
             event("triton_poi_fused_native_group_norm_silu_2", 70, 10, "kernel", 7),
             event("triton_poi_fused_add_5", 80, 2, "kernel", 7, **{"External id": 1}),
+            event("update_kernel", 85, 1, "kernel", 7),
             event("late", 150, 10, "kernel", 7),  # of no part
         ]
     )
@@ -210,6 +239,25 @@ def test_on_a_gpu_kernels_count_and_the_rest_is_waiting():
         "copies and layout": 5,
         "normalization": 10,
         "fused by the compiler": 2,
-        "waiting for the host": 43,
+        "update": 1,
+        "waiting for the host": 42,
     }
     assert [*split.fused] == ["triton_poi_fused_native_group_norm_silu_2", "triton_poi_fused_add_5"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_on_a_gpu_kernels_have_kinds_whether_they_are_replayed_or_not(engine, tiny_model):
+    model = ddimx.load_model(tiny_model, device="cuda", dtype="fp32")
+    options = {"count": 2, "steps": 12, "eta": 1.0, "engine": engine}
+    plain = ddimx.sample(model, **options)
+    with Profile() as profile:
+        again = ddimx.sample(model, **options)
+    assert torch.equal(again, plain)
+    report = profile.report()
+    check_sums(report)
+    kinds = report["parts"]["network"]["kinds"]
+    assert {"convolution", "normalization", "waiting for the host"} <= {*kinds}
+    assert "update" not in kinds  # it is a part of its own, also where a graph holds both
+    assert report["parts"]["update"]["seconds"] > 0
+    assert rows_of(profile) == (1, 4, 7)

@@ -42,6 +42,8 @@ TIMES = np.linspace(0, 999, 13).round()
         ("dpm++:3", "dpm++", (3,)),
         ("ipndm", "ipndm", (4,)),
         ("unipc:1", "unipc", (1,)),
+        ("sde-dpm++", "sde-dpm++", (2,)),
+        ("sa", "sa", (2,)),
     ],
 )
 def test_names(text, kind, args):
@@ -49,7 +51,7 @@ def test_names(text, kind, args):
 
 
 def test_every_name_is_its_own_label():
-    assert len(set(all_names())) == len(all_names()) == 18
+    assert len(set(all_names())) == len(all_names()) == 23
     for name in all_names():
         assert str(parse_solver(name)) == name
         label = make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon").label
@@ -102,12 +104,17 @@ def test_what_is_known_is_noised_to_the_level_of_each_row(name):
     np.testing.assert_allclose(plan.known_sigma, np.sqrt(1 - ab), rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", [n for n in all_names() if n not in ("ddim", "ddpm")])
+NO_NOISE = [
+    n for n in all_names() if n.partition(":")[0] not in ("ddim", "ddpm", "sde-dpm++", "sa")
+]
+
+
+@pytest.mark.parametrize("name", NO_NOISE)
 def test_deterministic_solvers_have_no_noise(name):
     for choice, message in (
         (
             SolverChoice(name, eta=0.5),
-            f"--eta 0.5 belongs to the solver ddim; {name} adds no noise",
+            f"--eta 0.5 belongs to the solver ddim, sde-dpm++ or sa; {name} adds no noise",
         ),
         (SolverChoice(name, variance="small"), "--variance belongs to the solver ddpm"),
     ):
@@ -124,7 +131,7 @@ def test_repeated_times_are_refused(name):
 
 
 # These can make every number of evaluations: one more time never costs two more.
-EVERY_NUMBER = ("ddim", "ddpm", "pfdiff", "dpm++", "ipndm", "unipc")
+EVERY_NUMBER = ("ddim", "ddpm", "pfdiff", "dpm++", "sde-dpm++", "sa", "ipndm", "unipc")
 
 
 @pytest.mark.parametrize("name", all_names())
@@ -181,7 +188,8 @@ def test_a_declaration_fits_its_function(kind):
 @pytest.mark.parametrize("name", all_names())
 def test_a_solver_adds_noise_where_it_says_so(name):
     plan = make_plan(SolverChoice(name), SCHEDULE, TIMES, "epsilon")
-    assert plan.noisy == SOLVERS[parse_solver(name).kind].adds_noise
+    solver = SOLVERS[parse_solver(name).kind]
+    assert plan.noisy == (solver.adds_noise or solver.options.get("eta", 0) > 0)
 
 
 def test_a_solver_that_is_declared_is_all_there(monkeypatch):
@@ -210,7 +218,8 @@ def test_a_solver_that_is_declared_is_all_there(monkeypatch):
 
 
 def test_the_forms_of_names():
-    assert name_forms() == ["ddim", "ddpm", "pfdiff:k,h", "dpm++:1-3", "ipndm:1-4", "unipc:1-3"]
+    several = ["dpm++:1-3", "sde-dpm++:1-2", "sa:1-3", "ipndm:1-4", "unipc:1-3"]
+    assert name_forms() == ["ddim", "ddpm", "pfdiff:k,h", *several]
 
 
 def test_most_times_where_a_number_of_evaluations_cannot_be_made(monkeypatch):

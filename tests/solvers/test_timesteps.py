@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddimx.errors import UsageError
-from ddimx.solvers.timesteps import SPACINGS, explicit, spaced
+from ddimx.solvers.continuous import EdmSchedule, FlowSchedule
+from ddimx.solvers.schedule import Schedule, betas, zero_terminal_snr
+from ddimx.solvers.timesteps import BY_LEVEL, SPACINGS, explicit, spaced, times_of
 
 TOTALS = (1000, 200, 97)
 
@@ -157,3 +159,66 @@ def test_explicit_times_come_back_ascending():
 def test_lists_that_are_no_path_are_refused(times, message):
     with pytest.raises(UsageError, match=message):
         explicit(times, 1000)
+
+
+LINEAR = betas("linear", 1e-4, 0.02, 1000)
+PROCESSES = {
+    "linear": Schedule(LINEAR),
+    "cosine": Schedule(betas("cosine", 0, 0, 1000)),
+    "zero terminal": Schedule(zero_terminal_snr(LINEAR)),
+    "flow": FlowSchedule.of(1000, 3.0),
+    "edm": EdmSchedule.of(1000),
+}
+
+
+def sigmas(schedule, times):
+    ab = schedule.alpha_bar(times)
+    return np.sqrt((1 - ab) / ab)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("spacing", ["logsnr", "karras", "karras:3"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 50])
+def test_even_in_the_noise_level(spacing, name, steps):
+    schedule = PROCESSES[name]
+    times = times_of(spacing, schedule, steps)
+    assert len(times) == steps
+    assert times[-1] == 999
+    assert (np.diff(times) > 0).all()
+    assert np.array_equal(times, times.astype(np.float32))
+    if steps == 1:
+        return
+    assert times[0] == 0
+    if name in ("zero terminal", "flow"):  # pure noise comes first, and counts no more
+        times = times[:-1]
+        assert steps == 2 or times[-1] == 998
+    values = sigmas(schedule, times)
+    rho = 7.0 if spacing == "karras" else 3.0
+    values = np.log(values) if spacing == "logsnr" else values ** (1 / rho)
+    # Times are rounded to float32, by up to 2^-24 of them, and sigma's slope is up to 1 / time.
+    if len(values) > 1:
+        even = np.linspace(values[0], values[-1], len(values))
+        assert np.abs(values - even).max() < 1e-4 * np.abs(values[-1] - values[0])
+
+
+def test_karras_times_of_edm_are_its_own_list():
+    """EDM's times are even in sigma^(1 / rho) already, as ``linspace`` visits them."""
+    schedule = EdmSchedule.of(18, rho=7.0)
+    due = spaced("linspace", 18, 18)
+    np.testing.assert_allclose(times_of("karras", schedule, 18), due, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["karras:0.5", "karras:", "karras:101", "logsnr:3", "karras:x"])
+def test_a_rho_that_is_none(spacing):
+    with pytest.raises(UsageError, match="with a rho from 1 to 100, karras:5"):
+        times_of(spacing, PROCESSES["linear"], 5)
+
+
+def test_any_spacing_is_known_by_its_name():
+    for spacing in SPACINGS:
+        assert np.array_equal(times_of(spacing, PROCESSES["linear"], 7), spaced(spacing, 1000, 7))
+    for spacing in BY_LEVEL:
+        with pytest.raises(UsageError, match=r"steps must lie in 1\.\.1000"):
+            times_of(spacing, PROCESSES["linear"], 1001)
+    with pytest.raises(UsageError, match=r"unknown spacing 'quadratic'; .* ddim, karras, leading"):
+        times_of("quadratic", PROCESSES["linear"], 5)

@@ -19,16 +19,19 @@ SHOWN = 5  # invalid files that are listed on the screen; the record holds all
 
 def shapes(
     samples: Annotated[
-        Path, typer.Option(metavar="DIR", help="A folder of 'ddimx sample', or any token files.")
+        Path,
+        typer.Option(metavar="DIR|ZIP", help="A folder of 'ddimx sample', or any token files."),
     ],
     reference: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Shapes to compare with: a prepared data set, or PC15k."),
+        typer.Option(
+            metavar="DIR|ZIP", help="Shapes to compare with: a prepared data set, or PC15k."
+        ),
     ],
     train: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Training shapes, for novelty (default: the reference's own)."
+            metavar="DIR|ZIP", help="Training shapes, for novelty (default: the reference's own)."
         ),
     ] = None,
     split: Annotated[
@@ -68,9 +71,10 @@ def shapes(
     """Measure shapes against a reference: 1-NNA, COV, MMD, validity, connectivity, novelty.
 
     A set is a run folder, a folder of token files, a prepared data set or one of its lists
-    (DIR/val.jsonl). Of point clouds, in a tree as PC15k has it, octrees are made that are as deep
-    as the samples. Figures come with 95% intervals and with what the reference and the training
-    shapes themselves reach; the record states the protocol. Needs pip install "ddimx[3d]".
+    (DIR/val.jsonl); all but prepared sets may lie in a zip file. Of point clouds, in a tree as
+    PC15k has it, octrees are made that are as deep as the samples. Figures come with 95% intervals
+    and with what the reference and the training shapes themselves reach; the record states the
+    protocol. Needs pip install "ddimx[3d]".
 
     Examples:
 

@@ -89,7 +89,7 @@ def solvers(
     from rich.console import Console
 
     from ...editing.pictures import image_shape
-    from ...evaluation.solvers.compare import DETERMINISTIC, candidates
+    from ...evaluation.solvers.compare import ALL_SPACINGS, DETERMINISTIC, candidates
     from ...evaluation.solvers.report import error_table
     from ...evaluation.solvers.study import study
     from ...option_values import parse_guidance
@@ -98,7 +98,6 @@ def solvers(
     from ...runs.run import Stopped, locked_output
     from ...sampling.settings import resolve
     from ...signals import Interrupted, polite_stop
-    from ...solvers.timesteps import SPACINGS
     from ...weights.locate.source import SUFFIX
 
     nfes = _numbers(nfe)
@@ -131,7 +130,7 @@ def solvers(
 
     measured = settings(seed, count)
     fitted = settings((seed + 1) % 2**64, search_count) if search else None
-    names = solver or DETERMINISTIC, spacing or tuple(SPACINGS)
+    names = solver or DETERMINISTIC, spacing or ALL_SPACINGS
     plans, missing = candidates(loaded, nfes, *names, guided)
     if not plans and not search:
         raise UsageError(f"--nfe {nfe}: there is nothing to measure: {missing[0]}")

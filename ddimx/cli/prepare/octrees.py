@@ -72,9 +72,10 @@ def octrees(
     _check_apart(source, out)
     check_visible(depth, visible)
     kinds = [f".{word.lower().lstrip('.')}" for word in extension or ()]
-    scan = scan_shapes(source, category=category, skip=out, extensions=kinds)
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeFolder(out, settings)
+    with Progress(quiet=quiet) as progress:
+        scan = scan_shapes(source, category=category, skip=out, extensions=kinds, progress=progress)
     with Progress(quiet=quiet) as progress, shapes.alone():
         progress.say(f"{scan.root}: {scan}")
         if scan.skipped:

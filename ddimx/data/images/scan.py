@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ...errors import DdimxError
 from ...files import HIDDEN, folder_contents, is_passed_over, suffix_of
+from ...progress import Progress
 from ...untrusted.archives import Archive, keep_zip
 from ...untrusted.names import relative
 from ...untrusted.pictures import open_picture
@@ -247,7 +248,12 @@ def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], Integers | None, 
 
 
 def scan_images(
-    root: Path, *, workers: int, white: float | None = None, listing: Listing | None = None
+    root: Path,
+    *,
+    workers: int,
+    white: float | None = None,
+    listing: Listing | None = None,
+    progress: Progress | None = None,
 ) -> Scan:
     """Open every picture below a folder or in a zip as far as its header.
 
@@ -260,6 +266,7 @@ def scan_images(
         workers: threads.
         white: the configuration's ``data.white``.
         listing: of :func:`list_images`, if it is there already.
+        progress: counts the headers, where there are many.
 
     Raises:
         DdimxError: as :func:`list_images`, or none of the pictures of a class can be read.
@@ -267,7 +274,9 @@ def scan_images(
     listing = listing or list_images(root)
     names = listing.names
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="scan") as pool:
-        headers = list(pool.map(lambda name: _header(listing, name), names))
+        coming = pool.map(lambda name: _header(listing, name), names)
+        bar = progress or Progress(quiet=True)
+        headers = list(bar.counted(coming, f"reading headers in {root}", len(names)))
         chosen = [i for i, header in enumerate(headers) if header.look == "end"]
         for reason, most in (("deep", MOST_DEEP), ("alpha", MOST_ALPHA)):
             numbers = [i for i, header in enumerate(headers) if header.look == reason]

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import DdimxError, UsageError, unknown
 from ...octree.file import holds_tokens
+from ...progress import Progress
 from ...untrusted.archives import Member
 from ...untrusted.foreign import reason
 from .contents import CSV, SourceFile, files_of
@@ -109,6 +110,7 @@ def scan_shapes(
     category: str | None = None,
     skip: Path | None = None,
     extensions: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> ShapeScan:
     """Find the shapes of a folder, or of a zip file.
 
@@ -123,6 +125,7 @@ def scan_shapes(
             the folders' categories only this one is taken. A synset stands for its category.
         skip: a folder within that is not looked into.
         extensions: the kinds of files that are taken; none: all.
+        progress: counts the files that were met, where there are many.
 
     Raises:
         UsageError: no such folder, nothing in it that can be read, several data sets, a name that
@@ -146,7 +149,8 @@ def scan_shapes(
         if not chosen:
             raise UsageError(f"no shapes in the lists of the prepared set {source}")
         return ShapeScan(PREPARED, source, tuple(chosen), dict(skipped))
-    files = list(files_of(source, skip, skipped))
+    bar = progress or Progress(quiet=True)
+    files = list(bar.counted(files_of(source, skip, skipped), f"looking through {source}"))
     own = source.resolve().stem if source.is_file() else source.resolve().name
     above = int(is_synset(own) and not any(file.parts[0] == own for file in files))
     if above:  # one category by itself

@@ -186,7 +186,7 @@ def open_images(
             f"{path}: is there, and {places[0]} is for data sets by name: {', '.join(data_sets())}"
         )
     if path.suffix.lower() not in ARRAYS or path.is_dir():
-        images = _pictures(path, size, settings, strict=strict)
+        images = _pictures(path, size, settings, progress, strict=strict)
         if not is_name:
             return images
         note = (
@@ -229,7 +229,14 @@ def _data_set(
     return _described(label, source, WAYS.get(data.dataset.upper(), STORED))
 
 
-def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict: bool) -> Images:
+def _pictures(
+    path: Path,
+    size: Size | None,
+    settings: Sequence[str],
+    progress: Progress | None,
+    *,
+    strict: bool,
+) -> Images:
     """Open the pictures of a folder or a zip."""
     if (path / "data.mdb").is_file():
         raise DdimxError(
@@ -240,7 +247,9 @@ def _pictures(path: Path, size: Size | None, settings: Sequence[str], *, strict:
         raise DdimxError(f"{path}: of archives only zips are read; unpack it and give the folder")
     listing = list_images(path)
     chosen = load_data({"dataset": "FOLDER", "image_size": 1, "channels": 3}, settings)
-    scan = scan_images(path, workers=_workers(), white=chosen.white, listing=listing)
+    scan = scan_images(
+        path, workers=_workers(), white=chosen.white, listing=listing, progress=progress
+    )
     if strict:
         scan.refuse_unreadable()
     names, sizes, gray = scan.names, scan.sizes, scan.channels == 1

@@ -1,5 +1,6 @@
 """Sets of shapes on disk: run folders, folders of token files, prepared data sets and their lists,
 and data sets as they come: the original project's tree of token files, or trees of point clouds.
+All but prepared sets may lie in a zip file, which is not unpacked.
 
 Which files belong to a set is decided here; nothing depends on the order in which a disk lists
 them.
@@ -8,19 +9,21 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...data.shapes.layouts import TOKENS
+from ...data.shapes.layouts import OF_PARTS, TOKENS
 from ...data.shapes.lists import PARTS, lists_of, read_list
-from ...data.shapes.meshes import read_surface
-from ...data.shapes.scan import ShapeScan, scan_shapes
+from ...data.shapes.meshes import read_points, read_surface
+from ...data.shapes.scan import ShapeFile, ShapeScan, scan_shapes
 from ...errors import DdimxError, UsageError
-from ...octree.file import SUFFIXES, Shape, read_shape, token_files
+from ...octree.file import SUFFIXES, Shape, holds_tokens, read_shape, token_files
 from ...octree.tree import Octree
 from ...progress import Progress
+from ...untrusted.archives import Member, read_member
 
 MANIFEST = "manifest.json"
+COPIES = 8  # of a zip's member while it becomes a shape
 
 
 def named_on_both_sides(
@@ -63,15 +66,36 @@ class Listed:
 
     Attributes:
         label: where they come from.
-        files: sorted.
+        files: sorted; of what lies in a zip file, ``FILE.zip:MEMBER``.
         categories: those that a list names, by file; a file that is missing here says so itself.
         of_points: whether the files are point clouds, of which octrees are still to be made.
+        zipped: the zip file and the member, of those files that lie in one.
     """
 
     label: str
     files: tuple[Path, ...]
     categories: dict[Path, str]
     of_points: bool = False
+    zipped: dict[Path, tuple[Path, Member]] = field(default_factory=dict)
+
+    def shape(self, path: Path, depth: int | None) -> Shape:
+        """Read one of the files; of points an octree of ``depth`` is made.
+
+        Raises:
+            OctreeError, DdimxError: it holds no valid octree, or no points.
+        """
+        place = self.zipped.get(path)
+        if place is None:
+            if self.of_points and depth is not None:
+                return Shape(read_surface(path).tree(depth))
+            return read_shape(path)
+        try:
+            content = read_member(*place, COPIES)
+        except (OSError, ValueError) as error:
+            raise DdimxError(f"{place[0]}: cannot read {place[1].name} ({error})") from None
+        if self.of_points and depth is not None:
+            return Shape(read_points(content, str(path)).tree(depth))
+        return read_shape(path, content=content)
 
 
 def find(where: Path, split: str | None = None) -> Listed:
@@ -80,7 +104,7 @@ def find(where: Path, split: str | None = None) -> Listed:
     Args:
         where: a folder of a run (its own files only), any folder (those below it too), a prepared
             data set, or one of its lists, as ``DIR/val.jsonl``; or a data set of point clouds, as
-            PC15k.
+            PC15k. A zip file stands for its contents.
         split: which part of a data set; None refuses to choose.
 
     Raises:
@@ -90,8 +114,11 @@ def find(where: Path, split: str | None = None) -> Listed:
     where = where.expanduser()
     if where.suffix == ".jsonl" and where.is_file():
         return _of_list(where)
-    if not where.is_dir():
-        raise UsageError(f"{where}: no such folder (a set is a folder, or a list DIR/test.jsonl)")
+    is_zip = _is_zip(where)
+    if not where.is_dir() and not is_zip:
+        raise UsageError(
+            f"{where}: no such folder (a set is a folder, a zip file, or a list DIR/test.jsonl)"
+        )
     lists = lists_of(where)
     if lists and split in lists:
         return _of_list(where / f"{split}.jsonl")
@@ -105,8 +132,12 @@ def find(where: Path, split: str | None = None) -> Listed:
         if parts and split not in parts:
             raise UsageError(f"{where} is {scan}: there is no '{split}'")
         members = [shape for shape in scan.shapes if shape.part == split or not parts]
-        by_file = {shape.path: shape.category for shape in members}
-        return Listed(f"{where}: {split}", tuple(sorted(by_file)), by_file, scan.of_points)
+        by_file = {_place(shape): shape.category for shape in members}
+        of_points, zipped = scan.of_points, _zipped(members)
+        return Listed(f"{where}: {split}", tuple(sorted(by_file)), by_file, of_points, zipped)
+    if is_zip:
+        members = _tokens_in(where)
+        return Listed(str(where), tuple(map(_place, members)), {}, zipped=_zipped(members))
     files = tuple(token_files(where, recursive=not (where / MANIFEST).is_file()))
     if not files:
         raise UsageError(
@@ -117,17 +148,21 @@ def find(where: Path, split: str | None = None) -> Listed:
 
 
 def data_set(where: Path) -> ShapeScan | None:
-    """Return what a folder holds if it is a data set as it comes: of points, or of token files in
-    folders of parts; None for all else, as runs and prepared sets.
+    """Return what a folder or a zip file holds if it is a data set as it comes: of points, or of
+    token files in folders of parts; None for all else, as runs and prepared sets.
     """
-    if not where.is_dir() or (where / MANIFEST).is_file() or lists_of(where):
+    if not _is_zip(where) and (
+        not where.is_dir() or (where / MANIFEST).is_file() or lists_of(where)
+    ):
         return None
     try:
         scan = scan_shapes(where)
     except UsageError:  # nothing in it, or several data sets
         return None
-    zipped = any(shape.member is not None for shape in scan.shapes)
-    return scan if (scan.of_points or scan.layout == TOKENS) and not zipped else None
+    is_tree = scan.layout == TOKENS
+    if scan.layout == OF_PARTS:  # of a zip file the scan does not look into the members
+        is_tree = all(_holds_tokens(shape) for shape in scan.shapes[:1])
+    return scan if scan.of_points or is_tree else None
 
 
 def parts_of(where: Path) -> list[str]:
@@ -185,10 +220,7 @@ def read(
     invalid: list[str] = []
     for path in listing.files:
         try:
-            if listing.of_points and depth is not None:
-                shape = Shape(read_surface(path).tree(depth))
-            else:
-                shape = read_shape(path)
+            shape = listing.shape(path, depth)
             category = listing.categories.get(path, shape.category)  # the list's word counts
             shapes.append((path, Shape(shape.tree, category, shape.shape_id)))
         except DdimxError as error:
@@ -220,6 +252,46 @@ def joined(parts: Sequence[ShapeSet]) -> ShapeSet:
         tuple(file for part in parts for file in part.files),
         tuple(message for part in parts for message in part.invalid),
     )
+
+
+def _is_zip(where: Path) -> bool:
+    return where.suffix.lower() == ".zip" and where.is_file()
+
+
+def _tokens_in(where: Path) -> list[ShapeFile]:
+    """Return the token files of a zip file, wherever they lie in it, by their paths.
+
+    Raises:
+        UsageError: there are none, or it holds a prepared set, whose lists would not be looked at.
+        DdimxError: it cannot be read.
+    """
+    scan = scan_shapes(where)
+    if ".jsonl" in scan.skipped:
+        raise UsageError(f"{where}: a prepared data set in a zip file; unpack it, for its lists")
+    shapes = [shape for shape in scan.shapes if shape.ending in SUFFIXES]
+    if not shapes:
+        raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
+    return sorted(shapes, key=_place)
+
+
+def _holds_tokens(shape: ShapeFile) -> bool:
+    """Return whether a shape of a zip file is an octree's."""
+    if shape.member is None or shape.ending not in SUFFIXES:
+        return False
+    try:
+        return holds_tokens(read_member(shape.path, shape.member, COPIES))
+    except (OSError, ValueError):
+        return False
+
+
+def _place(shape: ShapeFile) -> Path:
+    """Return a shape's path, of a zip file's member what messages call it."""
+    name = "" if shape.member is None else f":{shape.member.name}"
+    return Path(f"{shape.path}{name}")
+
+
+def _zipped(shapes: Sequence[ShapeFile]) -> dict[Path, tuple[Path, Member]]:
+    return {_place(s): (s.path, s.member) for s in shapes if s.member is not None}
 
 
 def _shown(path: Path, label: Path) -> str:

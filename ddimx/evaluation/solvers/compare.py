@@ -10,15 +10,17 @@ from ...models.plans import times_for
 from ...sampling.settings import Settings
 from ...solvers.plan import Plan
 from ...solvers.registry import SOLVERS, SolverChoice, all_names, make_plan, parse_solver
-from ...solvers.timesteps import SPACINGS
+from ...solvers.timesteps import BY_LEVEL, SPACINGS
 from ...weights.model import Model
 from .reference import AfterRow, Reference, rmse, run_plan
 
-SAME_AS_DDIM = ("dpm++:1", "ipndm:1")
+ALL_SPACINGS = (*SPACINGS, *BY_LEVEL)
+# Without noise they are ddim and, of sde-dpm++, dpm++.
+SAME_AS_OTHERS = ("dpm++:1", "ipndm:1", "sde-dpm++:1", "sde-dpm++:2")
 DETERMINISTIC = tuple(
     name
     for name in all_names()
-    if not SOLVERS[parse_solver(name).kind].adds_noise and name not in SAME_AS_DDIM
+    if not SOLVERS[parse_solver(name).kind].adds_noise and name not in SAME_AS_OTHERS
 )
 
 
@@ -56,17 +58,16 @@ def candidates(
         if SOLVERS[parse_solver(name).kind].adds_noise:
             raise UsageError(f"{name} adds noise: its x_0 does not approximate one result")
     schedule = model.process.schedule
-    total = schedule.num_timesteps
     for nfe in nfes:
         for solver in solvers:
             for spacing in spacings:
                 choice = SolverChoice(solver, eta=0.0)
                 try:
-                    times = times_for(nfe, solver, spacing, total)
+                    times = times_for(nfe, solver, spacing, schedule)
                     plan = make_plan(choice, schedule, times, model.config.diffusion.prediction)
                     plan = plan.guided_within(*guided)
                 except UsageError as error:
-                    if spacing not in SPACINGS:
+                    if spacing.partition(":")[0] not in ALL_SPACINGS:
                         raise
                     reasons.append(str(error))
                     continue

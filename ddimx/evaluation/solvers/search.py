@@ -98,7 +98,7 @@ class Search:
         for i, row in enumerate(fit.rows):
             a[i], b[i, : len(row.history)] = row.weights[0], row.weights[1:]
         label = f"searched, {n} evaluations"
-        return rows.plan(a=a, w=np.zeros(n), b=b, history="x0", label=label)
+        return rows.plan(a=a, w=np.zeros(n), b=b, history="x0", label=label, measured=True)
 
     def fit(self, times: Sequence[float], base: Fit | None = None, changed: int = 0) -> Fit:
         """Fit the rows of falling ``times``; ``base`` has the same times before ``changed``."""

@@ -15,9 +15,8 @@ from ...signals import Stop
 from ...solvers.auto import choose
 from ...solvers.executor import Step
 from ...solvers.plan import Plan
-from ...solvers.timesteps import SPACINGS
 from ...weights.model import Model
-from .compare import DETERMINISTIC, Measured, best_of, candidates, measure
+from .compare import ALL_SPACINGS, DETERMINISTIC, Measured, best_of, candidates, measure
 from .reference import refine
 from .search import Fit, Search, follow
 
@@ -111,7 +110,7 @@ def study(
             samples or weights.
         Stopped: somebody asked to stop.
     """
-    names = solvers or DETERMINISTIC, spacings or tuple(SPACINGS)
+    names = solvers or DETERMINISTIC, spacings or ALL_SPACINGS
     plans, reasons = candidates(model, nfes, *names, guided)
     facts: dict[str, Any] = {
         "ddimx": __version__,

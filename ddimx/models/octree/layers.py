@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -172,9 +173,10 @@ class Block(nn.Module):
 
 def _bit_table() -> Tensor:
     """Rows: what is seen of each id, and of no token at all, float32 [257, 10]."""
-    ids = torch.arange(IDS)
-    table = torch.zeros(IDS + 1, 10)
-    table[:IDS, :8] = ((ids[:, None] >> torch.arange(8)) & 1).float()
+    # In NumPy: where a network is built without its memory, PyTorch's integer operations on no
+    # data import TorchDynamo, which takes a second.
+    table = np.zeros((IDS + 1, 10), np.float32)
+    table[:IDS, :8] = (np.arange(IDS)[:, None] >> np.arange(8)) & 1
     table[:IDS, PRESENT] = 1.0
     table[MASK, UNKNOWN] = 1.0
-    return table
+    return torch.from_numpy(table)

@@ -1,6 +1,8 @@
 """Which files are a set, and what is said about files that are none."""
 
 import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +133,55 @@ def test_a_list_may_not_be_empty_nor_name_what_is_missing(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"file": "shapes/gone.npz"}\n')
     with pytest.raises(DdimxError, match=r"no file .*gone\.npz"):
         sets.read(sets.find(tmp_path, "test"))
+
+
+def zipped(folder):
+    """A folder in a zip file beside it."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.write(file, Path(folder.name) / file.relative_to(folder))
+    return path
+
+
+def test_a_zip_file_stands_for_what_is_in_it(tmp_path):
+    save(tmp_path / "plain", TREES, "chair")
+    save(tmp_path / "tree" / "chair" / "train", TREES[:3], "sofa")
+    save(tmp_path / "tree" / "chair" / "test", TREES[3:], "sofa")
+    for part, trees in (("train", TREES[:2]), ("test", TREES[2:])):
+        folder = tmp_path / "pc15k" / "03001627" / part
+        folder.mkdir(parents=True)
+        for i, tree in enumerate(trees):
+            np.save(folder / f"{i}.npy", tree.centers())
+    for name, split, depth in (("plain", None, None), ("tree", "test", None), ("pc15k", "test", 3)):
+        folder, path = tmp_path / name, zipped(tmp_path / name)
+        expected, found = (sets.read(sets.find(p, split), depth=depth) for p in (folder, path))
+        assert leaves(found) == leaves(expected)
+        assert found.categories == expected.categories
+        assert found.label == expected.label.replace(name, f"{name}.zip")
+        assert sets.parts_of(path) == sets.parts_of(folder)
+    path = tmp_path / "tree.zip"
+    assert sets.training_list(path, "test") == path
+    assert sets.read(sets.find(path, "train")).files == tuple(
+        f"{path}:tree/chair/train/{i:06d}.npz" for i in range(3)
+    )
+
+
+def test_what_a_zip_file_may_not_be(tmp_path):
+    prepared(tmp_path / "data", train=TREES[:3], test=TREES[3:])
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "a.obj").write_text("v 0 0 0")
+    save(tmp_path / "cut", TREES[:2])
+    (tmp_path / "cut" / "b.npz").write_bytes((tmp_path / "cut" / "000000.npz").read_bytes()[:-9])
+    for name, message in (("data", "a prepared data set in a zip"), ("meshes", "no token files")):
+        with pytest.raises(UsageError, match=message):
+            sets.find(zipped(tmp_path / name), "test")
+    (tmp_path / "none.zip").write_text("no zip")
+    with pytest.raises(DdimxError, match="not a zip file that can be read"):
+        sets.find(tmp_path / "none.zip")
+    found = sets.read(sets.find(zipped(tmp_path / "cut")), strict=False)
+    assert len(found.shapes) == 2
+    assert found.invalid[0].startswith(f"{tmp_path / 'cut.zip'}:cut/b.npz: not a readable .npz")
 
 
 def test_points_need_a_depth(tmp_path):

@@ -69,7 +69,7 @@ def test_errors_are_measured_from_the_same_start(model):
 def test_all_solvers_and_only_deterministic_ones():
     assert "ddpm" not in DETERMINISTIC
     assert {"ddim", "pfdiff:3,3", "dpm++:3", "ipndm:4", "unipc:2"} < set(DETERMINISTIC)
-    assert len(set(DETERMINISTIC)) == len(DETERMINISTIC) == 15
+    assert len(set(DETERMINISTIC)) == len(DETERMINISTIC) == 18
 
 
 def test_candidates(model):

@@ -11,7 +11,7 @@ import torch
 from ddimx.config_file import override
 from ddimx.errors import UsageError
 from ddimx.models.factory import build
-from ddimx.models.octree.layers import LevelDropout, centers, rotary_table, rotate
+from ddimx.models.octree.layers import LevelDropout, centers, gelu_linear, rotary_table, rotate
 from ddimx.models.octree.network import OctreeNet, cut
 from ddimx.models.octree.tokens import Layout, Tokens
 from ddimx.models.octree.visibility import visible
@@ -161,6 +161,33 @@ def test_half_precision_gives_nearly_the_same_logits():
     assert half.dtype == torch.bfloat16
     # bfloat16 has 8 bits; two layers add some roundings up.
     assert (half.float() - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_linear_layer_with_gelu_is_what_the_formula_says(dtype, grad):
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(24, 40).to(dtype)
+    x = torch.randn(7, 24, generator=generator).to(dtype)
+    with torch.no_grad():
+        z = x.double() @ layer.weight.double().T + layer.bias.double()
+        exact = z * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3))) / 2
+    with torch.set_grad_enabled(grad):
+        out = gelu_linear(layer, x)
+    assert out.requires_grad == grad
+    # One rounding of the result, and of z before it where the two are computed apart.
+    assert ((out.double() - exact).abs() < 4 * torch.finfo(dtype).eps * (1 + z.abs())).all()
+
+
+def test_what_a_level_has_is_computed_once_for_all_its_rows(monkeypatch):
+    net, calls = network(), []
+    monkeypatch.setattr(
+        "ddimx.models.octree.network.rotary_table", lambda *a: calls.append(a) or rotary_table(*a)
+    )
+    tokens = level_of(tokens_of(trees(), t=20), 0)
+    first, second = (net(tokens, None, condition(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(calls) == 1
 
 
 # --- positions ------------------------------------------------------------------------------------

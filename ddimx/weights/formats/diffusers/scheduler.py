@@ -253,6 +253,10 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
         raise UsageError(
             f"{label}: diffusers' DDIMScheduler has no diffusion.prediction {diffusion.prediction}"
         )
+    if sampling.spacing in ("logsnr", "karras"):
+        raise UsageError(
+            f"{label}: diffusers' DDIMScheduler has no sampling.spacing {sampling.spacing}"
+        )
     return {
         "_class_name": "DDIMScheduler",
         **SCHEDULER_DEFAULTS,
