@@ -16,8 +16,10 @@ from ..errors import UsageError
 from ..sampling import compiled
 
 Precision = Literal["fp32", "bf16"]
-# Steps from which on "auto" compiles. Compiling a network with its gradient takes a minute or two.
-WORTH_COMPILING = {"cpu": 2_000, "cuda": 10_000}
+# Steps from which on "auto" compiles, by kind of device, where that has been measured to pay. On a
+# CPU it does not: convolutions and their gradients, which stay as they are, take two thirds of a
+# step, and some minutes of compiling buy a few percent (docs/findings.md).
+WORTH_COMPILING: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,9 @@ def choose_compute(
         refusal = "as the run began"
     if refusal is None and not type(network).__module__.startswith("ddimx."):
         refusal = "a network from outside the package"
-    if (
-        refusal is None
-        and device.type == "cpu"
-        and not torch.cpu.get_capabilities().get("amx_bf16", False)
-    ):
-        refusal = "convolutions, which compiling leaves alone, take most of the time on this CPU"
-    if refusal is None and config.training.n_iters < WORTH_COMPILING[device.type]:
+    if refusal is None and device.type not in WORTH_COMPILING:
+        refusal = f"it has not been measured to pay on {device.type.upper()}"
+    elif refusal is None and config.training.n_iters < WORTH_COMPILING[device.type]:
         refusal = "the run is too short for compiling to pay"
     why = "saves more than it costs in a long run" if refusal is None else refusal
     return Compute(device, precision, reason, refusal is None, why)

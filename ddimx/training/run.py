@@ -157,6 +157,8 @@ def _train(
                 f"the data have changed since step {state.step}: training goes on with what is "
                 "there now, and ends with other weights than it would have"
             )
+    compute = choose_compute(config, device, network, history)
+    info |= {"precision": compute.precision, "compiled": compute.compiled}
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
@@ -172,8 +174,6 @@ def _train(
             f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
             "command goes on"
         ) from None
-    compute = choose_compute(config, device, network, history)
-    info |= {"precision": compute.precision, "compiled": compute.compiled}
     trainer = Trainer(
         config, state, process, source, held_out, folder, Noise(seed), device, info, compute
     )

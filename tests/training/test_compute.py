@@ -43,11 +43,11 @@ def trainer(tiny_config, formula_weights, tmp_path, monkeypatch):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Return a function that makes this a machine that compiles, with AMX or without."""
+    """Return a function that makes this a machine where compiling pays from some steps on."""
 
-    def be(*, refusal=None, amx=True):
+    def be(*, refusal=None, steps=2000):
         monkeypatch.setattr(compute.compiled, "refusal", lambda device: refusal)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+        monkeypatch.setattr(compute, "WORTH_COMPILING", {} if steps is None else {"cpu": steps})
 
     return be
 
@@ -91,13 +91,13 @@ SHORT, LONG = "training.n_iters=1999", "training.n_iters=2000"
     [
         ([LONG], {}, None, True, "long run"),
         ([SHORT], {}, None, False, "too short"),
-        ([LONG], {"amx": False}, None, False, "convolutions"),
+        ([LONG], {"steps": None}, None, False, "not been measured to pay on CPU"),
         ([LONG], {"refusal": "there is no compiler"}, None, False, "there is no compiler"),
         ([LONG], {}, {"precision": "fp32"}, False, "as the run began"),
         ([SHORT], {}, {"compiled": True}, False, "too short"),
         ([LONG], {}, {"compiled": True}, True, "long run"),
         ([LONG, "training.compile=off"], {}, {"compiled": True}, False, "asked for"),
-        ([SHORT, "training.compile=on"], {"amx": False}, None, True, "asked for"),
+        ([SHORT, "training.compile=on"], {"steps": None}, None, True, "asked for"),
     ],
 )
 def test_whether_a_run_is_compiled(tiny_config, machine, items, here, history, expected, why):
@@ -137,10 +137,9 @@ def test_a_compiler_that_fails(tiny_config, machine, monkeypatch, tmp_path):
     def fail(network, dynamic):
         raise RuntimeError("no linker\nand much more")
 
-    machine()
+    machine(steps=1)
     monkeypatch.setattr(torch, "compile", fail)
     monkeypatch.setattr(Trainer, "draw_grid", lambda self: None)
-    monkeypatch.setitem(compute.WORTH_COMPILING, "cpu", 1)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yml").write_text(dump_yaml(override(tiny_config, ["training.n_iters=1"])))
     options = ("train", "--device", "cpu", "-c", "own.yml")
@@ -152,6 +151,11 @@ def test_a_compiler_that_fails(tiny_config, machine, monkeypatch, tmp_path):
     done = invoke(*options, "-o", "on", "--set", "training.compile=on")
     assert done.code == 1
     assert "no linker; --set training.compile=off does without" in done.err
+    machine(refusal="there is no compiler")
+    done = invoke(*options, "-o", "none", "--set", "training.compile=on")
+    assert done.code == 2
+    assert "training.compile on: there is no compiler" in done.err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
