@@ -82,7 +82,7 @@ def test_where_triton_runs(monkeypatch, device, installed, interpreted, refusal,
     assert triton_option(device, "of its own").refusal == "of its own"
 
 
-def test_an_operation_is_an_operator_only_where_somebody_records_it():
+def test_an_operation_is_an_operator_only_where_somebody_records_it(monkeypatch):
     x, leaf = torch.ones(3), torch.ones(3, requires_grad=True)
     assert not recorded(x)
     assert recorded(x, leaf)
@@ -90,11 +90,5 @@ def test_an_operation_is_an_operator_only_where_somebody_records_it():
         assert not recorded(x, leaf, torch.nn.Parameter(x))
     with FakeTensorMode():
         assert recorded(torch.ones(3))
-    seen = []
-
-    def traced(v):
-        seen.append(recorded(v))
-        return v + 1
-
-    torch.compile(traced, backend="eager")(x)
-    assert seen == [True]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert recorded(x)
