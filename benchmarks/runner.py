@@ -46,6 +46,15 @@ class Budget:
         """Return the seconds that are left, infinity without a limit."""
         return self._end - time.perf_counter()
 
+    def check(self) -> None:
+        """Raise where no time is left, before more of it is spent on getting ready.
+
+        Raises:
+            TooLong: so it is.
+        """
+        if self.left() <= 0:
+            raise TooLong("its time was over before all was ready")
+
     def refusal(self, seconds: float) -> str | None:
         """Return why preparing a peer for so long does not fit, None if it does.
 

@@ -19,7 +19,11 @@ from .tiles import CACHED, NormTile, covering, tile
 
 @dataclass(frozen=True)
 class NormLaunch(StagedLaunch):
-    """One launch of a kernel of this operation; ``registers`` is a thread's limit, 0 for none."""
+    """One launch of a kernel of this operation.
+
+    ``registers`` is a thread's limit, 0 for none. It holds for tiles without a mask (FULL), for
+    masks take some themselves.
+    """
 
     module: ClassVar[str] = "ddimx.kernels.group_norm_silu.kernel"
 
@@ -28,8 +32,10 @@ class NormLaunch(StagedLaunch):
     @property
     def options(self) -> dict[str, int]:
         """Triton's options; AMD's compiler knows no limit of registers."""
-        limit = {"maxnreg": self.registers} if self.registers and not torch.version.hip else {}
-        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        if self.registers and self.constants["FULL"] and not torch.version.hip:
+            options["maxnreg"] = self.registers
+        return options
 
     def __call__(self) -> None:
         """Run it on its tensors' device."""
@@ -178,7 +184,7 @@ def _division(
         "WIDTH": width,
         "OWN": own,
         "HAS_ADD": int(add is not None),
-        "FULL": int(even and channels % lanes == 0),
+        "FULL": int(even and lanes == own * width and channels % lanes == 0),
         "PIXELS": tiling.pixels,
         "CHANNELS": lanes,
         "GROUPS": covering(own),

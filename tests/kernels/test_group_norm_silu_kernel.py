@@ -34,6 +34,7 @@ EPS, ARCH = 1e-5, architecture(torch.device(DEVICE))
 CASES = {
     "on chip": (32, 8, 8, 8, NormTile(64, 4, 4)),
     "on chip, 3 of 4 channels": (24, 3, 5, 8, NormTile(16, 4, 1)),
+    "on chip, 3 of 4 lanes of whole tiles": (48, 2, 2, 16, NormTile(4, 4, 1)),
     "on chip, last block smaller": (20, 7, 1, 5, NormTile(8, 2, 1)),
     "on chip, one group": (12, 2, 2, 1, NormTile(4, 1, 1)),
     "on chip, channels alone": (6, 1, 9, 6, NormTile(16, 4, 1)),
@@ -42,6 +43,7 @@ CASES = {
     "in a loop, 3 of 4 channels": (24, 7, 5, 8, NormTile(8, 4, 1)),
     "in parts": (32, 8, 8, 8, NormTile(8, 8, 1, 3)),
     "in parts, 3 of 4 channels": (24, 7, 5, 8, NormTile(8, 8, 1, 3)),
+    "in parts, 3 of 4 lanes of whole tiles": (48, 2, 4, 16, NormTile(4, 4, 1, 2)),
     "in parts, last block smaller": (12, 7, 2, 3, NormTile(4, 2, 1, 2)),
     "in parts, channels alone": (6, 3, 5, 6, NormTile(4, 8, 1, 2)),
     "in parts, of which one is left": (8, 3, 3, 2, NormTile(16, 1, 1, 2)),
