@@ -453,7 +453,7 @@ def test_a_compiled_unet_draws_the_same_pictures(tiny_model, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpmpp:3"}])
+@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpm++:3"}])
 def test_graphs_draw_the_same_bits_on_a_card(tiny_model, options):
     card = load_model(tiny_model, device="cuda", dtype="bf16")
     rows = {"steps": 8, "count": 5, **options}
