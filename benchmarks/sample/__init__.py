@@ -206,6 +206,8 @@ class _Measurement:
             if random
             else f"model {Path(plain.name).name}, sha256 {plain.sha256}"
         ]
+        if self.device.type == "cuda":
+            notes.append("float32 is float32: TF32 is off")
         ours = [self._ours(variant) for variant in variants(self.device)]
         images = plain.process.draws == "images"
         if images:

@@ -164,8 +164,12 @@ class _Compiling(Engine):
         self._calls, self.compile_seconds = 0, None
         self._expected = math.ceil(count / self._together) * self._calls_per_batch
         self._replays = 0 if self._graphs is None else self._graphs.replays
+        if self._refusal is None and self._function is None and self._wish != "graph":
+            self._function = self._compiled_for_another()
         if self._function is not None and self._wish == "auto":
-            self.reason = "compiled already"
+            if self.name != "compile" and self._graphs is not None:
+                self._graphs.clear()  # of the plain network
+            self._decided, self.name, self.reason = True, "compile", "compiled already"
         elif self._wish == "auto":
             self._decided = self._refusal is not None
             if self._graphs is None:
@@ -195,6 +199,20 @@ class _Compiling(Engine):
         """Begin a run of ``count`` samples with ``nfe`` calls of the network for each batch."""
         self._calls_per_batch = nfe
         self.expect_samples(count)
+
+    def _compiled_for_another(self) -> Callable[..., Tensor] | None:
+        """Return what another engine of this model has compiled at this size, if any has."""
+        ours = [engine for engine in self._model.engines.values() if isinstance(engine, _Compiling)]
+        return next(
+            (
+                other._function
+                for other in ours
+                if other._size == self._size
+                and other._function is not None
+                and other._model.network is self._model.network
+            ),
+            None,
+        )
 
     def begin_batch(self) -> None:
         graphs = self._graphs
@@ -288,7 +306,7 @@ class _Compiling(Engine):
             DdimxError: it failed, and compiling was the user's wish.
         """
         held = self._key in costs.read() and costs.compiled_code().is_dir()
-        self.note("compiling")
+        self.note(f"compiling the network, about {self._estimate().seconds:.0f} s")
         for last in (False, True):
             start = time.perf_counter()
             self._function = compiled.compiled(self._model.network)

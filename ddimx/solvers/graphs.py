@@ -293,7 +293,8 @@ class _Capture:
         """Return a graph of what a function launches, which is not run meanwhile."""
         before = torch.cuda.current_stream()
         if self._stream is None:
-            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:
             # What other threads do with the device is none of this graph's business.

@@ -102,6 +102,14 @@ def test_a_second_call_finds_the_network_compiled(model, sizes):
     assert one is two
     other = choose_engine(model, settings_of(model, engine="compile", batch_size=1))
     assert other is not one
+    finish_all(model, settings, range(2))
+    assert one.record()["name"] == "compile"
+    again = choose_engine(
+        model, settings_of(model)
+    )  # "auto", for whose short run nothing is compiled
+    assert again.record() == {"name": "compile", "reason": "compiled already"}
+    finish_all(model, settings_of(model, engine="eager"), range(2))
+    assert len(sizes) == 4
 
 
 def test_auto_compiles_once_a_run_is_long_enough(model, sizes, clock, cache):
@@ -447,7 +455,7 @@ def test_a_compiled_unet_draws_the_same_pictures(tiny_model, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpmpp:3"}])
+@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpm++:3"}])
 def test_graphs_draw_the_same_bits_on_a_card(tiny_model, options):
     card = load_model(tiny_model, device="cuda", dtype="bf16")
     rows = {"steps": 8, "count": 5, **options}
