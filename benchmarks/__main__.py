@@ -239,6 +239,7 @@ def _measure(
             left = sum(job.weight for job in jobs[number:])
             budget.grant(whole.left() * job.weight / left)
         try:
+            budget.check()
             record["tables"].append(job())
         except TooLong as error:
             record.setdefault("left_out", []).append(f"{job.title}: {error}")

@@ -122,10 +122,11 @@ def dtype_on(device: torch.device) -> torch.dtype:
 
 
 def problem(device: torch.device, shape: Sequence[int], backward: bool) -> Problem:
-    """Return normal inputs, the same on every device."""
+    """Return normal inputs, drawn on the device: there are millions."""
     dtype = dtype_on(device)
-    generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(*shape, generator=generator).to(device, dtype) for _ in range(4)]
+    generator = torch.Generator(device).manual_seed(0)
+    drawn = [torch.randn(*shape, generator=generator, device=device) for _ in range(4)]
+    parts = [part.to(dtype) for part in drawn]
     return Problem(parts[0], parts[1], parts[2], parts[3], backward)
 
 

@@ -25,6 +25,7 @@ from ddimx.files import write_json
 from ddimx.kernels._dispatch import Impl
 from ddimx.kernels.attention import attention
 from ddimx.kernels.discrete_update import IDS, TokenState, UpdateOptions, discrete_update
+from ddimx.kernels.group_norm_silu import group_norm_silu
 from ddimx.kernels.octree_decode import octree_decode
 from ddimx.kernels.segment_attention import Segments, segment_attention
 from ddimx.kernels.update import Extras, update
@@ -95,6 +96,7 @@ def checks(device: torch.device) -> dict[str, Check]:
             found[f"attention, {columns} columns, {name}"] = partial(
                 unet_attention, device, dtype, columns
             )
+        found[f"group_norm_silu, {name}"] = partial(norm, device, dtype)
         found[f"segment_attention, {name}"] = partial(octree_attention, device, dtype)
     found["octree_decode"] = partial(decode, device)
     found |= {
@@ -157,6 +159,26 @@ def unet_attention(device: torch.device, dtype: torch.dtype, columns: int) -> st
         grad.to(device, dtype),
     )
     return _agree(ours, exact, dtype)
+
+
+def norm(device: torch.device, dtype: torch.dtype) -> str:
+    """Forward and backward of a map that fits on chip and of one that does not, in NHWC."""
+    worst = ""
+    for size in (16, 64) if device.type == "cuda" else (8,):
+        x, grad = [t.to(dtype).double() for t in _normal(2, 2, 64, size, size)]
+        weight, bias = [t[0].to(dtype).double() for t in _normal(2, 1, 64)]
+
+        def of(impl: Impl, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return group_norm_silu(x, weight, bias, 32, 1e-6, impl=impl)
+
+        exact = _derived(partial(of, "reference"), [x, weight, bias], grad)
+        moved = [t.to(device, dtype) for t in (weight, bias)]
+        near, near_grad = (
+            t.to(device, dtype).contiguous(memory_format=torch.channels_last) for t in (x, grad)
+        )
+        ours = _derived(partial(of, "triton"), [near, *moved], near_grad)
+        worst = max(worst, _agree(ours, exact, dtype))
+    return worst
 
 
 def octree_attention(device: torch.device, dtype: torch.dtype) -> str:

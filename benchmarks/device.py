@@ -83,7 +83,8 @@ def per_call(draw: Call, calls: float, device: torch.device) -> dict[str, float]
         return {"operators_per_call": len(operators) / calls}
     kernels = [event for event in events if str(event.device_type).endswith(".CUDA")]
     starts = [event for event in events if event.name.startswith(STARTS)]
-    return {"kernels_per_call": len(kernels) / calls, "launches_per_call": len(starts) / calls}
+    found = {"kernels_per_call": len(kernels) / calls}
+    return found | ({"launches_per_call": len(starts) / calls} if starts else {})
 
 
 def _inside(event: Any) -> bool:

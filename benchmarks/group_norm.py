@@ -80,13 +80,12 @@ class Problem:
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x and a gradient [B, C, H, W] in NHWC, weight and bias [C]."""
-        generator = torch.Generator().manual_seed(0)
-        x, grad = (torch.randn(self.shape, generator=generator) for _ in range(2))
-        weight, bias = (torch.randn(self.shape[1], generator=generator) for _ in range(2))
-        maps = [
-            t.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-            for t in (x, grad)
-        ]
+        generator = torch.Generator(self.device).manual_seed(0)
+        sizes = (self.shape, self.shape, self.shape[1:2], self.shape[1:2])
+        x, grad, weight, bias = (
+            torch.randn(size, generator=generator, device=self.device) for size in sizes
+        )
+        maps = [t.to(self.dtype).contiguous(memory_format=torch.channels_last) for t in (x, grad)]
         return maps[0], maps[1], weight.to(maps[0]), bias.to(maps[0])
 
 

@@ -23,6 +23,7 @@ Table = dict[str, Any]
 RESAMPLES = 4000
 SEED = 0  # of the order within rounds and of the bootstrap: a table can be computed again
 SHORTEST = 0.02  # seconds; a shorter call is repeated, for the clock and the synchronization cost
+ROUNDS_SHARE = 0.15  # of a table's time that no compiler may take
 LEAST = 3  # rounds of a table whose time is short; with fewer it is left out
 
 
@@ -35,22 +36,31 @@ class Budget:
 
     def __init__(self) -> None:
         """Begin without a limit."""
-        self._end = math.inf
+        self._end, self._granted = math.inf, math.inf
 
     def grant(self, seconds: float) -> None:
         """Let the time end so many seconds from now."""
-        self._end = time.perf_counter() + seconds
+        self._end, self._granted = time.perf_counter() + seconds, seconds
 
     def left(self) -> float:
         """Return the seconds that are left, infinity without a limit."""
         return self._end - time.perf_counter()
 
+    def check(self) -> None:
+        """Raise where no time is left, before more of it is spent on getting ready.
+
+        Raises:
+            TooLong: so it is.
+        """
+        if self.left() <= 0:
+            raise TooLong("its time was over before all was ready")
+
     def refusal(self, seconds: float) -> str | None:
         """Return why preparing a peer for so long does not fit, None if it does.
 
-        Two fifths of the time that is left are for the rounds.
+        A part of the time is kept for the rounds.
         """
-        if self._end == math.inf or seconds <= 0.6 * self.left():
+        if self._end == math.inf or seconds <= self.left() - ROUNDS_SHARE * self._granted:
             return None
         left = max(0.0, self.left())
         return f"compiling takes about {seconds:.0f} s, and {left:.0f} s are left for the table"

@@ -331,7 +331,8 @@ class TrainingConfig(Section):
     # Ours: "bf16" computes the network in bfloat16 (autocast); "auto" does so on CUDA and on CPUs
     # that multiply bfloat16 in hardware.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    # Ours: whether torch.compile makes the network's code; "auto" says when it is worth its time.
+    # Ours: whether torch.compile makes the network's code; "auto" does so where that was measured
+    # to pay.
     compile: Literal["auto", "on", "off"] = "auto"
 
     @field_validator("compile", mode="before")

@@ -100,7 +100,7 @@ def _cpu_name() -> str:
 
 
 class _Unset(TorchFunctionMode):
-    """Leaves out the values that ``torch.nn.init`` and ``torch.arange`` would set."""
+    """Leaves out the initial values that ``torch.nn.init`` would set."""
 
     def __torch_function__(
         self,
@@ -112,19 +112,14 @@ class _Unset(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        if func is torch.arange and all(isinstance(bound, int) for bound in args):
-            device = torch.device(kwargs.get("device") or "meta")
-            kind = torch.int64 if kwargs.get("dtype") is None else kwargs["dtype"]
-            if device.type == "meta":
-                return torch.empty(len(range(*args)), dtype=kind, device=device)
         return func(*args, **kwargs)
 
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Build and run networks of shapes alone within: no memory, and no values.
+    """Build networks of shapes alone within: no memory, and no initial values.
 
-    To set values where there are none, PyTorch imports TorchDynamo, which takes a second.
+    To set initial values where there are none, PyTorch imports TorchDynamo, which takes a second.
     """
     with torch.device("meta"), _Unset():
         yield

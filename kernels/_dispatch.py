@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Impl = Literal["auto", "triton", "sdpa", "products", "loop", "reference"]
+Impl = Literal["auto", "triton", "sdpa", "products", "loop", "numpy", "reference"]
 
 log = logging.getLogger("ddimx.kernels")
 _logged: set[tuple[str, ...]] = set()  # choices that this process has logged: each only once

@@ -109,10 +109,13 @@ def test_a_short_time_means_fewer_rounds_and_none_when_three_do_not_fit(clock):
     budget.grant(4 + 1 + 3 * 4 - 1.0)
     with pytest.raises(TooLong, match=r"3 rounds of at least 4 s do not fit into the 11 s"):
         measure(peers, 9, budget=budget)
+    budget.grant(0)
+    with pytest.raises(TooLong, match="its time was over"):
+        budget.check()
     assert Budget().refusal(1e9) is None
     budget.grant(10)
-    assert budget.refusal(6) is None
-    assert budget.refusal(7) == "compiling takes about 7 s, and 10 s are left for the table"
+    assert budget.refusal(8.5) is None
+    assert budget.refusal(9) == "compiling takes about 9 s, and 10 s are left for the table"
 
 
 def test_a_table(clock):

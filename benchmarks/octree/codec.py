@@ -61,7 +61,9 @@ def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
     expected = np.concatenate([tree.centers() for tree in trees])
     for name, call in calls.items():
         _close(name, _centers(call()), expected)
-    found: Peers = [Contender(n, c, facts=_launched(n, c, device)) for n, c in calls.items()]
+    found: Peers = [
+        Contender(n, c, facts=_launched(n, c, device), warm=True) for n, c in calls.items()
+    ]
     if device.type == "cuda":
         found.append(Contender("ddimx octree_decode, graph", graphed(kernel, device)))
     ocnn = _ocnn(device)
@@ -95,7 +97,7 @@ def encoders(trees: Sequence[Octree], device: torch.device) -> Peers:
     expected = np.concatenate([tree.tokens() for tree in trees])
     for name, call in calls.items():
         _same(name, _tokens(call()), expected)
-    found: Peers = [Contender(name, call) for name, call in calls.items()]
+    found: Peers = [Contender(name, call, warm=True) for name, call in calls.items()]
     return [*found, ocnn] if isinstance(ocnn, Absent) else found
 
 

@@ -22,7 +22,7 @@ from ..runner import Budget
 
 Forward = Callable[..., Any]
 # Of the CIFAR-10 network without a cache of compiled code: two CPU cores, and a GPU's host.
-COMPILE_SECONDS = {"cpu": 90.0, "cuda": 20.0}
+COMPILE_SECONDS = {"cpu": 90.0, "cuda": 26.0}
 AUTOTUNE_SECONDS = 120.0
 
 
@@ -141,13 +141,14 @@ class Pipeline:
 
     def _images(self, batch: int, steps: int) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(0)
-        out: Tensor = self.pipe(
-            batch_size=batch,
-            generator=generator,
-            eta=0.0,
-            num_inference_steps=steps,
-            output_type="pt",
-        ).images
+        options = {"eta": 0.0, "num_inference_steps": steps, "output_type": "pt"}
+        cudnn: Any = torch.backends.cudnn
+        # Convolutions by the algorithm that was measured, as one would run a pipeline for speed.
+        before, cudnn.benchmark = cudnn.benchmark, True
+        try:
+            out: Tensor = self.pipe(batch_size=batch, generator=generator, **options).images
+        finally:
+            cudnn.benchmark = before
         return out
 
 

@@ -42,6 +42,9 @@ def execute(command: Command, work: Work) -> None:
         for note in request.settings.notes:
             progress.say(f"note: {note}")
         if options.explain or options.dry_run:
+            from ..sampling.engine import choose_engine
+
+            progress.say(choose_engine(request.model, request.settings).outlook())
             preview(request, costs_too=options.dry_run, as_json=options.json)
             return
         from ..sampling.run import run

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, DataConfig, Prediction, SamplingConfig
-from ..device import sent, without_memory
+from ..device import sent
 from ..noise import Noise, Stream
 from ..options import Options
 from ..pixels import to_bytes
@@ -170,24 +170,23 @@ class GaussianProcess:
         return pixels
 
     def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> int:
-        """Return the peak bytes of activations and state, by a run of the network on one sample.
+        """Return the peak bytes of activations and state, by a run on the network's device.
 
-        On "meta" the run takes no memory, and tensors have no data.
+        On the meta device, where tensors have no data, that takes no time and no memory.
 
         Memory that views keep alive after their base's Python object is gone is not seen; networks
         here hold their skip connections by name, so that the peak is right to a few percent.
         """
-        module = network()
-        parameter = next(module.parameters(), torch.empty(0))
-        device = parameter.device
-        with without_memory() if device.type == "meta" else device, torch.no_grad():
-            x = torch.zeros(1, *self.shape, dtype=parameter.dtype)
+        own = network()
+        like = next(own.parameters(), torch.empty(0, device="meta"))
+        with torch.device(like.device), torch.no_grad():
+            x = torch.zeros(1, *self.shape, dtype=like.dtype)
             arguments = [x, torch.zeros(1)]
             if self.num_classes:
                 arguments.append(torch.zeros(1, dtype=torch.int64))
             try:
                 with PeakMemory() as memory:
-                    module(*arguments)
+                    own(*arguments)
             except RuntimeError as error:
                 if "overflowed" not in str(error):
                     raise

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from ..config import Prediction, SamplingConfig
-from ..errors import UsageError
+from ..errors import UsageError, unknown
 from ..options import Options
 from ..solvers import auto
 from ..solvers.ddpm import Variance
@@ -21,7 +22,7 @@ from ..solvers.registry import (
     parse_solver,
 )
 from ..solvers.schedule import Schedule
-from ..solvers.timesteps import BY_LEVEL, Times, explicit, moved, times_of
+from ..solvers.timesteps import BY_LEVEL, SPACINGS, Times, explicit, moved, spaced, times_of
 
 DEFAULT_STEPS = 50
 # What a model's defaults leave open. A flow starts at pure noise, its last time, and equal steps of
@@ -90,12 +91,9 @@ def times_for(nfe: int, solver: str, spacing: str, schedule: Schedule) -> Times:
     if nfe < 1:
         raise UsageError(f"nfe must be at least 1, got {nfe}")
     aim = most_times(solver, nfe)
-    every = range(1, schedule.num_timesteps + 1)
-    if spacing.partition(":")[0] in BY_LEVEL:  # which have as many times as steps
-        counts = {steps: steps for steps in every}
-    else:
-        counts = {steps: len(times_of(spacing, schedule, steps)) for steps in every}
-    costs = {steps: evaluations(solver, n) for steps, n in counts.items()}
+    counts = _counts(spacing, schedule.num_timesteps)
+    cost_of = {n: evaluations(solver, n) for n in set(counts.values())}
+    costs = {steps: cost_of[n] for steps, n in counts.items()}
     fitting = [steps for steps in counts if costs[steps] == nfe]
     if not fitting:
         below = [cost for cost in costs.values() if cost < nfe]
@@ -107,6 +105,17 @@ def times_for(nfe: int, solver: str, spacing: str, schedule: Schedule) -> Times:
         )
     best = min(fitting, key=lambda steps: (abs(counts[steps] - aim), abs(steps - aim)))
     return times_of(spacing, schedule, best)
+
+
+@lru_cache(maxsize=16)
+def _counts(spacing: str, total: int) -> dict[int, int]:
+    """Return how many times a spacing has for each number of steps."""
+    every = range(1, total + 1)
+    if spacing.partition(":")[0] in BY_LEVEL:
+        return {steps: steps for steps in every}
+    if spacing not in SPACINGS:
+        raise unknown("spacing", spacing, [*SPACINGS, *BY_LEVEL])
+    return {steps: len(spaced(spacing, total, steps)) for steps in every}
 
 
 def _solver_and_times(

@@ -8,25 +8,24 @@ which are nothing but their keys, on level d: cells of edge 2^-d of the cube.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels.morton import PART, POPCOUNT, Masks, axes_of, children, parts
 from .errors import OctreeError
-from .keys import MAX_DEPTH, Keys, axes_of
+from .keys import MAX_DEPTH, Keys
 
-Masks = npt.NDArray[np.uint8]
+__all__ = ["CUBE", "LEAF", "PART", "POPCOUNT", "Octree", "children", "from_leaves", "from_tokens"]
+
 Tokens = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 Corner = tuple[float, float, float]
 
 CUBE: Corner = (-0.5, -0.5, -0.5)  # the minimum corner where nothing else is said; the edge is 1
 LEAF = 1  # the token of a leaf
-PART = 8192  # cells worked on at once, so that what is only needed on the way stays in the cache
-POPCOUNT = np.array([bin(mask).count("1") for mask in range(256)], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ class Octree:
         level = self.depth if level is None else level
         keys, size = self.keys[level], self.edge * 0.5**level
         centers: Points = np.empty((len(keys), 3), dtype=np.float64)
-        for part in _parts(len(keys)):
+        for part in parts(len(keys)):
             for axis, coordinate in enumerate(axes_of(keys[part])):
                 centers[part, axis] = (coordinate + 0.5) * size + self.lower[axis]
         return centers
@@ -94,24 +93,6 @@ class Octree:
         if not 1 <= depth <= self.depth:
             raise OctreeError(f"depth {depth} is not within 1..{self.depth}")
         return Octree(self.masks[:depth], self.lower, self.edge)
-
-
-def children(keys: Keys, masks: Masks) -> Keys:
-    """Return the occupied children of cells in ascending order: int64 [n], uint8 [n] -> [m]."""
-    keys_below = np.empty(int(POPCOUNT[masks].sum()), dtype=np.int64)
-    start = 0
-    for part in _parts(len(keys)):
-        occupied = np.unpackbits(masks[part], bitorder="little").view(np.bool_)
-        possible = (keys[part] << 3)[:, None] | np.arange(8)
-        occupied_keys = np.compress(occupied, possible.reshape(-1))
-        keys_below[start : start + len(occupied_keys)] = occupied_keys
-        start += len(occupied_keys)
-    return keys_below
-
-
-def _parts(count: int) -> Iterator[slice]:
-    """Yield slices of at most ``PART`` that cover so many elements."""
-    return (slice(start, start + PART) for start in range(0, count, PART))
 
 
 def from_leaves(

@@ -62,9 +62,7 @@ def compiled(network: nn.Module) -> Callable[..., Tensor]:
     # The compiler counts how often a piece of code was compiled, and gives up after eight times,
     # whichever networks and sizes these were for. So every network has a piece of its own.
     call.__code__ = call.__code__.replace()
-    function: Callable[..., Tensor] = torch.compile(
-        call, fullgraph=True, dynamic=False, options={"freezing": True}
-    )
+    function: Callable[..., Tensor] = torch.compile(call, dynamic=False, options={"freezing": True})
     return function
 
 

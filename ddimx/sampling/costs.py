@@ -27,7 +27,7 @@ MOST_BYTES = 64 << 10  # an entry takes 300
 MOST_SECONDS = 1e6
 
 # Until something is measured here. Seconds of compiling for each layer with weights: CIFAR-10's
-# UNet has 187 and took 85 to 158 s on two cores of an AMD EPYC, where every fused loop is compiled
+# UNet has 164 and took 85 to 158 s on two cores of an AMD EPYC, where every fused loop is compiled
 # as C++, and 26 s beside an H200.
 COLD_PER_LAYER = {"cpu": 0.8, "cuda": 0.15}
 WARM_SHARE = 0.15  # of that, where the code is in the cache already: 13 s of 85

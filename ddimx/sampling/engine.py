@@ -79,6 +79,10 @@ class Engine:
         more = "" if cost is None else f"; compiled in {cost:.1f} s"
         return f"engine: {self.name} ({self.reason}{more})"
 
+    def outlook(self) -> str:
+        """Return in one line what is known before the run."""
+        return self.line()
+
     def record(self) -> dict[str, Any]:
         """Return what a manifest says of it."""
         cost = self.compile_seconds
@@ -150,7 +154,7 @@ class _Compiling(Engine):
         self._decided = False
         if graphs is not None:
             graphs.strict = wish == "graph"
-            self.name, self.reason = "graph", "its launches cost more than its work"
+            self.name, self.reason = "graph", "a GPU waits for launches otherwise"
         if wish != "auto":
             self._decided = True
             self.name = "compile" if wish == "compile" else "graph"
@@ -160,18 +164,55 @@ class _Compiling(Engine):
         self._calls, self.compile_seconds = 0, None
         self._expected = math.ceil(count / self._together) * self._calls_per_batch
         self._replays = 0 if self._graphs is None else self._graphs.replays
+        if self._refusal is None and self._function is None and self._wish != "graph":
+            self._function = self._compiled_for_another()
         if self._function is not None and self._wish == "auto":
-            self.reason = "compiled already"
+            if self.name != "compile" and self._graphs is not None:
+                self._graphs.clear()  # of the plain network
+            self._decided, self.name, self.reason = True, "compile", "compiled already"
         elif self._wish == "auto":
             self._decided = self._refusal is not None
             if self._graphs is None:
                 short = "the run is too short for compiling to pay"
                 self.name, self.reason = "eager", self._refusal or short
 
+    def outlook(self) -> str:
+        if self._decided or self._function is not None:
+            return self.line()
+        seconds = self._estimate().seconds
+        return (
+            f"engine: {self.name}; compile as soon as that pays, which the first calls show "
+            f"(it takes about {seconds:.0f} s)"
+        )
+
+    def _estimate(self) -> costs.Estimate:
+        """Return what compiling would cost and gain."""
+        device, speed = self._model.device.type, self._model.device.type
+        if device == "cpu":
+            low = self._model.precision.dtype == torch.bfloat16
+            amx = low and torch.cpu.get_capabilities().get("amx_bf16", False)
+            speed += " amx" if amx else " bf16" if low else " fp32"
+        layers = _layers(self._model.network)
+        return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers)
+
     def begin(self, nfe: int, count: int) -> None:
         """Begin a run of ``count`` samples with ``nfe`` calls of the network for each batch."""
         self._calls_per_batch = nfe
         self.expect_samples(count)
+
+    def _compiled_for_another(self) -> Callable[..., Tensor] | None:
+        """Return what another engine of this model has compiled at this size, if any has."""
+        ours = [engine for engine in self._model.engines.values() if isinstance(engine, _Compiling)]
+        return next(
+            (
+                other._function
+                for other in ours
+                if other._size == self._size
+                and other._function is not None
+                and other._model.network is self._model.network
+            ),
+            None,
+        )
 
     def begin_batch(self) -> None:
         graphs = self._graphs
@@ -192,15 +233,7 @@ class _Compiling(Engine):
         left = (self._expected - done) * plain
         if left < WORTH_A_LOOK:
             return
-        speed = self._model.device.type
-        if speed == "cpu":
-            low = self._model.precision.dtype == torch.bfloat16
-            amx = low and torch.cpu.get_capabilities().get("amx_bf16", False)
-            speed += " amx" if amx else " bf16" if low else " fp32"
-        layers = _layers(self._model.network)
-        cost = costs.estimate(
-            costs.read(), self._key, self._kind, self._model.device.type, speed, layers
-        )
+        cost = self._estimate()
         saving = left * (1 - cost.ratio)
         if saving > cost.seconds:
             free = free_bytes(self._model.device)
@@ -273,7 +306,7 @@ class _Compiling(Engine):
             DdimxError: it failed, and compiling was the user's wish.
         """
         held = self._key in costs.read() and costs.compiled_code().is_dir()
-        self.note("compiling")
+        self.note(f"compiling the network, about {self._estimate().seconds:.0f} s")
         for last in (False, True):
             start = time.perf_counter()
             self._function = compiled.compiled(self._model.network)

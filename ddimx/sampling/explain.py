@@ -48,7 +48,7 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
     sample. A warm-up comes first. On a machine that is
     busy it is rough. The memory is None where it cannot be known in advance.
     """
-    each = bytes_per_sample(model, settings.guidance, True)
+    each = bytes_per_sample(model, settings.guidance)
     memory = None if each is None else weight_bytes(model) + each * together(model, settings)
     if model.process.even_rows:
         whole = settings  # guidance in every row, whichever rows are timed

@@ -31,7 +31,11 @@ _KINDS = [
             r"^(strip|online|forward)$|attention|attend|softmax|flash|fmha|\bbmm\b|baddbmm",
         ),
         (CONVOLUTION, r"conv|implicit_gemm|fprop|winograd"),
-        (NORM, r"group_?norm|layer_?norm|batch_?norm|rowwisemoments|computefusedparams"),
+        (
+            NORM,
+            r"^(whole|part|rest)_(for|back)ward$|group_?norm|layer_?norm|batch_?norm|"
+            r"rowwisemoments|computefusedparams",
+        ),
         (LINEAR, r"linear|addmm|\bmm\b|matmul|gemm|gemv|nvjet|cublas|splitkreduce"),
         (ACTIVATION, r"silu|swish|gelu|relu|sigmoid"),
         (EMBEDDING, r"embedding|\bindex(_select)?\b|gather|\bsin\b|\bcos\b|arange"),

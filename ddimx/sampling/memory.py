@@ -1,4 +1,4 @@
-"""How much memory a batch needs: by a call of the network, or by one on tensors without data."""
+"""How much memory a batch needs, found by running the network on tensors without data."""
 
 from __future__ import annotations
 
@@ -8,31 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..device import without_memory
 from ..errors import UsageError
 from ..models.factory import build
 from ..weights.model import Model
 from .settings import Settings
 
 SHARE = 0.9  # of the memory that is free
-# Of an image, up to which one call of the network is waited for less than TorchDynamo's import,
-# which PyTorch cannot do without where tensors have no data: 0.02 s (emoji) against 2.
-SMALL = 64 * 64
+QUICK = 5e10  # weights times positions of a network that is run to see what it needs
 
 
-def bytes_per_sample(model: Model, guidance: float, may_call: bool = False) -> int | None:
-    """Return the peak bytes of activations and state for one sample, None where it is unknown.
-
-    Args:
-        may_call: whether the network itself may be called where its images are small, and is on
-            a CPU, which is sooner done than without data.
-    """
+def bytes_per_sample(model: Model, guidance: float) -> int | None:
+    """Return the peak bytes of activations and state for one sample, None where it is unknown."""
 
     def network() -> nn.Module:
-        small = math.prod(model.process.shape[1:]) <= SMALL
-        if may_call and small and model.device.type == "cpu":
-            return model.network
-        with without_memory():
+        with torch.device("meta"):
             # The code was trusted when the model was loaded.
             module, _ = build(model.config, trust_code=True)
         return module.to(model.precision.dtype).eval()
@@ -69,11 +58,18 @@ def check_fits(model: Model, settings: Settings) -> None:
         UsageError: with the batch size that fits.
     """
     free = free_bytes(model.device) if model.device.type == "cpu" else None
-    each = None if free is None else bytes_per_sample(model, settings.guidance, True)
+    batch = together(model, settings)
+    weights = sum(p.numel() for p in model.network.parameters())
+    if free is not None and 0 < weights * math.prod(model.process.shape[1:]) <= QUICK:
+        # For tensors without data PyTorch imports a second's worth of Python; a small network is
+        # sooner run. What an operator needs within itself may differ, so twice as much must fit.
+        real = model.process.bytes_per_sample(lambda: model.network, settings.guidance)
+        if real is not None and 2 * real * batch <= free * SHARE:
+            return
+    each = None if free is None else bytes_per_sample(model, settings.guidance)
     if free is None or each is None:
         return
     most = int(free * SHARE) // each
-    batch = together(model, settings)
     if batch > most:
         smaller = f"use --batch-size {max(most, 1)} or less"
         remedy = "omit --invariant" if settings.invariant else smaller

@@ -153,8 +153,8 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             progress.say(line)
 
         def note(what: str) -> None:
-            progress.advance(0, f"{what} ...")
-            progress.say(f"{what} the network; this happens once")
+            progress.advance(0, "compiling ...")
+            progress.say(what)
 
         filling = Filling(folder, before, record, sink, settings.indices)
         pending = len(filling.pending())

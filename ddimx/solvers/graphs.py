@@ -174,7 +174,7 @@ class RowGraphs:
         """
         self.strict = False
         self.failure: str | None = None
-        self._capture = capture or _captured
+        self._own, self._capture = capture, capture or _Capture()
         self._forms: dict[Hashable, _Form] = {}
         self.on_replay: Callable[[], None] | None = None
         self.replays = 0
@@ -183,6 +183,7 @@ class RowGraphs:
     def clear(self) -> None:
         """Forget all graphs, and give their memory back."""
         self._forms.clear()
+        self._capture = self._own or _Capture()
 
     @contextmanager
     def rows(
@@ -208,8 +209,15 @@ class RowGraphs:
                 kept.copy_(new)
         form.busy = True
         clock = _Clock(state.x.device)
+        device = state.x.device
+
+        def next_row(kind: Kind) -> Stepped:
+            # Streams and graphs are made on PyTorch's current device; -1 leaves it.
+            with torch.cuda.device(device if device.type == "cuda" else -1):
+                return self._row(form, kind, clock)
+
         try:
-            yield lambda kind: self._row(form, kind, clock)
+            yield next_row
         except torch.cuda.OutOfMemoryError:
             self.clear()  # the batch is halved, and these graphs hold memory for nothing
             raise
@@ -279,9 +287,27 @@ class _Clock:
         return milliseconds / 1000
 
 
-def _captured(launch: Callable[[], None]) -> Any:
-    """Return a CUDA graph of what a function launches, which is not run meanwhile."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        launch()
-    return graph
+class _Capture:
+    """Captures CUDA graphs, which share their memory: only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+        self._pool: Any = None
+
+    def __call__(self, launch: Callable[[], None]) -> Any:
+        """Return a graph of what a function launches, which is not run meanwhile."""
+        before = torch.cuda.current_stream()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # What other threads do with the device is none of this graph's business.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                launch()
+        except BaseException:
+            torch.cuda.set_stream(before)  # which a capture that fails at its end leaves set
+            raise
+        return graph

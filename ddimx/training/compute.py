@@ -10,24 +10,35 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..config import Config
+from ..config import OCTREE_MODELS, Config
 from ..device import cpu_has_bf16
+from ..errors import UsageError
+from ..sampling import compiled
 
 Precision = Literal["fp32", "bf16"]
+# Steps from which on "auto" compiles, by kind of device, where that has been measured to pay. On a
+# CPU it does not: convolutions and their gradients, which stay as they are, take two thirds of a
+# step, and some minutes of compiling buy a few percent (docs/findings.md).
+WORTH_COMPILING: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
 class Compute:
-    """The precision of a network's activations and gradients; weights and losses are float32."""
+    """How a network is computed in training; weights, losses and moments are float32 always.
+
+    Attributes:
+        device: where.
+        precision: that of activations and of what is derived from them.
+        reason: why this one.
+        compiled: whether torch.compile makes the code.
+        compiled_reason: why, or why not.
+    """
 
     device: torch.device
     precision: Precision
     reason: str
-    compiled: bool
-
-    def of(self, network: nn.Module) -> nn.Module:
-        """Return what computes ``network``, with its weights and in its modes."""
-        return network
+    compiled: bool = False
+    compiled_reason: str = ""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the network runs."""
@@ -44,11 +55,36 @@ def choose_compute(
 ) -> Compute:
     """Return how to train ``network``, so that a run that goes on does so as it began.
 
+    It depends on configuration and machine, not on any measured time: the same command gives the
+    same bits.
+
     Args:
         history: the ``info`` of the checkpoint that the run goes on from.
+
+    Raises:
+        UsageError: ``training.compile`` is on, and nothing can be compiled here.
     """
     precision, reason = _precision(config.training.precision, device, history)
-    return Compute(device, precision, reason, False)
+    wish = config.training.compile
+    if wish == "off":
+        return Compute(device, precision, reason, False, "asked for")
+    refusal = compiled.refusal(device)
+    if refusal is None and config.model.name in OCTREE_MODELS:
+        refusal = "octrees have other shapes in every step"
+    if wish == "on":
+        if refusal is not None:
+            raise UsageError(f"training.compile on: {refusal}; training.compile=off does without")
+        return Compute(device, precision, reason, True, "asked for")
+    if refusal is None and history is not None and not history.get("compiled", False):
+        refusal = "as the run began"
+    if refusal is None and not type(network).__module__.startswith("ddimx."):
+        refusal = "a network from outside the package"
+    if refusal is None and device.type not in WORTH_COMPILING:
+        refusal = f"it has not been measured to pay on {device.type.upper()}"
+    elif refusal is None and config.training.n_iters < WORTH_COMPILING[device.type]:
+        refusal = "the run is too short for compiling to pay"
+    why = "saves more than it costs in a long run" if refusal is None else refusal
+    return Compute(device, precision, reason, refusal is None, why)
 
 
 def _precision(

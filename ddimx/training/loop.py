@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from ..errors import DdimxError
 from ..models.layers import set_dropout_key
 from ..models.process import Draws, Process
 from ..noise import Noise
+from ..sampling import compiled
 from ..signals import Stop
 from .compute import Compute, choose_compute
 from .preview import draw_samples
@@ -53,7 +54,7 @@ class Trainer:
         """Prepare what is kept on the device between two looks at it."""
         network = self.state.network
         self._compute = self.compute or choose_compute(self.config, self.device, network)
-        self._trained = self._compute.of(network)
+        self._trained = network  # compiled, where it is; evaluation takes the network itself
         self.look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         self._unseen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm
         self._unreported: list[float] = []  # losses
@@ -61,6 +62,44 @@ class Trainer:
         self._copying: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._copying = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def compile(self) -> float:
+        """Compile the network and its gradient, and return how many seconds that took.
+
+        It is the work of one step that changes neither weights nor moments.
+
+        Raises:
+            DdimxError: it failed; the message's first line says why.
+        """
+        network, training = self.state.network, self.config.training
+        start_seconds = time.perf_counter()
+        batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
+        positions, batch = batches.batch(self.state.step)
+        arriving = self._arriving({"": positions, **batch})
+        key = self.noise, arriving.pop(""), self.state.step
+        draws = Draws(self.noise, positions, self.state.step, training.batch_size)
+        network.train()
+        # What draws its mask itself shows the mask's size: compiled code gets them all drawn.
+        set_dropout_key(network, key)
+        with torch.no_grad(), self._compute.autocast():
+            self.process.loss(network, arriving, draws)
+        set_dropout_key(network, key)
+        try:
+            trained = cast(nn.Module, torch.compile(network, dynamic=False))
+            with compiled.code_folder(), self._compute.autocast():
+                losses = self.process.loss(trained, arriving, draws)
+            with compiled.code_folder():
+                losses.mean().backward()  # type: ignore[no-untyped-call]
+        except torch.cuda.OutOfMemoryError:
+            raise
+        # What a compiler, a linker or a loader may raise has no common class. The caller tells it.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DdimxError(f"the network cannot be compiled here: {reason}") from error
+        finally:
+            self.state.optimizer.zero_grad(set_to_none=True)
+        self._trained = trained
+        return time.perf_counter() - start_seconds
 
     def run(self, stop: Stop, report: Reporter) -> bool:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.

@@ -157,6 +157,8 @@ def _train(
                 f"the data have changed since step {state.step}: training goes on with what is "
                 "there now, and ends with other weights than it would have"
             )
+    compute = choose_compute(config, device, network, history)
+    info |= {"precision": compute.precision, "compiled": compute.compiled}
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
@@ -172,8 +174,6 @@ def _train(
             f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
             "command goes on"
         ) from None
-    compute = choose_compute(config, device, network, history)
-    info["precision"] = compute.precision
     trainer = Trainer(
         config, state, process, source, held_out, folder, Noise(seed), device, info, compute
     )
@@ -189,6 +189,15 @@ def _train(
     )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
+    if compute.compiled:
+        progress.say(f"{folder}: compiling the network ({compute.compiled_reason})")
+        try:
+            progress.say(f"{folder}: compiled in {trainer.compile():.0f} s")
+        except DdimxError as error:
+            if loop.compile == "on":
+                raise DdimxError(f"{error}; --set training.compile=off does without") from None
+            info["compiled"] = False
+            progress.say(f"{folder}: {error}; training without")
     try:
         is_complete = trainer.run(stop, report)
     finally:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._dispatch import Impl, choose, preferred
 from . import reference
 from .check import check
-from .op import norm_op, options
+from .op import normalized, options
 
 __all__ = ["group_norm_silu", "preference"]
 
@@ -55,8 +55,7 @@ def group_norm_silu(
     else:
         impl = choose("group_norm_silu", impl, options(*facts))
     if impl == "triton":
-        out: Tensor = norm_op(x, weight, bias, add, groups, eps, silu)[0]
-        return out
+        return normalized(x, weight, bias, add, groups, eps, silu)
     return reference.group_norm_silu(x, weight, bias, groups, eps, silu, add)
 
 

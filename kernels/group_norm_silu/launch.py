@@ -6,7 +6,6 @@ count is what runs. Nothing here imports Triton until a launch is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +19,11 @@ from .tiles import CACHED, NormTile, covering, tile
 
 @dataclass(frozen=True)
 class NormLaunch(StagedLaunch):
-    """One launch of a kernel of this operation; ``registers`` is a thread's limit, 0 for none."""
+    """One launch of a kernel of this operation.
+
+    ``registers`` is a thread's limit, 0 for none. It holds for tiles without a mask (FULL), for
+    masks take some themselves.
+    """
 
     module: ClassVar[str] = "ddimx.kernels.group_norm_silu.kernel"
 
@@ -29,8 +32,10 @@ class NormLaunch(StagedLaunch):
     @property
     def options(self) -> dict[str, int]:
         """Triton's options; AMD's compiler knows no limit of registers."""
-        limit = {"maxnreg": self.registers} if self.registers and not torch.version.hip else {}
-        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        if self.registers and self.constants["FULL"] and not torch.version.hip:
+            options["maxnreg"] = self.registers
+        return options
 
     def __call__(self) -> None:
         """Run it on its tensors' device."""
@@ -91,12 +96,13 @@ def forward(
     out = torch.empty_like(x, memory_format=torch.channels_last)
     mean, rstd = (x.new_empty((batch, groups), dtype=torch.float32) for _ in range(2))
     split, constants, blocks = _division(tiling, x, groups, add)
-    steps = []
-    for part, own in _images(x, tiling):
-        shared: dict[str, Any] = {"x": part, "add": part if add is None else add[own]}
+    steps: list[NormLaunch] = []
+    for own in _images(x, tiling):
+        part = _of(x, own)
+        shared: dict[str, Any] = {"x": part, "add": part if add is None else _of(add, own)}
         shared |= {"pixels": pixels, **split}
-        rest: dict[str, Any] = {"weight": weight, "bias": bias, "out": out[own]}
-        rest |= {"mean_to": mean[own], "rstd_to": rstd[own], "eps": eps}
+        rest: dict[str, Any] = {"weight": weight, "bias": bias, "out": _of(out, own)}
+        rest |= {"mean_to": _of(mean, own), "rstd_to": _of(rstd, own), "eps": eps}
         programs, after = len(part) * blocks * split.get("parts", 1), {"SILU": int(silu)}
         if split:
             shape = (len(part), split["parts"], 2, groups)
@@ -137,12 +143,13 @@ def backward(
     d_x = torch.empty_like(x, memory_format=torch.channels_last)
     sums = x.new_empty((batch, parts, 2, channels), dtype=torch.float32)
     d_add = None if add is None else x.new_empty((batch, parts, channels), dtype=torch.float32)
-    steps = []
-    for part, own in _images(x, tiling):
-        shared: dict[str, Any] = {"grad": grad[own], "x": part, "weight": weight, "bias": bias}
-        shared |= {"add": part if add is None else add[own], "mean": mean[own]}
-        shared |= {"rstd": rstd[own], "sums": sums[own], "pixels": pixels, **split}
-        rest = {"d_x": d_x[own], "d_add": sums if d_add is None else d_add[own]}
+    steps: list[NormLaunch] = []
+    for own in _images(x, tiling):
+        part = _of(x, own)
+        shared: dict[str, Any] = {"grad": _of(grad, own), "x": part, "weight": weight, "bias": bias}
+        shared |= {"add": part if add is None else _of(add, own), "mean": _of(mean, own)}
+        shared |= {"rstd": _of(rstd, own), "sums": _of(sums, own), "pixels": pixels, **split}
+        rest = {"d_x": _of(d_x, own), "d_add": sums if d_add is None else _of(d_add, own)}
         programs = len(part) * blocks * parts
         if split:
             after = {"PARTS": covering(parts)}
@@ -177,7 +184,7 @@ def _division(
         "WIDTH": width,
         "OWN": own,
         "HAS_ADD": int(add is not None),
-        "FULL": int(even and channels % lanes == 0),
+        "FULL": int(even and lanes == own * width and channels % lanes == 0),
         "PIXELS": tiling.pixels,
         "CHANNELS": lanes,
         "GROUPS": covering(own),
@@ -185,14 +192,18 @@ def _division(
     return split, constants, -(-groups // own)
 
 
-def _images(x: Tensor, tiling: NormTile) -> Iterator[tuple[Tensor, slice]]:
-    """Yield the images that are launched together, with their place in the batch.
+def _images(x: Tensor, tiling: NormTile) -> list[slice | None]:
+    """Return which images are launched together, None for all of them.
 
     Two passes take no more than the cache holds; what an image gets does not depend on it.
     """
-    count = max(1, len(x))
+    count = len(x)
     if tiling.parts > 1:
         count = max(1, CACHED // (x[:1].numel() * x.element_size() or 1))
-    for start in range(0, len(x), count):
-        own = slice(start, start + count)
-        yield x[own], own
+    if count >= len(x):
+        return [None]
+    return [slice(start, start + count) for start in range(0, len(x), count)]
+
+
+def _of(tensor: Tensor, images: slice | None) -> Tensor:
+    return tensor if images is None else tensor[images]

@@ -29,10 +29,24 @@ def group_norm_silu(
     dtype = x.dtype
     if add is not None:
         x = torch.add(x, add[:, :, None, None]).to(dtype)
-    if weight.dtype != dtype and x.device.type != "cpu":
+    if weight.dtype != dtype and (x.device.type != "cpu" or _scalar_on_cpus(x, groups)):
         wide = torch.promote_types(weight.dtype, dtype)
         x, weight, bias = x.to(wide), weight.to(wide), bias.to(wide)
-    out = F.group_norm(x, groups, weight, bias, eps)
+    out = F.group_norm(x, groups, weight, bias, eps).to(dtype)
     if silu:  # in place where no gradient needs the input: one tensor less
         out = F.silu(out, inplace=not out.requires_grad)
-    return out if out.dtype == dtype else out.to(dtype)
+    return out
+
+
+def _scalar_on_cpus(x: Tensor, groups: int) -> bool:
+    """Return whether PyTorch's norm for 16 bits goes through x value by value, as it is trained.
+
+    On a CPU it does so in NHWC where a group's channels fill no vector. In float32, with both
+    conversions, it is then 1.8 times as fast, forward and backward (24 x 40 x 16 x 16).
+    """
+    return (
+        x.requires_grad
+        and x.element_size() == 2
+        and x.shape[1] // groups % 16 != 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )

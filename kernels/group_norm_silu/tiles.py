@@ -8,6 +8,7 @@ were chosen by what the compiler reports (registers, spills, load widths; the co
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import torch
@@ -75,14 +76,14 @@ TABLE: dict[Direction, tuple[Row, ...]] = {
         Row(512, 16384, 8, 64, held=True),
         Row(1024, 32768, 16, 64, held=True),
         Row(1024, 8192, 8, line=64),
-        Row(ANY, 8192, 4, line=128, parts=MOST_PARTS),
+        Row(ANY, 16384, 8, line=64, parts=MOST_PARTS),
     ),
     "backward": (
         Row(64, 8192, 4, held=True),
         Row(512, 16384, 8, held=True),
         Row(1024, 32768, 16, held=True),
         Row(1024, 8192, 8, line=64),
-        Row(ANY, 4096, 4, line=128, parts=MOST_PARTS),
+        Row(ANY, 8192, 8, line=64, parts=MOST_PARTS),
     ),
 }
 
@@ -151,20 +152,14 @@ def candidates(
     They do not all compile without spills: whoever measures them sees it.
     """
     tiles = [tile(arch, direction, dtype, pixels, channels, groups)]
-    for size in (4096, 8192, 16384, 32768, 65536):
-        for warps in (size // 4096, size // 2048, size // 1024):
-            if warps > 16:
-                continue
-            rows = [Row(ANY, size, warps, 0, held=True), Row(ANY, size, warps, 64, held=True)]
-            if pixels >= 256:
-                rows += [Row(ANY, size, warps, line=line) for line in (32, 64, 128)]
-                rows += [
-                    Row(ANY, size, warps, line=line, parts=parts)
-                    for line in (64, 128, 256)
-                    for parts in (16, MOST_PARTS)
-                ]
-            found = (_of_row(row, dtype, pixels, channels, groups) for row in rows)
-            tiles += [one for one in found if one is not None]
+    for size, share in product((8192, 16384, 32768), (4096, 2048)):  # bytes, and those of a warp
+        warps = size // share
+        rows = [Row(ANY, size, warps, limit, held=True) for limit in (0, 64)]
+        if pixels >= 256:
+            rows += [Row(ANY, size, warps, line=line) for line in (32, 64)]
+            rows += [Row(ANY, size, warps, line=line, parts=MOST_PARTS) for line in (64, 128)]
+        found = (_of_row(row, dtype, pixels, channels, groups) for row in rows)
+        tiles += [one for one in found if one is not None]
     return list(dict.fromkeys(tiles))
 
 

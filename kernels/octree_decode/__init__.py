@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dispatch import Impl, preferred
+from .._dispatch import Impl, preferred, recorded
 from .check import check
-from .op import octree_decode_op, options
+from .op import octree_decode_op, options, run
 from .reference import bits_set
 from .types import Decoded
 
@@ -38,7 +38,8 @@ def octree_decode(
         depth: the level of all leaves, 1..20.
         leaves: their number in all (:func:`count_leaves`); None counts them, and waits.
         lower, edge: float32 [B, 3] and [B], the trees' cubes; by default [-0.5, 0.5]^3.
-        impl: "auto", "triton" or "reference".
+        impl: "auto", "triton", "numpy" (what "auto" takes on a CPU) or "reference". The last two
+            give the same bits.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit; on the CPU also a stream that is no
@@ -48,7 +49,9 @@ def octree_decode(
     if leaves is None:
         leaves = count_leaves(tokens, offsets)
     check(tokens, offsets, depth, leaves, lower, edge)
-    return Decoded(*octree_decode_op(tokens, offsets, lower, edge, depth, leaves, impl))
+    inputs = [tensor for tensor in (tokens, offsets, lower, edge) if tensor is not None]
+    decode = octree_decode_op if recorded(*inputs) else run
+    return Decoded(*decode(tokens, offsets, lower, edge, depth, leaves, impl))
 
 
 def count_leaves(tokens: Tensor, offsets: Tensor) -> int:

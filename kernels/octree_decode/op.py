@@ -6,17 +6,21 @@ import torch
 from torch import Tensor
 
 from .._dispatch import Candidate, Impl, choose, triton_option
-from . import reference
+from . import host, reference
 from .check import check_offsets, check_valid
 
 
 def options(device: torch.device) -> list[Candidate]:
     """Return the implementations for tokens on a device, in the order of preference."""
-    return [triton_option(device), Candidate("reference", "plain PyTorch")]
+    refusal = None if device.type == "cpu" else f"NumPy has no tensors on {device.type}"
+    return [
+        triton_option(device),
+        Candidate("numpy", "level by level in NumPy", refusal),
+        Candidate("reference", "plain PyTorch"),
+    ]
 
 
-@torch.library.custom_op("ddimx::octree_decode", mutates_args=())
-def octree_decode_op(
+def run(
     tokens: Tensor,
     offsets: Tensor,
     lower: Tensor | None,
@@ -33,17 +37,35 @@ def octree_decode_op(
     if on_host:
         check_offsets(offsets, len(tokens))
     wish: Impl = impl  # type: ignore[assignment]
-    if choose("octree_decode", wish, options(tokens.device)) == "triton" and len(tokens):
+    choice = choose("octree_decode", wish, options(tokens.device))
+    result = None
+    if choice == "triton" and len(tokens):
         from . import launch
 
         result = launch.decode(tokens, offsets, depth, leaves, lower, edge)
-    else:
+    elif choice == "numpy" and len(tokens):
+        result = host.decode(tokens, offsets, depth, leaves, lower, edge)
+    if result is None:
         result = reference.decode(tokens, offsets, depth, leaves, lower, edge)
     if on_host:
         # Asking an accelerator would wait for it; there the caller has the flags.
         check_valid(result.valid, depth)
     keys, tree, centers, half, valid = result
     return keys, tree, centers, half, valid
+
+
+@torch.library.custom_op("ddimx::octree_decode", mutates_args=())
+def octree_decode_op(
+    tokens: Tensor,
+    offsets: Tensor,
+    lower: Tensor | None,
+    edge: Tensor | None,
+    depth: int,
+    leaves: int,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return what :func:`run` does; this form is recorded by tracing."""
+    return run(tokens, offsets, lower, edge, depth, leaves, impl)
 
 
 @octree_decode_op.register_fake

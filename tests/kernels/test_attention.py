@@ -217,7 +217,10 @@ def test_wishes_are_met_or_refused():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_what_auto_takes(dtype):
-    """What was fastest on an H200: PyTorch's own up to 256 columns, two products above."""
+    """What was fastest on an H200: PyTorch's own up to 256 columns, two products above.
+
+    On a CPU two products in training in 16 bits, where PyTorch's own computes in float32.
+    """
     pytest.importorskip("triton")
     double = torch.float64
     for n, d in itertools.product((16, 256, 4096, 4097), (8, 40, 256, 257, 512, 1024)):
@@ -226,7 +229,8 @@ def test_what_auto_takes(dtype):
                 preferred(options(*kind, n, n, d, differentiates=gradient))[0]
                 for kind in ((CPU, dtype), (CUDA, dtype), (CUDA, double))
             )
-            assert on_cpu == "sdpa"
+            trained = gradient and dtype != torch.float32 and n <= 4096
+            assert on_cpu == ("products" if trained else "sdpa")
             if d <= 256:
                 assert on_gpu == on_gpu_double == "sdpa"
             elif n <= 4096:

@@ -34,16 +34,18 @@ EPS, ARCH = 1e-5, architecture(torch.device(DEVICE))
 CASES = {
     "on chip": (32, 8, 8, 8, NormTile(64, 4, 4)),
     "on chip, 3 of 4 channels": (24, 3, 5, 8, NormTile(16, 4, 1)),
+    "on chip, 3 of 4 lanes of whole tiles": (48, 2, 2, 16, NormTile(4, 4, 1)),
     "on chip, last block smaller": (20, 7, 1, 5, NormTile(8, 2, 1)),
     "on chip, one group": (12, 2, 2, 1, NormTile(4, 1, 1)),
     "on chip, channels alone": (6, 1, 9, 6, NormTile(16, 4, 1)),
     "on chip, a pixel": (16, 1, 1, 4, NormTile(1, 2, 1)),
     "in a loop": (32, 8, 8, 8, NormTile(16, 4, 4)),
     "in a loop, 3 of 4 channels": (24, 7, 5, 8, NormTile(8, 4, 1)),
-    "in parts": (32, 8, 8, 8, NormTile(8, 4, 1, 4)),
-    "in parts, 3 of 4 channels": (24, 7, 9, 8, NormTile(8, 4, 1, 3)),
-    "in parts, last block smaller": (20, 7, 3, 5, NormTile(2, 2, 1, 4)),
-    "in parts, channels alone": (6, 5, 5, 6, NormTile(4, 4, 1, 5)),
+    "in parts": (32, 8, 8, 8, NormTile(8, 8, 1, 3)),
+    "in parts, 3 of 4 channels": (24, 7, 5, 8, NormTile(8, 8, 1, 3)),
+    "in parts, 3 of 4 lanes of whole tiles": (48, 2, 4, 16, NormTile(4, 4, 1, 2)),
+    "in parts, last block smaller": (12, 7, 2, 3, NormTile(4, 2, 1, 2)),
+    "in parts, channels alone": (6, 3, 5, 6, NormTile(4, 8, 1, 2)),
     "in parts, of which one is left": (8, 3, 3, 2, NormTile(16, 1, 1, 2)),
 }
 
@@ -96,11 +98,11 @@ def check(tensors, groups, silu, add, grad, tiling, mean=0.0):
         within_budget(*parts, mean=mean)
 
 
-@pytest.mark.parametrize("add", [True, False])
+@pytest.mark.parametrize("add", [True, pytest.param(False, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", CASES)
 def test_against_float64(name, add):
     c, h, w, groups, tiling = CASES[name]
-    *tensors, add, grad = problem(2, c, h, w, device=DEVICE, add=add)
+    *tensors, add, grad = problem(1, c, h, w, device=DEVICE, add=add)
     check(tensors, groups, True, add, grad, tiling)
 
 
@@ -108,7 +110,7 @@ def test_against_float64(name, add):
 def test_16_bits_without_silu(name):
     """In float16: the interpreter cuts bfloat16 off where it should round."""
     c, h, w, groups, tiling = CASES[name]
-    *tensors, add, grad = problem(2, c, h, w, dtype=FP16, device=DEVICE, params=FP32)
+    *tensors, add, grad = problem(1, c, h, w, dtype=FP16, device=DEVICE, params=FP32)
     check(tensors, groups, False, add, grad, tiling)
 
 
@@ -116,18 +118,18 @@ def test_16_bits_without_silu(name):
 def test_a_mean_of_a_thousand_deviations(name):
     """PyTorch's own in NHWC on a CPU errs by 0.7 here: it subtracts a square from a square."""
     c, h, w, groups, tiling = CASES[name]
-    *tensors, _, grad = problem(2, c, h, w, device=DEVICE, mean=1000.0, add=False)
+    *tensors, _, grad = problem(1, c, h, w, device=DEVICE, mean=1000.0, add=False)
     check(tensors, groups, True, None, grad, tiling, mean=1000.0)
 
 
 @pytest.mark.parametrize("name", ["on chip, 3 of 4 channels", "in parts, 3 of 4 channels"])
 def test_an_image_does_not_know_its_batch(name, monkeypatch):
     c, h, w, groups, tiling = CASES[name]
-    *tensors, add, grad = problem(3, c, h, w, device=DEVICE)
+    *tensors, add, grad = problem(2, c, h, w, device=DEVICE)
     whole = run(*tensors, groups, True, add, tiling)
     whole_grads = run_backward(grad, *tensors, groups, True, add, tiling)
     monkeypatch.setattr(launch, "CACHED", 1)  # one image at a time
-    for i in range(3):
+    for i in range(2):
         alone = [tensors[0][i : i + 1], *tensors[1:]]
         ours = run(*alone, groups, True, add[i : i + 1], tiling)
         assert all(torch.equal(a[0], b[i]) for a, b in zip(ours, whole, strict=True))
@@ -152,7 +154,7 @@ def test_what_is_not_finite_stays_in_its_group(name):
     assert torch.equal(out[rest], expected.view_as(out)[rest])
 
 
-@examples(12)
+@examples(5)
 @given(
     st.integers(1, 2),
     st.integers(1, 6),
@@ -200,7 +202,7 @@ def test_through_the_front_door(add, layout):
         within_budget(*parts)
 
 
-@pytest.mark.parametrize("add", [True, False])
+@pytest.mark.parametrize("add", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_the_operator_keeps_its_word(add):
     """What PyTorch checks: the schema, the fake's shapes and strides, tracing, the gradient."""
     *tensors, add, grad = problem(1, 4, 2, 2, device=DEVICE, add=add)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from ddimx.kernels.octree_decode import count_leaves, octree_decode, reference
+from ddimx.kernels.octree_decode import count_leaves, host, octree_decode, reference
 from ddimx.kernels.octree_decode.op import octree_decode_op, options
 from tests.conftest import examples
 from tests.kernels.octree_decode_cases import BROKEN, Batch, batches, broken, random_batch
@@ -20,7 +20,13 @@ def test_the_leaves_are_those_of_the_trees(batch):
     lower, edge = batch.cubes()
     tokens, offsets = batch.tokens(), batch.offsets()
     assert count_leaves(tokens, offsets) == batch.leaves
-    batch.check(octree_decode(tokens, offsets, batch.depth, lower=lower, edge=edge))
+    arguments = {"depth": batch.depth, "lower": lower, "edge": edge}
+    for impl in ("reference", "numpy"):
+        batch.check(octree_decode(tokens, offsets, **arguments, impl=impl))
+    other = octree_decode(tokens, offsets, **arguments, impl="reference")
+    for a, b in zip(octree_decode(tokens, offsets, **arguments), other, strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
 
 
 def test_two_trees_by_hand():
@@ -78,6 +84,7 @@ def test_broken_streams_are_flagged_and_refused(name):
     tokens, offsets, depth, leaves, wrong = broken(name)
     valid = reference.decode(tokens, offsets, depth, leaves).valid
     assert not valid[wrong].any()
+    assert host.decode(tokens, offsets, depth, leaves) is None
     with pytest.raises(ValueError, match=f"not an octree of depth {depth}"):
         octree_decode(tokens, offsets, depth, leaves=leaves)
 
@@ -118,12 +125,13 @@ def test_what_does_not_fit_is_refused(changed, message):
         octree_decode(**small(**changed))
 
 
-@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("impl", ["numpy", "reference", "triton"])
 @pytest.mark.parametrize("cube", [False, True])
 def test_the_operator_keeps_its_word(impl, cube):
     batch = random_batch(3, 3, 4, 30, cube)
     tensors = (batch.tokens(), batch.offsets(), *batch.cubes())
-    tensors = (value if value is None else value.to(DEVICE) for value in tensors)
+    device = "cpu" if impl == "numpy" else DEVICE
+    tensors = (value if value is None else value.to(device) for value in tensors)
     torch.library.opcheck(octree_decode_op, (*tensors, 3, batch.leaves, impl))
 
 
@@ -141,8 +149,14 @@ def test_it_is_one_node_of_a_compiled_graph():
 
 
 def test_auto_prefers_triton_on_cuda_and_never_the_interpreter():
-    assert [(o.impl, o.automatic) for o in options(CPU)] == [("triton", False), ("reference", True)]
-    assert options(torch.device("cuda"))[0].automatic
+    assert [(o.impl, o.automatic) for o in options(CPU)] == [
+        ("triton", False),
+        ("numpy", True),
+        ("reference", True),
+    ]
+    triton, numpy, _ = options(torch.device("cuda"))
+    assert triton.automatic
+    assert numpy.refusal == "NumPy has no tensors on cuda"
 
 
 def test_the_old_name_of_the_centers_still_works():

@@ -33,7 +33,10 @@ def double(arguments):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(4, 3, 32, 32), (2, 3, 256, 256), (3, 3, 33, 31)])
 def test_error_is_within_eager_float32s(dtype, shape):
-    """Against float64, at most twice what eager PyTorch makes in float32 of the same row."""
+    """Against float64, twice what eager PyTorch makes in float32 of the same row, and the store's.
+
+    It is the budget of attention's tests: one rounding of the largest result comes to it.
+    """
     arguments = plain(shape, dtype)
     exact = update(*double(arguments), impl="reference")
     eager = update(*moved(arguments), impl="reference")
@@ -42,12 +45,13 @@ def test_error_is_within_eager_float32s(dtype, shape):
         truth = getattr(exact, name)
         budget = (getattr(eager, name).cpu().double() - truth).abs().max().item()
         error = (getattr(ours, name).cpu().double() - truth).abs().max().item()
-        assert error <= 2 * budget, name
+        store = torch.finfo(torch.float32).eps * truth.abs().max().item()
+        assert error <= 2 * budget + store, name
 
 
 def test_noise_is_the_hosts():
     x = torch.zeros(3, 3, 64, 64, device="cuda")
-    table = torch.zeros(5, 13, device="cuda")
+    table = torch.zeros(5, len(COLUMNS) + 2, device="cuda")
     table[:, COLUMNS.index("c")] = 1.0
     samples = torch.tensor([0, 9, 2**32 - 1])
     extras = Extras(seed=torch.tensor(77, device="cuda"), samples=samples.cuda(), step_stream=STEP)

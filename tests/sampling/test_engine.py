@@ -27,6 +27,7 @@ from ddimx.sampling.engine import choose_engine
 from ddimx.sampling.manifest import engine_for, identity, names_engine
 from ddimx.sampling.settings import resolve
 from ddimx.weights.model import load_model
+from tests.sampling import manifest_of, sample, sampled
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,12 @@ def test_a_second_call_finds_the_network_compiled(model, sizes):
     assert one is two
     other = choose_engine(model, settings_of(model, engine="compile", batch_size=1))
     assert other is not one
+    finish_all(model, settings, range(2))
+    assert one.record()["name"] == "compile"
+    again = choose_engine(model, settings_of(model))  # "auto", of a run too short to compile for
+    assert again.record() == {"name": "compile", "reason": "compiled already"}
+    finish_all(model, settings_of(model, engine="eager"), range(2))
+    assert len(sizes) == 4
 
 
 def test_auto_compiles_once_a_run_is_long_enough(model, sizes, clock, cache):
@@ -134,6 +141,18 @@ def engine_precision(dtype):
 
 def speed_of(model):
     return "cpu amx" if torch.cpu.get_capabilities().get("amx_bf16", False) else "cpu bf16"
+
+
+def test_the_outlook_says_what_is_known_before_a_run(model, sizes, monkeypatch):
+    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    said = choose_engine(model, settings_of(model)).outlook()
+    assert said.startswith("engine: eager; compile as soon as that pays")
+    assert f"about {expected:.0f} s" in said
+    asked = choose_engine(model, settings_of(model, engine="compile"))
+    assert asked.outlook() == "engine: compile (asked for)"
+    monkeypatch.setattr(compiled, "refusal", lambda _: "no compiler")
+    asked = choose_engine(model, settings_of(model, batch_size=3))
+    assert asked.outlook() == "engine: eager (no compiler)"
 
 
 @pytest.mark.parametrize(
@@ -274,6 +293,28 @@ def test_a_run_goes_on_with_the_engine_that_its_identity_names(tmp_path):
     assert engine_for(None, tmp_path) == "auto"
 
 
+def test_the_command_line_records_the_engine_and_resumes_with_it(
+    tiny_model, tmp_path, monkeypatch, sizes
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    options = ("--invariant", "--out", "run")
+    done = sampled(tiny_model, "-n", 3, "--engine", "compile", *options)
+    record = manifest_of(folder)
+    assert record["engine"].keys() == {"name", "reason", "compile_seconds"}
+    assert record["identity"]["engine"] == record["engine"]["name"] == "compile"
+    assert record["network_calls"] == len(sizes) == 3  # one micro-batch
+    assert "engine: compile (asked for; compiled in" in done.err
+    # The same folder again, without the option: its identity names the engine.
+    sampled(tiny_model, "-n", 9, *options)
+    assert manifest_of(folder)["identity"]["engine"] == "compile"
+    assert {*sizes} == {8}
+    refused = sample(tiny_model, "-n", 9, "--engine", "eager", *options)
+    assert refused.code == 2
+    assert "engine: compile" in refused.err
+    assert "engine" not in sampled(tiny_model, "-n", 1, "--engine", "eager").err
+
+
 ENTRY = costs.Entry("a machine", 10, cold=20.0, warm=None, plain=2.0, compiled=1.0)
 
 
@@ -412,7 +453,7 @@ def test_a_compiled_unet_draws_the_same_pictures(tiny_model, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpmpp:3"}])
+@pytest.mark.parametrize("options", [{}, {"guidance": "3@0-0.5"}, {"solver": "dpm++:3"}])
 def test_graphs_draw_the_same_bits_on_a_card(tiny_model, options):
     card = load_model(tiny_model, device="cuda", dtype="bf16")
     rows = {"steps": 8, "count": 5, **options}

@@ -157,6 +157,8 @@ def test_what_is_compiled_is_recorded_anew():
         ("cpp_fused_native_group_norm_silu_3", "normalization"),
         ("triton_red_fused_native_group_norm_0", "normalization"),
         ("ddimx::group_norm_silu", "normalization"),
+        ("whole_forward", "normalization"),
+        ("rest_backward", "normalization"),
         ("aten::native_layer_norm", "normalization"),
         ("aten::silu", "activation"),
         ("triton_poi_fused_silu_1", "activation"),

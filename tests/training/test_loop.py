@@ -20,7 +20,6 @@ from ddimx.noise import Noise
 from ddimx.progress import Progress
 from ddimx.signals import Stop
 from ddimx.training import report as reporting
-from ddimx.training.compute import choose_compute
 from ddimx.training.loop import Trainer, set_dropout_key
 from ddimx.training.report import FolderReporter
 from ddimx.training.state import TrainState, checkpoints, restore, save_checkpoint
@@ -327,32 +326,6 @@ def test_a_step_does_not_wait_for_the_gpu(trainer, precision):
 
 
 # --- precision ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wish", "device", "fast", "history", "expected"),
-    [
-        ("auto", "cpu", True, None, "bf16"),
-        ("auto", "cpu", False, None, "fp32"),
-        ("auto", "cuda", False, None, "bf16"),
-        ("auto", "mps", True, None, "fp32"),
-        ("fp32", "cuda", True, None, "fp32"),
-        ("bf16", "cpu", False, None, "bf16"),
-        # A run goes on as it began, in version 0.1 in fp32 on a CPU, unless it is told otherwise.
-        ("auto", "cpu", True, {"device": "cpu (some)"}, "fp32"),
-        ("auto", "cpu", True, {"device": "cuda (some)"}, "bf16"),
-        ("auto", "cpu", True, {"device": "cpu (some)", "precision": "bf16"}, "bf16"),
-        ("auto", "cpu", False, {"device": "cpu (some)", "precision": "bf16"}, "fp32"),
-        ("auto", "cuda", True, {"device": "cpu (some)", "precision": "fp32"}, "fp32"),
-        ("bf16", "cpu", True, {"device": "cpu (some)", "precision": "fp32"}, "bf16"),
-    ],
-)
-def test_the_precision_of_a_run(tiny_config, monkeypatch, wish, device, fast, history, expected):
-    monkeypatch.setattr("ddimx.training.compute.cpu_has_bf16", lambda: fast)
-    config = override(tiny_config, [f"training.precision={wish}"])
-    compute = choose_compute(config, torch.device(device), torch.nn.Identity(), history)
-    assert compute.precision == expected
-    assert compute.reason
 
 
 @pytest.mark.usefixtures("without_pictures")

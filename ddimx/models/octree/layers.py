@@ -63,7 +63,7 @@ def gelu_linear(layer: nn.Linear, x: Tensor) -> Tensor:
         weight.dtype == torch.bfloat16
         and weight.device.type == "cpu"
         and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        and hasattr(onednn, "_linear_pointwise")
+        and all(hasattr(onednn, n) for n in ("_linear_pointwise", "_is_mkldnn_bf16_supported"))
         and onednn._is_mkldnn_bf16_supported()
     ):
         out: Tensor = onednn._linear_pointwise(x, weight, layer.bias, "gelu", [], "tanh")
