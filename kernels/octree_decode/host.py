@@ -25,7 +25,7 @@ def decode(
 ) -> Decoded | None:
     """Decode as :func:`.reference.decode`, to the last bit; None if a stream is not an octree.
 
-    What is wrong then the reference says. The arguments are on the CPU, and ``offsets`` ascend.
+    The reference then says what is wrong. The arguments are on the CPU, and ``offsets`` ascend.
     """
     stream, ends = tokens.numpy(), offsets[1:].numpy()
     starts = offsets[:-1].numpy().copy()  # of the level at hand in every tree
