@@ -127,13 +127,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     compared = [
         row["name"] for row in new["rows"] if "times_as_fast" in row and row["name"] in before
     ]
-    found = []
+    rows = []
     for name in compared:
         then, today = before[baseline] / before[name], now[baseline] / now[name]
-        found.append(
+        rows.append(
             Change(title, name, _median(then), _median(today), ratio_of_ratios(then, today))
         )
-    return found
+    return rows
 
 
 def ratio_of_ratios(before: Array, now: Array) -> Ratio:

@@ -53,8 +53,8 @@ def launches(call: Call, device: torch.device) -> dict[str, float]:
     with torch.profiler.profile(activities=[activity]) as profile:
         call()
         torch.cuda.synchronize(device)
-    found = [event for event in profile.events() if str(event.device_type).endswith(".CUDA")]
-    return {"launches": len(found)}
+    kernels = [event for event in profile.events() if str(event.device_type).endswith(".CUDA")]
+    return {"launches": len(kernels)}
 
 
 def per_call(draw: Call, calls: float, device: torch.device) -> dict[str, float]:
@@ -83,8 +83,8 @@ def per_call(draw: Call, calls: float, device: torch.device) -> dict[str, float]
         return {"operators_per_call": len(operators) / calls}
     kernels = [event for event in events if str(event.device_type).endswith(".CUDA")]
     starts = [event for event in events if event.name.startswith(STARTS)]
-    found = {"kernels_per_call": len(kernels) / calls}
-    return found | ({"launches_per_call": len(starts) / calls} if starts else {})
+    counts = {"kernels_per_call": len(kernels) / calls}
+    return counts | ({"launches_per_call": len(starts) / calls} if starts else {})
 
 
 def _inside(event: Any) -> bool:

@@ -142,17 +142,17 @@ def _table(title: str, problem: Problem, rounds: int, compiled: bool, budget: Bu
 
         begun = time.perf_counter()
         try:
-            found = error(call())
+            worst = error(call())
             seconds = time.perf_counter() - begun
-            facts = {"max_error": found, **launches(call, device)}
+            facts = {"max_error": worst, **launches(call, device)}
         except REFUSALS as refusal:
             reason = str(refusal).strip() or type(refusal).__name__
             peers.append(Absent(name, reason.splitlines()[0]))
             return
         if allowed == float("inf"):
-            allowed = WORSE * found + torch.finfo(problem.dtype).eps
-        elif not found <= allowed:
-            raise RuntimeError(f"{name} errs by {found:.3g}, allowed is {allowed:.3g}")
+            allowed = WORSE * worst + torch.finfo(problem.dtype).eps
+        elif not worst <= allowed:
+            raise RuntimeError(f"{name} errs by {worst:.3g}, allowed is {allowed:.3g}")
         if "compile" in name:
             facts["compile_s"] = seconds
         peers.append(Contender(name, call, moved, facts, warm=True))

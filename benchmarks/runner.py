@@ -23,7 +23,7 @@ Table = dict[str, Any]
 RESAMPLES = 4000
 SEED = 0  # of the order within rounds and of the bootstrap: a table can be computed again
 SHORTEST = 0.02  # seconds; a shorter call is repeated, for the clock and the synchronization cost
-ROUNDS_SHARE = 0.25  # of a table's time that no compiler may take
+ROUNDS_SHARE = 0.15  # of a table's time that no compiler may take
 LEAST = 3  # rounds of a table whose time is short; with fewer it is left out
 
 
@@ -58,7 +58,7 @@ class Budget:
     def refusal(self, seconds: float) -> str | None:
         """Return why preparing a peer for so long does not fit, None if it does.
 
-        A fourth of the time is for the rounds.
+        A part of the time is kept for the rounds.
         """
         if self._end == math.inf or seconds <= self.left() - ROUNDS_SHARE * self._granted:
             return None

@@ -77,10 +77,10 @@ class Ragged:
     @cached_property
     def ends(self) -> list[int]:
         """Return 0 and the ends of the shapes."""
-        found = [0]
+        ends = [0]
         for length in self.lengths:
-            found.append(found[-1] + length)
-        return found
+            ends.append(ends[-1] + length)
+        return ends
 
     @cached_property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:

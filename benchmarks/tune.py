@@ -255,12 +255,12 @@ def main(arguments: Sequence[str]) -> int:
     with compilers(device) as pool:
         for number, problem in enumerate(problems):
             seconds = (end - time.perf_counter()) / (len(problems) - number)
-            found = tuned(problem, device, dtype, seconds, pool)
-            record["problems"].append(found)
-            wrong |= any("wrong" in row for row in found["tiles"])
-            print(_line(found), flush=True)
+            result = tuned(problem, device, dtype, seconds, pool)
+            record["problems"].append(result)
+            wrong |= any("wrong" in row for row in result["tiles"])
+            print(_line(result), flush=True)
             if not trial:  # the interpreter's times say nothing
-                write_table(args.table, architecture(device), found)
+                write_table(args.table, architecture(device), result)
             if args.out is not None:
                 write_json(args.out, record)
     return 1 if wrong else 0
@@ -373,12 +373,12 @@ def tuned(
     }
 
 
-def write_table(path: Path, arch: str, found: dict[str, Any]) -> None:
+def write_table(path: Path, arch: str, result: dict[str, Any]) -> None:
     """Put a class's tile into the table and write it as the Python file that kernels read."""
-    if found["best"] == found["own"]:
+    if result["best"] == result["own"]:
         return
-    table = _tuned.TILES.setdefault(arch, {}).setdefault(found["operation"], {})
-    table[found["problem"]] = tuple(found["best"])
+    table = _tuned.TILES.setdefault(arch, {}).setdefault(result["operation"], {})
+    table[result["problem"]] = tuple(result["best"])
     before, _, rest = TABLE.read_text(encoding="utf-8").partition("\nTILES: ")
     _, _, after = rest.partition("\n\n\ndef ")
     lines = ["TILES: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {"]
@@ -401,21 +401,21 @@ def _normal(
     return [t.to(dtype) for t in drawn]
 
 
-def _line(found: dict[str, Any]) -> str:
-    timed = [row for row in found["tiles"] if "ms" in row]
-    text = f"{found['operation']}, {found['problem']}: {len(timed)} tiles measured"
-    text += f", {found['not_tried']} not tried" if found["not_tried"] else ""
-    for row in found["tiles"]:
+def _line(result: dict[str, Any]) -> str:
+    timed = [row for row in result["tiles"] if "ms" in row]
+    text = f"{result['operation']}, {result['problem']}: {len(timed)} tiles measured"
+    text += f", {result['not_tried']} not tried" if result["not_tried"] else ""
+    for row in result["tiles"]:
         if "wrong" in row:
             text += f"\n  WRONG {row['tile']}: {row['wrong']}"
-    own = next((row for row in timed if row["tile"] == found["own"]), None)
-    best = next((row for row in timed if row["tile"] == found["best"]), None)
+    own = next((row for row in timed if row["tile"] == result["own"]), None)
+    best = next((row for row in timed if row["tile"] == result["best"]), None)
     if own is None or best is None:
         return f"{text}; the table's own cannot run here"
     if best is own:
         return f"{text}; the table's own stays, {own['ms']:.4g} ms"
     return (
-        f"{text}; {found['best']} takes {best['ms']:.4g} ms instead of {own['ms']:.4g}, "
+        f"{text}; {result['best']} takes {best['ms']:.4g} ms instead of {own['ms']:.4g}, "
         f"{best['times_as_fast']:.3g} times as fast"
     )
 

@@ -92,11 +92,12 @@ def test_auto_names_what_was_fastest(batch, n, d, dtype, backward, table):
     device = torch.device("cuda")
     named = preferred(options(device, dtype, n, n, d, differentiates=backward))[0]
     times = {row["name"]: row["median_ms"] for row in table["rows"] if "median_ms" in row}
+    kernels = [ms for name, ms in times.items() if name.startswith("ddimx triton")]
     ours = {
         "sdpa": times["SDPA"],
         # The form was written after the first card; its compiled twin stands for it there.
         "products": times.get("ddimx products") or times["compiled materialised"],
-        "triton": min(ms for name, ms in times.items() if name.startswith("ddimx triton")),
+        "triton": min(kernels, default=float("inf")),
     }
     strongest = min(ours.values())
     if "ddimx products" not in times:

@@ -114,8 +114,8 @@ def test_a_short_time_means_fewer_rounds_and_none_when_three_do_not_fit(clock):
         budget.check()
     assert Budget().refusal(1e9) is None
     budget.grant(10)
-    assert budget.refusal(7.5) is None
-    assert budget.refusal(8) == "compiling takes about 8 s, and 10 s are left for the table"
+    assert budget.refusal(8.5) is None
+    assert budget.refusal(9) == "compiling takes about 9 s, and 10 s are left for the table"
 
 
 def test_a_table(clock):

@@ -79,9 +79,9 @@ CASES = {
     ),
     # Two networks are compiled in a table; the first two get the time for it.
     "cuda": (
-        Case("cifar10", 1, 50, 50, 7.5),
-        Case("cifar10", 512, 20, 5, 7.5),
-        Case("cifar10", 64, 50, 20, 3.0),
+        Case("cifar10", 1, 50, 50, 10.0),
+        Case("cifar10", 512, 20, 5, 10.0),
+        Case("cifar10", 64, 50, 20, 2.0),
         Case("church", 16, 10, 3, 2.0),
         Case("furniture", 4, 8, 4),
         Case("emoji", 1, 50, 50),
@@ -254,18 +254,18 @@ class _Measurement:
         """Return diffusers' pipelines where they can draw from the model, else the eager loop."""
         batch, steps, random = self.case.batch, self.steps, self.case.model in RANDOM
         start = Noise(0).normal(range(batch), plain.process.shape, device=self.device)
-        refusal = choose_precision("auto", self.device)
-        half = None if refusal.dtype == torch.bfloat16 else refusal.reason
-        found: list[Prepared | Absent] = []
+        precision = choose_precision("auto", self.device)
+        half = None if precision.dtype == torch.bfloat16 else precision.reason
+        peers: list[Prepared | Absent] = []
         if random:
             folder = random_model(self.case.model)
-            peers = pipelines.peers(folder, self.device, half, batch, self.compiled, self.budget)
-            for name, make in peers.items():
+            ways = pipelines.peers(folder, self.device, half, batch, self.compiled, self.budget)
+            for name, make in ways.items():
                 if isinstance(make, str):
-                    found.append(Absent(name, make))
+                    peers.append(Absent(name, make))
                 else:
-                    found.append((name, partial(self._pipeline, name, make, start)))
-        if all(isinstance(peer, Absent) for peer in found):
+                    peers.append((name, partial(self._pipeline, name, make, start)))
+        if all(isinstance(peer, Absent) for peer in peers):
             clip = CLIP if random else None
 
             def loop() -> Way:
@@ -278,8 +278,8 @@ class _Measurement:
                     len(calls),
                 )
 
-            found.insert(0, ("eager loop fp32", loop))
-        return found
+            peers.insert(0, ("eager loop fp32", loop))
+        return peers
 
     def _pipeline(self, name: str, make: Callable[[], pipelines.Pipeline], start: Tensor) -> Way:
         pipeline = make()

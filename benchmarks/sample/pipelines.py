@@ -98,11 +98,17 @@ class Pipeline:
 
         config: Any = inductor
         fast: Any = torch.compile(self.network.forward, fullgraph=True, dynamic=False, mode=mode)
+        first = mode is None  # the call that compiles, under the settings of inductor
 
         def forward(sample: Tensor, timestep: Tensor, **options: Any) -> Any:
+            nonlocal first
             # The scheduler's times lie in main memory, and a graph may read only the device's.
-            with config.patch(freezing=mode is None):
-                return fast(sample, timestep.to(self.device), **options)
+            timestep = timestep.to(self.device)
+            if not first:
+                return fast(sample, timestep, **options)
+            first = False
+            with config.patch(freezing=True):
+                return fast(sample, timestep, **options)
 
         self.network.forward = forward
 

@@ -85,6 +85,8 @@ def _report(profile: Profile, record: dict[str, Any], where: Path, progress: Pro
 
     record["profile"] = report = profile.report()
     with reporting(where):
+        if profile.write_trace(where / TRACE):  # of a run that was stopped in its first batch
+            record["files"] = [*record.get("files", ()), TRACE]
         write_record(where, record)
     progress.show(profile_table(report))
     for line in remarks(report, str(where / TRACE) if (where / TRACE).is_file() else None):

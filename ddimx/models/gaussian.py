@@ -170,21 +170,23 @@ class GaussianProcess:
         return pixels
 
     def bytes_per_sample(self, network: Callable[[], nn.Module], guidance: float) -> int:
-        """Return the peak bytes of activations and state, by a run on tensors without data.
+        """Return the peak bytes of activations and state, by a run on the network's device.
+
+        On the meta device, where tensors have no data, that takes no time and no memory.
 
         Memory that views keep alive after their base's Python object is gone is not seen; networks
         here hold their skip connections by name, so that the peak is right to a few percent.
         """
-        meta = network()
-        dtype = next((p.dtype for p in meta.parameters()), torch.float32)
-        with torch.device("meta"), torch.no_grad():
-            x = torch.empty(1, *self.shape, dtype=dtype)
+        own = network()
+        like = next(own.parameters(), torch.empty(0, device="meta"))
+        with torch.device(like.device), torch.no_grad():
+            x = torch.zeros(1, *self.shape, dtype=like.dtype)
             arguments = [x, torch.zeros(1)]
             if self.num_classes:
                 arguments.append(torch.zeros(1, dtype=torch.int64))
             try:
                 with PeakMemory() as memory:
-                    meta(*arguments)
+                    own(*arguments)
             except RuntimeError as error:
                 if "overflowed" not in str(error):
                     raise

@@ -207,7 +207,8 @@ class Process(Protocol):
         """Return the peak bytes of one sample in a batch, None where it cannot be known in advance.
 
         Args:
-            network: returns the network on the meta device, in the precision of the run.
+            network: returns the network in the precision of the run, on the meta device or on
+                the CPU.
             guidance: as of :meth:`run`.
         """
         ...

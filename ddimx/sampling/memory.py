@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from ..weights.model import Model
 from .settings import Settings
 
 SHARE = 0.9  # of the memory that is free
+QUICK = 5e10  # weights times positions of a network that is run to see what it needs
 
 
 def bytes_per_sample(model: Model, guidance: float) -> int | None:
@@ -56,11 +58,18 @@ def check_fits(model: Model, settings: Settings) -> None:
         UsageError: with the batch size that fits.
     """
     free = free_bytes(model.device) if model.device.type == "cpu" else None
+    batch = together(model, settings)
+    weights = sum(p.numel() for p in model.network.parameters())
+    if free is not None and 0 < weights * math.prod(model.process.shape[1:]) <= QUICK:
+        # For tensors without data PyTorch imports a second's worth of Python; a small network is
+        # sooner run. What an operator needs within itself may differ, so twice as much must fit.
+        real = model.process.bytes_per_sample(lambda: model.network, settings.guidance)
+        if real is not None and 2 * real * batch <= free * SHARE:
+            return
     each = None if free is None else bytes_per_sample(model, settings.guidance)
     if free is None or each is None:
         return
     most = int(free * SHARE) // each
-    batch = together(model, settings)
     if batch > most:
         smaller = f"use --batch-size {max(most, 1)} or less"
         remedy = "omit --invariant" if settings.invariant else smaller

@@ -209,10 +209,15 @@ class RowGraphs:
                 kept.copy_(new)
         form.busy = True
         clock = _Clock(state.x.device)
-        try:
-            device = state.x.device
+        device = state.x.device
+
+        def next_row(kind: Kind) -> Stepped:
+            # Streams and graphs are made on PyTorch's current device; -1 leaves it.
             with torch.cuda.device(device if device.type == "cuda" else -1):
-                yield lambda kind: self._row(form, kind, clock)
+                return self._row(form, kind, clock)
+
+        try:
+            yield next_row
         except torch.cuda.OutOfMemoryError:
             self.clear()  # the batch is halved, and these graphs hold memory for nothing
             raise

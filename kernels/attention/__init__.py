@@ -63,6 +63,9 @@ def attention(
     if backward == "triton" and impl != "triton":
         raise RuntimeError(f"attention: backward 'triton' needs impl 'triton', not '{impl}'")
     if impl == "sdpa":
+        if q.is_meta:
+            # Without data PyTorch takes it apart and makes all scores; with data it does not.
+            return torch.empty_like(q, memory_format=torch.contiguous_format)
         # One head of four dimensions: with three, PyTorch does not take its fused kernels.
         q, k, v = q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
         return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1).contiguous()

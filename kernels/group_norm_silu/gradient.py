@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernel import embedded, only, per_channel, per_group, read, write
+from .kernel import embedded, only, per_channel, per_group, read, sigmoid, write
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def _values(x, grad, offsets, inside, center, r, w, beta, SILU: tl.constexpr, FU
     slope = read(grad + offsets, inside, FULL)
     if SILU:  # its slope is s (1 + z (1 - s)) with s the sigmoid of z
         z = value * w[None, :] + beta[None, :]
-        s = 1.0 / (1.0 + tl.exp(-z))
+        s = sigmoid(z)
         slope *= s * (1.0 + z * (1.0 - s))
     return value, slope
 

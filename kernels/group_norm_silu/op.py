@@ -199,10 +199,10 @@ class _Normalized(torch.autograd.Function):
         return results[0]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        add = ctx.saved_tensors[3]
-        *gradients, d_add = backward(grad, *ctx.saved_tensors, ctx.silu)
+        x, weight, bias, add, mean, rstd = ctx.saved_tensors
+        *gradients, d_add = backward(grad, x, weight, bias, add, mean, rstd, ctx.silu)
         return *gradients, None if add is None else d_add, None, None, None
 
 
@@ -225,7 +225,7 @@ def normalized(
     if torch.compiler.is_compiling() or type(x) is not Tensor:  # traced, or with a class of its own
         out: Tensor = norm_op(*inputs)[0]
     elif torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-        out = _Normalized.apply(*inputs)
+        out = _Normalized.apply(*inputs)  # type: ignore[no-untyped-call]
     else:
         out = forward(*inputs)[0]
     return out

@@ -19,7 +19,7 @@ Direction = Literal["forward", "backward"]
 WIDEST = 4096  # channels of a group; a program holds whole groups
 SECTOR, VECTOR = 32, 16  # bytes that memory moves at least, and of one load
 MOST_PARTS = 64  # of an image: every program of the second pass reads a table of so many rows
-CACHED = 1 << 24  # bytes of the images that are normalized together, to be still in L2 (50 MB)
+CACHED = 1 << 26  # bytes of the images that two passes take together, half of them still in L2
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ TABLE: dict[Direction, tuple[Row, ...]] = {
         Row(512, 16384, 8, 64, held=True),
         Row(1024, 32768, 16, 64, held=True),
         Row(1024, 8192, 8, line=64),
-        Row(ANY, 16384, 8, line=64, parts=MOST_PARTS),
+        Row(ANY, 8192, 8, 64, line=64, parts=MOST_PARTS),
     ),
     "backward": (
         Row(64, 8192, 4, held=True),

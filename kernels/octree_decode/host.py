@@ -25,7 +25,7 @@ def decode(
 ) -> Decoded | None:
     """Decode as :func:`.reference.decode`, to the last bit; None if a stream is not an octree.
 
-    What is wrong then the reference says. The arguments are on the CPU, and ``offsets`` ascend.
+    The reference then says what is wrong. The arguments are on the CPU, and ``offsets`` ascend.
     """
     stream, ends = tokens.numpy(), offsets[1:].numpy()
     starts = offsets[:-1].numpy().copy()  # of the level at hand in every tree
@@ -57,9 +57,13 @@ def decode(
             else:
                 centers[part, axis] = low[tree[part], axis] + edges[tree[part]] * unit
     halves = np.full(len(counts), half) if edges is None else half * edges
-    valid = torch.ones(len(counts), dtype=torch.bool)
-    arrays = (torch.from_numpy(array) for array in (keys, tree, centers, halves))
-    return Decoded(*arrays, valid)
+    return Decoded(
+        torch.from_numpy(keys),
+        torch.from_numpy(tree),
+        torch.from_numpy(centers),
+        torch.from_numpy(halves),
+        torch.ones(len(counts), dtype=torch.bool),
+    )
 
 
 def _level(stream: Masks, starts: Keys, counts: Keys, ends: Keys) -> Masks | None:
@@ -67,6 +71,8 @@ def _level(stream: Masks, starts: Keys, counts: Keys, ends: Keys) -> Masks | Non
     if (starts + counts > ends).any():
         return None
     if len(starts) == 1:
-        return stream[starts[0] : starts[0] + counts[0]]
-    first = np.repeat(starts - (counts.cumsum() - counts), counts)
-    return stream[first + np.arange(len(first))]
+        level: Masks = stream[starts[0] : starts[0] + counts[0]]
+    else:
+        first = np.repeat(starts - (counts.cumsum() - counts), counts)
+        level = stream[first + np.arange(len(first))]
+    return level

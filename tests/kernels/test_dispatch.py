@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from ddimx.kernels import _dispatch
-from ddimx.kernels._dispatch import Candidate, choose, preferred, triton_option, triton_refusal
+from ddimx.kernels._dispatch import (
+    Candidate,
+    choose,
+    preferred,
+    recorded,
+    triton_option,
+    triton_refusal,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FAST = Candidate("triton", "a fast device")
@@ -72,3 +79,14 @@ def test_where_triton_runs(monkeypatch, device, installed, interpreted, refusal,
     option = triton_option(device)
     assert (option.refusal, option.automatic) == (refusal, automatic)
     assert triton_option(device, "of its own").refusal == "of its own"
+
+
+def test_an_operation_is_an_operator_only_where_somebody_records_it(monkeypatch):
+    x, leaf = torch.ones(3), torch.ones(3, requires_grad=True)
+    assert not recorded(x)
+    assert recorded(x, leaf)
+    with torch.no_grad():
+        assert not recorded(x, leaf, torch.nn.Parameter(x))
+    assert recorded(x.as_subclass(type("Own", (torch.Tensor,), {})))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert recorded(x)

@@ -98,15 +98,20 @@ def check(tensors, groups, silu, add, grad, tiling, mean=0.0):
         within_budget(*parts, mean=mean)
 
 
+GATE = ("3 of 4", "last block", "one group", "of which one is left")
+NAMES = [name if any(part in name for part in GATE) else pytest.param(name, marks=pytest.mark.full)
+          for name in CASES]  # fmt: skip
+
+
 @pytest.mark.parametrize("add", [True, pytest.param(False, marks=pytest.mark.full)])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_against_float64(name, add):
     c, h, w, groups, tiling = CASES[name]
     *tensors, add, grad = problem(1, c, h, w, device=DEVICE, add=add)
     check(tensors, groups, True, add, grad, tiling)
 
 
-@pytest.mark.parametrize("name", ["on chip, 3 of 4 channels", "in a loop", "in parts"])
+@pytest.mark.parametrize("name", ["on chip, 3 of 4 channels", "in parts, 3 of 4 channels"])
 def test_16_bits_without_silu(name):
     """In float16: the interpreter cuts bfloat16 off where it should round."""
     c, h, w, groups, tiling = CASES[name]
@@ -114,7 +119,8 @@ def test_16_bits_without_silu(name):
     check(tensors, groups, False, add, grad, tiling)
 
 
-@pytest.mark.parametrize("name", ["on chip", "in a loop", "in parts"])
+@pytest.mark.filterwarnings("ignore:overflow")  # of lanes without a channel
+@pytest.mark.parametrize("name", ["on chip", "in a loop", "in parts, last block smaller"])
 def test_a_mean_of_a_thousand_deviations(name):
     """PyTorch's own in NHWC on a CPU errs by 0.7 here: it subtracts a square from a square."""
     c, h, w, groups, tiling = CASES[name]
@@ -141,7 +147,7 @@ def test_an_image_does_not_know_its_batch(name, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's NumPy, of NaN
-@pytest.mark.parametrize("name", ["on chip, 3 of 4 channels", "in parts"])
+@pytest.mark.parametrize("name", ["on chip, 3 of 4 channels", "in parts, last block smaller"])
 def test_what_is_not_finite_stays_in_its_group(name):
     c, h, w, groups, tiling = CASES[name]
     *tensors, _, _ = problem(2, c, h, w, device=DEVICE, add=False)
@@ -154,7 +160,7 @@ def test_what_is_not_finite_stays_in_its_group(name):
     assert torch.equal(out[rest], expected.view_as(out)[rest])
 
 
-@examples(5)
+@examples(4)
 @given(
     st.integers(1, 2),
     st.integers(1, 6),
@@ -184,8 +190,9 @@ def test_any_shape_and_tile(b, width, groups, h, w, dtype, silu, data):
     check(tensors, groups, silu, add, grad, tiling)
 
 
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("add", [True, False])
+@pytest.mark.parametrize(
+    ("add", "layout"), [(True, torch.channels_last), (False, torch.contiguous_format)]
+)
 def test_through_the_front_door(add, layout):
     """Differentiated, from any layout, with a gradient that is one number for all pixels."""
     *tensors, add, _ = problem(2, 12, 3, 5, device=DEVICE, add=add)

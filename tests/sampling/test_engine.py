@@ -104,9 +104,7 @@ def test_a_second_call_finds_the_network_compiled(model, sizes):
     assert other is not one
     finish_all(model, settings, range(2))
     assert one.record()["name"] == "compile"
-    again = choose_engine(
-        model, settings_of(model)
-    )  # "auto", for whose short run nothing is compiled
+    again = choose_engine(model, settings_of(model))  # "auto", of a run too short to compile for
     assert again.record() == {"name": "compile", "reason": "compiled already"}
     finish_all(model, settings_of(model, engine="eager"), range(2))
     assert len(sizes) == 4

@@ -108,6 +108,7 @@ def test_a_batch_fits_or_is_refused(model, monkeypatch, invariant, batch):
     settings = resolve(Options(count=3, batch_size=3, invariant=invariant), model)
     assert together(model, settings) == batch
     monkeypatch.setattr(memory, "bytes_per_sample", lambda *_: 9 * 10**8)
+    monkeypatch.setattr(memory, "QUICK", 0)
     monkeypatch.setattr(memory, "free_bytes", lambda _: batch * 10**9)
     check_fits(model, settings)
     monkeypatch.setattr(memory, "free_bytes", lambda _: batch * 10**9 - 10)
@@ -132,3 +133,17 @@ def test_where_free_memory_is_unknown_or_the_device_says_when_it_is_full(model, 
     check_fits(model, settings)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 10)
     check_fits(dataclasses.replace(model, device=torch.device("cuda")), settings)
+
+
+def test_a_small_network_is_run_and_asked_exactly_only_where_it_may_not_fit(model, monkeypatch):
+    """Tensors without data are slow to begin with, and real ones tell the same to a factor of 2."""
+    settings = resolve(Options(count=3, batch_size=3), model)
+    exact = bytes_per_sample(model, 1.0)
+    real = model.process.bytes_per_sample(lambda: model.network, 1.0)
+    assert exact / 2 < real <= exact
+    calls = []
+    monkeypatch.setattr(memory, "bytes_per_sample", lambda *_: calls.append(1) or exact)
+    for free, expected in ((7 * real, []), (6 * real, [1])):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        check_fits(model, settings)
+        assert calls == expected

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import ddimx
+from ddimx.runs.run import Stopped
 from ddimx.sampling.kinds import MARK, Split, kind_of
 from ddimx.sampling.profile import ROWS, TRACE, Profile
 from ddimx.timing import timed
 from tests.models.octree.small import octree_config, write_model
-from tests.sampling import manifest_of, names_in, pictures, sampled
+from tests.sampling import manifest_of, names_in, pictures, sample, sampled
 
 ROUNDING = 1e-6  # of each number of a report
 
@@ -27,7 +28,7 @@ def check_sums(report):
     total, parts = report["seconds"], report["parts"]
     rows = [*parts.values(), *parts["network"].get("kinds", {}).values()]
     for row in rows:
-        assert row["share"] == pytest.approx(row["seconds"] / total, abs=2 * ROUNDING / total)
+        assert row["share"] == pytest.approx(row["seconds"] / total, abs=ROUNDING * (1 + 2 / total))
     slack = len(rows) * ROUNDING
     assert sum(row["seconds"] for row in parts.values()) == pytest.approx(total, abs=slack)
     assert sum(row["share"] for row in parts.values()) == pytest.approx(1, abs=slack)
@@ -91,6 +92,23 @@ def test_the_trace_holds_some_rows_and_belongs_to_the_run(tiny_model, tmp_path):
     assert MARK + "network" in [event.get("name") for event in trace()]
     sampled(tiny_model, "-n", 1, "--steps", 1, "--overwrite", "--out", "r")
     assert names_in(tmp_path / "r") == ["000000.png", "grid.png", "manifest.json"]
+
+
+def test_a_run_that_is_stopped_says_where_its_time_went_so_far(tiny_model, tmp_path, monkeypatch):
+    def stop(*_):
+        raise Stopped
+
+    monkeypatch.setattr("ddimx.runs.sinks.ImageSink.write", stop)
+    done = sample(tiny_model, "-n", 2, "--steps", 7, "--profile", "--out", "r")
+    assert done.code == 130
+    record = manifest_of(tmp_path / "r")
+    assert record["status"] == "interrupted"
+    check_sums(record["profile"])
+    assert (tmp_path / "r" / TRACE).is_file()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert sample(tiny_model, "--resume", "r").code == 0
+    assert manifest_of(tmp_path / "r")["files"] == ["000000.png", "000001.png", TRACE]
 
 
 def test_octrees_have_kinds_of_their_own_and_end_with_the_last_rows(tmp_path):
@@ -257,7 +275,10 @@ def test_on_a_gpu_kernels_have_kinds_whether_they_are_replayed_or_not(engine, ti
     report = profile.report()
     check_sums(report)
     kinds = report["parts"]["network"]["kinds"]
-    assert {"convolution", "normalization", "waiting for the host"} <= {*kinds}
+    # What a graph replays is told by the kernels' names alone, which are cuDNN's.
+    operations = set() if engine == "graph" else {"convolution", "normalization", "linear"}
+    assert operations | {"waiting for the host"} <= {*kinds}
+    assert len(kinds) > 2
     assert "update" not in kinds  # it is a part of its own, also where a graph holds both
     assert report["parts"]["update"]["seconds"] > 0
     assert rows_of(profile) == (1, 4, 7)

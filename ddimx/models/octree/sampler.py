@@ -91,8 +91,8 @@ class TokenDenoiser:
         """Prepare for a new level: its layout, and what it may see of the finished ones."""
         missing = [level.cells for level in coarser[len(self._layouts) :]]
         for each in (*missing, cells):
-            level, counts = torch.full_like(each.keys, each.level), _counts(each)[:, None]
-            self._layouts.append(Layout(each.keys, level, each.sample, counts, each.level))
+            levels, counts = torch.full_like(each.keys, each.level), _counts(each)[:, None]
+            self._layouts.append(Layout(each.keys, levels, each.sample, counts, each.level))
         if not self._cached:
             self._clean = joined(coarser) if coarser else None
             return

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .... import __version__
 from ....config import Config
 from ....config_file import validate
+from ....device import without_memory
 from ....errors import DdimxError, UsageError
 from ....files import whole_folder, write_json
 from ....models.unet import UNet
@@ -314,7 +314,7 @@ def _unet_settings(folder: Path) -> tuple[Architecture, dict[str, Any]]:
 
 
 def _parameter_names(architecture: Architecture, other: Mapping[str, Any]) -> list[str]:
-    with torch.device("meta"):
+    with without_memory():
         network = UNet(
             num_classes=architecture.class_rows,
             null_class=False,
