@@ -157,6 +157,8 @@ def _fresh(command: str, folder: Path) -> Callable[[], object]:
 def _run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the interpreter with the package of this checkout; raises CalledProcessError."""
     environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # As an installed package is: compiled once, not at every start.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,

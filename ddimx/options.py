@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
-ENGINES = ("auto", "eager", "graph", "compile")
+ENGINES = ("auto", "eager", "pack", "graph", "compile")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Options that do not apply to a text-to-image pipeline.
 WITHOUT_PROMPT = ("nfe", "variance", "plan", "category", "config", "weights", "export")
@@ -214,13 +214,14 @@ class Options:
         "Bit-identical files whatever the batch size; slower.",
         default=False,
     )
-    engine: Literal["auto", "eager", "graph", "compile"] | None = _option(
+    engine: Literal["auto", "eager", "pack", "graph", "compile"] | None = _option(
         "--engine",
         "text",
         "Running",
         "How the network runs: auto takes the fastest that pays for this run; eager is the plain "
-        "path, graph replays it as CUDA graphs, compile uses torch.compile.",
-        metavar="auto|eager|graph|compile",
+        "path, pack keeps weights as a CPU wants them, graph replays CUDA graphs, compile uses "
+        "torch.compile.",
+        metavar="auto|eager|pack|graph|compile",
         choices=ENGINES,
     )
 

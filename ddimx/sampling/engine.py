@@ -1,7 +1,8 @@
-"""How a network is run: its operations one by one, as captured graphs, or compiled.
+"""How a network is run: its operations one by one, with packed weights, as graphs, or compiled.
 
 All engines compute the same function, to the rounding of the network's precision. Graphs replay the
-very operations of the plain path, so that not a bit differs. Compiled code rounds elsewhere: it
+very operations of the plain path, so that not a bit differs. With packed weights the products are
+the same; in float32 oneDNN may choose another order of its sums. Compiled code rounds elsewhere: it
 keeps more digits within what it fuses. For that reason "auto" never compiles under --invariant,
 which promises the same bits whatever the number of samples; whoever asks for it there, has the
 engine in the run's identity.
@@ -15,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,11 @@ from ..models.gaussian import GaussianProcess
 from ..solvers.graphs import RowGraphs
 from ..timing import timed
 from ..weights.model import Model
-from . import compiled, costs
+from . import compiled, costs, packed
 from .memory import SHARE, free_bytes, weight_bytes
 from .settings import Settings
 
-EngineName = Literal["eager", "graph", "compile"]
+EngineName = Literal["eager", "pack", "graph", "compile"]
 WARM_UP = 1  # calls that are not timed: the first of them allocates and chooses algorithms
 TIMED = 2  # calls that are, before it is decided whether to compile
 WORTH_A_LOOK = 2.0  # seconds that a run has to last before the record of costs is read for it
@@ -43,7 +44,8 @@ class Engine:
     """A network as it is run, with the reason for it.
 
     Attributes:
-        name: "eager", "graph" or "compile", as things stand; "auto" may change it during a run.
+        name: "eager", "pack", "graph" or "compile", as things stand: "auto" may change during a
+            run.
         reason: why, in a few words.
         network: what to call, as the model's network: (x, t[, labels]).
         compile_seconds: what compiling has cost in this run, None if nothing was compiled.
@@ -130,15 +132,23 @@ class _Compiling(Engine):
     """An engine that compiles: at once where that is the user's wish, else once it pays."""
 
     def __init__(
-        self, model: Model, wish: str, together: int, size: int, refusal: str | None
+        self,
+        model: Model,
+        wish: str,
+        together: int,
+        size: int,
+        refusal: str | None,
+        *,
+        packs: bool = False,
     ) -> None:
         """Begin without any code.
 
         Args:
-            wish: "auto", "graph" or "compile".
+            wish: "auto", "pack", "graph" or "compile".
             together: how many samples a batch has.
             size: how many a compiled call takes.
             refusal: why nothing is compiled in any case.
+            packs: whether weights are packed while nothing is compiled.
         """
         graphs = RowGraphs() if model.device.type == "cuda" else None
         super().__init__("eager", "the run has not begun", model.network)
@@ -155,16 +165,18 @@ class _Compiling(Engine):
         if graphs is not None:
             graphs.strict = wish == "graph"
             self.name, self.reason = "graph", "a GPU waits for launches otherwise"
+        self._network = packed.packed(model.network) if packs else model.network
+        self._without: EngineName = "pack" if packs else "eager"
         if wish != "auto":
             self._decided = True
-            self.name = "compile" if wish == "compile" else "graph"
+            self.name = cast(EngineName, wish)
             self.reason = "asked for"
 
     def expect_samples(self, count: int) -> None:
         self._calls, self.compile_seconds = 0, None
         self._expected = math.ceil(count / self._together) * self._calls_per_batch
         self._replays = 0 if self._graphs is None else self._graphs.replays
-        if self._refusal is None and self._function is None and self._wish != "graph":
+        if self._refusal is None and self._function is None and self._wish in ("auto", "compile"):
             self._function = self._compiled_for_another()
         if self._function is not None and self._wish == "auto":
             if self.name != "compile" and self._graphs is not None:
@@ -174,7 +186,7 @@ class _Compiling(Engine):
             self._decided = self._refusal is not None
             if self._graphs is None:
                 short = "the run is too short for compiling to pay"
-                self.name, self.reason = "eager", self._refusal or short
+                self.name, self.reason = self._without, self._refusal or short
 
     def outlook(self) -> str:
         if self._decided or self._function is not None:
@@ -190,8 +202,7 @@ class _Compiling(Engine):
         device, speed = self._model.device.type, self._model.device.type
         if device == "cpu":
             low = self._model.precision.dtype == torch.bfloat16
-            amx = low and torch.cpu.get_capabilities().get("amx_bf16", False)
-            speed += " amx" if amx else " bf16" if low else " fp32"
+            speed += " bf16" if low else " fp32"
         layers = _layers(self._model.network)
         return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers)
 
@@ -256,7 +267,7 @@ class _Compiling(Engine):
     def _call(self, *arguments: Tensor) -> Tensor:
         """Answer a call of the network."""
         self._calls += 1
-        network = self._model.network
+        network = self._network
         if self.name == "compile":
             if self._function is None:
                 return self._first_compiled(arguments)
@@ -344,11 +355,11 @@ class _Compiling(Engine):
             raise DdimxError(
                 f"the network cannot be compiled here: {failure}; --engine eager does without"
             )
-        self.name = "eager" if self._graphs is None else "graph"
+        self.name = self._without if self._graphs is None else "graph"
         self.reason = f"compiling failed: {failure}"
         self._refusal = self.reason
         self.say(self.line())
-        out: Tensor = self._model.network(*arguments)
+        out: Tensor = self._network(*arguments)
         return out
 
 
@@ -364,7 +375,7 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
     """
     wish, device = settings.engine, model.device
     process = model.process
-    refusals: dict[str, str | None] = {"graph": None, "compile": None}
+    refusals: dict[str, str | None] = {"pack": None, "graph": None, "compile": None}
     if not isinstance(process, GaussianProcess):
         varying = process.draws != "images"
         reason = (
@@ -375,6 +386,11 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
         refusals = dict.fromkeys(refusals, reason)
     else:
         refusals["compile"] = compiled.refusal(device)
+        refusals["pack"] = packed.refusal(model.network, device)
+        if refusals["pack"] is None and wish in ("auto", "pack"):
+            free, need = free_bytes(device), packed.KEPT * weight_bytes(model)
+            if free is not None and need > free * SHARE:
+                refusals["pack"] = f"it needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         if device.type != "cuda":
             refusals["graph"] = f"CUDA graphs need a CUDA device, and this run is on {device.type}"
         if wish == "compile" and device.type == "cpu" and refusals["compile"] is None:
@@ -390,6 +406,9 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
     if wish == "auto":
         if refusals["compile"] is None and settings.invariant:
             refusals["compile"] = "--invariant keeps the bits whatever the number of samples"
+        if settings.invariant or model.precision.dtype != torch.bfloat16:
+            # In bfloat16 not a bit differs; in float32 a last one may, for less time saved.
+            refusals["pack"] = "packed in bfloat16 only"
         if not type(model.network).__module__.startswith("ddimx."):
             refusals = dict.fromkeys(refusals, "a network from outside the package")
         if all(refusals.values()):
@@ -401,7 +420,8 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
     key = (wish, size, settings.invariant, id(model.network))
     engine: _Compiling | None = model.engines.pop(key, None)
     if engine is None:
-        engine = _Compiling(model, wish, together, size, refusals["compile"])
+        packs = wish in ("auto", "pack") and refusals["pack"] is None
+        engine = _Compiling(model, wish, together, size, refusals["compile"], packs=packs)
     while len(model.engines) >= MOST_ENGINES:
         del model.engines[next(iter(model.engines))]
     model.engines[key] = engine

@@ -170,7 +170,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                 indivisible=indivisible(model, settings),
             )
         # The plain path for a run of a few seconds is nothing to tell.
-        if pending and engine.name != "eager" and engine.line() not in lines:
+        if pending and engine.name not in ("eager", "pack") and engine.line() not in lines:
             progress.say(engine.line())
         return record, folder
 

@@ -48,7 +48,7 @@ class SampleOptions(TypedDict, total=False):
     start_index: int
     batch_size: int | None
     invariant: bool
-    engine: Literal["auto", "eager", "graph", "compile"] | None
+    engine: Literal["auto", "eager", "pack", "graph", "compile"] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,13 @@ def _joined(
 
 
 @triton.jit
+def _over_tile(value, WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr):
+    """Sum a tile [PIXELS, GROUPS * WIDTH] over pixels and a group's channels: [GROUPS]."""
+    by_pixel = tl.sum(tl.reshape(value, [PIXELS, GROUPS, WIDTH]), axis=2)  # [PIXELS, GROUPS]
+    return tl.sum(by_pixel, axis=0)
+
+
+@triton.jit
 def _summed(x, offsets, own, count, C: tl.constexpr, FULL: tl.constexpr, PIXELS: tl.constexpr):
     """Mean and sum of squares about it [CHANNELS] of ``count`` pixels from x on."""
     pixel = tl.arange(0, PIXELS)
@@ -159,13 +166,23 @@ def whole_forward(
     shift = embedded(add, image, channel, own, C, HAS_ADD)
     if LOOP:
         mean, square = _summed(x + offset, offsets, own, pixels, C, FULL, PIXELS)
+        mean += shift
+        of_group, squares = _joined(mean, square, pixels, WIDTH, CHANNELS, GROUPS)
+    elif GROUPS * WIDTH == CHANNELS:  # a group's channels lie in a thread: summed there at first
+        value = read(x + offset + offsets, inside, FULL)
+        if HAS_ADD:
+            value = only(value + shift[None, :], inside, FULL)
+        of_group = _over_tile(value, WIDTH, PIXELS, GROUPS) / (pixels * WIDTH)
+        mean = per_channel(of_group, WIDTH, CHANNELS, GROUPS)
+        apart = only(value - mean[None, :], inside, FULL)
+        squares = _over_tile(apart * apart, WIDTH, PIXELS, GROUPS)
     else:
         value = read(x + offset + offsets, inside, FULL)
         mean = tl.sum(value, axis=0) / pixels
         apart = only(value - mean[None, :], inside, FULL)
         square = tl.sum(apart * apart, axis=0)
-    mean += shift
-    of_group, squares = _joined(mean, square, pixels, WIDTH, CHANNELS, GROUPS)
+        mean += shift
+        of_group, squares = _joined(mean, square, pixels, WIDTH, CHANNELS, GROUPS)
     rstd = 1.0 / tl.sqrt_rn(squares / (pixels * WIDTH) + eps)  # [GROUPS]
 
     group = first + tl.arange(0, GROUPS)
@@ -176,10 +193,9 @@ def whole_forward(
 
     scale = per_channel(rstd, WIDTH, CHANNELS, GROUPS)
     scale *= tl.load(weight + channel, mask=own, other=0.0).to(tl.float32)
-    center = per_channel(of_group, WIDTH, CHANNELS, GROUPS)
     beta = tl.load(bias + channel, mask=own, other=0.0).to(tl.float32)
     if LOOP:
-        center -= shift
+        center = per_channel(of_group, WIDTH, CHANNELS, GROUPS) - shift
         for done in range(0, pixels, PIXELS):
             inside = (done + pixel < pixels)[:, None] & own[None, :]
             here = offset + done * C
@@ -187,7 +203,9 @@ def whole_forward(
             y = _activated(apart, scale, beta, SILU)
             write(out + here + offsets, y, inside, FULL)
     else:
-        y = _activated(apart, scale, beta + (mean - center) * scale, SILU)
+        if GROUPS * WIDTH != CHANNELS:  # the differences are from the means of channels
+            beta += (mean - per_channel(of_group, WIDTH, CHANNELS, GROUPS)) * scale
+        y = _activated(apart, scale, beta, SILU)
         write(out + offset + offsets, y, inside, FULL)
 
 
