@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ddimx.errors import DdimxError
 from ddimx.octree.file import Shape, write_shape
 
 from .machine import ROOT
@@ -39,7 +40,12 @@ VERBS = (
     "prepare images pictures pictures.npy --size 8 --overwrite",
     "prepare octrees shapes octrees --depth 3 --overwrite",
 )
-WITH_PYTORCH = ("info", "sample --dry-run", "sample --explain", "convert emoji copy --overwrite")
+WITH_PYTORCH = (
+    "info",
+    "sample --dry-run",
+    "sample --explain",
+    "convert emoji copy.safetensors --overwrite",
+)
 EXPORTS = {
     "ply, one color": "--format ply --color tan",
     "3dgs, one color": "--format 3dgs --color tan",
@@ -155,15 +161,22 @@ def _fresh(command: str, folder: Path) -> Callable[[], object]:
 
 
 def _run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter with the package of this checkout; raises CalledProcessError."""
+    """Run the interpreter with the package of this checkout.
+
+    Raises:
+        DdimxError: the process failed; the message is its own.
+    """
     environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT)}
     # As an installed package is: compiled once, not at every start.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise DdimxError(f"{' '.join(words[2:])}: {done.stderr.strip()}")
+    return done
