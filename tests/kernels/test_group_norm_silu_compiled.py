@@ -63,8 +63,7 @@ def counts(cases):
 def check(found, cases):
     """No spills, wide loads, the cards' limits, and the record."""
     for key, count in found.items():
-        # Of fp32 a few bytes on sm_100, which the record holds.
-        assert "fp32" in key[0] or not any(count["spills"]), (key, count)
+        assert not any(count["spills"]), (key, count)
         assert count["shared"] <= SHARED[key[2]], (key, count)
         channels = cases[key[0]][0]
         # Each tile is loaded 128 bits at a time: x, backward also the gradient. What is left are
@@ -77,7 +76,6 @@ def check(found, cases):
         assert any(": i64 loc" in line for line in products), (case, kernel, target)
     ours, recorded = against_record(RECORDED, found, NAMES, merge=True)
     for key, count in ours.items():
-        assert sum(count["spills"]) <= sum(recorded[key]["spills"]), (key, count)
         assert count["registers"] <= recorded[key]["registers"], (key, count, recorded[key])
         assert count["shared"] <= recorded[key]["shared"], (key, count, recorded[key])
         assert count["loads_128"] == recorded[key]["loads_128"], (key, count, recorded[key])
