@@ -77,10 +77,10 @@ def test_invariant_costs_the_memory_of_its_own_batch(model):
     assert spent["memory_bytes"] == weight_bytes(model) + 8 * bytes_per_sample(model, 1.0)
 
 
-def test_an_attention_whose_bytes_cannot_be_counted_fits_nowhere(model):
+def test_images_whose_bytes_cannot_be_counted_fit_nowhere(model):
     with torch.device("meta"):
         network, _ = build(model.config)
-    huge = replace(model.process, shape=(model.process.shape[0], 2**21, 2**21))
+    huge = replace(model.process, shape=(model.process.shape[0], 2**29, 2**29))
     assert huge.bytes_per_sample(lambda: network, 1.0) >= 2**62
 
 
