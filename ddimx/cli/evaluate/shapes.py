@@ -91,20 +91,20 @@ def shapes(
 
     part = one_of("split", split, PARTS)
     refuse_existing(out, overwrite)
-    listed = _listed(samples, reference, train, part)
-
-    from ...evaluation.shapes.quality import Protocol, quality  # which needs PyTorch
-
-    protocol = Protocol(
-        points=points,
-        seed=seed,
-        repeats=point_seeds,
-        emd_points=emd_points if emd else 0,
-        distances=distances,
-        floors=floors,
-        workers=workers,
-    )
     with Progress(quiet=quiet) as progress, lock_file(out):
+        listed = _listed(samples, reference, train, part)
+
+        from ...evaluation.shapes.quality import Protocol, quality  # which needs PyTorch
+
+        protocol = Protocol(
+            points=points,
+            seed=seed,
+            repeats=point_seeds,
+            emd_points=emd_points if emd else 0,
+            distances=distances,
+            floors=floors,
+            workers=workers,
+        )
         sets = _read(listed, category or [], progress)
         of_samples, of_reference, of_training = (
             sets["samples"],

@@ -19,13 +19,11 @@ from ddimx.runs.lock import lock_file, lock_folder
 )
 def test_a_result_that_another_process_is_writing(words, tiny_model, run_cli, tmp_path):
     words = [tiny_model if word == "MODEL" else word for word in words]
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir(exist_ok=True)
     with lock_file(tmp_path / "result"):
         done = run_cli("evaluate", *words)
         assert done.returncode == 2
         assert "another process is writing result" in done.stderr
-    assert sorted(os.listdir(tmp_path)) == ["here", "there"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_of_likelihoods_that_another_process_is_writing(tiny_model, run_cli, tmp_path):
