@@ -197,14 +197,14 @@ class _Compiling(Engine):
             f"(it takes about {seconds:.0f} s)"
         )
 
-    def _estimate(self) -> costs.Estimate:
-        """Return what compiling would cost and gain."""
+    def _estimate(self, plain: float | None = None) -> costs.Estimate:
+        """Return what compiling would cost and gain; ``plain`` are the seconds of a plain call."""
         device, speed = self._model.device.type, self._model.device.type
         if device == "cpu":
             low = self._model.precision.dtype == torch.bfloat16
             speed += " bf16" if low else " fp32"
         layers = _layers(self._model.network)
-        return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers)
+        return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers, plain)
 
     def begin(self, nfe: int, count: int) -> None:
         """Begin a run of ``count`` samples with ``nfe`` calls of the network for each batch."""
@@ -244,7 +244,7 @@ class _Compiling(Engine):
         left = (self._expected - done) * plain
         if left < WORTH_A_LOOK:
             return
-        cost = self._estimate()
+        cost = self._estimate(plain)
         saving = left * (1 - cost.ratio)
         if saving > cost.seconds:
             free = free_bytes(self._model.device)
@@ -299,13 +299,15 @@ class _Compiling(Engine):
         seconds.append(time.perf_counter() - start)
         if seconds is self._compiled and len(seconds) == WARM_UP + TIMED:
             plain = min(self._plain[WARM_UP:], default=None)
-            entry = costs.Entry(
-                self._kind,
-                _layers(self._model.network),
-                plain=plain,
-                compiled=None if plain is None else min(seconds[WARM_UP:]),
-            )
-            costs.remember(self._key, entry)
+            older = costs.read().get(self._key)
+            if plain is not None or older is None or older.plain is None:  # else a pair of one run
+                entry = costs.Entry(
+                    self._kind,
+                    _layers(self._model.network),
+                    plain=plain,
+                    compiled=min(seconds[WARM_UP:]),
+                )
+                costs.remember(self._key, entry)
         return out
 
     def _first_compiled(self, arguments: tuple[Tensor, ...]) -> Tensor:
@@ -316,7 +318,7 @@ class _Compiling(Engine):
         Raises:
             DdimxError: it failed, and compiling was the user's wish.
         """
-        held = self._key in costs.read() and costs.compiled_code().is_dir()
+        held = costs.code_is_held(costs.read(), self._key)
         self.note(f"compiling the network, about {self._estimate().seconds:.0f} s")
         for last in (False, True):
             start = time.perf_counter()
@@ -342,7 +344,7 @@ class _Compiling(Engine):
         entry = costs.Entry(
             self._kind,
             _layers(self._model.network),
-            cold=None if held else self.compile_seconds,
+            cold=self.compile_seconds if held is False else None,
             warm=self.compile_seconds if held else None,
         )
         costs.remember(self._key, entry)

@@ -154,9 +154,10 @@ class Profile(Clock):
             ``seconds``: of the whole, without ``profiling``: the seconds that the measurement took.
             ``parts``: by name, the largest first, ``seconds``, ``share`` of the whole and
             ``calls``; of the network, where it was recorded, also ``kinds``, by name ``seconds``,
-            ``share`` of the whole and ``calls`` in every call of it. ``first_network_call``: its seconds. ``rows``: what was recorded: the
-            ``batch``, counted from 1, and its ``first`` and ``last`` row; None without any.
-            ``fused``: the kernels that a compiler made, by name their share of the whole.
+            ``share`` of the whole and ``calls`` in every call of it. ``first_network_call``: its
+            seconds. ``rows``: what was recorded: the ``batch``, counted from 1, and its ``first``
+            and ``last`` row; None without any. ``fused``: the kernels that a compiler made, by
+            name their share of the whole.
         """
         self._charge()
         seconds, split = dict(self.seconds), self._split
