@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -36,6 +36,7 @@ WARM_UP = 1  # calls that are not timed: the first of them allocates and chooses
 TIMED = 2  # calls that are, before it is decided whether to compile
 WORTH_A_LOOK = 2.0  # seconds that a run has to last before the record of costs is read for it
 LONG = 10.0  # seconds of a run from which on the figures are worth telling
+Compiling = Callable[[str], AbstractContextManager[Any]]
 COMPILER = 300 << 20  # bytes that the compiler needs besides a second copy of the weights
 MOST_ENGINES = 4  # that are kept for a model: the sizes of batch that a program changes between
 
@@ -50,27 +51,27 @@ class Engine:
         network: what to call, as the model's network: (x, t[, labels]).
         compile_seconds: what compiling has cost in this run, None if nothing was compiled.
         say: is told in one line what was decided.
-        note: is told what is going on where that takes a while.
+        compiling: surrounds each compilation, and is told how long it will take.
     """
 
     def __init__(self, name: EngineName, reason: str, network: nn.Module) -> None:
         self.name, self.reason, self.network = name, reason, network
         self.compile_seconds: float | None = None
         self.say: Callable[[str], None] = lambda _: None
-        self.note: Callable[[str], None] = lambda _: None
+        self.compiling: Compiling = nullcontext
 
     def expect_samples(self, count: int) -> None:
         """Begin a run of so many samples."""
 
     @contextmanager
-    def telling(self, say: Callable[[str], None], note: Callable[[str], None]) -> Iterator[None]:
-        """Tell ``say`` and ``note`` what happens meanwhile."""
-        before = self.say, self.note
-        self.say, self.note = say, note
+    def telling(self, say: Callable[[str], None], compiling: Compiling) -> Iterator[None]:
+        """Tell ``say`` what happens meanwhile, and surround compilations with ``compiling``."""
+        before = self.say, self.compiling
+        self.say, self.compiling = say, compiling
         try:
             yield
         finally:
-            self.say, self.note = before
+            self.say, self.compiling = before
 
     def begin_batch(self) -> None:
         """Note that no row is under way."""
@@ -319,12 +320,12 @@ class _Compiling(Engine):
             DdimxError: it failed, and compiling was the user's wish.
         """
         held = costs.code_is_held(costs.read(), self._key)
-        self.note(f"compiling the network, about {self._estimate().seconds:.0f} s")
+        notice = f"compiling the network, about {self._estimate().seconds:.0f} s"
         for last in (False, True):
             start = time.perf_counter()
             self._function = compiled.compiled(self._model.network)
             try:
-                with timed("compiling"), compiled.code_folder():
+                with self.compiling(notice), timed("compiling"), compiled.code_folder():
                     out = self._run(arguments)
                 break
             except torch.cuda.OutOfMemoryError:

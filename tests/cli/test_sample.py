@@ -12,6 +12,7 @@ import ddimx
 from ddimx.data.images.npz import NpzSource
 from ddimx.files import sha256_file
 from ddimx.noise import Noise, Stream
+from ddimx.sampling.explain import _cell
 from ddimx.weights.model import load_model
 from tests.conftest import CLASSES, ROOT
 from tests.sampling import (
@@ -409,6 +410,11 @@ def test_explain_prints_the_plan_and_samples_nothing(tiny_model, tmp_path):
     assert "…" not in done.out  # no digit is lost to the width of the screen
     for row, w in zip(rows, plan["w"], strict=True):
         assert (f"{w:.6f}" if w != 1 else "1") in row.split()
+
+
+def test_a_cell_of_a_plan_has_no_negative_zero():
+    values = map(np.float64, (-0.0, -1e-9, -1.0, -0.5))
+    assert [_cell(value) for value in values] == ["0", "0.000000", "-1", "-0.500000"]
 
 
 def test_dry_run_adds_the_costs_and_writes_nothing(tiny_model, tmp_path):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import sys
 from types import SimpleNamespace
@@ -214,6 +215,24 @@ def test_a_damaged_cache_is_rebuilt(model, monkeypatch, sizes):
     assert close(finish_all(model, settings_of(model, engine="eager"), range(2)), found)
     assert len(tries) == 2
     assert not (costs.compiled_code() / "damaged.so").exists()
+
+
+def test_a_compilation_that_ctrl_c_ended_is_not_tried_again(tiny_model, tmp_path, monkeypatch):
+    """A terminal sends it to the C++ compiler too, which then fails."""
+    tries = []
+
+    def killed(*_):
+        tries.append(1)
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("the compiler was killed")
+
+    monkeypatch.setattr(compiled, "compiled", lambda _: killed)
+    monkeypatch.setattr(compiled, "refusal", lambda _: None)
+    out = tmp_path / "r"
+    done = sample(tiny_model, "-n", 1, "--steps", 1, "--engine", "compile", "--out", out)
+    assert (done.code, tries) == (130, [1])
+    assert "stopping once the network is compiled; Ctrl-C again ends the run at once" in done.err
+    assert manifest_of(out)["status"] == "interrupted"
 
 
 REFUSALS = [
