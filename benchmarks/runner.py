@@ -24,7 +24,7 @@ RESAMPLES = 4000
 SEED = 0  # of the order within rounds and of the bootstrap: a table can be computed again
 SHORTEST = 0.02  # seconds; a shorter call is repeated, for the clock and the synchronization cost
 ROUNDS_SHARE = 0.15  # of a table's time in which nothing more is made ready
-LENT = 1.0  # of a table's time: what its fewest rounds may last, if the suite has it
+LENT = 1.0  # of a table's time: a loan, what its fewest rounds may last if the suite has it
 LEAST = 3  # rounds of a table whose time is short; a peer that does not fit into them is left out
 
 
@@ -59,11 +59,12 @@ class Budget:
         """Return the seconds that are left, infinity without a limit."""
         return self._end - time.perf_counter()
 
-    def for_rounds(self) -> float:
-        """Return how long the fewest rounds may last, a loan from the suite's time included."""
+    def for_rounds(self, loans: int = 1) -> float:
+        """Return how long the fewest rounds may last, with so many loans of the suite's time."""
         if not self.limited:
             return math.inf
-        return min(self._last - time.perf_counter(), max(self.left(), LENT * self._granted))
+        loan = loans * LENT * self._granted
+        return min(self._last - time.perf_counter(), max(self.left(), loan))
 
     def check(self) -> None:
         """Raise where no time is left, before more of it is spent on getting ready.
@@ -206,14 +207,16 @@ def measure(
     ordered = [*contenders[:1], *sorted(contenders[1:], key=lambda c: not c.yardstick)]
     for i, contender in enumerate(ordered):
         needed = i == 0 or contender.yardstick
-        if not needed and LEAST * round_seconds > budget.for_rounds():
+        # A table without a ratio says little, so that the first to be compared may borrow more.
+        loans = 1 if needed or any(not c.yardstick and c.name in takes for c in ordered[1:]) else 2
+        if not needed and LEAST * round_seconds > budget.for_rounds(loans):
             continue
         if not contender.warm:
             contender.call()
         once = max(_timed(contender.call, 1, wait), 1e-9)
         repeats = max(1, math.ceil(shortest / once))
         longer = round_seconds + once * repeats
-        if LEAST * longer <= budget.for_rounds():
+        if LEAST * longer <= budget.for_rounds(loans):
             takes[contender.name], round_seconds = (contender.call, repeats), longer
         elif needed:
             raise TooLong(

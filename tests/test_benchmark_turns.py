@@ -109,6 +109,15 @@ def test_what_a_table_leaves_is_the_next_ones_and_a_short_share_borrows_its_roun
     assert [reason[:1] for reason in record["left_out"]] == ["c", "d"]
 
 
+def test_the_first_to_be_compared_may_borrow_more_than_the_others(clock):
+    budget = Budget()
+    budget.grant(4.0, 30.0)
+    clock(5.0)  # the table's time is over, the suite's is not
+    peers = [Contender(name, lambda: clock(1.0), warm=True) for name in "abc"]
+    rows = compare("t", peers, 9, budget=budget)["rows"]
+    assert [row.get("rounds") for row in rows] == [3, 3, None]
+
+
 def test_the_time_of_compiling_goes_by_layers_and_by_what_was_seen():
     times = pipelines.CompileTimes(torch.device("cuda"))
     assert times.estimate(164) == pytest.approx(26)
