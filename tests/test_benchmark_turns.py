@@ -1,6 +1,5 @@
 """Which tables and peers a suite's time goes to; the peers are made up, and so is the clock."""
 
-import os
 import signal
 
 import numpy as np
@@ -172,7 +171,7 @@ def test_a_row_that_was_added_is_compared_with_its_own_rounds_of_the_baseline():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_signal_saves_what_is_there(number, clock, tmp_path, monkeypatch, capsys):
     def interrupt():
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         pytest.fail("nothing stopped it")
 
     def jobs(device, rounds, *, budget, **_):
@@ -195,7 +194,7 @@ def test_a_second_signal_does_not_keep_it_from_being_saved():
     record, saved = {}, []
 
     def stop():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     def done():
         stop()
