@@ -62,7 +62,8 @@ def test_a_numbered_folder_holds_the_images_a_grid_and_the_record(tiny_model, tm
             assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 8))
     assert len({(folder / name).read_bytes() for name in image_names(range(5))}) == 5
     assert done.out == ""
-    (line,) = done.err.splitlines()
+    engine, line = done.err.splitlines()
+    assert engine.startswith("engine: ")
     assert line.startswith("runs/0001-sample-tiny: 5 samples, 3 forward passes each, ")
     assert line.endswith("; see runs/0001-sample-tiny/grid.png")
 
