@@ -84,7 +84,7 @@ def test_a_process_prints_one_json_document_and_talks_on_stderr(run_cli, tiny_mo
     told = json.loads(done.stdout)  # raises if anything follows the document
     assert told.pop("folder") == "a b"
     assert told == manifest_of(tmp_path / "a b")
-    assert done.stderr.startswith("a b: 2 samples, 2 forward passes each")
+    assert done.stderr.splitlines()[1].startswith("a b: 2 samples, 2 forward passes each")
     assert told["command"].endswith("--steps 2 -n 2 --out 'a b' --json")  # can be pasted
 
     sampled(tiny_model, "--steps", 2, "-n", 2, "--out", "here")
