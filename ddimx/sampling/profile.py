@@ -233,7 +233,9 @@ def profile_table(report: dict[str, Any]) -> Table:
 
 def remarks(report: dict[str, Any], trace: str | None) -> list[str]:
     """Return what must be said beside the table, one line each."""
-    lines = [f"the network's first call took {report['first_network_call']:.3f} s"]
+    lines = []
+    if NETWORK in report["parts"]:
+        lines.append(f"the network's first call took {report['first_network_call']:.3f} s")
     if report["rows"] is not None:
         rows = "rows {first} to {last} of batch {batch}".format(**report["rows"])
         where = "" if trace is None else f"; they are in {trace} (open it in ui.perfetto.dev)"

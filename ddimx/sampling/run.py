@@ -169,8 +169,8 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                 rows=len(settings.plan),
                 indivisible=indivisible(model, settings),
             )
-        # The plain path for a run of a few seconds is nothing to tell.
-        if pending and engine.name not in ("eager", "pack") and engine.line() not in lines:
+        # Who chose the engine need not be told that it was used.
+        if pending and engine.line() not in lines and settings.engine != engine.name:
             progress.say(engine.line())
         return record, folder
 

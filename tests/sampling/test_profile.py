@@ -66,7 +66,8 @@ def test_a_run_says_where_its_time_went(tiny_model, tmp_path):
     assert "profile" not in record["asked"]
     # The table, which is read by people.
     lines = done.err.splitlines()
-    assert lines[0].startswith("where ")
+    assert lines[0].startswith("engine: eager (")
+    assert lines[1].startswith("where ")
     assert any(line.split()[:1] == ["convolution"] for line in lines)
     assert any("rows 3 to 6 of batch 1;" in line for line in lines)
     assert not [line for line in lines if "USDT" in line]
@@ -87,7 +88,8 @@ def test_the_trace_holds_some_rows_and_belongs_to_the_run(tiny_model, tmp_path):
     assert record["profile"] == report
     assert TRACE in record["files"]
     # The same with it profiles what remains, which is nothing for the network.
-    sampled(tiny_model, "--resume", "r", "--steps", 7, "--profile")
+    done = sample(tiny_model, "--resume", "r", "--steps", 7, "--profile")
+    assert "first call" not in done.err
     assert "network" not in manifest_of(tmp_path / "r")["profile"]["parts"]
     assert MARK + "network" in [event.get("name") for event in trace()]
     sampled(tiny_model, "-n", 1, "--steps", 1, "--overwrite", "--out", "r")
