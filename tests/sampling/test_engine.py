@@ -446,6 +446,7 @@ COMPILES = pytest.mark.skipif(
 )
 
 
+@pytest.mark.full
 @COMPILES
 def test_a_compiled_network_draws_the_same_pictures(model, cache, monkeypatch):
     """The one test of the gate that compiles. Float32 is rounded alike, up to a few last bits."""
