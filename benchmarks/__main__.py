@@ -34,8 +34,9 @@ from . import (
     tune,
     update,
 )
-from .runner import Budget, Job, TooLong, unsteady
+from .runner import Budget, Job, unsteady
 from .show import section, text, with_section
+from .turns import interrupts, measure_all
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
@@ -79,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page = with_section(PAGE.read_text(encoding="utf-8"), section(args.results))
             write_bytes(PAGE, page.encode())
             return 0
-        return _compare(args) if args.compare is not None else _suites(args, words)
+        with interrupts():
+            return _compare(args) if args.compare is not None else _suites(args, words)
     except DdimxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -99,10 +101,19 @@ def _suites(args: argparse.Namespace, words: Sequence[str]) -> int:
         share = SUITES[suite] / sum(SUITES[name] for name in suites[number:])
         records[suite] = _measure(suite, args, command, share * budget.left())
         print(text(records[suite]), file=sys.stderr if args.json else sys.stdout, flush=True)
+        if "interrupted" in records[suite]:
+            break
     if args.json:
         print(json.dumps(records, indent=2, allow_nan=False))
+    stops = [record["interrupted"] for record in records.values() if "interrupted" in record]
     if args.save:
-        print(f"saved to {save(records, args.results)}", file=sys.stderr)
+        # A suite of which an interrupt left nothing must not replace what was measured before.
+        kept = {n: r for n, r in records.items() if r["tables"] or "interrupted" not in r}
+        if kept:
+            print(f"saved to {save(kept, args.results)}", file=sys.stderr)
+    if stops:
+        print("interrupted; what was measured before stands above", file=sys.stderr)
+        return 128 + int(stops[0])
     return 1 if any("failed" in record for record in records.values()) else 0
 
 
@@ -137,6 +148,8 @@ def _compare(args: argparse.Namespace) -> int:
             if titles:
                 seconds = old[suite].get("seconds", float("inf"))
                 record = _measure(suite, then, words, seconds, titles)
+                if "interrupted" in record:
+                    return 128 + int(record["interrupted"])
                 tables |= {table["title"]: table for table in record["tables"]}
         for title, table in tables.items():
             for change in comparison.changes(before[title], table) if title in before else ():
@@ -178,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help=f"at most {QUICK} rounds of smaller problems in {QUICK_SECONDS:.0f} seconds; the "
         "record says so, is saved table by table, whether steady or not, and a table that fails or "
-        "does not fit into its time is named in it and passed over",
+        "does not fit into its time is named in it and passed over; what takes long to compile "
+        "is added to the tables of sample when all are measured",
     )
     parser.add_argument(
         "--seconds", type=_positive, metavar="N", help="leave out what does not fit into this time"
@@ -220,39 +234,28 @@ def _measure(
     """
     device = choose_device(args.device)
     forbid_tf32()
-    limited = seconds != float("inf")
-    whole, budget = Budget(), Budget()
+    budget = Budget()
     record: dict[str, Any] = {"schema": SCHEMA, "machine": machine.describe(device, words)}
     record |= {"quick": True} if args.quick else {}
-    if limited:
-        whole.grant(seconds)
+    if seconds != float("inf"):
+        budget.grant(seconds)  # so that jobs know that there is an end
         record["seconds"] = round(seconds, 1)
-    record["tables"] = []
     jobs = _jobs(suite, args, device, budget)
     if titles is not None:
         # A title may end with what is counted only when the table is measured.
         jobs = [
             j for j in jobs if any(t == j.title or t.startswith(f"{j.title}, ") for t in titles)
         ]
-    for number, job in enumerate(jobs):
-        if limited:
-            left = sum(job.weight for job in jobs[number:])
-            budget.grant(whole.left() * job.weight / left)
-        try:
-            budget.check()
-            record["tables"].append(job())
-        except TooLong as error:
-            record.setdefault("left_out", []).append(f"{job.title}: {error}")
-        except attention.REFUSALS as error:
-            if not args.quick:
-                raise
-            reason = f"{job.title}: {str(error).strip() or type(error).__name__}"
-            record.setdefault("failed", []).append(reason.splitlines()[0])
+
+    def done() -> None:
         record["machine"]["load_average_after"] = machine.load_average()
         if device.type == "cuda":
             record["machine"]["clocks_after"] = machine.clocks()
-        if args.quick and args.save:
+        if args.quick and args.save and record["tables"]:
             save({suite: record}, args.results)
+
+    failures = attention.REFUSALS if args.quick else ()
+    measure_all(jobs, record, budget, seconds, failures=failures, done=done)
     return record
 
 

@@ -123,13 +123,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     title, baseline = new["title"], new["baseline"]
     if old["baseline"] != baseline:
         raise DdimxError(f"{title}: the baseline was '{old['baseline']}' and is '{baseline}'")
-    before, now = _rounds(old), _rounds(new)
+    before, now = _ratios(old), _ratios(new)
     compared = [
         row["name"] for row in new["rows"] if "times_as_fast" in row and row["name"] in before
     ]
     rows = []
     for name in compared:
-        then, today = before[baseline] / before[name], now[baseline] / now[name]
+        then, today = before[name], now[name]
         rows.append(
             Change(title, name, _median(then), _median(today), ratio_of_ratios(then, today))
         )
@@ -165,6 +165,19 @@ def missing(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) 
 
 def _rounds(table: Mapping[str, Any]) -> dict[str, Array]:
     return {row["name"]: np.array(row["rounds_ms"]) for row in table["rows"] if "rounds_ms" in row}
+
+
+def _ratios(table: Mapping[str, Any]) -> dict[str, Array]:
+    """Return how many times as fast as the baseline each row was, round by round.
+
+    A row that was added to its table later has its own rounds of the baseline.
+    """
+    rounds = _rounds(table)
+    baselines = {row["name"]: row.get("baseline_rounds_ms") for row in table["rows"]}
+    return {
+        name: np.array(baselines[name] or rounds[table["baseline"]]) / values
+        for name, values in rounds.items()
+    }
 
 
 def _median(values: Array) -> float:

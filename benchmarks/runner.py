@@ -23,8 +23,9 @@ Table = dict[str, Any]
 RESAMPLES = 4000
 SEED = 0  # of the order within rounds and of the bootstrap: a table can be computed again
 SHORTEST = 0.02  # seconds; a shorter call is repeated, for the clock and the synchronization cost
-ROUNDS_SHARE = 0.15  # of a table's time that no compiler may take
-LEAST = 3  # rounds of a table whose time is short; with fewer it is left out
+ROUNDS_SHARE = 0.15  # of a table's time in which nothing more is made ready
+LENT = 1.0  # of a table's time: a loan, what its fewest rounds may last if the suite has it
+LEAST = 3  # rounds of a table whose time is short; a peer that does not fit into them is left out
 
 
 class TooLong(RuntimeError):
@@ -36,15 +37,34 @@ class Budget:
 
     def __init__(self) -> None:
         """Begin without a limit."""
-        self._end, self._granted = math.inf, math.inf
+        self._end, self._granted, self._last = math.inf, math.inf, math.inf
 
-    def grant(self, seconds: float) -> None:
-        """Let the time end so many seconds from now."""
-        self._end, self._granted = time.perf_counter() + seconds, seconds
+    @property
+    def limited(self) -> bool:
+        """Whether the time ends at all."""
+        return self._end != math.inf
+
+    def grant(self, seconds: float, whole: float | None = None) -> None:
+        """Let the time end so many seconds from now.
+
+        Args:
+            seconds: of the table.
+            whole: what the suite has left, which the table may borrow from; by default no more.
+        """
+        now = time.perf_counter()
+        self._end, self._granted = now + seconds, seconds
+        self._last = now + (seconds if whole is None else max(seconds, whole))
 
     def left(self) -> float:
         """Return the seconds that are left, infinity without a limit."""
         return self._end - time.perf_counter()
+
+    def for_rounds(self, loans: int = 1) -> float:
+        """Return how long the fewest rounds may last, with so many loans of the suite's time."""
+        if not self.limited:
+            return math.inf
+        loan = loans * LENT * self._granted
+        return min(self._last - time.perf_counter(), max(self.left(), loan))
 
     def check(self) -> None:
         """Raise where no time is left, before more of it is spent on getting ready.
@@ -52,30 +72,55 @@ class Budget:
         Raises:
             TooLong: so it is.
         """
-        if self.left() <= 0:
+        if self._last <= time.perf_counter():
             raise TooLong("its time was over before all was ready")
 
-    def refusal(self, seconds: float) -> str | None:
+    def late(self) -> bool:
+        """Return whether the time for getting ready is over: what is left is for the rounds."""
+        return self.limited and self.left() <= ROUNDS_SHARE * self._granted
+
+    def refusal(self, seconds: float, rounds: float = 0.0) -> str | None:
         """Return why preparing a peer for so long does not fit, None if it does.
 
-        A part of the time is kept for the rounds.
+        A part of the time is kept for the rounds, at least ``rounds`` seconds.
         """
-        if self._end == math.inf or seconds <= self.left() - ROUNDS_SHARE * self._granted:
+        kept = max(ROUNDS_SHARE * self._granted, rounds)
+        if not self.limited or seconds <= self.left() - kept:
             return None
         left = max(0.0, self.left())
         return f"compiling takes about {seconds:.0f} s, and {left:.0f} s are left for the table"
 
 
 @dataclass(frozen=True)
+class Later:
+    """A peer that takes long to get ready, and is added to its table when every table is measured.
+
+    Attributes:
+        name: of its row.
+        refusal: returns why it does not fit into the time that is left, None if it does.
+        add: gets it ready, measures it beside the table's baseline and fills its row; returns why
+            it cannot run here, None if it can.
+        worth: the smaller, the sooner its turn is.
+    """
+
+    name: str
+    refusal: Callable[[], str | None]
+    add: Callable[[Table], str | None]
+    worth: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """What measures one table.
 
-    ``weight`` is its part of a suite's time, in units of the other tables'.
+    ``weight`` is its part of a suite's time, in units of the other tables'. ``later`` returns the
+    peers that may be added, after the table was measured; None: never any.
     """
 
     title: str
     measure: Callable[[], Table]
     weight: float = 1.0
+    later: Callable[[], Sequence[Later]] | None = None
 
     def __call__(self) -> Table:
         """Measure the table."""
@@ -150,33 +195,45 @@ def measure(
     Each is called twice before the first round (lazy initialization), a warm one once. ``wait``
     blocks until the device is done. A call shorter than ``shortest`` is repeated and the mean
     taken; its data then lie in the cache as far as they fit. Where the budget ends first, there
-    are fewer rounds, at least ``LEAST``.
+    are fewer rounds, at least ``LEAST``, and a contender with which not even these fit is missing
+    from the result; those in front come first, but for the yardsticks, which follow the baseline.
 
     Raises:
-        TooLong: the budget does not suffice for that.
+        TooLong: the budget does not suffice for the baseline and the yardsticks.
     """
     budget = budget or Budget()
-    repeats, round_seconds = [], 0.0
-    for contender in contenders:
+    takes: dict[str, tuple[Call, int]] = {}  # who takes part, and how often a round calls it
+    round_seconds = 0.0
+    ordered = [*contenders[:1], *sorted(contenders[1:], key=lambda c: not c.yardstick)]
+    for i, contender in enumerate(ordered):
+        needed = i == 0 or contender.yardstick
+        # A table without a ratio says little, so that the first to be compared may borrow more.
+        loans = 1 if needed or any(not c.yardstick and c.name in takes for c in ordered[1:]) else 2
+        if not needed and LEAST * round_seconds > budget.for_rounds(loans):
+            continue
         if not contender.warm:
             contender.call()
         once = max(_timed(contender.call, 1, wait), 1e-9)
-        repeats.append(max(1, math.ceil(shortest / once)))
-        round_seconds += once * repeats[-1]
-        if LEAST * round_seconds > budget.left():
+        repeats = max(1, math.ceil(shortest / once))
+        longer = round_seconds + once * repeats
+        if LEAST * longer <= budget.for_rounds(loans):
+            takes[contender.name], round_seconds = (contender.call, repeats), longer
+        elif needed:
             raise TooLong(
-                f"{LEAST} rounds of at least {round_seconds:.2g} s do not fit into the "
-                f"{max(0.0, budget.left()):.2g} s that are left for the table"
+                f"{LEAST} rounds of at least {longer:.2g} s do not fit into the "
+                f"{max(0.0, budget.for_rounds()):.2g} s that are left for the table"
             )
-    seconds = np.empty((len(contenders), rounds))
+    names = [contender.name for contender in contenders if contender.name in takes]
+    seconds = np.empty((len(names), rounds))
     order = np.random.default_rng(SEED)
     for turn in range(rounds):
         if turn >= LEAST and budget.left() < round_seconds:
             seconds = seconds[:, :turn]
             break
-        for i in order.permutation(len(contenders)):
-            seconds[i, turn] = _timed(contenders[i].call, repeats[i], wait)
-    return {contender.name: seconds[i] for i, contender in enumerate(contenders)}
+        for i in order.permutation(len(names)):
+            call, repeats = takes[names[i]]
+            seconds[i, turn] = _timed(call, repeats, wait)
+    return {name: seconds[i] for i, name in enumerate(names)}
 
 
 def summary(seconds: Array) -> Summary:
@@ -216,12 +273,45 @@ def compare(
     present = [peer for peer in peers if isinstance(peer, Contender)]
     seconds = measure(present, rounds, wait=wait, budget=budget)
     baseline = present[0].name
+    peers = [
+        peer
+        if isinstance(peer, Absent) or peer.name in seconds
+        else Absent(peer.name, f"{LEAST} rounds with it do not fit into the table's time")
+        for peer in peers
+    ]
     return {
         "title": title,
         "baseline": baseline,
         "notes": list(notes),
         "rows": [_row(peer, baseline, seconds) for peer in peers],
     }
+
+
+def add_peer(
+    table: Table,
+    baseline: Contender,
+    peer: Contender,
+    rounds: int,
+    *,
+    wait: Call = lambda: None,
+    budget: Budget | None = None,
+) -> dict[str, Any]:
+    """Measure one more peer beside a table's baseline, and return its row, which is put in place.
+
+    The rounds are new ones of the two, so that the ratio is of pairs as everywhere. The row keeps
+    the baseline's milliseconds in them as ``baseline_rounds_ms``.
+
+    Raises:
+        TooLong: the budget does not suffice.
+    """
+    seconds = measure([baseline, peer], rounds, wait=wait, budget=budget)
+    if peer.name not in seconds:
+        raise TooLong(f"{LEAST} rounds with it do not fit into the time that is left")
+    row = _row(peer, baseline.name, seconds)
+    row["baseline_rounds_ms"] = _milliseconds(seconds[baseline.name])
+    names = [old["name"] for old in table["rows"]]
+    table["rows"][names.index(peer.name)] = row
+    return row
 
 
 def unsteady(table: Mapping[str, Any], limit: float = 1.3) -> str | None:
@@ -247,8 +337,7 @@ def _row(peer: Contender | Absent, baseline: str, seconds: Mapping[str, Array]) 
         "median_ms": 1e3 * times.median,
         "p20_ms": 1e3 * times.p20,
         "p80_ms": 1e3 * times.p80,
-        # Kept for --compare; five digits are more than any clock here resolves.
-        "rounds_ms": [float(f"{1e3 * value:.5g}") for value in seconds[peer.name]],
+        "rounds_ms": _milliseconds(seconds[peer.name]),
     }
     if peer.name != baseline and not peer.yardstick:
         ratio = paired_ratio(seconds[baseline], seconds[peer.name])
@@ -257,6 +346,11 @@ def _row(peer: Contender | Absent, baseline: str, seconds: Mapping[str, Array]) 
     if peer.useful_bytes:
         row["gb_per_s"] = peer.useful_bytes / times.median / 1e9
     return row | dict(peer.facts or {})
+
+
+def _milliseconds(seconds: Array) -> list[float]:
+    """Return what --compare needs; five digits are more than any clock here resolves."""
+    return [float(f"{1e3 * value:.5g}") for value in seconds]
 
 
 def _timed(call: Call, repeats: int, wait: Call) -> float:

@@ -106,9 +106,18 @@ def test_a_short_time_means_fewer_rounds_and_none_when_three_do_not_fit(clock):
     budget = Budget()
     budget.grant(4 + 1 + 4 * 4)  # the first calls are 1 + 1 and 3 seconds, a round is 4
     assert len(measure(peers, 9, budget=budget)["a"]) == 4
+    # A round less: without the second, whose single call told how long a round would be.
+    budget.grant(4 + 1 + 3 * 4 - 1.0)
+    assert {name: len(found) for name, found in measure(peers, 9, budget=budget).items()} == {
+        "a": 9
+    }
+    budget.grant(4 + 1 + 3 * 4 - 1.0)
+    table = compare("t", peers, 9, budget=budget)
+    assert table["rows"][1]["absent"] == "3 rounds with it do not fit into the table's time"
+    yardstick = Contender("b", lambda: clock(3.0), warm=True, yardstick=True)
     budget.grant(4 + 1 + 3 * 4 - 1.0)
     with pytest.raises(TooLong, match=r"3 rounds of at least 4 s do not fit into the 11 s"):
-        measure(peers, 9, budget=budget)
+        measure([peers[0], yardstick], 9, budget=budget)
     budget.grant(0)
     with pytest.raises(TooLong, match="its time was over"):
         budget.check()

@@ -172,6 +172,22 @@ def test_the_script_for_a_card_says_what_failed(tmp_path):
 
 
 @needs_bash
+def test_the_script_for_a_card_says_that_a_training_left_no_checkpoint(tmp_path):
+    """A training that its time ends before the first step ends well, and has made nothing."""
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHON": "true", "DATA": "data"}
+    done = subprocess.run(
+        ["bash", ROOT / ".ci" / "gpu", tmp_path / "out", "1", "train"],
+        env=environment | {"TRAIN": "emoji:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert re.search(r"^train emoji: no checkpoint after \d+ s \(ok\)", summary, re.MULTILINE)
+
+
+@needs_bash
 def test_an_unknown_part_is_refused_before_anything_runs():
     done = run("gate", "cpu")
     assert done.returncode == 2

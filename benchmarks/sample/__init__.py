@@ -16,11 +16,12 @@ in them.
 from __future__ import annotations
 
 import atexit
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,56 +39,17 @@ from ddimx.weights.formats.diffusers.folder import write_folder
 
 from ..attention import REFUSALS
 from ..device import per_call, waiter
-from ..runner import Absent, Budget, Contender, Job, Table, TooLong, compare
+from ..runner import LEAST, Absent, Budget, Contender, Job, Later, Table, TooLong, add_peer, compare
+from ..turns import first_line
 from . import pipelines
+from .cases import BATCHES, CASES, RANDOM, Case
 from .loop import eager_loop
 
 ROUNDS = 10
 FAILURES: tuple[type[Exception], ...] = (DdimxError, *REFUSALS)  # a peer that cannot run here
-BATCHES = {"cpu": (1, 16), "cuda": (1, 16, 512)}
 STEPS = 50
 CLIP = 1.0  # of x0, as DDIMPipeline has it by default; without, random weights overflow the range
 FEW_STEPS = 2  # of the sample in which launches are counted: a profile of fifty is megabytes
-
-# Configurations of ermongroup/ddim, of which no weights are shipped.
-RANDOM = ("cifar10", "celeba", "church", "bedroom")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One table: a configuration or a shipped model, how many samples, in how many steps.
-
-    Attributes:
-        quick_steps: steps under ``--quick``.
-        weight: its part of the suite's time.
-    """
-
-    model: str
-    batch: int
-    steps: int
-    quick_steps: int
-    weight: float = 1.0
-
-
-CASES = {
-    "cpu": (
-        Case("cifar10", 1, 50, 4, 3.0),
-        Case("cifar10", 8, 10, 2, 4.0),
-        Case("emoji", 1, 50, 10),
-        Case("emoji", 16, 20, 3, 1.5),
-        Case("furniture", 4, 4, 1, 1.5),
-    ),
-    # Two networks are compiled in a table; the first two get the time for it.
-    "cuda": (
-        Case("cifar10", 1, 50, 50, 10.0),
-        Case("cifar10", 512, 20, 5, 10.0),
-        Case("cifar10", 64, 50, 20, 2.0),
-        Case("church", 16, 10, 3, 2.0),
-        Case("furniture", 4, 8, 4),
-        Case("emoji", 1, 50, 50),
-        Case("furniture", 64, 8, 4),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -125,6 +87,7 @@ def jobs(
     """Return what measures a table for every case, or for every batch size of one model."""
     kind = device.type if device.type in CASES else "cpu"
     cases: Sequence[Case] = CASES[kind]
+    times, time_left = pipelines.CompileTimes(device), budget or Budget()
     if model is not None:
         sizes = batches or BATCHES[kind]
         cases = [Case(model, batch, STEPS, STEPS) for batch in sizes]
@@ -138,8 +101,9 @@ def jobs(
         per = " per level" if shapes else ""
         title = f"sample, {name}, {number}, {count} steps{per}"
         title += "" if shapes else " of DDIM"
-        parts = (title, case, count, device, rounds or ROUNDS, compiled, budget or Budget())
-        return Job(title, _Measurement(*parts).table, case.weight)
+        parts = (title, case, count, device, rounds or ROUNDS, compiled, time_left, times)
+        measurement = _Measurement(*parts)
+        return Job(title, measurement.table, case.weight, lambda: measurement.later)
 
     return [job(case) for case in cases]
 
@@ -182,12 +146,25 @@ class Way:
     calls: int
 
 
-Prepared = tuple[str, Callable[[], Way]]  # a name, and what loads a model and makes it ready
-
-
 @dataclass(frozen=True)
+class Prepared:
+    """What loads a model and makes a way ready to draw.
+
+    ``cost`` is how long its first call compiles, in units of a plain compilation.
+    """
+
+    name: str
+    make: Callable[[], Way]
+    cost: float = 0.0
+
+
+@dataclass
 class _Measurement:
-    """Everything that a table needs."""
+    """Everything that a table needs.
+
+    ``later`` holds the peers that are added once the table is measured: those that are compiled
+    and those that did not fit. Without a limit of time all take part in the table's own rounds.
+    """
 
     title: str
     case: Case
@@ -196,6 +173,8 @@ class _Measurement:
     rounds: int
     compiled: bool
     budget: Budget
+    times: pipelines.CompileTimes
+    later: list[Later] = field(default_factory=list)
 
     def table(self) -> Table:
         """Measure the peers that can run here."""
@@ -215,33 +194,111 @@ class _Measurement:
             notes.append("rms diff.: to the first row's images from the same x_T, in [-1, 1]")
         else:
             ways = ours
+        order = [way.name for way in ways]
+        if self.budget.limited:
+            # The baseline, what people get by default, the rest of ours, then theirs: when the time
+            # is over, the last are left out, but never the first two.
+            ways = sorted(
+                ways,
+                key=lambda way: (way.name != order[0], way is not ours[-1], way not in ours),
+            )
         peers: list[Contender | Absent] = []
+        failed: set[str] = set()
+        baseline: Contender | None = None
         expected: Tensor | None = None
-        for make in ways:
-            if isinstance(make, Absent):
-                peers.append(make)
-                continue
-            name, prepare = make
-            self.budget.check()
-            try:
-                peer, samples = self._contender(prepare(), expected)
-            except FAILURES as error:
-                if isinstance(error, TooLong):
-                    raise
-                reason = str(error).strip() or type(error).__name__
-                peers.append(Absent(name, reason.splitlines()[0]))
-                continue
-            peers.append(peer)
-            expected = samples if expected is None else expected
+        for way in ways:
+            if isinstance(way, Absent):
+                peers.append(way)
+            elif way.cost and self.budget.limited:
+                peers.append(Absent(way.name, "its time was over before its turn came"))
+            elif sum(isinstance(peer, Contender) for peer in peers) > 1 and self.budget.late():
+                peers.append(Absent(way.name, "the table's time for getting ready was over"))
+            else:
+                self.budget.check()
+                try:
+                    peer, samples = self._contender(way.make(), expected)
+                except FAILURES as error:
+                    if isinstance(error, TooLong) and baseline is None:
+                        raise
+                    if not isinstance(error, TooLong):
+                        failed.add(way.name)
+                    peers.append(Absent(way.name, first_line(error)))
+                    continue
+                peers.append(peer)
+                baseline = baseline or peer
+                expected = samples if expected is None else expected
         notes += self._choices()
         wait = waiter(self.device)
         table = compare(self.title, peers, self.rounds, wait=wait, notes=notes, budget=self.budget)
-        per_second = "images_per_s" if images else "shapes_per_s"
+        table["rows"].sort(key=lambda row: order.index(row["name"]))
         for row in table["rows"]:
             if "absent" not in row:
-                row[per_second] = 1e3 * self.case.batch / row["median_ms"]
-                row["ms_per_call"] = row["median_ms"] / row["network_calls"]
+                self._complete(row, images)
+        if baseline is not None:
+            layers = _layers(plain.network)
+            rows = {row["name"]: row for row in table["rows"]}
+            once = rows[baseline.name]["median_ms"] / 1e3
+            absent = [
+                way
+                for way in ways
+                if isinstance(way, Prepared)
+                and "absent" in rows[way.name]
+                and way.name not in failed
+            ]
+            absent.sort(key=lambda way: way not in ours)
+            self.later = [
+                Later(
+                    way.name,
+                    partial(self._refusal, way.cost, layers, once),
+                    partial(self._add, way, layers, once, baseline, expected),
+                    math.ceil(way.cost),
+                )
+                for way in absent
+            ]
         return table
+
+    def _refusal(self, cost: float, layers: int, once: float) -> str | None:
+        """Return why a peer cannot be compiled and measured in the time that is left.
+
+        Args:
+            cost: of :class:`Prepared`.
+            layers: of the network.
+            once: seconds of the baseline's samples, which a compiled peer takes at most.
+        """
+        rounds = (2 * LEAST + 4) * once  # of two, and what a peer draws before
+        if cost:
+            return self.budget.refusal(self.times.estimate(layers, cost), rounds)
+        if self.budget.left() >= rounds:
+            return None
+        return f"the {max(0.0, self.budget.left()):.2g} s that were left did not suffice"
+
+    def _add(
+        self,
+        way: Prepared,
+        layers: int,
+        once: float,
+        baseline: Contender,
+        expected: Tensor | None,
+        table: Table,
+    ) -> str | None:
+        """Compile a peer and measure it beside the baseline; return why it cannot run here."""
+        try:
+            peer, _ = self._contender(way.make(), expected)
+            if way.cost:
+                seconds = (peer.facts or {})["first_call_s"]
+                self.times.note(max(0.0, seconds - once), layers, way.cost)
+            wait = waiter(self.device)
+            row = add_peer(table, baseline, peer, self.rounds, wait=wait, budget=self.budget)
+        except FAILURES as error:
+            return first_line(error)
+        self._complete(row, expected is not None)
+        return None
+
+    def _complete(self, row: dict[str, Any], images: bool) -> None:
+        """Add to a measured row what follows from its median."""
+        per_second = "images_per_s" if images else "shapes_per_s"
+        row[per_second] = 1e3 * self.case.batch / row["median_ms"]
+        row["ms_per_call"] = row["median_ms"] / row["network_calls"]
 
     def _choices(self) -> list[str]:
         """Return what "auto" has chosen for this table's samples, and why."""
@@ -259,12 +316,13 @@ class _Measurement:
         peers: list[Prepared | Absent] = []
         if random:
             folder = random_model(self.case.model)
-            ways = pipelines.peers(folder, self.device, half, batch, self.compiled, self.budget)
-            for name, make in ways.items():
-                if isinstance(make, str):
-                    peers.append(Absent(name, make))
+            ways = pipelines.peers(folder, self.device, half, batch, self.compiled)
+            for name, way in ways.items():
+                if isinstance(way, str):
+                    peers.append(Absent(name, way))
                 else:
-                    peers.append((name, partial(self._pipeline, name, make, start)))
+                    make = partial(self._pipeline, name, way.make, start)
+                    peers.append(Prepared(name, make, way.cost))
         if all(isinstance(peer, Absent) for peer in peers):
             clip = CLIP if random else None
 
@@ -278,7 +336,7 @@ class _Measurement:
                     len(calls),
                 )
 
-            peers.insert(0, ("eager loop fp32", loop))
+            peers.insert(0, Prepared("eager loop fp32", loop))
         return peers
 
     def _pipeline(self, name: str, make: Callable[[], pipelines.Pipeline], start: Tensor) -> Way:
@@ -294,10 +352,8 @@ class _Measurement:
     def _ours(self, variant: Variant) -> Prepared | Absent:
         if variant.engine != "eager" and not self.compiled:
             return Absent(variant.name, "--no-compile")
-        seconds = pipelines.COMPILE_SECONDS.get(self.device.type, 0.0)
-        if variant.engine == "compile" and (reason := self.budget.refusal(seconds)):
-            return Absent(variant.name, reason)
-        return variant.name, partial(self._our_way, variant)
+        cost = 1.0 if variant.engine == "compile" else 0.0
+        return Prepared(variant.name, partial(self._our_way, variant), cost)
 
     def _our_way(self, variant: Variant) -> Way:
         model = loaded(self.case.model, self.device, variant.dtype)
@@ -341,6 +397,11 @@ class _Measurement:
             calls = way.calls / self.steps * FEW_STEPS
             facts |= per_call(lambda: way.draw(FEW_STEPS), calls, self.device)
         return Contender(way.name, lambda: way.draw(self.steps), facts=facts, warm=True), samples
+
+
+def _layers(network: torch.nn.Module) -> int:
+    """Return how many layers with weights a network has."""
+    return sum(any(True for _ in part.parameters(recurse=False)) for part in network.modules())
 
 
 def as_bytes(samples: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +19,40 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from ..runner import Budget
-
 Forward = Callable[..., Any]
-# Of the CIFAR-10 network without a cache of compiled code: two CPU cores, and a GPU's host.
+# Of the CIFAR-10 network without a cache of compiled code: two CPU cores, and an H200's host.
 COMPILE_SECONDS = {"cpu": 90.0, "cuda": 26.0}
-AUTOTUNE_SECONDS = 120.0
+LAYERS = 164  # with weights, that it has
+# In units of these: compiling with every kernel tried in many shapes, and OpenVINO's conversion.
+AUTOTUNE, OPENVINO = 5.0, 0.33
+
+
+class CompileTimes:
+    """How long compiling takes: by what it took on other machines, and in this process so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Begin without having seen any."""
+        self._each = COMPILE_SECONDS.get(device.type, COMPILE_SECONDS["cpu"]) / LAYERS
+        self._slower: list[float] = []
+
+    def estimate(self, layers: int, cost: float = 1.0) -> float:
+        """Return the seconds for a network of so many layers with weights."""
+        return layers * cost * self._each * max([*self._slower, 0.5] if self._slower else [1.0])
+
+    def note(self, seconds: float, layers: int, cost: float = 1.0) -> None:
+        """Learn how long it took; the slowest that was seen counts."""
+        self._slower.append(seconds / (layers * cost * self._each))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to run the pipeline: what makes it ready but for its first call.
+
+    ``cost`` is how long the first call compiles, in units of a plain compilation.
+    """
+
+    make: Callable[[], Pipeline]
+    cost: float = 0.0
 
 
 def missing() -> str | None:
@@ -170,52 +199,45 @@ def counting(network: nn.Module) -> Iterator[list[None]]:
 
 
 def peers(
-    folder: Path, device: torch.device, half: str | None, batch: int, compiled: bool, budget: Budget
-) -> dict[str, Callable[[], Pipeline] | str]:
+    folder: Path, device: torch.device, half: str | None, batch: int, compiled: bool
+) -> dict[str, Peer | str]:
     """Return the ways to run the pipeline by their names, the plain one first.
 
     Args:
         half: why bfloat16 is no peer on this device, None if it is.
 
-    Each is a function that makes the pipeline ready but for its first call, or the reason why it
-    is left out.
+    In place of one that cannot run here stands the reason.
     """
     if (reason := missing()) is not None:
         return {f"diffusers {name}": reason for name in ("fp32", "bf16", "bf16, compiled")}
     dtype = torch.float32 if half else torch.bfloat16
     name = "fp32" if half else "bf16"
 
-    def compiled_by(mode: str | None) -> Callable[[], Pipeline]:
+    def compiled_by(mode: str | None, cost: float = 1.0) -> Peer | str:
         def make() -> Pipeline:
             pipeline = Pipeline(folder, device, dtype, torch.channels_last)
             pipeline.compile(mode)
             return pipeline
 
-        return make
+        return Peer(make, cost) if compiled else "--no-compile"
 
-    def refused(seconds: float) -> str | None:
-        return budget.refusal(seconds) if compiled else "--no-compile"
-
-    ways: dict[str, Callable[[], Pipeline] | str] = {
-        "diffusers fp32": lambda: Pipeline(folder, device),
-        "diffusers bf16": half or (lambda: Pipeline(folder, device, dtype)),
-        f"diffusers {name} channels_last": lambda: Pipeline(
-            folder, device, dtype, torch.channels_last
+    ways: dict[str, Peer | str] = {
+        "diffusers fp32": Peer(lambda: Pipeline(folder, device)),
+        "diffusers bf16": half or Peer(lambda: Pipeline(folder, device, dtype)),
+        f"diffusers {name} channels_last": Peer(
+            lambda: Pipeline(folder, device, dtype, torch.channels_last)
         ),
     }
     on_gpu = device.type == "cuda"
     best = f"diffusers {name} channels_last, compiled"
-    ways[best] = refused(COMPILE_SECONDS["cuda" if on_gpu else "cpu"]) or compiled_by(
-        "reduce-overhead" if on_gpu else None
-    )
+    ways[best] = compiled_by("reduce-overhead" if on_gpu else None)
     if on_gpu:
         tuned = "max-autotune"
-        ways[f"{best} ({tuned})"] = refused(AUTOTUNE_SECONDS) or compiled_by(tuned)
+        ways[f"{best} ({tuned})"] = compiled_by(tuned, AUTOTUNE)
     if device.type == "cpu" and find_spec("openvino"):
         for precision in ("f32",) if half else ("f32", "bf16"):
-            ways[f"OpenVINO {precision}"] = refused(COMPILE_SECONDS["cpu"] / 3) or partial(
-                _openvino, folder, device, precision, batch
-            )
+            make = partial(_openvino, folder, device, precision, batch)
+            ways[f"OpenVINO {precision}"] = Peer(make, OPENVINO) if compiled else "--no-compile"
     return ways
 
 
