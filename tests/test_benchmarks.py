@@ -268,6 +268,7 @@ def test_sample_suite(tiny_model):
         assert row["rms_difference"] < (1e-5 if "fp32" in name else 0.1)
 
 
+@pytest.mark.full
 def test_diffusers_draws_the_same_images(monkeypatch):
     """Its pipeline is the baseline; ours starts from the same x_T with the same weights."""
     pytest.importorskip("diffusers")

@@ -62,13 +62,16 @@ def fresh_folder(verb: str, model: str) -> Path:
 def refuse_existing(out: Path | None, overwrite: bool) -> None:
     """Raise UsageError for a file that is there and may not be written over.
 
-    What a killed process left unfinished of it is removed.
+    What a killed process left of it is removed: what was unfinished, and its lock.
     """
     from ..files import sweep
+    from ..runs.lock import lock_file
 
     if out is not None:
         sweep(out.parent, out.name)
     if out is not None and out.exists() and not overwrite:
+        with suppress(OSError), lock_file(out):
+            pass
         raise UsageError(f"{out} exists; choose another file or --overwrite")
 
 

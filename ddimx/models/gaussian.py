@@ -54,6 +54,7 @@ class GaussianProcess:
     formats = FORMATS
     micro_batch = MICRO_BATCH
     even_rows = True
+    fixed_shapes = True
 
     @classmethod
     def from_config(cls, config: Config) -> GaussianProcess:

@@ -105,6 +105,15 @@ class Process(Protocol):
         ...
 
     @property
+    def fixed_shapes(self) -> bool:
+        """Whether :func:`ddimx.solvers.executor.execute` runs the plan on states of one shape.
+
+        Only then can an engine pack, capture or compile the network; without the attribute it
+        runs as it is.
+        """
+        ...
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, 0 for an unconditional model."""
         ...

@@ -34,7 +34,8 @@ def faults_of(server, verb, kind, at, folder, expected) -> list[str]:
             found = {n: c for n, c in tree(folder).items() if not _hidden(n) or n in expected}
             wrong += [f"code 0, but {it}" for it in differences(expected, found)]
     # Measurements are not made again to see whether they are the same: they are there already.
-    complete = verb.startswith("evaluate") and not differences(expected, tree(folder))
+    visible = {n: c for n, c in tree(folder).items() if not _hidden(n) or n in expected}
+    complete = verb.startswith("evaluate") and not differences(expected, visible)
     again = server.run(verb, folder)
     if again.code != 0 and not (complete and again.code == 2 and "--overwrite" in again.said):
         wrong.append(f"again: code {again.code}: {again.said.strip()[-300:]}")

@@ -131,6 +131,7 @@ class TextProcess:
     formats: ClassVar[tuple[str, ...]] = FORMATS
     micro_batch: ClassVar[int] = 1
     even_rows: ClassVar[bool] = True
+    fixed_shapes: ClassVar[bool] = False  # its pipeline has a loop of its own
     num_classes: ClassVar[int] = 0
     can_guide: ClassVar[bool] = True
     decoder_name: ClassVar[str] = "pipeline"

@@ -57,6 +57,7 @@ class DiscreteProcess:
     # How many tokens share a product with a sample's would else decide the last bits of its logits.
     micro_batch: ClassVar[int] = 1
     even_rows: ClassVar[bool] = False
+    fixed_shapes: ClassVar[bool] = False
     decoder_name: ClassVar[None] = None
 
     @classmethod
