@@ -289,10 +289,9 @@ def _unfit(record: dict[str, Any]) -> list[str]:
 
 
 def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not positive")
-    return value
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"'{word}' is not a whole number of at least 1")
+    return int(word)
 
 
 def _shape(word: str) -> tuple[int, ...]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
-from .errors import UsageError, unknown
+from .errors import UsageError, nearest, unknown
 
 Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip", "size", "guidance"]
 Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
 
+# Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
+SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
+TOKEN_SPACINGS = ("linear", "cosine")
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 
 
@@ -77,14 +80,23 @@ def checked(name: str, option: Option, value: Any) -> Any:
     for word in words:
         if not isinstance(word, str):
             raise UsageError(f"{what} must be text, got {word!r}")
-        if option.choices and word not in option.choices and not _has_number(name, word):
+        if name == "spacing":
+            _check_spacing(word)
+        elif option.choices and word not in option.choices:
             raise unknown(what, word, option.choices)
     return tuple(words) if several else value
 
 
-def _has_number(name: str, word: str) -> bool:
-    """Whether a spacing is written with its rho, ``karras:5``."""
-    return name == "spacing" and re.fullmatch(r"karras:\d+(\.\d+)?", word) is not None
+def _check_spacing(word: str) -> None:
+    """Refuse a spacing that no model has; ``karras`` may have its rho behind a colon."""
+    name, colon, number = word.partition(":")
+    if name == "karras" and colon and re.fullmatch(r"\d+(\.\d+)?", number) is None:
+        raise UsageError(f"--spacing {word}: write karras or, with a rho from 1 to 100, karras:5")
+    if word not in (*SPACINGS, *TOKEN_SPACINGS) and name != "karras":
+        raise UsageError(
+            f"unknown spacing '{word}'{nearest(word, SPACINGS + TOKEN_SPACINGS)} Allowed: "
+            f"{', '.join(sorted(SPACINGS))}; of octrees {' and '.join(TOKEN_SPACINGS)}."
+        )
 
 
 def _number(what: str, option: Option, value: Any) -> float:

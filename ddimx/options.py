@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError, nearest
-from .option_values import Kind, Option, Panel, checked
+from .option_values import SPACINGS, TOKEN_SPACINGS, Kind, Option, Panel, checked
 from .solvers.registry import AUTO, SolverChoice, check_options, name_forms, parse_solver
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
-SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
-TOKEN_SPACINGS = ("linear", "cosine")
 ENGINES = ("auto", "eager", "pack", "graph", "compile")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Options that do not apply to a text-to-image pipeline.

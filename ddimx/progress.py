@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -103,6 +104,18 @@ class Progress:
                 return
             left = (self._total - self._done) / max(rate, 1e-9)
             self.say(f"{self._what} {self._done}/{self._total}  {note}  {left:.0f} s left")
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave the time of what happens within out of the speed and the remaining time.
+
+        The bar's own remaining time, which goes by the last half minute, learns it meanwhile.
+        """
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._begun += time.monotonic() - begun
 
     def counted(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """Yield the items, and count them as :meth:`start` does once that takes a while."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -58,6 +58,16 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.answer: Callable[[], None] | None = None
+
+    @contextmanager
+    def answering(self, answer: Callable[[], None]) -> Iterator[None]:
+        """Call ``answer`` at once if a signal asks meanwhile, where nobody looks for long."""
+        self.answer = answer
+        try:
+            yield
+        finally:
+            self.answer = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -84,7 +94,11 @@ def polite_stop() -> Iterator[Stop]:
     def ask(number: int, _frame: FrameType | None) -> None:
         if stop and number == signal.SIGINT:
             raise Interrupted
+        first = not stop
         stop.signal = number
+        if first and stop.answer is not None:
+            with suppress(RuntimeError):  # the output was just being written to
+                stop.answer()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:

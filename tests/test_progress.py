@@ -47,6 +47,17 @@ def test_a_log_gets_a_line_now_and_then_also_where_nobody_knows_the_total(monkey
     assert reading.endswith(" s left")
 
 
+def test_time_apart_is_not_of_the_speed(monkeypatch, capsys):
+    seconds = iter([0.0, 1.0, 91.0, 92.0])
+    monkeypatch.setattr("ddimx.progress.time.monotonic", lambda: next(seconds))
+    progress = Progress()
+    progress.start("reading", 4)
+    with progress.apart():
+        pass
+    progress.advance(2)
+    assert capsys.readouterr().err == "reading 2/4  1.00 it/s  2 s left\n"
+
+
 def test_messages_are_plain_with_and_without_a_console(capsys):
     text = "a [b] :smile: 1\t2\a"
     Progress().say(text)

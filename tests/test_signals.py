@@ -39,6 +39,18 @@ def test_the_first_signal_asks(number, code):
         assert (stop.signal, stop.exit_code) == (number, code)
 
 
+def test_the_first_signal_is_answered_where_it_is_not_seen_for_long():
+    said = []
+    with polite_stop() as stop:
+        with stop.answering(lambda: said.append("later")):
+            signal.raise_signal(signal.SIGINT)
+            assert said == ["later"]
+            with pytest.raises(Interrupted):
+                signal.raise_signal(signal.SIGINT)
+        assert said == ["later"]
+        assert stop
+
+
 @pytest.mark.skipif(HANGUP is None, reason="Windows has no SIGHUP")
 def test_a_terminal_that_is_closed_asks_unless_nohup_ignores_it():
     signal.signal(HANGUP, signal.SIG_DFL)

@@ -76,6 +76,9 @@ def _measured(options: RunOptions) -> AbstractContextManager[Profile | None]:
 def _report(profile: Profile, record: dict[str, Any], where: Path, progress: Progress) -> None:
     """Say where the time went, on stderr and in the run's manifest.
 
+    A manifest keeps what was measured before if now no row was recorded, as where no sample was
+    missing: the trace beside it belongs to that.
+
     Raises:
         DdimxError: the manifest cannot be written.
     """
@@ -83,7 +86,9 @@ def _report(profile: Profile, record: dict[str, Any], where: Path, progress: Pro
     from ..runs.run import reporting
     from ..sampling.profile import TRACE, profile_table, remarks
 
-    record["profile"] = report = profile.report()
+    report = profile.report()
+    if report["rows"] is not None or "profile" not in record:
+        record["profile"] = report
     with reporting(where):
         if profile.write_trace(where / TRACE):  # of a run that was stopped in its first batch
             record["files"] = [*record.get("files", ()), TRACE]

@@ -76,6 +76,11 @@ def _text(value: Any, indent: str = "") -> str:
     return f"{opening}\n{lines}\n{indent}{closing}"
 
 
+# What people call a key of an identity, and what it means that the key is not there.
+_NAMES = {"guided": "rows with --guidance"}
+_IMPLIED = {"guided": "all"}
+
+
 def check_same(
     folder: Path, count: int, old_identity: Record, new_identity: Record, new_count: int
 ) -> None:
@@ -95,7 +100,8 @@ def check_same(
     ]
     if other:
         changes = ", ".join(
-            f"{k}: {_short(old_identity.get(k))} -> {_short(new_identity.get(k))}"
+            f"{_NAMES.get(k, k)}: "
+            + " -> ".join(_short(i.get(k, _IMPLIED.get(k))) for i in (old_identity, new_identity))
             for k in other[:4]
         )
         raise UsageError(

@@ -46,9 +46,13 @@ class Entry:
         kind: machine, precision and versions, within which figures of one network say something of
             another.
         layers: how many layers with weights it has.
-        cold: seconds of compiling with an empty cache; None if that was not seen.
+        cold: seconds of compiling with an empty cache; None if that was not seen. Networks share
+            pieces of code, so that those of a second one may be there already; that is not told
+            apart.
         warm: the same where the cache held the code.
-        plain, compiled: seconds of a call, plain and compiled; None if not measured.
+        plain, compiled: seconds of a call on a CPU, plain and compiled; None if not measured, as
+            ``plain`` where each call was compiled because the user wanted that. On a GPU neither
+            is measured: to wait for each call would cost more than it teaches.
     """
 
     kind: str
@@ -147,7 +151,13 @@ def remember(key: str, entry: Entry) -> None:
 
 
 def estimate(
-    entries: Mapping[str, Entry], key: str, kind: str, device: str, speed: str, layers: int
+    entries: Mapping[str, Entry],
+    key: str,
+    kind: str,
+    device: str,
+    speed: str,
+    layers: int,
+    plain: float | None = None,
 ) -> Estimate:
     """Return what compiling would cost and gain.
 
@@ -158,6 +168,7 @@ def estimate(
         device: "cpu" or "cuda".
         speed: a key of ``RATIO``.
         layers: how many layers with weights the network has.
+        plain: seconds of a plain call as measured now, for a record that has only compiled ones.
     """
     alike = [entry for entry in entries.values() if entry.kind == kind]
     colds = [entry.cold / entry.layers for entry in alike if entry.cold is not None]
@@ -171,8 +182,8 @@ def estimate(
     own = entries.get(key)
     if own is None or not compiled_code().is_dir():
         return Estimate(cold, ratio)
-    if own.compiled is not None and own.plain is not None:
-        ratio = own.compiled / own.plain
+    if own.compiled is not None and (before := own.plain or plain):
+        ratio = own.compiled / before
     warm = own.warm if own.warm is not None else (own.cold or cold) * WARM_SHARE
     return Estimate(warm, ratio)
 
@@ -180,3 +191,15 @@ def estimate(
 def compiled_code() -> Path:
     """Return the folder of inductor's compiled code."""
     return engine_folder() / "code"
+
+
+def code_is_held(entries: Mapping[str, Entry], key: str) -> bool | None:
+    """Return whether there is compiled code of a network at its size; None if nobody can say.
+
+    Nobody can where the record was lost and the code was not.
+    """
+    try:
+        code = any(compiled_code().iterdir())
+    except OSError:  # no such folder, or not one for us
+        code = False
+    return None if code and not entries else code and key in entries

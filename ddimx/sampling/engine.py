@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -35,6 +35,7 @@ WARM_UP = 1  # calls that are not timed: the first of them allocates and chooses
 TIMED = 2  # calls that are, before it is decided whether to compile
 WORTH_A_LOOK = 2.0  # seconds that a run has to last before the record of costs is read for it
 LONG = 10.0  # seconds of a run from which on the figures are worth telling
+Compiling = Callable[[str], AbstractContextManager[Any]]
 COMPILER = 300 << 20  # bytes that the compiler needs besides a second copy of the weights
 MOST_ENGINES = 4  # that are kept for a model: the sizes of batch that a program changes between
 
@@ -49,27 +50,27 @@ class Engine:
         network: what to call, as the model's network: (x, t[, labels]).
         compile_seconds: what compiling has cost in this run, None if nothing was compiled.
         say: is told in one line what was decided.
-        note: is told what is going on where that takes a while.
+        compiling: surrounds each compilation, and is told how long it will take.
     """
 
     def __init__(self, name: EngineName, reason: str, network: nn.Module) -> None:
         self.name, self.reason, self.network = name, reason, network
         self.compile_seconds: float | None = None
         self.say: Callable[[str], None] = lambda _: None
-        self.note: Callable[[str], None] = lambda _: None
+        self.compiling: Compiling = nullcontext
 
     def expect_samples(self, count: int) -> None:
         """Begin a run of so many samples."""
 
     @contextmanager
-    def telling(self, say: Callable[[str], None], note: Callable[[str], None]) -> Iterator[None]:
-        """Tell ``say`` and ``note`` what happens meanwhile."""
-        before = self.say, self.note
-        self.say, self.note = say, note
+    def telling(self, say: Callable[[str], None], compiling: Compiling) -> Iterator[None]:
+        """Tell ``say`` what happens meanwhile, and surround compilations with ``compiling``."""
+        before = self.say, self.compiling
+        self.say, self.compiling = say, compiling
         try:
             yield
         finally:
-            self.say, self.note = before
+            self.say, self.compiling = before
 
     def begin_batch(self) -> None:
         """Note that no row is under way."""
@@ -196,14 +197,14 @@ class _Compiling(Engine):
             f"(it takes about {seconds:.0f} s)"
         )
 
-    def _estimate(self) -> costs.Estimate:
-        """Return what compiling would cost and gain."""
+    def _estimate(self, plain: float | None = None) -> costs.Estimate:
+        """Return what compiling would cost and gain; ``plain`` are the seconds of a plain call."""
         device, speed = self._model.device.type, self._model.device.type
         if device == "cpu":
             low = self._model.precision.dtype == torch.bfloat16
             speed += " bf16" if low else " fp32"
         layers = _layers(self._model.network)
-        return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers)
+        return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers, plain)
 
     def begin(self, nfe: int, count: int) -> None:
         """Begin a run of ``count`` samples with ``nfe`` calls of the network for each batch."""
@@ -243,7 +244,7 @@ class _Compiling(Engine):
         left = (self._expected - done) * plain
         if left < WORTH_A_LOOK:
             return
-        cost = self._estimate()
+        cost = self._estimate(plain)
         saving = left * (1 - cost.ratio)
         if saving > cost.seconds:
             free = free_bytes(self._model.device)
@@ -298,13 +299,15 @@ class _Compiling(Engine):
         seconds.append(time.perf_counter() - start)
         if seconds is self._compiled and len(seconds) == WARM_UP + TIMED:
             plain = min(self._plain[WARM_UP:], default=None)
-            entry = costs.Entry(
-                self._kind,
-                _layers(self._model.network),
-                plain=plain,
-                compiled=None if plain is None else min(seconds[WARM_UP:]),
-            )
-            costs.remember(self._key, entry)
+            older = costs.read().get(self._key)
+            if plain is not None or older is None or older.plain is None:  # else a pair of one run
+                entry = costs.Entry(
+                    self._kind,
+                    _layers(self._model.network),
+                    plain=plain,
+                    compiled=min(seconds[WARM_UP:]),
+                )
+                costs.remember(self._key, entry)
         return out
 
     def _first_compiled(self, arguments: tuple[Tensor, ...]) -> Tensor:
@@ -315,13 +318,13 @@ class _Compiling(Engine):
         Raises:
             DdimxError: it failed, and compiling was the user's wish.
         """
-        held = self._key in costs.read() and costs.compiled_code().is_dir()
-        self.note(f"compiling the network, about {self._estimate().seconds:.0f} s")
+        held = costs.code_is_held(costs.read(), self._key)
+        notice = f"compiling the network, about {self._estimate().seconds:.0f} s"
         for last in (False, True):
             start = time.perf_counter()
             self._function = compiled.compiled(self._model.network)
             try:
-                with timed("compiling"), compiled.code_folder():
+                with self.compiling(notice), timed("compiling"), compiled.code_folder():
                     out = self._run(arguments)
                 break
             except torch.cuda.OutOfMemoryError:
@@ -341,7 +344,7 @@ class _Compiling(Engine):
         entry = costs.Entry(
             self._kind,
             _layers(self._model.network),
-            cold=None if held else self.compile_seconds,
+            cold=self.compile_seconds if held is False else None,
             warm=self.compile_seconds if held else None,
         )
         costs.remember(self._key, entry)

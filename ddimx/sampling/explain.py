@@ -24,7 +24,9 @@ def plan_table(plan: AnyPlan, guidance: float = 1.0) -> Table:
     ``guidance`` is the run's weight. The column ``guidance`` holds each row's own, where they
     differ.
     """
-    title = f"{plan.label}; {len(plan)} rows, {plan.nfe} network calls"
+    counts = ((len(plan), "row"), (plan.nfe, "network call"))
+    rows, calls = (f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts)
+    title = f"{plan.label}; {rows}, {calls}"
     columns = plan.columns()
     if guidance != 1.0:
         title += f", guidance {guidance:g}"
@@ -91,4 +93,5 @@ def _cell(value: Any) -> str:
         return "yes" if value else "-"
     if np.isnan(value):
         return "-"
-    return f"{value:g}" if value == round(value) else f"{value:.6f}"
+    text = f"{value:g}" if value == round(value) else f"{value:.6f}"
+    return text.removeprefix("-") if float(text) == 0 else text

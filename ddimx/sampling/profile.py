@@ -5,9 +5,10 @@
     print(profile)
 
 The seconds of parts are measured from the beginning to the end; then the host waits for the device
-wherever the part changes, so a run that is profiled is a little slower than others. What happens
-within the network is recorded in a few rows only, because a record of all would be as large as the
-run is long, and those rows' shares divide the network's seconds.
+wherever the part changes. What happens within the network is recorded in a few rows only, because a
+record of all would be as large as the run is long, and those rows' shares divide the network's
+seconds. Making that record takes some seconds however short the run is: they stand apart, outside
+of the sum and of all shares.
 """
 
 from __future__ import annotations
@@ -134,11 +135,10 @@ class Profile(Clock):
             with tempfile.TemporaryDirectory() as scratch:
                 path = Path(scratch, "trace.json")
                 recorder.export_chrome_trace(str(path))
-                text = path.read_bytes()
-            events = json.loads(text)["traceEvents"]  # its writer does not say if a disk is full
+                trace = json.loads(path.read_bytes())  # its writer does not say if a disk is full
             if self._kind() in ("cpu", "cuda"):  # of others only the host's time is recorded
-                self._split = Split(events)
-            self._trace = gzip.compress(text, compresslevel=6, mtime=0)
+                self._split = Split(trace["traceEvents"])
+            self._trace = gzip.compress(_anonymous(trace), compresslevel=6, mtime=0)
 
     def _kind(self) -> str:
         if self.device is not None:
@@ -151,16 +151,17 @@ class Profile(Clock):
         """Return the measurement so far as JSON values.
 
         Returns:
-            ``seconds``: of the whole. ``parts``: by name, the largest first, ``seconds``, ``share``
-            of the whole and ``calls``; of the network and the update, where they were recorded,
-            also ``kinds``, by name ``seconds``, ``share`` of the whole and ``calls`` in every call
-            of the part. ``first_network_call``: its seconds. ``rows``: what was recorded: the
-            ``batch``, counted from 1, and its ``first`` and ``last`` row; None without any.
-            ``fused``: the kernels that a compiler made, by name their share of the whole.
+            ``seconds``: of the whole, without ``profiling``: the seconds that the measurement took.
+            ``parts``: by name, the largest first, ``seconds``, ``share`` of the whole and
+            ``calls``; of the network, where it was recorded, also ``kinds``, by name ``seconds``,
+            ``share`` of the whole and ``calls`` in every call of it. ``first_network_call``: its
+            seconds. ``rows``: what was recorded: the ``batch``, counted from 1, and its ``first``
+            and ``last`` row; None without any. ``fused``: the kernels that a compiler made, by
+            name their share of the whole.
         """
         self._charge()
         seconds, split = dict(self.seconds), self._split
-        calls = dict(self.calls)
+        calls, own = dict(self.calls), seconds.pop(OWN, 0.0)
         total = max(sum(seconds.values()), 1e-9)
         if split is not None and split.time.get(NOISE) and UPDATE in seconds:
             # On a CPU the update draws its noise by operations of its own, which the trace tells.
@@ -187,6 +188,7 @@ class Profile(Clock):
         each = seconds.get(NETWORK, 0.0) / max(network, 1e-9) / total
         return {
             "seconds": round(total, _DIGITS),
+            "profiling": round(own, _DIGITS),
             "parts": parts,
             "first_network_call": round(self.first.get(NETWORK, 0.0), _DIGITS),
             "rows": None
@@ -228,6 +230,8 @@ def profile_table(report: dict[str, Any]) -> Table:
         add(name, row)
         for kind, of_kind in row.get("kinds", {}).items():
             add(f"  {kind}", of_kind)
+    if report[OWN]:
+        table.add_row("besides, profiling", f"{report[OWN]:.3f}", "", "")
     return table
 
 
@@ -248,3 +252,19 @@ def remarks(report: dict[str, Any], trace: str | None) -> list[str]:
 
 def _row(seconds: float, total: float) -> dict[str, Any]:
     return {"seconds": round(seconds, _DIGITS), "share": round(seconds / total, _DIGITS)}
+
+
+def _anonymous(trace: dict[str, Any]) -> bytes:
+    """Return a trace as JSON without what names the machine or its folders: people share it."""
+    header = {key: value for key, value in trace.items() if key not in ("host_name", "traceName")}
+    events = []
+    for event in trace["traceEvents"]:
+        arguments = event.get("args", {})
+        kept = {key: value for key, value in arguments.items() if not _is_path(value)}
+        events.append(event if len(kept) == len(arguments) else event | {"args": kept})
+    return json.dumps(header | {"traceEvents": events}, separators=(",", ":")).encode()
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it is an absolute path, as compiled kernels name the file of their code."""
+    return isinstance(value, str) and Path(value).is_absolute()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.sinks import remove_parts
-from ..signals import Stop
+from ..signals import Interrupted, Stop
 from ..timing import timed
 from ..untrusted.arrays import map_npy
 from ..untrusted.names import all_inside
@@ -152,14 +152,23 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             lines.append(line)
             progress.say(line)
 
-        def note(what: str) -> None:
+        @contextmanager
+        def compiling(notice: str) -> Iterator[None]:
             progress.advance(0, "compiling ...")
-            progress.say(what)
+            progress.say(notice)
+            answer = "stopping once the network is compiled; Ctrl-C again ends the run at once"
+            with stop.answering(lambda: progress.say(answer)), progress.apart():
+                try:
+                    yield
+                except Exception:
+                    if stop:  # a terminal sends Ctrl-C to the C++ compiler too, which ends there
+                        raise Interrupted from None
+                    raise
 
         filling = Filling(folder, before, record, sink, settings.indices)
         pending = len(filling.pending())
         engine.expect_samples(pending)
-        with engine.telling(say, note), engine.counted(count_call):
+        with engine.telling(say, compiling), engine.counted(count_call):
             filling.fill(
                 draw,
                 conclude,

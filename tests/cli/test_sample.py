@@ -12,6 +12,7 @@ import ddimx
 from ddimx.data.images.npz import NpzSource
 from ddimx.files import sha256_file
 from ddimx.noise import Noise, Stream
+from ddimx.sampling.explain import _cell
 from ddimx.weights.model import load_model
 from tests.conftest import CLASSES, ROOT
 from tests.sampling import (
@@ -61,7 +62,8 @@ def test_a_numbered_folder_holds_the_images_a_grid_and_the_record(tiny_model, tm
             assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 8))
     assert len({(folder / name).read_bytes() for name in image_names(range(5))}) == 5
     assert done.out == ""
-    (line,) = done.err.splitlines()
+    engine, line = done.err.splitlines()
+    assert engine.startswith("engine: ")
     assert line.startswith("runs/0001-sample-tiny: 5 samples, 3 forward passes each, ")
     assert line.endswith("; see runs/0001-sample-tiny/grid.png")
 
@@ -82,7 +84,7 @@ def test_a_process_prints_one_json_document_and_talks_on_stderr(run_cli, tiny_mo
     told = json.loads(done.stdout)  # raises if anything follows the document
     assert told.pop("folder") == "a b"
     assert told == manifest_of(tmp_path / "a b")
-    assert done.stderr.startswith("a b: 2 samples, 2 forward passes each")
+    assert done.stderr.splitlines()[1].startswith("a b: 2 samples, 2 forward passes each")
     assert told["command"].endswith("--steps 2 -n 2 --out 'a b' --json")  # can be pasted
 
     sampled(tiny_model, "--steps", 2, "-n", 2, "--out", "here")
@@ -409,6 +411,11 @@ def test_explain_prints_the_plan_and_samples_nothing(tiny_model, tmp_path):
     assert "…" not in done.out  # no digit is lost to the width of the screen
     for row, w in zip(rows, plan["w"], strict=True):
         assert (f"{w:.6f}" if w != 1 else "1") in row.split()
+
+
+def test_a_cell_of_a_plan_has_no_negative_zero():
+    values = map(np.float64, (-0.0, -1e-9, -1.0, -0.5))
+    assert [_cell(value) for value in values] == ["0", "0.000000", "-1", "-0.500000"]
 
 
 def test_dry_run_adds_the_costs_and_writes_nothing(tiny_model, tmp_path):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ddimx.discrete.solvers import SPACINGS as OF_TOKENS
-from ddimx.options import SPACINGS, TOKEN_SPACINGS
+from ddimx.option_values import SPACINGS, TOKEN_SPACINGS
 from ddimx.solvers.timesteps import BY_LEVEL
 from ddimx.solvers.timesteps import SPACINGS as OF_IMAGES
 from tests.conftest import cli_environment
@@ -41,7 +41,10 @@ WRONG = {
     "sample --solver auto --eta 1": "--solver auto chooses among deterministic solvers",
     "sample --solver auto --timesteps 9,5": "--solver auto chooses the times too; name a solver",
     "sample --spacing trailng": "unknown spacing 'trailng'; did you mean 'trailing'? Allowed: ",
-    "sample --spacing karras:x": "unknown spacing 'karras:x'; did you mean 'karras'? Allowed: ",
+    "sample --spacing karras:x": "--spacing karras:x: write karras or, with a rho from 1 to 100, k",
+    "sample --spacing karras:": "--spacing karras:: write karras or, with a rho from 1 to 100, k",
+    "sample --spacing karras:-1": "--spacing karras:-1: write karras or, with a rho from 1 to 100,",
+    "sample --spacing karas": "trailing; of octrees linear and cosine.",
     "sample --variance lage": "unknown variance 'lage'; did you mean 'large'?",
     "sample --transition no": "unknown transition 'no'. Allowed: absorbing, uniform.",
     "sample --routing no": "unknown routing 'no'; did you mean 'random'? Allowed: ",

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import sys
 from types import SimpleNamespace
@@ -216,6 +217,24 @@ def test_a_damaged_cache_is_rebuilt(model, monkeypatch, sizes):
     assert not (costs.compiled_code() / "damaged.so").exists()
 
 
+def test_a_compilation_that_ctrl_c_ended_is_not_tried_again(tiny_model, tmp_path, monkeypatch):
+    """A terminal sends it to the C++ compiler too, which then fails."""
+    tries = []
+
+    def killed(*_):
+        tries.append(1)
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("the compiler was killed")
+
+    monkeypatch.setattr(compiled, "compiled", lambda _: killed)
+    monkeypatch.setattr(compiled, "refusal", lambda _: None)
+    out = tmp_path / "r"
+    done = sample(tiny_model, "-n", 1, "--steps", 1, "--engine", "compile", "--out", out)
+    assert (done.code, tries) == (130, [1])
+    assert "stopping once the network is compiled; Ctrl-C again ends the run at once" in done.err
+    assert manifest_of(out)["status"] == "interrupted"
+
+
 REFUSALS = [
     ({"platform": "win32"}, "cpu", "not tried on Windows"),
     ({}, "mps", "not tried on MPS"),
@@ -391,8 +410,36 @@ def test_estimates_go_by_what_was_measured_here(cache):
     costs.compiled_code().mkdir(parents=True)
     assert estimate({"k": ENTRY}) == (20 * costs.WARM_SHARE, 0.5)
     assert estimate({"k": dataclasses.replace(ENTRY, warm=4.0)}) == (4.0, 0.5)
+    only = dataclasses.replace(ENTRY, plain=None)  # --engine compile times no plain call
+    assert estimate({"k": only})[1] == costs.RATIO["cpu bf16"]
+    assert costs.estimate({"k": only}, "k", "a machine", "cpu", "cpu bf16", 100, 4.0).ratio == 0.25
     costs.compiled_code().rmdir()  # without the code it has to be compiled again
     assert estimate({"k": dataclasses.replace(ENTRY, warm=4.0)})[0] == 200.0
+
+
+def test_compiled_calls_are_recorded_without_plain_ones_and_no_pair_is_torn(model, sizes, clock):
+    def run():
+        found = choose_engine(model, settings_of(model, engine="compile"))
+        found._function = None
+        found._compiled.clear()
+        finish_all(model, settings_of(model, engine="compile", count=4), range(4))
+        return next(iter(costs.read().values()))
+
+    entry = run()
+    assert (entry.plain, entry.compiled, entry.cold, entry.warm) == (None, 1.0, 1.0, None)
+    key = next(iter(costs.read()))
+    costs.remember(key, dataclasses.replace(entry, plain=5.0, compiled=4.0))
+    assert (run().plain, run().compiled) == (5.0, 4.0)
+
+
+def test_the_cost_beside_code_without_a_record_is_not_called_cold(model, sizes, clock):
+    with compiled.code_folder():
+        (costs.compiled_code() / "code.so").touch()
+    finish_all(model, settings_of(model, engine="compile"), range(2))
+    key, entry = next(iter(costs.read().items()))
+    assert (entry.cold, entry.warm) == (None, None)
+    assert costs.code_is_held(costs.read(), key) is True
+    assert costs.code_is_held(costs.read(), "another") is False
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")

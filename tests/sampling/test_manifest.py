@@ -201,6 +201,9 @@ def test_the_same_run_may_grow_but_not_shrink(tmp_path):
         check_same(tmp_path, 4, old, {"seed": 0, "steps": 3}, 3)
     with pytest.raises(UsageError, match=r"a different run \(seed: 0 -> 1, steps: 3 -> 5\)"):
         check_same(tmp_path, 4, old, {"seed": 1, "steps": 5}, 4)
+    guided = {**old, "guided": [0.2, 0.8]}
+    with pytest.raises(UsageError, match=r"\(rows with --guidance: \[0.2, 0.8\] -> all\)"):
+        check_same(tmp_path, 4, guided, old, 4)
     # A record of an older version lacks what newer ones compare.
     with pytest.raises(UsageError, match=r"a different run \(dtype: None -> fp32\)"):
         check_same(tmp_path, 4, old, {**old, "dtype": "fp32"}, 4)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tempfile
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 import ddimx
 from ddimx.runs.run import Stopped
 from ddimx.sampling.kinds import MARK, Split, kind_of
-from ddimx.sampling.profile import ROWS, TRACE, Profile
+from ddimx.sampling.profile import ROWS, TRACE, Profile, _anonymous
 from ddimx.timing import timed
 from tests.models.octree.small import octree_config, write_model
 from tests.sampling import manifest_of, names_in, pictures, sample, sampled
@@ -56,6 +57,9 @@ def test_a_run_says_where_its_time_went(tiny_model, tmp_path):
     network = ddimx.load_model(tiny_model, device="cpu").network
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert kinds["convolution"]["calls"] == len(convolutions)
+    # What the measurement took is seconds beside them.
+    assert report["profiling"] > 0
+    assert "profiling" not in parts
     # The last rows of a short run; in a long one those after which nothing is looked up any more.
     assert report["rows"] == {"batch": 1, "first": 7 - ROWS, "last": 6}
     # It changes neither the pictures nor what the run is.
@@ -73,6 +77,16 @@ def test_a_run_says_where_its_time_went(tiny_model, tmp_path):
     assert not [line for line in lines if "USDT" in line]
 
 
+def test_a_trace_names_neither_the_machine_nor_its_folders(tiny_model, tmp_path):
+    sampled(tiny_model, "-n", 1, "--steps", 2, "--profile", "--out", "r")
+    trace = json.loads(gzip.decompress((tmp_path / "r" / TRACE).read_bytes()))
+    assert not {"host_name", "traceName"} & {*trace}
+    assert tempfile.gettempdir() not in json.dumps(trace)
+    event = {"name": "triton_1", "args": {"kernel_file": "/home/me/1.py", "stream": 7}}
+    trace = json.loads(_anonymous({"host_name": "mine", "traceEvents": [event]}))
+    assert trace == {"traceEvents": [{"name": "triton_1", "args": {"stream": 7}}]}
+
+
 def test_the_trace_holds_some_rows_and_belongs_to_the_run(tiny_model, tmp_path):
     def trace():
         return json.loads(gzip.decompress((tmp_path / "r" / TRACE).read_bytes()))["traceEvents"]
@@ -87,10 +101,11 @@ def test_the_trace_holds_some_rows_and_belongs_to_the_run(tiny_model, tmp_path):
     record = manifest_of(tmp_path / "r")
     assert record["profile"] == report
     assert TRACE in record["files"]
-    # The same with it profiles what remains, which is nothing for the network.
+    # With it too, where no sample is missing: the trace is of what was measured before.
     done = sample(tiny_model, "--resume", "r", "--steps", 7, "--profile")
     assert "first call" not in done.err
-    assert "network" not in manifest_of(tmp_path / "r")["profile"]["parts"]
+    assert "where " in done.err
+    assert manifest_of(tmp_path / "r")["profile"] == report
     assert MARK + "network" in [event.get("name") for event in trace()]
     sampled(tiny_model, "-n", 1, "--steps", 1, "--overwrite", "--out", "r")
     assert names_in(tmp_path / "r") == ["000000.png", "grid.png", "manifest.json"]
