@@ -47,7 +47,8 @@ def test_a_process_keeps_what_is_known_and_paints_the_rest(run_cli, tiny_model, 
         assert (picture[~CENTER] == pixels[~CENTER]).all()
         assert (picture[CENTER] != pixels[CENTER]).any()
     assert len({picture.tobytes() for picture in variants(folder)}) == 3
-    assert done.stderr.startswith("runs/0001-inpaint-tiny: 3 images, 16 forward passes each, ")
+    summary = done.stderr.splitlines()[1]  # below the engine's line
+    assert summary.startswith("runs/0001-inpaint-tiny: 3 images, 16 forward passes each, ")
     # Four steps and jumps of one from three states, five passes each: 4 + 3 * 4.
     assert (told["nfe"], told["network_calls"]) == (16, 16)
 

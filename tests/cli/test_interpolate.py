@@ -133,7 +133,7 @@ def test_latents_are_what_sample_starts_from(tiny_model, tmp_path):
     latents = np.load(tmp_path / "o" / "latents.npy")
     assert (latents.shape, latents.dtype) == ((3, *SHAPE), np.float32)
     assert record["nfe"] == 40 * 3
-    assert done.err.startswith("o/latents.npy: 3 latents, ")
+    assert done.err.splitlines()[1].startswith("o/latents.npy: 3 latents, ")
     assert "reconstruction error" in done.err
     plain = ("--eta", 0, "--guidance", 1, "--category", "none", "--steps", 40)
     edited("sample", tiny_model, "--init-noise", "o/latents.npy", *plain, "-o", "back")

@@ -35,7 +35,7 @@ def test_a_process_writes_frames_strips_animations_and_results(run_cli, tiny_mod
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.stem != "grid"
         and p.name != "manifest.json"
     )  # fmt: skip
-    assert done.stderr.startswith("runs/0001-sequence-tiny: 2 samples of 4 frames, ")
+    assert done.stderr.splitlines()[1].startswith("runs/0001-sequence-tiny: 2 samples of 4 frames,")
 
 
 @pytest.mark.parametrize(("show", "attribute"), [("x0", "x0"), ("state", "x")])
