@@ -57,7 +57,7 @@ def test_a_row_that_calls_no_network_has_no_time(model):
     plan = resolve(Options(steps=2), model).plan
     jump = dataclasses.replace(plan, t=np.array([plan.t[0], np.nan]))
     title, _, _, row = lines_of(jump)
-    assert " ".join(title).endswith("2 rows, 1 network calls")
+    assert " ".join(title).endswith("2 rows, 1 network call")
     assert row[:3] == ["1", "-", "-1"]
 
 
