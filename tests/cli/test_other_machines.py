@@ -5,6 +5,8 @@ have environment variables for it. Where a CPU has none of these instructions, b
 same, and the tests say less.
 """
 
+import pytest
+
 from ddimx.sampling import manifest
 from tests.sampling import image_names, invoke, manifest_of, state_of
 
@@ -17,6 +19,7 @@ OLDER = {
 }
 
 
+@pytest.mark.full
 def test_a_run_goes_on_on_an_older_machine(run_cli, tiny_model, tmp_path):
     """unipc's coefficients differ there in the last bit; and "auto" might take another dtype."""
     command = ("sample", "-m", tiny_model, "--device", "cpu", "--steps", 10, "--spacing", "ddim")
@@ -49,6 +52,7 @@ def sampled_in(model, dtype, folder):
     assert invoke("sample", "-m", model, *options).code == 0
 
 
+@pytest.mark.full
 def test_invariant_files_do_not_depend_on_the_company(run_cli, tiny_model, tmp_path):
     command = ("sample", "-m", tiny_model, "--device", "cpu", "--steps", 3, "--dtype", "fp32")
     command += ("--invariant", "--format", "webp", "-q")

@@ -15,7 +15,7 @@ from .runner import all_targets
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are read from /proc")
 
 TARGETS = sorted(all_targets())
-IN_GATE, IN_FULL = 160, 10_000  # inputs, of all targets together
+IN_GATE, IN_FULL = 100, 10_000  # inputs, of all targets together
 BATCH = 50
 
 
