@@ -221,7 +221,6 @@ def _ways(backward: bool) -> dict[str, Way]:
     ways |= {name: partial(_forced, backend) for name, backend in BACKENDS.items()}
     ways["ddimx auto"] = attention
     ways["ddimx products"] = partial(attention, impl="products")
-    ways["ddimx products"] = partial(attention, impl="products")
     kinds: tuple[Backward, ...] = ("torch", "triton") if backward else ("auto",)
     for kind in kinds:
         name = f"ddimx triton, backward {kind}" if backward else "ddimx triton"

@@ -25,6 +25,7 @@ from ddimx.kernels.group_norm_silu import group_norm_silu, preference
 from .attention import REFUSALS
 from .device import compile_seconds, graphed, launches, waiter
 from .runner import Absent, Budget, Contender, Job, Table, compare
+from .turns import first_line
 
 ROUNDS = 20
 GROUPS, EPS = 32, 1e-6
@@ -146,8 +147,7 @@ def _table(title: str, problem: Problem, rounds: int, compiled: bool, budget: Bu
             seconds = time.perf_counter() - begun
             facts = {"max_error": worst, **launches(call, device)}
         except REFUSALS as refusal:
-            reason = str(refusal).strip() or type(refusal).__name__
-            peers.append(Absent(name, reason.splitlines()[0]))
+            peers.append(Absent(name, first_line(refusal)))
             return
         if allowed == float("inf"):
             allowed = WORSE * worst + torch.finfo(problem.dtype).eps

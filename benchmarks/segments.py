@@ -24,6 +24,7 @@ from ddimx.kernels.segment_attention import Segments, preference, segment_attent
 from .attention import REFUSALS, dtype_on
 from .device import compile_seconds, launches, waiter
 from .runner import Absent, Budget, Contender, Job, Table, compare
+from .turns import first_line
 
 ROUNDS = 20
 WORSE = 4.0
@@ -232,7 +233,7 @@ def _table(title: str, batch: Ragged, rounds: int, compiled: bool, budget: Budge
             seconds = time.perf_counter() - begun
             facts |= launches(call, batch.device)
         except REFUSALS as error:
-            peers.append(Absent(name, (str(error).strip() or type(error).__name__).splitlines()[0]))
+            peers.append(Absent(name, first_line(error)))
             continue
         if allowed is None:
             allowed = WORSE * facts["max_error"] + torch.finfo(batch.tensors[0].dtype).eps

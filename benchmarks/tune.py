@@ -48,6 +48,7 @@ from .attention import REFUSALS
 from .device import graphed, waiter
 from .machine import describe
 from .runner import Contender, measure, paired_ratio
+from .turns import first_line
 
 TABLE = Path(_tuned.__file__).resolve()
 BETTER = 1.02  # how many times as fast a tile must be to replace the table's own
@@ -298,7 +299,7 @@ def compile_tile(problem: Problem, device: str, dtype: torch.dtype, tile: Tile) 
         case.launched(tile)()
         waiter(torch.device(device))()
     except REFUSALS as error:
-        raise RuntimeError(str(error).strip().splitlines()[0]) from None
+        raise RuntimeError(first_line(error)) from None
     return tile
 
 
@@ -350,7 +351,7 @@ def tuned(
                 call = graphed(step, device) if device.type == "cuda" else step
                 calls[str(astuple(tile))] = Contender(str(astuple(tile)), call, warm=True)
         except REFUSALS as error:
-            row["refused"] = str(error).strip().splitlines()[0]
+            row["refused"] = first_line(error)
         rows.append(row)
     best = own
     if str(own) in calls:
