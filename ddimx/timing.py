@@ -84,6 +84,6 @@ def timed(name: str) -> AbstractContextManager[Any]:
 def current() -> Clock | None:
     """Return the clock that measures now, if any.
 
-    It is found by whoever the ``with`` block calls, and not by other threads.
+    All code that the ``with`` block calls gets it; other threads do not.
     """
     return _clock.get()

@@ -27,7 +27,7 @@ from ..solvers.graphs import RowGraphs
 from ..timing import timed
 from ..weights.model import Model
 from . import compiled, costs, packed
-from .memory import SHARE, free_bytes, weight_bytes
+from .memory import SHARE, free_bytes, together, weight_bytes
 from .settings import Settings
 
 EngineName = Literal["eager", "pack", "graph", "compile"]
@@ -231,9 +231,7 @@ class _Compiling(Engine):
             return
         if graphs.failure is not None and self.name == "graph":
             self.name, self.reason = "eager", f"rows cannot be captured: {graphs.failure}"
-        if self._decided:
-            return
-        if graphs.seconds is not None:
+        if not self._decided and graphs.seconds is not None:
             self._decide(graphs.seconds)
 
     def _decide(self, plain: float) -> None:
@@ -247,13 +245,11 @@ class _Compiling(Engine):
         cost = self._estimate(plain)
         saving = left * (1 - cost.ratio)
         if saving > cost.seconds:
-            free = free_bytes(self._model.device)
-            if self._model.device.type == "cpu" and free is not None:
-                need = weight_bytes(self._model) + COMPILER
-                if need > free * SHARE:
-                    self.reason = f"compiling needs {need / 1e9:.1f} GB more than is free"
-                    self.say(self.line())
-                    return
+            lack = _lack(self._model.device, weight_bytes(self._model) + COMPILER)
+            if lack is not None:
+                self.reason = f"compiling {lack}"
+                self.say(self.line())
+                return
             self.name = "compile"
             self.reason = f"saves about {saving - cost.seconds:.0f} s of {left:.0f} s"
             self._decided = True
@@ -278,7 +274,6 @@ class _Compiling(Engine):
         out = self._timed(self._plain, lambda: network(*arguments))
         if len(self._plain) >= WARM_UP + TIMED:
             self._decide(min(self._plain[WARM_UP:]))
-            self._plain = self._plain[: WARM_UP + TIMED]
         return out
 
     def _run(self, arguments: tuple[Tensor, ...]) -> Tensor:
@@ -375,9 +370,10 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
     Raises:
         UsageError: an engine that cannot run here, with the reason.
     """
-    wish, device = settings.engine, model.device
-    process = model.process
-    refusals: dict[str, str | None] = {"pack": None, "graph": None, "compile": None}
+    wish, device, process = settings.engine, model.device, model.process
+    if wish == "eager":
+        return Engine("eager", "asked for", model.network)
+    refusals: dict[str, str | None]
     if not getattr(process, "fixed_shapes", False):  # a process of before 0.2 says nothing
         varying = process.draws != "images"
         reason = (
@@ -385,24 +381,21 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
             if varying
             else f"'{model.name}' brings a loop of its own"
         )
-        refusals = dict.fromkeys(refusals, reason)
+        refusals = dict.fromkeys(("pack", "graph", "compile"), reason)
     else:
-        refusals["compile"] = compiled.refusal(device)
-        refusals["pack"] = packed.refusal(model.network, device)
-        if refusals["pack"] is None and wish in ("auto", "pack"):
-            free, need = free_bytes(device), packed.KEPT * weight_bytes(model)
-            if free is not None and need > free * SHARE:
-                refusals["pack"] = f"it needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        if device.type != "cuda":
-            refusals["graph"] = f"CUDA graphs need a CUDA device, and this run is on {device.type}"
-        if wish == "compile" and device.type == "cpu" and refusals["compile"] is None:
-            free, need = free_bytes(device), weight_bytes(model) + COMPILER
-            if free is not None and need > free * SHARE:
-                refusals["compile"] = (
-                    f"it needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-                )
-    if wish == "eager":
-        return Engine("eager", "asked for", model.network)
+        no_cuda = f"CUDA graphs need a CUDA device, and this run is on {device.type}"
+        refusals = {
+            "pack": packed.refusal(model.network, device),
+            "graph": None if device.type == "cuda" else no_cuda,
+            "compile": compiled.refusal(device),
+        }
+        # Under "auto" there may be more memory, or less, once it is decided whether to compile.
+        needs = {"pack": packed.KEPT * weight_bytes(model)}
+        if wish == "compile":
+            needs["compile"] = weight_bytes(model) + COMPILER
+        for name, need in needs.items():
+            if refusals[name] is None and (lack := _lack(device, need)) is not None:
+                refusals[name] = f"it {lack}"
     if wish != "auto" and (refusal := refusals[wish]) is not None:
         raise UsageError(f"--engine {wish}: {refusal}; --engine auto takes what runs here")
     if wish == "auto":
@@ -415,21 +408,29 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
             refusals = dict.fromkeys(refusals, "a network from outside the package")
         if all(refusals.values()):
             return Engine("eager", refusals["compile"] or "", model.network)
-    together = process.micro_batch if settings.invariant else settings.batch_size
     # With guidance in some rows only, these take two compiled calls, and the others one.
     both = settings.passes == 2 * settings.plan.nfe
-    size = together * (2 if both else 1)
+    samples = together(model, settings)
+    size = samples * (2 if both else 1)
     key = (wish, size, settings.invariant, id(model.network))
     engine: _Compiling | None = model.engines.pop(key, None)
     if engine is None:
         packs = wish in ("auto", "pack") and refusals["pack"] is None
-        engine = _Compiling(model, wish, together, size, refusals["compile"], packs=packs)
+        engine = _Compiling(model, wish, samples, size, refusals["compile"], packs=packs)
     while len(model.engines) >= MOST_ENGINES:
         del model.engines[next(iter(model.engines))]
     model.engines[key] = engine
     number = settings.count if count is None else count
     engine.begin(settings.plan.nfe, number)
     return engine
+
+
+def _lack(device: torch.device, need: int) -> str | None:
+    """Return why so many bytes more are too many for a CPU, None if they are not or on a GPU."""
+    free = free_bytes(device) if device.type == "cpu" else None
+    if free is None or need <= free * SHARE:
+        return None
+    return f"needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
 
 
 def _layers(network: nn.Module) -> int:
