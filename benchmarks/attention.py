@@ -30,7 +30,7 @@ from ddimx.models import layers
 from ddimx.models.factory import build
 
 from .device import compile_seconds, waiter
-from .runner import Absent, Budget, Contender, Job, compare
+from .runner import Absent, Budget, Contender, Job, Table, compare
 
 ROUNDS = 20
 BACKENDS = {
@@ -192,27 +192,32 @@ def _table(
     compiled: bool,
     budget: Budget,
 ) -> dict[str, Any]:
-    given = problem(device, shape, backward)
-    check = Checker(given)
-    peers = [_contender(name, way, given, check) for name, way in _ways(given.backward).items()]
+    inputs = problem(device, shape, backward)
+    check = Checker(inputs)
+    peers = [_contender(name, way, inputs, check) for name, way in _ways(inputs.backward).items()]
     if find_spec("ffpa_attn") and device.type == "cuda":
-        peers.append(_contender("FFPA (Triton)", ffpa, given, check))
-    peers += _compiled_peers(given, check, budget) if compiled else []
+        peers.append(_contender("FFPA (Triton)", ffpa, inputs, check))
+    peers += _compiled_peers(inputs, check, budget) if compiled else []
     share = f"attention is {unet_share():.1%} of the FLOPs of cifar10's UNet"
     notes = [
         f"{share}, which bounds what a faster one can save",
         "max error: the largest difference to float64, over the largest value",
     ]
-    peers.append(_matmul(given))
+    peers.append(_matmul(inputs))
     table = compare(title, peers, rounds, wait=waiter(device), notes=notes, budget=budget)
-    for row in table["rows"]:
-        if "operations" in row:
-            row["tflop_per_s"] = row.pop("operations") / row["median_ms"] / 1e9
+    add_tflop_per_s(table)
     fastest = next(row for row in table["rows"] if row["name"] == "matmul")["tflop_per_s"]
     for row in table["rows"]:
         if "tflop_per_s" in row:
             row["share_of_matmul"] = row["tflop_per_s"] / fastest
     return table
+
+
+def add_tflop_per_s(table: Table) -> None:
+    """Replace the operations of each measured row by their rate."""
+    for row in table["rows"]:
+        if "operations" in row:
+            row["tflop_per_s"] = row.pop("operations") / row["median_ms"] / 1e9
 
 
 def _ways(backward: bool) -> dict[str, Way]:
@@ -233,31 +238,31 @@ def _forced(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return sdpa(q, k, v)
 
 
-def _contender(name: str, way: Way, given: Problem, check: Checker) -> Contender | Absent:
+def _contender(name: str, way: Way, inputs: Problem, check: Checker) -> Contender | Absent:
     """Run a peer once and hold it to the check, or say why it cannot run."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         begun = time.perf_counter()
         try:
-            results = given.run(way)
+            results = inputs.run(way)
         except REFUSALS as error:
-            return Absent(name, _reason(error, said))
+            return Absent(name, _reason(error, messages))
         seconds = time.perf_counter() - begun
-    facts = {"operations": given.operations, "max_error": check(name, results)}
+    facts = {"operations": inputs.operations, "max_error": check(name, results)}
     if "compile" in name:
         facts["compile_s"] = seconds
-    return Contender(name, lambda: given.run(way), facts=facts)
+    return Contender(name, lambda: inputs.run(way), facts=facts)
 
 
-def _reason(error: Exception, said: Sequence[warnings.WarningMessage]) -> str:
+def _reason(error: Exception, messages: Sequence[warnings.WarningMessage]) -> str:
     """Return why a peer refused: a forced backend says it in warnings, each after a heading."""
-    words = [str(w.message) for w in said if w.category is UserWarning]
+    words = [str(w.message) for w in messages if w.category is UserWarning]
     words = [w for w in words if "because" not in w and "runtime disabled" not in w]
-    said_last = words[-1] if words else str(error.__cause__ or error) or type(error).__name__
-    return said_last.strip().splitlines()[0]
+    last = words[-1] if words else str(error.__cause__ or error) or type(error).__name__
+    return last.strip().splitlines()[0]
 
 
-def _compiled_peers(given: Problem, check: Checker, budget: Budget) -> list[Contender | Absent]:
+def _compiled_peers(inputs: Problem, check: Checker, budget: Budget) -> list[Contender | Absent]:
     torch.compiler.reset()
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
     fast: Any = compiled(flex_attention)
@@ -269,16 +274,16 @@ def _compiled_peers(given: Problem, check: Checker, budget: Budget) -> list[Cont
     ways = {"compiled FlexAttention": flex, "compiled materialised": compiled(materialised)}
     return [
         Absent(name, refusal)
-        if (refusal := budget.refusal(compile_seconds(given.q.device)))
-        else _contender(name, way, given, check)
+        if (refusal := budget.refusal(compile_seconds(inputs.q.device)))
+        else _contender(name, way, inputs, check)
         for name, way in ways.items()
     ]
 
 
-def _matmul(given: Problem) -> Contender:
+def _matmul(inputs: Problem) -> Contender:
     """Return one square product of about as many operations, at most 8192 wide."""
-    size = min(8192, max(64, round((given.operations / 2) ** (1 / 3) / 64) * 64))
-    a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(given.q)
+    size = min(8192, max(64, round((inputs.operations / 2) ** (1 / 3) / 64) * 64))
+    a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(inputs.q)
     facts = {"operations": 2.0 * size**3}
     return Contender("matmul", lambda: a @ a, facts=facts, yardstick=True)
 
@@ -286,11 +291,11 @@ def _matmul(given: Problem) -> Contender:
 class Checker:
     """Hold peers to float64 on the first samples, before they are timed."""
 
-    def __init__(self, given: Problem, samples: int = 2) -> None:
+    def __init__(self, inputs: Problem, samples: int = 2) -> None:
         self.samples = samples
-        self.expected = given.first(samples).run(materialised)
-        eager = self._error(given.run(materialised))
-        self.allowed = WORSE * eager + torch.finfo(given.q.dtype).eps
+        self.expected = inputs.first(samples).run(materialised)
+        eager = self._error(inputs.run(materialised))
+        self.allowed = WORSE * eager + torch.finfo(inputs.q.dtype).eps
 
     def __call__(self, name: str, results: Sequence[Tensor]) -> float:
         """Return a peer's error, relative to the largest value.

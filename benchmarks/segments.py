@@ -21,7 +21,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from ddimx.kernels.segment_attention import Segments, preference, segment_attention
 
-from .attention import REFUSALS, dtype_on
+from .attention import REFUSALS, add_tflop_per_s, dtype_on, materialised
 from .device import compile_seconds, launches, waiter
 from .runner import Absent, Budget, Contender, Job, Table, compare
 from .turns import first_line
@@ -212,8 +212,7 @@ def _table(title: str, batch: Ragged, rounds: int, compiled: bool, budget: Budge
     }
     first = batch.lengths[0]
     heads = [t[:first].cpu().double().transpose(0, 1) for t in batch.tensors]
-    scores = heads[0] @ heads[1].transpose(1, 2) * batch.columns**-0.5
-    exact = (torch.softmax(scores, -1) @ heads[2]).transpose(0, 1)
+    exact = materialised(*heads).transpose(0, 1)
     allowed = None
     peers: list[Contender | Absent] = []
     torch.compiler.reset()
@@ -249,7 +248,5 @@ def _table(title: str, batch: Ragged, rounds: int, compiled: bool, budget: Budge
     ]
     with torch.no_grad():
         table = compare(title, peers, rounds, wait=waiter(batch.device), notes=notes, budget=budget)
-    for row in table["rows"]:
-        if "operations" in row:
-            row["tflop_per_s"] = row.pop("operations") / row["median_ms"] / 1e9
+    add_tflop_per_s(table)
     return table

@@ -44,7 +44,7 @@ from ddimx.kernels.segment_attention import Segments
 from ddimx.kernels.segment_attention import launch as segment_launch
 from ddimx.kernels.segment_attention import tiles as segment_tiles
 
-from .attention import REFUSALS
+from .attention import REFUSALS, materialised
 from .device import graphed, waiter
 from .machine import describe
 from .runner import Contender, measure, paired_ratio
@@ -90,8 +90,7 @@ class Attention:
             return attention_launch.forward(q, k, v, out, lse, scale, arch, tile)
 
         few = [t[:2].cpu().double() for t in (q, k, v)]
-        exact = torch.softmax(few[0] @ few[1].transpose(1, 2) * scale, -1) @ few[2]
-        return Case(launched, lambda: out[:2], exact)
+        return Case(launched, lambda: out[:2], materialised(*few))
 
     def _kernel(self) -> attention_tiles.Kernel:
         return "strip" if self.n <= attention_tiles.STRIP else "online"
@@ -131,8 +130,8 @@ class SegmentAttention:
             return segment_launch.forward(q, k, v, none, none, out, lse, tables, scale, tile)
 
         few = [t[:first].cpu().double().transpose(0, 1) for t in (q, k, v)]
-        exact = torch.softmax(few[0] @ few[1].transpose(1, 2) * scale, -1) @ few[2]
-        return Case(launched, lambda: out[:first], exact.transpose(0, 1))
+        exact = materialised(*few).transpose(0, 1)
+        return Case(launched, lambda: out[:first], exact)
 
 
 @dataclass(frozen=True)

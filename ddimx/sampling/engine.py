@@ -10,8 +10,6 @@ engine in the run's identity.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +19,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..device import describe
 from ..errors import DdimxError, UsageError
 from ..solvers.graphs import RowGraphs
 from ..timing import timed
 from ..weights.model import Model
 from . import compiled, costs, packed
-from .memory import SHARE, free_bytes, weight_bytes
+from .memory import shortage, together, weight_bytes
 from .settings import Settings
 
 EngineName = Literal["eager", "pack", "graph", "compile"]
@@ -156,7 +153,7 @@ class _Compiling(Engine):
         self._model, self._wish, self._size, self._refusal = model, wish, size, refusal
         self._graphs = graphs
         self._function: Callable[..., Tensor] | None = None
-        self._key, self._kind = _keys(model, size)
+        self._key, self._kind = costs.names_of(model, size)
         self._together, self._calls_per_batch = together, 0
         self._expected, self._calls, self._replays = 0, 0, 0
         self._plain: list[float] = []
@@ -203,7 +200,7 @@ class _Compiling(Engine):
         if device == "cpu":
             low = self._model.precision.dtype == torch.bfloat16
             speed += " bf16" if low else " fp32"
-        layers = _layers(self._model.network)
+        layers = costs.layers_of(self._model.network)
         return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers, plain)
 
     def begin(self, nfe: int, count: int) -> None:
@@ -231,9 +228,7 @@ class _Compiling(Engine):
             return
         if graphs.failure is not None and self.name == "graph":
             self.name, self.reason = "eager", f"rows cannot be captured: {graphs.failure}"
-        if self._decided:
-            return
-        if graphs.seconds is not None:
+        if not self._decided and graphs.seconds is not None:
             self._decide(graphs.seconds)
 
     def _decide(self, plain: float) -> None:
@@ -247,13 +242,11 @@ class _Compiling(Engine):
         cost = self._estimate(plain)
         saving = left * (1 - cost.ratio)
         if saving > cost.seconds:
-            free = free_bytes(self._model.device)
-            if self._model.device.type == "cpu" and free is not None:
-                need = weight_bytes(self._model) + COMPILER
-                if need > free * SHARE:
-                    self.reason = f"compiling needs {need / 1e9:.1f} GB more than is free"
-                    self.say(self.line())
-                    return
+            lack = shortage(self._model.device, weight_bytes(self._model) + COMPILER)
+            if lack is not None:
+                self.reason = f"compiling {lack}"
+                self.say(self.line())
+                return
             self.name = "compile"
             self.reason = f"saves about {saving - cost.seconds:.0f} s of {left:.0f} s"
             self._decided = True
@@ -278,7 +271,6 @@ class _Compiling(Engine):
         out = self._timed(self._plain, lambda: network(*arguments))
         if len(self._plain) >= WARM_UP + TIMED:
             self._decide(min(self._plain[WARM_UP:]))
-            self._plain = self._plain[: WARM_UP + TIMED]
         return out
 
     def _run(self, arguments: tuple[Tensor, ...]) -> Tensor:
@@ -303,7 +295,7 @@ class _Compiling(Engine):
             if plain is not None or older is None or older.plain is None:  # else a pair of one run
                 entry = costs.Entry(
                     self._kind,
-                    _layers(self._model.network),
+                    costs.layers_of(self._model.network),
                     plain=plain,
                     compiled=min(seconds[WARM_UP:]),
                 )
@@ -343,7 +335,7 @@ class _Compiling(Engine):
         self.compile_seconds = time.perf_counter() - start
         entry = costs.Entry(
             self._kind,
-            _layers(self._model.network),
+            costs.layers_of(self._model.network),
             cold=self.compile_seconds if held is False else None,
             warm=self.compile_seconds if held else None,
         )
@@ -375,9 +367,10 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
     Raises:
         UsageError: an engine that cannot run here, with the reason.
     """
-    wish, device = settings.engine, model.device
-    process = model.process
-    refusals: dict[str, str | None] = {"pack": None, "graph": None, "compile": None}
+    wish, device, process = settings.engine, model.device, model.process
+    if wish == "eager":
+        return Engine("eager", "asked for", model.network)
+    refusals: dict[str, str | None]
     if not getattr(process, "fixed_shapes", False):  # a process of before 0.2 says nothing
         varying = process.draws != "images"
         reason = (
@@ -385,24 +378,21 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
             if varying
             else f"'{model.name}' brings a loop of its own"
         )
-        refusals = dict.fromkeys(refusals, reason)
+        refusals = dict.fromkeys(("pack", "graph", "compile"), reason)
     else:
-        refusals["compile"] = compiled.refusal(device)
-        refusals["pack"] = packed.refusal(model.network, device)
-        if refusals["pack"] is None and wish in ("auto", "pack"):
-            free, need = free_bytes(device), packed.KEPT * weight_bytes(model)
-            if free is not None and need > free * SHARE:
-                refusals["pack"] = f"it needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        if device.type != "cuda":
-            refusals["graph"] = f"CUDA graphs need a CUDA device, and this run is on {device.type}"
-        if wish == "compile" and device.type == "cpu" and refusals["compile"] is None:
-            free, need = free_bytes(device), weight_bytes(model) + COMPILER
-            if free is not None and need > free * SHARE:
-                refusals["compile"] = (
-                    f"it needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-                )
-    if wish == "eager":
-        return Engine("eager", "asked for", model.network)
+        no_cuda = f"CUDA graphs need a CUDA device, and this run is on {device.type}"
+        refusals = {
+            "pack": packed.refusal(model.network, device),
+            "graph": None if device.type == "cuda" else no_cuda,
+            "compile": compiled.refusal(device),
+        }
+        # Under "auto" there may be more memory, or less, once it is decided whether to compile.
+        needs = {"pack": packed.KEPT * weight_bytes(model)}
+        if wish == "compile":
+            needs["compile"] = weight_bytes(model) + COMPILER
+        for name, need in needs.items():
+            if refusals[name] is None and (lack := shortage(device, need)) is not None:
+                refusals[name] = f"it {lack}"
     if wish != "auto" and (refusal := refusals[wish]) is not None:
         raise UsageError(f"--engine {wish}: {refusal}; --engine auto takes what runs here")
     if wish == "auto":
@@ -415,34 +405,21 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
             refusals = dict.fromkeys(refusals, "a network from outside the package")
         if all(refusals.values()):
             return Engine("eager", refusals["compile"] or "", model.network)
-    together = process.micro_batch if settings.invariant else settings.batch_size
     # With guidance in some rows only, these take two compiled calls, and the others one.
     both = settings.passes == 2 * settings.plan.nfe
-    size = together * (2 if both else 1)
+    samples = together(model, settings)
+    size = samples * (2 if both else 1)
     key = (wish, size, settings.invariant, id(model.network))
     engine: _Compiling | None = model.engines.pop(key, None)
     if engine is None:
         packs = wish in ("auto", "pack") and refusals["pack"] is None
-        engine = _Compiling(model, wish, together, size, refusals["compile"], packs=packs)
+        engine = _Compiling(model, wish, samples, size, refusals["compile"], packs=packs)
     while len(model.engines) >= MOST_ENGINES:
         del model.engines[next(iter(model.engines))]
     model.engines[key] = engine
     number = settings.count if count is None else count
     engine.begin(settings.plan.nfe, number)
     return engine
-
-
-def _layers(network: nn.Module) -> int:
-    """Return how many layers with weights a network has, at least 1."""
-    return max(1, sum(any(True for _ in m.parameters(recurse=False)) for m in network.modules()))
-
-
-def _keys(model: Model, size: int) -> tuple[str, str]:
-    """Return what the record of costs calls a network at a size, and the kind that it is of."""
-    kind = "; ".join([describe(model.device), model.precision.name, f"torch {torch.__version__}"])
-    shapes = [[*p.shape] for p in model.network.parameters()]
-    facts = json.dumps([kind, size, type(model.network).__name__, [*model.process.shape], shapes])
-    return hashlib.sha256(facts.encode()).hexdigest()[:32], kind
 
 
 def _first_line(error: Exception) -> str:

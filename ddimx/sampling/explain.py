@@ -47,8 +47,8 @@ def costs(model: Model, settings: Settings) -> dict[str, Any]:
 
     Where all rows cost the same, the time is that of one row on a small batch, measured now, times
     rows and samples, a row without guidance counting half of one with it; else that of one whole
-    sample. A warm-up comes first. On a machine that is
-    busy it is rough. The memory is None where it cannot be known in advance.
+    sample. A warm-up comes first. On a machine that is busy it is rough. The memory is None where
+    it cannot be known in advance.
     """
     each = bytes_per_sample(model, settings.guidance)
     memory = None if each is None else weight_bytes(model) + each * together(model, settings)

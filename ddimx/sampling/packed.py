@@ -42,9 +42,9 @@ def refusal(network: nn.Module, device: torch.device) -> str | None:
 
 
 def packed(network: nn.Module) -> nn.Module:
-    """Return a network that shares its parameters with the given one and packs them when called.
+    """Return a network that shares a network's parameters and packs them when it is called.
 
-    The given one, which others may have, stays as it is.
+    The original, which others may have, stays as it is.
     """
     shared = {id(value): value for value in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)

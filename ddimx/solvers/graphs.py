@@ -116,26 +116,19 @@ class RowState:
 
     def form(self) -> Hashable:
         """Return what captured rows depend on: shapes, dtypes, and the switches of the update."""
-        switches = tuple(
-            value if not isinstance(value, Tensor) else None
-            for value in (getattr(self.extras, f.name) for f in fields(self.extras))
-        )
+        values = (getattr(self.extras, f.name) for f in fields(self.extras))
+        switches = tuple(None if isinstance(value, Tensor) else value for value in values)
         shapes = tuple((tuple(v.shape), v.dtype, v.device) for v in self.tensors())
         return switches, shapes, self.history is None
 
     def own(self) -> RowState:
         """Return a copy that shares no memory; x and y are two tensors in it."""
-        copies: dict[str, Any] = {
-            f.name: value.clone()
-            for f in fields(self.extras)
-            if isinstance(value := getattr(self.extras, f.name), Tensor)
-        }
-        mine: dict[str, Any] = {
-            f.name: value.clone()
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **mine, extras=replace(self.extras, **copies))
+
+        def copies(of: RowState | Extras) -> dict[str, Any]:
+            values = ((f.name, getattr(of, f.name)) for f in fields(of))
+            return {name: value.clone() for name, value in values if isinstance(value, Tensor)}
+
+        return replace(self, **copies(self), extras=replace(self.extras, **copies(self.extras)))
 
 
 @dataclass(eq=False)
@@ -208,8 +201,8 @@ class RowGraphs:
             for kept, new in (*pairs, *labels):
                 kept.copy_(new)
         form.busy = True
-        clock = _Clock(state.x.device)
         device = state.x.device
+        clock = _Clock(device)
 
         def next_row(kind: Kind) -> Stepped:
             # Streams and graphs are made on PyTorch's current device; -1 leaves it.
@@ -273,7 +266,7 @@ class _Clock:
         self._events: deque[Any] = deque()
 
     def tick(self) -> float | None:
-        """Note that a row is launched; return the seconds of an earlier one, if it is known."""
+        """Note that a row is launched; return the seconds of an earlier one, or None."""
         if not self._on:
             return None
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -307,7 +300,6 @@ class _Capture:
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
                 launch()
-        except BaseException:
-            torch.cuda.set_stream(before)  # which a capture that fails at its end leaves set
-            raise
+        finally:
+            torch.cuda.set_stream(before)  # a capture that fails at its end leaves its own set
         return graph

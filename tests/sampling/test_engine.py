@@ -6,7 +6,6 @@ place. It calls the network, and says at which sizes.
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
@@ -22,7 +21,7 @@ import ddimx
 from ddimx.errors import DdimxError, UsageError
 from ddimx.options import Options
 from ddimx.pixels import to_bytes
-from ddimx.sampling import compiled, costs, engine, packed
+from ddimx.sampling import compiled, costs, engine, memory, packed
 from ddimx.sampling.batch import finish_all
 from ddimx.sampling.engine import choose_engine
 from ddimx.sampling.manifest import engine_for, identity, names_engine
@@ -82,8 +81,8 @@ def close(samples, others):
 
 def test_a_tail_is_filled_up_and_the_surplus_dropped(model, sizes):
     plain = finish_all(model, settings_of(model, engine="eager"), range(5))
-    found = finish_all(model, settings_of(model, engine="compile"), range(5))
-    assert close(plain, found)
+    drawn = finish_all(model, settings_of(model, engine="compile"), range(5))
+    assert close(plain, drawn)
     assert sizes == [2] * 12  # three batches of four rows, the last of one sample
 
 
@@ -93,8 +92,8 @@ def test_a_tail_is_filled_up_and_the_surplus_dropped(model, sizes):
 def test_guidance_doubles_the_size_or_takes_two_calls(model, sizes, guidance, size, calls):
     options = {"guidance": guidance, "count": 4}
     plain = finish_all(model, settings_of(model, engine="eager", **options), range(4))
-    found = finish_all(model, settings_of(model, engine="compile", **options), range(4))
-    assert close(plain, found)
+    drawn = finish_all(model, settings_of(model, engine="compile", **options), range(4))
+    assert close(plain, drawn)
     assert sizes == [size] * calls
 
 
@@ -125,13 +124,13 @@ def test_auto_compiles_once_a_run_is_long_enough(model, sizes, clock, cache):
     for _ in range(4):
         chosen.network(x, t, torch.zeros(2, dtype=torch.int64))
     assert (chosen.name, sizes) == ("compile", [2])
-    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    expected = costs.COLD_PER_LAYER["cpu"] * costs.layers_of(model.network)
     left = 4000 - 3
     saved = left * (1 - costs.RATIO["cpu bf16"]) - expected
     assert said == [f"engine: compile (saves about {saved:.0f} s of {left} s; compiled in 1.0 s)"]
     assert chosen.record()["compile_seconds"] == 1.0
     entry = next(iter(costs.read().values()))
-    assert (entry.cold, entry.warm, entry.layers) == (1.0, None, engine._layers(model.network))
+    assert (entry.cold, entry.warm, entry.layers) == (1.0, None, costs.layers_of(model.network))
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
@@ -142,15 +141,15 @@ def engine_precision(dtype):
 
 
 def test_the_outlook_says_what_is_known_before_a_run(model, sizes, monkeypatch):
-    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    expected = costs.COLD_PER_LAYER["cpu"] * costs.layers_of(model.network)
     said = choose_engine(model, settings_of(model)).outlook()
     assert said.startswith("engine: eager; compile as soon as that pays")
     assert f"about {expected:.0f} s" in said
-    asked = choose_engine(model, settings_of(model, engine="compile"))
-    assert asked.outlook() == "engine: compile (asked for)"
+    chosen = choose_engine(model, settings_of(model, engine="compile"))
+    assert chosen.outlook() == "engine: compile (asked for)"
     monkeypatch.setattr(compiled, "refusal", lambda _: "no compiler")
-    asked = choose_engine(model, settings_of(model, batch_size=3))
-    assert asked.outlook() == "engine: eager (no compiler)"
+    chosen = choose_engine(model, settings_of(model, batch_size=3))
+    assert chosen.outlook() == "engine: eager (no compiler)"
 
 
 @pytest.mark.parametrize(
@@ -211,8 +210,8 @@ def test_a_damaged_cache_is_rebuilt(model, monkeypatch, sizes):
     monkeypatch.setattr(compiled, "compiled", second_time)
     with compiled.code_folder():
         (costs.compiled_code() / "damaged.so").write_bytes(b"")
-    found = finish_all(model, settings_of(model, engine="compile"), range(2))
-    assert close(finish_all(model, settings_of(model, engine="eager"), range(2)), found)
+    drawn = finish_all(model, settings_of(model, engine="compile"), range(2))
+    assert close(finish_all(model, settings_of(model, engine="eager"), range(2)), drawn)
     assert len(tries) == 2
     assert not (costs.compiled_code() / "damaged.so").exists()
 
@@ -259,8 +258,8 @@ def test_what_cannot_compile_here_is_refused_with_the_reason(
     monkeypatch.setattr(shutil, "which", lambda name: name if name in tools else None)
     monkeypatch.setenv("CXX", "no-such")
     monkeypatch.delenv("CC", raising=False)
-    found = compiled.refusal(torch.device(device))
-    assert found is None if reason is None else re.search(reason, found)
+    refusal = compiled.refusal(torch.device(device))
+    assert refusal is None if reason is None else re.search(reason, refusal)
 
 
 def test_an_engine_that_cannot_run_is_refused_by_name_and_passed_over_by_auto(model, monkeypatch):
@@ -281,8 +280,8 @@ def test_packed_weights_draw_the_same_pictures(model):
         pytest.skip(reason)
     plain = finish_all(model, settings_of(model, engine="eager"), range(5))
     settings = settings_of(model, engine="pack")
-    found = finish_all(model, settings, range(5))
-    assert close(plain, found)
+    drawn = finish_all(model, settings, range(5))
+    assert close(plain, drawn)
     chosen = choose_engine(model, settings)
     assert chosen.record() == {"name": "pack", "reason": "asked for"}
     twins = [m for m in chosen._network.modules() if isinstance(m, packed._Packed)]
@@ -307,7 +306,7 @@ def test_what_is_packed_by_default(model, monkeypatch):
 
 
 def test_weights_that_would_not_fit_twice_are_not_compiled(model, monkeypatch, sizes, clock):
-    monkeypatch.setattr(engine, "free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1 << 20)
     with pytest.raises(UsageError, match=r"compile: it needs 0\.3 GB, and 0\.0 GB are free"):
         choose_engine(model, settings_of(model, engine="compile"))
     bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
@@ -315,18 +314,18 @@ def test_weights_that_would_not_fit_twice_are_not_compiled(model, monkeypatch, s
     for _ in range(4):
         chosen.network(torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
     assert (chosen.name, sizes) == ("eager", [])
-    assert "compiling needs 0.3 GB more" in chosen.reason
+    assert chosen.reason == "compiling needs 0.3 GB, and 0.0 GB are free"
 
 
 def test_invariant_runs_compile_on_demand_alone_and_say_so_in_their_identity(model, sizes):
     settings = settings_of(model, invariant=True)
     assert "--invariant" in choose_engine(model, settings).reason
     assert "engine" not in identity(model, settings, "png", None)
-    asked = settings_of(model, invariant=True, engine="compile")
-    assert identity(model, asked, "png", None)["engine"] == "compile"
+    compiling = settings_of(model, invariant=True, engine="compile")
+    assert identity(model, compiling, "png", None)["engine"] == "compile"
     assert not names_engine(settings_of(model, engine="compile"))
-    alone = finish_all(model, asked, [4])
-    together = finish_all(model, asked, [3, 4, 12])
+    alone = finish_all(model, compiling, [4])
+    together = finish_all(model, compiling, [3, 4, 12])
     assert torch.equal(alone[0], together[1])
     assert {*sizes} == {model.process.micro_batch}
 
@@ -363,65 +362,11 @@ def test_the_command_line_records_the_engine_and_resumes_with_it(
     assert "engine" not in sampled(tiny_model, "-n", 1, "--engine", "eager").err
 
 
-ENTRY = costs.Entry("a machine", 10, cold=20.0, warm=None, plain=2.0, compiled=1.0)
-
-
-def test_the_record_remembers_and_forgets_the_oldest(cache):
-    for i in range(costs.MOST_ENTRIES + 3):
-        costs.remember(f"key {i}", ENTRY)
-    assert len(costs.read()) == costs.MOST_ENTRIES
-    costs.remember("key 9", costs.Entry("a machine", 10, warm=3.0))
-    assert costs.read()["key 9"] == dataclasses.replace(ENTRY, warm=3.0)
-    assert (cache / costs.NAME).stat().st_size < costs.MOST_BYTES
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{" * 1000,
-        '{"schema": 2, "entries": {}}',
-        '{"schema": 1, "entries": [1]}',
-        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 1, "cold": -1}}}',
-        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 1, "cold": true}}}',
-        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 0}}}',
-        '{"schema": 1, "entries": {"k": {"kind": "a", "layers": 1, "more": 1}}}',
-        '{"schema": 1, "entries": {}, "x": "' + "x" * costs.MOST_BYTES + '"}',
-    ],
-)
-def test_a_record_that_is_damaged_is_begun_anew(cache, text):
-    cache.mkdir(parents=True, mode=0o700)
-    (cache / costs.NAME).write_text(text)
-    assert costs.read() == {}
-    costs.remember("key", ENTRY)
-    assert costs.read() == {"key": ENTRY}
-
-
-def test_estimates_go_by_what_was_measured_here(cache):
-    def estimate(entries, key="k"):
-        found = costs.estimate(entries, key, "a machine", "cpu", "cpu bf16", 100)
-        return found.seconds, found.ratio
-
-    prior = costs.COLD_PER_LAYER["cpu"] * 100
-    assert estimate({}) == (prior, costs.RATIO["cpu bf16"])
-    assert estimate({"x": dataclasses.replace(ENTRY, kind="another")})[0] == prior
-    assert estimate({"x": ENTRY}) == (200.0, 0.5)  # 2 s for each layer
-    costs.compiled_code().mkdir(parents=True)
-    assert estimate({"k": ENTRY}) == (20 * costs.WARM_SHARE, 0.5)
-    assert estimate({"k": dataclasses.replace(ENTRY, warm=4.0)}) == (4.0, 0.5)
-    only = dataclasses.replace(ENTRY, plain=None)  # --engine compile times no plain call
-    assert estimate({"k": only})[1] == costs.RATIO["cpu bf16"]
-    assert costs.estimate({"k": only}, "k", "a machine", "cpu", "cpu bf16", 100, 4.0).ratio == 0.25
-    costs.compiled_code().rmdir()  # without the code it has to be compiled again
-    assert estimate({"k": dataclasses.replace(ENTRY, warm=4.0)})[0] == 200.0
-
-
 def test_compiled_calls_are_recorded_without_plain_ones_and_no_pair_is_torn(model, sizes, clock):
     def run():
-        found = choose_engine(model, settings_of(model, engine="compile"))
-        found._function = None
-        found._compiled.clear()
+        chosen = choose_engine(model, settings_of(model, engine="compile"))
+        chosen._function = None
+        chosen._compiled.clear()
         finish_all(model, settings_of(model, engine="compile", count=4), range(4))
         return next(iter(costs.read().values()))
 
@@ -440,28 +385,6 @@ def test_the_cost_beside_code_without_a_record_is_not_called_cold(model, sizes, 
     assert (entry.cold, entry.warm) == (None, None)
     assert costs.code_is_held(costs.read(), key) is True
     assert costs.code_is_held(costs.read(), "another") is False
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")
-def test_code_that_another_could_have_written_is_not_run(cache, tmp_path, monkeypatch):
-    cache.mkdir(parents=True)
-    cache.chmod(0o777)
-    (cache / "foreign.so").touch()
-    assert costs.private_folder(cache) == cache
-    assert not (cache / "foreign.so").exists()
-    link = tmp_path / "link"
-    link.symlink_to(cache)
-    assert costs.private_folder(link) is None
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert costs.private_folder(cache) is None
-    with compiled.code_folder():
-        folder = os.environ[compiled.CACHE]
-        assert not folder.startswith(str(cache))
-        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-    os.rmdir(folder)
-    monkeypatch.setenv(compiled.CACHE, str(tmp_path / "own"))
-    with compiled.code_folder():
-        assert os.environ[compiled.CACHE] == str(tmp_path / "own")
 
 
 @pytest.mark.parametrize("wish", ["compile", "graph"])
@@ -506,8 +429,8 @@ def test_a_compiled_network_draws_the_same_pictures(model, cache):
     # Code without vector instructions is the same on every CPU, and the compiler need not try them.
     # monkeypatch would remove the settings afterwards, as they are no attributes of an object.
     with config.patch({"cpp.simdlen": 1, "cpp.vec_isa_ok": True}):
-        found = finish_all(alike, settings_of(alike, engine="compile", **options), range(3))
-    assert close(plain, found)
+        drawn = finish_all(alike, settings_of(alike, engine="compile", **options), range(3))
+    assert close(plain, drawn)
     (entry,) = costs.read().values()
     assert entry.cold is not None
     assert stat.S_IMODE((cache / "code").stat().st_mode) == 0o700
@@ -523,11 +446,11 @@ def test_a_compiled_unet_draws_the_same_pictures(tiny_model, dtype):
     """
     unet = load_model(tiny_model, device="cpu", dtype=dtype)
     plain = finish_all(unet, settings_of(unet, engine="eager"), range(5))
-    found = finish_all(unet, settings_of(unet, engine="compile"), range(5))
+    drawn = finish_all(unet, settings_of(unet, engine="compile"), range(5))
     bound = 4 * 60**0.5 * 2**-9 if dtype == "bf16" else 400 * 2**-23
-    gap = (torch.stack(plain) - torch.stack(found)).abs().max()
+    gap = (torch.stack(plain) - torch.stack(drawn)).abs().max()
     assert gap <= bound * max(1.0, float(torch.stack(plain).abs().max()))
-    levels = [to_bytes(torch.stack(value), unet.config.data).int() for value in (plain, found)]
+    levels = [to_bytes(torch.stack(value), unet.config.data).int() for value in (plain, drawn)]
     assert (levels[0] - levels[1]).abs().max() <= (1 if dtype == "fp32" else 255 * bound)
 
 
@@ -537,8 +460,8 @@ def test_graphs_draw_the_same_bits_on_a_card(tiny_model, options):
     card = load_model(tiny_model, device="cuda", dtype="bf16")
     rows = {"steps": 8, "count": 5, **options}
     plain = ddimx.sample(card, engine="eager", batch_size=2, **rows)
-    found = ddimx.sample(card, engine="graph", batch_size=2, **rows)
-    assert torch.equal(plain, found)
+    drawn = ddimx.sample(card, engine="graph", batch_size=2, **rows)
+    assert torch.equal(plain, drawn)
     chosen = list(card.engines.values())[-1]
     graphs = chosen.network.graphs
     assert graphs.failure is None
@@ -551,8 +474,8 @@ def test_compiled_code_within_a_graph_draws_the_same_pictures_on_a_card(tiny_mod
     card = load_model(tiny_model, device="cuda", dtype="fp32")
     rows = {"steps": 8, "count": 3, "batch_size": 2}
     plain = ddimx.sample(card, engine="eager", **rows)
-    found = ddimx.sample(card, engine="compile", **rows)
+    drawn = ddimx.sample(card, engine="compile", **rows)
     # TF32 is off with fp32. Eight rows of some hundred sums, of values up to a few units.
-    assert (plain - found).abs().max() <= 8 * 100 * 2**-23 * float(plain.abs().max() + 1)
+    assert (plain - drawn).abs().max() <= 8 * 100 * 2**-23 * float(plain.abs().max() + 1)
     chosen = list(card.engines.values())[-1]
     assert chosen.network.graphs.replays > 0

@@ -121,8 +121,8 @@ def test_a_smaller_last_batch_has_graphs_of_its_own(device):
     net, graphs, plan = Net(device), made_graphs(device), mixed()
     for count in (5, 2, 5, 2):
         plain = list(run(net, device, plan, count=count, guidance=2.0))
-        found = list(run(net, device, plan, count=count, guidance=2.0, graphs=graphs))
-        assert same(plain, found)
+        replayed = list(run(net, device, plan, count=count, guidance=2.0, graphs=graphs))
+        assert same(plain, replayed)
 
 
 @DEVICES

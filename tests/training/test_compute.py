@@ -19,7 +19,7 @@ from ddimx.training.state import TrainState, checkpoints, restore
 from ddimx.weights.formats.native import read_header, read_tensors
 from tests.models.octree.small import octree_config
 from tests.sampling import invoke
-from tests.training.test_loop import Notes
+from tests.training.small import Notes
 
 OURS = UNet.__new__(UNet)  # only its class is looked at
 

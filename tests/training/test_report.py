@@ -1,0 +1,158 @@
+"""What a training run reports: its log after a stop or a kill, and what cannot be written."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ddimx.progress import Progress
+from ddimx.signals import Stop
+from ddimx.training import report as reporting
+from ddimx.training.loop import Trainer
+from ddimx.training.report import FolderReporter
+from ddimx.training.state import restore
+from tests.training.small import LOSSES, newest, same_tensors
+
+
+def test_the_log_of_a_run(trainer, monkeypatch):
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
+    monkeypatch.setattr(FolderReporter, "EVERY", 2)
+    run = trainer()
+    run.folder.mkdir()
+    report = FolderReporter(run.folder, Progress(quiet=True), 4)
+    run.run(Stop(), report)
+    report.close()
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "validation_train" in line] == [3, 6]
+    first = next(line for line in lines if "loss" in line)
+    assert first["loss"] == pytest.approx(np.mean(LOSSES[:2]), rel=1e-4)
+    assert first["images_per_second"] > 0
+    assert {"grad_norm", "data_wait_seconds", "seconds"} <= first.keys()
+    assert 0 <= first["data_wait_share"] < 1
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+
+
+def numbers(lines):
+    """The lines of a log without what tells how long something took."""
+    times = {"seconds", "images_per_second", "data_wait_seconds", "data_wait_share"}
+    return [{key: line[key] for key in line if key not in times} for line in lines]
+
+
+def report_of(run):
+    run.folder.mkdir(exist_ok=True)
+    return FolderReporter(run.folder, Progress(quiet=True), 4)
+
+
+class Killed(Exception):
+    """In place of a signal that nobody can catch."""
+
+
+def kill_at(monkeypatch, name, step):
+    """Let the trainer die when it is about to do something at a step."""
+    real = getattr(Trainer, name)
+
+    def die(self, *args):
+        if self.state.step == step:
+            raise Killed
+        return real(self, *args)
+
+    monkeypatch.setattr(Trainer, name, die)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("validate", 3), ("draw_grid", 3), ("save", 6), ("validate", 6), ("draw_grid", 6)],
+)
+def test_a_run_that_goes_on_makes_up_for_what_a_kill_swallowed(
+    trainer, monkeypatch, tmp_path, name, step
+):
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
+    monkeypatch.setattr(FolderReporter, "EVERY", 4)
+    whole = trainer("whole")
+    whole.run(Stop(), report_of(whole))
+    with monkeypatch.context() as patch:
+        kill_at(patch, name, step)
+        first = trainer("killed")
+        with pytest.raises(Killed):
+            first.run(Stop(), report_of(first))
+    again = trainer("killed")
+    restore(newest(again), again.state)
+    again.run(Stop(), report_of(again))
+    # One line of each step, and each the mean of all steps since the last one.
+    assert numbers(log_of(again)) == numbers(log_of(whole))
+    pictures = {path.name: path.read_bytes() for path in (whole.folder / "samples").iterdir()}
+    assert {p.name: p.read_bytes() for p in (again.folder / "samples").iterdir()} == pictures
+    assert len(pictures) == 2
+
+
+def test_a_line_that_a_kill_swallowed_is_written(trainer, monkeypatch):
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
+    monkeypatch.setattr(FolderReporter, "EVERY", 3)
+    whole = trainer("whole")
+    whole.run(Stop(), report_of(whole))
+
+    def die(self, state, *_):
+        if state.step == 3:
+            raise Killed
+
+    killed = trainer("killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderReporter, "step", die)
+        with pytest.raises(Killed):
+            killed.run(Stop(), report_of(killed))
+    assert newest(killed).name == "checkpoint-00000003.safetensors"
+    (killed.folder / "log.jsonl").write_text(json.dumps({"step": 9, "loss": 0.0}) + '\n{"st')
+    again = trainer("killed")
+    restore(newest(again), again.state)
+    again.run(Stop(), report_of(again))
+    assert numbers(log_of(again)) == numbers(log_of(whole))
+
+
+def test_what_is_no_checkpoint_may_fail_and_that_is_said_once(trainer, monkeypatch):
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "draw_grid", full)
+    stream = io.StringIO()
+    run = trainer()
+    run.folder.mkdir()
+    report = FolderReporter(run.folder, Progress(console=Console(file=stream, width=200)), 4)
+    assert run.run(Stop(), report)
+    said = f"cannot write {run.folder / 'samples'}: No space left on device; training goes on"
+    assert stream.getvalue().count(said) == 1
+    assert [line["note"] for line in log_of(run) if "note" in line] == [said]
+
+    monkeypatch.setattr(reporting, "append_line", lambda *_: full(None))
+    other = trainer("other")
+    assert other.run(Stop(), report_of(other))
+    assert same_tensors(newest(run), newest(other)) == []
+
+
+def test_the_share_of_waiting_for_data(trainer, monkeypatch, tmp_path):
+    """By a clock of our own: of every second of training 0.25 s waiting, from step 3 on 0.75 s."""
+    clock = [100.0]
+    monkeypatch.setattr(reporting.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(reporting, "_summary_writer", lambda *_: None)
+    monkeypatch.setattr(FolderReporter, "EVERY", 2)
+    stream = io.StringIO()
+    report = FolderReporter(tmp_path, Progress(console=Console(file=stream, width=200)), 4)
+    state, waited = trainer().state, 0.0
+    report.start(state, 4)
+    for step in (1, 2, 3, 4):
+        clock[0] += 1.0
+        waited += 0.25 if step < 3 else 0.75
+        state.step = step
+        state.losses.append(1.0)
+        report.step(state, [1.0], 1.0, waited)
+    report.saved(state)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["data_wait_share"] for line in lines] == [0.25, 0.75]
+    assert "step 4: checkpoint written, waiting for data 50%" in stream.getvalue()
