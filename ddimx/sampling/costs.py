@@ -6,6 +6,8 @@ about seconds and never about samples; one that is damaged, foreign or too long 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import stat
@@ -16,9 +18,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+from torch import nn
+
+from ..device import describe
 from ..files import write_json
 from ..untrusted.text import parse_json, read_bytes
 from ..weights.locate.cache import cache_folder
+from ..weights.model import Model
 
 NAME = "engines.json"
 SCHEMA = 1
@@ -69,6 +76,19 @@ class Estimate:
 
     seconds: float
     ratio: float
+
+
+def layers_of(network: nn.Module) -> int:
+    """Return how many layers with weights a network has, at least 1."""
+    return max(1, sum(any(True for _ in m.parameters(recurse=False)) for m in network.modules()))
+
+
+def names_of(model: Model, size: int) -> tuple[str, str]:
+    """Return what the record calls a network at a size, and the kind that it is of."""
+    kind = "; ".join([describe(model.device), model.precision.name, f"torch {torch.__version__}"])
+    shapes = [[*p.shape] for p in model.network.parameters()]
+    facts = json.dumps([kind, size, type(model.network).__name__, [*model.process.shape], shapes])
+    return hashlib.sha256(facts.encode()).hexdigest()[:32], kind
 
 
 def engine_folder() -> Path:

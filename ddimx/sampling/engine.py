@@ -10,8 +10,6 @@ engine in the run's identity.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +19,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..device import describe
 from ..errors import DdimxError, UsageError
 from ..solvers.graphs import RowGraphs
 from ..timing import timed
 from ..weights.model import Model
 from . import compiled, costs, packed
-from .memory import SHARE, free_bytes, together, weight_bytes
+from .memory import shortage, together, weight_bytes
 from .settings import Settings
 
 EngineName = Literal["eager", "pack", "graph", "compile"]
@@ -156,7 +153,7 @@ class _Compiling(Engine):
         self._model, self._wish, self._size, self._refusal = model, wish, size, refusal
         self._graphs = graphs
         self._function: Callable[..., Tensor] | None = None
-        self._key, self._kind = _keys(model, size)
+        self._key, self._kind = costs.names_of(model, size)
         self._together, self._calls_per_batch = together, 0
         self._expected, self._calls, self._replays = 0, 0, 0
         self._plain: list[float] = []
@@ -203,7 +200,7 @@ class _Compiling(Engine):
         if device == "cpu":
             low = self._model.precision.dtype == torch.bfloat16
             speed += " bf16" if low else " fp32"
-        layers = _layers(self._model.network)
+        layers = costs.layers_of(self._model.network)
         return costs.estimate(costs.read(), self._key, self._kind, device, speed, layers, plain)
 
     def begin(self, nfe: int, count: int) -> None:
@@ -245,7 +242,7 @@ class _Compiling(Engine):
         cost = self._estimate(plain)
         saving = left * (1 - cost.ratio)
         if saving > cost.seconds:
-            lack = _lack(self._model.device, weight_bytes(self._model) + COMPILER)
+            lack = shortage(self._model.device, weight_bytes(self._model) + COMPILER)
             if lack is not None:
                 self.reason = f"compiling {lack}"
                 self.say(self.line())
@@ -298,7 +295,7 @@ class _Compiling(Engine):
             if plain is not None or older is None or older.plain is None:  # else a pair of one run
                 entry = costs.Entry(
                     self._kind,
-                    _layers(self._model.network),
+                    costs.layers_of(self._model.network),
                     plain=plain,
                     compiled=min(seconds[WARM_UP:]),
                 )
@@ -338,7 +335,7 @@ class _Compiling(Engine):
         self.compile_seconds = time.perf_counter() - start
         entry = costs.Entry(
             self._kind,
-            _layers(self._model.network),
+            costs.layers_of(self._model.network),
             cold=self.compile_seconds if held is False else None,
             warm=self.compile_seconds if held else None,
         )
@@ -394,7 +391,7 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
         if wish == "compile":
             needs["compile"] = weight_bytes(model) + COMPILER
         for name, need in needs.items():
-            if refusals[name] is None and (lack := _lack(device, need)) is not None:
+            if refusals[name] is None and (lack := shortage(device, need)) is not None:
                 refusals[name] = f"it {lack}"
     if wish != "auto" and (refusal := refusals[wish]) is not None:
         raise UsageError(f"--engine {wish}: {refusal}; --engine auto takes what runs here")
@@ -423,27 +420,6 @@ def choose_engine(model: Model, settings: Settings, count: int | None = None) ->
     number = settings.count if count is None else count
     engine.begin(settings.plan.nfe, number)
     return engine
-
-
-def _lack(device: torch.device, need: int) -> str | None:
-    """Return why so many bytes more are too many for a CPU, None if they are not or on a GPU."""
-    free = free_bytes(device) if device.type == "cpu" else None
-    if free is None or need <= free * SHARE:
-        return None
-    return f"needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-
-
-def _layers(network: nn.Module) -> int:
-    """Return how many layers with weights a network has, at least 1."""
-    return max(1, sum(any(True for _ in m.parameters(recurse=False)) for m in network.modules()))
-
-
-def _keys(model: Model, size: int) -> tuple[str, str]:
-    """Return what the record of costs calls a network at a size, and the kind that it is of."""
-    kind = "; ".join([describe(model.device), model.precision.name, f"torch {torch.__version__}"])
-    shapes = [[*p.shape] for p in model.network.parameters()]
-    facts = json.dumps([kind, size, type(model.network).__name__, [*model.process.shape], shapes])
-    return hashlib.sha256(facts.encode()).hexdigest()[:32], kind
 
 
 def _first_line(error: Exception) -> str:

@@ -46,6 +46,14 @@ def free_bytes(device: torch.device) -> int | None:
     return kilobytes.get("MemAvailable", 0) * 1024 or None
 
 
+def shortage(device: torch.device, need: int) -> str | None:
+    """Return why so many bytes more are too many for a CPU, None if they are not or on a GPU."""
+    free = free_bytes(device) if device.type == "cpu" else None
+    if free is None or need <= free * SHARE:
+        return None
+    return f"needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+
+
 def together(model: Model, settings: Settings) -> int:
     """Return how many samples the network sees at once."""
     return model.process.micro_batch if settings.invariant else settings.batch_size

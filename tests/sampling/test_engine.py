@@ -21,7 +21,7 @@ import ddimx
 from ddimx.errors import DdimxError, UsageError
 from ddimx.options import Options
 from ddimx.pixels import to_bytes
-from ddimx.sampling import compiled, costs, engine, packed
+from ddimx.sampling import compiled, costs, engine, memory, packed
 from ddimx.sampling.batch import finish_all
 from ddimx.sampling.engine import choose_engine
 from ddimx.sampling.manifest import engine_for, identity, names_engine
@@ -124,13 +124,13 @@ def test_auto_compiles_once_a_run_is_long_enough(model, sizes, clock, cache):
     for _ in range(4):
         chosen.network(x, t, torch.zeros(2, dtype=torch.int64))
     assert (chosen.name, sizes) == ("compile", [2])
-    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    expected = costs.COLD_PER_LAYER["cpu"] * costs.layers_of(model.network)
     left = 4000 - 3
     saved = left * (1 - costs.RATIO["cpu bf16"]) - expected
     assert said == [f"engine: compile (saves about {saved:.0f} s of {left} s; compiled in 1.0 s)"]
     assert chosen.record()["compile_seconds"] == 1.0
     entry = next(iter(costs.read().values()))
-    assert (entry.cold, entry.warm, entry.layers) == (1.0, None, engine._layers(model.network))
+    assert (entry.cold, entry.warm, entry.layers) == (1.0, None, costs.layers_of(model.network))
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
@@ -141,7 +141,7 @@ def engine_precision(dtype):
 
 
 def test_the_outlook_says_what_is_known_before_a_run(model, sizes, monkeypatch):
-    expected = costs.COLD_PER_LAYER["cpu"] * engine._layers(model.network)
+    expected = costs.COLD_PER_LAYER["cpu"] * costs.layers_of(model.network)
     said = choose_engine(model, settings_of(model)).outlook()
     assert said.startswith("engine: eager; compile as soon as that pays")
     assert f"about {expected:.0f} s" in said
@@ -306,7 +306,7 @@ def test_what_is_packed_by_default(model, monkeypatch):
 
 
 def test_weights_that_would_not_fit_twice_are_not_compiled(model, monkeypatch, sizes, clock):
-    monkeypatch.setattr(engine, "free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1 << 20)
     with pytest.raises(UsageError, match=r"compile: it needs 0\.3 GB, and 0\.0 GB are free"):
         choose_engine(model, settings_of(model, engine="compile"))
     bf16 = dataclasses.replace(model, precision=engine_precision(torch.bfloat16))
