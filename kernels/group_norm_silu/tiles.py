@@ -97,8 +97,8 @@ def tile(
         best = NormTile(*fields)
         return replace(best, groups=min(best.groups, groups))
     for row in TABLE[direction]:
-        if pixels <= row.pixels and (best := _of_row(row, dtype, pixels, channels, groups)):
-            return best
+        if pixels <= row.pixels and (choice := _of_row(row, dtype, pixels, channels, groups)):
+            return choice
     raise ValueError(f"no tile for {pixels} pixels of {channels} channels in {groups} groups")
 
 
