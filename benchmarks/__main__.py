@@ -10,7 +10,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,24 +137,26 @@ def _compare(args: argparse.Namespace) -> int:
         before = {table["title"]: table for table in old[suite]["tables"]}
         tables: dict[str, Any] = {}
         # Twice where something looks slower: a neighbor that was loud in one table is not a change.
-        for titles in (before, None):
-            if titles is None:
-                titles = {
-                    title: before[title]
-                    for title, table in tables.items()
-                    if title in before
-                    and any(c.slower for c in comparison.changes(before[title], table))
-                }
-            if titles:
-                seconds = old[suite].get("seconds", float("inf"))
-                record = _measure(suite, then, words, seconds, titles)
-                if "interrupted" in record:
-                    return 128 + int(record["interrupted"])
-                tables |= {table["title"]: table for table in record["tables"]}
-        for title, table in tables.items():
-            for change in comparison.changes(before[title], table) if title in before else ():
-                print(change, flush=True)
-                bad |= change.slower
+        titles = list(before)
+        seconds = old[suite].get("seconds", float("inf"))
+        changes: list[comparison.Change] = []
+        for _ in range(2):
+            if not titles:
+                break
+            record = _measure(suite, then, words, seconds, titles)
+            if "interrupted" in record:
+                return 128 + int(record["interrupted"])
+            tables |= {table["title"]: table for table in record["tables"]}
+            changes = [
+                change
+                for title, table in tables.items()
+                if title in before
+                for change in comparison.changes(before[title], table)
+            ]
+            titles = list(dict.fromkeys(change.table for change in changes if change.slower))
+        for change in changes:
+            print(change, flush=True)
+            bad |= change.slower
         for name in comparison.missing(old[suite]["tables"], list(tables.values())):
             print(f"GONE   {name}: was measured then and was not now")
             bad = True
@@ -224,7 +226,7 @@ def _measure(
     args: argparse.Namespace,
     words: Sequence[str],
     seconds: float,
-    titles: Mapping[str, object] | None = None,
+    titles: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return a suite's record; of --quick with --save also save it after each table.
 

@@ -71,19 +71,19 @@ def jobs(
     """
     rounds, budget = rounds or ROUNDS, budget or Budget()
     depth = QUICK_DEPTH if quick else DEPTH
+
+    def start(title: str, commands: Sequence[str]) -> Job:
+        return Job(title, lambda: verbs(title, commands, rounds, budget))
+
     tables = [
-        Job("start of verbs", lambda: verbs(VERBS, rounds, budget)),
+        start("start of verbs", VERBS),
         Job(f"export of a file of depth {depth}", lambda: export(depth, rounds, budget)),
     ]
-    with_pytorch = Job(
-        "start of verbs that need PyTorch", lambda: verbs(WITH_PYTORCH, rounds, budget)
-    )
-    return tables if quick else [*tables, with_pytorch]
+    return tables if quick else [*tables, start("start of verbs that need PyTorch", WITH_PYTORCH)]
 
 
-def verbs(commands: Sequence[str], rounds: int, budget: Budget) -> Table:
+def verbs(title: str, commands: Sequence[str], rounds: int, budget: Budget) -> Table:
     """Measure verbs beside the bare interpreter and what it imports."""
-    title = "start of verbs" + (" that need PyTorch" if commands is WITH_PYTORCH else "")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "shapes").mkdir()

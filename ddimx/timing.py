@@ -24,6 +24,8 @@ _NOTHING: AbstractContextManager[Any] = nullcontext()
 class Clock:
     """Adds up the seconds of every part, from ``with clock:`` to its end.
 
+    :func:`timed` finds it within that. Without it, only what :meth:`part` is told counts.
+
     Of a part within another only the inner one counts, so that the seconds of all parts together
     are those of the whole. ``calls`` are how often each part was entered, ``first`` the seconds of
     its first time, which are more where something is compiled or looked up then.
@@ -34,7 +36,7 @@ class Clock:
         self.calls: dict[str, int] = {OTHER: 1}
         self.first: dict[str, float] = {}
         self._parts = [OTHER]
-        self._last = 0.0
+        self._last = time.perf_counter()
         self._token: Token[Clock | None] | None = None
 
     def __enter__(self) -> Self:

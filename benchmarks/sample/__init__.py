@@ -94,13 +94,11 @@ def jobs(
 
     def job(case: Case) -> Job:
         count = steps or (case.quick_steps if quick else case.steps)
-        shapes = case.model == "furniture"
-        what = "shapes" if shapes else "batch"
-        number = f"{case.batch} {what}" if shapes else f"{what} {case.batch}"
-        name = Path(case.model).stem
-        per = " per level" if shapes else ""
-        title = f"sample, {name}, {number}, {count} steps{per}"
-        title += "" if shapes else " of DDIM"
+        if case.model == "furniture":
+            what = f"{case.batch} shapes, {count} steps per level"
+        else:
+            what = f"batch {case.batch}, {count} steps of DDIM"
+        title = f"sample, {Path(case.model).stem}, {what}"
         parts = (title, case, count, device, rounds or ROUNDS, compiled, time_left, times)
         measurement = _Measurement(*parts)
         return Job(title, measurement.table, case.weight, lambda: measurement.later)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ..splats.formats import FORMATS
 from ..splats.frames import rotation_to
 from ..splats.from_octree import from_octree
 from ..splats.neighbors import neighborhood
+from ..timing import Clock
 from .pictures import Scene, preview_png, turntable_webp
 from .settings import ExportSettings
 from .sources import ExportItem
@@ -32,27 +31,11 @@ PARTS = ("read", "decode", "splats", "encode", "draw", "write")
 PICTURES = {"preview": preview_png, "turntable": turntable_webp}
 
 
-class Clock:
-    """Seconds that each of :data:`PARTS` took."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count what is done meanwhile to a part."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begun
-
-
 @dataclass(frozen=True)
 class ExportResult:
     """What became of one item: its files, or the reason for which there are none.
 
-    ``seconds`` is what the parts of the work took, as :class:`Clock` counts them.
+    ``seconds`` is what each of :data:`PARTS` took, by a :class:`~ddimx.timing.Clock`.
     """
 
     label: str

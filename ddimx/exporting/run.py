@@ -17,7 +17,8 @@ from ..files import sweep
 from ..progress import Progress
 from ..runs.lock import lock_folder
 from ..signals import Stop
-from .job import PARTS, Clock, ExportResult, export_item, scene_of, side_by_side, write_scene
+from ..timing import Clock
+from .job import PARTS, ExportResult, export_item, scene_of, side_by_side, write_scene
 from .pictures import Scene
 from .settings import ExportSettings
 from .sources import ExportItem

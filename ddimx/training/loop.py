@@ -86,13 +86,14 @@ class Trainer:
         set_dropout_key(network, key)
         try:
             trained = cast(nn.Module, torch.compile(network, dynamic=False))
-            with compiled.code_folder(), self._compute.autocast():
-                losses = self.process.loss(trained, arriving, draws)
             with compiled.code_folder():
+                with self._compute.autocast():
+                    losses = self.process.loss(trained, arriving, draws)
                 losses.mean().backward()  # type: ignore[no-untyped-call]
         except torch.cuda.OutOfMemoryError:
             raise
-        # What a compiler, a linker or a loader may raise has no common class. The caller tells it.
+        # A compiler, a linker or a loader may raise anything, and a network that is not compiled
+        # can still be trained: the caller says why, and goes on or ends.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DdimxError(f"the network cannot be compiled here: {reason}") from error

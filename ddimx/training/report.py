@@ -74,7 +74,8 @@ class FolderReporter:
         self._since = (time.perf_counter(), 0, 0.0)
         self._begun, self._pace = self._since[0], ""
         self._times: deque[tuple[float, int]] = deque(maxlen=self.RECENT)
-        self._warm: tuple[float, int] | None = None
+        self._warm: tuple[float, int] | None = None  # when, and at which step
+        self._is_forecast = False  # whether it has been told how long the run will take
         self._first, self._total = 0, 0
         self._validated: set[int] = set()
         self._said: set[str] = set()
@@ -119,13 +120,13 @@ class FolderReporter:
         done = state.step - self._first
         if self._warm is None and done >= self.WARM:
             self._warm = now, state.step
-        elif self._warm is not None and self._warm[1] and done >= self.MEASURED:
+        elif self._warm is not None and not self._is_forecast and done >= self.MEASURED:
+            self._is_forecast = True
             pace = (now - self._warm[0]) / (state.step - self._warm[1])
             left = self._total - state.step
             if left > self.EVERY:
                 text = f"{pace:.2g} s a step, about {duration(pace * left)} to go"
                 self._progress.say(f"step {state.step}: {text}")
-            self._warm = now, 0  # it has been told
         self._times.append((now, state.step))
         begun, step = self._times[0]
         rate = (state.step - step) * self._batch_size / max(now - begun, 1e-9)

@@ -53,40 +53,8 @@ def run(
     return drawn.ids, drawn.x0, drawn.confidence
 
 
-@torch.library.custom_op("ddimx::discrete_update", mutates_args=())
-def discrete_update_op(
-    table: Tensor,
-    row: Tensor,
-    logits: Tensor,
-    ids: Tensor,
-    keys: Tensor,
-    samples: Tensor,
-    seed: Tensor,
-    uncond: Tensor | None,
-    guidance: Tensor | None,
-    transition: str,
-    stream: int,
-    route: bool,
-    want_x0: bool,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what :func:`run` does; this form is recorded by tracing."""
-    return run(
-        table,
-        row,
-        logits,
-        ids,
-        keys,
-        samples,
-        seed,
-        uncond,
-        guidance,
-        transition,
-        stream,
-        route,
-        want_x0,
-        impl,
-    )
+# The same as run, for tracing, which records it as one operation.
+discrete_update_op = torch.library.custom_op("ddimx::discrete_update", mutates_args=())(run)
 
 
 @discrete_update_op.register_fake

@@ -111,18 +111,7 @@ def _readable(x: Tensor, groups: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("ddimx::group_norm_silu", mutates_args=())
-def norm_op(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    add: Tensor | None,
-    groups: int,
-    eps: float,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what :func:`forward` returns."""
-    return forward(x, weight, bias, add, groups, eps, silu)
+norm_op = torch.library.custom_op("ddimx::group_norm_silu", mutates_args=())(forward)
 
 
 @norm_op.register_fake
@@ -139,22 +128,8 @@ def _(
     return torch.empty_like(x, memory_format=torch.channels_last), mean, rstd
 
 
-@torch.library.custom_op("ddimx::group_norm_silu_backward", mutates_args=())
-def backward_op(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    add: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    silu: bool,
-) -> Gradients:
-    """Return what :func:`backward` returns.
-
-    They have no gradient of their own, so that a second derivative is refused and not wrong.
-    """
-    return backward(grad, x, weight, bias, add, mean, rstd, silu)
+# Its results have no gradient of their own: a second derivative is refused and not wrong.
+backward_op = torch.library.custom_op("ddimx::group_norm_silu_backward", mutates_args=())(backward)
 
 
 @backward_op.register_fake

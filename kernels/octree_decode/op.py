@@ -54,18 +54,8 @@ def run(
     return keys, tree, centers, half, valid
 
 
-@torch.library.custom_op("ddimx::octree_decode", mutates_args=())
-def octree_decode_op(
-    tokens: Tensor,
-    offsets: Tensor,
-    lower: Tensor | None,
-    edge: Tensor | None,
-    depth: int,
-    leaves: int,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return what :func:`run` does; this form is recorded by tracing."""
-    return run(tokens, offsets, lower, edge, depth, leaves, impl)
+# The same as run, for tracing, which records it as one operation.
+octree_decode_op = torch.library.custom_op("ddimx::octree_decode", mutates_args=())(run)
 
 
 @octree_decode_op.register_fake

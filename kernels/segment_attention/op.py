@@ -60,18 +60,8 @@ def kernel_forward(
     return out, lse
 
 
-@torch.library.custom_op("ddimx::segment_attention", mutates_args=())
-def kernel_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    context_k: Tensor,
-    context_v: Tensor,
-    tables: Sequence[Tensor],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Return what :func:`kernel_forward` does; this form is recorded by autograd and tracing."""
-    return kernel_forward(q, k, v, context_k, context_v, tables, scale)
+# The same as kernel_forward, for autograd and tracing, which record it as one operation.
+kernel_op = torch.library.custom_op("ddimx::segment_attention", mutates_args=())(kernel_forward)
 
 
 @kernel_op.register_fake
@@ -168,19 +158,7 @@ def _gradients(*inputs: Tensor) -> Gradients:
     return q, k, v, context_k, context_v
 
 
-@torch.library.custom_op("ddimx::segment_attention_loop", mutates_args=())
-def loop_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    context_k: Tensor,
-    context_v: Tensor,
-    groups: Tensor,
-    masks: Tensor,
-    scale: float,
-) -> Tensor:
-    """Return the output [Nq, H, D], contiguous; see :func:`.loop.forward`."""
-    return loop.forward(q, k, v, context_k, context_v, groups, masks, scale)
+loop_op = torch.library.custom_op("ddimx::segment_attention_loop", mutates_args=())(loop.forward)
 
 
 @loop_op.register_fake
@@ -197,24 +175,10 @@ def _(
     return q.new_empty(q.shape)
 
 
-@torch.library.custom_op("ddimx::segment_attention_loop_backward", mutates_args=())
-def loop_backward_op(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    context_k: Tensor,
-    context_v: Tensor,
-    out: Tensor,
-    groups: Tensor,
-    masks: Tensor,
-    scale: float,
-) -> Gradients:
-    """Return the gradients of q, k, v, context_k and context_v, contiguous, [N, H, D] as they are.
-
-    They have no gradient of their own.
-    """
-    return loop.backward(grad, q, k, v, context_k, context_v, out, groups, masks, scale)
+# Its results have no gradient of their own.
+loop_backward_op = torch.library.custom_op(
+    "ddimx::segment_attention_loop_backward", mutates_args=()
+)(loop.backward)
 
 
 @loop_backward_op.register_fake

@@ -18,7 +18,7 @@ from .jobs import Job
 from .meshes import Surface, ending, read_mesh, read_points, read_surface, stamp_of
 from .scan import ShapeFile
 
-COPIES = 8  # of a zip's member while it becomes a mesh
+COPIES = 8  # of a zip's member while it becomes a shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,15 @@ class Cells:
 def job_of(shape: ShapeFile) -> Job:
     """Return what makes a shape."""
     stamp, size = stamp_of(shape.path)
-    origin = str(shape.path)
     read: Callable[[], Surface | Cells] = partial(read_file, shape.path)
     if shape.member is not None:
         member = shape.member
         stamp, size = f"{member.checksum:08x}-{member.size}", member.size
-        origin, read = f"{shape.path}:{member.name}", partial(read_zipped, shape.path, member)
+        read = partial(read_zipped, shape.path, member)
     return Job(
         category=shape.category,
         shape_id=shape.shape_id,
-        origin=origin,
+        origin=shape.origin,
         stamp=stamp,
         read=read,
         size=size,
@@ -72,13 +71,21 @@ def read_file(path: Path) -> Surface | Cells:
 
 def read_zipped(path: Path, member: Member) -> Surface | Cells:
     """Read what is a member of a zip file, as :func:`read_file`."""
-    name = f"{path}:{member.name}"
-    try:
-        content = read_member(path, member, COPIES)
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: cannot read {member.name} ({error})") from None
+    name, content = f"{path}:{member.name}", content_of(path, member)
     if ending(member.name) not in SUFFIXES:
         return read_mesh(io.BytesIO(content), ending(member.name), name)
     if holds_tokens(content):
         return Cells(read_shape(Path(name), content=content).tree)
     return read_points(content, name)
+
+
+def content_of(path: Path, member: Member) -> bytes:
+    """Return the bytes of a zip file's member that becomes a shape.
+
+    Raises:
+        DdimxError: it cannot be read, or is too large for what is made of it.
+    """
+    try:
+        return read_member(path, member, COPIES)
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: cannot read {member.name} ({error})") from None

@@ -68,6 +68,11 @@ class ShapeFile:
         """The ending of its name: what kind of file it is."""
         return ending(self.path.name if self.member is None else self.member.name)
 
+    @property
+    def origin(self) -> str:
+        """What messages call it: its path, or that of the zip file and the member's name."""
+        return str(self.path) if self.member is None else f"{self.path}:{self.member.name}"
+
 
 @dataclass(frozen=True)
 class ShapeScan:

@@ -15,15 +15,15 @@ from pathlib import Path
 from ...data.shapes.layouts import OF_PARTS, TOKENS
 from ...data.shapes.lists import PARTS, lists_of, read_list
 from ...data.shapes.meshes import read_points, read_surface
+from ...data.shapes.reading import content_of
 from ...data.shapes.scan import ShapeFile, ShapeScan, scan_shapes
 from ...errors import DdimxError, UsageError
 from ...octree.file import SUFFIXES, Shape, holds_tokens, read_shape, token_files
 from ...octree.tree import Octree
 from ...progress import Progress
-from ...untrusted.archives import Member, read_member
+from ...untrusted.archives import Member
 
 MANIFEST = "manifest.json"
-COPIES = 8  # of a zip's member while it becomes a shape
 
 
 def named_on_both_sides(
@@ -89,10 +89,7 @@ class Listed:
             if self.of_points and depth is not None:
                 return Shape(read_surface(path).tree(depth))
             return read_shape(path)
-        try:
-            content = read_member(*place, COPIES)
-        except (OSError, ValueError) as error:
-            raise DdimxError(f"{place[0]}: cannot read {place[1].name} ({error})") from None
+        content = content_of(*place)
         if self.of_points and depth is not None:
             return Shape(read_points(content, str(path)).tree(depth))
         return read_shape(path, content=content)
@@ -132,12 +129,14 @@ def find(where: Path, split: str | None = None) -> Listed:
         if parts and split not in parts:
             raise UsageError(f"{where} is {scan}: there is no '{split}'")
         members = [shape for shape in scan.shapes if shape.part == split or not parts]
-        by_file = {_place(shape): shape.category for shape in members}
+        by_file = {Path(shape.origin): shape.category for shape in members}
         of_points, zipped = scan.of_points, _zipped(members)
         return Listed(f"{where}: {split}", tuple(sorted(by_file)), by_file, of_points, zipped)
     if is_zip:
         members = _tokens_in(where)
-        return Listed(str(where), tuple(map(_place, members)), {}, zipped=_zipped(members))
+        return Listed(
+            str(where), tuple(Path(s.origin) for s in members), {}, zipped=_zipped(members)
+        )
     files = tuple(token_files(where, recursive=not (where / MANIFEST).is_file()))
     if not files:
         raise UsageError(
@@ -271,7 +270,7 @@ def _tokens_in(where: Path) -> list[ShapeFile]:
     shapes = [shape for shape in scan.shapes if shape.ending in SUFFIXES]
     if not shapes:
         raise UsageError(f"{where}: no token files (looked for {', '.join(SUFFIXES)})")
-    return sorted(shapes, key=_place)
+    return sorted(shapes, key=lambda shape: Path(shape.origin))
 
 
 def _holds_tokens(shape: ShapeFile) -> bool:
@@ -279,19 +278,13 @@ def _holds_tokens(shape: ShapeFile) -> bool:
     if shape.member is None or shape.ending not in SUFFIXES:
         return False
     try:
-        return holds_tokens(read_member(shape.path, shape.member, COPIES))
-    except (OSError, ValueError):
+        return holds_tokens(content_of(shape.path, shape.member))
+    except DdimxError:
         return False
 
 
-def _place(shape: ShapeFile) -> Path:
-    """Return a shape's path, of a zip file's member what messages call it."""
-    name = "" if shape.member is None else f":{shape.member.name}"
-    return Path(f"{shape.path}{name}")
-
-
 def _zipped(shapes: Sequence[ShapeFile]) -> dict[Path, tuple[Path, Member]]:
-    return {_place(s): (s.path, s.member) for s in shapes if s.member is not None}
+    return {Path(s.origin): (s.path, s.member) for s in shapes if s.member is not None}
 
 
 def _shown(path: Path, label: Path) -> str:

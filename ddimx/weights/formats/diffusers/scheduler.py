@@ -13,6 +13,7 @@ from typing import Any
 
 from ....config import Config
 from ....errors import DdimxError, UsageError
+from ....solvers.timesteps import BY_LEVEL
 from ....untrusted.text import shown
 from .settings import is_count, is_number
 
@@ -253,7 +254,7 @@ def write_scheduler(config: Config, label: str) -> dict[str, Any]:
         raise UsageError(
             f"{label}: diffusers' DDIMScheduler has no diffusion.prediction {diffusion.prediction}"
         )
-    if sampling.spacing in ("logsnr", "karras"):
+    if sampling.spacing in BY_LEVEL:
         raise UsageError(
             f"{label}: diffusers' DDIMScheduler has no sampling.spacing {sampling.spacing}"
         )
