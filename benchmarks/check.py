@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks check", description=__doc__)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or mps")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as JSON")
-    asked = parser.parse_args(arguments)
-    device = choose_device(asked.device)
+    args = parser.parse_args(arguments)
+    device = choose_device(args.device)
     forbid_tf32()
     results: list[dict[str, Any]] = []
     record = {"machine": machine(device, ["check", *arguments]), "checks": results}
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
         seconds = round(time.perf_counter() - begun, 2)
         results.append({"name": name, "passed": passed, "found": found, "seconds": seconds})
         print(f"{'ok  ' if passed else 'FAIL'} {name}: {found} ({seconds} s)", flush=True)
-        if asked.out is not None:
-            write_json(asked.out, record)
+        if args.out is not None:
+            write_json(args.out, record)
     failed = sum(not result["passed"] for result in results)
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed else 0

@@ -74,19 +74,19 @@ def clocks() -> str | None:
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {
+    versions = {
         "ddimx": ddimx.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
     try:
-        found["triton"] = version("triton")
+        versions["triton"] = version("triton")
     except PackageNotFoundError:
-        found["triton"] = "not installed"
+        versions["triton"] = "not installed"
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
+        versions["cuda"] = torch.version.cuda
+    return versions
 
 
 def _cpu_name() -> str:
@@ -124,8 +124,8 @@ def _commit() -> str | None:
 
     A copy of a checkout without its history is told by DDIMX_COMMIT.
     """
-    if given := os.environ.get("DDIMX_COMMIT"):
-        return given
+    if commit := os.environ.get("DDIMX_COMMIT"):
+        return commit
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

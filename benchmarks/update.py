@@ -158,12 +158,12 @@ def check(levels: Levels, x: Tensor, out: Tensor) -> None:
     variance lie within six standard errors.
     """
     quiet = Levels(0.0, levels.ab, levels.ab_to)
-    given = torch.zeros_like(x)
+    zeros = torch.zeros_like(x)
     expected = eager_step(quiet)(x.cpu().double(), out.cpu().double())
     _close("without noise", our_step(quiet, x)(x, out), expected)
     if not levels.sigma:
         return
-    mean = our_step(levels, x, given)(x, out)
+    mean = our_step(levels, x, zeros)(x, out)
     z = (our_step(levels, x)(x, out) - mean).double() / levels.sigma
     error = 6 / math.sqrt(z.numel())
     if abs(z.mean()) > error or abs(z.var() - 1) > error * math.sqrt(2):

@@ -61,21 +61,21 @@ def decoders(trees: Sequence[Octree], device: torch.device) -> Peers:
     expected = np.concatenate([tree.centers() for tree in trees])
     for name, call in calls.items():
         _close(name, _centers(call()), expected)
-    found: Peers = [
+    contenders: Peers = [
         Contender(n, c, facts=_launched(n, c, device), warm=True) for n, c in calls.items()
     ]
     if device.type == "cuda":
-        found.append(Contender("ddimx octree_decode, graph", graphed(kernel, device)))
+        contenders.append(Contender("ddimx octree_decode, graph", graphed(kernel, device)))
     ocnn = _ocnn(device)
     if isinstance(ocnn, Absent):
-        return [*found, ocnn]
+        return [*contenders, ocnn]
     masks = [peers.masks_of(tree, device) for tree in trees]
 
     def by_ocnn() -> list[torch.Tensor]:
         return [ocnn.decode(levels) for levels in masks]
 
     _close("ocnn", _centers(by_ocnn()), expected)
-    return [*found, Contender("ocnn", by_ocnn)]
+    return [*contenders, Contender("ocnn", by_ocnn)]
 
 
 def encoders(trees: Sequence[Octree], device: torch.device) -> Peers:
@@ -97,8 +97,8 @@ def encoders(trees: Sequence[Octree], device: torch.device) -> Peers:
     expected = np.concatenate([tree.tokens() for tree in trees])
     for name, call in calls.items():
         _same(name, _tokens(call()), expected)
-    found: Peers = [Contender(name, call, warm=True) for name, call in calls.items()]
-    return [*found, ocnn] if isinstance(ocnn, Absent) else found
+    contenders: Peers = [Contender(name, call, warm=True) for name, call in calls.items()]
+    return [*contenders, ocnn] if isinstance(ocnn, Absent) else contenders
 
 
 def _table(
@@ -109,7 +109,7 @@ def _table(
     budget: Budget,
 ) -> dict[str, Any]:
     trees = make()
-    found = decoders(trees, device) if what == "decode" else encoders(trees, device)
+    contenders = decoders(trees, device) if what == "decode" else encoders(trees, device)
     length = sum(sum(tree.counts) for tree in trees)
     shape = "one sphere" if len(trees) == 1 else f"{len(trees):,} spheres"
     title = f"{what}, {shape} of depth {trees[0].depth}, {length:,} tokens"
@@ -120,7 +120,9 @@ def _table(
         ],
         "encode": ["cells in the order of their keys to token streams"],
     }
-    table = compare(title, found, rounds, wait=waiter(device), notes=notes[what], budget=budget)
+    table = compare(
+        title, contenders, rounds, wait=waiter(device), notes=notes[what], budget=budget
+    )
     for row in table["rows"]:
         if "median_ms" in row:
             row["mtokens_per_s"] = length / row["median_ms"] / 1e3

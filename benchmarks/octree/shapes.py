@@ -21,13 +21,13 @@ def sphere(depth: int, radius: float = RADIUS) -> Octree:
     # From the middle to the nearest and to the farthest plane of each slab of cells.
     near = np.abs(np.arange(n) - (n - 1) / 2) - 0.5
     reach = (radius * n) ** 2
-    found = []
+    planes = []
     for x in range(n):
         closest = near[x] ** 2 + near[:, None] ** 2 + near[None, :] ** 2
         farthest = (near[x] + 1) ** 2 + (near[:, None] + 1) ** 2 + (near[None, :] + 1) ** 2
         y, z = np.nonzero((closest <= reach) & (farthest >= reach))
-        found.append(np.stack([np.full_like(y, x), y, z], axis=1))
-    return from_leaves(keys_of(np.concatenate(found)), depth)
+        planes.append(np.stack([np.full_like(y, x), y, z], axis=1))
+    return from_leaves(keys_of(np.concatenate(planes)), depth)
 
 
 def spheres(count: int = MANY, depth: int = MANY_DEPTH) -> list[Octree]:

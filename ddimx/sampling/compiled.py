@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
@@ -93,14 +94,16 @@ def in_parts(function: Callable[..., Tensor], size: int, arguments: tuple[Tensor
 def code_folder() -> Iterator[None]:
     """Let the compiler keep its code in our folder meanwhile: machine code, which it runs.
 
-    Where none of our own can be had, it is a temporary one, so that nothing is kept.
+    Where none of our own can be had, it is a temporary one, which the process removes at its end.
     """
     before = os.environ.get(CACHE)
     if _user_set(before):
         yield
         return
-    trusted = private_folder(engine_folder()) and private_folder(compiled_code())
-    folder = trusted or Path(tempfile.mkdtemp(prefix="ddimx-"))
+    folder = private_folder(engine_folder()) and private_folder(compiled_code())
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="ddimx-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ[CACHE] = str(folder)
     try:
         yield

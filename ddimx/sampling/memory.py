@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..device import without_memory
 from ..errors import UsageError
 from ..models.factory import build
 from ..weights.model import Model
@@ -21,7 +22,7 @@ def bytes_per_sample(model: Model, guidance: float) -> int | None:
     """Return the peak bytes of activations and state for one sample, None where it is unknown."""
 
     def network() -> nn.Module:
-        with torch.device("meta"):
+        with without_memory():
             # The code was trusted when the model was loaded.
             module, _ = build(model.config, trust_code=True)
         return module.to(model.precision.dtype).eval()

@@ -144,7 +144,7 @@ def execute(
     )
     weight = torch.tensor(guidance, dtype=x.dtype, device=x.device)
     ordinal = torch.tensor(0, device=x.device)
-    same_point = plan.keeps_point()
+    kinds = _kinds(plan)
     y = x
     if graphs is not None and draw.z is None and plan.threshold is None:
         # One copy from the host, before the first row: from then on the device needs none.
@@ -152,21 +152,21 @@ def execute(
         state = RowState(table, times, ordinal, x, y, history, constant, weight)
         with graphs.rows(state, cast(Evaluator, evaluate)) as replayed:
             if replayed is not None:
-                for row, kind in enumerate(_kinds(plan)):
+                for row, kind in enumerate(kinds):
                     x, y, x0 = replayed(kind)
                     yield Step(row, float(plan.t[row]), float(plan.t_to[row]), x, y, x0)
                 return
-    for row in range(len(plan)):
+    for row, kind in enumerate(kinds):
         t = float(plan.t[row])
         out, uncond = None, None
-        if not math.isnan(t):
+        if kind.calls:
             times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-            ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
+            ask = evaluate if unguided is None or kind.guided else unguided
             with timed("network"):
                 out, uncond = ask(y, times)
         extras = replace(
             constant,
-            same_point=bool(same_point[row]),
+            same_point=kind.same_point,
             uncond=uncond,
             guidance=None if uncond is None else weight,
             z=None if draw.z is None else draw.z(row),
@@ -182,7 +182,7 @@ def execute(
 
 
 def _kinds(plan: Plan) -> list[Kind]:
-    """Return what a captured graph of each row depends on."""
+    """Return what each row's operations depend on."""
     keeps = [bool(same) for same in plan.keeps_point()]
     return [
         Kind(

@@ -106,17 +106,17 @@ def candidates(
     wide = covering(d)
     met = (STRIP,) if kernel == "strip" else (32, 64, 128)
     widths = (64, 128) if kernel == "strip" else (wide, wide // 2)
-    found = [tile(arch, kernel, dtype, own, other, d)]
+    tiles = [tile(arch, kernel, dtype, own, other, d)]
     for rows, keys, dims, columns in product((64, 128, 32), met, (64, 128, 256), widths):
         # What a program holds in registers, and of its inputs in shared memory at a time.
         if rows * (columns + keys) > 2**16 or dims * (rows + keys) * dtype.itemsize > 2**17:
             continue
         cut = min(rows, covering(own)), min(keys, covering(other)), min(dims, wide)
-        found += [
+        tiles += [
             AttentionTile(*cut, min(columns, wide), warps, stages)
             for warps, stages in product((8, 4), (2, 3))
         ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(tiles))
 
 
 def covering(n: int) -> int:

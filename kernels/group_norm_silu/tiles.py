@@ -92,13 +92,13 @@ def tile(
     arch: str, direction: Direction, dtype: torch.dtype, pixels: int, channels: int, groups: int
 ) -> NormTile:
     """Return the tile for images of so many pixels, channels and groups in a dtype."""
-    known = problem(direction, dtype, pixels, channels // groups)
-    if fields := measured(arch, "group_norm_silu", known):
+    shape = problem(direction, dtype, pixels, channels // groups)
+    if fields := measured(arch, "group_norm_silu", shape):
         best = NormTile(*fields)
         return replace(best, groups=min(best.groups, groups))
     for row in TABLE[direction]:
-        if pixels <= row.pixels and (found := _of_row(row, dtype, pixels, channels, groups)):
-            return found
+        if pixels <= row.pixels and (choice := _of_row(row, dtype, pixels, channels, groups)):
+            return choice
     raise ValueError(f"no tile for {pixels} pixels of {channels} channels in {groups} groups")
 
 
@@ -158,8 +158,8 @@ def candidates(
         if pixels >= 256:
             rows += [Row(ANY, size, warps, line=line) for line in (32, 64)]
             rows += [Row(ANY, size, warps, line=line, parts=MOST_PARTS) for line in (64, 128)]
-        found = (_of_row(row, dtype, pixels, channels, groups) for row in rows)
-        tiles += [one for one in found if one is not None]
+        fitted = (_of_row(row, dtype, pixels, channels, groups) for row in rows)
+        tiles += [one for one in fitted if one is not None]
     return list(dict.fromkeys(tiles))
 
 

@@ -84,11 +84,11 @@ def candidates(
     kernel: Kernel, dtype: torch.dtype, columns: int, arch: str = "other"
 ) -> list[SegmentTile]:
     """Return tiles worth measuring, the table's own first; rows are parts of the tables' blocks."""
-    found = [
+    tiles = [
         SegmentTile(own, other, warps, stages)
         for own in (64, 32)
         for other in (64, 128, 32)
         for warps in (4, 8)
         for stages in (3, 2, 4)
     ]
-    return list(dict.fromkeys([tile(kernel, dtype, columns, arch), *found]))
+    return list(dict.fromkeys([tile(kernel, dtype, columns, arch), *tiles]))

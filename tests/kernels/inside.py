@@ -7,6 +7,7 @@ there would tell. Triton's interpreter hands every load and store its addresses 
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -25,18 +26,24 @@ def extent(tensor):
 
 @contextlib.contextmanager
 def only_inside(arguments):
-    """Fail unless every load and store lies within one of the tensors among ``arguments``."""
+    """Fail unless loads and stores lie within the tensors among ``arguments``, one writer each.
+
+    A card runs a launch's programs in any order, the interpreter in one: what two programs write to
+    the same address may be right here by chance. The context holds one launch.
+    """
     from triton.runtime.interpreter import InterpreterBuilder as Builder
 
     bounds = [extent(value) for value in arguments if isinstance(value, torch.Tensor)]
     first, end = np.array(sorted(set(bounds)), dtype=np.uint64).T
     outside = []
+    written = defaultdict(list)  # by program
 
     def watch(kind, addresses, mask):
-        found = addresses[np.broadcast_to(mask, addresses.shape).astype(bool)].astype(np.uint64)
-        within = ((found[:, None] >= first) & (found[:, None] < end)).any(axis=1)
+        used = addresses[np.broadcast_to(mask, addresses.shape).astype(bool)].astype(np.uint64)
+        within = ((used[:, None] >= first) & (used[:, None] < end)).any(axis=1)
         if not within.all():
             outside.append(f"{kind} of {(~within).sum()} elements outside")
+        return used
 
     real_load, real_store = Builder.create_masked_load, Builder.create_masked_store
 
@@ -45,7 +52,7 @@ def only_inside(arguments):
         return real_load(self, pointers, mask, *rest)
 
     def store(self, pointers, value, mask, *rest):
-        watch("store", pointers.data, mask.data)
+        written[self.grid_idx].append(watch("store", pointers.data, mask.data))
         return real_store(self, pointers, value, mask, *rest)
 
     Builder.create_masked_load, Builder.create_masked_store = load, store
@@ -54,6 +61,10 @@ def only_inside(arguments):
     finally:
         Builder.create_masked_load, Builder.create_masked_store = real_load, real_store
     assert not outside, outside
+    own = [np.unique(np.concatenate(stores)) for stores in written.values()]
+    if own:
+        writers = np.unique(np.concatenate(own), return_counts=True)[1]
+        assert writers.max(initial=1) == 1, f"{(writers > 1).sum()} elements of several programs"
 
 
 def start_inside(launch, start=lambda launch: launch()):

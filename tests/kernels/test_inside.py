@@ -34,3 +34,22 @@ def test_lanes_within_are_let_through():
 def test_a_lane_outside_fails_though_no_result_shows_it(read, written, kind):
     with pytest.raises(AssertionError, match=f"{kind} elements outside"):
         run(read, written)
+
+
+@triton.jit
+def last_program(target, shared: tl.constexpr):
+    program = tl.program_id(0)
+    tl.store(target + (0 if shared else program), program)
+    tl.store(target + 4 + program, program)
+    tl.store(target + 4 + program, program + 1)  # again, by the same program
+
+
+def test_two_programs_may_not_write_one_element():
+    target = torch.zeros(8, dtype=torch.int32)
+    with only_inside([target]):
+        last_program[(3,)](target, False)
+    with (
+        pytest.raises(AssertionError, match="1 elements of several programs"),
+        only_inside([target]),
+    ):
+        last_program[(3,)](target, True)
