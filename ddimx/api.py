@@ -157,9 +157,9 @@ def _prepare(
     model: Model | str | Path, count: int, start: Tensor | None, options: Any
 ) -> tuple[Model, Settings, Inputs]:
     """Load a model where it is named, check the options, and return what a batch needs."""
-    asked = Options.of({**options, "count": count})
+    wishes = Options.of({**options, "count": count})
     loaded = model if isinstance(model, Model) else load_model(model)
-    settings = resolve(asked, loaded)
+    settings = resolve(wishes, loaded)
     if start is None:
         return loaded, settings, Inputs()
     states, first = (

@@ -200,11 +200,11 @@ def sweep(folder: Path, *names: str) -> None:
             if left:
                 lock.unlink(missing_ok=True)
     try:
-        found = list(folder.iterdir())
+        parts = list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return
     wanted = set(names)
-    for part in found:
+    for part in parts:
         match = _PART.match(part.name)
         if match is not None and (not wanted or match[1] in wanted):
             _sweep_one(part, folder / match[1])

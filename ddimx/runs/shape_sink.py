@@ -47,8 +47,8 @@ class ShapeSink:
         """Write one file for every tree, with its class and its identity."""
         names = [""] * len(samples)
         if labels is not None:
-            known = (*self._classes, "")
-            names = [known[label] for label in labels.tolist()]
+            classes = (*self._classes, "")
+            names = [classes[label] for label in labels.tolist()]
         for index, tree, category in zip(indices, samples, names, strict=True):
             write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))
 
