@@ -68,6 +68,8 @@ class DataConfig(Section):
     gaussian_dequantization: bool = False
     rescaled: bool = True
     random_flip: bool = False
+    # Ours: classes, or groups of them, that are not flipped: letters, say.
+    unflipped: tuple[str, ...] = ()
     # Ours, octrees: each axis of a training shape is scaled by up to 1 +- this.
     random_scale: float = Field(default=0.0, ge=0.0, lt=1.0)
     num_workers: int = Field(default=4, ge=0)
@@ -324,6 +326,9 @@ class TrainingConfig(Section):
     validation_freq: int = Field(default=2000, ge=1)
     keep_checkpoints: int = Field(default=3, ge=1)
     antithetic: bool = True
+    # Ours: the most that an error of x0 counts, as a signal-to-noise ratio (min-SNR weighting, 5 in
+    # its paper); None weighs all times alike. For epsilon, x0 and v.
+    min_snr: float | None = Field(default=None, gt=0.0)
     # Share of examples trained without their class, so that guidance has its second prediction.
     class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     # Ours, octrees: share of the coarser levels' tokens that are shown with one wrong bit.
@@ -420,6 +425,18 @@ class Config(Section):
                 "data.root holds bytes that are no UTF-8, which a configuration cannot hold; "
                 "rename the folder, or name a link to it"
             ) from None
+        if self.training.min_snr is not None and self.diffusion.prediction in ("flow", "edm"):
+            raise ValueError(
+                f"training.min_snr is for prediction epsilon, x0 and v, not "
+                f"{self.diffusion.prediction}"
+            )
+        strange = [
+            name
+            for name in self.data.unflipped
+            if not any(c == name or c.startswith(f"{name}/") for c in self.model.classes)
+        ]
+        if strange:
+            raise ValueError(f"data.unflipped: no class or group of classes '{strange[0]}'")
         if self.model.name == "unet":
             self._check_unet()
         if self.model.name in OCTREE_MODELS:

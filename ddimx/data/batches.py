@@ -93,6 +93,11 @@ class Batches(BatchStream[Bytes]):
         families = source.families if data.balance == "family" else None
         super().__init__(Order(noise, len(source), families), batch_size)
         self._source, self._data, self._noise = source, data, noise
+        upright = [
+            any(name == u or name.startswith(f"{u}/") for u in data.unflipped)
+            for name in source.classes
+        ]
+        self._unflipped = torch.tensor(upright) if any(upright) else None  # by label
 
     def _read(self, step: int) -> tuple[Integers, Bytes]:
         indices = self.order.indices(self._positions(step))
@@ -106,7 +111,11 @@ class Batches(BatchStream[Bytes]):
         pixels = torch.from_numpy(content)
         if self._data.random_flip:
             chance = self._noise.uniform(positions, (1, 1, 1), row=step, stream=Stream.TRAIN_FLIP)
-            pixels = torch.where(chance <= 0.5, pixels.flip(2), pixels)
+            flips = chance <= 0.5
+            if self._unflipped is not None and self._source.labels is not None:
+                labels = torch.from_numpy(self._source.labels[indices])
+                flips &= ~self._unflipped[labels].view(-1, 1, 1, 1)
+            pixels = torch.where(flips, pixels.flip(2), pixels)
         x = to_network(pixels, self._data, self._dequantize(pixels, positions, step))
         batch = {"x": x.contiguous(memory_format=torch.channels_last)}
         if self._source.labels is not None:

@@ -200,9 +200,9 @@ def _bytes_of(path: Path) -> bytes | None:
 def _summary(data: EmojiSet) -> dict[str, Any]:
     import numpy as np
 
-    from ...recipes.emoji.dataset import GROUPS
+    from ...recipes.emoji.dataset import GROUPS, groups_of
 
-    counts = np.bincount(data.labels, minlength=len(GROUPS)).tolist()
+    counts = np.bincount(groups_of(data.labels), minlength=len(GROUPS)).tolist()
     return {
         "images": len(data.images),
         "size": data.images.shape[1],
