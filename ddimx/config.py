@@ -326,9 +326,9 @@ class TrainingConfig(Section):
     validation_freq: int = Field(default=2000, ge=1)
     keep_checkpoints: int = Field(default=3, ge=1)
     antithetic: bool = True
-    # Ours: the most that an error of x0 counts, as a signal-to-noise ratio (min-SNR weighting, 5 in
-    # its paper); None weighs all times alike. For epsilon, x0 and v.
-    min_snr: float | None = Field(default=None, gt=0.0)
+    # Ours: an error of x0 counts its signal-to-noise ratio times, but no less than the first and no
+    # more than the second of these: [0, 5] is min-SNR. None: the prediction's error as it is.
+    snr_clip: tuple[float, float] | None = None
     # Share of examples trained without their class, so that guidance has its second prediction.
     class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     # Ours, octrees: share of the coarser levels' tokens that are shown with one wrong bit.
@@ -341,6 +341,13 @@ class TrainingConfig(Section):
     # Ours: whether torch.compile makes the network's code; "auto" does so where that was measured
     # to pay.
     compile: Literal["auto", "on", "off"] = "auto"
+
+    @field_validator("snr_clip")
+    @classmethod
+    def _two_bounds(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 <= value[0] < value[1]):
+            raise ValueError("needs two bounds, the first from 0 and below the second")
+        return value
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -427,10 +434,13 @@ class Config(Section):
                 "data.root holds bytes that are no UTF-8, which a configuration cannot hold; "
                 "rename the folder, or name a link to it"
             ) from None
-        if self.training.min_snr is not None and self.diffusion.prediction in ("flow", "edm"):
+        clip, prediction = self.training.snr_clip, self.diffusion.prediction
+        if clip is not None and prediction not in ("epsilon", "x0", "v"):
+            raise ValueError(f"training.snr_clip is for epsilon, x0 and v, not {prediction}")
+        if clip is not None and prediction == "epsilon" and clip[0] > 0:
             raise ValueError(
-                f"training.min_snr is for prediction epsilon, x0 and v, not "
-                f"{self.diffusion.prediction}"
+                "training.snr_clip: with prediction epsilon, whose error says nothing of x0 in pure "
+                f"noise, the first bound is 0, got {clip[0]:g}"
             )
         strange = [
             name

@@ -93,11 +93,14 @@ class Batches(BatchStream[Bytes]):
         families = source.families if data.balance == "family" else None
         super().__init__(Order(noise, len(source), families), batch_size)
         self._source, self._data, self._noise = source, data, noise
-        upright = [
-            any(name == u or name.startswith(f"{u}/") for u in data.unflipped)
-            for name in source.classes
-        ]
-        self._unflipped = torch.tensor(upright) if any(upright) else None  # by label
+        self._unflipped: Tensor | None = None  # bool, by label
+        if data.unflipped:
+            self._unflipped = torch.tensor(
+                [
+                    any(name == word or name.startswith(f"{word}/") for word in data.unflipped)
+                    for name in source.classes
+                ]
+            )
 
     def _read(self, step: int) -> tuple[Integers, Bytes]:
         indices = self.order.indices(self._positions(step))

@@ -234,7 +234,7 @@ def _assemble(
 
 
 def groups_of(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the groups (indices into ``GROUPS``) that classes (indices into ``CLASSES``) are of."""
+    """Return the groups, indices into ``GROUPS``, of classes, indices into ``CLASSES``."""
     table = np.array([GROUPS.index(name.partition("/")[0]) for name in CLASSES], np.int64)
     return table[labels]
 
