@@ -439,8 +439,8 @@ class Config(Section):
             raise ValueError(f"training.snr_clip is for epsilon, x0 and v, not {prediction}")
         if clip is not None and prediction == "epsilon" and clip[0] > 0:
             raise ValueError(
-                "training.snr_clip: with prediction epsilon, whose error says nothing of x0 in pure "
-                f"noise, the first bound is 0, got {clip[0]:g}"
+                f"training.snr_clip: the first bound is {clip[0]:g}, but with prediction epsilon, "
+                "whose error says nothing of x0 in pure noise, it is 0"
             )
         strange = [
             name
