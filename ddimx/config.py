@@ -328,6 +328,8 @@ class TrainingConfig(Section):
     class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     # Ours, octrees: share of the coarser levels' tokens that are shown with one wrong bit.
     parent_corruption: float = Field(default=0.0, ge=0.0, lt=1.0)
+    # Ours, octrees: share of examples whose coarser levels are shown as the model draws them.
+    parent_drawing: float = Field(default=0.0, ge=0.0, le=1.0)
     # Ours: "bf16" computes the network in bfloat16 (autocast); "auto" does so on CUDA and on CPUs
     # that multiply bfloat16 in hardware.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
