@@ -44,6 +44,7 @@ class Stream(IntEnum):
     TRAIN_SCALE = 12  # by how much the axes of a training shape are scaled
     TRAIN_PARENT = 13  # which tokens of the coarser levels are shown wrong, and which bit
     TRAIN_TRANSITION = 14  # the kind of noise of a training example, where there are several
+    TRAIN_DRAWING = 15  # whether an example is shown parents that the model draws, and which
     EVALUATE = 32  # measuring a model on an image; the row says which draw (evaluation.bits)
     POINTS = 33  # points inside a shape's cells (evaluation.shapes)
     SUBSET = 34  # which shapes of the larger set are compared

@@ -39,6 +39,7 @@ def test_stream_numbers_are_a_format():
         "TRAIN_SCALE": 12,
         "TRAIN_PARENT": 13,
         "TRAIN_TRANSITION": 14,
+        "TRAIN_DRAWING": 15,
         "EVALUATE": 32,
         "POINTS": 33,
         "SUBSET": 34,

@@ -27,7 +27,9 @@ _OF_DATA = (
     *("image_size", "channels", "max_depth", "rescaled", "logit_transform", "num_workers"),
     *("uniform_dequantization", "gaussian_dequantization", "random_flip", "random_scale"),
 )
-_OF_TRAINING = ("antithetic", "class_dropout", "parent_corruption", "precision")
+_OF_TRAINING = (
+    *("antithetic", "class_dropout", "parent_corruption", "parent_drawing", "precision"),
+)
 # What an option of the command line sets, which --set may set as well.
 _FLAGS = {"--size": "data.image_size", "--steps": "training.n_iters"}
 _FLAGS |= {"--batch-size": "training.batch_size", "--data": "data.root"}

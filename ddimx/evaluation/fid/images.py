@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,14 +26,16 @@ from ...data.images.named import (
     place_of,
     stored_pixels,
 )
+from ...data.images.npz import NpzSource
 from ...data.images.packed import PackedSource, read_index
 from ...data.images.picture import picture_array
 from ...data.images.scan import Listing, list_images, printable, scan_images
-from ...data.images.sources import ImageSource, location, open_part
+from ...data.images.sources import ImageSource, JoinedSource, location, open_part
 from ...errors import DdimxError, UsageError
 from ...option_values import size_text
 from ...progress import Progress
 from ...runs.record import NAME as MANIFEST
+from ...untrusted.arrays import npz_headers
 from ...untrusted.text import shown
 
 Size = tuple[int, int]  # height and width
@@ -50,6 +52,7 @@ WAYS = {
     "HUB": "center crop, Lanczos",
 }
 SHOWN = 5  # names of files in a message
+SPLITS = {"train": "training", "held-out": "held-out", "all": "training and held-out"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +153,7 @@ def open_images(
     size: Size | None = None,
     samples_size: Size | None = None,
     settings: Sequence[str] = (),
+    split: str | None = None,
     offline: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
@@ -158,17 +162,20 @@ def open_images(
 
     Pictures are taken as they are stored, and then have one size, unless ``size`` is given. Of a
     run its samples are taken; of any other folder all pictures, also those in folders below. Of a
-    data set by name, and of a packed set, the training images are taken.
+    data set by name, and of a packed set, the training images are taken unless ``split`` says
+    otherwise; of an ``.npz`` all images.
 
     Args:
         where: a path, or the name of a data set; what is there is preferred to a name.
         size: (height, width) to which pictures are cut and scaled.
         samples_size: the size of a data set by name where neither ``size`` nor ``settings`` say it.
         settings: ``data.key=value``, for pictures and data sets by name.
+        split: one of ``SPLITS``, of a set that has these parts: one by name, a packed set, or an
+            ``.npz`` with an array ``held_out`` as 'ddimx prepare emoji' writes it.
         strict: refuse pictures that cannot be read, which otherwise are left out.
 
     Raises:
-        UsageError: a size or settings for what has a size already.
+        UsageError: a size or settings for what has a size already; a split of what has no parts.
         DdimxError: nothing there, no images, or images of several sizes.
     """
     path = place_of(where)
@@ -179,13 +186,15 @@ def open_images(
         path = None  # a folder of this name is no place for another one
     if path is None or path.suffix.lower() in CONFIGS:
         name = where if path is not None else where.lower()
-        return _data_set(name, size, samples_size, settings, offline, progress)
+        return _data_set(name, size, samples_size, settings, split, offline, progress)
     path = array_of_run(path) or path
     if places:
         raise UsageError(
             f"{path}: is there, and {places[0]} is for data sets by name: {', '.join(data_sets())}"
         )
     if path.suffix.lower() not in ARRAYS or path.is_dir():
+        if split is not None:
+            raise UsageError(f"{path}: --split is for prepared sets; of pictures all are taken")
         images = _pictures(path, size, settings, progress, strict=strict)
         if not is_name:
             return images
@@ -197,9 +206,18 @@ def open_images(
     if size is not None or settings:
         raise UsageError(f"{path}: an array has its size; --size and --set are for pictures")
     if not is_packed(path):
-        return _described(str(path), Pixels(stored_pixels(path)), STORED)
-    source = PackedSource(path, held_out=False)
-    images = _described(f"{path} ({len(source)} training images)", source, STORED)
+        if split is None:
+            return _described(str(path), Pixels(stored_pixels(path)), STORED)
+        needed = f"{path}: --split needs an .npz with an array 'held_out'"
+        if path.suffix.lower() != ".npz":
+            raise UsageError(needed)
+        source = _part(lambda held_out: NpzSource(path, held_out=held_out), split)
+        if "held_out" not in npz_headers(path):
+            raise UsageError(needed)
+        return _described(f"{path} ({len(source)} {SPLITS[split]} images)", source, STORED)
+    part = split or "train"
+    source = _part(lambda held_out: PackedSource(path, held_out=held_out), part)
+    images = _described(f"{path} ({len(source)} {SPLITS[part]} images)", source, STORED)
     origin = read_index(path)["origin"]
     kind = origin.get("dataset") if isinstance(origin, dict) else None
     images.about["packed"] = f"{shown(kind)}: {WAYS.get(str(kind).upper(), 'unknown')}"
@@ -211,21 +229,23 @@ def _data_set(
     size: Size | None,
     samples_size: Size | None,
     settings: Sequence[str],
+    split: str | None,
     offline: bool,
     progress: Progress | None,
 ) -> Images:
-    """Open the training part of a data set, by its configuration or by its own name."""
+    """Open a part of a data set, by its configuration or by its own name."""
     sizes = [[] if s is None else [f"data.image_size={s[1]}x{s[0]}"] for s in (samples_size, size)]
     data = named_data(name, [*sizes[0], *settings, *sizes[1]])
     data = data.model_copy(update={"num_workers": _workers()})
     obtain(data, offline=offline, progress=progress or Progress(quiet=True))
-    source = open_part(data, held_out=False)
+    part = split or "train"
+    source = _part(lambda held_out: open_part(data, held_out=held_out), part)
     height, width, _ = source.image_shape
     if size is not None and (height, width) != size:
         raise UsageError(
             f"{name}: its images are {width}x{height} as stored, which --size does not change"
         )
-    label = f"{name} ({len(source)} training images of {location(data)})"
+    label = f"{name} ({len(source)} {SPLITS[part]} images of {location(data)})"
     return _described(label, source, WAYS.get(data.dataset.upper(), STORED))
 
 
@@ -304,6 +324,13 @@ def _described(label: str, source: ImageSource, way: str) -> Images:
     if channels == 1:
         about["gray"] = True
     return Images(label, source, (height, width), about)
+
+
+def _part(opened: Callable[[bool], ImageSource], split: str) -> ImageSource:
+    """Return a part of a set, or both: ``opened(True)`` is the held-out part."""
+    if split == "all":
+        return JoinedSource((opened(False), opened(True)))
+    return opened(split == "held-out")
 
 
 def _workers() -> int:

@@ -158,17 +158,23 @@ class OctreeNet(nn.Module):
             nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5 if last else 0.02)
 
 
-def cut(tokens: Tokens, levels: int) -> Tokens:
-    """Return the tokens of levels 0..levels-1 of a batch that starts at level 0."""
+def cut(tokens: Tokens, levels: int, shapes: Tensor | None = None) -> Tokens:
+    """Return the tokens of levels 0..levels-1 of a batch that starts at level 0.
+
+    ``shapes``: bool [B] on the host, the shapes that stay, in their order; None is all of them.
+    """
     layout = tokens.layout
-    mask = layout.level < levels
-    counts = layout.counts[:, :levels]
+    mask, shape = layout.level < levels, layout.shape
+    counts, t = layout.counts[:, :levels], tokens.t
+    if shapes is not None:
+        counts, on_device = counts[shapes.numpy()], shapes.to(mask.device)
+        mask, shape = mask & on_device[shape], (on_device.cumsum(0) - 1)[shape]
+        t = None if t is None else t[on_device]
     part = replace(
         layout,
         keys=layout.keys[mask],
         level=layout.level[mask],
-        shape=layout.shape[mask],
+        shape=shape[mask],
         counts=counts,
     )
-    t = None if tokens.t is None else tokens.t[:, :levels]
-    return Tokens(part, tokens.ids[mask], t)
+    return Tokens(part, tokens.ids[mask], None if t is None else t[:, :levels])

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from ...config import Config, SamplingConfig, Transition
 from ...discrete.cells import octrees
-from ...discrete.draws import location_codes
+from ...discrete.draws import location_codes, token_words
 from ...discrete.executor import TokenStep, execute
 from ...discrete.plan import TokenPlan
 from ...discrete.transition import corrupt
 from ...errors import UsageError
+from ...kernels.discrete_update.reference import inverse_cdf, weights
 from ...noise import Noise, Stream
 from ...octree.tree import Octree
 from ...options import Options
@@ -47,6 +48,7 @@ class DiscreteProcess:
     num_classes: int = 0
     class_dropout: float = 0.0
     parent_corruption: float = 0.0
+    parent_drawing: float = 0.0
     transitions: tuple[Transition, ...] = ("absorbing",)
     antithetic: bool = True
     defaults: SamplingConfig = field(default_factory=SamplingConfig)
@@ -78,6 +80,7 @@ class DiscreteProcess:
             num_classes=len(config.model.classes),
             class_dropout=config.training.class_dropout,
             parent_corruption=config.training.parent_corruption,
+            parent_drawing=config.training.parent_drawing,
             transitions=config.diffusion.transitions,
             antithetic=config.training.antithetic,
             defaults=config.sampling,
@@ -99,7 +102,8 @@ class DiscreteProcess:
 
         Levels of a shape are weighted by the square root of their size: by size alone the finest
         level would be nearly all, by level alone the root's single token would weigh as much as
-        hundreds. ``batch`` is what :mod:`ddimx.data.shapes.batches` lays out.
+        hundreds. ``batch`` is what :mod:`ddimx.data.shapes.batches` lays out. A network in
+        evaluation mode is shown no parents of its own drawing, so that held-out losses compare.
         """
         ids, counts = batch["ids"], batch["counts"].cpu().numpy()
         layout = Layout.of(batch["keys"], counts)
@@ -107,8 +111,11 @@ class DiscreteProcess:
         alpha = self._alpha(t)
         kinds = self._transitions(draws).to(ids.device)  # [B]
         noised = Tokens(layout, self._corrupted(ids, layout, alpha, kinds, draws), t.float())
-        context = cut(Tokens(layout, self._misread(ids, layout, draws)), self.depth - 1)
         condition = Condition(self._labels(batch, draws), kinds)
+        parents = self._misread(ids, layout, draws)
+        if self.parent_drawing and network.training and self.depth > 1:
+            parents = self._redrawn(parents, ids, noised, condition, network, draws)
+        context = cut(Tokens(layout, parents), self.depth - 1)
         logits = clean_logits(network(noised, context, condition), len(ids))
         nats = F.cross_entropy(logits.float(), ids.long(), reduction="none")  # [N]
         return _weighted(nats, noised, alpha, kinds)
@@ -246,6 +253,49 @@ class DiscreteProcess:
         hit = (word >> 3) < self.parent_corruption * 2**29
         flips = ids ^ (1 << (word & 7)).to(torch.uint8)
         return torch.where(hit & (flips != MASK), flips, ids)
+
+    def _redrawn(
+        self,
+        parents: Tensor,
+        ids: Tensor,
+        noised: Tokens,
+        condition: Condition,
+        network: nn.Module,
+        draws: Draws,
+    ) -> Tensor:
+        """Replace noised tokens of a share of the shapes by what the network draws for them.
+
+        Sampling shows a level the network's own draws, and their mistakes are not those of chance.
+        One pass without gradient, over the levels that have finer ones, predicts the true tokens
+        ``ids`` [N] from ``noised`` and true parents; what it draws takes the place of ``parents``
+        [N] where the noise hid the truth. Cells and targets stay the true ones.
+        """
+        noise, step, stream = draws.noise, draws.step, Stream.TRAIN_DRAWING
+        # Tokens have the elements from 1 on: location_codes gives the root 1.
+        chance = noise.uniform(draws.positions, (1,), row=step, stream=stream, device="cpu")[:, 0]
+        shapes = chance <= self.parent_drawing
+        if not shapes.any():
+            return parents
+        levels, on_device = self.depth - 1, shapes.to(ids.device)
+        part = cut(noised, levels, shapes)
+        context = cut(Tokens(noised.layout, ids), levels - 1, shapes)
+        label = None if condition.label is None else condition.label[on_device]
+        network.eval()
+        with torch.no_grad():
+            out = network(part, context, Condition(label, condition.transition[on_device]))
+        network.train()
+        # Autocast keeps the weights that it has cast, here without a gradient.
+        torch.clear_autocast_cache()
+        logits = clean_logits(out, len(part.ids)).float()
+        layout = part.layout
+        examples = draws.positions.to(ids.device)[on_device][layout.shape]
+        element = location_codes(layout.level, layout.keys)
+        word = token_words(noise, element, examples, step, stream)[0]
+        drawn = inverse_cdf(weights(logits, torch.ones((), device=ids.device)), word)
+        place = on_device[noised.layout.shape] & (noised.layout.level < levels)
+        result = parents.clone()
+        result[place] = torch.where(part.ids == ids[place], parents[place], drawn)
+        return result
 
     def _labels(self, batch: Mapping[str, Tensor], draws: Draws) -> Tensor | None:
         if not self.num_classes:

@@ -81,6 +81,52 @@ def test_a_data_set_by_name_is_made_as_large_as_the_samples(drawn, tmp_path):
     assert f"{stats}: statistics of images of 8, --size is 16" in done.err
 
 
+def test_features_of_another_network_are_never_called_fid(drawn, monkeypatch):
+    class Named(MeanColors):
+        def __init__(self, device):
+            super().__init__()
+            self.about["figure"] = "Fréchet distance on mean colors (no FID)"
+
+    args = ("--samples", drawn / "run", "--reference", drawn / "real", "--json", "-q")
+    fid = json.loads(evaluate(*args).out)
+    monkeypatch.setattr(features, "EfficientNetLite", Named)
+    done = evaluate(*args, "--features", "efficientnet-lite0")
+    record = json.loads(done.out)
+    assert record["figure"] == "Fréchet distance on mean colors (no FID)"
+    assert record["frechet_distance"] == fid["fid"]
+    assert record["kernel_distance"] == fid["kid"]
+    assert not {"fid", "kid"} & set(record)
+    done = evaluate(*args[:-2], "--features", "efficientnet-lite0")
+    distance, kernel = done.out.splitlines()[:2]
+    assert distance == f"Fréchet distance on mean colors (no FID) {fid['fid']:.4f}"
+    assert kernel.startswith("kernel distance on the same features (no KID) ")
+    assert "the distance of 6 samples is biased upwards" in done.err
+
+
+def test_a_part_of_a_prepared_set(drawn, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", images=pixels, held_out=np.arange(9) < 3)
+    np.savez(tmp_path / "plain.npz", images=pixels)
+    args = ("--samples", drawn / "run", "--json", "-q", "--reference")
+    counts = {}
+    for part in ("train", "held-out", "all", None):
+        words = () if part is None else ("--split", part)
+        done = evaluate(*args, tmp_path / "set.npz", *words)
+        counts[part] = json.loads(done.out)["reference"]["count"]
+    assert counts == {"train": 6, "held-out": 3, "all": 9, None: 9}
+    done = evaluate(*args, tmp_path / "set.npz", "--split", "held-out")
+    np.savez(tmp_path / "first.npz", images=pixels[:3])
+    same = evaluate(*args, tmp_path / "first.npz")
+    assert json.loads(done.out)["fid"] == json.loads(same.out)["fid"]
+    for reference, message in (
+        (tmp_path / "plain.npz", "needs an .npz with an array 'held_out'"),
+        (drawn / "real", "--split is for prepared sets"),
+    ):
+        done = evaluate(*args, reference, "--split", "train")
+        assert (done.code, done.out) == (2, "")
+        assert message in done.err
+
+
 def test_statistics_of_another_program_have_no_features(drawn, tmp_path):
     np.savez(tmp_path / "mu.npz", mu=np.zeros(3), sigma=np.eye(3))
     done = evaluate("--samples", drawn / "run", "--reference", tmp_path / "mu.npz")

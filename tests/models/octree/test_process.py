@@ -215,6 +215,108 @@ def test_the_noised_stream_is_made_from_the_true_tokens():
     assert not torch.equal(a.clean.ids, b.clean.ids)
 
 
+# --- drawn parents --------------------------------------------------------------------------------
+
+
+class Stub(nn.Module):
+    """A network that is sure of one id for every token, and keeps every call's arguments."""
+
+    def __init__(self, drawn):
+        super().__init__()
+        self.drawn, self.calls = drawn, []
+
+    def forward(self, noised, clean, condition):
+        self.calls.append((noised, clean, condition, self.training, torch.is_grad_enabled()))
+        logits = torch.zeros(len(noised.ids), 256)
+        logits[:, self.drawn] = 100.0
+        return logits
+
+
+def with_stub(process, shapes, positions, labels=None, drawn=77):
+    stub = Stub(drawn)
+    loss = process.loss(stub, batch_of(shapes, labels), draws(positions))
+    return loss, stub
+
+
+@pytest.mark.parametrize("transition", ["absorbing", "uniform"])
+def test_drawn_parents_are_the_networks_at_noised_places_and_true_elsewhere(transition):
+    shapes, labels = [tree(1, 40), tree(2, 300), tree(3, 5)], torch.tensor([1, 0, 1])
+    process = process_of(parent_drawing=1.0, diffusion={"transitions": [transition]})
+    loss, stub = with_stub(process, shapes, range(3), labels)
+    (asked, before, told, dropout, grad), (noised, clean, condition, trains, learns) = stub.calls
+    assert (dropout, grad, trains, learns) == (False, False, True, True)
+    # The pass that draws is given the levels that have finer ones, with the true ones above.
+    assert torch.equal(asked.ids, noised.ids[noised.layout.level < DEPTH - 1])
+    assert torch.equal(asked.t, noised.t[:, : DEPTH - 1])
+    assert torch.equal(before.ids, tokens_of([s.coarser(DEPTH - 2) for s in shapes]).ids)
+    assert torch.equal(told.label, condition.label)
+    true = tokens_of([s.coarser(DEPTH - 1) for s in shapes])
+    assert torch.equal(clean.layout.keys, true.layout.keys)
+    hidden = asked.ids != true.ids
+    assert 0 < hidden.sum() < len(hidden)
+    assert torch.equal(clean.ids, torch.where(hidden, 77, true.ids))
+    # Noise and targets are those of a run without drawing.
+    plain = process_of(diffusion={"transitions": [transition]})
+    expected, other = with_stub(plain, shapes, range(3), labels)
+    assert len(other.calls) == 1
+    assert torch.equal(other.calls[0][0].ids, noised.ids)
+    assert torch.equal(loss, expected)  # the stub does not look at its parents
+
+
+def test_parents_are_drawn_for_a_share_of_the_shapes_whatever_the_batch():
+    shapes = [tree(seed, 30) for seed in range(200)]
+    process = process_of(parent_drawing=0.3)
+    _, stub = with_stub(process, shapes, range(200))
+    share = stub.calls[0][0].layout.batch / 200
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 200) ** 0.5
+    shown = []
+    for a, b in [(0, 1), (1, 70), (70, 200)]:
+        parts = draws(range(a, b), batch_size=200)
+        part = Stub(77)
+        process.loss(part, batch_of(shapes[a:b]), parts)
+        shown.append(part.calls[-1][1].ids)
+    assert torch.equal(torch.cat(shown), stub.calls[-1][1].ids)
+
+
+def test_the_ids_of_drawn_parents_follow_the_networks_probabilities():
+    class Fair(Stub):
+        def forward(self, noised, clean, condition):
+            super().forward(noised, clean, condition)
+            logits = torch.full((len(noised.ids), 256), -torch.inf)
+            logits[:, 10], logits[:, 20] = np.log(3.0), 0.0
+            return logits
+
+    stub, shapes = Fair(0), [tree(seed, 400) for seed in range(16)]
+    process_of(parent_drawing=1.0).loss(stub, batch_of(shapes), draws(range(16)))
+    hidden = stub.calls[0][0].ids == MASK
+    drawn = stub.calls[1][1].ids[hidden]
+    assert set(drawn.tolist()) == {10, 20}
+    assert abs((drawn == 10).double().mean() - 0.75) < 4 * (0.75 * 0.25 / len(drawn)) ** 0.5
+
+
+def test_held_out_losses_are_measured_without_drawn_parents():
+    stub = Stub(77).eval()
+    process_of(parent_drawing=1.0).loss(stub, batch_of(trees()), draws(range(3)))
+    assert [call[3] for call in stub.calls] == [False]
+    assert not stub.training
+
+
+def test_autocast_keeps_every_gradient_beside_a_pass_without():
+    net = network(classes=2).requires_grad_(True).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = process_of(parent_drawing=1.0).loss(net, batch_of(trees()), draws(range(3)))
+    loss.sum().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_shallow_trees_can_be_trained_on_drawn_parents(depth):
+    process = DiscreteProcess(process_of().schedule, depth, parent_drawing=1.0)
+    stub = Stub(77)
+    process.loss(stub, batch_of([tree(1, 5, depth)]), draws([0]))
+    assert len(stub.calls) == depth
+
+
 # --- draws ----------------------------------------------------------------------------------------
 
 
@@ -277,9 +379,10 @@ def test_a_model_without_classes_is_told_none():
 
 
 def test_an_examples_loss_does_not_depend_on_how_the_batch_is_split():
-    net = network(classes=2)
+    net = network(classes=2).train()  # parents are drawn in training alone
     process = process_of(
         parent_corruption=0.2,
+        parent_drawing=0.5,
         class_dropout=0.3,
         diffusion={"transitions": ["absorbing", "uniform"]},
     )
