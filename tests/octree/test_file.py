@@ -138,7 +138,7 @@ REFUSED = {
         "variant_lengths do not add up to the 6 tokens",
     ),
     "a variant of another depth": (
-        {"variants": TOKENS[-4:], "variant_lengths": np.array([4])},
+        {"variants": np.array([2, 1]), "variant_lengths": np.array([2])},
         "the stream is of depth 1, not 2",
     ),
 }

@@ -261,7 +261,7 @@ def test_furniture(here):
 
 def test_furniture_has_variants_to_train_on(here):
     furniture_library(here / "a.sh3f")
-    command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 3, "--workers", 1, "-q")
+    command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 4, "--workers", 1, "-q")
     assert invoke(*command, "--variants", 3, "--out", "out").code == 0
     rows = manifest(here / "out")
     assert {part: row.get("variants") for part, row in rows.values()} == {
