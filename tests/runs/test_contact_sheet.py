@@ -93,3 +93,17 @@ def test_the_last_part_of_a_class_may_have_room():
     assert fitting(["food/drink", "none"], 48, 48) == ["food/drink", "none"]
     assert fitting(["people/hand-pointing", "none"], 48, 48) == ["hand-pointing", "none"]
     assert not fitting(["people/hand-pointing", "none"], 16, 8)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_grid_is_a_png(tmp_path, channels, mode):
+    write_grid(tmp_path / "grid.png", plain(3, 64, 64, channels))
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert (picture.format, picture.mode) == ("PNG", mode)
+        assert picture.size == (2 * (128 + GAP) + GAP,) * 2
+        assert picture.getpixel((GAP, GAP)) in (10, (10, 10, 10))
+
+
+def test_of_five_channels_the_first_three_are_shown():
+    images = np.arange(2 * 4 * 4 * 5, dtype=np.uint8).reshape(2, 4, 4, 5)
+    assert (grid(images) == grid(images[..., :3])).all()
