@@ -8,12 +8,19 @@ here, before anything is built. Reading files and ``--set`` live in :mod:`ddimx.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .errors import UsageError
-from .option_values import guidance_option, size_text
+from .option_values import (
+    guidance_option,
+    parse_temperature,
+    size_text,
+    steps_option,
+    temperature_option,
+)
 
 Prediction = Literal["epsilon", "x0", "v", "flow", "edm"]
 Transition = Literal["absorbing", "uniform"]
@@ -344,12 +351,20 @@ class TrainingConfig(Section):
         return ("on" if value else "off") if isinstance(value, bool) else value
 
 
+def _as_option(check: Callable[[Any], Any], value: Any) -> Any:
+    """Return a value as an option of the command line has it; its errors as pydantic wants them."""
+    try:
+        return None if value is None else check(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 class SamplingConfig(Section):
     """Defaults of ``ddimx sample`` for this model; the command line overrides each of them."""
 
     batch_size: int = Field(default=64, ge=1)
     last_only: bool = True
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | tuple[int, ...] | None = None  # octrees: per level, one number or one for each
     eta: float | None = Field(default=None, ge=0.0, le=1.0)
     solver: str | None = None
     spacing: Spacing | TokenSpacing | None = None
@@ -362,7 +377,7 @@ class SamplingConfig(Section):
     end_at_zero: bool = False  # ddim's last step ends at time 0, not at clean data
     # Ours, tokens: the kind of noise, of the draw of x0, and how places are chosen.
     transition: Transition | None = None
-    temperature: float | None = Field(default=None, gt=0.0)
+    temperature: float | str | None = None  # "1-0.6" falls within a level; "1,1,0.8": by level
     routing: Literal["random", "confidence"] | None = None
 
     @field_validator("guidance")
@@ -372,6 +387,19 @@ class SamplingConfig(Section):
             return None if value is None else guidance_option(value)
         except UsageError:
             raise ValueError("write a weight, as 3, or 3@0.2-0.8 for a part of the rows") from None
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _one_number_or_several(cls, value: Any) -> Any:
+        return _as_option(steps_option, value)
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _of_levels(cls, value: Any) -> Any:
+        pairs = _as_option(parse_temperature, value) or ()
+        if any(end == 0 for pair in pairs for end in pair):
+            raise ValueError("must be greater than 0")
+        return _as_option(temperature_option, value)
 
     @field_validator("dynamic_threshold")
     @classmethod
@@ -442,6 +470,8 @@ class Config(Section):
 
     def _check_spacing(self) -> None:
         spacing, octrees = self.sampling.spacing, self.model.name in OCTREE_MODELS
+        if self.model.name == "unet" and isinstance(self.sampling.steps, tuple):
+            raise ValueError("sampling.steps: one number for each level is for octrees")
         if spacing is None or self.model.name not in ("unet", *OCTREE_MODELS):
             return
         if (spacing in get_args(TokenSpacing)) != octrees:

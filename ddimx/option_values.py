@@ -11,7 +11,19 @@ from typing import Any, Literal, NamedTuple
 
 from .errors import UsageError, nearest, unknown
 
-Kind = Literal["whole", "number", "flag", "text", "path", "times", "clip", "size", "guidance"]
+Kind = Literal[
+    "whole",
+    "number",
+    "flag",
+    "text",
+    "path",
+    "times",
+    "clip",
+    "size",
+    "guidance",
+    "steps",
+    "temperature",
+]
 Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "Running"]
 
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
@@ -26,8 +38,7 @@ class Option:
 
     Attributes:
         help: one line for ``--help``.
-        kind: of its value. "times", "clip", "size" and "guidance" are text on a command line, and
-            parsed.
+        kind: of its value. The kinds from "times" on are text on a command line, and parsed.
         panel: where ``--help`` lists it.
         flags: as on the command line, ``("--count", "-n")``.
         metavar: what ``--help`` shows in place of the value.
@@ -69,6 +80,10 @@ def checked(name: str, option: Option, value: Any) -> Any:
         return _size(value)
     if option.kind == "guidance":
         return guidance_option(value)
+    if option.kind == "steps":
+        return steps_option(value)
+    if option.kind == "temperature":
+        return temperature_option(value)
     if option.kind == "flag":
         if not isinstance(value, bool):
             raise UsageError(f"{what} must be true or false, got {value!r}")
@@ -192,6 +207,91 @@ def guidance_option(value: Any) -> float | str:
         return parsed.weight
     weight, start, end = (repr(number).removesuffix(".0") for number in parsed)
     return f"{weight}@{start}-{end}"
+
+
+def steps_option(value: Any) -> int | tuple[int, ...]:
+    """Return steps as options keep them: one number, or one for each level of an octree.
+
+    Args:
+        value: a whole number, several of them, or text: ``8``, ``1,8,6,4,4`` or ``1/8/6/4/4``.
+
+    Raises:
+        UsageError: something else, or a number below 1.
+    """
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    parts: Sequence[Any] = value if several else re.split("[,/]", str(value))
+    if not isinstance(value, str) and not several:
+        return int(_number("steps", Option("", "whole", "How", ("--steps",), least=1), value))
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"Invalid value for '--steps': {value!r} is neither a whole number nor, for octrees, "
+            "one for each level, as 1,8,6,4,4"
+        ) from None
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"steps must be at least 1, got {','.join(map(str, parts))}")
+    return numbers[0] if len(numbers) == 1 and not several else numbers
+
+
+def one_number_of_steps(steps: int | Sequence[int]) -> int:
+    """Return steps that are one number.
+
+    Raises:
+        UsageError: one for each level, which only octrees have.
+    """
+    if isinstance(steps, int):
+        return steps
+    raise UsageError(
+        f"--steps {','.join(map(str, steps))}: one number for each level is for models of octrees"
+    )
+
+
+Falling = tuple[float, float]  # in a level's first row and in its last one
+
+
+def parse_temperature(value: Any) -> tuple[Falling, ...]:
+    """Return the temperatures of levels: one pair that serves all of them, or one for each.
+
+    Args:
+        value: a number, or text: ``0.8``, ``1-0.6`` (falls from row to row), or one of these for
+            each level, ``1,1,1-0.6,0.8,0.8``, with commas or slashes.
+
+    Raises:
+        UsageError: something else, or a negative number.
+    """
+    if isinstance(value, bool) or not isinstance(value, str):
+        least = Option("", "number", "Octrees", ("--temperature",), least=0)
+        number = _number("temperature", least, value)
+        return ((number, number),)
+    pairs = []
+    for part in re.split("[,/]", value):
+        match = re.fullmatch(r"(-?[0-9.]+(?:e-?[0-9]+)?)(?:-([0-9.]+))?", part.strip())
+        try:
+            first = float(match[1] if match else "")
+            last = first if match is None or match[2] is None else float(match[2])
+        except ValueError:
+            raise UsageError(
+                f"--temperature {value}: write a number, as 0.8, or those of a level's first and "
+                "last row, as 1-0.6, or one of these for each level, as 1,1,1,0.8,0.8-0.6"
+            ) from None
+        if min(first, last) < 0:
+            raise UsageError(f"temperature must be at least 0, got {min(first, last)}")
+        pairs.append((first, last))
+    return tuple(pairs)
+
+
+def temperature_option(value: Any) -> float | str:
+    """Return a temperature as options keep it: a number, or text as :func:`parse_temperature` has.
+
+    Raises:
+        UsageError: as :func:`parse_temperature`.
+    """
+    pairs = parse_temperature(value)
+    if len(pairs) == 1 and pairs[0][0] == pairs[0][1]:
+        return pairs[0][0]
+    ends = [[repr(end).removesuffix(".0") for end in dict.fromkeys(pair)] for pair in pairs]
+    return ",".join("-".join(each) for each in ends)
 
 
 def _size(value: Any) -> tuple[int, int]:

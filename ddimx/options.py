@@ -50,8 +50,12 @@ class Options:
             value and what is allowed.
     """
 
-    steps: int | None = _option(
-        "--steps", "whole", "How", "Number of steps (default: the model's, else 50).", least=1
+    steps: int | Sequence[int] | None = _option(
+        "--steps",
+        "steps",
+        "How",
+        "Number of steps (default: the model's, else 50); octrees: per level, 4 or 1,8,6,4,4.",
+        metavar="N[,N...]",
     )
     nfe: int | None = _option(
         "--nfe",
@@ -146,14 +150,15 @@ class Options:
         draws="octrees",
         choices=("random", "confidence"),
     )
-    temperature: float | None = _option(
+    temperature: float | str | None = _option(
         "--temperature",
-        "number",
+        "temperature",
         "Octrees",
-        "Of the draw of each token (default: 1).",
+        "Of the draw of each token: 0.8; 1-0.6 falls within a level; with commas, one for each "
+        "level (default: the model's, else 1).",
+        metavar="T[-T][,...]",
         verbs=("sample",),
         draws="octrees",
-        least=0,
     )
     guidance: float | str | None = _option(
         "--guidance",

@@ -27,6 +27,8 @@ VALUES = {
     "clip": str,
     "size": str,
     "guidance": str,
+    "steps": str,
+    "temperature": str,
 }
 # What --help lists first of a panel; the others follow as they are declared.
 FIRST = ("model", "count", "category", "guidance", "seed", "start_index")
@@ -110,7 +112,10 @@ ModelConfig = Annotated[str | None, shared("config")]
 Weights = Annotated[str | None, shared("weights")]
 Offline = Annotated[bool, shared("offline")]
 TrustCode = Annotated[bool, shared("trust_code")]
-Steps = Annotated[int | None, shared("steps")]
+Steps = Annotated[
+    int | None,
+    shared("steps", help="Number of steps (default: the model's, else 50).", metavar="N"),
+]
 Count = Annotated[int | None, shared("count")]
 Guidance = Annotated[str | None, shared("guidance")]
 Json = Annotated[bool, shared("json")]

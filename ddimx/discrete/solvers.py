@@ -14,6 +14,8 @@ one row at the end makes a call of its own, and a shorter group makes its call o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..errors import UsageError, unknown
@@ -25,6 +27,8 @@ from .plan import Array, Routing, TokenPlan
 from .transition import route
 
 SPACINGS = ("linear", "cosine")
+Ends = tuple[float, float]  # of a level's first row and of its last one
+Temperature = float | Ends | tuple[Ends, ...]
 VERSION = 1  # part of what identifies a run; raised whenever the numbers of a plan change
 
 
@@ -37,7 +41,7 @@ def make_token_plan(
     eta: float = 0.0,
     routing: Routing = "random",
     spacing: str | None = None,
-    temperature: float | tuple[float, float] = 1.0,
+    temperature: Temperature = 1.0,
     gumbel: float = 0.0,
     pfdiff: tuple[int, int] | None = None,
 ) -> TokenPlan:
@@ -55,7 +59,8 @@ def make_token_plan(
         routing: "random", each token by itself, or "confidence".
         spacing: "linear" in time, or "cosine", after i of N rows a share of 1 - cos(pi i / 2N) is
             clean. By default linear for random, cosine for confidence routing.
-        temperature: of the logits, one number or (first row's, last row's) of every level.
+        temperature: of the logits, one number or (first row's, last row's) of every level, or such
+            a pair for each level.
         gumbel: with confidence routing, how much Gumbel noise disturbs the order; it falls
             linearly to 0 in the last row (a level of one row has nothing to order).
         pfdiff: (k, h): rows reuse logits as the module says.
@@ -65,9 +70,10 @@ def make_token_plan(
     """
     counts = steps_per_level(steps, depth)
     spacing = spacing or ("cosine" if routing == "confidence" else "linear")
-    _check(spacing, routing, gumbel, temperature, pfdiff)
+    temperatures = _by_level(temperature, depth)
+    _check(spacing, routing, gumbel, temperatures, pfdiff)
     levels = []
-    for n in counts:
+    for n, (first, last) in zip(counts, temperatures, strict=True):
         t, alpha = grid_times(schedule, n, spacing)
         keep, clean, noise = route(alpha[:-1], alpha[1:], eta)
         calls = np.ones(n, dtype=np.bool_)
@@ -75,7 +81,6 @@ def make_token_plan(
             calls[:] = False
             calls[[point for point, _, _ in hops(n, *pfdiff)]] = True
         progress = np.arange(n) / max(n - 1, 1)
-        first, last = temperature if isinstance(temperature, tuple) else (temperature,) * 2
         levels.append(
             {
                 "t": t[:-1],
@@ -116,7 +121,7 @@ def make_token_plan(
             "steps": list(counts),
             "eta": eta,
             "spacing": spacing,
-            "temperature": list(temperature) if isinstance(temperature, tuple) else temperature,
+            "temperature": np.array(temperature).tolist(),
             "gumbel": gumbel,
         },
     )
@@ -172,11 +177,26 @@ def grid_times(schedule: Schedule, n: int, spacing: str) -> tuple[Array, Array]:
     return t, alpha
 
 
+def _by_level(temperature: Temperature, depth: int) -> list[Ends]:
+    """Return the temperatures of each level's first and last row.
+
+    Raises:
+        UsageError: a pair for each level, and another number of levels.
+    """
+    if not isinstance(temperature, tuple):
+        return [(temperature, temperature)] * depth
+    if not isinstance(temperature[0], tuple):
+        return [temperature] * depth
+    if len(temperature) != depth:
+        raise UsageError(f"{len(temperature)} temperatures for {depth} levels: one each is needed")
+    return list(temperature)
+
+
 def _check(
     spacing: str,
     routing: Routing,
     gumbel: float,
-    temperature: float | tuple[float, float],
+    temperatures: Sequence[Ends],
     pfdiff: tuple[int, int] | None,
 ) -> None:
     """Raise UsageError if an argument of :func:`make_token_plan` is out of range."""
@@ -188,9 +208,8 @@ def _check(
         raise UsageError("gumbel disturbs the order of confidence; random routing has none")
     if not 0 <= gumbel < np.inf:
         raise UsageError(f"gumbel must not be negative, got {gumbel}")
-    ends = temperature if isinstance(temperature, tuple) else (temperature, temperature)
-    if not all(0 <= end < np.inf for end in ends):
-        raise UsageError(f"temperature must not be negative, got {temperature}")
+    if not all(0 <= end < np.inf for ends in temperatures for end in ends):
+        raise UsageError(f"temperature must not be negative, got {temperatures}")
     if pfdiff is not None and not 1 <= pfdiff[1] <= pfdiff[0] <= MOST:
         raise UsageError(
             f"pfdiff:k,h needs 1 <= h <= k <= {MOST}, got pfdiff:{pfdiff[0]},{pfdiff[1]}"

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from ..config import Prediction, SamplingConfig
 from ..errors import UsageError, unknown
+from ..option_values import one_number_of_steps
 from ..options import Options
 from ..solvers import auto
 from ..solvers.ddpm import Variance
@@ -128,7 +129,8 @@ def _solver_and_times(
     if options.nfe is not None and options.steps is not None:
         raise UsageError("--nfe gives the number of evaluations; omit --steps")
     solver = options.solver or defaults.solver or "ddim"
-    steps = options.nfe or options.steps or defaults.steps or DEFAULT_STEPS
+    wish = options.nfe or options.steps or defaults.steps or DEFAULT_STEPS
+    steps = one_number_of_steps(wish)
     nfe = options.nfe
     notes: tuple[str, ...] = ()
     if solver == AUTO:

@@ -30,7 +30,7 @@ class SampleOptions(TypedDict, total=False):
     written out so that editors complete them. ``ddimx sample --help`` lists them too.
     """
 
-    steps: int | None
+    steps: int | Sequence[int] | None
     nfe: int | None
     solver: str | None
     eta: float | None
@@ -41,7 +41,7 @@ class SampleOptions(TypedDict, total=False):
     clip: float | Literal["none"] | None
     transition: Literal["absorbing", "uniform"] | None
     routing: Literal["random", "confidence"] | None
-    temperature: float | None
+    temperature: float | str | None
     guidance: float | str | None
     category: str | Sequence[str] | None
     seed: int

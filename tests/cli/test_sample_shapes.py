@@ -304,7 +304,7 @@ def test_defaults_come_from_the_models_file(tmp_path):
         [
             "sampling.steps=2",
             "sampling.eta=0.25",
-            "sampling.temperature=0.7",
+            "sampling.temperature=0.7,0.7,1-0.5",
             "sampling.routing=confidence",
             "sampling.solver=pfdiff:1,1",
             "sampling.guidance=2",
@@ -315,8 +315,13 @@ def test_defaults_come_from_the_models_file(tmp_path):
     done = invoke("sample", "-m", path, "--explain", "--json")
     plan = json.loads(done.out)["plan"]
     assert (plan["transition"], plan["routing"]) == ("uniform", "confidence")
-    assert plan["temperature"] == [0.7] * 5
+    assert plan["temperature"] == [0.7] * 3 + [1.0, 0.5]
     assert plan["label"] == "pfdiff:1,1 on uniform tokens, confidence routing, eta 0.25"
+    more = ("--steps", "1/3/2", "--temperature", "1-0.6", "--solver", "ddim")
+    done = invoke("sample", "-m", path, *more, "--explain", "--json")
+    plan = json.loads(done.out)["plan"]
+    assert plan["level"] == [0, 1, 1, 1, 2, 2]
+    assert plan["temperature"] == [1.0, 1.0, 0.8, 0.6, 1.0, 0.6]
     done = invoke("sample", "-m", path, "-n", 1, "--dry-run", "--json", "--transition", "absorbing")
     assert "note: this model was not trained on absorbing noise" in done.err.replace(
         str(tmp_path) + "/", ""
@@ -347,6 +352,8 @@ REFUSED = [
     (("--solver", "ddmi"), "unknown solver 'ddmi'; did you mean"),
     (("--spacing", "trailing"), "unknown spacing of tokens 'trailing'. Allowed: cosine, linear."),
     (("--transition", "mask"), "unknown transition 'mask'. Allowed: absorbing, uniform."),
+    (("--steps", "1,2"), "2 numbers of steps for 3 levels: one each is needed"),
+    (("--temperature", "1,0.5"), "2 temperatures for 3 levels: one each is needed"),
     (("--routing", "best"), "unknown routing 'best'. Allowed: confidence, random."),
     (("--temperature", "-1"), "temperature must be at least 0, got -1.0"),
     (("--eta", "2"), "eta must lie in [0, 1]"),

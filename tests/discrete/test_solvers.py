@@ -109,6 +109,8 @@ def test_temperature_and_gumbel_fall_within_each_level():
     assert plan.temperature.tolist() == [1, 1, 0.5, 1, 0.75, 0.5]
     assert plan.gumbel.tolist() == [0, 4, 0, 4, 2, 0]
     assert (make_token_plan(LINEAR, 2, temperature=0.3).temperature == 0.3).all()
+    by_level = make_token_plan(LINEAR, 2, steps=(2, 3), temperature=((0.9, 0.7), (1.0, 0.0)))
+    assert by_level.temperature.tolist() == [0.9, 0.7, 1, 0.5, 0]
 
 
 def test_labels_say_what_runs():
@@ -129,6 +131,7 @@ def test_labels_say_what_runs():
         ({"gumbel": 1.0}, "random routing has none"),
         ({"gumbel": -1.0, "routing": "confidence"}, "gumbel must not be negative"),
         ({"temperature": -0.1}, "temperature must not be negative"),
+        ({"temperature": ((1.0, 1.0),) * 3}, "3 temperatures for 2 levels"),
         ({"temperature": (1.0, float("nan"))}, "temperature must not be negative"),
         ({"pfdiff": (1, 2)}, "1 <= h <= k <= 3, got pfdiff:1,2"),
         ({"pfdiff": (4, 1)}, "got pfdiff:4,1"),

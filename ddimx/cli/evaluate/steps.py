@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ...errors import UsageError
+from ...option_values import steps_option, temperature_option
 from .. import options
 from ..common import end_interrupted, load, one_of
 from ..output import print_json
@@ -48,7 +49,10 @@ def steps(
         ),
     ] = None,
     numbers: Annotated[
-        str, typer.Option("--steps", metavar="N,N,...", help="Steps per level.")
+        str,
+        typer.Option(
+            "--steps", metavar="N,N,...", help="Steps per level; 1/8/6/4/4 is a number for each."
+        ),
     ] = "1,2,4,8,16",
     transition: Annotated[
         str | None,
@@ -65,7 +69,11 @@ def steps(
     ] = None,
     eta: Annotated[str, typer.Option(metavar="V,V,...", help="Added noise, 0..1.")] = "0",
     temperature: Annotated[
-        str, typer.Option(metavar="V,V,...", help="Of the draw of each token.")
+        str,
+        typer.Option(
+            metavar="V,V,...",
+            help="Of the draw of each token; 1-0.6 falls within a level, 1/1/0.8 has one for each.",
+        ),
     ] = "1",
     guidance: Annotated[
         str, typer.Option(metavar="V,V,...", help="Classifier-free guidance; 1 is off.")
@@ -179,14 +187,21 @@ def _ways(
 
     process = DiscreteProcess.of(model.process, "evaluate steps")
     return Ways(
-        steps=_listed("steps", steps, int),
+        steps=_listed("steps", steps, _steps_of_a_way),
         transition=_listed("transition", transition, str) if transition else process.transitions,
         routing=_listed("routing", routing, str),
         solver=solver or ["ddim"],
         eta=_listed("eta", eta, float),
-        temperature=_listed("temperature", temperature, float),
+        temperature=_listed("temperature", temperature, temperature_option),
         guidance=_listed("guidance", guidance, float),
     )
+
+
+def _steps_of_a_way(text: str) -> int | str:
+    """Return a number of steps, or one for each level as the record and its table write it."""
+    steps = steps_option([int(part) for part in text.split("/")])
+    assert not isinstance(steps, int)
+    return steps[0] if len(steps) == 1 else "/".join(map(str, steps))
 
 
 def _listed(name: str, text: str, kind: Callable[[str], T]) -> list[T]:

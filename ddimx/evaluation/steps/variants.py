@@ -14,14 +14,17 @@ from ...weights.model import Model
 
 @dataclass(frozen=True)
 class Way:
-    """One way of drawing octrees; the fields are options of ``ddimx sample``."""
+    """One way of drawing octrees; the fields are options of ``ddimx sample``.
 
-    steps: int
+    ``steps`` is one number, or one for each level, "1/8/6/4/4".
+    """
+
+    steps: int | str
     transition: str
     routing: str
     solver: str
     eta: float
-    temperature: float
+    temperature: float | str
     guidance: float
 
     def settings(self, model: Model, seed: int, count: int, batch_size: int | None) -> Settings:
@@ -39,12 +42,12 @@ class Way:
 class Ways:
     """The values of each option of :class:`Way`; all combinations of them are drawn."""
 
-    steps: Sequence[int] = (1, 2, 4, 8, 16)
+    steps: Sequence[int | str] = (1, 2, 4, 8, 16)
     transition: Sequence[str] = ("absorbing",)
     routing: Sequence[str] = ("random", "confidence")
     solver: Sequence[str] = ("ddim",)
     eta: Sequence[float] = (0.0,)
-    temperature: Sequence[float] = (1.0,)
+    temperature: Sequence[float | str] = (1.0,)
     guidance: Sequence[float] = (1.0,)
 
     def all(self) -> list[Way]:
@@ -61,5 +64,7 @@ def names_of(ways: Sequence[Way]) -> dict[Way, str]:
 
 
 def _named(way: Way, options: Sequence[str]) -> str:
-    words = {"eta": "eta {:g}", "temperature": "T {:g}", "guidance": "g {:g}"}
-    return ", ".join(words.get(name, "{}").format(getattr(way, name)) for name in options)
+    words = {"eta": "eta ", "temperature": "T ", "guidance": "g "}
+    values = {name: getattr(way, name) for name in options}
+    texts = {n: f"{v:g}" if isinstance(v, float) else str(v) for n, v in values.items()}
+    return ", ".join(words.get(name, "") + text for name, text in texts.items())

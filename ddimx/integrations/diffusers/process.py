@@ -23,7 +23,7 @@ from ...config_file import validate
 from ...errors import UsageError
 from ...models.process import Draws, Given
 from ...noise import Noise, Stream
-from ...option_values import parse_guidance
+from ...option_values import one_number_of_steps, parse_guidance
 from ...options import Options
 from ...pixels import PICTURES, to_bytes
 from ...runs.formats import FORMATS
@@ -198,7 +198,9 @@ class TextProcess:
         if isinstance(options.clip, float):
             changes["clip_sample_range"] = options.clip
         scheduler = attach(self.model.pipe, **changes)
-        timing: dict[str, Any] = {"num_inference_steps": options.steps or DEFAULT_STEPS}
+        timing: dict[str, Any] = {
+            "num_inference_steps": one_number_of_steps(options.steps or DEFAULT_STEPS)
+        }
         if options.timesteps is not None:
             timing = {"timesteps": [*options.timesteps]}
         scheduler.set_timesteps(**timing)

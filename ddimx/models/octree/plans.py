@@ -11,6 +11,7 @@ from ...config import SamplingConfig, Transition
 from ...discrete.plan import Routing, TokenPlan
 from ...discrete.solvers import make_token_plan
 from ...errors import UsageError
+from ...option_values import parse_temperature
 from ...options import Options
 from ...solvers.registry import AUTO, parse_solver
 from ...solvers.schedule import Schedule
@@ -43,18 +44,20 @@ def token_plan_for(
     pfdiff = _pfdiff(options.solver or defaults.solver or "ddim")
     transition = options.transition or defaults.transition or transitions[0]
     eta = options.eta if options.eta is not None else defaults.eta
-    temperature = options.temperature if options.temperature is not None else defaults.temperature
+    wish = options.temperature if options.temperature is not None else defaults.temperature
+    pairs = parse_temperature(1.0 if wish is None else wish)
+    temperature = pairs if len(pairs) > 1 else pairs[0] if len({*pairs[0]}) > 1 else pairs[0][0]
 
-    def plan(steps: int) -> TokenPlan:
+    def plan(steps: int | Sequence[int]) -> TokenPlan:
         return make_token_plan(
             schedule,
             depth,
-            steps=steps,
+            steps=steps if isinstance(steps, int) else tuple(steps),
             transition=transition,
             eta=eta or 0.0,
             routing=options.routing or defaults.routing or DEFAULT_ROUTING,
             spacing=options.spacing or defaults.spacing,
-            temperature=1.0 if temperature is None else temperature,
+            temperature=temperature,
             pfdiff=pfdiff,
         )
 
