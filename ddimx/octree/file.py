@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .tree import Octree, from_tokens
 
 SUFFIXES = (".npz", ".npy")
 FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
+OF_VARIANTS = ("variants", "variant_lengths")  # their tokens one after another, and how many each
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
 COPIES = 64  # of a token's size while a tree is made of it: keys and counts are int64
 UNEQUAL = 1e-6  # by how much a cube's edges may differ, relative to its coordinates
@@ -25,11 +27,16 @@ UNEQUAL = 1e-6  # by how much a cube's edges may differ, relative to its coordin
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """One shape as it stands in a file: the tree, its category's name and its identity."""
+    """One shape as it stands in a file: the tree, its category's name and its identity.
+
+    Attributes:
+        variants: the same shape changed, in the unit cube, to train on besides.
+    """
 
     tree: Octree
     category: str = ""
     shape_id: str = ""
+    variants: tuple[Octree, ...] = ()
 
 
 def token_files(folder: Path, *, recursive: bool = True) -> list[Path]:
@@ -58,7 +65,13 @@ def holds_tokens(source: Path | bytes) -> bool:
     return len(header.shape) == 1 and header.dtype.kind in "iu"
 
 
-def read_shape(path: Path, *, depth: int | None = None, content: bytes | None = None) -> Shape:
+def read_shape(
+    path: Path,
+    *,
+    depth: int | None = None,
+    content: bytes | None = None,
+    variants: bool = False,
+) -> Shape:
     """Read a token file, ``.npz`` or ``.npy``, padded or not, of any integer type.
 
     The padding is what the mask says, else the zeros at the end: a 0 stands for no cell. A batch of
@@ -67,13 +80,15 @@ def read_shape(path: Path, *, depth: int | None = None, content: bytes | None = 
     Args:
         depth: what the tree's depth must be; None takes the file's word, else the stream's.
         content: its bytes, where it is a member of an archive; ``path`` is then for messages.
+        variants: read the variants in the file too, which must be of the same depth.
 
     Raises:
         OctreeError: a stream that is not an octree, or fields that contradict it; the message names
             the file, and level and index where there are such.
         DdimxError: no such file, or one that is something else.
     """
-    fields = _fields(path, path if content is None else content)
+    names = (*FIELDS, *OF_VARIANTS) if variants else FIELDS
+    fields = _fields(path, path if content is None else content, names)
     try:
         tokens = _unpadded(_row("tokens", fields["tokens"]), fields.get("mask"))
         depth_in_file = _depth(fields.get("max_depth"))
@@ -81,15 +96,23 @@ def read_shape(path: Path, *, depth: int | None = None, content: bytes | None = 
             raise OctreeError(f"the file is of depth {depth_in_file}, not {depth}")
         lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
         tree = from_tokens(tokens, depth if depth is not None else depth_in_file, lower, edge)
-        names = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
-        return Shape(tree, *names)
+        category, shape_id = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
+        others = _variants(*(fields.get(name) for name in OF_VARIANTS), tree.depth)
+        return Shape(tree, category, shape_id, others)
     except OctreeError as error:
         raise error.within(str(path)) from None
 
 
 def write_shape(path: Path, shape: Shape) -> None:
-    """Write an ``.npz`` without padding: tokens, mask, category, shape_id, depth and bounds."""
-    tree = shape.tree
+    """Write an ``.npz`` without padding: tokens, mask, category, shape_id, depth and bounds.
+
+    Variants are in arrays of their own, which who reads the shape alone passes over.
+    """
+    tree, more = shape.tree, {}
+    if shape.variants:
+        streams = [variant.tokens() for variant in shape.variants]
+        lengths = np.array([len(stream) for stream in streams], dtype=np.int64)
+        more = dict(zip(OF_VARIANTS, (np.concatenate(streams), lengths), strict=True))
     tokens = tree.tokens()
     lower = np.asarray(tree.lower, dtype=np.float64)
     with whole_file(path) as part, part.open("wb") as stream:
@@ -102,10 +125,11 @@ def write_shape(path: Path, shape: Shape) -> None:
             max_depth=np.int64(tree.depth),
             bounds_min=lower,
             bounds_max=lower + tree.edge,
+            **more,
         )
 
 
-def _fields(path: Path, source: Path | bytes) -> dict[str, Any]:
+def _fields(path: Path, source: Path | bytes, names: tuple[str, ...]) -> dict[str, Any]:
     """Return the arrays of a .npz, or that of a .npy as the tokens; ``path`` is for messages."""
     try:
         with opened(source) as stream:
@@ -114,7 +138,7 @@ def _fields(path: Path, source: Path | bytes) -> dict[str, Any]:
             raise DdimxError(f"{path}: not an octree file: neither .npz nor .npy")
         if magic == MAGIC[0]:
             return {"tokens": read_npy(source, COPIES)}
-        fields = read_npz(source, FIELDS, COPIES)
+        fields = read_npz(source, names, COPIES)
     except FileNotFoundError:
         raise DdimxError(f"no file {path}") from None
     except IsADirectoryError:
@@ -159,6 +183,22 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     if len(mask) and not mask[0]:
         raise OctreeError("the mask is empty: it keeps no token")
     return tokens[: int(mask.astype(bool).sum())]
+
+
+def _variants(tokens: Any, lengths: Any, depth: int) -> tuple[Octree, ...]:
+    """Return the trees of the variants' arrays, none where both are missing."""
+    if tokens is None and lengths is None:
+        return ()
+    if tokens is None or lengths is None:
+        raise OctreeError(f"one of {' and '.join(OF_VARIANTS)} is missing")
+    for name, value in zip(OF_VARIANTS, (tokens, lengths), strict=True):
+        if value.ndim != 1 or value.dtype.kind not in "iu":
+            raise OctreeError(f"{name} are {value.dtype} {value.shape}, expected integers [L]")
+    in_range = ((lengths >= 1) & (lengths <= len(tokens))).all()
+    ends = [0, *np.cumsum(lengths, dtype=np.int64).tolist()] if in_range else []
+    if not ends or ends[-1] != len(tokens):
+        raise OctreeError(f"variant_lengths do not add up to the {len(tokens)} tokens of variants")
+    return tuple(from_tokens(tokens[start:end], depth) for start, end in pairwise(ends))
 
 
 def _depth(value: Any) -> int | None:

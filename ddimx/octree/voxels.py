@@ -4,7 +4,7 @@ A triangle and a box are apart if and only if one of 13 axes separates them: the
 triangle's normal, and the nine cross products of an edge with a box axis (T. Akenine-Moeller,
 "Fast 3D Triangle-Box Overlap Testing", 2001). The test goes down the octree, so that only children
 of touched cells are ever looked at, and each triangle enters at the level whose cells are as large
-as itself.
+as itself. Where its bounding box touches nothing but a row of cells, they need no test.
 
 Cells are closed: touching counts, to within ``TOUCH`` of a cell's edge, which is more than rounding
 can amount to. So a face that lies on the boundary between two cells occupies both, a mirrored mesh
@@ -49,7 +49,9 @@ def triangle_cells(triangles: npt.NDArray[Any], depth: int) -> Keys:
             ``MAX_CELLS`` cells.
     """
     corners = _distinct(_checked(triangles, depth, (3, 3)))
-    chunks, count, limit = [np.zeros(0, dtype=np.int64)], 0, MAX_CELLS // 2
+    in_row, keys = _rows(corners, depth)
+    corners = corners[~in_row]
+    chunks, count, limit = [keys], len(keys), MAX_CELLS // 2
     for start in range(0, len(corners), TRIANGLES):
         for keys in _descend(_Slabs.of(corners[start : start + TRIANGLES]), depth):
             chunks.append(keys)
@@ -73,6 +75,23 @@ def point_cells(points: npt.NDArray[Any], depth: int) -> Keys:
     """
     cells = np.floor(_checked(points, depth, (3,)) * 2**depth).astype(np.int64)
     return np.unique(keys_of(np.minimum(cells, 2**depth - 1)))
+
+
+def _rows(corners: Array, depth: int) -> tuple[npt.NDArray[np.bool_], Keys]:
+    """Return which triangles [T] have a bounding box that touches one row of cells, and these.
+
+    A triangle touches every cell of its row, as it is connected. In a fine mesh most are so.
+    """
+    size = 2**depth
+    low = np.ceil(corners.min(axis=1) * size - 1 - TOUCH).astype(np.int64)
+    high = np.floor(corners.max(axis=1) * size + TOUCH).astype(np.int64)
+    low, high = np.maximum(low, 0), np.minimum(high, size - 1)
+    longer = high > low
+    in_row = longer.sum(axis=1) <= 1
+    low, longer, lengths = low[in_row], longer[in_row], (high - low).max(axis=1)[in_row] + 1
+    places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    cells = np.repeat(low, lengths, axis=0) + np.repeat(longer, lengths, axis=0) * places[:, None]
+    return in_row, np.unique(keys_of(cells))
 
 
 def _checked(values: npt.NDArray[Any], depth: int, shape: tuple[int, ...]) -> Array:

@@ -174,7 +174,7 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
             )
     elif tree["data"].get("balance") == "family":
         kind = str(wishes.get("data", {}).get("dataset", "NPZ")).upper()
-        if kind != "NPZ":  # which alone can say what belongs together
+        if kind not in ("NPZ", "OCTREE"):  # which alone can say what belongs together
             tree["data"]["balance"] = "none"
             remarks.append(f"data.balance is left out: a {kind} data set has no families")
     if not request.classes:

@@ -124,6 +124,23 @@ REFUSED = {
     "half the bounds": ({"bounds_min": np.zeros(3)}, "one of bounds_min and bounds_max is missing"),
     "two names": ({"category": np.array(["a", "b"])}, "category is <U1 (2,)"),
     "a fraction": ({"shape_id": 0.5}, "shape_id is float64 ()"),
+    "half the variants": ({"variants": TOKENS}, "one of variants and variant_lengths is missing"),
+    "variants of floats": (
+        {"variants": TOKENS * 1.0, "variant_lengths": np.array([6])},
+        "variants are float64 (6,)",
+    ),
+    "too few variants": (
+        {"variants": TOKENS, "variant_lengths": np.array([6, 6])},
+        "variant_lengths do not add up to the 6 tokens",
+    ),
+    "a huge variant": (
+        {"variants": TOKENS, "variant_lengths": np.array([2**64 - 1, 7], dtype=np.uint64)},
+        "variant_lengths do not add up to the 6 tokens",
+    ),
+    "a variant of another depth": (
+        {"variants": np.array([2, 1]), "variant_lengths": np.array([2])},
+        "the stream is of depth 1, not 2",
+    ),
 }
 
 
@@ -133,9 +150,23 @@ def test_what_contradicts_itself_is_refused_by_name(tmp_path, name):
     extra = {"bounds_min": np.zeros(3)} if "bounds_max" in fields else {}
     path = saved(tmp_path, **{"tokens": TOKENS} | extra | fields)
     with pytest.raises(OctreeError) as caught:
-        read_shape(path)
+        read_shape(path, variants=True)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+
+
+def test_variants_are_read_on_request_alone(tmp_path):
+    trees = [from_leaves(np.array(leaves), 2) for leaves in (LEAVES, [5], [0, 9, 10, 62])]
+    path = tmp_path / "a.npz"
+    write_shape(path, Shape(trees[0], "chair", "a", tuple(trees[1:])))
+    assert read_shape(path).variants == ()
+    shape = read_shape(path, variants=True)
+    for tree, expected in zip((shape.tree, *shape.variants), trees, strict=True):
+        np.testing.assert_array_equal(tree.leaves, expected.leaves)
+    write_shape(path, Shape(trees[0], "chair", "a"))
+    assert read_shape(path, variants=True).variants == ()
+    with np.load(path) as fields:
+        assert "variants" not in fields.files
 
 
 def test_the_wished_depth_must_be_the_files(tmp_path):

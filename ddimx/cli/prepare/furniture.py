@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ...errors import UsageError, optional_module
 from .. import options
 from .shapes import Depth, Replace, Visible, Workers, check_visible, cores, report, versions
+
+FORMS = 24  # of each piece, with the piece itself
+CRUMBS = 0.03  # of a shape's cells: what pieces apart from the largest may hold to be left out
 
 
 def furniture(
@@ -36,11 +40,25 @@ def furniture(
         int,
         typer.Option(
             min=1,
-            max=2,
-            help="1 makes the set that the model furniture learned from, where the notches of some "
-            "polygons are filled.",
+            max=3,
+            help="3 takes what can be recognized, with variants; 2 goes by names, without "
+            "variants; 1 also fills the notches of some polygons.",
         ),
-    ] = 2,
+    ] = 3,
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            "--variants",
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Forms of each piece to train on, itself among them: mirrored, stretched, "
+            "tapered, leaned (default: 24; the recipes 1 and 2 have one).",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Another seed makes other variants.")
+    ] = 0,
     workers: Workers = None,
     overwrite: Replace = False,
     json_output: options.Json = False,
@@ -49,12 +67,12 @@ def furniture(
 ) -> None:
     """Make octrees of Sweet Home 3D's furniture.
 
-    Some 450 pieces in 13 categories: chair, table, sofa, bed, bench, cabinet, lamp, bath,
+    Some 430 pieces in 13 categories: chair, table, sofa, bed, bench, cabinet, lamp, bath,
     appliance, plant, vessel, vehicle, person. Upright along +y, facing +z, in centimetres. In each
-    category 7.5 percent are held out for validation and as many for tests, variants of one
-    design together. ATTRIBUTION.md names the creators and licences (CC0 and CC BY 3.0); whoever
-    passes on the set, or weights trained on it, passes that on too. Needs the Debian package
-    sweethome3d-furniture, or libraries given here.
+    category 7.5 percent are held out for validation and as many for tests, pieces that are alike
+    together and without variants. ATTRIBUTION.md names the creators and licences (CC0 and CC BY
+    3.0); whoever passes on the set, or weights trained on it, passes that on too. Needs the Debian
+    package sweethome3d-furniture, or libraries given here.
 
     Examples:
 
@@ -70,18 +88,26 @@ def furniture(
     from ...recipes.furniture.dataset import choose, jobs_of, made_pieces, parts_of
     from ...recipes.furniture.sweethome import find_libraries, read_library
 
+    if recipe < 3 and (variants or 1) > 1:
+        raise UsageError("--variants needs --recipe 3")
+    count = (variants or FORMS) if recipe > 2 else 1
     check_visible(depth, visible)
+    if recipe > 2:
+        optional_module("scipy.sparse.csgraph", "octrees without crumbs", "3d")
     libraries = [read_library(path) for path in find_libraries(library or [])]
-    pieces = choose(libraries, category or [])
+    pieces = choose(libraries, category or [], recipe)
     source = ", ".join(part.path.name for part in libraries)
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
     if recipe > 1:
         source += f"; recipe {recipe}"
-    shapes = ShapeFolder(out, PrepareSettings(source, depth, visible=visible))
+    if recipe > 2:
+        source += f"; {count} variants, seed {seed}"
+    crumbs = CRUMBS if recipe > 2 else 0.0
+    shapes = ShapeFolder(out, PrepareSettings(source, depth, visible=visible, crumbs=crumbs))
     with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
-            jobs_of(pieces, recipe),
+            jobs_of(pieces, recipe, count, seed),
             workers=workers or cores(),
             progress=progress,
             overwrite=overwrite,

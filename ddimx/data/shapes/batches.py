@@ -31,7 +31,8 @@ class ShapeBatches(BatchStream[list[Octree]]):
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` shapes."""
         assert data.max_depth is not None
-        super().__init__(Order(noise, len(source)), batch_size)
+        families = source.families if data.balance == "family" else None
+        super().__init__(Order(noise, len(source), families), batch_size)
         self._source, self._data, self._noise = source, data, noise
         self._depth = data.max_depth
 

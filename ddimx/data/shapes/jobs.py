@@ -12,6 +12,7 @@ from ...errors import DdimxError, UsageError
 from ...octree.errors import OctreeError
 from ...octree.file import Shape, write_shape
 from ...octree.fit import MARGIN
+from ...octree.geometry import components
 from ...octree.tree import Octree, from_leaves
 from ...octree.visible import visible_cells
 from ...runs.processes import Allowance, run_all
@@ -35,6 +36,9 @@ class PrepareSettings:
         source: what the shapes are made from, as a person would say it.
         depth, margin: as ``ddimx.octree.fit`` has them.
         visible: whether cells that cannot be seen from outside are left out.
+        crumbs: the share of the cells that pieces apart from the largest may hold together in order
+            to be left out. Above 0, a variant that is in pieces all the same is left out too, where
+            the shape itself is in one piece.
     """
 
     source: str
@@ -42,6 +46,7 @@ class PrepareSettings:
     margin: float = MARGIN
     visible: bool = False
     format: int = FORMAT
+    crumbs: float = 0.0
 
 
 class Source(Protocol):
@@ -49,6 +54,9 @@ class Source(Protocol):
 
     def tree(self, depth: int, margin: float = MARGIN) -> Octree:
         """Return its octree; raises OctreeError where there is none."""
+
+
+Change = Callable[[Source], Source]
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class Job:
             function or a ``functools.partial`` of one.
         about: what the manifest says of it besides.
         size: bytes of its source, after which its allowance goes.
+        changes: make the variants of the shape out of what was read; as ``read``, they go to other
+            processes.
     """
 
     category: str
@@ -71,6 +81,7 @@ class Job:
     read: Callable[[], Source]
     about: dict[str, Any] = field(default_factory=dict)
     size: int = 0
+    changes: tuple[Change, ...] = ()
 
     @property
     def file(self) -> str:
@@ -107,7 +118,9 @@ def make(job: Job, settings: PrepareSettings, folder: Path) -> Made:
         MemoryError: it needs more than there is, or than it is allowed.
     """
     try:
-        tree = _tree(job.read(), settings)
+        source = job.read()
+        tree, whole = _tree(source, settings)
+        changed = [_tree(change(source), settings) for change in job.changes]
     except OctreeError as error:
         return Made(job, None, str(error if error.file else error.within(job.origin)))
     except UsageError:
@@ -115,16 +128,29 @@ def make(job: Job, settings: PrepareSettings, folder: Path) -> Made:
     except DdimxError as error:
         return Made(job, None, str(error))
     path = folder / job.file
-    write_shape(path, Shape(tree, job.category, job.shape_id))
+    others = tuple(other for other, one_piece in changed if one_piece or not whole)
+    write_shape(path, Shape(tree, job.category, job.shape_id, others))
     entry = {"file": job.file, "stamp": job.stamp, "bytes": path.stat().st_size}
-    return Made(job, entry | {"nodes": sum(tree.counts[:-1]), "leaves": tree.counts[-1]})
+    entry |= {"nodes": sum(tree.counts[:-1]), "leaves": tree.counts[-1]}
+    return Made(job, entry | ({"variants": 1 + len(others)} if job.changes else {}))
 
 
-def _tree(source: Source, settings: PrepareSettings) -> Octree:
+def _tree(source: Source, settings: PrepareSettings) -> tuple[Octree, bool]:
+    """Return an octree and whether it is in one piece: cells that share a corner are.
+
+    That is looked at only where crumbs are left out; otherwise it is True.
+    """
     tree = source.tree(settings.depth, settings.margin)
-    if not settings.visible:
-        return tree
-    return from_leaves(visible_cells(tree.leaves, tree.depth), tree.depth, tree.lower, tree.edge)
+    leaves, whole = tree.leaves, True
+    if settings.visible:
+        leaves = visible_cells(leaves, tree.depth)
+        tree = from_leaves(leaves, tree.depth, tree.lower, tree.edge)
+    if settings.crumbs:
+        labels, sizes = components(tree)
+        whole = sizes[1:].sum() <= settings.crumbs * sizes.sum()
+        if whole and len(sizes) > 1:
+            tree = from_leaves(leaves[labels == 0], tree.depth, tree.lower, tree.edge)
+    return tree, bool(whole)
 
 
 def make_all(
@@ -157,9 +183,9 @@ def make_all(
 def allowance(settings: PrepareSettings, job: Job) -> Allowance:
     """Return what making a shape may take; see the constants above."""
     cells, times = 4**settings.depth, max(1.0, limits.memory() / limits.MEMORY)
-    seconds = SECONDS + SECONDS_PER_MB * job.size / 1e6 + SECONDS_PER_CELL * cells
+    seconds = SECONDS_PER_MB * job.size / 1e6 + SECONDS_PER_CELL * cells
     memory = limits.memory() + BYTES_PER_BYTE * job.size + BYTES_PER_CELL * cells
     if settings.visible:
         memory += BYTES_PER_VISIBLE * 8**settings.depth
         seconds += SECONDS_PER_VISIBLE * 8**settings.depth
-    return Allowance(memory, times * seconds)
+    return Allowance(memory, times * (SECONDS + seconds * (1 + len(job.changes))))

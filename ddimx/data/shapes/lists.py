@@ -1,8 +1,9 @@
 """Which token files belong to which part of a data set, and to which category.
 
 A prepared set has a list for each part, ``train.jsonl``, ``val.jsonl``, ``test.jsonl``: a line is
-one JSON object with the token file, relative to the list's folder, and its category. The original
-project's tree has a folder for each part, and beside it a list of the names in it:
+one JSON object with the token file, relative to the list's folder, its category, and how many
+variants in the file are taken (1, the shape itself, where it does not say). The original project's
+tree has a folder for each part, and beside it a list of the names in it:
 
     <category>/<part>/<id>.npz
     <category>/<part>.txt
@@ -26,10 +27,16 @@ RECORD = "prepare.json"  # beside a prepared set's lists
 
 @dataclass(frozen=True)
 class Entry:
-    """One shape of a list; ``category`` is empty where the list names none."""
+    """One shape of a list.
+
+    Attributes:
+        category: empty where the list names none.
+        variants: how many trees of the file are taken, the shape itself first.
+    """
 
     file: Path
     category: str
+    variants: int = 1
 
 
 def lists_of(where: Path) -> list[str]:
@@ -49,7 +56,7 @@ def read_list(path: Path) -> list[Entry]:
         lines = read_bytes(path).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DdimxError(f"{path}: cannot be read ({error})") from None
-    files, categories = [], []
+    files, abouts = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -60,14 +67,17 @@ def read_list(path: Path) -> list[Entry]:
             category = value.get("category", "")
             if not isinstance(category, str):
                 raise ValueError("its category is not a text")
+            variants = value.get("variants", 1)
+            if type(variants) is not int or variants < 1:
+                raise ValueError("its variants are not a number from 1 on")
         except ValueError as error:
             raise DdimxError(
                 f"{path}, line {number}: no JSON object with a 'file' ({error})"
             ) from None
         files.append(value["file"])
-        categories.append(category)
+        abouts.append((category, variants))
     paths = all_inside(path.parent, files, path)
-    return [Entry(*pair) for pair in zip(paths, categories, strict=True)]
+    return [Entry(file, *about) for file, about in zip(paths, abouts, strict=True)]
 
 
 def read_tree(root: Path, part: str) -> list[Entry]:

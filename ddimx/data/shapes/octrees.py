@@ -25,11 +25,9 @@ class ShapeSource:
 
     Attributes:
         labels: int64 [N], the categories' places in ``classes``.
-        families: always None; variants of one shape are not known here.
-        fingerprint: SHA-256 over the split's files.
+        families: int64 [N], equal for variants of one shape; None where no shape has variants.
+        fingerprint: SHA-256 over the split's files, and over how many variants of each are taken.
     """
-
-    families: Integers | None = None
 
     def __init__(
         self,
@@ -49,7 +47,8 @@ class ShapeSource:
 
         Raises:
             UsageError: no such data set, split or category, or a class without shapes.
-            DdimxError: a list or a token file that cannot be read.
+            DdimxError: a list or a token file that cannot be read, or one with fewer variants than
+                the list says.
         """
         entries = [] if split is None else _entries(root, split)
         if category is not None:
@@ -64,16 +63,26 @@ class ShapeSource:
         self.classes = classes or tuple(sorted(categories))
         entries = [entry for entry in entries if entry.category in self.classes]
         place = {name: i for i, name in enumerate(self.classes)}
-        self.labels: Integers | None = np.array(
-            [place[entry.category] for entry in entries], dtype=np.int64
-        )
         digest = hashlib.sha256()
         self._shapes: list[Shape] = []
         for entry in entries:
-            path = entry.file
-            self._shapes.append(read_shape(path))
-            digest.update(path.read_bytes())
+            shape = read_shape(entry.file, variants=entry.variants > 1)
+            trees = (shape.tree, *shape.variants)[: entry.variants]
+            if len(trees) < entry.variants:
+                raise DdimxError(
+                    f"{entry.file}: {len(trees)} variants, {entry.variants} in the list"
+                )
+            self._shapes += [Shape(tree, shape.category, shape.shape_id) for tree in trees]
+            digest.update(entry.file.read_bytes())
+            if entry.variants > 1:
+                digest.update(f" {entry.variants}".encode())
         self.fingerprint = digest.hexdigest()
+        counts = [entry.variants for entry in entries]
+        labels = np.array([place[entry.category] for entry in entries], dtype=np.int64)
+        self.labels: Integers | None = np.repeat(labels, counts)
+        self.families: Integers | None = None
+        if max(counts, default=1) > 1:
+            self.families = np.repeat(np.arange(len(entries)), counts)
 
     def __len__(self) -> int:
         return len(self._shapes)

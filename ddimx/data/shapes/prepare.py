@@ -29,6 +29,8 @@ from ...untrusted.text import parse_json, read_bytes, read_object, shown
 from .jobs import Job, Made, PrepareSettings, check_names, make_all
 from .lists import PARTS, RECORD
 
+NUMBERS = ("bytes", "nodes", "leaves", "variants")  # of a shape, in the journal
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -104,7 +106,10 @@ class ShapeFolder:
         """
         lines: dict[str, list[str]] = {part: [] for part in PARTS}
         for shape, part in zip(outcome.made, parts, strict=True):
-            lines[part].append(json.dumps(row(shape), ensure_ascii=False) + "\n")
+            about_shape = row(shape)
+            if part != "train":
+                about_shape.pop("variants", None)
+            lines[part].append(json.dumps(about_shape, ensure_ascii=False) + "\n")
         entries = [json.dumps(shape.entry) + "\n" for shape in outcome.made]
         counts = {part: len(text) for part, text in lines.items()}
         with reporting(self.folder):
@@ -240,14 +245,14 @@ def row(shape: Made) -> dict[str, Any]:
     """Return a shape's line in a manifest."""
     assert shape.entry is not None
     job = shape.job
-    counts = {key: shape.entry[key] for key in ("nodes", "leaves")}
+    counts = {key: shape.entry[key] for key in NUMBERS[1:] if key in shape.entry}
     entry = {"file": job.file, "category": job.category, "shape_id": job.shape_id}
     return entry | counts | {"source": job.origin} | job.about
 
 
 def _is_whole(entry: dict[str, Any]) -> bool:
     """Whether a journal's line says all that a manifest's row needs."""
-    numbers = (entry.get(key) for key in ("bytes", "nodes", "leaves"))
+    numbers = (entry.get(key, 1 if key == "variants" else None) for key in NUMBERS)
     return isinstance(entry.get("stamp"), str) and all(type(number) is int for number in numbers)
 
 

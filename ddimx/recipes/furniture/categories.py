@@ -3,6 +3,9 @@
 Sweet Home 3D's own categories are rooms. Here the English name decides, by the first rule that
 fits; ``OVERRIDES`` names the items whose name misleads. An item without a category (clothes, tools,
 plugs, food) is left out, as are flat ones: rugs, doors and windows, which are all one panel.
+
+From the third recipe on what decides is what a person sees in 32 cells a side: ``BY_SIGHT`` has the
+items that look like another category than their names say, ``LEFT_OUT`` those that show nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from ...octree.geometry import iou
 from ...octree.tree import Octree
 from .sweethome import Item
 
+# 1 cut polygons wrongly that are not convex; 2 goes by names alone, and without variants.
+RECIPE = 3
 ALIKE, ALIKE_DEPTH = 0.6, 5  # intersection over union at this depth from which two are variants
 FLAT = 0.03  # the least side, as a share of the longest: a cell or two at depth 6
 
@@ -61,11 +66,65 @@ OVERRIDES = {
     "scopia-office-box": "cabinet",
 }
 
+# From here on as seen in octrees of depth 5.
+BY_SIGHT = {
+    # Loungers and deck chairs, with a back to lean against and no place for two.
+    "blend-swap-cc-0-relaxchair": "chair",
+    "blend-swap-cc-0-deckchair": "chair",
+    "blend-swap-cc-by-chair-deck": "chair",
+    "blend-swap-cc-by-poollounge": "chair",
+    "scopia-beach-chair": "chair",
+    "kator-legaz-chair-ottoman": "chair",
+    "blend-swap-cc-by-wheelchair": "chair",
+    "blend-swap-cc-by-carrito-de-madera": "vehicle",  # a toy car
+    "blend-swap-cc-by-toytrain": "vehicle",
+    "kator-legaz-ashtray": "vessel",
+    "kator-legaz-recycling-bin": "vessel",
+    "scopia-com-bath2-soap": "vessel",  # a bottle
+    "scopia-apples": "vessel",  # in a bowl
+    "scopia-bowlwithfruits": "vessel",
+    "scopia-bowlwithsalad": "vessel",
+    "scopia-clothes-basket": "vessel",
+    "scopia-shopping-basket": "vessel",
+    "blend-swap-cc-by-saltshaker": "vessel",
+}
+LEFT_OUT = {
+    "several pieces": ("scopia-apple-pc", "scopia-mini-stereo"),
+    "a plain box, cylinder or plate": (
+        *("blend-swap-cc-0-japaneselantern", "scopia-ceiling-lamp", "scopia-rattantable"),
+        *("blend-swap-cc-0-tablewithtablecloth", "blend-swap-cc-0-showerstall", "scopia-jacuzzi"),
+        *("blend-swap-cc-0-speaker2", "blend-swap-cc-0-speaker3", "scopia-dvd"),
+        *("scopia-stereo-amplifier", "scopia-video-projector", "scopia-playstation4"),
+        *("scopia-kitchenhood", "scopia-internal-unity-air-conditioning"),
+        *("scopia-external-unity-air-conditioning", "scopia-electric-water-heater"),
+        *("scopia-electric-water-heater-big", "scopia-gaz-water-heater"),
+        *("blend-swap-cc-0-cosmeticspot", "scopia-hedgetextured", "kator-legaz-apple-imac-1998"),
+    ),
+    "not to be recognized": (
+        *("blend-swap-cc-0-walllight", "kator-legaz-track-lights", "scopia-saloon-lamp"),
+        *("kator-legaz-wall-lamp-artwork", "kator-legaz-wall-spotlight", "scopia-small-urinal"),
+        *("blend-swap-cc-0-mano-cooktop", "blend-swap-cc-0-stove", "scopia-hammock"),
+        *("scopia-sandwichmaker", "scopia-stonegrilldevice", "scopia-futon", "scopia-vase5"),
+        *("blend-swap-cc-by-utensilspot", "blend-swap-cc-0-islandextension"),
+        *("blend-swap-cc-0-flacon", "blend-swap-cc-0-outdoorlamp", "blend-swap-cc-0-augalas"),
+        "scopia-ext-chair",
+    ),
+}
+_NOT_SEEN = frozenset(name for names in LEFT_OUT.values() for name in names)
 
-def category_of(item: Item) -> str | None:
-    """Return an item's category, one of ``CATEGORIES``, or None if it has none or is flat."""
+
+def category_of(item: Item, recipe: int = RECIPE) -> str | None:
+    """Return an item's category, one of ``CATEGORIES``, or None if it has none or is flat.
+
+    Args:
+        recipe: 1 and 2 go by the names alone.
+    """
     if min(item.size) < FLAT * max(item.size):
         return None
+    if recipe > 2 and item.shape_id in _NOT_SEEN:
+        return None
+    if recipe > 2 and item.shape_id in BY_SIGHT:
+        return BY_SIGHT[item.shape_id]
     if item.shape_id in OVERRIDES:
         return OVERRIDES[item.shape_id]
     name = item.name.lower()

@@ -11,10 +11,10 @@ from ...data.shapes.jobs import Job
 from ...data.shapes.prepare import Outcome
 from ...errors import UsageError, unknown
 from ...octree.file import read_shape
-from .categories import CATEGORIES, category_of, families, split_families
+from .categories import CATEGORIES, RECIPE, category_of, families, split_families
 from .sweethome import Item, Library, read_item
+from .variants import changes_of
 
-RECIPE = 2  # 1 cut polygons wrongly that are not convex: the shipped model learned from that set
 HELD_OUT = 0.075  # of each category, for each of val and test
 
 
@@ -26,8 +26,13 @@ class Piece:
     category: str
 
 
-def choose(libraries: Sequence[Library], categories: Sequence[str]) -> list[Piece]:
+def choose(
+    libraries: Sequence[Library], categories: Sequence[str], recipe: int = RECIPE
+) -> list[Piece]:
     """Return the items that have a category: one of ``categories``, or any if that is empty.
+
+    Args:
+        recipe: ``RECIPE`` or an earlier one, from 1.
 
     Raises:
         UsageError: an unknown category, or no item of those wanted.
@@ -39,15 +44,23 @@ def choose(libraries: Sequence[Library], categories: Sequence[str]) -> list[Piec
         Piece(item, category)
         for library in libraries
         for item in library.items
-        if (category := category_of(item)) and (not categories or category in categories)
+        if (category := category_of(item, recipe)) and (not categories or category in categories)
     ]
     if not items:
         raise UsageError("the libraries hold no furniture of these categories")
     return items
 
 
-def jobs_of(pieces: Sequence[Piece], recipe: int = RECIPE) -> list[Job]:
-    """Return what makes them; ``recipe`` is ``RECIPE`` or an earlier one, from 1."""
+def jobs_of(
+    pieces: Sequence[Piece], recipe: int = RECIPE, variants: int = 1, seed: int = 0
+) -> list[Job]:
+    """Return what makes them.
+
+    Args:
+        recipe: ``RECIPE`` or an earlier one, from 1.
+        variants: how many there are of each, itself among them.
+        seed: of the variants' numbers.
+    """
     return [
         Job(
             category=piece.category,
@@ -62,6 +75,7 @@ def jobs_of(pieces: Sequence[Piece], recipe: int = RECIPE) -> list[Job]:
                 "licence": piece.item.credit.licence,
                 "url": piece.item.credit.url,
             },
+            changes=changes_of(piece.item.shape_id, piece.category, variants, seed),
         )
         for piece in pieces
     ]

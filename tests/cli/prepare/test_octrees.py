@@ -259,6 +259,22 @@ def test_furniture(here):
     assert json.loads(again.out)["found"] == 4
 
 
+def test_furniture_has_variants_to_train_on(here):
+    furniture_library(here / "a.sh3f")
+    command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 4, "--workers", 1, "-q")
+    assert invoke(*command, "--variants", 3, "--out", "out").code == 0
+    rows = manifest(here / "out")
+    assert {part: row.get("variants") for part, row in rows.values()} == {
+        "train": 3,
+        "val": None,
+        "test": None,
+    }
+    refused = invoke(*command, "--out", "out")
+    assert "recipe 3; 3 variants, seed 0' instead of a.sh3f; recipe 3; 24 variants" in refused.err
+    refused = invoke(*command, "--recipe", 2, "--variants", 2, "--out", "old")
+    assert (refused.code, "--variants needs --recipe 3" in refused.err) == (2, True)
+
+
 def test_furniture_of_one_category(here):
     furniture_library(here / "a.sh3f")
     command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 3, "--out", "out")
@@ -276,13 +292,13 @@ def test_furniture_as_the_shipped_model_has_it(here):
     library(here / "a.sh3f", [{"id": "Test#chair", "name": "Chair", "obj": notch}])
     command = ("prepare", "furniture", "--library", "a.sh3f", "--depth", 4, "--workers", 1, "-q")
     assert invoke(*command, "--out", "one", "--recipe", 1).code == 0
-    assert invoke(*command, "--out", "two").code == 0
+    assert invoke(*command, "--out", "two", "--recipe", 2).code == 0
     cells = [
         set(read_shape(here / name / "shapes/chair/test-chair.npz").tree.leaves.tolist())
         for name in ("one", "two")
     ]
     assert cells[1] < cells[0]
-    refused = invoke(*command, "--out", "one")
+    refused = invoke(*command, "--out", "one", "--recipe", 2)
     assert refused.code == 2
     assert "source 'a.sh3f' instead of a.sh3f; recipe 2; give --overwrite" in refused.err
 

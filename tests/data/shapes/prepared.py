@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddimx.octree.file import Shape, write_shape
+from ddimx.octree.geometry import mirrored
 from ddimx.octree.keys import keys_of
 from ddimx.octree.tree import Octree, from_leaves
 
@@ -41,6 +42,16 @@ def write_split(root: Path, split: str, entries: Iterable[Entry]) -> None:
         write_shape(root / file, Shape(tree, category, identity))
         lines.append(json.dumps({"file": file, "category": category, "shape_id": identity}))
     (root / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_variants(root: Path) -> Path:
+    """Write a chair with three variants, as the list says of four in its file, and a table."""
+    write_split(root, "train", [("chair", "c3", chair(3)), ("table", "t6", table(6))])
+    others = (mirrored(chair(3), 0), chair(4), chair(5))
+    write_shape(root / "shapes/chair/c3.npz", Shape(chair(3), "chair", "c3", others))
+    path = root / "train.jsonl"
+    path.write_text(path.read_text().replace('"shape_id": "c3"', '"shape_id": "c3", "variants": 3'))
+    return root
 
 
 def write_set(root: Path, depth: int = 4) -> Path:

@@ -11,7 +11,7 @@ from ddimx.octree.geometry import mirrored
 from ddimx.octree.tree import Octree, from_leaves
 from tests.models.octree.small import octree_config, tree
 
-from .prepared import chair, table, write_set
+from .prepared import chair, table, write_set, write_variants
 
 STILL = np.ones(3)
 
@@ -57,6 +57,20 @@ def test_a_batch_holds_the_shapes_of_its_positions_cut_to_the_models_depth(sourc
 
 def test_an_epoch_visits_every_shape_once(source):
     order = batches(source).order
+    assert sorted(order.indices(np.arange(5, 10))) == [0, 1, 2, 3, 4]
+
+
+def test_an_epoch_visits_a_family_once_by_any_of_its_variants(tmp_path):
+    variants = ShapeSource(write_variants(tmp_path), "train")
+    order = batches(variants, balance="family").order
+    epochs = [sorted(order.indices(np.arange(2 * i, 2 * i + 2))) for i in range(30)]
+    assert {last for _, last in epochs} == {3}  # the table
+    assert {first for first, _ in epochs} == {0, 1, 2}
+    assert sorted(batches(variants).order.indices(np.arange(4))) == [0, 1, 2, 3]
+
+
+def test_where_there_are_no_families_each_shape_is_one(source):
+    order = batches(source, balance="family").order
     assert sorted(order.indices(np.arange(5, 10))) == [0, 1, 2, 3, 4]
 
 

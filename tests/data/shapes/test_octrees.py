@@ -11,9 +11,10 @@ from ddimx.data.shapes.batches import ShapeBatches
 from ddimx.data.shapes.octrees import ShapeSource, open_shapes
 from ddimx.errors import DdimxError, UsageError
 from ddimx.noise import Noise
+from ddimx.octree.geometry import mirrored
 from tests.models.octree.small import octree_config
 
-from .prepared import chair, table, write_set, write_split
+from .prepared import chair, table, write_set, write_split, write_variants
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,8 @@ def test_what_cannot_be_opened_is_refused(root, items, kind, said):
         ('{"category": "chair"}', r"train\.jsonl, line 2: no JSON object with a 'file'"),
         ('{"file": "x.npz"}', r"train\.jsonl: x\.npz has no category"),
         ("null", r"train\.jsonl, line 2: no JSON object with a 'file'"),
+        ('{"file": "x.npz", "variants": 0}', r"line 2: .*its variants are not a number from 1 on"),
+        ('{"file": "x.npz", "variants": true}', r"line 2: .*its variants are not a number"),
     ],
 )
 def test_a_broken_list_names_file_and_line(tmp_path, line, said):
@@ -108,6 +111,29 @@ def test_a_broken_list_names_file_and_line(tmp_path, line, said):
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(DdimxError, match=said):
         ShapeSource(tmp_path, "train")
+
+
+def test_variants_of_a_shape_are_one_family(tmp_path):
+    source = ShapeSource(write_variants(tmp_path), "train")
+    assert identities(source) == ["c3", "c3", "c3", "t6"]
+    assert source.labels.tolist() == [0, 0, 0, 1]
+    assert source.families.tolist() == [0, 0, 0, 1]
+    # The shape itself comes first, and of the four in its file the list takes three.
+    expected = [chair(3), mirrored(chair(3), 0), chair(4), table(6)]
+    assert [t.leaves.tolist() for t in source.trees] == [t.leaves.tolist() for t in expected]
+    tables = ShapeSource(tmp_path, "train", category="table")
+    assert (len(tables), tables.families) == (1, None)
+    path = tmp_path / "train.jsonl"
+    path.write_text(path.read_text().replace('"variants": 3', '"variants": 2'))
+    fewer = ShapeSource(tmp_path, "train")
+    assert (len(fewer), fewer.fingerprint == source.fingerprint) == (3, False)
+    path.write_text(path.read_text().replace('"variants": 2', '"variants": 5'))
+    with pytest.raises(DdimxError, match=r"c3\.npz: 4 variants, 5 in the list"):
+        ShapeSource(tmp_path, "train")
+
+
+def test_a_set_without_variants_has_no_families(root):
+    assert ShapeSource(root, "train").families is None
 
 
 def test_a_broken_or_absent_token_file_is_named(tmp_path):

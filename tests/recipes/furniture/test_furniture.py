@@ -11,7 +11,14 @@ from ddimx.errors import DdimxError, UsageError
 from ddimx.octree.fit import mesh_tree
 from ddimx.recipes.furniture import sweethome
 from ddimx.recipes.furniture.attribution import attribution
-from ddimx.recipes.furniture.categories import CATEGORIES, category_of, families, split_families
+from ddimx.recipes.furniture.categories import (
+    BY_SIGHT,
+    CATEGORIES,
+    LEFT_OUT,
+    category_of,
+    families,
+    split_families,
+)
 from ddimx.recipes.furniture.licenses import CC0, CC_BY, CC_BY_US, Credit, credit_of, licence_name
 from ddimx.recipes.furniture.sweethome import (
     CATALOGUE,
@@ -265,9 +272,13 @@ def test_the_real_libraries():
     items = [found for part in libraries.values() for found in part.items]
     assert len({found.shape_id for found in items}) == 820
     assert sum(found.rotation is not None for found in items) == 33
-    by_category = Counter(map(category_of, items))
-    assert by_category["chair"] == 59
-    assert all(by_category[name] >= 13 for name in CATEGORIES)
+    by_name = Counter(category_of(found, 2) for found in items)
+    assert by_name["chair"] == 59
+    assert all(by_name[name] >= 13 for name in CATEGORIES)
+    by_sight = Counter(map(category_of, items))
+    assert (by_sight["chair"], by_sight["vessel"], by_sight["bench"]) == (66, 49, 7)
+    left_out = [name for names in LEFT_OUT.values() for name in names]
+    assert {*BY_SIGHT, *left_out} <= {found.shape_id for found in items}
     # The CC0 library's two models that are not CC0.
     demanding = [i.key for i in libraries["BlendSwap-CC-0"].items if i.credit.licence != CC0]
     assert demanding == ["Blend Swap CC-0#winchesterArmchair", "Blend Swap CC-0#winchesterSofa"]
