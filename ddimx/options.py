@@ -160,6 +160,17 @@ class Options:
         verbs=("sample",),
         draws="octrees",
     )
+    redraw: int | None = _option(
+        "--redraw",
+        "whole",
+        "Octrees",
+        "How often, at most, a level that breaks a shape into pieces is drawn again "
+        "(default: the model's, else 0).",
+        verbs=("sample",),
+        draws="octrees",
+        least=0,
+        most=64,
+    )
     guidance: float | str | None = _option(
         "--guidance",
         "guidance",

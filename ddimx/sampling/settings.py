@@ -42,6 +42,7 @@ class SampleOptions(TypedDict, total=False):
     transition: Literal["absorbing", "uniform"] | None
     routing: Literal["random", "confidence"] | None
     temperature: float | str | None
+    redraw: int | None
     guidance: float | str | None
     category: str | Sequence[str] | None
     seed: int

@@ -307,6 +307,7 @@ def test_defaults_come_from_the_models_file(tmp_path):
             "sampling.temperature=0.7,0.7,1-0.5",
             "sampling.routing=confidence",
             "sampling.solver=pfdiff:1,1",
+            "sampling.redraw=2",
             "sampling.guidance=2",
             "diffusion.transitions=[uniform]",
         ],
@@ -316,10 +317,13 @@ def test_defaults_come_from_the_models_file(tmp_path):
     plan = json.loads(done.out)["plan"]
     assert (plan["transition"], plan["routing"]) == ("uniform", "confidence")
     assert plan["temperature"] == [0.7] * 3 + [1.0, 0.5]
-    assert plan["label"] == "pfdiff:1,1 on uniform tokens, confidence routing, eta 0.25"
+    assert plan["label"] == (
+        "pfdiff:1,1 on uniform tokens, confidence routing, eta 0.25, at most 2 redraws of a level"
+    )
     more = ("--steps", "1/3/2", "--temperature", "1-0.6", "--solver", "ddim")
     done = invoke("sample", "-m", path, *more, "--explain", "--json")
     plan = json.loads(done.out)["plan"]
+    assert plan["redraw"] == 2
     assert plan["level"] == [0, 1, 1, 1, 2, 2]
     assert plan["temperature"] == [1.0, 1.0, 0.8, 0.6, 1.0, 0.6]
     done = invoke("sample", "-m", path, "-n", 1, "--dry-run", "--json", "--transition", "absorbing")

@@ -78,6 +78,9 @@ def steps(
     guidance: Annotated[
         str, typer.Option(metavar="V,V,...", help="Classifier-free guidance; 1 is off.")
     ] = "1",
+    redraw: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Further draws of a level that breaks a shape.")
+    ] = "0",
     count: Annotated[
         int, typer.Option("--count", "-n", min=2, help="Shapes drawn for each way.")
     ] = 48,
@@ -154,7 +157,9 @@ def steps(
             trust_code=trust_code,
             progress=progress,
         )
-        ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
+        ways = _ways(
+            loaded, numbers, transition, routing, solver, eta, temperature, guidance, redraw
+        )
         sets = _sets(loaded, reference, train, parts, category, progress)
         label = Path(loaded.name).name.removesuffix(SUFFIX)
         with locked_output(out, "steps", label, NAMES) as folder:
@@ -181,6 +186,7 @@ def _ways(
     eta: str,
     temperature: str,
     guidance: str,
+    redraw: str,
 ) -> Ways:
     from ...evaluation.steps.variants import Ways
     from ...models.octree.process import DiscreteProcess
@@ -194,6 +200,7 @@ def _ways(
         eta=_listed("eta", eta, float),
         temperature=_listed("temperature", temperature, temperature_option),
         guidance=_listed("guidance", guidance, float),
+        redraw=_listed("redraw", redraw, int),
     )
 
 

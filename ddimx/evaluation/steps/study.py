@@ -182,7 +182,6 @@ class StepsStudy:
         if trees is None:
             return None
         progress.stop()
-        batches = -(-settings.count // settings.batch_size)
         reference, train = self._sets.reference, self._sets.train
         categories = [] if labels is None else [self._model.classes[i] for i in labels]
         record = quality(
@@ -195,7 +194,7 @@ class StepsStudy:
         return {
             **asdict(way),
             "nfe": settings.plan.nfe,
-            "calls": calls["network"] / batches,
+            "calls": calls["shapes"] / settings.count,
             "seconds_per_shape": seconds / settings.count,
             "leaves": float(np.mean([tree.counts[-1] for tree in trees])),
             **_figures(record),
@@ -203,7 +202,8 @@ class StepsStudy:
 
 
 def _way_of(row: Row) -> Way:
-    return Way(**{name: row[name] for name in Way.__dataclass_fields__})
+    # Rows of version 0.2 lack what it had no option for.
+    return Way(**{name: row[name] for name in Way.__dataclass_fields__ if name in row})
 
 
 def _figures(record: dict[str, Any]) -> Row:
