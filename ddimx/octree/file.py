@@ -103,7 +103,8 @@ def read_shape(
         category, shape_id = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
         if "cleaned" in fields:
             tree = CleanedOctree(tree.masks, lower, edge, *_changes(fields["cleaned"]))
-        others = _variants(*(fields.get(name) for name in OF_VARIANTS), tree.depth)
+        stream, lengths = (fields.get(name) for name in OF_VARIANTS)
+        others = _variants(stream, lengths, tree.depth)
         return Shape(tree, category, shape_id, others)
     except OctreeError as error:
         raise error.within(str(path)) from None
