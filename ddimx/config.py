@@ -383,6 +383,9 @@ class SamplingConfig(Section):
     # Ours, tokens: how often, at most, a level that breaks a shape into pieces is drawn again.
     redraw: int | None = Field(default=None, ge=0, le=64)
 
+    # Ours, octrees: whether crumbs are removed and holes of one cell filled.
+    clean: bool = False
+
     @field_validator("guidance")
     @classmethod
     def _weight_and_interval(cls, value: float | str | None) -> float | str | None:

@@ -171,6 +171,14 @@ class Options:
         least=0,
         most=64,
     )
+    clean: bool | None = _option(
+        "--clean/--no-clean",
+        "flag",
+        "Octrees",
+        "Remove crumbs that touch nothing, fill holes of one cell (default: as the model says).",
+        verbs=("sample",),
+        draws="octrees",
+    )
     guidance: float | str | None = _option(
         "--guidance",
         "guidance",

@@ -14,6 +14,7 @@ import ddimx
 from ddimx.config_file import override
 from ddimx.errors import UsageError
 from ddimx.models.octree.network import OctreeNet
+from ddimx.octree.clean import cleaned
 from ddimx.octree.file import read_shape
 from ddimx.runs import shape_sink
 from ddimx.runs.shape_sink import ShapeSink
@@ -269,6 +270,30 @@ def test_export_writes_splats_beside_the_tokens_and_overwrite_takes_them_away(
     assert all(changed[name][2] != before[name][2] for name in splats(2))
     sampled(shape_model, *options, "--seed", 2, "--overwrite")
     assert names_in(tmp_path / "a") == [*files(2), *RECORD]
+
+
+def test_cleaned_shapes_are_recorded_and_the_same_in_python(shape_model, tmp_path):
+    options = ("-n", 5, "--seed", 2, "--batch-size", 2, "--out", "a")
+    sampled(shape_model, *options, "--clean")
+    record = manifest_of(tmp_path / "a")
+    assert record["identity"]["clean"] is True
+    trees = ddimx.sample(shape_model, count=5, seed=2, steps=3, clean=True)
+    plain = ddimx.sample(shape_model, count=5, seed=2, steps=3)
+    for i, (tree, before) in enumerate(zip(trees, plain, strict=True)):
+        in_file = read_shape(tmp_path / "a" / f"{i:06d}.npz").tree
+        exact = cleaned(before)
+        assert in_file.leaves.tolist() == tree.leaves.tolist() == exact.leaves.tolist()
+        assert record["samples"]["cells_removed"][i] == exact.removed == tree.removed
+        assert record["samples"]["cells_added"][i] == exact.added == tree.added
+    sampled(shape_model, *options, "--clean")  # what is there already is recorded again
+    assert manifest_of(tmp_path / "a")["samples"] == record["samples"]
+    done = sample(shape_model, *options)
+    assert done.code == 2
+    assert "clean" in done.err
+    sampled(shape_model, *options, "--no-clean", "--overwrite")
+    record = manifest_of(tmp_path / "a")
+    assert "clean" not in record["identity"]
+    assert "cells_removed" not in record["samples"]
 
 
 # --- looking before -------------------------------------------------------------------------------

@@ -94,6 +94,9 @@ def steps(
             help="Classes in the reference's proportions, or drawn as 'ddimx sample' does.",
         ),
     ] = "reference",
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove crumbs and fill holes first, as sample --clean.")
+    ] = False,
     distances: Annotated[
         bool, typer.Option("--distances/--no-distances", help="1-NNA, COV and MMD too.")
     ] = False,
@@ -144,7 +147,7 @@ def steps(
         points=points, seed=seed, distances=distances, floors=False, workers=workers
     )
     chosen = StepsSettings(
-        count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
+        count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size, clean
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         loaded = load(

@@ -44,6 +44,7 @@ class StepsSettings:
         count: shapes for each way, always of the same noise.
         mix: "reference" draws the reference's categories in its proportions, "even" draws each
             shape's class as ``ddimx sample`` does.
+        clean: measure shapes without their crumbs and holes, as ``ddimx sample --clean`` writes.
     """
 
     count: int
@@ -51,6 +52,7 @@ class StepsSettings:
     seed: int = 0
     mix: str = "reference"
     batch_size: int | None = None
+    clean: bool = False
 
 
 class StepsStudy:
@@ -87,9 +89,11 @@ class StepsStudy:
             "train_shapes": 0 if sets.train is None else len(sets.train.shapes),
             "shapes_sha256": digest.hexdigest(),
             "protocol": protocol,
+            "clean": settings.clean,
             "rows": [],
         }
         if earlier is not None:
+            earlier = {"clean": False, **earlier}  # version 0.2 had no cleaning
             own = {
                 key: value for key, value in self.record.items() if key not in ("status", "rows")
             }
@@ -138,7 +142,9 @@ class StepsStudy:
         options = self._settings
         settings_by_way, notes = {}, dict[str, None]()
         for way in ways.all():
-            settings = way.settings(self._model, options.seed, options.count, options.batch_size)
+            settings = way.settings(
+                self._model, options.seed, options.count, options.batch_size, clean=options.clean
+            )
             notes.update(dict.fromkeys(settings.notes))
             settings_by_way[way] = settings
         for note in notes:

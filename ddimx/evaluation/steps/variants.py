@@ -28,14 +28,22 @@ class Way:
     guidance: float
     redraw: int = 0
 
-    def settings(self, model: Model, seed: int, count: int, batch_size: int | None) -> Settings:
+    def settings(
+        self,
+        model: Model,
+        seed: int,
+        count: int,
+        batch_size: int | None,
+        *,
+        clean: bool = False,
+    ) -> Settings:
         """Return what draws ``count`` shapes this way.
 
         Raises:
             UsageError: options that do not exist or do not go together.
         """
         values: dict[str, Any] = asdict(self)
-        values |= {"seed": seed, "count": count, "batch_size": batch_size}
+        values |= {"seed": seed, "count": count, "batch_size": batch_size, "clean": clean}
         return resolve(Options.of(values), model)
 
 
