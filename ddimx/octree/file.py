@@ -97,8 +97,7 @@ def read_shape(
         lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
         tree = from_tokens(tokens, depth if depth is not None else depth_in_file, lower, edge)
         category, shape_id = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
-        others = _variants(*(fields.get(name) for name in OF_VARIANTS), tree.depth)
-        return Shape(tree, category, shape_id, others)
+        return Shape(tree, category, shape_id, _variants(fields, tree.depth))
     except OctreeError as error:
         raise error.within(str(path)) from None
 
@@ -108,7 +107,8 @@ def write_shape(path: Path, shape: Shape) -> None:
 
     Variants are in arrays of their own, which who reads the shape alone passes over.
     """
-    tree, more = shape.tree, {}
+    tree = shape.tree
+    more: dict[str, Any] = {}
     if shape.variants:
         streams = [variant.tokens() for variant in shape.variants]
         lengths = np.array([len(stream) for stream in streams], dtype=np.int64)
@@ -185,8 +185,9 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     return tokens[: int(mask.astype(bool).sum())]
 
 
-def _variants(tokens: Any, lengths: Any, depth: int) -> tuple[Octree, ...]:
+def _variants(fields: dict[str, Any], depth: int) -> tuple[Octree, ...]:
     """Return the trees of the variants' arrays, none where both are missing."""
+    tokens, lengths = (fields.get(name) for name in OF_VARIANTS)
     if tokens is None and lengths is None:
         return ()
     if tokens is None or lengths is None:
