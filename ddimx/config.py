@@ -380,6 +380,12 @@ class SamplingConfig(Section):
     temperature: float | str | None = None  # "1-0.6" falls within a level; "1,1,0.8": by level
     routing: Literal["random", "confidence"] | None = None
 
+    # Ours, tokens: how often, at most, a level that breaks a shape into pieces is drawn again.
+    redraw: int | None = Field(default=None, ge=0, le=64)
+
+    # Ours, octrees: whether crumbs are removed and holes of one cell filled.
+    clean: bool = False
+
     @field_validator("guidance")
     @classmethod
     def _weight_and_interval(cls, value: float | str | None) -> float | str | None:

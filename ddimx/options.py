@@ -160,6 +160,25 @@ class Options:
         verbs=("sample",),
         draws="octrees",
     )
+    redraw: int | None = _option(
+        "--redraw",
+        "whole",
+        "Octrees",
+        "How often, at most, a level that breaks a shape into pieces is drawn again "
+        "(default: the model's, else 0).",
+        verbs=("sample",),
+        draws="octrees",
+        least=0,
+        most=64,
+    )
+    clean: bool | None = _option(
+        "--clean/--no-clean",
+        "flag",
+        "Octrees",
+        "Remove crumbs that touch nothing, fill holes of one cell (default: as the model says).",
+        verbs=("sample",),
+        draws="octrees",
+    )
     guidance: float | str | None = _option(
         "--guidance",
         "guidance",

@@ -24,9 +24,13 @@ REFERENCE = ("val", "test")  # the parts of the data that nobody trained on
 
 
 def pieces(card: Card) -> Part:
-    """Count shapes in one piece by category: as drawn, and cleaned where the model can be."""
+    """Count shapes in one piece by category, before and after what mends them."""
     part = Part()
-    ways = {"as drawn": ["--no-clean"], "cleaned": ["--clean"]} if _cleans() else {"as drawn": []}
+    ways: dict[str, list[str]] = {"as drawn": []}
+    if "clean" in options():
+        ways = {"as drawn": ["--no-clean"], "cleaned": ["--clean"]}
+    if card.model.config.sampling.redraw:
+        ways["drawn once"] = [*ways["as drawn"], "--redraw", "0"]
     counts: dict[str, dict[str, Any]] = {}
     for way, words in ways.items():
         runs = [card.draw(seed, card.count, words) for seed in card.seeds]
@@ -210,8 +214,3 @@ def _measured(
         Protocol(floors=floors, workers=1),
         categories=([run.classes[i] for i in chosen], reference.categories),
     )
-
-
-def _cleans() -> bool:
-    """Return whether 'ddimx sample' has the option --clean."""
-    return "clean" in options()

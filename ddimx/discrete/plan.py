@@ -26,6 +26,7 @@ from .draws import MAX_DEPTH
 Array = npt.NDArray[np.float64]
 Routing = Literal["random", "confidence"]
 
+MOST_REDRAWS = 64  # the words of an attempt are those of rows of its own
 COLDEST = 1e-30  # the temperature that stands for 0 in the tensor form
 
 
@@ -75,6 +76,8 @@ class TokenPlan(TokenRows):
 
     Attributes:
         transition, routing: see the module.
+        redraw: how often, at most, a level is drawn again for samples whose pieces it breaks: those
+            whose cells hang together less below than they do on the level itself.
         label: the solver and its arguments, for people.
         notes: remarks for people.
         inputs: as of :class:`ddimx.solvers.plan.Plan`: what the table was computed from, or None.
@@ -82,6 +85,7 @@ class TokenPlan(TokenRows):
 
     transition: Transition
     routing: Routing = "random"
+    redraw: int = 0
     label: str = ""
     notes: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
@@ -89,6 +93,8 @@ class TokenPlan(TokenRows):
     def __post_init__(self) -> None:
         if self.transition not in get_args(Transition) or self.routing not in get_args(Routing):
             raise ValueError(f"no plan is '{self.transition}' with '{self.routing}' routing")
+        if not 0 <= self.redraw <= MOST_REDRAWS:
+            raise ValueError(f"redraw is {self.redraw}, outside 0..{MOST_REDRAWS}")
         self._check_columns()
         self._check_weights()
         self._check_levels()
@@ -104,7 +110,10 @@ class TokenPlan(TokenRows):
 
     @property
     def nfe(self) -> int:
-        """Number of rows that call the network; guidance doubles the passes, not this number."""
+        """Number of rows that call the network.
+
+        Guidance doubles the passes, not this number; what is drawn again comes on top.
+        """
         return int(self.calls.sum())
 
     def passes(self, guidance: float) -> int:
@@ -170,7 +179,13 @@ class TokenPlan(TokenRows):
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this plan from others; see :meth:`ddimx.solvers.plan.Plan.identity`."""
-        common = {"rows": len(self), "transition": self.transition, "routing": self.routing}
+        common: dict[str, Any] = {
+            "rows": len(self),
+            "transition": self.transition,
+            "routing": self.routing,
+        }
+        if self.redraw:
+            common["redraw"] = self.redraw
         if self.inputs is not None:
             return common | self.inputs
         names = [name for name in FLOATS if name != "g" or not (self.g == 1).all()]
@@ -192,6 +207,8 @@ class TokenPlan(TokenRows):
         for name in FLOATS:
             column = getattr(self, name).tolist()
             value[name] = [None if np.isnan(number) else number for number in column]
+        if self.redraw:
+            value["redraw"] = self.redraw
         if (self.g == 1).all():
             del value["g"]  # as plans were written before there was guidance by rows
         return value

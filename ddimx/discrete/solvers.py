@@ -23,7 +23,7 @@ from ..kernels.discrete_update import Transition
 from ..solvers.pfdiff import MOST, hops
 from ..solvers.schedule import CLEAN, Schedule
 from .draws import MAX_DEPTH
-from .plan import Array, Routing, TokenPlan
+from .plan import MOST_REDRAWS, Array, Routing, TokenPlan
 from .transition import route
 
 SPACINGS = ("linear", "cosine")
@@ -44,6 +44,7 @@ def make_token_plan(
     temperature: Temperature = 1.0,
     gumbel: float = 0.0,
     pfdiff: tuple[int, int] | None = None,
+    redraw: int = 0,
 ) -> TokenPlan:
     """Return the plan that generates trees of a depth level by level.
 
@@ -64,6 +65,7 @@ def make_token_plan(
         gumbel: with confidence routing, how much Gumbel noise disturbs the order; it falls
             linearly to 0 in the last row (a level of one row has nothing to order).
         pfdiff: (k, h): rows reuse logits as the module says.
+        redraw: how often, at most, a level is drawn again for samples whose pieces it breaks.
 
     Raises:
         UsageError: an argument out of range, or two that do not go together.
@@ -71,7 +73,7 @@ def make_token_plan(
     counts = steps_per_level(steps, depth)
     spacing = spacing or ("cosine" if routing == "confidence" else "linear")
     temperatures = _by_level(temperature, depth)
-    _check(spacing, routing, gumbel, temperatures, pfdiff)
+    _check(spacing, routing, gumbel, temperatures, pfdiff, redraw)
     levels = []
     for n, (first, last) in zip(counts, temperatures, strict=True):
         t, alpha = grid_times(schedule, n, spacing)
@@ -113,7 +115,9 @@ def make_token_plan(
         **columns,
         transition=transition,
         routing=routing,
-        label=f"{solver} on {transition} tokens, {routing} routing, eta {eta:g}",
+        redraw=redraw,
+        label=f"{solver} on {transition} tokens, {routing} routing, eta {eta:g}"
+        + (f", at most {redraw} redraws of a level" if redraw else ""),
         notes=(notes,) if notes else (),
         inputs={
             "solver": solver,
@@ -198,6 +202,7 @@ def _check(
     gumbel: float,
     temperatures: Sequence[Ends],
     pfdiff: tuple[int, int] | None,
+    redraw: int,
 ) -> None:
     """Raise UsageError if an argument of :func:`make_token_plan` is out of range."""
     if spacing not in SPACINGS:
@@ -210,6 +215,8 @@ def _check(
         raise UsageError(f"gumbel must not be negative, got {gumbel}")
     if not all(0 <= end < np.inf for ends in temperatures for end in ends):
         raise UsageError(f"temperature must not be negative, got {temperatures}")
+    if not 0 <= redraw <= MOST_REDRAWS:
+        raise UsageError(f"redraw must lie in 0..{MOST_REDRAWS}, got {redraw}")
     if pfdiff is not None and not 1 <= pfdiff[1] <= pfdiff[0] <= MOST:
         raise UsageError(
             f"pfdiff:k,h needs 1 <= h <= k <= {MOST}, got pfdiff:{pfdiff[0]},{pfdiff[1]}"

@@ -43,6 +43,7 @@ def token_plan_for(
     """
     pfdiff = _pfdiff(options.solver or defaults.solver or "ddim")
     transition = options.transition or defaults.transition or transitions[0]
+    redraw = options.redraw if options.redraw is not None else defaults.redraw
     eta = options.eta if options.eta is not None else defaults.eta
     wish = options.temperature if options.temperature is not None else defaults.temperature
     pairs = parse_temperature(1.0 if wish is None else wish)
@@ -59,6 +60,7 @@ def token_plan_for(
             spacing=options.spacing or defaults.spacing,
             temperature=temperature,
             pfdiff=pfdiff,
+            redraw=redraw or 0,
         )
 
     if options.nfe is None:
