@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class Run:
     classes: list[str]
     passes: float
 
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The images, or the octrees as the previews of 'ddimx sample', uint8 [N, H, W, 3]."""
+        return previews(self.trees, None) if self.trees else self.pixels
+
 
 @dataclass
 class Card:
@@ -90,6 +96,7 @@ class Card:
     device: str
     progress: Progress
     parts: dict[str, Images] = field(default_factory=dict)
+    runs: dict[Path, Run] = field(default_factory=dict)
 
     @classmethod
     def of(cls, args: argparse.Namespace, progress: Progress) -> Card:
@@ -124,6 +131,8 @@ class Card:
         """Draw samples as 'ddimx sample' does, into a run of ``OUT/runs``, or read them there."""
         label = "-".join(re.findall(r"[\w.:]+", " ".join(words))) or "default"
         folder = self.out / "runs" / f"{label.replace(':', '-')}-n-{count}-seed-{seed}"
+        if folder in self.runs:
+            return self.runs[folder]
         shown = ["ddimx", "sample", "--model", self.name, "-n", str(count), "--seed", str(seed)]
         # Thousands of pictures are kept as one array.
         kind = [] if self.is_shapes or count <= 64 else ["--format", "npz"]
@@ -143,6 +152,7 @@ class Card:
         else:
             images = open_images(str(folder))
             run.pixels = images.read(range(len(images)))
+        self.runs[folder] = run
         return run
 
     def images(self, split: str) -> Images:
@@ -194,12 +204,17 @@ def sheet(pictures: Pictures, columns: int, *, scale: int = 2, numbers: bool = F
     return np.array(image)
 
 
-def previews(trees: Sequence[ddimx.Octree], size: int | None = PREVIEW) -> Pictures:
-    """Draw octrees as the previews of 'ddimx sample' are, uint8 [N, size, size, 3]."""
-    drawn = ddimx.to_pil(list(trees))
-    if size is not None:
-        drawn = [image.resize((size, size), Image.Resampling.LANCZOS) for image in drawn]
-    return np.stack([np.asarray(image.convert("RGB")) for image in drawn])
+def previews(trees: Sequence[ddimx.Octree], size: int | None) -> Pictures:
+    """Draw octrees as the previews of 'ddimx sample' are, uint8 [N, H, W, 3], H and W ``size``."""
+    drawn = np.stack([np.asarray(image.convert("RGB")) for image in ddimx.to_pil(list(trees))])
+    return drawn if size is None else resized(drawn, size)
+
+
+def resized(pictures: Pictures, size: int) -> Pictures:
+    """Scale pictures to uint8 [N, size, size, 3], smoothly."""
+    how = Image.Resampling.LANCZOS
+    images = [Image.fromarray(picture).resize((size, size), how) for picture in pictures]
+    return np.stack([np.asarray(image) for image in images])
 
 
 def grids(card: Card) -> Part:
@@ -207,7 +222,7 @@ def grids(card: Card) -> Part:
     part = Part()
     for seed in card.seeds:
         run = card.draw(seed, card.grid)
-        pictures = previews(run.trees) if card.is_shapes else run.pixels
+        pictures = resized(run.pictures, PREVIEW) if card.is_shapes else run.pictures
         scale = 1 if card.is_shapes else max(1, 96 // pictures.shape[1])
         name = card.sheet(f"grid-seed-{seed}.png", pictures, scale=scale)
         part.pictures[name] = f"`{run.command}`, all of them"
@@ -220,7 +235,7 @@ def judge(card: Card) -> Part:
     part = Part()
     for seed in card.seeds:
         run = card.draw(seed, card.grid)
-        pictures = previews(run.trees, None) if card.is_shapes else run.pixels
+        pictures = run.pictures
         side = pictures.shape[1]
         scale = 1 if card.is_shapes else 3 if side < 64 else 2
         name = card.sheet(f"judge-seed-{seed}.png", pictures, scale=scale, numbers=True)

@@ -103,9 +103,7 @@ def read_shape(
         category, shape_id = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
         if "cleaned" in fields:
             tree = CleanedOctree(tree.masks, lower, edge, *_changes(fields["cleaned"]))
-        stream, lengths = (fields.get(name) for name in OF_VARIANTS)
-        others = _variants(stream, lengths, tree.depth)
-        return Shape(tree, category, shape_id, others)
+        return Shape(tree, category, shape_id, _variants(fields, tree.depth))
     except OctreeError as error:
         raise error.within(str(path)) from None
 
@@ -196,8 +194,9 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     return tokens[: int(mask.astype(bool).sum())]
 
 
-def _variants(tokens: Any, lengths: Any, depth: int) -> tuple[Octree, ...]:
+def _variants(fields: dict[str, Any], depth: int) -> tuple[Octree, ...]:
     """Return the trees of the variants' arrays, none where both are missing."""
+    tokens, lengths = (fields.get(name) for name in OF_VARIANTS)
     if tokens is None and lengths is None:
         return ()
     if tokens is None or lengths is None:
