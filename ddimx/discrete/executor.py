@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..kernels.discrete_update import MASK, TokenState, Transition, UpdateOptions, discrete_update
+from ..kernels.discrete_update import (
+    COLUMNS,
+    MASK,
+    TokenState,
+    Transition,
+    UpdateOptions,
+    discrete_update,
+)
 from ..noise import Noise, Stream
 from ..timing import timed
 from .cells import Cells, Level, check_drawn, children, root
-from .confidence import fractions, reveal, start
+from .confidence import entropies, fractions, reveal, settle, start
 from .draws import MAX_DEPTH, token_words, uniform_ids
 from .plan import TokenPlan
 from .redraw import connected
+
+INVERSE_TEMPERATURE = COLUMNS.index("inverse_temperature")
 
 
 class TokenRaw(NamedTuple):
@@ -114,13 +123,13 @@ def execute(
         raise UsageError(
             f"sample indices have shape {tuple(samples.shape)}; at least one is needed"
         )
-    by_confidence = plan.routing == "confidence"
-    stream, wants_x0 = int(Stream.TOKEN), want_x0 or by_confidence
-    options = UpdateOptions(plan.transition, stream, not by_confidence, wants_x0)
+    by_token = plan.routing == "random"
+    stream, wants_x0 = int(Stream.TOKEN), want_x0 or not by_token
+    options = UpdateOptions(plan.transition, stream, by_token, wants_x0)
     # Every attempt at a level has rows, and so words of the noise, of its own.
     attempts = (plan.redraw + 1) ** 2
     table = torch.from_numpy(plan.table()).to(device, torch.float32).repeat(attempts, 1)
-    # With random routing reveal is NaN, and these two are not read.
+    # Without confidence routing reveal is NaN, and these two are not read.
     reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0)).to(device)
     remask = fractions(torch.from_numpy(plan.noise), up=True).to(device)
     seed = noise.key_bits(samples.device)
@@ -146,7 +155,9 @@ def execute(
         ordinal = torch.full((), first, device=samples.device)  # no copy from the host
         raw = None
         for row in rows:
-            if plan.calls[row]:
+            # Entropy routing may be done before the last row, which waits for the device.
+            settled = plan.routing == "entropy" and row > rows.start and bool(state.clean.all())
+            if plan.calls[row] and not settled:
                 guided, without = network
                 ask = guided if without is None or plan.g[row] != 0 else without
                 with timed("network"):
@@ -163,7 +174,14 @@ def execute(
                     uncond=raw.uncond,
                     guidance=None if raw.uncond is None else weights[row],
                 )
-                if by_confidence:
+                if plan.routing == "entropy":
+                    weight = None if raw.uncond is None else weights[row]
+                    nats = entropies(
+                        raw.logits, raw.uncond, weight, table[row, INVERSE_TEMPERATURE]
+                    )
+                    last = row == rows.stop - 1
+                    state = settle(state, draws, cells, nats, plan.entropy_bound, last=last)
+                elif plan.routing == "confidence":
                     state = reveal(state, draws, cells, reveal_to[row], remask[row])
                 else:
                     state = state._replace(ids=draws.ids)
@@ -175,7 +193,7 @@ def execute(
                 level=cells.level,
                 t=float(plan.t[row]),
                 t_to=float(plan.t_to[row]),
-                called=bool(plan.calls[row]),
+                called=bool(plan.calls[row]) and not settled,
                 ids=state.ids,
                 x0=draws.x0,
                 confidence=draws.confidence,

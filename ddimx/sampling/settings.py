@@ -40,7 +40,7 @@ class SampleOptions(TypedDict, total=False):
     plan: Plan | Path | str | None
     clip: float | Literal["none"] | None
     transition: Literal["absorbing", "uniform"] | None
-    routing: Literal["random", "confidence"] | None
+    routing: str | None
     temperature: float | str | None
     redraw: int | None
     clean: bool | None

@@ -349,6 +349,9 @@ def test_defaults_come_from_the_models_file(tmp_path):
     done = invoke("sample", "-m", path, *more, "--explain", "--json")
     plan = json.loads(done.out)["plan"]
     assert plan["redraw"] == 2
+    entropy = ("--routing", "entropy:2.5", "--eta", 0)
+    done = invoke("sample", "-m", path, *entropy, "--explain", "--json")
+    assert json.loads(done.out)["plan"]["entropy_bound"] == 2.5
     assert plan["level"] == [0, 1, 1, 1, 2, 2]
     assert plan["temperature"] == [1.0, 1.0, 0.8, 0.6, 1.0, 0.6]
     done = invoke("sample", "-m", path, "-n", 1, "--dry-run", "--json", "--transition", "absorbing")
@@ -383,7 +386,7 @@ REFUSED = [
     (("--transition", "mask"), "unknown transition 'mask'. Allowed: absorbing, uniform."),
     (("--steps", "1,2"), "2 numbers of steps for 3 levels: one each is needed"),
     (("--temperature", "1,0.5"), "2 temperatures for 3 levels: one each is needed"),
-    (("--routing", "best"), "unknown routing 'best'. Allowed: confidence, random."),
+    (("--routing", "best"), "unknown routing 'best'. Allowed: confidence, entropy, random."),
     (("--temperature", "-1"), "temperature must be at least 0, got -1.0"),
     (("--eta", "2"), "eta must lie in [0, 1]"),
     (("--category", "chiar"), "unknown category 'chiar'; did you mean 'chair'?"),

@@ -61,7 +61,7 @@ def steps(
         ),
     ] = None,
     routing: Annotated[
-        str, typer.Option(metavar="random,confidence", help="Which tokens are settled first.")
+        str, typer.Option(metavar="NAME,NAME,...", help="random, confidence, entropy[:NATS].")
     ] = "random,confidence",
     solver: Annotated[
         list[str] | None,
