@@ -1,7 +1,8 @@
 """``python -m benchmarks SUITE|all``, ``--compare OLD.json``; ``figures`` writes the page.
 
-Some words have a module and options of their own: ``paper`` measures quality, not speed, ``check``
-holds every kernel and model to the CPU, ``tune`` chooses the tiles of a card's kernels.
+Some words have a module and options of their own: ``paper`` measures quality, not speed, ``card``
+makes the figures and pictures of a model's card, ``check`` holds every kernel and model to the CPU,
+``tune`` chooses the tiles of a card's kernels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ddimx.files import write_bytes, write_json
 
 from . import (
     attention,
+    card,
     check,
     comparison,
     group_norm,
@@ -53,6 +55,7 @@ SUITES = {
 SHAPED = {"group_norm": group_norm.jobs, "update": update.jobs, "attention": attention.jobs}
 OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "paper": paper.main,
+    "card": card.main,
     "check": check.main,
     "tune": tune.main,
 }

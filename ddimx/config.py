@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .errors import UsageError
 from .option_values import (
     guidance_option,
+    parse_routing,
     parse_temperature,
     size_text,
     steps_option,
@@ -390,7 +391,13 @@ class SamplingConfig(Section):
     # Ours, tokens: the kind of noise, of the draw of x0, and how places are chosen.
     transition: Transition | None = None
     temperature: float | str | None = None  # "1-0.6" falls within a level; "1,1,0.8": by level
-    routing: Literal["random", "confidence"] | None = None
+    routing: str | None = None
+
+    # Ours, tokens: how often, at most, a level that breaks a shape into pieces is drawn again.
+    redraw: int | None = Field(default=None, ge=0, le=64)
+
+    # Ours, octrees: whether crumbs are removed and holes of one cell filled.
+    clean: bool = False
 
     @field_validator("guidance")
     @classmethod
@@ -412,6 +419,18 @@ class SamplingConfig(Section):
         if any(end == 0 for pair in pairs for end in pair):
             raise ValueError("must be greater than 0")
         return _as_option(temperature_option, value)
+
+    @field_validator("routing")
+    @classmethod
+    def _name_and_bound(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                parse_routing(value)
+        except UsageError:
+            raise ValueError(
+                "must be 'random' or 'confidence' or 'entropy', which takes a bound: 'entropy:2'"
+            ) from None
+        return value
 
     @field_validator("dynamic_threshold")
     @classmethod

@@ -29,6 +29,7 @@ Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "
 # Of images, and of octrees. The formulas stand where NumPy may be imported; a test compares names.
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
+ROUTINGS = ("random", "confidence", "entropy")
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 
 
@@ -97,9 +98,25 @@ def checked(name: str, option: Option, value: Any) -> Any:
             raise UsageError(f"{what} must be text, got {word!r}")
         if name == "spacing":
             _check_spacing(word)
+        elif name == "routing":
+            parse_routing(word)
         elif option.choices and word not in option.choices:
             raise unknown(what, word, option.choices)
     return tuple(words) if several else value
+
+
+def parse_routing(value: str) -> tuple[str, float]:
+    """Return a routing of tokens and its bound in nats, which "entropy" has: 1, or as it says.
+
+    Raises:
+        UsageError: an unknown name, or a bound that is no number from 0 on.
+    """
+    name, colon, number = value.partition(":")
+    if name not in ROUTINGS or (colon and name != "entropy"):
+        raise unknown("routing", value, ROUTINGS)
+    if colon and re.fullmatch(r"\d+(\.\d+)?", number) is None:
+        raise UsageError(f"--routing {value}: write entropy or, with a bound in nats, entropy:2")
+    return name, float(number) if colon else 1.0
 
 
 def _check_spacing(word: str) -> None:

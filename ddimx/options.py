@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError, nearest
-from .option_values import SPACINGS, TOKEN_SPACINGS, Kind, Option, Panel, checked
+from .option_values import ROUTINGS, SPACINGS, TOKEN_SPACINGS, Kind, Option, Panel, checked
 from .solvers.registry import AUTO, SolverChoice, check_options, name_forms, parse_solver
 
 if TYPE_CHECKING:
@@ -140,15 +140,15 @@ class Options:
         draws="octrees",
         choices=("absorbing", "uniform"),
     )
-    routing: Literal["random", "confidence"] | None = _option(
+    routing: str | None = _option(
         "--routing",
         "text",
         "Octrees",
         "Which tokens are settled first (default: the model's).",
-        metavar="random|confidence",
+        metavar="random|confidence|entropy[:NATS]",
         verbs=("sample",),
         draws="octrees",
-        choices=("random", "confidence"),
+        choices=ROUTINGS,
     )
     temperature: float | str | None = _option(
         "--temperature",
@@ -157,6 +157,25 @@ class Options:
         "Of the draw of each token: 0.8; 1-0.6 falls within a level; with commas, one for each "
         "level (default: the model's, else 1).",
         metavar="T[-T][,...]",
+        verbs=("sample",),
+        draws="octrees",
+    )
+    redraw: int | None = _option(
+        "--redraw",
+        "whole",
+        "Octrees",
+        "How often, at most, a level that breaks a shape into pieces is drawn again "
+        "(default: the model's, else 0).",
+        verbs=("sample",),
+        draws="octrees",
+        least=0,
+        most=64,
+    )
+    clean: bool | None = _option(
+        "--clean/--no-clean",
+        "flag",
+        "Octrees",
+        "Remove crumbs that touch nothing, fill holes of one cell (default: as the model says).",
         verbs=("sample",),
         draws="octrees",
     )

@@ -127,6 +127,7 @@ def _octrees(where: str, path: Path, parts: Sequence[str]) -> DataSet:
             "max_depth": read_shape(entries[0].file).tree.depth,
             "held_out": held_out is not None,
             **({} if held_out is None else {"test_split": held_out}),
+            **({"balance": "family"} if any(entry.variants > 1 for entry in entries) else {}),
         },
         count=len(entries),
         classes=tuple(sorted({entry.category for entry in entries})),

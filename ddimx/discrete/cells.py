@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DdimxError
 from ..kernels.discrete_update import MASK
+from ..octree.geometry import OFFSETS_26, pieces
 from ..octree.tree import Octree
 
 
@@ -85,6 +87,35 @@ def children(level: Level) -> Cells:
     offsets = torch.cat([per_sample.new_zeros(1), per_sample.cumsum(0)])
     keys = (cells.keys[parent] << 3) | nth[index[parent], rank]
     return Cells(cells.level + 1, keys, cells.sample[parent], offsets, tuple(sizes))
+
+
+def part(cells: Cells, places: Tensor) -> tuple[Cells, Tensor]:
+    """Return the cells of some samples, and which of all cells these are, bool [N].
+
+    Args:
+        places: int64 [b], ascending, on the host: the samples' positions in the batch, which
+            become 0..b - 1.
+    """
+    sizes = tuple(cells.host_counts()[place] for place in places.tolist())
+    moved = torch.full((len(cells.offsets) - 1,), -1)
+    moved[places] = torch.arange(len(places))
+    sample = moved.to(cells.sample.device)[cells.sample]
+    mask = sample >= 0
+    offsets = torch.tensor([0, *sizes], device=sample.device).cumsum(0)
+    return Cells(cells.level, cells.keys[mask], sample[mask], offsets, sizes), mask
+
+
+def piece_counts(cells: Cells) -> list[int]:
+    """Return in how many pieces, joined at least by corners, each sample's cells lie.
+
+    The host waits for the device.
+    """
+    keys, sample = cells.keys.cpu().numpy(), cells.sample.cpu().numpy()
+    half = OFFSETS_26[:13]  # the others are their opposites
+    labels = pieces(keys, cells.level, half, sample)
+    first = labels == np.arange(len(labels))  # of each piece one cell is its label
+    counts: list[int] = np.bincount(sample[first], minlength=len(cells.offsets) - 1).tolist()
+    return counts
 
 
 def check_drawn(level: Level) -> None:

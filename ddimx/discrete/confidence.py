@@ -3,6 +3,10 @@
 MaskGIT (arXiv 2202.04200) and reparameterised discrete diffusion (arXiv 2302.05737) reveal the
 tokens that the network is surest of. Here the counts are per sample, as a fraction of its tokens,
 so that a sample does not depend on the batch.
+
+Entropy-bounded routing (arXiv 2505.24857) counts by certainty too: a row takes the tokens of the
+lowest entropy for as long as the entropies of all but the last of them stay below a bound, which
+bounds how much tokens that are drawn independently can say about one another.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ..kernels.discrete_update import Drawn
+from ..kernels.discrete_update.reference import guided
 from .cells import Cells
 
+ENTROPY_BITS = 20  # entropies as integers, whose sums do not depend on the batch
 FRACTION_BITS = 30  # fractions as integers, so that a count does not hang on a rounding
 
 
@@ -80,6 +86,44 @@ def reveal(
     ids = torch.where(state.clean, state.ids, draws.x0)
     ids = torch.where(clean, ids, torch.where(state.clean, draws.ids, state.ids))
     return Revealed(ids, clean, torch.where(clean, confidence, 0.0))
+
+
+def entropies(
+    logits: Tensor, uncond: Tensor | None, guidance: Tensor | None, inverse_temperature: Tensor
+) -> Tensor:
+    """Return the entropy of what each token is drawn from, in multiples of 2^-20 nats, int64 [N].
+
+    Arguments are those of a row of :func:`ddimx.kernels.discrete_update.discrete_update`; logits
+    without a softmax have none, 0.
+    """
+    z = guided(logits, uncond, guidance, torch.float32)
+    log_p = ((z - z.amax(dim=1, keepdim=True)) * inverse_temperature).log_softmax(dim=1)
+    nats = -(log_p.exp() * log_p.clamp(min=-1e4)).sum(dim=1)
+    return (nats.nan_to_num(0.0) * float(2**ENTROPY_BITS)).round().to(torch.int64)
+
+
+def settle(
+    state: Revealed, draws: Drawn, cells: Cells, entropy: Tensor, bound: float, *, last: bool
+) -> Revealed:
+    """Take the draws of the most certain tokens of each sample; the others become noise anew.
+
+    Of the tokens that are not clean, in rising order of ``entropy`` (int64 [N], as
+    :func:`entropies` has it; of equals the lower key first), all become clean before which the sum
+    is at most ``bound`` nats, so at least one. ``last``: all of them.
+    """
+    assert draws.x0 is not None
+    assert draws.confidence is not None
+    first = cells.offsets[:-1]
+    place = first[cells.sample] + ranks(-entropy.to(torch.float64), state.clean, cells)
+    place = torch.where(state.clean, len(entropy), place)
+    amount = torch.zeros(len(entropy) + 1, dtype=torch.int64, device=entropy.device)
+    amount[place] = entropy  # clean ones in a place of their own, at the end
+    before = amount.cumsum(0) - amount
+    spent = before[place] - before[first][cells.sample]
+    takes = ~state.clean & ((spent <= round(bound * 2**ENTROPY_BITS)) | last)
+    ids = torch.where(takes, draws.x0, torch.where(state.clean, state.ids, draws.ids))
+    confidence = torch.where(takes, draws.confidence, state.confidence)
+    return Revealed(ids, state.clean | takes, confidence)
 
 
 def ranks(confidence: Tensor, group: Tensor, cells: Cells) -> Tensor:

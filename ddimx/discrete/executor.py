@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..kernels.discrete_update import MASK, TokenState, Transition, UpdateOptions, discrete_update
+from ..kernels.discrete_update import (
+    COLUMNS,
+    MASK,
+    TokenState,
+    Transition,
+    UpdateOptions,
+    discrete_update,
+)
 from ..noise import Noise, Stream
 from ..timing import timed
 from .cells import Cells, Level, check_drawn, children, root
-from .confidence import fractions, reveal, start
-from .draws import token_words, uniform_ids
+from .confidence import entropies, fractions, reveal, settle, start
+from .draws import MAX_DEPTH, token_words, uniform_ids
 from .plan import TokenPlan
+from .redraw import connected
+
+INVERSE_TEMPERATURE = COLUMNS.index("inverse_temperature")
 
 
 class TokenRaw(NamedTuple):
@@ -29,6 +39,10 @@ class TokenRaw(NamedTuple):
 
 # (cells, their tokens uint8 [N], the time, the finished levels above) -> logits
 Evaluate = Callable[[Cells, Tensor, float, tuple[Level, ...]], TokenRaw]
+
+
+# With guidance or without a class, and (or None) without guidance.
+Networks = tuple[Evaluate, Evaluate | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +88,7 @@ def execute(
     *,
     guidance: float = 1.0,
     unguided: Evaluate | None = None,
+    of_part: Callable[[Tensor], Networks] | None = None,
     device: torch.device | str = "cpu",
     want_x0: bool = True,
 ) -> Iterator[TokenStep]:
@@ -82,7 +97,8 @@ def execute(
     The tokens of a sample depend on its index, the seed, the plan and its own logits, and on
     nothing else of the batch. Each row is one fused launch (and a sort with confidence routing);
     the host waits for the device once a level, to learn how many cells the next one has, and at
-    the end, to see that every token was drawn.
+    the end, to see that every token was drawn. Where the plan's ``redraw`` is above 0, finished
+    levels go through :func:`ddimx.discrete.redraw.connected`, whose rows are not yielded.
 
     Args:
         plan: the table to run.
@@ -92,6 +108,8 @@ def execute(
         guidance: the weight G, used where ``evaluate`` returns unconditional logits.
         unguided: the network where the plan's g is 0: with its class, in one pass. None takes
             ``evaluate`` there too.
+        of_part: both of them for some of the samples, given their positions in the batch, int64 [b]
+            on the host; called where a level is drawn again. None takes the two for them too.
         device: where the state lives.
         want_x0: give each step its estimate of the clean tokens.
 
@@ -105,31 +123,45 @@ def execute(
         raise UsageError(
             f"sample indices have shape {tuple(samples.shape)}; at least one is needed"
         )
-    by_confidence = plan.routing == "confidence"
-    stream, wants_x0 = int(Stream.TOKEN), want_x0 or by_confidence
-    options = UpdateOptions(plan.transition, stream, not by_confidence, wants_x0)
-    table = torch.from_numpy(plan.table()).to(device, torch.float32)
-    # With random routing reveal is NaN, and these two are not read.
+    by_token = plan.routing == "random"
+    stream, wants_x0 = int(Stream.TOKEN), want_x0 or not by_token
+    options = UpdateOptions(plan.transition, stream, by_token, wants_x0)
+    # Every attempt at a level has rows, and so words of the noise, of its own.
+    attempts = (plan.redraw + 1) ** 2
+    table = torch.from_numpy(plan.table()).to(device, torch.float32).repeat(attempts, 1)
+    # Without confidence routing reveal is NaN, and these two are not read.
     reveal_to = fractions(torch.from_numpy(plan.reveal).nan_to_num(0.0)).to(device)
     remask = fractions(torch.from_numpy(plan.noise), up=True).to(device)
     seed = noise.key_bits(samples.device)
     share = torch.from_numpy(plan.g).to(device, torch.float32)
     weights = share * guidance + (1 - share)  # [rows]
-    finished: tuple[Level, ...] = ()
-    for level in range(plan.depth):
-        with timed("decoding"):
-            cells = children(finished[-1]) if level else root(len(samples), samples.device)
-        cell_samples = samples[cells.sample]
+
+    def networks(positions: Tensor) -> Networks:
+        return (evaluate, unguided) if of_part is None else of_part(positions)
+
+    def rows_of(
+        cells: Cells,
+        coarser: tuple[Level, ...],
+        positions: Tensor,
+        network: Networks,
+        attempt: int = 0,
+    ) -> Iterator[TokenStep]:
+        """Yield the steps of a level of the samples at these positions of the batch."""
+        cell_samples = samples[positions.to(samples.device)][cells.sample]
         with timed("noise"):
-            state = start(pure_noise(plan.transition, noise, cells, cell_samples))
-        rows = plan.rows_of(level)
-        ordinal = torch.full((), rows.start, device=samples.device)  # no copy from the host
+            state = start(pure_noise(plan.transition, noise, cells, cell_samples, attempt))
+        rows = plan.rows_of(cells.level)
+        first = rows.start + attempt * len(plan)
+        ordinal = torch.full((), first, device=samples.device)  # no copy from the host
         raw = None
         for row in rows:
-            if plan.calls[row]:
-                ask = evaluate if unguided is None or plan.g[row] != 0 else unguided
+            # Entropy routing may be done before the last row, which waits for the device.
+            settled = plan.routing == "entropy" and row > rows.start and bool(state.clean.all())
+            if plan.calls[row] and not settled:
+                guided, without = network
+                ask = guided if without is None or plan.g[row] != 0 else without
                 with timed("network"):
-                    raw = ask(cells, state.ids, float(plan.t[row]), finished)
+                    raw = ask(cells, state.ids, float(plan.t[row]), coarser)
             assert raw is not None  # the plan's first row of a level calls
             with timed("update"):
                 draws = discrete_update(
@@ -142,26 +174,50 @@ def execute(
                     uncond=raw.uncond,
                     guidance=None if raw.uncond is None else weights[row],
                 )
-                if by_confidence:
+                if plan.routing == "entropy":
+                    weight = None if raw.uncond is None else weights[row]
+                    nats = entropies(
+                        raw.logits, raw.uncond, weight, table[row, INVERSE_TEMPERATURE]
+                    )
+                    last = row == rows.stop - 1
+                    state = settle(state, draws, cells, nats, plan.entropy_bound, last=last)
+                elif plan.routing == "confidence":
                     state = reveal(state, draws, cells, reveal_to[row], remask[row])
                 else:
                     state = state._replace(ids=draws.ids)
             ordinal = ordinal + 1
             if row == len(plan) - 1:  # of other levels the next one's cells tell
                 check_drawn(Level(cells, state.ids))
-            step = TokenStep(
+            yield TokenStep(
                 row=row,
-                level=level,
+                level=cells.level,
                 t=float(plan.t[row]),
                 t_to=float(plan.t_to[row]),
-                called=bool(plan.calls[row]),
+                called=bool(plan.calls[row]) and not settled,
                 ids=state.ids,
                 x0=draws.x0,
                 confidence=draws.confidence,
                 cells=cells,
-                coarser=finished,
+                coarser=coarser,
                 finished=row == rows.stop - 1,
             )
+
+    def draw(cells: Cells, coarser: tuple[Level, ...], positions: Tensor, attempt: int) -> Tensor:
+        *_, last = rows_of(cells, coarser, positions, networks(positions), attempt)
+        return last.ids
+
+    finished: tuple[Level, ...] = ()
+    everyone, network = torch.arange(len(samples)), (evaluate, unguided)
+    for level in range(plan.depth):
+        with timed("decoding"):
+            cells = children(finished[-1]) if level else root(len(samples), samples.device)
+        for step in rows_of(cells, finished, everyone, network):
+            if step.finished and plan.redraw:
+                *coarser, (cells, ids) = connected(step.levels, draw, plan.redraw)
+                if cells is not step.cells:  # levels above were drawn again, too
+                    network = networks(everyone)
+                    step = replace(step, coarser=tuple(coarser), cells=cells, confidence=None)
+                step = replace(step, ids=ids, x0=None if step.x0 is None else ids)
             yield step
         finished = step.levels
 
@@ -174,7 +230,9 @@ def sample_levels(steps: Iterator[TokenStep]) -> tuple[Level, ...]:
     return levels
 
 
-def pure_noise(transition: Transition, noise: Noise, cells: Cells, samples: Tensor) -> Tensor:
+def pure_noise(
+    transition: Transition, noise: Noise, cells: Cells, samples: Tensor, attempt: int = 0
+) -> Tensor:
     """Return the ids that a level starts from, uint8 [N]; they do not depend on the plan's rows.
 
     Args:
@@ -182,8 +240,10 @@ def pure_noise(transition: Transition, noise: Noise, cells: Cells, samples: Tens
         noise: the seed.
         cells: the level's cells.
         samples: int64 [N], the sample index of each cell.
+        attempt: 0, or which further attempt at the level this is.
     """
     if transition == "absorbing":
         return torch.full_like(cells.keys, MASK, dtype=torch.uint8)
-    word = token_words(noise, cells.keys, samples, cells.level, Stream.INIT)[2]
+    row = cells.level + MAX_DEPTH * attempt
+    word = token_words(noise, cells.keys, samples, row, Stream.INIT)[2]
     return uniform_ids(word)

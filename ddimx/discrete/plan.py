@@ -9,6 +9,8 @@ With ``x`` the tokens of a level and ``logits`` the network's, a row says
 for each token by one uniform ("random" routing). With "confidence" routing ``reveal`` says which
 share of each sample's tokens is clean after the row, and the network's confidence says which ones
 (:mod:`ddimx.discrete.confidence`); ``noise`` is then the share of clean tokens that are given up.
+With "entropy" routing a row settles as many of the most certain tokens as the plan's
+``entropy_bound`` allows, and a level's last row all that remain.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from ..solvers.table import Columns, float32_sha256, rows_within
 from .draws import MAX_DEPTH
 
 Array = npt.NDArray[np.float64]
-Routing = Literal["random", "confidence"]
+Routing = Literal["random", "confidence", "entropy"]
 
+MOST_REDRAWS = 64  # the words of an attempt are those of rows of its own
 COLDEST = 1e-30  # the temperature that stands for 0 in the tensor form
 
 
@@ -75,6 +78,10 @@ class TokenPlan(TokenRows):
 
     Attributes:
         transition, routing: see the module.
+        entropy_bound: with entropy routing, nats: the sum of the entropies of the tokens that a row
+            settles, without the largest of them, stays at or below it (arXiv 2505.24857).
+        redraw: how often, at most, a level is drawn again for samples whose pieces it breaks: those
+            whose cells hang together less below than they do on the level itself.
         label: the solver and its arguments, for people.
         notes: remarks for people.
         inputs: as of :class:`ddimx.solvers.plan.Plan`: what the table was computed from, or None.
@@ -82,6 +89,8 @@ class TokenPlan(TokenRows):
 
     transition: Transition
     routing: Routing = "random"
+    entropy_bound: float = 0.0
+    redraw: int = 0
     label: str = ""
     notes: tuple[str, ...] = ()
     inputs: dict[str, Any] | None = None
@@ -89,6 +98,8 @@ class TokenPlan(TokenRows):
     def __post_init__(self) -> None:
         if self.transition not in get_args(Transition) or self.routing not in get_args(Routing):
             raise ValueError(f"no plan is '{self.transition}' with '{self.routing}' routing")
+        if not 0 <= self.redraw <= MOST_REDRAWS:
+            raise ValueError(f"redraw is {self.redraw}, outside 0..{MOST_REDRAWS}")
         self._check_columns()
         self._check_weights()
         self._check_levels()
@@ -104,7 +115,10 @@ class TokenPlan(TokenRows):
 
     @property
     def nfe(self) -> int:
-        """Number of rows that call the network; guidance doubles the passes, not this number."""
+        """Number of rows that call the network.
+
+        Guidance doubles the passes, not this number; what is drawn again comes on top.
+        """
         return int(self.calls.sum())
 
     def passes(self, guidance: float) -> int:
@@ -162,7 +176,7 @@ class TokenPlan(TokenRows):
         for them.
         """
         left_out = {"alpha_from", "alpha_to"}
-        left_out |= {"reveal"} if self.routing == "random" else set()
+        left_out |= {"reveal"} if self.routing != "confidence" else set()
         left_out |= {"gumbel"} if (self.gumbel == 0).all() else set()
         left_out |= {"g"} if (self.g == 1).all() else set()
         names = [field.name for field in fields(TokenRows) if field.name not in left_out]
@@ -170,7 +184,15 @@ class TokenPlan(TokenRows):
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this plan from others; see :meth:`ddimx.solvers.plan.Plan.identity`."""
-        common = {"rows": len(self), "transition": self.transition, "routing": self.routing}
+        common: dict[str, Any] = {
+            "rows": len(self),
+            "transition": self.transition,
+            "routing": self.routing,
+        }
+        if self.routing == "entropy":
+            common["entropy_bound"] = self.entropy_bound
+        if self.redraw:
+            common["redraw"] = self.redraw
         if self.inputs is not None:
             return common | self.inputs
         names = [name for name in FLOATS if name != "g" or not (self.g == 1).all()]
@@ -192,6 +214,10 @@ class TokenPlan(TokenRows):
         for name in FLOATS:
             column = getattr(self, name).tolist()
             value[name] = [None if np.isnan(number) else number for number in column]
+        if self.routing == "entropy":
+            value["entropy_bound"] = self.entropy_bound
+        if self.redraw:
+            value["redraw"] = self.redraw
         if (self.g == 1).all():
             del value["g"]  # as plans were written before there was guidance by rows
         return value
@@ -242,7 +268,9 @@ class TokenPlan(TokenRows):
 
     def _check_reveal(self) -> None:
         """Raise ValueError unless ``reveal`` and ``gumbel`` fit the routing."""
-        if self.routing == "random":
+        if not 0 <= self.entropy_bound < np.inf:
+            raise ValueError(f"entropy_bound is {self.entropy_bound}, not a number from 0 on")
+        if self.routing != "confidence":
             if not np.isnan(self.reveal).all() or (self.gumbel != 0).any():
                 raise ValueError("reveal and gumbel belong to confidence routing")
             return

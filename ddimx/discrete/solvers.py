@@ -15,6 +15,7 @@ one row at the end makes a call of its own, and a shorter group makes its call o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..kernels.discrete_update import Transition
 from ..solvers.pfdiff import MOST, hops
 from ..solvers.schedule import CLEAN, Schedule
 from .draws import MAX_DEPTH
-from .plan import Array, Routing, TokenPlan
+from .plan import MOST_REDRAWS, Array, Routing, TokenPlan
 from .transition import route
 
 SPACINGS = ("linear", "cosine")
@@ -44,6 +45,8 @@ def make_token_plan(
     temperature: Temperature = 1.0,
     gumbel: float = 0.0,
     pfdiff: tuple[int, int] | None = None,
+    entropy_bound: float = 1.0,
+    redraw: int = 0,
 ) -> TokenPlan:
     """Return the plan that generates trees of a depth level by level.
 
@@ -56,7 +59,8 @@ def make_token_plan(
         transition: "absorbing" or "uniform".
         eta: 0 adds no noise; with the absorbing transition eta (1 - alpha) is the share of clean
             tokens that is masked again.
-        routing: "random", each token by itself, or "confidence".
+        routing: "random", each token by itself, "confidence", or "entropy", whose rows are so many
+            at most: a level that is settled calls the network no more.
         spacing: "linear" in time, or "cosine", after i of N rows a share of 1 - cos(pi i / 2N) is
             clean. By default linear for random, cosine for confidence routing.
         temperature: of the logits, one number or (first row's, last row's) of every level, or such
@@ -64,6 +68,8 @@ def make_token_plan(
         gumbel: with confidence routing, how much Gumbel noise disturbs the order; it falls
             linearly to 0 in the last row (a level of one row has nothing to order).
         pfdiff: (k, h): rows reuse logits as the module says.
+        entropy_bound: nats, of entropy routing, see :class:`ddimx.discrete.plan.TokenPlan`.
+        redraw: how often, at most, a level is drawn again for samples whose pieces it breaks.
 
     Raises:
         UsageError: an argument out of range, or two that do not go together.
@@ -71,7 +77,12 @@ def make_token_plan(
     counts = steps_per_level(steps, depth)
     spacing = spacing or ("cosine" if routing == "confidence" else "linear")
     temperatures = _by_level(temperature, depth)
-    _check(spacing, routing, gumbel, temperatures, pfdiff)
+    if routing == "entropy" and (eta or not 0 <= entropy_bound < np.inf):
+        raise UsageError(
+            f"entropy routing takes a bound from 0 on, got {entropy_bound}, and gives no token up "
+            "again: eta must be 0"
+        )
+    _check(spacing, routing, gumbel, temperatures, pfdiff, redraw)
     levels = []
     for n, (first, last) in zip(counts, temperatures, strict=True):
         t, alpha = grid_times(schedule, n, spacing)
@@ -113,7 +124,10 @@ def make_token_plan(
         **columns,
         transition=transition,
         routing=routing,
-        label=f"{solver} on {transition} tokens, {routing} routing, eta {eta:g}",
+        entropy_bound=entropy_bound if routing == "entropy" else 0.0,
+        redraw=redraw,
+        label=f"{solver} on {transition} tokens, {routing} routing, eta {eta:g}"
+        + (f", at most {redraw} redraws of a level" if redraw else ""),
         notes=(notes,) if notes else (),
         inputs={
             "solver": solver,
@@ -198,18 +212,21 @@ def _check(
     gumbel: float,
     temperatures: Sequence[Ends],
     pfdiff: tuple[int, int] | None,
+    redraw: int,
 ) -> None:
     """Raise UsageError if an argument of :func:`make_token_plan` is out of range."""
     if spacing not in SPACINGS:
         raise unknown("spacing of tokens", spacing, SPACINGS)
-    if routing not in ("random", "confidence"):
-        raise unknown("routing", routing, ("random", "confidence"))
+    if routing not in get_args(Routing):
+        raise unknown("routing", routing, get_args(Routing))
     if gumbel and routing != "confidence":
         raise UsageError("gumbel disturbs the order of confidence; random routing has none")
     if not 0 <= gumbel < np.inf:
         raise UsageError(f"gumbel must not be negative, got {gumbel}")
     if not all(0 <= end < np.inf for ends in temperatures for end in ends):
         raise UsageError(f"temperature must not be negative, got {temperatures}")
+    if not 0 <= redraw <= MOST_REDRAWS:
+        raise UsageError(f"redraw must lie in 0..{MOST_REDRAWS}, got {redraw}")
     if pfdiff is not None and not 1 <= pfdiff[1] <= pfdiff[0] <= MOST:
         raise UsageError(
             f"pfdiff:k,h needs 1 <= h <= k <= {MOST}, got pfdiff:{pfdiff[0]},{pfdiff[1]}"

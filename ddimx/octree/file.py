@@ -13,12 +13,16 @@ from ..errors import DdimxError
 from ..files import visible_files, whole_file
 from ..untrusted.archives import open_zip
 from ..untrusted.arrays import members, opened, read_header, read_npy, read_npz
+from .clean import CleanedOctree
 from .errors import OctreeError
 from .keys import MAX_DEPTH
 from .tree import Octree, from_tokens
 
 SUFFIXES = (".npz", ".npy")
-FIELDS = ("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max")
+FIELDS = (
+    *("tokens", "mask", "category", "shape_id", "max_depth", "bounds_min", "bounds_max"),
+    "cleaned",  # how many leaves cleaning has removed and added, where it was done
+)
 OF_VARIANTS = ("variants", "variant_lengths")  # their tokens one after another, and how many each
 MAGIC = (b"\x93NUMPY", b"PK\x03\x04")  # .npy, .npz
 COPIES = 64  # of a token's size while a tree is made of it: keys and counts are int64
@@ -97,8 +101,9 @@ def read_shape(
         lower, edge = _cube(fields.get("bounds_min"), fields.get("bounds_max"))
         tree = from_tokens(tokens, depth if depth is not None else depth_in_file, lower, edge)
         category, shape_id = (_text(name, fields.get(name)) for name in ("category", "shape_id"))
-        others = _variants(*(fields.get(name) for name in OF_VARIANTS), tree.depth)
-        return Shape(tree, category, shape_id, others)
+        if "cleaned" in fields:
+            tree = CleanedOctree(tree.masks, lower, edge, *_changes(fields["cleaned"]))
+        return Shape(tree, category, shape_id, _variants(fields, tree.depth))
     except OctreeError as error:
         raise error.within(str(path)) from None
 
@@ -106,13 +111,17 @@ def read_shape(
 def write_shape(path: Path, shape: Shape) -> None:
     """Write an ``.npz`` without padding: tokens, mask, category, shape_id, depth and bounds.
 
-    Variants are in arrays of their own, which who reads the shape alone passes over.
+    Variants are in arrays of their own, which who reads the shape alone passes over. Of a tree that
+    was cleaned, so are the numbers of leaves that were removed and added.
     """
-    tree, more = shape.tree, {}
+    tree = shape.tree
+    more: dict[str, Any] = {}
+    if isinstance(tree, CleanedOctree):
+        more["cleaned"] = np.array([tree.removed, tree.added], dtype=np.int64)
     if shape.variants:
         streams = [variant.tokens() for variant in shape.variants]
         lengths = np.array([len(stream) for stream in streams], dtype=np.int64)
-        more = dict(zip(OF_VARIANTS, (np.concatenate(streams), lengths), strict=True))
+        more |= zip(OF_VARIANTS, (np.concatenate(streams), lengths), strict=True)
     tokens = tree.tokens()
     lower = np.asarray(tree.lower, dtype=np.float64)
     with whole_file(path) as part, part.open("wb") as stream:
@@ -185,8 +194,9 @@ def _unpadded(tokens: Any, mask: Any) -> Any:
     return tokens[: int(mask.astype(bool).sum())]
 
 
-def _variants(tokens: Any, lengths: Any, depth: int) -> tuple[Octree, ...]:
+def _variants(fields: dict[str, Any], depth: int) -> tuple[Octree, ...]:
     """Return the trees of the variants' arrays, none where both are missing."""
+    tokens, lengths = (fields.get(name) for name in OF_VARIANTS)
     if tokens is None and lengths is None:
         return ()
     if tokens is None or lengths is None:
@@ -211,6 +221,14 @@ def _depth(value: Any) -> int | None:
     if not 1 <= depth <= MAX_DEPTH:
         raise OctreeError(f"max_depth {depth} is not within 1..{MAX_DEPTH}")
     return depth
+
+
+def _changes(value: Any) -> tuple[int, int]:
+    """Return how many leaves were removed and added."""
+    if value.shape != (2,) or value.dtype.kind not in "iu" or (value < 0).any():
+        raise OctreeError("cleaned is not two whole numbers of leaves")
+    removed, added = value.tolist()
+    return removed, added
 
 
 def _cube(low: Any, high: Any) -> tuple[tuple[float, float, float], float]:

@@ -26,24 +26,30 @@ OFFSETS_26: Index = np.array(
 OFFSETS_6: Index = OFFSETS_26[np.abs(OFFSETS_26).sum(axis=1) == 1]
 
 
-def neighbors(keys: Keys, depth: int, offsets: Index = OFFSETS_26) -> Index:
+def neighbors(
+    keys: Keys, depth: int, offsets: Index = OFFSETS_26, owner: Index | None = None
+) -> Index:
     """Return the position of each cell's neighbors among the cells.
 
     Args:
         keys: int64 [N], ascending, of one level.
         depth: that level; the grid has 2^depth cells along each axis and does not wrap round.
         offsets: integers [K, 3], steps in x, y, z.
+        owner: int64 [N], ascending, whose cells these are where they are those of several trees of
+            at most 10 levels: keys then ascend within each, and only an owner's own are neighbors.
 
     Returns:
         int64 [N, K], indices into ``keys``, -1 where no occupied cell lies.
     """
     cells = cells_of(keys)
+    above = np.zeros(1, dtype=np.int64) if owner is None else owner << (3 * depth)
+    present = keys + above
     positions = np.empty((len(keys), len(offsets)), dtype=np.int64)
     for column, offset in enumerate(np.asarray(offsets, dtype=np.int64)):
         targets = cells + offset
         inside = ((targets >= 0) & (targets < 2**depth)).all(axis=1)
         target_keys = keys_of(np.where(inside[:, None], targets, 0))
-        positions[:, column] = np.where(inside, indices(keys, target_keys), -1)
+        positions[:, column] = np.where(inside, indices(present, target_keys + above), -1)
     return positions
 
 
@@ -91,6 +97,36 @@ def components(tree: Octree, connectivity: int = 26) -> tuple[Index, Index]:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return rank[labels], sizes[order]
+
+
+def pieces(
+    keys: Keys, depth: int, offsets: Index = OFFSETS_26, owner: Index | None = None
+) -> Index:
+    """Return which cells of a level hang together: int64 [N], the least index in each one's piece.
+
+    It is :func:`components` without SciPy, which sampling does without: labels of neighbors are
+    joined at their roots, and roots are looked up until nothing changes.
+
+    Args:
+        keys: int64 [N], ascending, of one level.
+        depth: that level.
+        offsets: integers [K, 3], steps that join; of two opposite ones one may be omitted.
+        owner: as of :func:`neighbors`.
+    """
+    positions = neighbors(keys, depth, offsets, owner)
+    start, column = np.nonzero(positions >= 0)
+    end = positions[start, column]
+    labels = np.arange(len(keys))
+    while True:
+        low = np.minimum(labels[start], labels[end])
+        joined = labels.copy()
+        for side in (start, end):
+            np.minimum.at(joined, labels[side], low)
+        while (joined[joined] != joined).any():
+            joined = joined[joined]
+        if (joined == labels).all():
+            return labels
+        labels = joined
 
 
 def largest_share(tree: Octree, connectivity: int = 26) -> float:

@@ -64,5 +64,13 @@ class ShapeSink:
         trees = [read_shape(self._path(i)).tree for i in indices]
         return np.stack([render_thumbnail(tree, size=PICTURE) for tree in trees])
 
+    def changes(self, indices: range) -> dict[str, list[int]]:
+        """Return how many leaves cleaning has removed from and added to each of these shapes."""
+        trees = [read_shape(self._path(i)).tree for i in indices]
+        return {
+            "cells_removed": [getattr(tree, "removed", 0) for tree in trees],
+            "cells_added": [getattr(tree, "added", 0) for tree in trees],
+        }
+
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06d}.{FORMAT}"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.process import Given
+from ..octree.clean import cleaned
 from ..runs.batches import in_batches
 from ..solvers.executor import Known
 from ..timing import timed
@@ -141,6 +142,8 @@ def finish_batch(
         assert step is not None  # a plan has at least one row
         with timed("decoding"):
             outputs = model.process.finish(step)
+            if settings.clean:
+                outputs = [cleaned(tree) for tree in outputs]
         results += [outputs[place] for place in places]
     return results
 

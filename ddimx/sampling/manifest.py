@@ -59,7 +59,9 @@ def identity(model: Model, settings: Settings, kind: str, init_noise: str | None
         "invariant": settings.invariant,
         "format": kind,
         "init_noise_sha256": init_noise,
-    } | ({"engine": settings.engine} if names_engine(settings) else {})
+        **({"engine": settings.engine} if names_engine(settings) else {}),
+        **({"clean": True} if settings.clean else {}),
+    }
 
 
 def names_engine(settings: Settings) -> bool:

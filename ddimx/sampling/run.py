@@ -19,6 +19,7 @@ from ..files import folders_synced_once, sha256_file
 from ..progress import Progress
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
+from ..runs.shape_sink import ShapeSink
 from ..runs.sinks import remove_parts
 from ..signals import Interrupted, Stop
 from ..timing import timed
@@ -141,6 +142,8 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                     files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
             if (folder / TRACE).is_file():
                 files = [*files, TRACE]
+            if settings.clean and isinstance(sink, ShapeSink):
+                record["samples"] |= sink.changes(settings.indices)
             return {"files": files, **task.results}
 
         def count_call() -> None:

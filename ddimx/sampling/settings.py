@@ -40,8 +40,10 @@ class SampleOptions(TypedDict, total=False):
     plan: Plan | Path | str | None
     clip: float | Literal["none"] | None
     transition: Literal["absorbing", "uniform"] | None
-    routing: Literal["random", "confidence"] | None
+    routing: str | None
     temperature: float | str | None
+    redraw: int | None
+    clean: bool | None
     guidance: float | str | None
     category: str | Sequence[str] | None
     seed: int
@@ -57,6 +59,7 @@ class Settings:
 
     ``engine`` is the wish; what became of it, :mod:`ddimx.sampling.engine` says.
     ``guidance`` is the weight; which rows are guided, the plan's column g says.
+    ``clean`` says whether drawn octrees go through :func:`ddimx.octree.clean.cleaned`.
     ``category`` is the class of all samples, or one for each; ``notes`` are remarks that a person
     should see (an unusual number of steps, say).
     """
@@ -70,6 +73,7 @@ class Settings:
     batch_size: int
     invariant: bool
     engine: str = "auto"
+    clean: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -167,6 +171,7 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
         batch_size=min(batch_size, count),
         invariant=options.invariant,
         engine=options.engine or "auto",
+        clean=defaults.clean if options.clean is None else options.clean,
         notes=(*notes, *table.notes),
     )
 

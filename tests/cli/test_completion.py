@@ -62,7 +62,7 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sample --format ", ["png", "webp", "npz", "npy", "adm"]),
         ("ddimx sequence --format ", ["webp", "gif"]),
         ("ddimx sample --spacing l", ["leading", "linspace", "logsnr", "linear"]),
-        ("ddimx sample --routing ", ["random", "confidence"]),
+        ("ddimx sample --routing ", ["random", "confidence", "entropy"]),
         ("ddimx encode --weights ", ["ema", "raw"]),
         ("ddimx evaluate nll --dtype ", ["auto", "fp32", "bf16", "fp16"]),
         ("ddimx sample --device c", ["cpu", "cuda"]),

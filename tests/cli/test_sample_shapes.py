@@ -14,6 +14,7 @@ import ddimx
 from ddimx.config_file import override
 from ddimx.errors import UsageError
 from ddimx.models.octree.network import OctreeNet
+from ddimx.octree.clean import cleaned
 from ddimx.octree.file import read_shape
 from ddimx.runs import shape_sink
 from ddimx.runs.shape_sink import ShapeSink
@@ -271,6 +272,30 @@ def test_export_writes_splats_beside_the_tokens_and_overwrite_takes_them_away(
     assert names_in(tmp_path / "a") == [*files(2), *RECORD]
 
 
+def test_cleaned_shapes_are_recorded_and_the_same_in_python(shape_model, tmp_path):
+    options = ("-n", 5, "--seed", 2, "--batch-size", 2, "--out", "a")
+    sampled(shape_model, *options, "--clean")
+    record = manifest_of(tmp_path / "a")
+    assert record["identity"]["clean"] is True
+    trees = ddimx.sample(shape_model, count=5, seed=2, steps=3, clean=True)
+    plain = ddimx.sample(shape_model, count=5, seed=2, steps=3)
+    for i, (tree, before) in enumerate(zip(trees, plain, strict=True)):
+        in_file = read_shape(tmp_path / "a" / f"{i:06d}.npz").tree
+        exact = cleaned(before)
+        assert in_file.leaves.tolist() == tree.leaves.tolist() == exact.leaves.tolist()
+        assert record["samples"]["cells_removed"][i] == exact.removed == tree.removed
+        assert record["samples"]["cells_added"][i] == exact.added == tree.added
+    sampled(shape_model, *options, "--clean")  # what is there already is recorded again
+    assert manifest_of(tmp_path / "a")["samples"] == record["samples"]
+    done = sample(shape_model, *options)
+    assert done.code == 2
+    assert "clean" in done.err
+    sampled(shape_model, *options, "--no-clean", "--overwrite")
+    record = manifest_of(tmp_path / "a")
+    assert "clean" not in record["identity"]
+    assert "cells_removed" not in record["samples"]
+
+
 # --- looking before -------------------------------------------------------------------------------
 
 
@@ -307,6 +332,7 @@ def test_defaults_come_from_the_models_file(tmp_path):
             "sampling.temperature=0.7,0.7,1-0.5",
             "sampling.routing=confidence",
             "sampling.solver=pfdiff:1,1",
+            "sampling.redraw=2",
             "sampling.guidance=2",
             "diffusion.transitions=[uniform]",
         ],
@@ -316,10 +342,16 @@ def test_defaults_come_from_the_models_file(tmp_path):
     plan = json.loads(done.out)["plan"]
     assert (plan["transition"], plan["routing"]) == ("uniform", "confidence")
     assert plan["temperature"] == [0.7] * 3 + [1.0, 0.5]
-    assert plan["label"] == "pfdiff:1,1 on uniform tokens, confidence routing, eta 0.25"
+    assert plan["label"] == (
+        "pfdiff:1,1 on uniform tokens, confidence routing, eta 0.25, at most 2 redraws of a level"
+    )
     more = ("--steps", "1/3/2", "--temperature", "1-0.6", "--solver", "ddim")
     done = invoke("sample", "-m", path, *more, "--explain", "--json")
     plan = json.loads(done.out)["plan"]
+    assert plan["redraw"] == 2
+    entropy = ("--routing", "entropy:2.5", "--eta", 0)
+    done = invoke("sample", "-m", path, *entropy, "--explain", "--json")
+    assert json.loads(done.out)["plan"]["entropy_bound"] == 2.5
     assert plan["level"] == [0, 1, 1, 1, 2, 2]
     assert plan["temperature"] == [1.0, 1.0, 0.8, 0.6, 1.0, 0.6]
     done = invoke("sample", "-m", path, "-n", 1, "--dry-run", "--json", "--transition", "absorbing")
@@ -354,7 +386,7 @@ REFUSED = [
     (("--transition", "mask"), "unknown transition 'mask'. Allowed: absorbing, uniform."),
     (("--steps", "1,2"), "2 numbers of steps for 3 levels: one each is needed"),
     (("--temperature", "1,0.5"), "2 temperatures for 3 levels: one each is needed"),
-    (("--routing", "best"), "unknown routing 'best'. Allowed: confidence, random."),
+    (("--routing", "best"), "unknown routing 'best'. Allowed: confidence, entropy, random."),
     (("--temperature", "-1"), "temperature must be at least 0, got -1.0"),
     (("--eta", "2"), "eta must lie in [0, 1]"),
     (("--category", "chiar"), "unknown category 'chiar'; did you mean 'chair'?"),

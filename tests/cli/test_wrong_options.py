@@ -29,6 +29,7 @@ WRONG = {
     "sample --guidance 3@0.5": "--guidance 3@0.5: write a weight, as 3, or a weight with the ",
     "evaluate solvers --guidance 3@": "both in 0..1, as 3@0.2-0.8",
     "sample --temperature -1": "temperature must be at least 0, got -1.0",
+    "sample --routing entropy:x": "write entropy or, with a bound in nats, entropy:2",
     "sample --temperature 1-x": "those of a level's first and last row, as 1-0.6",
     "sample --steps 8,0": "steps must be at least 1, got 8,0",
     "sample --seed -1": "seed must lie in 0..2^64-1, got -1",

@@ -23,6 +23,11 @@ PLANS = {
     "uniform, confidence": {"transition": "uniform", "routing": "confidence", "eta": 0.4},
 }
 
+BY_ENTROPY = {
+    "entropy": {"routing": "entropy", "entropy_bound": 9.0, "temperature": (0.8, 0.4)},
+    "uniform, entropy": {"transition": "uniform", "routing": "entropy", "redraw": 1},
+}
+
 
 def mixing(cells, ids, t, coarser):
     """A network in which every token depends on its own sample's tokens and levels above."""
@@ -43,9 +48,9 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one.masks, other.masks, strict=True))
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", [*PLANS, *BY_ENTROPY])
 def test_a_sample_is_the_same_alone_and_in_any_batch(name):
-    plan = make_token_plan(LINEAR, 3, steps=5, **PLANS[name])
+    plan = make_token_plan(LINEAR, 3, steps=5, **(PLANS | BY_ENTROPY)[name])
     whole = trees(plan, [3, 0, 2**32 - 1, 8, 5])
     assert not same(whole[0], whole[1])
     for index, tree in zip((8, 2**32 - 1), (whole[3], whole[2]), strict=True):
@@ -115,6 +120,27 @@ def test_confidence_routing_reveals_the_plans_share_of_each_sample():
             clean = torch.zeros(5).index_add_(0, step.cells.sample, (step.ids != 0).float())
             wanted = torch.ceil(plan.reveal[step.row] * step.cells.counts - 1e-6)
             assert torch.equal(clean, wanted.float())
+
+
+def test_entropy_routing_settles_by_the_bound_and_then_asks_no_more():
+    """Tokens that are sure settle in the first row; one of two even ids has ln 2 nats."""
+
+    def certain(cells, ids, t, coarser):
+        logits = torch.full((len(ids), 256), -torch.inf)
+        logits[:, 255] = 0.0
+        if cells.level == 2:
+            logits[cells.keys % 8 >= 4, 254] = 0.0  # half of the 64 cells of a level
+        return TokenRaw(logits)
+
+    shares = {}
+    for bound in (0.0, 2.0, 100.0):  # of ln 2 = 0.69 nats each: none before, two, all
+        plan = make_token_plan(LINEAR, 3, steps=(1, 3, 3), routing="entropy", entropy_bound=bound)
+        steps = list(execute(plan, certain, range(2), Noise(1)))
+        assert [step.called for step in steps if step.level == 1] == [True, False, False]
+        own = [step for step in steps if step.level == 2]
+        shares[bound] = [int((step.ids != 0).sum()) // 2 for step in own]
+        assert own[1].called == (bound < 100)
+    assert shares == {0.0: [33, 34, 64], 2.0: [35, 38, 64], 100.0: [64, 64, 64]}
 
 
 def test_absorbing_without_eta_never_changes_a_clean_token():

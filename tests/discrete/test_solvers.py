@@ -128,6 +128,8 @@ def test_labels_say_what_runs():
     [
         ({"spacing": "liner"}, "unknown spacing of tokens 'liner'; did you mean 'linear'"),
         ({"routing": "sure"}, "unknown routing 'sure'"),
+        ({"routing": "entropy", "eta": 0.5}, "eta must be 0"),
+        ({"routing": "entropy", "entropy_bound": -1.0}, "a bound from 0 on, got -1.0"),
         ({"gumbel": 1.0}, "random routing has none"),
         ({"gumbel": -1.0, "routing": "confidence"}, "gumbel must not be negative"),
         ({"temperature": -0.1}, "temperature must not be negative"),

@@ -36,7 +36,7 @@ PARSED = {
 # Commands that run in .ci/full only; in the gate their results are in the folder already.
 SLOW = {
     "ddimx prepare emoji": "draws 3,877 emoji: 4 s, and needs the font",
-    "ddimx prepare furniture": "voxelizes 450 meshes: 40 s, and needs the libraries",
+    "ddimx prepare furniture": "24 forms of 421 meshes take minutes, and need the libraries",
 }
 FEW_STEPS = ("sample", "inpaint", "sequence", "interpolate", "encode", "evaluate neighbors")
 TINY_TRAINING = (

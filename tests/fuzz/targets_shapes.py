@@ -158,7 +158,7 @@ def make_library(folder: Path) -> None:
 def read_furniture(folder: Path) -> None:
     (path,) = find_libraries([folder / "a.sh3f"])
     pieces = choose([read_library(path)], [])
-    for job in jobs_of(pieces)[:5]:
+    for job in jobs_of(pieces, variants=2)[:5]:
         in_limits(job, PrepareSettings("here", DEPTH), folder / "out")
 
 
@@ -267,7 +267,7 @@ def tree() -> Any:
 
 
 def make_octree(folder: Path) -> None:
-    write_shape(folder / "shape.npz", Shape(tree(), "chair", "a1"))
+    write_shape(folder / "shape.npz", Shape(tree(), "chair", "a1", (tree(), tree())))
     tokens = tree().tokens()
     padded = np.zeros((1, len(tokens) + 9), np.int32)
     padded[0, : len(tokens)] = tokens
@@ -280,7 +280,7 @@ def read_octree(folder: Path) -> None:
         assert isinstance(item.source, Path)
         holds_tokens(item.source)
         try:
-            read_shape(item.source)
+            read_shape(item.source, variants=True)
         except DdimxError as error:
             refused.append(error)
     if refused:

@@ -15,6 +15,7 @@ from ddimx.octree.geometry import (
     largest_share,
     mirrored,
     neighbors,
+    pieces,
     turned,
 )
 from ddimx.octree.keys import cells_of, keys_of
@@ -47,6 +48,15 @@ def test_there_are_26_and_6_neighbors_and_each_ones_opposite_stands_at_the_mirro
         assert len({tuple(o) for o in offsets}) == count
         np.testing.assert_array_equal(offsets, -offsets[::-1])
     assert np.abs(OFFSETS_6).sum() == 6
+
+
+@given(tree=trees())
+def test_pieces_are_the_connected_parts(tree):
+    for joined, offsets in ((26, OFFSETS_26), (6, OFFSETS_6), (26, OFFSETS_26[:13])):
+        labels, _ = components(tree, joined)
+        found = pieces(tree.leaves, tree.depth, offsets)
+        assert len({*zip(labels.tolist(), found.tolist(), strict=True)}) == labels.max() + 1
+        assert (found == [np.flatnonzero(labels == label)[0] for label in labels]).all()
 
 
 @given(trees(most_depth=4))

@@ -18,7 +18,7 @@ from ddimx.training import preview
 from ddimx.training.report import duration
 from ddimx.training.settings import TrainRequest, resolve
 from ddimx.weights.formats.native import read_header
-from tests.data.shapes.prepared import write_set
+from tests.data.shapes.prepared import write_set, write_variants
 from tests.sampling import invoke
 
 
@@ -275,6 +275,11 @@ def test_pictures_of_many_sizes_and_shapes(tmp_path):
 )
 def test_times_in_words(seconds, text):
     assert duration(seconds) == text
+
+
+def test_variants_of_octrees_share_one_place_in_an_epoch(here, tmp_path):
+    assert recognize(str(write_variants(tmp_path))).data["balance"] == "family"
+    assert "balance" not in recognize("octrees").data
 
 
 def test_octrees_are_all_that_is_needed(here, tmp_path):

@@ -183,7 +183,7 @@ def fid(
     print(f"{record.get('figure', 'FID')} {distance:.4f}")
     if "features_compared" in record:
         name = "KID" if "kid" in record else "kernel distance on the same features (no KID)"
-        kernel = record.get("kid", record.get("kernel_distance"))
+        kernel = record["kid" if "kid" in record else "kernel_distance"]
         subsets = f"{kernel['subsets']} subsets of {kernel['size']}"
         print(f"{name} {kernel['mean']:.6f} +- {kernel['deviation']:.6f} ({subsets})")
     if "precision" in record:

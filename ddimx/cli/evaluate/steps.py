@@ -61,7 +61,7 @@ def steps(
         ),
     ] = None,
     routing: Annotated[
-        str, typer.Option(metavar="random,confidence", help="Which tokens are settled first.")
+        str, typer.Option(metavar="NAME,NAME,...", help="random, confidence, entropy[:NATS].")
     ] = "random,confidence",
     solver: Annotated[
         list[str] | None,
@@ -78,6 +78,9 @@ def steps(
     guidance: Annotated[
         str, typer.Option(metavar="V,V,...", help="Classifier-free guidance; 1 is off.")
     ] = "1",
+    redraw: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Further draws of a level that breaks a shape.")
+    ] = "0",
     count: Annotated[
         int, typer.Option("--count", "-n", min=2, help="Shapes drawn for each way.")
     ] = 48,
@@ -91,6 +94,9 @@ def steps(
             help="Classes in the reference's proportions, or drawn as 'ddimx sample' does.",
         ),
     ] = "reference",
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove crumbs and fill holes first, as sample --clean.")
+    ] = False,
     distances: Annotated[
         bool, typer.Option("--distances/--no-distances", help="1-NNA, COV and MMD too.")
     ] = False,
@@ -141,7 +147,7 @@ def steps(
         points=points, seed=seed, distances=distances, floors=False, workers=workers
     )
     chosen = StepsSettings(
-        count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size
+        count, protocol, seed, one_of("mix", mix, ("reference", "even")), batch_size, clean
     )
     with Progress(quiet=quiet) as progress, polite_stop() as stop:
         loaded = load(
@@ -154,7 +160,9 @@ def steps(
             trust_code=trust_code,
             progress=progress,
         )
-        ways = _ways(loaded, numbers, transition, routing, solver, eta, temperature, guidance)
+        ways = _ways(
+            loaded, numbers, transition, routing, solver, eta, temperature, guidance, redraw
+        )
         sets = _sets(loaded, reference, train, parts, category, progress)
         label = Path(loaded.name).name.removesuffix(SUFFIX)
         with locked_output(out, "steps", label, NAMES) as folder:
@@ -181,6 +189,7 @@ def _ways(
     eta: str,
     temperature: str,
     guidance: str,
+    redraw: str,
 ) -> Ways:
     from ...evaluation.steps.variants import Ways
     from ...models.octree.process import DiscreteProcess
@@ -194,6 +203,7 @@ def _ways(
         eta=_listed("eta", eta, float),
         temperature=_listed("temperature", temperature, temperature_option),
         guidance=_listed("guidance", guidance, float),
+        redraw=_listed("redraw", redraw, int),
     )
 
 

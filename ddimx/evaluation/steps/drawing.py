@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...discrete.executor import TokenStep
+from ...models.octree.tokens import Tokens
 from ...octree.tree import Octree
 from ...progress import Progress
 from ...runs.run import Stopped
@@ -54,11 +55,15 @@ def mixed_as(names: Sequence[str], classes: Sequence[str], count: int) -> Tensor
 
 @contextmanager
 def counted_calls(model: Model) -> Iterator[Counter[str]]:
-    """Yield a counter of the network's calls ("network"): real ones, whatever a plan says."""
+    """Yield a counter of real calls, whatever a plan says.
+
+    "network" counts the calls, "shapes" the shapes in each of them, which differ where some of a
+    batch are drawn again.
+    """
     calls: Counter[str] = Counter()
 
-    def count(*_: object) -> None:
-        calls["network"] += 1
+    def count(_: object, arguments: tuple[Tokens, ...], __: object) -> None:
+        calls.update({"network": 1, "shapes": arguments[0].layout.batch})
 
     hook = model.network.register_forward_hook(count)
     try:

@@ -84,7 +84,7 @@ def _by_name(record: Record) -> tuple[list[Row], dict[Way, str]]:
 
 
 def _way(row: Row) -> Way:
-    return Way(**{name: row[name] for name in OPTIONS})
+    return Way(**{name: row[name] for name in OPTIONS if name in row})
 
 
 def _cells(row: Row) -> list[str]:

@@ -44,6 +44,7 @@ class StepsSettings:
         count: shapes for each way, always of the same noise.
         mix: "reference" draws the reference's categories in its proportions, "even" draws each
             shape's class as ``ddimx sample`` does.
+        clean: measure shapes without their crumbs and holes, as ``ddimx sample --clean`` writes.
     """
 
     count: int
@@ -51,6 +52,7 @@ class StepsSettings:
     seed: int = 0
     mix: str = "reference"
     batch_size: int | None = None
+    clean: bool = False
 
 
 class StepsStudy:
@@ -87,9 +89,11 @@ class StepsStudy:
             "train_shapes": 0 if sets.train is None else len(sets.train.shapes),
             "shapes_sha256": digest.hexdigest(),
             "protocol": protocol,
+            "clean": settings.clean,
             "rows": [],
         }
         if earlier is not None:
+            earlier = {"clean": False, **earlier}  # version 0.2 had no cleaning
             own = {
                 key: value for key, value in self.record.items() if key not in ("status", "rows")
             }
@@ -138,7 +142,9 @@ class StepsStudy:
         options = self._settings
         settings_by_way, notes = {}, dict[str, None]()
         for way in ways.all():
-            settings = way.settings(self._model, options.seed, options.count, options.batch_size)
+            settings = way.settings(
+                self._model, options.seed, options.count, options.batch_size, clean=options.clean
+            )
             notes.update(dict.fromkeys(settings.notes))
             settings_by_way[way] = settings
         for note in notes:
@@ -182,7 +188,6 @@ class StepsStudy:
         if trees is None:
             return None
         progress.stop()
-        batches = -(-settings.count // settings.batch_size)
         reference, train = self._sets.reference, self._sets.train
         categories = [] if labels is None else [self._model.classes[i] for i in labels]
         record = quality(
@@ -195,7 +200,7 @@ class StepsStudy:
         return {
             **asdict(way),
             "nfe": settings.plan.nfe,
-            "calls": calls["network"] / batches,
+            "calls": calls["shapes"] / settings.count,
             "seconds_per_shape": seconds / settings.count,
             "leaves": float(np.mean([tree.counts[-1] for tree in trees])),
             **_figures(record),
@@ -203,7 +208,8 @@ class StepsStudy:
 
 
 def _way_of(row: Row) -> Way:
-    return Way(**{name: row[name] for name in Way.__dataclass_fields__})
+    # Rows of version 0.2 lack what it had no option for.
+    return Way(**{name: row[name] for name in Way.__dataclass_fields__ if name in row})
 
 
 def _figures(record: dict[str, Any]) -> Row:

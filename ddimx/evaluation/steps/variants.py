@@ -26,15 +26,24 @@ class Way:
     eta: float
     temperature: float | str
     guidance: float
+    redraw: int = 0
 
-    def settings(self, model: Model, seed: int, count: int, batch_size: int | None) -> Settings:
+    def settings(
+        self,
+        model: Model,
+        seed: int,
+        count: int,
+        batch_size: int | None,
+        *,
+        clean: bool = False,
+    ) -> Settings:
         """Return what draws ``count`` shapes this way.
 
         Raises:
             UsageError: options that do not exist or do not go together.
         """
         values: dict[str, Any] = asdict(self)
-        values |= {"seed": seed, "count": count, "batch_size": batch_size}
+        values |= {"seed": seed, "count": count, "batch_size": batch_size, "clean": clean}
         return resolve(Options.of(values), model)
 
 
@@ -49,6 +58,7 @@ class Ways:
     eta: Sequence[float] = (0.0,)
     temperature: Sequence[float | str] = (1.0,)
     guidance: Sequence[float] = (1.0,)
+    redraw: Sequence[int] = (0,)
 
     def all(self) -> list[Way]:
         """Return all ways, the fewest steps first."""
@@ -64,7 +74,7 @@ def names_of(ways: Sequence[Way]) -> dict[Way, str]:
 
 
 def _named(way: Way, options: Sequence[str]) -> str:
-    words = {"eta": "eta ", "temperature": "T ", "guidance": "g "}
+    words = {"eta": "eta ", "temperature": "T ", "guidance": "g ", "redraw": "redraw "}
     values = {name: getattr(way, name) for name in options}
     texts = {n: f"{v:g}" if isinstance(v, float) else str(v) for n, v in values.items()}
     return ", ".join(words.get(name, "") + text for name, text in texts.items())

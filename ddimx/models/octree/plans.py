@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import cast, get_args
 
 from ...config import SamplingConfig, Transition
 from ...discrete.plan import Routing, TokenPlan
 from ...discrete.solvers import make_token_plan
 from ...errors import UsageError
-from ...option_values import parse_temperature
+from ...option_values import parse_routing, parse_temperature
 from ...options import Options
 from ...solvers.registry import AUTO, parse_solver
 from ...solvers.schedule import Schedule
@@ -43,6 +43,8 @@ def token_plan_for(
     """
     pfdiff = _pfdiff(options.solver or defaults.solver or "ddim")
     transition = options.transition or defaults.transition or transitions[0]
+    redraw = options.redraw if options.redraw is not None else defaults.redraw
+    routing, bound = parse_routing(options.routing or defaults.routing or DEFAULT_ROUTING)
     eta = options.eta if options.eta is not None else defaults.eta
     wish = options.temperature if options.temperature is not None else defaults.temperature
     pairs = parse_temperature(1.0 if wish is None else wish)
@@ -55,10 +57,12 @@ def token_plan_for(
             steps=steps if isinstance(steps, int) else tuple(steps),
             transition=transition,
             eta=eta or 0.0,
-            routing=options.routing or defaults.routing or DEFAULT_ROUTING,
+            routing=cast(Routing, routing),
+            entropy_bound=bound,
             spacing=options.spacing or defaults.spacing,
             temperature=temperature,
             pfdiff=pfdiff,
+            redraw=redraw or 0,
         )
 
     if options.nfe is None:

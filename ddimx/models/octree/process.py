@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...config import Config, SamplingConfig, Transition
 from ...discrete.cells import octrees
 from ...discrete.draws import location_codes, token_words
-from ...discrete.executor import TokenStep, execute
+from ...discrete.executor import Networks, TokenStep, execute
 from ...discrete.plan import TokenPlan
 from ...discrete.transition import corrupt
 from ...errors import UsageError
@@ -153,20 +153,31 @@ class DiscreteProcess:
         """
         if given is not None and (given.start is not None or given.known is not None):
             raise UsageError("a model of octrees takes no start and no known part")
-        denoiser = TokenDenoiser(
-            network,
-            transition=torch.full_like(indices, TRANSITIONS.index(plan.transition)),
-            labels=labels,
-            null_label=self.num_classes if self.num_classes else None,
-            guidance=guidance,
-        )
+
+        def networks(places: Tensor | None = None) -> Networks:
+            """Return the network for some samples of the batch, which has caches of its own."""
+            own, classes = indices, labels
+            if places is not None:
+                own = indices[places.to(indices.device)]
+                classes = None if labels is None else labels[places.to(labels.device)]
+            denoiser = TokenDenoiser(
+                network,
+                transition=torch.full_like(own, TRANSITIONS.index(plan.transition)),
+                labels=classes,
+                null_label=self.num_classes if self.num_classes else None,
+                guidance=guidance,
+            )
+            return denoiser, denoiser.unguided
+
+        evaluate, unguided = networks()
         return execute(
             plan,
-            denoiser,
+            evaluate,
             indices,
             noise,
             guidance=guidance,
-            unguided=denoiser.unguided,
+            unguided=unguided,
+            of_part=networks,
             device=indices.device,
         )
 

@@ -198,6 +198,8 @@ def test_ways_are_all_combinations_named_by_what_varies():
     assert set(names_of(Ways(routing=("random",)).all()).values()) == {"absorbing"}
     falling = Ways(steps=(2, "1/2"), routing=("random",), temperature=(0.8, "1-0.6")).all()
     assert set(names_of(falling).values()) == {"T 0.8", "T 1-0.6"}
+    redrawn = Ways(steps=(2,), routing=("random",), redraw=(0, 4)).all()
+    assert [*names_of(redrawn).values()] == ["redraw 0", "redraw 4"]
 
 
 @pytest.mark.parametrize(
