@@ -1,7 +1,7 @@
 """diffusers' schedulers of discrete tokens driving the furniture network, level by level.
 
-They are peers: `DDIMX_FULL=1 pytest -n 0 -s` with this file's name prints the share of shapes in one
-piece of each, at equal calls of the network, but for redraws, which come on top.
+They are peers: `DDIMX_FULL=1 pytest -n 0 -s` with this file's name prints the share of shapes in
+one piece of each, at equal calls of the network, but for redraws, which come on top.
 """
 
 import itertools
