@@ -489,13 +489,6 @@ class Config(Section):
                 f"training.snr_clip: the first bound is {clip[0]:g}, but with prediction epsilon, "
                 "whose error says nothing of x0 in pure noise, it is 0"
             )
-        strange = [
-            name
-            for name in self.data.unflipped
-            if not any(c == name or c.startswith(f"{name}/") for c in self.model.classes)
-        ]
-        if strange:
-            raise ValueError(f"data.unflipped: no class or group of classes '{strange[0]}'")
         if self.model.name == "unet":
             self._check_unet()
         if self.model.name in OCTREE_MODELS:

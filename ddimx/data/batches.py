@@ -97,7 +97,7 @@ class Batches(BatchStream[Bytes]):
         if data.unflipped:
             self._unflipped = torch.tensor(
                 [
-                    any(name == word or name.startswith(f"{word}/") for word in data.unflipped)
+                    any(f"{name}/".startswith(f"{word}/") for word in data.unflipped)
                     for name in source.classes
                 ]
             )

@@ -181,6 +181,13 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         tree["model"]["classes"] = []
     label = f"--data {request.data}" if data is not None else "--set"
     config = validate(apply(tree, settings), label)
+    strange = [
+        word
+        for word in config.data.unflipped
+        if not any(f"{name}/".startswith(f"{word}/") for name in config.model.classes)
+    ]
+    if strange:
+        remarks.append(f"data.unflipped: no class or group of classes is called {strange[0]}")
     depth = config.data.max_depth
     if own is None and "max_depth" not in wishes.get("data", {}):
         config = with_depth_of_files(config)

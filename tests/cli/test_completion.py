@@ -53,7 +53,7 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sample --st", ["--start-index", "--steps"]),
         ("ddimx sample --model c", ["cifar10", "cat", "church", "celeba"]),
         ("ddimx sample -m f", ["furniture"]),
-        ("ddimx sample --category f", ["food", "flags"]),
+        ("ddimx sample --category fl", ["flags", "flags/other", "flags/country", "flags/subdivision"]),
         ("ddimx sample -m furniture --category b", ["bed", "bench", "bath"]),
         ("ddimx inpaint a.png --category n", ["none"]),
         ("ddimx sample -m cifar10 --category ", []),

@@ -162,7 +162,7 @@ def test_settings_come_from_the_weights(photos):
     assert config.model.model_dump(exclude=free) == emoji.model.model_dump(exclude=free)
     assert (config.diffusion, config.sampling) == (emoji.diffusion, emoji.sampling)
     assert config.model.classes == ("boats", "flags")
-    assert (config.data.image_size, config.data.balance, config.data.root) == (32, "none", "photos")
+    assert (config.data.image_size, config.data.balance, config.data.root) == (48, "none", "photos")
     assert config.training.n_iters == 300
     assert config.optim.lr < emoji.optim.lr
     with pytest.raises(UsageError, match="4 channels, and the model of --init emoji draws 3"):
