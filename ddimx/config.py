@@ -443,10 +443,12 @@ class SamplingConfig(Section):
 class OptimConfig(Section):
     """The optimizer and its learning rate."""
 
-    optimizer: Literal["Adam", "AdamW"] = "Adam"
+    # Ours: Muon trains matrices and filters of hidden layers, AdamW the rest, at one rate.
+    optimizer: Literal["Adam", "AdamW", "Muon"] = "Adam"
     lr: float = Field(default=2e-4, gt=0.0)
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)  # ours: Muon's
     eps: float = Field(default=1e-8, gt=0.0)
     amsgrad: bool = False
     weight_decay: float = Field(default=0.0, ge=0.0)
