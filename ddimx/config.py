@@ -81,8 +81,9 @@ class DataConfig(Section):
     # Ours, octrees: each axis of a training shape is scaled by up to 1 +- this.
     random_scale: float = Field(default=0.0, ge=0.0, lt=1.0)
     num_workers: int = Field(default=4, ge=0)
-    # "family": variants of one motif (skin tones, say) share one place in an epoch.
-    balance: Literal["none", "family"] = "none"
+    # "family": variants of one motif (skin tones, say) share one place in an epoch. "class": so do
+    # they, and classes are trained on as often as samples draw them.
+    balance: Literal["none", "family", "class"] = "none"
     train_split: str = "train"
     test_split: str = "test"
     # Ours, FOLDER and OCTREE: whether a part is kept from training, to be measured on.

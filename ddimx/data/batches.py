@@ -20,7 +20,7 @@ from ..pixels import to_network
 from .arrays import Bytes, Integers
 from .images.encoded import EncodedSource
 from .images.sources import ImageSource
-from .order import Order
+from .order import Order, visits_by_class
 
 Batch = dict[str, Tensor]
 Content = TypeVar("Content")
@@ -90,8 +90,12 @@ class Batches(BatchStream[Bytes]):
         self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
-        families = source.families if data.balance == "family" else None
-        super().__init__(Order(noise, len(source), families), batch_size)
+        families = None if data.balance == "none" else source.families
+        visits = None
+        if data.balance == "class" and source.labels is not None:
+            families = np.arange(len(source)) if families is None else families
+            visits = visits_by_class(families, source.labels, source.classes)
+        super().__init__(Order(noise, len(source), families, visits), batch_size)
         self._source, self._data, self._noise = source, data, noise
         self._unflipped: Tensor | None = None  # bool, by label
         if data.unflipped:

@@ -172,7 +172,7 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
                 f"--data {data.root} has classes, and the network 'lucidrains' has none: "
                 "--no-classes trains without them"
             )
-    elif tree["data"].get("balance") == "family":
+    elif tree["data"].get("balance", "none") != "none":
         kind = str(wishes.get("data", {}).get("dataset", "NPZ")).upper()
         if kind not in ("NPZ", "OCTREE"):  # which alone can say what belongs together
             tree["data"]["balance"] = "none"
