@@ -30,6 +30,7 @@ Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
 ROUTINGS = ("random", "confidence", "entropy")
+MOST_REDRAWS = 64  # the noise of an attempt is that of rows of its own, which are numbered
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 
 
