@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from .errors import UsageError
 from .option_values import (
+    MOST_REDRAWS,
     guidance_option,
     parse_routing,
     parse_temperature,
@@ -393,10 +394,8 @@ class SamplingConfig(Section):
     transition: Transition | None = None
     temperature: float | str | None = None  # "1-0.6" falls within a level; "1,1,0.8": by level
     routing: str | None = None
-
     # Ours, tokens: how often, at most, a level that breaks a shape into pieces is drawn again.
-    redraw: int | None = Field(default=None, ge=0, le=64)
-
+    redraw: int | None = Field(default=None, ge=0, le=MOST_REDRAWS)
     # Ours, octrees: whether crumbs are removed and holes of one cell filled.
     clean: bool = False
 
@@ -512,8 +511,6 @@ class Config(Section):
 
     def _check_spacing(self) -> None:
         spacing, octrees = self.sampling.spacing, self.model.name in OCTREE_MODELS
-        if self.model.name == "unet" and isinstance(self.sampling.steps, tuple):
-            raise ValueError("sampling.steps: one number for each level is for octrees")
         if spacing is None or self.model.name not in ("unet", *OCTREE_MODELS):
             return
         if (spacing in get_args(TokenSpacing)) != octrees:
@@ -525,6 +522,8 @@ class Config(Section):
 
     def _check_unet(self) -> None:
         data, model = self.data, self.model
+        if isinstance(self.sampling.steps, tuple):
+            raise ValueError("sampling.steps: one number for each level is for octrees")
         for key in ("in_channels", "out_ch"):
             if getattr(model, key) != data.channels:
                 raise ValueError(

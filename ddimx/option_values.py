@@ -30,6 +30,7 @@ Panel = Literal["What to draw", "How", "Octrees", "Text to image", "Where to", "
 SPACINGS = ("ddim", "leading", "linspace", "trailing", "quad", "logsnr", "karras")
 TOKEN_SPACINGS = ("linear", "cosine")
 ROUTINGS = ("random", "confidence", "entropy")
+MOST_REDRAWS = 64  # the noise of an attempt is that of rows of its own, which are numbered
 SAMPLING_VERBS = ("sample", "inpaint", "sequence", "interpolate", "encode")
 
 
@@ -243,8 +244,8 @@ def steps_option(value: Any) -> int | tuple[int, ...]:
         numbers = tuple(int(part) for part in parts)
     except (TypeError, ValueError):
         raise UsageError(
-            f"Invalid value for '--steps': {value!r} is neither a whole number nor, for octrees, "
-            "one for each level, as 1,8,6,4,4"
+            f"steps must be a whole number of at least 1, got {value!r}; octrees take one for each "
+            "level too, as 1,8,6,4,4"
         ) from None
     if not numbers or min(numbers) < 1:
         raise UsageError(f"steps must be at least 1, got {','.join(map(str, parts))}")

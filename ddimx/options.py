@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError, nearest
-from .option_values import ROUTINGS, SPACINGS, TOKEN_SPACINGS, Kind, Option, Panel, checked
+from .option_values import (
+    MOST_REDRAWS,
+    ROUTINGS,
+    SPACINGS,
+    TOKEN_SPACINGS,
+    Kind,
+    Option,
+    Panel,
+    checked,
+)
 from .solvers.registry import AUTO, SolverChoice, check_options, name_forms, parse_solver
 
 if TYPE_CHECKING:
@@ -169,7 +178,7 @@ class Options:
         verbs=("sample",),
         draws="octrees",
         least=0,
-        most=64,
+        most=MOST_REDRAWS,
     )
     clean: bool | None = _option(
         "--clean/--no-clean",

@@ -35,21 +35,23 @@ def novelty(card: Card) -> Part:
     near = []
     for seed in card.seeds:
         run = card.draw(seed, card.grid)
-        found = _nearest(card, run.pixels)
-        near.append((seed, run, found))
-        part.figures[str(seed)] = _neighbor_figures(found)
-    shares = ", ".join(f"{found.share_beyond:.0%}" for _, _, found in near)
+        neighborhood = _nearest(card, run.pixels)
+        near.append((seed, run, neighborhood))
+        part.figures[str(seed)] = _neighbor_figures(neighborhood)
+    shares = ", ".join(f"{neighborhood.share_beyond:.0%}" for _, _, neighborhood in near)
     seeds = ", ".join(str(seed) for seed in card.seeds)
     how = f"of {card.grid} samples of each of the seeds {seeds}"
-    median = float(np.median(np.concatenate([found.distances for _, _, found in near])))
+    median = float(
+        np.median(np.concatenate([neighborhood.distances for _, _, neighborhood in near]))
+    )
     part.rows = [
         ("samples farther from the training set than the median held-out image", shares, how),
         ("median distance of samples to the nearest training image", f"{median:.3f} RMS", how),
         ("the same of held-out images", f"{near[0][2].held_out_median:.3f} RMS", "all of them"),
     ]
-    seed, run, found = near[0]
+    seed, run, neighborhood = near[0]
     scale = max(1, 64 // run.pixels.shape[1])
-    first = side_by_side(run.pixels, found)[: 2 * PAIRS]
+    first = side_by_side(run.pixels, neighborhood)[: 2 * PAIRS]
     name = card.sheet("novelty.png", first, scale=scale)
     part.pictures[name] = f"the first {PAIRS} samples of seed {seed}, each left of its nearest"
     pixels, nearest, distances = (
@@ -57,7 +59,7 @@ def novelty(card: Card) -> Part:
         for each in zip(*((r.pixels, n.nearest, n.distances) for _, r, n in near), strict=True)
     )
     order = np.argsort(distances)[:PAIRS]
-    closest = Neighbors(distances[order], nearest[order], found.held_out_median)
+    closest = Neighbors(distances[order], nearest[order], neighborhood.held_out_median)
     name = card.sheet("novelty-closest.png", side_by_side(pixels[order], closest), scale=scale)
     part.pictures[name] = f"the {PAIRS} samples of all seeds that are nearest to a training image"
     return part
@@ -147,8 +149,8 @@ class _Measure:
         self.parts = {split: card.images(split) for split in ("train", "held-out")}
         self.references = {}
         for split, images in self.parts.items():
-            print_ = images.source.fingerprint[:12]
-            path = card.out / "runs" / f"features-{split}-{print_}.npz"
+            digest = images.source.fingerprint[:12]
+            path = card.out / "runs" / f"features-{split}-{digest}.npz"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_statistics(path, self.statistics(_all(images), f"the {split} images"))

@@ -163,6 +163,7 @@ def execute(
                 with timed("network"):
                     raw = ask(cells, state.ids, float(plan.t[row]), coarser)
             assert raw is not None  # the plan's first row of a level calls
+            weight = None if raw.uncond is None else weights[row]
             with timed("update"):
                 draws = discrete_update(
                     table,
@@ -172,10 +173,9 @@ def execute(
                     seed,
                     options,
                     uncond=raw.uncond,
-                    guidance=None if raw.uncond is None else weights[row],
+                    guidance=weight,
                 )
                 if plan.routing == "entropy":
-                    weight = None if raw.uncond is None else weights[row]
                     nats = entropies(
                         raw.logits, raw.uncond, weight, table[row, INVERSE_TEMPERATURE]
                     )

@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels.discrete_update import COLUMNS, Transition
+from ..option_values import MOST_REDRAWS
 from ..solvers.table import Columns, float32_sha256, rows_within
 from .draws import MAX_DEPTH
 
 Array = npt.NDArray[np.float64]
 Routing = Literal["random", "confidence", "entropy"]
 
-MOST_REDRAWS = 64  # the words of an attempt are those of rows of its own
 COLDEST = 1e-30  # the temperature that stands for 0 in the tensor form
 
 

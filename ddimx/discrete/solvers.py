@@ -21,10 +21,11 @@ import numpy as np
 
 from ..errors import UsageError, unknown
 from ..kernels.discrete_update import Transition
+from ..option_values import MOST_REDRAWS
 from ..solvers.pfdiff import MOST, hops
 from ..solvers.schedule import CLEAN, Schedule
 from .draws import MAX_DEPTH
-from .plan import MOST_REDRAWS, Array, Routing, TokenPlan
+from .plan import Array, Routing, TokenPlan
 from .transition import route
 
 SPACINGS = ("linear", "cosine")

@@ -126,6 +126,12 @@ def test_the_names_of_spacings_are_those_of_the_formulas():
 
 
 def test_a_value_that_is_no_number_is_named_by_its_option():
-    done = invoke("sample", "--steps", "many")
+    done = invoke("sample", "--nfe", "many")
     assert done.code == 2
-    assert "Invalid value for '--steps'" in done.err
+    assert "Invalid value for '--nfe'" in done.err
+    done = invoke("sample", "--steps", "many")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: steps must be a whole number of at least 1, got 'many'; octrees take one for each "
+        "level too, as 1,8,6,4,4\n"
+    )

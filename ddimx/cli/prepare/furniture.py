@@ -88,23 +88,21 @@ def furniture(
     from ...recipes.furniture.dataset import choose, jobs_of, made_pieces, parts_of
     from ...recipes.furniture.sweethome import find_libraries, read_library
 
-    if recipe < 3 and (variants or 1) > 1:
-        raise UsageError("--variants needs --recipe 3")
-    count = (variants or FORMS) if recipe > 2 else 1
     check_visible(depth, visible)
+    count, crumbs, way = 1, 0.0, f"; recipe {recipe}" if recipe > 1 else ""
     if recipe > 2:
         optional_module("scipy.sparse.csgraph", "octrees without crumbs", "3d")
+        count, crumbs = variants or FORMS, CRUMBS
+        way += f"; {count} variants, seed {seed}"
+    elif (variants or 1) > 1:
+        raise UsageError("--variants needs --recipe 3")
     libraries = [read_library(path) for path in find_libraries(library or [])]
     pieces = choose(libraries, category or [], recipe)
     source = ", ".join(part.path.name for part in libraries)
     if category:
         source += f" ({', '.join(sorted(set(category)))})"
-    if recipe > 1:
-        source += f"; recipe {recipe}"
-    if recipe > 2:
-        source += f"; {count} variants, seed {seed}"
-    crumbs = CRUMBS if recipe > 2 else 0.0
-    shapes = ShapeFolder(out, PrepareSettings(source, depth, visible=visible, crumbs=crumbs))
+    settings = PrepareSettings(source + way, depth, visible=visible, crumbs=crumbs)
+    shapes = ShapeFolder(out, settings)
     with Progress(quiet=quiet) as progress, shapes.alone():
         outcome = shapes.run(
             jobs_of(pieces, recipe, count, seed),
