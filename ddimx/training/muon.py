@@ -18,6 +18,8 @@ TURNS = 5
 class Muon(torch.optim.Optimizer):
     """Keller Jordan's Muon (2024) for matrices and filters, AdamW for all other weights.
 
+    PyTorch's own, which came with 2.9, takes matrices alone.
+
     A step of a matrix is its momentum with all singular values near 1, times 0.2 sqrt(max(rows,
     columns)), which gives it the size of AdamW's steps, so that both take one learning rate and
     one weight decay (arXiv 2502.16982, equation 4). A filter [out, in, h, w] is the matrix
@@ -118,10 +120,11 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def split(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters that Muon trains, and the others.
+    """Return the parameters that Muon trains, and the others: the first and last layers, the UNet's
+    embedding of classes, the octree network's of tokens, and all vectors.
 
-    It is for hidden layers: embeddings, and the first and last layers, which have names with "in",
-    "out" or "head" in all networks here, have rows that are unlike each other, and stay AdamW's.
+    Their rows are of things unlike each other (a token, a color), of which an example has few, so
+    that steps of equal size in all directions would be mostly noise.
     """
     matrices, others = [], []
     for name, parameter in network.named_parameters():
