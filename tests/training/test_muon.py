@@ -30,13 +30,15 @@ def matrix(rows, columns, seed=0):
 def test_singular_values_come_near_1_and_directions_stay(shape, scale):
     given = matrix(*shape)
     found = orthogonal(scale * given)
-    assert found.shape == given.shape and found.is_contiguous()
+    assert found.shape == given.shape
+    assert found.is_contiguous()
     u, s, vh = torch.linalg.svd(given, full_matrices=False)
     inside = u.mT @ found @ vh.mT  # diagonal, where the singular vectors are the same
     # The polynomial's band is 0.68 to 1.14 (Jordan); bfloat16 adds some 1%. Values below 1/50 of
     # the largest are not there after five turns, and none of these is.
     assert (s / s[0]).min() > 0.02
-    assert 0.65 < inside.diagonal().min() and inside.diagonal().max() < 1.2
+    assert inside.diagonal().min() > 0.65
+    assert inside.diagonal().max() < 1.2
     assert (inside - inside.diagonal().diag()).abs().max() < 0.05
 
 
@@ -149,13 +151,13 @@ def test_it_finds_the_bottom_of_an_ill_conditioned_valley():
     layer = nn.Linear(8, 8, bias=False)
     nn.init.zeros_(layer.weight)
     optimizer = build_optimizer(
-        nn.Sequential(layer), OptimConfig(optimizer="Muon", lr=0.05, momentum=0.9)
+        nn.Sequential(layer), OptimConfig(optimizer="Muon", lr=0.1, momentum=0.9)
     )
     for i in range(300):
         loss = ((layer.weight - wanted) @ a).square().sum()
         optimizer.zero_grad()
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = 0.05 * (1 - i / 300)
+            group["lr"] = 0.1 * (1 - i / 300)
         optimizer.step()
     assert (layer.weight - wanted).norm() < 0.05 * wanted.norm()
