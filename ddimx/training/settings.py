@@ -28,7 +28,8 @@ _OF_DATA = (
     *("uniform_dequantization", "gaussian_dequantization", "random_flip", "random_scale"),
 )
 _OF_TRAINING = (
-    *("antithetic", "class_dropout", "parent_corruption", "parent_drawing", "precision"),
+    *("antithetic", "snr_clip", "class_dropout"),
+    *("parent_corruption", "parent_drawing", "precision"),
 )
 # What an option of the command line sets, which --set may set as well.
 _FLAGS = {"--size": "data.image_size", "--steps": "training.n_iters"}

@@ -85,7 +85,7 @@ def test_the_file_its_counts_and_the_next_command(prepare, tmp_path: Path) -> No
     ]
     assert names_in(written.parent) == ["emoji.npz"]
     with np.load(written, allow_pickle=False) as data:
-        assert data["images"].shape == (5, 32, 32, 3)
+        assert data["images"].shape == (5, 48, 48, 3)
 
 
 def test_json_on_stdout_says_what_the_file_holds(prepare, tmp_path: Path) -> None:
