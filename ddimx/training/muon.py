@@ -126,7 +126,8 @@ def split(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     Their rows are of things unlike each other (a token, a color), of which an example has few, so
     that steps of equal size in all directions would be mostly noise.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         first = name.split(".")[0]
         edge = first in ("conv_in", "conv_out", "head", "embed") or "embedding" in name
