@@ -2,7 +2,7 @@
 
     import ddimx
     model = ddimx.load_model("emoji")
-    images = ddimx.sample(model, steps=50, count=4)  # float32 [4, 3, 32, 32] in [-1, 1]
+    images = ddimx.sample(model, steps=50, count=4)  # float32 [4, 3, 48, 48] in [-1, 1]
     ddimx.to_pil(images)[0].save("first.png")
     trees = ddimx.sample("furniture", count=4, category="chair")
     ddimx.export(trees, "chairs", format="3dgs", preview=True)

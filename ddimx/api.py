@@ -62,7 +62,7 @@ def sample(
 ) -> Any:
     """Draw ``count`` samples and return them.
 
-        images = ddimx.sample("emoji", count=4, category=["animals", "food", "faces", "none"])
+        images = ddimx.sample("emoji", count=4, category=["animals", "food/fruit", "flags", "none"])
         trees = ddimx.sample("furniture", count=4, category="chair")
 
     Args:

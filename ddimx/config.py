@@ -77,11 +77,14 @@ class DataConfig(Section):
     gaussian_dequantization: bool = False
     rescaled: bool = True
     random_flip: bool = False
+    # Ours: classes, or groups of them, that are not flipped: letters, say.
+    unflipped: tuple[str, ...] = ()
     # Ours, octrees: each axis of a training shape is scaled by up to 1 +- this.
     random_scale: float = Field(default=0.0, ge=0.0, lt=1.0)
     num_workers: int = Field(default=4, ge=0)
-    # "family": variants of one motif (skin tones, say) share one place in an epoch.
-    balance: Literal["none", "family"] = "none"
+    # "family": variants of one motif (skin tones, say) share one place in an epoch. "class": so do
+    # they, and classes are trained on as often as samples draw them.
+    balance: Literal["none", "family", "class"] = "none"
     train_split: str = "train"
     test_split: str = "test"
     # Ours, FOLDER and OCTREE: whether a part is kept from training, to be measured on.
@@ -333,6 +336,9 @@ class TrainingConfig(Section):
     validation_freq: int = Field(default=2000, ge=1)
     keep_checkpoints: int = Field(default=3, ge=1)
     antithetic: bool = True
+    # Ours: an error of x0 counts its signal-to-noise ratio times, but no less than the first and no
+    # more than the second of these: [0, 5] is min-SNR. None: the prediction's error as it is.
+    snr_clip: tuple[float, float] | None = None
     # Share of examples trained without their class, so that guidance has its second prediction.
     class_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     # Ours, octrees: share of the coarser levels' tokens that are shown with one wrong bit.
@@ -345,6 +351,13 @@ class TrainingConfig(Section):
     # Ours: whether torch.compile makes the network's code; "auto" does so where that was measured
     # to pay.
     compile: Literal["auto", "on", "off"] = "auto"
+
+    @field_validator("snr_clip")
+    @classmethod
+    def _two_bounds(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 <= value[0] < value[1]):
+            raise ValueError("needs two bounds, the first from 0 and below the second")
+        return value
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -430,10 +443,12 @@ class SamplingConfig(Section):
 class OptimConfig(Section):
     """The optimizer and its learning rate."""
 
-    optimizer: Literal["Adam", "AdamW"] = "Adam"
+    # Ours: Muon trains matrices and filters of hidden layers, AdamW the rest, at one rate.
+    optimizer: Literal["Adam", "AdamW", "Muon"] = "Adam"
     lr: float = Field(default=2e-4, gt=0.0)
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)  # ours: Muon's
     eps: float = Field(default=1e-8, gt=0.0)
     amsgrad: bool = False
     weight_decay: float = Field(default=0.0, ge=0.0)
@@ -468,6 +483,14 @@ class Config(Section):
                 "data.root holds bytes that are no UTF-8, which a configuration cannot hold; "
                 "rename the folder, or name a link to it"
             ) from None
+        clip, prediction = self.training.snr_clip, self.diffusion.prediction
+        if clip is not None and prediction not in ("epsilon", "x0", "v"):
+            raise ValueError(f"training.snr_clip is for epsilon, x0 and v, not {prediction}")
+        if clip is not None and prediction == "epsilon" and clip[0] > 0:
+            raise ValueError(
+                f"training.snr_clip: the first bound is {clip[0]:g}, but with prediction epsilon, "
+                "whose error says nothing of x0 in pure noise, it is 0"
+            )
         if self.model.name == "unet":
             self._check_unet()
         if self.model.name in OCTREE_MODELS:

@@ -121,7 +121,7 @@ def test_yaml_leaves_out_what_was_left_out():
 def test_derived_sizes():
     config = load_config("emoji")
     assert config.resolutions == (16, 8, 4)
-    assert config.sample_shape == (3, 32, 32)
+    assert config.sample_shape == (3, 48, 48)
 
 
 # Where the error is, what it must say.
@@ -146,10 +146,10 @@ REFUSED = {
     "diffusion.beta_start=0.5": ("beta_start 0.5 exceeds beta_end 0.02",),
     "data.logit_transform=true": ("rescaled and logit_transform exclude each other",),
     "model.ch_mult=[1,1e308]": ("ch times ch_mult is too large",),
-    "model.ch=41": ("widths [41, 82, 123]", "norm_groups=8"),
+    "model.ch=41": ("widths [41, 82, 164]", "norm_groups=8"),
     "model.attn_resolutions=[7]": ("attn_resolutions [7] never occur", "[16, 8, 4]"),
-    "data.image_size=36": ("image_size 36 is not divisible by 8", "patch_size 2", "3 levels"),
-    "data.image_size=64x36": ("image_size 64x36 is not divisible by 8",),
+    "data.image_size=40": ("image_size 40 is not divisible by 12", "patch_size 3", "3 levels"),
+    "data.image_size=64x36": ("image_size 64x36 is not divisible by 12",),
     "data.image_size=64x": ("data.image_size: write pixels as 64", "64x48, width first"),
     "data.image_size=0": ("data.image_size: write pixels as 64",),
     "data.background=pink": ("data.background", "white|black|#", "'pink'"),
@@ -179,7 +179,8 @@ def test_what_is_refused_and_how(item):
     ],
 )
 def test_images_may_be_longer_one_way(text, size, sides):
-    config = load_config("emoji", [f"data.image_size={text}", "model.attn_resolutions=[16]"])
+    keys = ["model.attn_resolutions=[16]", "model.patch_size=2"]
+    config = load_config("emoji", [f"data.image_size={text}", *keys])
     assert (config.data.image_size, config.data.sides) == (size, sides)
     assert config.sample_shape == (3, *sides)
     assert config.resolutions == (32, 16, 8)  # of the longer side, in patches of 2

@@ -70,7 +70,8 @@ def classes_of(model: str) -> list[str]:
 
 def _categories(ctx: Any) -> list[str]:
     classes = classes_of(ctx.params.get("model") or "emoji")
-    return [*classes, "none"] if classes else []
+    groups = dict.fromkeys(name.partition("/")[0] for name in classes if "/" in name)
+    return [*groups, *classes, "none"] if classes else []
 
 
 splat_formats = from_values(lambda _: SPLAT_FORMATS)

@@ -51,7 +51,7 @@ def interpolate(
 
       ddimx interpolate 1 2
 
-      ddimx interpolate 1 2 3 4 --frames 5 --category smileys
+      ddimx interpolate 1 2 3 4 --frames 5 --category smileys/smiling
 
       ddimx interpolate a.png b.png --steps 100
 

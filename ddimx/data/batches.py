@@ -20,7 +20,7 @@ from ..pixels import to_network
 from .arrays import Bytes, Integers
 from .images.encoded import EncodedSource
 from .images.sources import ImageSource
-from .order import Order
+from .order import Order, visits_by_class
 
 Batch = dict[str, Tensor]
 Content = TypeVar("Content")
@@ -90,9 +90,21 @@ class Batches(BatchStream[Bytes]):
         self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
-        families = source.families if data.balance == "family" else None
-        super().__init__(Order(noise, len(source), families), batch_size)
+        families = None if data.balance == "none" else source.families
+        visits = None
+        if data.balance == "class" and source.labels is not None:
+            families = np.arange(len(source)) if families is None else families
+            visits = visits_by_class(families, source.labels, source.classes)
+        super().__init__(Order(noise, len(source), families, visits), batch_size)
         self._source, self._data, self._noise = source, data, noise
+        self._unflipped: Tensor | None = None  # bool, by label
+        if data.unflipped:
+            self._unflipped = torch.tensor(
+                [
+                    any(f"{name}/".startswith(f"{word}/") for word in data.unflipped)
+                    for name in source.classes
+                ]
+            )
 
     def _read(self, step: int) -> tuple[Integers, Bytes]:
         indices = self.order.indices(self._positions(step))
@@ -106,7 +118,11 @@ class Batches(BatchStream[Bytes]):
         pixels = torch.from_numpy(content)
         if self._data.random_flip:
             chance = self._noise.uniform(positions, (1, 1, 1), row=step, stream=Stream.TRAIN_FLIP)
-            pixels = torch.where(chance <= 0.5, pixels.flip(2), pixels)
+            flips = chance <= 0.5
+            if self._unflipped is not None and self._source.labels is not None:
+                labels = torch.from_numpy(self._source.labels[indices])
+                flips &= ~self._unflipped[labels].view(-1, 1, 1, 1)
+            pixels = torch.where(flips, pixels.flip(2), pixels)
         x = to_network(pixels, self._data, self._dequantize(pixels, positions, step))
         batch = {"x": x.contiguous(memory_format=torch.channels_last)}
         if self._source.labels is not None:

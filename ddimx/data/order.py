@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -19,14 +21,28 @@ class Order:
     random: a motif with thirty skin tones then weighs no more than a motif with one form.
     """
 
-    def __init__(self, noise: Noise, size: int, families: Integers | None = None) -> None:
-        """Lay out epochs over ``size`` examples, or over ``families`` (int64 [size])."""
+    def __init__(
+        self,
+        noise: Noise,
+        size: int,
+        families: Integers | None = None,
+        visits: Integers | None = None,
+    ) -> None:
+        """Lay out epochs over ``size`` examples, or over ``families`` (int64 [size]).
+
+        Args:
+            visits: how often an epoch visits each family, int64 in the order of the families'
+                numbers; None is once each.
+        """
         self._noise = noise
         self._members: list[Integers] | None = None
         if families is not None:
             by_family = np.argsort(families, kind="stable")
             _, starts = np.unique(families[by_family], return_index=True)
             self._members = np.split(by_family.astype(np.int64), starts[1:])
+            if visits is not None:
+                pairs = zip(self._members, visits.tolist(), strict=True)
+                self._members = [own for own, times in pairs for _ in range(times)]
         self.epoch_size = size if self._members is None else len(self._members)
         self._cache: tuple[int, Integers] | None = None
 
@@ -56,3 +72,28 @@ class Order:
         )
         draws: Integers = words[0].numpy()
         return draws
+
+
+def visits_by_class(families: Integers, labels: Integers, classes: Sequence[str]) -> Integers:
+    """Return how often an epoch visits each family, so that classes count as samples draw them.
+
+    Every group of classes ("animals" of "animals/bird") counts the same, in it every class, and in
+    that every family. The family that counts least is visited once, the others as many times as
+    they count more, rounded.
+
+    Args:
+        families: int64 [N]; labels: int64 [N], of which a family's first example counts.
+        classes: the names; where there are none, every label is a class.
+
+    Returns:
+        int64, in the order of the families' numbers.
+    """
+    _, first = np.unique(families, return_index=True)
+    own = labels[first]
+    present, place, of_class = np.unique(own, return_inverse=True, return_counts=True)
+    names = [classes[i] if len(classes) else str(i) for i in present.tolist()]
+    groups = [name.partition("/")[0] for name in names]
+    of_group = np.array([groups.count(group) for group in groups])
+    share = 1 / (of_group[place] * of_class[place])
+    visits: Integers = np.round(share / share.min()).astype(np.int64)
+    return visits

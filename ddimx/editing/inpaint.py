@@ -52,9 +52,15 @@ def inpaint_settings(
     The run's sample indices count variants first: index j is variant j // images of image
     j % images, so that more variants of the same images are a longer run of the same kind.
 
+    Jumps back need a solver that remembers no earlier steps. Where neither the options nor
+    ``edit.resample`` = 1 say otherwise and the model's own is another, a mask is painted by ddim.
+
     Raises:
         UsageError: options out of range, or jumps without a mask.
     """
+    jumps = masked and edit.resample != 1 and options.plan is None and options.solver is None
+    if jumps and model.config.sampling.solver not in (None, "ddim", "ddpm"):
+        options = replace(options, solver="ddim")
     variants = options.count or VARIANTS
     options = replace(options, count=variants * images, start_index=options.start_index * images)
     if edit.strength is None:

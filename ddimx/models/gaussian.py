@@ -46,6 +46,7 @@ class GaussianProcess:
     class_dropout: float = 0.0
     null_class: bool = True  # whether the network has a prediction without a class
     antithetic: bool = True
+    snr_clip: tuple[float, float] | None = None
     data: DataConfig | None = None  # how samples become pixels; None: [-1, 1]
     defaults: SamplingConfig = field(default_factory=SamplingConfig)
     variance: Variance = "large"
@@ -67,6 +68,7 @@ class GaussianProcess:
             class_dropout=config.training.class_dropout if config.model.null_class else 0.0,
             null_class=config.model.null_class,
             antithetic=config.training.antithetic,
+            snr_clip=config.training.snr_clip,
             data=config.data,
             defaults=config.sampling,
             variance="small" if config.model.var_type == "fixedsmall" else "large",
@@ -74,6 +76,10 @@ class GaussianProcess:
 
     def loss(self, network: nn.Module, batch: Mapping[str, Tensor], draws: Draws) -> Tensor:
         """Return the squared error of the prediction, averaged over elements: float32 [B].
+
+        With ``snr_clip`` it is the error of x0 that the prediction implies, times the
+        signal-to-noise ratio clipped to these bounds: 0 and 5 are min-SNR (arXiv 2303.09556,
+        equation 4), 1 and infinity truncated SNR (arXiv 2202.00512, section 4).
 
         ``batch`` holds ``x`` float32 [B, C, H, W] and, for a conditional model, ``label``
         int64 [B].
@@ -91,7 +97,16 @@ class GaussianProcess:
         target = self.schedule.network_target(self.prediction, x0, noise, signal, sigma)
         error = out.to(torch.float32) - target
         losses: Tensor = error.square().flatten(1).mean(dim=1)
-        return losses
+        if self.snr_clip is None:
+            return losses
+        signal, noise = alpha_bar.flatten(), (1 - alpha_bar).flatten()
+        least, most = self.snr_clip
+        # The clipped ratio is of_x0 / noise. An error of epsilon is that of x0 times the ratio, an
+        # error of v that of x0 times the ratio + 1, which is 1 / noise.
+        of_x0 = torch.minimum(torch.maximum(signal, least * noise), most * noise)
+        tiny = torch.finfo(signal.dtype).tiny
+        divisor = {"epsilon": signal, "x0": noise}.get(self.prediction)
+        return losses * (of_x0 if divisor is None else of_x0 / divisor.clamp(min=tiny))
 
     @property
     def decoder_name(self) -> str | None:

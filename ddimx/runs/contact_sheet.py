@@ -66,14 +66,18 @@ def enlargement(height: int, width: int) -> int:
     return max(1, LEGIBLE // max(height, width))
 
 
-def have_room(labels: Sequence[str], height: int, width: int) -> bool:
-    """Return whether labels can stand below images of this size, which may be enlarged.
+def fitting(labels: Sequence[str], height: int, width: int) -> Sequence[str]:
+    """Return the labels that can stand below images of this size, which may be enlarged.
 
-    They must be as narrow as the images and in ASCII: the font has no other letters.
+    They must be as narrow as the images and in ASCII: the font has no other letters. Where names
+    as "animals/bird" are too wide, their last parts may fit; () where those do not either.
     """
     width *= enlargement(height, width)
     font = _font(width)
-    return all(label.isascii() and font.getlength(label) <= width for label in set(labels))
+    for texts in (labels, [label.rpartition("/")[2] for label in labels]):
+        if all(text.isascii() and font.getlength(text) <= width for text in set(texts)):
+            return texts
+    return ()
 
 
 def write_grid(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs.contact_sheet import MOST, have_room, write_grid
+from ..runs.contact_sheet import MOST, fitting, write_grid
 from ..runs.sinks import Sink
 from .batch import NOTHING, Inputs
 
@@ -30,9 +30,10 @@ def contact_sheet(
             and all have room.
     """
     pixels, names = sink.pixels(indices[:MOST]), classes[:MOST]
-    if labels is None:
-        labels = len(set(names)) > 1 and have_room(names, *pixels.shape[1:3])
-    write_grid(folder / "grid.png", pixels, labels=names if labels else ())
+    texts = names if labels else ()
+    if labels is None and len(set(names)) > 1:
+        texts = fitting(names, *pixels.shape[1:3])
+    write_grid(folder / "grid.png", pixels, labels=texts)
     return []
 
 

@@ -152,10 +152,10 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
     if options.category is not None and not model.classes:
         raise UsageError(f"--category: model '{model.name}' has no classes")
     category = options.category
-    words = (*model.classes, "none") if model.config.model.null_class else model.classes
+    none = ("none",) if model.config.model.null_class else ()
     for word in [category] if isinstance(category, str) else category or ():
-        if word not in words:
-            raise unknown("category", word, words)
+        if word not in none and not classes_within(model.classes, word):
+            raise unknown("category", word, (*groups_of(model.classes), *model.classes, *none))
     if category is not None and not isinstance(category, str):
         category = tuple(category)
         if len(category) != count:
@@ -176,18 +176,43 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
     )
 
 
+def groups_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the groups that classes such as "animals/bird" belong to, each once; () if to none."""
+    return tuple(dict.fromkeys(name.partition("/")[0] for name in classes if "/" in name))
+
+
+def classes_within(classes: Sequence[str], category: str) -> list[int]:
+    """Return the labels that a category stands for: a class, or all classes of a group."""
+    if category in classes:
+        return [classes.index(category)]
+    return [i for i, name in enumerate(classes) if name.startswith(f"{category}/")]
+
+
 def labels_for(settings: Settings, model: Model, samples: Sequence[int]) -> Tensor | None:
     """Return the classes of these samples, int64 [B], or None for an unconditional model.
 
     Without a category each sample draws its own class from the seed, so that the classes of a
-    run are as mixed as the data set's names.
+    run are as mixed as the data set's names: first its group, where classes have any, so that a
+    group of many classes is drawn no more often. Of a category that is a group, each sample draws
+    a class.
     """
     classes, category = model.classes, settings.category
     if not classes:
         return None
-    if category is None:
-        index = torch.tensor(list(samples), dtype=torch.int64)
+    index = torch.tensor(list(samples), dtype=torch.int64)
+    groups = groups_of(classes)
+    if category is None and not groups:
         return settings.noise.integers(index, (), len(classes), stream=Stream.CATEGORY)
-    of_each = isinstance(category, tuple)
-    words = [category[i - settings.start_index] if of_each else category for i in samples]
-    return torch.tensor([(*classes, "none").index(word) for word in words])
+    if category is None:
+        rest = [name for name in classes if "/" not in name]  # each like a group of one class
+        choices = (*groups, *rest)
+        drawn = settings.noise.integers(index, (), len(choices), stream=Stream.CATEGORY)
+        words = [choices[i] for i in drawn.tolist()]
+    elif isinstance(category, str):
+        words = [category] * len(samples)
+    else:
+        words = [category[i - settings.start_index] for i in samples]
+    members = [[len(classes)] if w == "none" else classes_within(classes, w) for w in words]
+    # 32 random bits for each sample, times how many classes it may have.
+    bits = settings.noise.integers(index, (), 2**32, row=1, stream=Stream.CATEGORY).tolist()
+    return torch.tensor([m[(b * len(m)) >> 32] for m, b in zip(members, bits, strict=True)])

@@ -28,7 +28,8 @@ _OF_DATA = (
     *("uniform_dequantization", "gaussian_dequantization", "random_flip", "random_scale"),
 )
 _OF_TRAINING = (
-    *("antithetic", "class_dropout", "parent_corruption", "parent_drawing", "precision"),
+    *("antithetic", "snr_clip", "class_dropout"),
+    *("parent_corruption", "parent_drawing", "precision"),
 )
 # What an option of the command line sets, which --set may set as well.
 _FLAGS = {"--size": "data.image_size", "--steps": "training.n_iters"}
@@ -172,7 +173,7 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
                 f"--data {data.root} has classes, and the network 'lucidrains' has none: "
                 "--no-classes trains without them"
             )
-    elif tree["data"].get("balance") == "family":
+    elif tree["data"].get("balance", "none") != "none":
         kind = str(wishes.get("data", {}).get("dataset", "NPZ")).upper()
         if kind not in ("NPZ", "OCTREE"):  # which alone can say what belongs together
             tree["data"]["balance"] = "none"
@@ -181,6 +182,13 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         tree["model"]["classes"] = []
     label = f"--data {request.data}" if data is not None else "--set"
     config = validate(apply(tree, settings), label)
+    strange = [
+        word
+        for word in config.data.unflipped
+        if not any(f"{name}/".startswith(f"{word}/") for name in config.model.classes)
+    ]
+    if strange:
+        remarks.append(f"data.unflipped: no class or group of classes is called {strange[0]}")
     depth = config.data.max_depth
     if own is None and "max_depth" not in wishes.get("data", {}):
         config = with_depth_of_files(config)

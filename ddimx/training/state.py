@@ -16,6 +16,7 @@ from ..errors import DdimxError
 from ..untrusted.text import shortened
 from ..weights.formats.native import Header, read_header, read_tensors, save
 from ..weights.tensors import check_shapes, load_into
+from .muon import Muon, split
 
 # What Adam keeps of a parameter: a count, and tensors of the parameter's shape.
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -62,11 +63,20 @@ class TrainState:
 
 
 def build_optimizer(network: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Return Adam or AdamW as the configuration says; its rate is set before every step.
+    """Return Adam, AdamW or Muon as the configuration says; its rate is set before every step.
 
-    On a CPU and with CUDA it is PyTorch's fused one: one pass over weights, gradients and moments,
-    which also leaves them all alone where its attribute ``found_inf`` is 1.
+    On a CPU and with CUDA Adam is PyTorch's fused one: one pass over weights, gradients and
+    moments. All leave weights and moments alone where their attribute ``found_inf`` is 1.
     """
+    if optim.optimizer == "Muon":
+        return Muon(
+            *split(network),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
+        )
     kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
     parameters = list(network.parameters())
     fused = {p.device.type for p in parameters} in ({"cpu"}, {"cuda"})

@@ -37,7 +37,7 @@ def about_models() -> dict[str, Any]:
         models[name] = {
             "network": header.config.model.name,
             "sample": _sample(header.config),
-            "classes": ", ".join(header.config.model.classes) or "none",
+            "classes": _classes(header.config),
             "megabytes": _megabytes(path),
             **{key: header.info[key] for key in SHOWN if key in header.info},
         }
@@ -109,6 +109,15 @@ def _sample(config: Config) -> str:
     if config.data.octrees:
         return f"octree of depth {config.data.max_depth}"
     return "x".join(str(n) for n in config.sample_shape)
+
+
+def _classes(config: Config) -> str:
+    """Return the classes' names; those of groups as "animals/ bird, bug; food/ fruit"."""
+    groups: dict[str, list[str]] = {}
+    for name in config.model.classes:
+        group, slash, rest = name.partition("/")
+        groups.setdefault(group + slash if slash else "", []).append(rest or name)
+    return "; ".join(f"{g} {', '.join(names)}".strip() for g, names in groups.items()) or "none"
 
 
 def _megabytes(*files: Path) -> float:

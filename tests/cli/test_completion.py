@@ -16,6 +16,7 @@ from ddimx.weights.locate.registry import CELEBA, PUBLISHED
 from ddimx.weights.locate.source import shipped_models
 from tests.conftest import cli_environment
 
+ACTIVITIES = [f"activities/{word}" for word in ("event", "medal", "sport", "game", "art")]
 COMPLETE = """
 import os, sys
 sys.argv[0] = "ddimx"
@@ -53,7 +54,10 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sample --st", ["--start-index", "--steps"]),
         ("ddimx sample --model c", ["cifar10", "cat", "church", "celeba"]),
         ("ddimx sample -m f", ["furniture"]),
-        ("ddimx sample --category f", ["food", "flags"]),
+        (
+            "ddimx sample --category fl",
+            ["flags", "flags/other", "flags/country", "flags/subdivision"],
+        ),
         ("ddimx sample -m furniture --category b", ["bed", "bench", "bath"]),
         ("ddimx inpaint a.png --category n", ["none"]),
         ("ddimx sample -m cifar10 --category ", []),

@@ -226,3 +226,17 @@ def test_a_source_without_labels():
         labels = None
 
     assert set(batches(source=Bare()).batch(0)[1]) == {"x"}
+
+
+def test_classes_that_are_not_flipped():
+    """Of three classes those of the group "b" keep their brighter left half."""
+    source = Source()
+    source.classes = ("a/x", "b/x", "b/y")
+    made = batches(size=200, source=source, random_flip=True, unflipped=("b",))
+    _, batch = made.batch(0)
+    flipped = batch["x"][:, 0, 0, -1] > batch["x"][:, 0, 0, 0]
+    assert not flipped[batch["label"] > 0].any()
+    assert 20 < flipped[batch["label"] == 0].sum() < 60
+    every = batches(size=200, source=source, random_flip=True).batch(0)[1]["x"]
+    own = batch["label"] == 0
+    assert torch.equal(every[own], batch["x"][own])

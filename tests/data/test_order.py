@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddimx.data.order import Order
+from ddimx.data.order import Order, visits_by_class
 from ddimx.noise import Noise
 
 FAMILIES = np.array([3, 9, 3, 3, 1, 9, 4])  # sizes 3, 2, 1, 1
@@ -65,3 +65,16 @@ def test_recorded_orders():
     assert order.indices(positions(0, 20)).tolist() == RECORDED
     order = Order(Noise(0), 7, FAMILIES)
     assert order.indices(positions(0, 12)).tolist() == RECORDED_FAMILIES
+
+
+def test_classes_are_visited_as_samples_draw_them():
+    """Groups alike, in a group its classes, in a class its families; variants never count."""
+    families = np.array([0, 0, 0, 1, 2, 3, 4, 5])
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    visits = visits_by_class(families, labels, ("a/x", "a/y", "b/z"))
+    # Shares of the groups 1/2, of the classes 1/4, 1/4, 1/2, of the families 1/8, 1/12, 1/2.
+    assert visits.tolist() == [2, 2, 1, 1, 1, 6]
+    order = Order(Noise(0), len(families), families, visits)
+    assert order.epoch_size == 13
+    epoch = families[order.indices(np.arange(13, 26))]
+    assert np.bincount(epoch).tolist() == visits.tolist()

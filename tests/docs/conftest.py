@@ -47,13 +47,14 @@ def material(tmp_path_factory) -> Path:
 
 
 def emoji_set(path: Path) -> None:
-    """A stand-in for what ``ddimx prepare emoji`` makes: noise in nine classes."""
-    classes = load_config("emoji").model.classes
-    count = 4 * len(classes)
+    """A stand-in for what ``ddimx prepare emoji`` makes: noise in all classes."""
+    config = load_config("emoji")
+    classes, size = config.model.classes, config.data.image_size
+    count = 2 * len(classes)
     path.parent.mkdir(parents=True)
     np.savez(
         path,
-        images=np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+        images=np.random.default_rng(1).integers(0, 256, (count, size, size, 3), dtype=np.uint8),
         labels=np.arange(count) % len(classes),
         families=np.arange(count),
         held_out=np.arange(count) >= count - len(classes),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import ddimx
+from ddimx.editing.inpaint import Edit, inpaint_settings
 from ddimx.errors import UsageError
+from ddimx.options import Options
 from ddimx.pixels import to_bytes, to_network
 from tests.editing import edited, make_picture, opened
 from tests.sampling import pictures
@@ -43,6 +47,25 @@ def test_inpaint_is_what_the_verb_writes(model, tiny_model, image, tmp_path):
     edited("inpaint", tiny_model, tmp_path / "a.png", *options, "-o", tmp_path / "o")
     for i, expected in enumerate(to_bytes(variants, model.config.data).numpy()):
         assert (opened(tmp_path / "o" / f"a-{i:02d}.png") == expected).all()
+
+
+def test_a_mask_is_painted_with_jumps_whatever_the_models_own_solver(model, image):
+    """A solver that remembers earlier steps could not go back; ddim takes its place."""
+    sampling = model.config.sampling.model_copy(update={"solver": "unipc:2", "eta": 0.0})
+    config = model.config.model_copy(update={"sampling": sampling})
+    process = replace(model.process, defaults=sampling)
+    other = replace(model, config=config, process=process)
+    own = Options(steps=4)
+    for edit, named, label in (
+        (Edit(), own, "RePaint"),
+        (Edit(resample=3), own, "RePaint"),
+        (Edit(resample=1), own, "unipc"),
+        (Edit(), replace(own, solver="unipc:2"), "unipc"),
+    ):
+        plan = inpaint_settings(named, other, edit, images=1, masked=True).image_plan
+        assert label in plan.label
+        assert (plan.label.startswith("ddim")) == (label == "RePaint")
+    assert "unipc" in inpaint_settings(own, other, Edit(), images=1, masked=False).image_plan.label
 
 
 def test_strength_starts_from_the_image(model, image):

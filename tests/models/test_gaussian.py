@@ -63,6 +63,31 @@ def test_the_loss_is_the_formula(prediction):
     assert np.allclose(losses.numpy(), ((out - target) ** 2).mean(axis=(1, 2, 3)), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "bounds"),
+    [("epsilon", (0.0, 5.0)), ("x0", (0.0, 5.0)), ("v", (0.0, 5.0)), ("x0", (1.0, 3.0))],
+)
+def test_a_clipped_snr_weighs_the_error_of_x0(prediction, bounds):
+    model, x0, at = process(prediction=prediction, snr_clip=bounds), images(), draws(0, 64)
+    x0 = x0.repeat(8, 1, 1, 1)
+    alpha_bar = np.cumprod(1 - BETAS)[model.timesteps(at).numpy()]
+    snr = alpha_bar / (1 - alpha_bar)
+    assert snr.max() > 5
+    assert snr.min() < 1
+    a = torch.from_numpy(alpha_bar).view(-1, 1, 1, 1)
+    spy = Spy()
+    losses = model.loss(spy, {"x": x0}, at)
+    y = spy.x.double()
+    out = spy(y, model.timesteps(at))
+    of_x0 = {
+        "epsilon": (y - (1 - a).sqrt() * out) / a.sqrt(),
+        "x0": out,
+        "v": a.sqrt() * y - (1 - a).sqrt() * out,
+    }[prediction]
+    error = (of_x0 - x0).square().mean(dim=(1, 2, 3)).numpy()
+    assert np.allclose(losses.numpy(), snr.clip(*bounds) * error, rtol=2e-3)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 def test_the_right_answer_has_no_loss(prediction):
     """With one known image the network can tell the noise from what it sees."""

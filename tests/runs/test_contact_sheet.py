@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimx.runs.contact_sheet import GAP, LEGIBLE, grid, have_room, write_grid
+from ddimx.runs.contact_sheet import GAP, LEGIBLE, fitting, grid, write_grid
 
 
 def plain(count, height, width, channels=3):
@@ -80,12 +80,19 @@ def test_the_same_label_is_the_same_picture():
     assert (cat != dog).any()
 
 
-def test_whether_labels_have_room():
-    assert have_room(["activities", "objects"], 32, 32)
-    assert have_room(["w" * 8], 512, 512)
-    assert not have_room(["activities", "a name much longer than the image"], 32, 32)
-    assert not have_room(["activities"], 1024, 8)  # a narrow one, which is not enlarged
-    assert not have_room(["Ångström"], 32, 32)  # letters that the font lacks
+def test_labels_that_have_room():
+    names = ["activities", "objects"]
+    assert fitting(names, 32, 32) == names
+    assert fitting(["w" * 8], 512, 512) == ["w" * 8]
+    assert not fitting(["activities", "a name much longer than the image"], 32, 32)
+    assert not fitting(["activities"], 1024, 8)  # a narrow one, which is not enlarged
+    assert not fitting(["Ångström"], 32, 32)  # letters that the font lacks
+
+
+def test_the_last_part_of_a_class_may_have_room():
+    assert fitting(["food/drink", "none"], 48, 48) == ["food/drink", "none"]
+    assert fitting(["people/hand-pointing", "none"], 48, 48) == ["hand-pointing", "none"]
+    assert not fitting(["people/hand-pointing", "none"], 16, 8)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])

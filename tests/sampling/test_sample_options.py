@@ -52,7 +52,7 @@ def test_every_process_has_the_whole_seam():
         for name in names:
             assert hasattr(model.process, name), name
     assert len(repr(emoji).splitlines()) == len(repr(furniture).splitlines()) == 3
-    assert "images 3x32x32, 9 classes (" in repr(emoji)
+    assert "images 3x48x48, 88 classes (" in repr(emoji)
     assert "octrees, " in repr(furniture)
 
 

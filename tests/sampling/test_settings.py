@@ -144,3 +144,24 @@ def test_a_model_without_classes_has_no_labels(model):
     for asked in (Options(category="none"), Options(guidance=0.0)):
         with pytest.raises(UsageError, match=r"has no(ne| classes)"):
             resolve(asked, plain)
+
+
+def test_a_group_of_classes_is_a_category(model):
+    """A group is drawn as often as another one, however many classes it has."""
+    classes = ("a/x", "b/x", "b/y", "b/z")
+    update = {"model": model.config.model.model_copy(update={"classes": classes})}
+    own = dataclasses.replace(model, config=model.config.model_copy(update=update))
+    assert own.classes == classes
+    settings = resolve(Options(count=4000), own)
+    labels = labels_for(settings, own, settings.indices)
+    assert labels.bincount().tolist() == pytest.approx([2000, 667, 667, 667], rel=0.1)
+    part = labels_for(settings, own, [7, 3])
+    assert part.tolist() == [labels[7], labels[3]]
+    settings = resolve(Options(count=300, category="b"), own)
+    labels = labels_for(settings, own, settings.indices)
+    assert labels.bincount().tolist() == pytest.approx([0, 100, 100, 100], abs=30)
+    for word, label in (("b/y", 2), ("a", 0), ("none", 4)):
+        settings = resolve(Options(count=3, category=word), own)
+        assert labels_for(settings, own, settings.indices).tolist() == [label] * 3
+    with pytest.raises(UsageError, match=r"category.*'c'"):
+        resolve(Options(category="c"), own)

@@ -162,15 +162,16 @@ def test_settings_come_from_the_weights(photos):
     assert config.model.model_dump(exclude=free) == emoji.model.model_dump(exclude=free)
     assert (config.diffusion, config.sampling) == (emoji.diffusion, emoji.sampling)
     assert config.model.classes == ("boats", "flags")
-    assert (config.data.image_size, config.data.balance, config.data.root) == (32, "none", "photos")
+    assert (config.data.image_size, config.data.balance, config.data.root) == (48, "none", "photos")
     assert config.training.n_iters == 300
+    assert config.training.snr_clip == emoji.training.snr_clip
     assert config.optim.lr < emoji.optim.lr
     with pytest.raises(UsageError, match="4 channels, and the model of --init emoji draws 3"):
         resolve(dataclasses.replace(request, overrides=("data.channels=4",)), Progress(quiet=True))
-    larger = resolve(dataclasses.replace(request, size=(64, 32)), Progress(quiet=True))
-    assert larger.config.data.sides == (32, 64)
-    assert larger.config.model.attn_resolutions == (16,)  # the middle of three levels, as before
-    assert any("was trained on images of 32x32" in remark for remark in larger.remarks)
+    larger = resolve(dataclasses.replace(request, size=(72, 36)), Progress(quiet=True))
+    assert larger.config.data.sides == (36, 72)
+    assert larger.config.model.attn_resolutions == (12,)  # the middle of three levels, as before
+    assert any("was trained on images of 48x48" in remark for remark in larger.remarks)
 
 
 def test_a_diffusers_folder_is_tuned(photos, tiny_config):

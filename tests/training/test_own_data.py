@@ -223,7 +223,10 @@ def test_families_are_left_out_where_the_data_are_named_otherwise(here):
     keys = ("data.dataset=FOLDER", "data.root=pictures", "model.classes=[]")
     settings = resolve(TrainRequest("own", load_config("emoji"), keys), Progress(quiet=True))
     assert settings.config.data.balance == "none"
-    assert settings.remarks == ("data.balance is left out: a FOLDER data set has no families",)
+    assert settings.remarks == (
+        "data.balance is left out: a FOLDER data set has no families",
+        "data.unflipped: no class or group of classes is called symbols/letter",
+    )
 
 
 def test_a_folder_is_listed_and_its_headers_are_read_once(here, tmp_path, monkeypatch):

@@ -187,7 +187,7 @@ def test_a_wrong_command_is_one_clear_message(train, tiny_npz, tmp_path, args, c
     if "--device" in args:
         args = (*args, "--set", f"data.root={tiny_npz}", "--set", "data.image_size=8")
         args = (*args, "--set", "model.classes=[round, square]", "--set", "model.ch_mult=[1, 2]")
-        args = (*args, "--set", "model.attn_resolutions=[2]")
+        args = (*args, "--set", "model.attn_resolutions=[2]", "--set", "model.patch_size=2")
     done = train(*args)
     assert done.code == code
     assert message in done.err

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...progress import Progress
     from ...recipes.emoji.dataset import EmojiSet
 
-CONFIGURED_OUT, CONFIGURED_SIZE = Path("data/emoji.npz"), 32  # what configs/emoji.yml expects
+CONFIGURED_OUT, CONFIGURED_SIZE = Path("data/emoji.npz"), 48  # what configs/emoji.yml expects
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, cls=VerbGroup, context_settings=SETTINGS
@@ -79,8 +79,8 @@ def emoji(
 ) -> None:
     """Make a training set from the emoji of a font.
 
-    Draws every emoji on white, names its group (smileys, people, animals, food, travel,
-    activities, objects, symbols, flags) and holds out 5 percent for validation, variants of one
+    Draws every emoji on white, names its class after Unicode's groups and subgroups (smileys/cat,
+    food/fruit, flags/country; 88 in all) and holds out 5 percent for validation, variants of one
     emoji together. The same font and list give the same file, byte for byte. Needs the Debian
     packages fonts-noto-color-emoji and unicode-data, or two files given here.
 
@@ -200,9 +200,9 @@ def _bytes_of(path: Path) -> bytes | None:
 def _summary(data: EmojiSet) -> dict[str, Any]:
     import numpy as np
 
-    from ...recipes.emoji.dataset import GROUPS
+    from ...recipes.emoji.dataset import GROUPS, groups_of
 
-    counts = np.bincount(data.labels, minlength=len(GROUPS)).tolist()
+    counts = np.bincount(groups_of(data.labels), minlength=len(GROUPS)).tolist()
     return {
         "images": len(data.images),
         "size": data.images.shape[1],

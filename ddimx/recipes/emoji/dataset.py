@@ -22,6 +22,7 @@ from ddimx.errors import DdimxError
 from ddimx.files import write_bytes
 from ddimx.recipes.emoji.font import Font, choose, draw
 from ddimx.recipes.emoji.names import (
+    CLASSES,
     GROUPS,
     EmojiEntry,
     Sequence,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "CLASSES",
     "GROUPS",
     "EmojiSet",
     "contact_sheet",
@@ -63,10 +65,10 @@ _GAP, _MARGIN = 6, 72  # pixels of a contact sheet: between images, and for the 
 
 @dataclass(frozen=True, slots=True)
 class EmojiSet:
-    """N emoji as images, with names, groups, families and a split.
+    """N emoji as images, with names, classes, families and a split.
 
     ``images`` (N, size, size, 3) uint8 RGB on white; ``labels`` (N,) int64, indices into
-    ``GROUPS``; ``names`` (N,) str; ``codepoints`` (N,) str such as ``"1F468 1F3FD 200D 1F33E"``;
+    ``CLASSES``; ``names`` (N,) str; ``codepoints`` (N,) str such as ``"1F468 1F3FD 200D 1F33E"``;
     ``families`` (N,) int64, equal for variants of one emoji (skin tone, hair, gender, direction);
     ``held_out`` (N,) bool, equal within a family; ``source`` says what the images were made from.
     """
@@ -152,13 +154,13 @@ def save(data: EmojiSet, path: Path) -> None:
 def npz_bytes(data: EmojiSet) -> bytes:
     """Return the set as one compressed .npz, the same bytes for the same set.
 
-    Holds the arrays of ``EmojiSet``, ``groups`` (9,) str and ``source``, a JSON string; nothing
-    is pickled.
+    Holds the arrays of ``EmojiSet``, ``groups`` (the names of the classes, str) and ``source``, a
+    JSON string; nothing is pickled.
     """
     arrays: dict[str, npt.NDArray[Any]] = {
         field.name: getattr(data, field.name) for field in fields(data) if field.name != "source"
     }
-    arrays["groups"] = np.array(GROUPS)
+    arrays["groups"] = np.array(CLASSES)
     arrays["source"] = np.array(json.dumps(data.source, sort_keys=True, ensure_ascii=False))
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -200,8 +202,9 @@ def _rows(data: EmojiSet, per_group: int) -> list[tuple[str, list[int]]]:
     """Return for each group with emoji its name and the numbers of those to show."""
     rows: list[tuple[str, list[int]]] = []
     first = np.unique(data.families, return_index=True)[1]
+    groups = groups_of(data.labels)
     for group, name in enumerate(GROUPS):
-        own = first[data.labels[first] == group]
+        own = first[groups[first] == group]
         if len(own):
             at = np.linspace(0, len(own) - 1, min(per_group, len(own))).round().astype(np.int64)
             rows.append((name, own[at].tolist()))
@@ -218,20 +221,26 @@ def _assemble(
     numbers: dict[Sequence, int] = {}
     keys = (family_key(entry.codepoints) for entry in entries)
     families = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-    labels = np.array([entry.group for entry in entries], np.int64)
+    labels = np.array([entry.label for entry in entries], np.int64)
     return EmojiSet(
         images=images,
         labels=labels,
         names=np.array([entry.name for entry in entries]),
         codepoints=np.array([text_of(entry.codepoints) for entry in entries]),
         families=families,
-        held_out=split(families, labels, holdout, seed),
+        held_out=split(families, groups_of(labels), holdout, seed),
         source=source,
     )
 
 
+def groups_of(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the groups, indices into ``GROUPS``, of classes, indices into ``CLASSES``."""
+    table = np.array([GROUPS.index(name.partition("/")[0]) for name in CLASSES], np.int64)
+    return table[labels]
+
+
 def split(
-    families: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], holdout: float, seed: int
+    families: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], holdout: float, seed: int
 ) -> npt.NDArray[np.bool_]:
     """Return (N,) bool: the members of the held-out families, some from every group.
 
@@ -241,7 +250,7 @@ def split(
     held_out: list[int] = []
     ids, first = np.unique(families, return_index=True)
     for group in range(len(GROUPS)):
-        own = ids[labels[first] == group]
+        own = ids[groups[first] == group]
         count = min(len(own), max(1, round(holdout * len(own)))) if holdout else 0
         generator = np.random.Generator(np.random.PCG64([seed, group]))
         held_out.extend(generator.permutation(own)[:count].tolist())

@@ -34,6 +34,127 @@ _UNICODE_GROUPS = {
     "Symbols": "symbols",
     "Flags": "flags",
 }
+# Unicode's subgroups of each group, and the classes that they are here: names are the subgroups'
+# last words, and what would be a class of a few emoji joins another one.
+_CLASSES: dict[str, dict[str, str]] = {
+    "smileys": {
+        "face-smiling": "smiling",
+        "face-affection": "affection",
+        "face-tongue": "tongue",
+        "face-hand": "hand",
+        "face-neutral-skeptical": "neutral",
+        "face-sleepy": "sleepy",
+        "face-unwell": "unwell",
+        "face-hat": "hat",
+        "face-glasses": "hat",
+        "face-concerned": "concerned",
+        "face-negative": "negative",
+        "face-costume": "costume",
+        "cat-face": "cat",
+        "monkey-face": "cat",
+        "heart": "heart",
+        "emotion": "emotion",
+    },
+    "people": {
+        "hand-fingers-open": "hand-open",
+        "hand-fingers-partial": "hand-partial",
+        "hand-single-finger": "hand-pointing",
+        "hand-fingers-closed": "hand-closed",
+        "hands": "hands",
+        "hand-prop": "hands",
+        "body-parts": "body-part",
+        "person": "person",
+        "person-gesture": "gesture",
+        "person-role": "role",
+        "person-fantasy": "fantasy",
+        "person-activity": "activity",
+        "person-sport": "sport",
+        "person-resting": "resting",
+        "family": "family",
+        "person-symbol": "symbol",
+    },
+    "animals": {
+        "animal-mammal": "mammal",
+        "animal-bird": "bird",
+        "animal-amphibian": "reptile",
+        "animal-reptile": "reptile",
+        "animal-marine": "marine",
+        "animal-bug": "bug",
+        "plant-flower": "flower",
+        "plant-other": "plant",
+    },
+    "food": {
+        "food-fruit": "fruit",
+        "food-vegetable": "vegetable",
+        "food-prepared": "prepared",
+        "food-asian": "asian",
+        "food-marine": "seafood",
+        "food-sweet": "sweet",
+        "drink": "drink",
+        "dishware": "dishware",
+    },
+    "travel": {
+        "place-map": "landscape",
+        "place-geographic": "landscape",
+        "place-building": "building",
+        "place-religious": "building",
+        "place-other": "place",
+        "transport-ground": "ground",
+        "transport-water": "water",
+        "transport-air": "air",
+        "hotel": "place",
+        "time": "time",
+        "sky & weather": "sky",
+    },
+    "activities": {
+        "event": "event",
+        "award-medal": "medal",
+        "sport": "sport",
+        "game": "game",
+        "arts & crafts": "art",
+    },
+    "objects": {
+        "clothing": "clothing",
+        "sound": "sound",
+        "music": "music",
+        "musical-instrument": "instrument",
+        "phone": "phone",
+        "computer": "computer",
+        "light & video": "light",
+        "book-paper": "book",
+        "money": "money",
+        "mail": "mail",
+        "writing": "writing",
+        "office": "office",
+        "lock": "lock",
+        "tool": "tool",
+        "science": "science",
+        "medical": "science",
+        "household": "household",
+        "other-object": "other",
+    },
+    "symbols": {
+        "transport-sign": "sign",
+        "warning": "warning",
+        "arrow": "arrow",
+        "religion": "religion",
+        "zodiac": "zodiac",
+        "av-symbol": "button",
+        "gender": "mark",
+        "math": "mark",
+        "punctuation": "mark",
+        "currency": "mark",
+        "other-symbol": "other",
+        "keycap": "keycap",
+        "alphanum": "letter",
+        "geometric": "shape",
+    },
+    "flags": {"flag": "other", "country-flag": "country", "subdivision-flag": "subdivision"},
+}
+# "animals/mammal", "animals/bird", ...: in the order of the groups and of Unicode's list.
+CLASSES: tuple[str, ...] = tuple(
+    dict.fromkeys(f"{group}/{name}" for group in GROUPS for name in _CLASSES[group].values())
+)
 _LINE = re.compile(r"([0-9A-F ]+?)\s*;\s*fully-qualified\s*#\s*\S+\s+(?:E\d+\.\d+\s+)?(\S.*)")
 
 JOINER = 0x200D
@@ -54,19 +175,19 @@ _KISS, _COUPLE, _FAMILY, _HOLDING_HANDS = 0x1F48F, 0x1F491, 0x1F46A, 0x1F46B
 
 # Drawn in fonts before (or without) being in the emoji-test.txt of Unicode 15.0.
 _EXTRA = {
-    (0x1F642, JOINER, 0x2194): ("smileys", "head shaking horizontally"),
-    (0x1F642, JOINER, 0x2195): ("smileys", "head shaking vertically"),
-    (0x1F426, JOINER, 0x1F525): ("animals", "phoenix"),
-    (0x1F34B, JOINER, 0x1F7E9): ("food", "lime"),
-    (0x1F344, JOINER, 0x1F7EB): ("food", "brown mushroom"),
-    (0x26D3, JOINER, 0x1F4A5): ("objects", "broken chain"),
-    (0x1F9D1, JOINER, 0x1F9D1, JOINER, 0x1F9D2): ("people", "family: adult, adult, child"),
+    (0x1F642, JOINER, 0x2194): ("smileys/neutral", "head shaking horizontally"),
+    (0x1F642, JOINER, 0x2195): ("smileys/neutral", "head shaking vertically"),
+    (0x1F426, JOINER, 0x1F525): ("animals/bird", "phoenix"),
+    (0x1F34B, JOINER, 0x1F7E9): ("food/fruit", "lime"),
+    (0x1F344, JOINER, 0x1F7EB): ("food/vegetable", "brown mushroom"),
+    (0x26D3, JOINER, 0x1F4A5): ("objects/tool", "broken chain"),
+    (0x1F9D1, JOINER, 0x1F9D1, JOINER, 0x1F9D2): ("people/family", "family: adult, adult, child"),
     (0x1F9D1, JOINER, 0x1F9D1, JOINER, 0x1F9D2, JOINER, 0x1F9D2): (
-        "people",
+        "people/family",
         "family: adult, adult, child, child",
     ),
-    (0x1F9D1, JOINER, 0x1F9D2): ("people", "family: adult, child"),
-    (0x1F9D1, JOINER, 0x1F9D2, JOINER, 0x1F9D2): ("people", "family: adult, child, child"),
+    (0x1F9D1, JOINER, 0x1F9D2): ("people/family", "family: adult, child"),
+    (0x1F9D1, JOINER, 0x1F9D2, JOINER, 0x1F9D2): ("people/family", "family: adult, child, child"),
 }
 
 # One emoji in several forms, each with a code point of its own: form -> the one it counts as.
@@ -98,10 +219,10 @@ _PERSONS = frozenset({0x1F9D1, 0x1F9D2, 0x1F9D3})
 
 @dataclass(frozen=True, slots=True)
 class EmojiEntry:
-    """One emoji: its code points, the index of its group in ``GROUPS``, its English name."""
+    """One emoji: its code points, the index of its class in ``CLASSES``, its English name."""
 
     codepoints: Sequence
-    group: int
+    label: int
     name: str
 
 
@@ -125,16 +246,23 @@ def read_emoji_test(path: Path) -> tuple[str, list[EmojiEntry]]:
 
 
 def parse_emoji_test(lines: Iterable[str]) -> list[EmojiEntry]:
-    """Return the fully-qualified emoji of the nine known groups, in the order of the lines."""
+    """Return the fully-qualified emoji of the nine known groups, in the order of the lines.
+
+    What is in no known subgroup (of a later Unicode, say) is of its group's first class.
+    """
     entries: list[EmojiEntry] = []
-    group: str | None = None
+    group, name = "", ""
     for line in lines:
-        if line.startswith("# group:"):
-            group = _UNICODE_GROUPS.get(line.partition(":")[2].strip())
-        match = _LINE.match(line)
-        if match and group:
+        mark, _, title = (part.strip() for part in line.partition(":"))
+        if mark in ("# group", "# subgroup"):
+            if mark == "# group":
+                group = _UNICODE_GROUPS.get(title, "")
+            names = _CLASSES.get(group, {})
+            name = names.get(title, next(iter(names.values()), ""))
+        elif group and (match := _LINE.match(line)):
             codepoints = tuple(int(word, 16) for word in match[1].split())
-            entries.append(EmojiEntry(codepoints, GROUPS.index(group), match[2].strip()))
+            label = CLASSES.index(f"{group}/{name}")
+            entries.append(EmojiEntry(codepoints, label, match[2].strip()))
     return entries
 
 
@@ -158,8 +286,8 @@ class Namer:
         """Return the emoji with its name, or None where its group is not obvious."""
         plain = bare(codepoints)
         if plain in _EXTRA:
-            group, name = _EXTRA[plain]
-            return EmojiEntry(codepoints, GROUPS.index(group), name)
+            kind, name = _EXTRA[plain]
+            return EmojiEntry(codepoints, CLASSES.index(kind), name)
         return _subdivision_flag(plain) or self._facing_right(plain) or self._toned(plain)
 
     def _facing_right(self, plain: Sequence) -> EmojiEntry | None:
@@ -168,7 +296,7 @@ class Namer:
             return None
         base = self._known[plain[:-2]]
         what, colon, tone = base.name.partition(":")
-        return EmojiEntry(plain, base.group, f"{what} facing right{colon}{tone}")
+        return EmojiEntry(plain, base.label, f"{what} facing right{colon}{tone}")
 
     def _toned(self, plain: Sequence) -> EmojiEntry | None:
         """Name an emoji with one skin tone after the same emoji without it."""
@@ -176,7 +304,7 @@ class Namer:
         base = self._known.get(tuple(point for point in plain if point not in _TONES))
         if base is None or len(tones) != 1:
             return None
-        return EmojiEntry(plain, base.group, f"{base.name}: {tones[0]} skin tone")
+        return EmojiEntry(plain, base.label, f"{base.name}: {tones[0]} skin tone")
 
 
 def _subdivision_flag(plain: Sequence) -> EmojiEntry | None:
@@ -187,7 +315,7 @@ def _subdivision_flag(plain: Sequence) -> EmojiEntry | None:
     if not all(_FIRST_TAG <= tag <= _LAST_TAG for tag in tags):
         return None
     code = "".join(chr(tag - 0xE0000) for tag in tags).upper()
-    return EmojiEntry(plain, GROUPS.index("flags"), f"flag: {code[:2]}-{code[2:]}")
+    return EmojiEntry(plain, CLASSES.index("flags/subdivision"), f"flag: {code[:2]}-{code[2:]}")
 
 
 def family_key(codepoints: Sequence) -> Sequence:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from ddimx.errors import DdimxError
-from ddimx.recipes.emoji.names import GROUPS, Namer, family_key, parse_emoji_test, read_emoji_test
+from ddimx.recipes.emoji.names import (
+    CLASSES,
+    GROUPS,
+    Namer,
+    family_key,
+    parse_emoji_test,
+    read_emoji_test,
+)
 
 EMOJI_TEST = """\
 # emoji-test.txt
@@ -19,13 +26,16 @@ EMOJI_TEST = """\
 2639 FE0F      ; fully-qualified     # ☹️ E0.7 frowning face
 2639           ; unqualified         # ☹ E0.7 frowning face
 # group: People & Body
+# subgroup: hand-fingers-open
 1F44B          ; fully-qualified     # 👋 E0.6 waving hand
 1F44B 1F3FB    ; fully-qualified     # 👋🏻 E1.0 waving hand: light skin tone
+# subgroup: person-activity
 1F6B6 1F3FD    ; fully-qualified     # 🚶🏽 E1.0 person walking: medium skin tone
 # group: Component
 1F3FB          ; component           # 🏻 E1.0 light skin tone
 1F3FC          ; fully-qualified     # 🏼 E1.0 not a known group
 # group: Flags
+# subgroup: of a later Unicode
 1F1EF 1F1F5    ; fully-qualified     # 🇯🇵 E0.6 flag: Japan
 """
 
@@ -46,36 +56,43 @@ def test_only_fully_qualified_emoji_of_known_groups_are_read(tmp_path: Path) -> 
     path.write_text(EMOJI_TEST, encoding="utf-8")
     version, entries = read_emoji_test(path)
     assert version == "15.0"
-    assert [(GROUPS[entry.group], entry.name) for entry in entries] == [
-        ("smileys", "grinning face"),
-        ("smileys", "frowning face"),
-        ("people", "waving hand"),
-        ("people", "waving hand: light skin tone"),
-        ("people", "person walking: medium skin tone"),
-        ("flags", "flag: Japan"),
+    assert [(CLASSES[entry.label], entry.name) for entry in entries] == [
+        ("smileys/smiling", "grinning face"),
+        ("smileys/smiling", "frowning face"),
+        ("people/hand-open", "waving hand"),
+        ("people/hand-open", "waving hand: light skin tone"),
+        ("people/activity", "person walking: medium skin tone"),
+        ("flags/other", "flag: Japan"),
     ]
     assert entries[1].codepoints == (0x2639, 0xFE0F)
 
 
 @pytest.mark.parametrize(
-    ("sequence", "group", "name"),
+    ("sequence", "of_class", "name"),
     [
-        ("1F344 200D 1F7EB", "food", "brown mushroom"),
-        ("1F44B 1F3FF", "people", "waving hand: dark skin tone"),
+        ("1F344 200D 1F7EB", "food/vegetable", "brown mushroom"),
+        ("1F44B 1F3FF", "people/hand-open", "waving hand: dark skin tone"),
         (
             "1F6B6 1F3FD 200D 27A1 FE0F",
-            "people",
+            "people/activity",
             "person walking facing right: medium skin tone",
         ),
-        ("1F3F4 E0075 E0073 E0063 E0061 E007F", "flags", "flag: US-CA"),
+        ("1F3F4 E0075 E0073 E0063 E0061 E007F", "flags/subdivision", "flag: US-CA"),
     ],
 )
 def test_unlisted_sequences_are_named_after_what_is_listed(
-    sequence: str, group: str, name: str
+    sequence: str, of_class: str, name: str
 ) -> None:
     entry = Namer(parse_emoji_test(EMOJI_TEST.splitlines())).name(points(sequence))
     assert entry is not None
-    assert (GROUPS[entry.group], entry.name) == (group, name)
+    assert (CLASSES[entry.label], entry.name) == (of_class, name)
+
+
+def test_classes_are_named_after_their_groups() -> None:
+    assert [name.partition("/")[0] for name in CLASSES] == sorted(
+        (name.partition("/")[0] for name in CLASSES), key=GROUPS.index
+    )
+    assert {name.partition("/")[0] for name in CLASSES} == set(GROUPS)
 
 
 @pytest.mark.parametrize("sequence", ["1F600 1F3F4", "1F3F4", "1F6B7 200D 27A1", "1F1EF"])
