@@ -17,7 +17,7 @@ from tests.conftest import ROOT, cli_environment
 # From the bottom up (DESIGN section 2). A module may import from its own layer and those below.
 LAYERS = [
     {"kernels"},
-    {"_version", "errors", "files", "option_values", "signals", "timing"},
+    {"_version", "categories", "errors", "files", "option_values", "signals", "timing"},
     {"untrusted"},
     {"octree"},
     {"splats"},

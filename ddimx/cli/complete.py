@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from ..categories import groups_of
 from ..option_values import Option
 from ..runs.formats import FORMATS
 from ..solvers.registry import AUTO, SOLVERS, all_names
@@ -70,8 +71,7 @@ def classes_of(model: str) -> list[str]:
 
 def _categories(ctx: Any) -> list[str]:
     classes = classes_of(ctx.params.get("model") or "emoji")
-    groups = dict.fromkeys(name.partition("/")[0] for name in classes if "/" in name)
-    return [*groups, *classes, "none"] if classes else []
+    return [*groups_of(classes), *classes, "none"] if classes else []
 
 
 splat_formats = from_values(lambda _: SPLAT_FORMATS)

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categories import classes_within
 from ..config import DataConfig
 from ..noise import Noise, Stream
 from ..pixels import to_network
 from .arrays import Bytes, Integers
 from .images.encoded import EncodedSource
 from .images.sources import ImageSource
-from .order import Order, visits_by_class
+from .order import Order, order_of
 
 Batch = dict[str, Tensor]
 Content = TypeVar("Content")
@@ -90,21 +91,13 @@ class Batches(BatchStream[Bytes]):
         self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
-        families = None if data.balance == "none" else source.families
-        visits = None
-        if data.balance == "class" and source.labels is not None:
-            families = np.arange(len(source)) if families is None else families
-            visits = visits_by_class(families, source.labels, source.classes)
-        super().__init__(Order(noise, len(source), families, visits), batch_size)
+        super().__init__(order_of(source, data.balance, noise), batch_size)
         self._source, self._data, self._noise = source, data, noise
-        self._unflipped: Tensor | None = None  # bool, by label
+        self._flips: Tensor | None = None  # bool, by label; None: all
         if data.unflipped:
-            self._unflipped = torch.tensor(
-                [
-                    any(f"{name}/".startswith(f"{word}/") for word in data.unflipped)
-                    for name in source.classes
-                ]
-            )
+            self._flips = torch.ones(len(source.classes), dtype=torch.bool)
+            for word in data.unflipped:
+                self._flips[classes_within(source.classes, word)] = False
 
     def _read(self, step: int) -> tuple[Integers, Bytes]:
         indices = self.order.indices(self._positions(step))
@@ -119,9 +112,8 @@ class Batches(BatchStream[Bytes]):
         if self._data.random_flip:
             chance = self._noise.uniform(positions, (1, 1, 1), row=step, stream=Stream.TRAIN_FLIP)
             flips = chance <= 0.5
-            if self._unflipped is not None and self._source.labels is not None:
-                labels = torch.from_numpy(self._source.labels[indices])
-                flips &= ~self._unflipped[labels].view(-1, 1, 1, 1)
+            if self._flips is not None and self._source.labels is not None:
+                flips &= self._flips[self._source.labels[indices]].view(-1, 1, 1, 1)
             pixels = torch.where(flips, pixels.flip(2), pixels)
         x = to_network(pixels, self._data, self._dequantize(pixels, positions, step))
         batch = {"x": x.contiguous(memory_format=torch.channels_last)}

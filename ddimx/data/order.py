@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -72,6 +73,29 @@ class Order:
         )
         draws: Integers = words[0].numpy()
         return draws
+
+
+class Balanced(Protocol):
+    """What of a source decides how often its examples are trained on."""
+
+    labels: Integers | None
+    families: Integers | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, empty if there are none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+def order_of(source: Balanced, balance: Literal["none", "family", "class"], noise: Noise) -> Order:
+    """Return the order of a source's examples as ``data.balance`` asks for it."""
+    families, visits = (None if balance == "none" else source.families), None
+    if balance == "class" and source.labels is not None:
+        families = np.arange(len(source)) if families is None else families
+        visits = visits_by_class(families, source.labels, source.classes)
+    return Order(noise, len(source), families, visits)
 
 
 def visits_by_class(families: Integers, labels: Integers, classes: Sequence[str]) -> Integers:

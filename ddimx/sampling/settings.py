@@ -10,6 +10,7 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor
 
+from ..categories import classes_within, groups_of
 from ..errors import UsageError, unknown
 from ..noise import Noise, Stream
 from ..option_values import Guidance, parse_guidance
@@ -174,18 +175,6 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
         clean=defaults.clean if options.clean is None else options.clean,
         notes=(*notes, *table.notes),
     )
-
-
-def groups_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the groups that classes such as "animals/bird" belong to, each once; () if to none."""
-    return tuple(dict.fromkeys(name.partition("/")[0] for name in classes if "/" in name))
-
-
-def classes_within(classes: Sequence[str], category: str) -> list[int]:
-    """Return the labels that a category stands for: a class, or all classes of a group."""
-    if category in classes:
-        return [classes.index(category)]
-    return [i for i, name in enumerate(classes) if name.startswith(f"{category}/")]
 
 
 def labels_for(settings: Settings, model: Model, samples: Sequence[int]) -> Tensor | None:

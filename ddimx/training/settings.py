@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..categories import classes_within
 from ..config import OCTREE_MODELS, Config, DataConfig
 from ..config_file import apply, validate
 from ..data.recognize import DataSet, recognize
@@ -182,11 +183,8 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         tree["model"]["classes"] = []
     label = f"--data {request.data}" if data is not None else "--set"
     config = validate(apply(tree, settings), label)
-    strange = [
-        word
-        for word in config.data.unflipped
-        if not any(f"{name}/".startswith(f"{word}/") for name in config.model.classes)
-    ]
+    classes = config.model.classes
+    strange = [word for word in config.data.unflipped if not classes_within(classes, word)]
     if strange:
         remarks.append(f"data.unflipped: no class or group of classes is called {strange[0]}")
     depth = config.data.max_depth

@@ -13,7 +13,7 @@ from ...octree.keys import keys_of
 from ...octree.tree import Octree, from_leaves
 from ..arrays import Integers
 from ..batches import Batch, BatchStream
-from ..order import Order, visits_by_class
+from ..order import order_of
 from .octrees import ShapeSource
 
 Floats = npt.NDArray[np.float64]
@@ -31,12 +31,7 @@ class ShapeBatches(BatchStream[list[Octree]]):
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` shapes."""
         assert data.max_depth is not None
-        families = None if data.balance == "none" else source.families
-        visits = None
-        if data.balance == "class" and source.labels is not None:
-            families = np.arange(len(source)) if families is None else families
-            visits = visits_by_class(families, source.labels, source.classes)
-        super().__init__(Order(noise, len(source), families, visits), batch_size)
+        super().__init__(order_of(source, data.balance, noise), batch_size)
         self._source, self._data, self._noise = source, data, noise
         self._depth = data.max_depth
 
