@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "momentum": momentum,
-            "fused": False,
+            "fused": True,  # that is: counts of steps lie where their parameters do
         }
         groups = [{"params": list(matrices), "muon": True}, {"params": list(others), "muon": False}]
         super().__init__([group for group in groups if group["params"]], defaults)
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state["step"] = torch.zeros(())
+                    state["step"] = torch.zeros((), device=p.device)
                     state["exp_avg"] = torch.zeros_like(p)
                     if not group["muon"]:
                         state["exp_avg_sq"] = torch.zeros_like(p)
@@ -76,8 +76,7 @@ class Muon(torch.optim.Optimizer):
                 if old is not None and found is not None:
                     p.copy_(torch.where(found > 0, old[0], p))
                     for key, value in state.items():
-                        bad = (found > 0).to(value.device)
-                        value.copy_(torch.where(bad, old[1][key], value))
+                        value.copy_(torch.where(found > 0, old[1][key], value))
         return loss
 
 
@@ -95,11 +94,11 @@ def _muon(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, An
 
 
 def _adam(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-    (beta1, beta2), count = group["betas"], state["step"].item()
+    (beta1, beta2), count = group["betas"], state["step"]  # a tensor: reading it would wait
     state["exp_avg"].lerp_(grad, 1 - beta1)
     state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     deviation = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt_().add_(group["eps"])
-    p.addcdiv_(state["exp_avg"], deviation, value=-group["lr"] / (1 - beta1**count))
+    p.sub_(state["exp_avg"] / deviation * (group["lr"] / (1 - beta1**count)))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

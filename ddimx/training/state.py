@@ -159,7 +159,7 @@ def _restore_optimizer(state: TrainState, tensors: dict[str, Tensor], label: str
         due = None if parameter is None else torch.Size() if key == "step" else parameter.shape
         if parameter is None or key not in MOMENTS or value.shape != due:
             raise DdimxError(f"{label}: not of this network's optimizer: {shortened(full)}")
-        # Adam keeps its step counter on the CPU unless it is fused.
+        # Optimizers keep their step counters on the CPU unless they are fused.
         if key == "step":
             on_device = bool(state.optimizer.defaults["fused"])
             moment = value.to(parameter.device) if on_device else value

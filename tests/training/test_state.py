@@ -141,18 +141,20 @@ def test_fused_is_plain_to_rounding_and_passes_over_a_step_that_is_marked(kind):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("kind", ["Adam", "Muon"])
 def test_moments_are_restored_in_the_layout_of_their_weights(
-    tiny_config, formula_weights, tmp_path, device
+    tiny_config, formula_weights, tmp_path, device, kind
 ):
     """Fused Adam goes through weights and moments as they lie in memory, whatever their strides."""
+    config = override(tiny_config, [f"optim.optimizer={kind}"])
 
     def fresh():
-        network = formula_weights(build(tiny_config)[0]).to(device)
-        return TrainState.fresh(network.to(memory_format=torch.channels_last), tiny_config)
+        network = formula_weights(build(config)[0]).to(device)
+        return TrainState.fresh(network.to(memory_format=torch.channels_last), config)
 
     whole, halves = fresh(), fresh()
     train(whole, 2)
-    restore(save_checkpoint(tmp_path, whole, tiny_config, {}, keep=1), halves)
+    restore(save_checkpoint(tmp_path, whole, config, {}, keep=1), halves)
     for state in (whole, halves):
         train(state, 1)
     assert same(everything(whole), everything(halves))
