@@ -19,10 +19,12 @@ PATH = find_model("furniture")
 
 @pytest.fixture(scope="module")
 def shapes():
-    """Eight tables and eight lamps, with four steps per level."""
+    """Eight tables and eight lamps, with four steps per level, each drawn once."""
     model = ddimx.load_model("furniture", device="cpu", dtype="fp32")
     return {
-        category: ddimx.sample_shapes(model, count=8, steps=4, category=category, seed=0)
+        category: ddimx.sample_shapes(
+            model, count=8, steps=4, redraw=0, clean=False, category=category, seed=0
+        )
         for category in ("table", "lamp")
     }
 

@@ -48,6 +48,7 @@ TINY_NETWORK = {  # by what the command names; weights that it begins with keep 
     "shapes.yml": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
     "data/shapes": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
     "furniture": "model.hidden_dim=24 model.num_layers=1 model.num_heads=2",
+    "emoji": "model.ch=16",
 }
 
 

@@ -127,8 +127,11 @@ class DiscreteProcess:
 
     @property
     def preview(self) -> Options:
-        """Return the options of the samples that training shows: all of them our defaults."""
-        return Options(solver="ddim", steps=DEFAULT_STEPS, transition=self.transitions[0])
+        """Return the options of the samples that training shows: all of them our defaults.
+
+        Nothing is drawn again: an untrained network breaks every level, and what it breaks shows.
+        """
+        return Options(solver="ddim", steps=DEFAULT_STEPS, transition=self.transitions[0], redraw=0)
 
     def plan(self, options: Options) -> TokenPlan:
         """Return the options' plan; see :func:`ddimx.models.octree.plans.token_plan_for`."""

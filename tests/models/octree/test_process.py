@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddimx.config_file import override
+from ddimx.config_file import load_config, override
 from ddimx.data.shapes.batches import packed
 from ddimx.errors import DdimxError, UsageError
 from ddimx.models.gaussian import GaussianProcess
@@ -56,6 +56,12 @@ def spied(process, shapes, logits=None, at=None, labels=None):
     spy = Spy(torch.zeros(count, 256) if logits is None else logits)
     loss = process.loss(spy, batch_of(shapes, labels), at or draws(range(len(shapes))))
     return loss, spy
+
+
+def test_what_training_shows_is_drawn_once_whatever_the_models_default():
+    process = DiscreteProcess.from_config(load_config("furniture"))
+    assert process.plan(Options()).redraw == 4
+    assert process.plan(process.preview).redraw == 0
 
 
 # --- the schedule -------------------------------------------------------------------------------
