@@ -13,7 +13,7 @@ from torch import Tensor
 from ..categories import classes_within, groups_of
 from ..errors import UsageError, unknown
 from ..noise import Noise, Stream
-from ..option_values import Guidance, parse_guidance
+from ..option_values import parse_guidance
 from ..options import Options
 from ..options import options as declared_options
 from ..solvers.plan import Plan
@@ -101,6 +101,15 @@ class Settings:
         return self.plan
 
 
+def default_guidance(model: Model) -> float | str:
+    """Return the guidance that a model is drawn with where no other is asked for.
+
+    A model that lost its classes in tuning may still have theirs in its configuration.
+    """
+    own = model.config.sampling.guidance
+    return 1.0 if own is None or not model.process.can_guide else own
+
+
 def resolve(options: Options, model: Model, *, available: int | None = None) -> Settings:
     """Fill in defaults (the model's, then ours) and check everything.
 
@@ -135,8 +144,8 @@ def resolve(options: Options, model: Model, *, available: int | None = None) -> 
             origin_model = origin.get("model", "unnamed")
             notes += (f"this plan was searched for other weights ({origin_model})",)
     table = process.plan(options)
-    wish = options.guidance if options.guidance is not None else defaults.guidance
-    guidance, start, end = Guidance(1.0) if wish is None else parse_guidance(wish)
+    wish = options.guidance if options.guidance is not None else default_guidance(model)
+    guidance, start, end = parse_guidance(wish)
     if guidance != 1.0 and not process.can_guide:
         if model.classes:
             raise UsageError(f"--guidance: model '{model.name}' was never trained without a class")

@@ -1,6 +1,7 @@
 """``--init``: settings come from the weights, new classes keep the rest, contradictions end it."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,21 @@ def test_a_tuned_model_is_that_of_the_new_classes(photos, tiny_model):
     assert all(torch.allclose(new[name], value, atol=1e-6) for name, value in old.items())
     done = invoke("sample", "--model", "run", "--category", "boats", "-n", 1, "--steps", 1, "-q")
     assert done.code == 0, done.err
+
+
+def test_a_model_tuned_without_classes_is_not_guided_by_default(photos, tiny_model):
+    """The guidance that the old model had as its default would ask for a class."""
+    options = ("--steps", 1, "--batch-size", 2, "--device", "cpu")
+    guided = ("--no-classes", "--set", "sampling.guidance=3@0.3-0.8")
+    done = invoke("train", "--init", tiny_model, "--data", "photos", "-o", "run", *guided, *options)
+    assert done.code == 0, done.err
+    sample = ("sample", "--model", "run", "-n", 1, "--steps", 2, "-q", "-o")
+    done = invoke(*sample, "drawn")
+    assert done.code == 0, done.err
+    assert json.loads(Path("drawn/manifest.json").read_text())["identity"]["guidance"] == 1
+    done = invoke(*sample, "refused", "--guidance", 2)
+    assert (done.code, Path("refused").exists()) == (2, False)
+    assert "--guidance needs classes" in done.err
 
 
 def test_octrees_are_tuned_at_the_models_depth(tmp_path):

@@ -96,7 +96,7 @@ def solvers(
     from ...options import Options
     from ...progress import Progress
     from ...runs.run import Stopped, locked_output
-    from ...sampling.settings import resolve
+    from ...sampling.settings import default_guidance, resolve
     from ...signals import Interrupted, polite_stop
     from ...weights.locate.source import SUFFIX
 
@@ -115,10 +115,7 @@ def solvers(
     )
     image_shape(loaded)  # octrees have measures of their own: 'evaluate shapes'
 
-    if guidance is None:
-        default = loaded.config.sampling.guidance
-        guidance = "1" if default is None else str(default)
-    wish = parse_guidance(guidance)
+    wish = parse_guidance(default_guidance(loaded) if guidance is None else guidance)
     guided = (0.0, 1.0) if wish.start is None or wish.end is None else (wish.start, wish.end)
     if search and guided != (0.0, 1.0):
         raise UsageError("--search fits plans that are guided in every row: give --guidance alone")
