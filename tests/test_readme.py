@@ -63,21 +63,22 @@ def test_the_first_block_holds_the_install_and_test_commands():
 
 
 def test_the_python_example_runs(tiny_model, tmp_path, monkeypatch, capsys):
-    """Run the example with the tiny model in place of the one of images."""
+    """Run the example with the tiny model in place of the one of images, and draw one chair."""
     (code,) = [block for language, block in BLOCKS if language == "python"]
     load = ddimx.load_model
     monkeypatch.setattr(ddimx, "load_model", lambda name: load(tiny_model), raising=False)
     monkeypatch.chdir(tmp_path)
     values = {}
-    exec(compile(code, "README.md", "exec"), values)
+    assert 'count=4, category="chair"' in code
+    exec(compile(code.replace("count=4, cat", "count=1, cat"), "README.md", "exec"), values)
     assert values["images"].shape == (4, 3, 8, 8)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 20
     assert (values["step"].y - values["images"]).abs().max() < 1e-5
     with Image.open("first.png") as first:
         assert first.size == (8, 8)
-    assert len(list(tmp_path.glob("chairs/*.3dgs.ply"))) == 4
-    assert len(list(tmp_path.glob("chairs/*.png"))) == 4
+    assert len(list(tmp_path.glob("chairs/*.3dgs.ply"))) == 1
+    assert len(list(tmp_path.glob("chairs/*.png"))) == 1
 
 
 def test_the_commands_on_weights_from_elsewhere_run(call, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ import ddimx
 from ddimx.errors import UsageError
 from tests.conftest import cli_environment
 from tests.models import toy_process
+from tests.sampling import invoke
 
 TOY = Path(toy_process.__file__)
 
@@ -35,16 +36,11 @@ def trained(tmp_path_factory, tiny_npz):
         "optim": {"lr": 0.1},
     }
     (folder / "toy.yml").write_text(yaml.safe_dump(config))
-    done = run(folder, "train", "--config", "toy.yml", "--trust-code", "--out", "trained")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def run(folder, *command):
     environment = cli_environment()
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
-    return subprocess.run(
-        [sys.executable, "-m", "ddimx", *command],
+    train = ["train", "--config", "toy.yml", "--trust-code", "--out", "trained"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ddimx", *train],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -52,14 +48,22 @@ def run(folder, *command):
         timeout=300,
         check=False,
     )
-
-
-def sample(folder, *options):
-    done = run(
-        folder, "sample", "--model", "trained", "--trust-code", "--seed", "7", "--json", *options
-    )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def here(trained, monkeypatch):
+    """The same folder, from which Python now imports and in which commands run."""
+    monkeypatch.syspath_prepend(str(trained))
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def sample(*options):
+    done = invoke("sample", "--model", "trained", "--trust-code", "--seed", "7", "--json", *options)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 def rows(folder):
@@ -73,28 +77,27 @@ def test_it_trains(trained):
     assert (trained / "trained" / "samples" / "step-00000010.png").is_file()
 
 
-def test_it_samples_and_a_run_grows_and_resumes(trained):
-    record = sample(trained, "--steps", "3", "-n", "3", "--out", "run")
+def test_it_samples_and_a_run_grows_and_resumes(here):
+    record = sample("--steps", "3", "-n", "3", "--out", "run")
     assert record["files"][:3] == ["000000.txt", "000001.txt", "000002.txt"]
     assert (record["nfe"], record["identity"]["solver"]) == (3, "halving")
-    first = rows(trained / "run")
+    first = rows(here / "run")
     assert all(0 <= int(n) < toy_process.TOP for text in first.values() for n in text.split())
-    (trained / "run" / "000001.txt").unlink()
-    sample(trained, "--steps", "3", "-n", "5", "--batch-size", "2", "--out", "run")
-    grown = rows(trained / "run")
+    (here / "run" / "000001.txt").unlink()
+    sample("--steps", "3", "-n", "5", "--batch-size", "2", "--out", "run")
+    grown = rows(here / "run")
     assert len(grown) == 5
     assert {name: grown[name] for name in first} == first
-    assert (trained / "run" / "grid.png").is_file()
-    sample(trained, "--steps", "3", "-n", "5", "--invariant", "--out", "again")
-    assert rows(trained / "again") == grown
+    assert (here / "run" / "grid.png").is_file()
+    sample("--steps", "3", "-n", "5", "--invariant", "--out", "again")
+    assert rows(here / "again") == grown
 
 
-def test_options_of_other_kinds_are_refused_by_its_own_name(trained, monkeypatch):
-    done = run(trained, "sample", "--model", "trained", "--trust-code", "--format", "png")
-    assert done.returncode == 2
-    assert "draws integers, which are written as txt" in done.stderr
-    monkeypatch.syspath_prepend(str(trained))
-    model = ddimx.load_model(trained / "trained", device="cpu", dtype="fp32", trust_code=True)
+def test_options_of_other_kinds_are_refused_by_its_own_name(here):
+    done = invoke("sample", "--model", "trained", "--trust-code", "--format", "png")
+    assert done.code == 2
+    assert "draws integers, which are written as txt" in done.err
+    model = ddimx.load_model(here / "trained", device="cpu", dtype="fp32", trust_code=True)
     for option, draws in (({"clip": 1.0}, "images"), ({"temperature": 2.0}, "octrees")):
         with pytest.raises(UsageError) as error:
             ddimx.sample(model, count=1, **option)
@@ -102,21 +105,21 @@ def test_options_of_other_kinds_are_refused_by_its_own_name(trained, monkeypatch
         assert "draws integers" in str(error.value)
 
 
-def test_it_is_explained_and_its_time_is_told(trained):
-    done = run(trained, "sample", "--model", "trained", "--trust-code", "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+def test_it_is_explained_and_its_time_is_told(here):
+    done = invoke("sample", "--model", "trained", "--trust-code", "--dry-run", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
     assert told["plan"] == {"solver": "halving", "times": [4, 2, 1]}
     assert told["costs"]["memory_bytes"] is None
 
 
-def test_in_python_it_is_a_model_as_others(trained, monkeypatch):
-    monkeypatch.syspath_prepend(str(trained))
-    model = ddimx.load_model(trained / "trained", device="cpu", dtype="fp32", trust_code=True)
+def test_in_python_it_is_a_model_as_others(here):
+    sample("--steps", "3", "-n", "3", "--dtype", "fp32", "--out", "by-command")
+    model = ddimx.load_model(here / "trained", device="cpu", dtype="fp32", trust_code=True)
     assert repr(model).startswith("Model 'checkpoint-00000020': integers, no classes")
     drawn = ddimx.sample(model, steps=3, count=3, seed=7)
     assert (drawn.shape, drawn.dtype) == ((3, 64), torch.int64)
-    written = rows(trained / "run")
+    written = rows(here / "by-command")
     for index, row in enumerate(drawn):
         assert np.array_equal(row, [int(n) for n in written[f"{index:06d}.txt"].split()])
     *_, last = ddimx.stream(model, steps=3, count=3, seed=7)

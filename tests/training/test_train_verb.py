@@ -201,7 +201,7 @@ def test_a_wrong_command_is_one_clear_message(train, tiny_npz, tmp_path, args, c
     [pytest.param(signal.SIGINT, 130, marks=pytest.mark.full), (signal.SIGTERM, 143)],
 )
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
-    tiny_config, tmp_path, run_cli, number, code
+    tiny_config, tmp_path, monkeypatch, number, code
 ):
     endless = override(tiny_config, ["training.n_iters=1000000", "training.snapshot_freq=5"])
     (tmp_path / "endless.yml").write_text(dump_yaml(endless))
@@ -223,6 +223,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
     step = read_header(newest).info["step"]
     assert f"stopped at step {step}" in rest
     goal = ("--set", f"training.n_iters={step + 2}")
-    done = run_cli("train", "--resume", "run", *goal)
-    assert done.returncode == 0, done.stderr
-    assert f"{step + 2} steps done" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = invoke("train", "--resume", "run", *goal)
+    assert done.code == 0, done.err
+    assert f"{step + 2} steps done" in done.err
