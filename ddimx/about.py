@@ -10,6 +10,7 @@ import torch
 
 from . import __version__
 from .device import choose_device, choose_precision
+from .errors import UsageError
 from .kernels import (
     attention,
     discrete_update,
@@ -18,6 +19,7 @@ from .kernels import (
     segment_attention,
     update,
 )
+from .launch import this_process
 from .weights.describe import about_models
 from .weights.locate.cache import cache_folder
 
@@ -34,7 +36,7 @@ OPERATIONS = {
 
 
 def about() -> dict[str, Any]:
-    """Return versions, devices, kernels, cache folder and models."""
+    """Return versions, devices, the launch, kernels, cache folder and models."""
     device = choose_device()
     precision = choose_precision("auto", device)
     return {
@@ -46,12 +48,25 @@ def about() -> dict[str, Any]:
             "cpu threads": torch.get_num_threads(),
             "dtype auto": f"{precision.name}: {precision.reason}",
         },
+        "launch": _launch(),
         "kernels": {
             name: "{} ({})".format(*preference(device)) for name, preference in OPERATIONS.items()
         },
         "cache": str(cache_folder()),
         "models": about_models(),
     }
+
+
+def _launch() -> dict[str, Any]:
+    """Return which of several processes this is, or what is wrong with the variables that say it."""
+    try:
+        launch = this_process()
+    except UsageError as error:
+        return {"process": f"unknown: {error}"}
+    if launch.source == "alone":
+        return {"process": "alone (no variables of torchrun or SLURM)"}
+    gpu = {"local rank": str(launch.local_rank)}
+    return {"process": str(launch), **gpu, **launch.variables}
 
 
 def _packages() -> dict[str, str]:

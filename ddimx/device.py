@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .errors import UsageError
+from .launch import local_rank
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -38,11 +39,22 @@ class Precision:
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device called ``name``; "auto" takes CUDA, then MPS, then the CPU.
 
+    Of several processes on a machine (:func:`ddimx.launch.local_rank`) each takes a GPU of its own,
+    unless ``name`` says which. Where a process sees one GPU only, that is its own.
+
     Raises:
-        UsageError: an unknown device, or one that this machine lacks.
+        UsageError: an unknown device, one that this machine lacks, or more processes than GPUs.
     """
     if name == "auto":
-        return torch.device(next(n for n in ("cuda", "mps", "cpu") if _present(n)))
+        name = next(n for n in ("cuda", "mps", "cpu") if _present(n))
+    if name == "cuda" and _present("cuda") and (rank := local_rank()):
+        count = torch.cuda.device_count()
+        if 1 < count <= rank:
+            raise UsageError(
+                f"this is process {rank + 1} on a machine with {count} GPUs; begin no more "
+                f"processes than GPUs, or name one by --device cuda:N"
+            )
+        return torch.device("cuda", rank if count > 1 else 0)
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -21,7 +21,7 @@ LAYERS = [
     {"untrusted"},
     {"octree"},
     {"splats"},
-    {"config", "config_file", "device", "noise", "pixels", "progress", "runs"},
+    {"config", "config_file", "device", "launch", "noise", "pixels", "progress", "runs"},
     {"solvers"},
     {"options"},
     {"discrete"},
