@@ -58,7 +58,7 @@ def about() -> dict[str, Any]:
 
 
 def _launch() -> dict[str, Any]:
-    """Return which of several processes this is, or what is wrong with the variables that say it."""
+    """Return which of several processes this is, or what is wrong with what says it."""
     try:
         launch = this_process()
     except UsageError as error:

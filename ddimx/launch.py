@@ -1,8 +1,8 @@
 """Which of several processes this one is: from ``--shard K/N``, torchrun, SLURM, or alone.
 
 Nothing here starts or reaches another process. A launcher tells each process in environment
-variables which one it is, and all that is done with them is to read them: rank r of N is shard r + 1
-of N. Sources in the order in which they count:
+variables which one it is, and all that is done with them is to read them: rank r of N is shard
+r + 1 of N. Sources in the order in which they count:
 
 1. ``--shard K/N``: whoever calls says it;
 2. torchrun: RANK, WORLD_SIZE, LOCAL_RANK (https://docs.pytorch.org/docs/stable/elastic/run.html);

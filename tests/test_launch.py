@@ -96,7 +96,8 @@ def test_empty_and_contradictory_variables_are_named(environment, named):
 def test_a_batch_script_that_is_no_step_is_remarked_on():
     inside = this_process(None, STEP | {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"})
     (note,) = this_process(None, STEP | {"SLURM_JOB_ID": "7"}).notes
-    assert inside.notes == () and "srun" in note
+    assert inside.notes == ()
+    assert "srun" in note
 
 
 def test_a_process_that_is_alone():
