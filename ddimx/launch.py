@@ -89,7 +89,7 @@ def this_process(shard: str | None = None, environment: Mapping[str, str] = os.e
                 f"SLURM_NTASKS={size} and SLURM_ARRAY_TASK_ID={environment['SLURM_ARRAY_TASK_ID']}:"
                 " is this a task of a step, or one of a job array? Say it by --shard K/N"
             )
-        notes = ()
+        notes: tuple[str, ...] = ()
         if size > 1 and "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment:
             notes = (
                 f"note: SLURM_NTASKS={size} and no SLURM_STEP_ID: a batch script begins one "
