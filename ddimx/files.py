@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from .errors import DdimxError
 from .timing import timed
 
 # Folders of which nothing is read: what macOS puts beside the files in a zip.
@@ -196,7 +197,7 @@ def sweep(folder: Path, *names: str) -> None:
     """
     for name in names:
         lock = folder / f".{name}.lock"
-        with _unheld(lock) as left:
+        with unheld(lock) as left:
             if left:
                 lock.unlink(missing_ok=True)
     try:
@@ -303,14 +304,14 @@ def _sweep_one(part: Path, path: Path) -> None:
         _clear_beside(part, path)
         shutil.rmtree(part, ignore_errors=True)
         return
-    with _unheld(part) as dead:
+    with unheld(part) as dead:
         if dead:
             _clear_beside(part, path)
             part.unlink(missing_ok=True)
 
 
 @contextmanager
-def _unheld(path: Path) -> Iterator[bool]:
+def unheld(path: Path) -> Iterator[bool]:
     """Yield whether no living process holds the lock of a file, which is ours meanwhile."""
     handle = None
     try:
@@ -341,6 +342,34 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with whole_file(path) as part:
         part.write_bytes(data)
+
+
+def create_bytes(path: Path, data: bytes) -> bool:
+    """Write ``data`` to a path at which nothing is yet, whole; return whether this process did.
+
+    Of all processes that try, on whatever machines share the folder, one succeeds: a hard link is
+    made or is not, which is so on NFS too.
+
+    Raises:
+        DdimxError: this file system makes no hard links, and so creates no whole file exclusively.
+    """
+    with _claimed(path) as (part, release):
+        part.write_bytes(data)
+        part.chmod(0o666 & ~_umask())
+        sync(part)
+        release()
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise DdimxError(
+                f"{path.parent}: this file system cannot create a file exclusively "
+                f"({error.strerror or error}), by which several processes agree on one run; choose "
+                "another --out, or make the run in one process"
+            ) from None
+        _sync_folder(path.parent)
+        return True
 
 
 def append_line(path: Path, text: str) -> None:

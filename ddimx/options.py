@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import UsageError, nearest
+from .launch import parse_shard
 from .option_values import (
     MOST_REDRAWS,
     ROUTINGS,
@@ -38,6 +39,7 @@ ENGINES = ("auto", "eager", "pack", "graph", "compile")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 # Options that do not apply to a text-to-image pipeline.
 WITHOUT_PROMPT = ("nfe", "variance", "plan", "category", "config", "weights", "export")
+SHARDED_VERBS = ("sample", "inpaint", "encode")  # whose run several processes may make
 OPTION = "ddimx option"  # the key of an Option in a field's metadata
 
 
@@ -412,6 +414,24 @@ class RunOptions(Options):
         default=False,
         remembered=False,
     )
+    shard: str | None = _option(
+        "--shard",
+        "text",
+        "Where to",
+        "Make part K of N of the run in --out; else torchrun's or SLURM's variables say which.",
+        metavar="K/N",
+        verbs=SHARDED_VERBS,
+        remembered=False,
+    )
+    gather: bool = _option(
+        "--gather",
+        "flag",
+        "Where to",
+        "Say what is missing of the run in --out; if nothing is, write what all shards make.",
+        default=False,
+        verbs=SHARDED_VERBS,
+        remembered=False,
+    )
     labels: bool | None = _option(
         "--labels/--no-labels",
         "flag",
@@ -514,6 +534,14 @@ class RunOptions(Options):
             )
         if self.resume is not None and self.out is not None:
             raise UsageError("--resume names the folder already; omit --out")
+        if self.shard is not None:
+            parse_shard(self.shard)
+        if self.gather:
+            if self.out is None:
+                raise UsageError("--gather: name the run's folder with --out")
+            both = {"--shard": self.shard, "--resume": self.resume, "--overwrite": self.overwrite}
+            if others := [flag for flag, value in both.items() if value]:
+                raise UsageError(f"--gather makes no samples; omit {', '.join(others)}")
         others = self.flags_given(("negative_prompt", "size"))
         if self.prompt is None and others:
             raise UsageError(f"{', '.join(others)}: only with --prompt")

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
+from ..options import SHARDED_VERBS
 from ..timing import timed
 from .common import DEFAULT_MODEL, check_begun, end_interrupted, load
 from .output import print_json
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..options import RunOptions
     from ..progress import Progress
+    from ..runs.shards import Shard
     from ..sampling.profile import Profile
     from ..sampling.run import SampleRequest
     from .verbs import Command, Work
@@ -58,10 +61,49 @@ def execute(command: Command, work: Work) -> None:
             _report(profile, record, where, progress)
         if options.json:
             print_json({"folder": str(where), **record})
+        if record["status"] == "partial":
+            progress.say(
+                f"{where}: {record['made']:,} samples are this shard's; {record['done']:,} of "
+                f"{record['count']:,} samples of the run are there. The last shard ends it; "
+                f"'{shlex.join(['ddimx', command.verb, '--out', str(where), '--gather'])}' says "
+                "what is missing"
+            )
+            return
         if record["status"] == "interrupted":
             again = shlex.join(["ddimx", command.verb, "--resume", str(where)])
+            if request.shard is not None and request.shard.of > 1:
+                again = "the same command"
             end_interrupted(progress, stop, f"interrupted; go on: {again}")
         progress.say(work.summary(record, where))
+
+
+def _shard(options: RunOptions, progress: Progress) -> Shard | None:
+    """Return which part of its run this process makes, None if the run is its own.
+
+    A folder that was begun in shards goes on in shards: one process is then shard 1 of 1.
+
+    Raises:
+        UsageError: variables that contradict each other, or options that one process alone can
+            have.
+    """
+    from ..launch import this_process
+    from ..runs.shards import ALL, SHARDS, Shard
+
+    out = options.out
+    if options.gather:
+        return ALL
+    launch = this_process(options.shard)
+    if launch.is_alone:
+        begun = out is not None and (out / SHARDS).is_dir() and not options.overwrite
+        return ALL if begun else None
+    for note in launch.notes:
+        progress.say(note)
+    if options.profile:
+        raise UsageError(
+            f"--profile: its trace is of one process, and this is {launch}; measure one of them "
+            "alone with --shard 1/1 and another --out"
+        )
+    return Shard(launch.size, launch.rank + 1)
 
 
 def _measured(options: RunOptions) -> AbstractContextManager[Profile | None]:
@@ -110,6 +152,7 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
 
     options = command.options
     folder = None if options.overwrite else options.out
+    shard = None if command.verb not in SHARDED_VERBS else _shard(options, progress)
     device = options.device or "auto"
 
     def sha256() -> str:
@@ -138,6 +181,8 @@ def _request(command: Command, work: Work, progress: Progress) -> SampleRequest:
     engine = engine_for(options.engine, folder)
     return replace(
         request,
+        shard=shard,
+        gather=options.gather,
         settings=replace(request.settings, engine=engine),
         out=options.out,
         overwrite=options.overwrite,

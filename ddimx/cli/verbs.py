@@ -119,9 +119,12 @@ def run_verb(
         def command(**parameters: Any) -> None:
             values = {name: value for name, value in parameters.items() if value is not None}
             _options(declared, values)
-            begun = "resume" in values
+            gathers = values.get("gather", False)
+            begun = "resume" in values or gathers
             if begun:
-                folder, before = read_remembered(verb, declared, own, values.pop("resume"))
+                name = str(values["out"]) if gathers else values.pop("resume")
+                flag = "--out" if gathers else "--resume"
+                folder, before = read_remembered(verb, declared, own, name, flag)
                 values = before | values | {"out": folder}
             options = _options(declared, values)
             for parameter in own:
@@ -152,9 +155,15 @@ def run_verb(
 
 
 def read_remembered(
-    verb: str, declared: Mapping[str, Option], own: list[_Own], resume: str
+    verb: str,
+    declared: Mapping[str, Option],
+    own: list[_Own],
+    resume: str,
+    flag: str = "--resume",
 ) -> tuple[Path, dict[str, Any]]:
     """Return the folder that ``--resume`` names, and what its run was begun with.
+
+    ``flag`` is the option that names it, for messages.
 
     Raises:
         UsageError: no run of this verb, or values in its manifest that are not of their type.
@@ -165,7 +174,7 @@ def read_remembered(
 
     folder = last_run(verb) if resume == "last" else Path(resume)
     if not (folder / NAME).is_file():
-        raise UsageError(f"--resume {resume}: no run in {folder}")
+        raise UsageError(f"{flag} {resume}: no run in {folder}")
     from ..sampling import manifest
 
     before = manifest.read(folder)
@@ -173,9 +182,9 @@ def read_remembered(
     other = before["identity"].get("verb", "sample")
     if other != verb:
         if other not in SAMPLING_VERBS:
-            raise UsageError(f"--resume {resume}: no run of 'ddimx {verb}' in {folder}")
+            raise UsageError(f"{flag} {resume}: no run of 'ddimx {verb}' in {folder}")
         raise UsageError(
-            f"--resume {resume}: {folder} holds a run of 'ddimx {other}', not of 'ddimx {verb}'"
+            f"{flag} {resume}: {folder} holds a run of 'ddimx {other}', not of 'ddimx {verb}'"
         )
     stored = before["asked"]
     values: dict[str, Any] = {}
@@ -190,7 +199,7 @@ def read_remembered(
                 values[parameter.name] = parameter.parsed(stored[parameter.name])
     except UsageError as error:
         text = str(error)[:80]
-        raise UsageError(f"--resume {resume}: its manifest is damaged (asked: {text})") from None
+        raise UsageError(f"{flag} {resume}: its manifest is damaged (asked: {text})") from None
     return folder, values
 
 

@@ -34,9 +34,9 @@ def in_batches(
     """
     import torch  # here: verbs that fill a folder by other means have no need of it
 
-    rest = items
-    while rest:
-        batch = rest[:size]
+    done = 0
+    while done < len(items):
+        batch = items[done : done + size]  # of a range no list is made
         try:
             result = do(batch)
         except torch.cuda.OutOfMemoryError:
@@ -48,5 +48,5 @@ def in_batches(
             if halved is not None:
                 halved(size)
             continue
-        rest = rest[len(batch) :]
+        done += len(batch)
         yield batch, result

@@ -5,3 +5,4 @@ from __future__ import annotations
 IMAGE_FORMATS = ("png", "webp")  # a file for each sample
 ARRAY_FORMATS = ("npz", "npy", "adm")  # one file for all
 FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
+LISTED = 10_000  # samples of a run that its manifest lists one by one; of more it says how many

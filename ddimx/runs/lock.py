@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import DdimxError, UsageError
+from ..files import unheld
 from ..untrusted.names import refusal
 
 ATTEMPTS = 3  # a lock file may be removed by its owner between our opening and our locking it
@@ -49,7 +50,7 @@ def lock_folder(folder: Path, key: str = "") -> Iterator[None]:
         if fresh:
             stack.callback(_remove_if_empty, folder)
         try:
-            stack.enter_context(_held(folder / lock_name(key), folder))
+            stack.enter_context(held(folder / lock_name(key), folder))
         except OSError as error:
             raise DdimxError(f"cannot write to {folder}: {error.strerror or error}") from None
         yield
@@ -69,18 +70,31 @@ def lock_file(path: Path | None) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path.parent / f".{path.name}.lock", path):
+    with held(path.parent / f".{path.name}.lock", path):
         yield
 
 
 @contextmanager
-def _held(name: Path, what: Path) -> Iterator[None]:
+def held(name: Path, what: Path, seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a file, which is made for that and removed at the end.
+
+    Where a file system has no locks, nothing is locked.
+
+    Args:
+        name: the lock's file.
+        what: what is written meanwhile, for the message.
+        seconds: how long to wait for it.
+
+    Raises:
+        UsageError: another process holds it.
+        OSError: the file cannot be made.
+    """
     if name.is_symlink():  # it is opened to be written, by older versions of filelock also emptied
         raise refusal(name.name, name.parent, "is a symbolic link")
     lock = FileLock(name)
     for attempt in range(ATTEMPTS):
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(blocking=seconds > 0, timeout=seconds)
             break
         except Timeout:
             if attempt == ATTEMPTS - 1:
@@ -100,6 +114,12 @@ def _held(name: Path, what: Path) -> Iterator[None]:
                 name.unlink(missing_ok=True)
                 break
         lock.release()
+
+
+def is_held(name: Path) -> bool:
+    """Return whether a living process holds the lock of a file; looking takes it for a moment."""
+    with unheld(name) as free:
+        return not free and name.exists()
 
 
 def _remove_if_empty(folder: Path) -> None:

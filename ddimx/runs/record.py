@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DdimxError, UsageError
-from ..files import write_bytes
+from ..files import create_bytes, write_bytes
 from ..untrusted.text import read_json, shortened, shown
 
 Record = dict[str, Any]
@@ -56,7 +56,20 @@ def write_record(folder: Path, record: Record) -> None:
     Raises:
         ValueError: NaN, which is not JSON.
     """
-    write_bytes(folder / NAME, (_text(record) + "\n").encode("utf-8", "backslashreplace"))
+    write_bytes(folder / NAME, _bytes(record))
+
+
+def create_record(folder: Path, record: Record) -> bool:
+    """Write a folder's record as :func:`write_record` does, unless there is one; return whether.
+
+    Raises:
+        DdimxError: this file system creates no file exclusively.
+    """
+    return create_bytes(folder / NAME, _bytes(record))
+
+
+def _bytes(record: Record) -> bytes:
+    return (_text(record) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _text(value: Any, indent: str = "") -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,6 +100,7 @@ class RunSpec:
         read: returns a folder's record, or None.
         translate: brings a record's identity up to this version's.
         clear: removes what an earlier run wrote, given its record; nothing else.
+        versions: of packages that all processes of a run in shards must have.
     """
 
     verb: str
@@ -111,6 +112,7 @@ class RunSpec:
     read: Callable[[Path], Record | None]
     translate: Callable[[Record], Record]
     clear: Callable[[Path, Record | None], None]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -123,17 +125,35 @@ def begin(spec: RunSpec) -> Iterator[tuple[Path, Record | None]]:
     """
     folder = _output(spec.out, spec.verb, spec.label)
     with lock_folder(folder), reporting(folder):
-        record = spec.read(folder)
-        if record is None and not spec.overwrite and not only_ours(folder):
-            raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
-        sweep_run(folder)
         if spec.overwrite:
+            record = spec.read(folder)
+            sweep_run(folder)
             spec.clear(folder, record)
-            record = None
-        if record is not None:
-            old = spec.translate(record)
-            check_same(folder, record["count"], old, spec.identity, spec.count)
+            yield folder, None
+            return
+        record = found_run(folder, spec)
+        sweep_run(folder)
         yield folder, record
+
+
+def found_run(folder: Path, spec: RunSpec) -> Record | None:
+    """Return the record of the run that a folder holds, None for a folder that is ours and empty.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    record = spec.read(folder)
+    if record is None and not only_ours(folder):
+        raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
+    if record is not None:
+        check_run(folder, spec, record)
+    return record
+
+
+def check_run(folder: Path, spec: RunSpec, record: Record) -> None:
+    """Raise UsageError unless a folder's record is of the run that ``spec`` describes."""
+    old = spec.translate(record)
+    check_same(folder, record["count"], old, spec.identity, spec.count)
 
 
 class Storage(Protocol):
@@ -188,14 +208,22 @@ class Filling:
                 "choose another --out or --overwrite"
             )
 
-    def pending(self) -> list[int]:
+    def held(self) -> AbstractContextManager[None]:
+        """Return the context in which the folder is filled; a run's own process holds its lock."""
+        return nullcontext()
+
+    def pending(self) -> Sequence[int]:
         """Return the indices of the samples that do not exist yet."""
         if self.previous_record is None:  # files with our names are not of this run
-            return list(self.indices)
+            return self.indices
         if self.whole:
             return []
         indices = self.sink.done()
         return [i for i in self.indices if i not in indices]
+
+    def left(self) -> int:
+        """Return how many samples of the run are not there yet, whoever makes them."""
+        return len(self.pending())
 
     @property
     def whole(self) -> bool:
@@ -239,6 +267,35 @@ class Filling:
         seconds = (self.previous_record or {}).get("seconds", 0.0)
         self.record["seconds"] = seconds
         self._write("running")
+        self.draw_pending(
+            pending, draw, stop, progress, title=title, rows=rows, indivisible=indivisible
+        )
+        self.record["seconds"] = round(self.record["seconds"] + seconds, 3)
+        if stop:
+            return self._write("interrupted")
+        with timed("files"):
+            files = self.sink.finish(self.indices, whole=whole)
+        more = finish()
+        self.record |= more | {"files": [*files, *more.get("files", ())]}
+        self._write("complete")
+        self.sink.tidy()
+        return self.record
+
+    def draw_pending(
+        self,
+        pending: Sequence[int],
+        draw: Callable[[Sequence[int]], None],
+        stop: Stop,
+        progress: Progress,
+        *,
+        title: str,
+        rows: int,
+        indivisible: str | None = None,
+    ) -> None:
+        """Draw samples until they are all there or ``stop`` is set; the record gets the seconds.
+
+        The arguments are those of :meth:`fill`.
+        """
         progress.start(title, len(pending) * rows)
 
         def halved(size: int) -> None:
@@ -255,16 +312,7 @@ class Filling:
             stop.signal = stop.signal or signal.SIGINT
         finally:
             progress.stop()
-            self.record["seconds"] = round(seconds + time.perf_counter() - start, 3)
-        if stop:
-            return self._write("interrupted")
-        with timed("files"):
-            files = self.sink.finish(self.indices, whole=whole)
-        more = finish()
-        self.record |= more | {"files": [*files, *more.get("files", ())]}
-        self._write("complete")
-        self.sink.tidy()
-        return self.record
+            self.record["seconds"] = round(time.perf_counter() - start, 3)
 
     def _write(self, status: str) -> Record:
         self.record["status"] = status

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..octree.file import Shape, read_shape, write_shape
 from ..octree.tree import Octree
 from ..splats.preview.render import render_thumbnail
+from .formats import LISTED
 
 FORMAT = "npz"
 PICTURE = 192  # pixels of a shape on the contact sheet
@@ -53,8 +54,8 @@ class ShapeSink:
             write_shape(self._path(index), Shape(tree, category, f"{index:06d}"))
 
     def finish(self, indices: range, *, whole: bool = False) -> list[str]:
-        """Return the files' names; they are final already."""
-        return [self._path(i).name for i in indices]
+        """Return the files' names, which are final already; of more than ``LISTED`` none."""
+        return [self._path(i).name for i in indices] if len(indices) <= LISTED else []
 
     def tidy(self) -> None:
         """Remove nothing."""

@@ -20,7 +20,7 @@ from ..files import sweep, whole_file
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
-from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS
+from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS, LISTED
 from .pictures import MOST_CHANNELS, save_image
 
 PARTS, JOINED = "parts", "joined.npy"
@@ -126,8 +126,8 @@ class ImageSink:
                 save_image(part, picture, self._suffix, facts)
 
     def finish(self, indices: range, *, whole: bool = False) -> list[str]:
-        """Return the files' names; they are final already."""
-        return [self._path(i).name for i in indices]
+        """Return the files' names, which are final already; of more than ``LISTED`` none."""
+        return [self._path(i).name for i in indices] if len(indices) <= LISTED else []
 
     def tidy(self) -> None:
         """Remove nothing."""
@@ -168,6 +168,10 @@ class NamedSink(ImageSink):
     def done(self) -> set[int]:
         """Return the indices whose files exist; files are written whole."""
         return {i for i in self._indices if self._path(i).is_file()}
+
+    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
+        """Return the files' names, all of them: nobody else knows them."""
+        return [self._path(i).name for i in indices]
 
     def _path(self, index: int) -> Path:
         return self._folder / self._names(index)

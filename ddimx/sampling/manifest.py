@@ -21,6 +21,7 @@ from ..device import DTYPES, choose_device, choose_precision
 from ..errors import DdimxError, UsageError
 from ..files import sha256_file
 from ..options import ENGINES
+from ..runs.formats import LISTED
 from ..runs.record import NAME, Record, read_record
 from ..solvers.table import AnyPlan
 from ..untrusted.names import all_inside
@@ -220,22 +221,41 @@ def describe(model: Model, settings: Settings, command: str) -> dict[str, Any]:
     }
 
 
-def samples(model: Model, settings: Settings, keys: Sequence[int]) -> dict[str, Any]:
+def shared_versions(settings: Settings) -> dict[str, str]:
+    """Return the versions that all processes of a run in shards must have.
+
+    The bits that --invariant promises are those of one version of torch.
+    """
+    return {"ddimx": __version__} | ({"torch": torch.__version__} if settings.invariant else {})
+
+
+def samples(
+    model: Model, settings: Settings, keys_of: Callable[[Sequence[int]], Sequence[int]]
+) -> dict[str, Any]:
     """Return a table of the run's samples, in the order of their indices.
 
     Args:
-        keys: for every sample the index of its noise and class.
+        keys_of: returns for samples the indices of their noise and class.
 
     Returns:
         ``seed``, one for all, and a list for each column: ``index``, and ``class`` where the model
-        has classes.
+        has classes. Of more than :data:`LISTED` samples ``first`` and ``count`` instead: their
+        files say the rest, and seed and index it all.
     """
+    indices = settings.indices
+    if len(indices) > LISTED:
+        return {"seed": settings.noise.seed, "first": indices.start, "count": len(indices)}
+    keys = keys_of(indices)
+    names = class_names(model, settings, keys)
     table: dict[str, Any] = {"seed": settings.noise.seed, "index": list(keys)}
+    return table | ({"class": names} if names else {})
+
+
+def class_names(model: Model, settings: Settings, keys: Sequence[int]) -> list[str]:
+    """Return the classes of samples by the indices of their noise, [] where the model has none."""
     labels = labels_for(settings, model, keys)
-    if labels is not None:
-        names = (*model.classes, "none")
-        table["class"] = [names[label] for label in labels.tolist()]
-    return table
+    names = (*model.classes, "none")
+    return [] if labels is None else [names[label] for label in labels.tolist()]
 
 
 def read(folder: Path) -> Record | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +18,13 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import folders_synced_once, sha256_file
 from ..progress import Progress
+from ..runs.contact_sheet import MOST
+from ..runs.disk import bytes_on_disk, check_space
+from ..runs.formats import LISTED
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.shape_sink import ShapeSink
+from ..runs.shards import Shard, ShardFilling, begin_shard, remove_shards
 from ..runs.sinks import remove_parts
 from ..signals import Interrupted, Stop
 from ..timing import timed
@@ -41,6 +46,8 @@ class SampleRequest:
     """A resolved sampling run and where it goes; ``asked`` is kept for ``--resume``.
 
     ``labels`` says whether classes stand on ``grid.png``; None: where there are several, and room.
+    ``shard`` is this process's part of a run that several make, None for one that has a folder for
+    itself; with ``gather`` it makes no sample, and ends a run that is whole.
     """
 
     model: Model
@@ -53,17 +60,20 @@ class SampleRequest:
     asked: dict[str, Any] = field(default_factory=dict)
     task: Task = SAMPLING
     labels: bool | None = None
+    shard: Shard | None = None
+    gather: bool = False
 
 
 def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record, Path]:
     """Write the samples that are missing and return the manifest with its folder.
 
     The manifest's ``status`` is "complete", or "interrupted" if ``stop`` was set; then the same
-    request goes on where this one ended.
+    request goes on where this one ended. Of a shard it is "partial" where others are not finished.
 
     Raises:
-        UsageError: the folder holds something else, or the batch does not fit into memory.
-        DdimxError: the folder cannot be written.
+        UsageError: the folder holds something else, the batch does not fit into memory or the
+            files on the disk, or another process makes the same shard.
+        DdimxError: the folder cannot be written; with ``gather``, samples are missing.
     """
     model, settings, task = request.model, request.settings, request.task
     start = None if request.init_noise is None else _Start(request.init_noise, settings)
@@ -87,8 +97,10 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             before, manifest.translated(before, identity, settings.plan)
         ),
         clear=clear,
+        versions=manifest.shared_versions(settings),
     )
-    with begin(spec) as (folder, before):
+    begun = begin(spec) if request.shard is None else begin_shard(spec, request.shard)
+    with begun as (folder, before):
         about = manifest.about(shared) | task.about
         if task.sink is not None:
             sink = task.sink(folder, about)
@@ -99,7 +111,7 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             "count": settings.count,
             **manifest.describe(model, settings, request.command),
             "identity": identity,
-            "samples": manifest.samples(model, settings, inputs.keys(settings.indices)),
+            "samples": manifest.samples(model, settings, inputs.keys),
             "asked": request.asked,
             "batch_size": settings.batch_size,
             "engine": engine.record(),
@@ -138,11 +150,12 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                 if task.finish is not None:
                     files = task.finish(folder, sink, settings.indices)
                 else:
-                    classes = record["samples"].get("class", ())
+                    keys = inputs.keys(settings.indices[:MOST])
+                    classes = manifest.class_names(model, settings, keys)
                     files = contact_sheet(folder, sink, settings.indices, classes, request.labels)
             if (folder / TRACE).is_file():
                 files = [*files, TRACE]
-            if settings.clean and isinstance(sink, ShapeSink):
+            if settings.clean and isinstance(sink, ShapeSink) and settings.count <= LISTED:
                 record["samples"] |= sink.changes(settings.indices)
             return {"files": files, **task.results}
 
@@ -169,22 +182,33 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
                     raise
 
         filling = Filling(folder, before, record, sink, settings.indices)
-        pending = len(filling.pending())
-        engine.expect_samples(pending)
-        with engine.telling(say, compiling), engine.counted(count_call):
-            filling.fill(
-                draw,
-                conclude,
-                stop,
-                progress,
-                title="sampling",
-                rows=len(settings.plan),
-                indivisible=indivisible(model, settings),
+        if request.shard is not None:
+            filling = ShardFilling(
+                *(folder, before, record, sink, settings.indices),
+                shard=request.shard,
+                spec=spec,
+                gather=request.gather,
             )
+        with filling.held():
+            pending = len(filling.pending())
+            engine.expect_samples(pending)
+            channels, *sides = model.process.shape or (0, 0)
+            each = bytes_on_disk(request.kind, math.prod(sides), channels)
+            check_space(folder, filling.left(), each, progress.say)
+            with engine.telling(say, compiling), engine.counted(count_call):
+                result = filling.fill(
+                    draw,
+                    conclude,
+                    stop,
+                    progress,
+                    title="sampling",
+                    rows=len(settings.plan),
+                    indivisible=indivisible(model, settings),
+                )
         # Who chose the engine need not be told that it was used.
         if pending and engine.line() not in lines and settings.engine != engine.name:
             progress.say(engine.line())
-        return record, folder
+        return result, folder
 
 
 def load_init_noise(
@@ -226,8 +250,11 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
     """Remove what an earlier run wrote, and nothing else.
 
     Raises:
-        DdimxError: the manifest names a file outside the folder; then nothing is removed.
+        UsageError: a shard of it is being made; then nothing is removed.
+        DdimxError: the manifest names a file outside the folder; then nothing but the records of
+            shards is removed.
     """
+    remove_shards(folder)
     if before is None:
         remove_parts(folder)
         return

@@ -32,7 +32,7 @@ def test_versions_devices_kernels_cache_and_models(shipped, monkeypatch):
     done = invoke("info", "--json")
     assert (done.code, done.err) == (0, "")
     facts = json.loads(done.out)
-    assert facts.keys() == {"versions", "devices", "kernels", "cache", "models"}
+    assert facts.keys() == {"versions", "devices", "launch", "kernels", "cache", "models"}
     assert facts["versions"]["ddimx"] == ddimx.__version__
     assert facts["versions"]["torch"] == torch.__version__
     assert facts["versions"]["python"] == platform.python_version()
@@ -51,7 +51,7 @@ def test_the_same_for_people(shipped):
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     titles = [line for line in lines if not line.startswith(" ")]
-    assert titles == ["versions", "devices", "kernels", "cache", "models"]
+    assert titles == ["versions", "devices", "launch", "kernels", "cache", "models"]
     assert f"  ddimx: {ddimx.__version__}" in lines
     assert "  small" in lines
     assert "    images_seen: 1234" in lines
