@@ -5,7 +5,7 @@ already cover, so that N may be another one in every launch. Beside the run's ma
 made once by whoever comes first, stands the folder ``shards``:
 
 * ``00017-of-00064.claim``: this shard was begun; JSON that says by whom. Its lock, held by the
-  living process alone, is ``00017-of-00064.lock``.
+  living process alone, is ``.00017-of-00064.lock``.
 * ``00017-of-00064.json``: this shard is finished; written whole, after all its files. It says which
   samples the shard has made.
 
@@ -35,8 +35,9 @@ from ..launch import parse_shard
 from ..progress import Progress
 from ..signals import Stop
 from ..timing import timed
-from ..untrusted.text import read_object, shown
-from .lock import held, is_held, lock_folder
+from ..untrusted.names import inside
+from ..untrusted.text import read_object, shortened, shown
+from .lock import held, is_held, lock_folder, lock_name
 from .record import Record, create_record
 from .run import Filling, RunSpec, check_run, found_run, reporting, sweep_run
 
@@ -44,8 +45,8 @@ SHARDS = "shards"
 SCHEMA = 1
 WAIT = 10.0  # seconds for which a shard waits for another one that is making the folder
 PATIENCE = 0.2  # seconds: whoever looks whether a shard is alive holds its lock for a moment
-_NAME = re.compile(r"([0-9]{5,9})-of-([0-9]{5,9})\.(json|claim|lock)")
-GATHERING = "gather.lock"
+_NAME = re.compile(r"\.?([0-9]{5,9})-of-([0-9]{5,9})\.(json|claim|lock)")
+GATHERING = ".gather.lock"
 LISTED, MOST_LOST = 8, 1_000  # shards or ranges in a message; samples that are looked up for it
 # What the manifest keeps of the process that made it.
 FIRST = ("command", "asked", "versions", "device", "dtype", "batch_size", "engine")
@@ -142,7 +143,8 @@ def who(folder: Path, shard: Shard) -> str:
     """Return by whom a shard is made, as its claim says it."""
     try:
         claim = read_object(_path(folder, shard, "claim"))
-        return f"process {shown(claim['pid'])} on {shown(claim['host'])} since {claim['since']}"
+        pid, host, since = (shortened(str(claim[name])) for name in ("pid", "host", "since"))
+        return f"process {pid} on {host} since {since}"
     except (OSError, ValueError, KeyError):
         return "another process"
 
@@ -168,6 +170,7 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file")
+    inside(folder, SHARDS, folder)  # no link to another place
     with reporting(folder):
         deadline = time.monotonic() + WAIT
         while not (folder / SHARDS).is_dir():
@@ -178,7 +181,7 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
                     (folder / SHARDS).mkdir(exist_ok=True)
             except UsageError:
                 # Another shard is at it for some milliseconds, or one process fills the folder.
-                if not (folder / ".ddimx.lock").exists() or time.monotonic() > deadline:
+                if not (folder / lock_name()).exists() or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
         record = spec.read(folder)
@@ -203,7 +206,7 @@ def check_shared(folder: Path, spec: RunSpec, record: Record) -> None:
         other = record.get("versions", {}).get(name)
         if other != version:
             raise UsageError(
-                f"{folder} was begun with {name} {shown(other)}, and this is {name} {version}: "
+                f"{folder} was begun with {name} {shortened(str(other))}, and this is {name} {version}: "
                 "all shards of a run are made by one version; install that one, or choose another "
                 "--out"
             )
@@ -408,11 +411,13 @@ class ShardFilling(Filling):
             except UsageError:
                 progress.say(f"{folder}: all samples are there; another process is gathering them")
                 return self.record | {"status": "partial", "done": len(indices), "made": 0}
+            sweep_run(folder)
             before = self.spec.read(folder)
             assert before is not None
             files = before.get("files", [])
             if before["status"] == "complete" and all((folder / f).is_file() for f in files):
                 progress.say(f"{folder}: complete, {before['count']:,} samples")
+                self._tidy()
                 return before
             seen = Listing.of(folder)
             records = [read_shard(folder, shard, indices) for shard in sorted(seen.records)]
@@ -445,12 +450,19 @@ class ShardFilling(Filling):
                 "files": [*names, *more.get("files", ())],
             }
             self._write("complete")
-            self.sink.tidy()
-            for kind, shards in (("claim", seen.claims), ("lock", seen.locks - {self.shard})):
-                for shard in shards:
-                    if kind == "claim" or not is_held(_path(folder, shard, kind)):
-                        _path(folder, shard, kind).unlink(missing_ok=True)
+            self._tidy()
             return self.record
+
+    def _tidy(self) -> None:
+        """Remove what a complete run needs no longer: parts, and what killed shards have left."""
+        self.sink.tidy()
+        seen = Listing.of(self.folder)
+        for shard in seen.claims:
+            _path(self.folder, shard, "claim").unlink(missing_ok=True)
+        left = [_path(self.folder, shard, "lock") for shard in seen.locks - {self.shard}]
+        for lock in (*left, self.folder / lock_name()):
+            if not is_held(lock):
+                lock.unlink(missing_ok=True)
 
     def _missing(self, seen: Listing, gaps: Sequence[range]) -> str:
         """Say what of the run is missing, who is at it, and what makes the rest."""
@@ -481,7 +493,7 @@ def remove_shards(folder: Path) -> None:
     Raises:
         UsageError: a shard is being made.
     """
-    if (folder / SHARDS).is_symlink() or not (folder / SHARDS).is_dir():
+    if not inside(folder, SHARDS, folder).is_dir():
         return
     seen = Listing.of(folder)
     if living := seen.living():
@@ -497,7 +509,7 @@ def remove_shards(folder: Path) -> None:
 
 
 def _path(folder: Path, shard: Shard, kind: str) -> Path:
-    return folder / SHARDS / f"{shard.name}.{kind}"
+    return folder / SHARDS / f"{'.' if kind == 'lock' else ''}{shard.name}.{kind}"
 
 
 def _now() -> str:

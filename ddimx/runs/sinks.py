@@ -197,8 +197,11 @@ class ArraySink:
         self._final = folder / f"samples.{'npy' if kind == 'npy' else 'npz'}"
 
     def done(self) -> set[int]:
-        """Return the indices in the parts; a finished file is known to the manifest."""
-        return {i for part in _parts(self._folder) for i in self._loaded(part)["indices"].tolist()}
+        """Return the indices in the parts; a finished file is known to the manifest.
+
+        Pixels are not read for that: if they are damaged, :meth:`finish` says so.
+        """
+        return {i for part in _parts(self._folder) for i in self._indices(part)}
 
     def write(
         self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
@@ -282,26 +285,31 @@ class ArraySink:
             np.float32 if self._kind == "npy" else np.uint8
         )
 
+    def _indices(self, path: Path) -> list[int]:
+        """Read the indices of a part of the array, and nothing else of it.
+
+        Raises:
+            DdimxError: damaged, or of another run.
+        """
+        (indices,) = _arrays(path, "indices")
+        if indices.dtype != np.int64 or indices.ndim != 1:
+            raise DdimxError(f"{path}: not a part of this run; remove it")
+        numbers: list[int] = indices.tolist()
+        return numbers
+
     def _loaded(self, path: Path) -> dict[str, npt.NDArray[Any]]:
         """Read a part of the array: ``indices`` int64 [B], ``values``, ``labels`` int64 [B or 0].
 
         Raises:
             DdimxError: damaged, or of another run.
         """
-        try:
-            arrays = read_npz(path, ("indices", "values", "labels"))
-            indices, values, labels = (arrays[n] for n in ("indices", "values", "labels"))
-        except (OSError, ValueError, KeyError) as error:
-            raise DdimxError(
-                f"{path}: a part of this run that cannot be read ({error}); remove it, and the "
-                "same command draws it again"
-            ) from None
+        indices, values, labels = _arrays(path, "indices", "values", "labels")
         whole = indices.dtype == labels.dtype == np.int64 and indices.ndim == labels.ndim == 1
         if not (whole and self._is_ours(values) and len(values) == len(indices)) or (
             len(labels) not in (0, len(indices))
         ):
             raise DdimxError(f"{path}: not a part of this run; remove it")
-        return arrays
+        return {"indices": indices, "values": values, "labels": labels}
 
     def _named(self, images: Any, labels: Any) -> dict[str, Any]:
         if self._kind == "adm":
@@ -310,6 +318,22 @@ class ArraySink:
         if len(labels) and labels.max() < len(self._classes):
             named |= {"labels": labels, "groups": np.array(self._classes)}
         return named
+
+
+def _arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
+    """Read arrays of a part.
+
+    Raises:
+        DdimxError: damaged, or of another run.
+    """
+    try:
+        arrays = read_npz(path, names)
+        return [arrays[name] for name in names]
+    except (OSError, ValueError, KeyError) as error:
+        raise DdimxError(
+            f"{path}: a part of this run that cannot be read ({error}); remove it, and the same "
+            "command draws it again"
+        ) from None
 
 
 def remove_parts(folder: Path) -> None:
