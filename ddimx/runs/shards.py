@@ -206,7 +206,7 @@ def check_shared(folder: Path, spec: RunSpec, record: Record) -> None:
         other = record.get("versions", {}).get(name)
         if other != version:
             raise UsageError(
-                f"{folder} was begun with {name} {shortened(str(other))}, and this is {name} {version}: "
+                f"{folder} was begun with {name} {shortened(str(other))}, and this is {version}: "
                 "all shards of a run are made by one version; install that one, or choose another "
                 "--out"
             )
@@ -233,6 +233,7 @@ class ShardFilling(Filling):
         """Begin with nothing to make; :meth:`held` finds out what there is."""
         self._made: list[range] = []
         self._pending: Sequence[int] = []
+        self._seen = Listing(self.folder, frozenset(), frozenset(), frozenset())
 
     @cached_property
     def owned(self) -> range:
@@ -284,7 +285,7 @@ class ShardFilling(Filling):
                 f"{folder}: shard {shard} is being made by {who(folder, shard)}; wait for its end, "
                 "or take another shard"
             ) from None
-        seen = Listing.of(folder)
+        seen = self._seen = Listing.of(folder)
         for other in self._overlapping(seen.locks - {shard}):
             if is_held(_path(folder, other, "lock")):
                 raise UsageError(
@@ -325,7 +326,7 @@ class ShardFilling(Filling):
 
     def left(self) -> int:
         """Return how many samples of the run are not there yet, whoever makes them."""
-        return sum(map(len, self._uncovered(Listing.of(self.folder))))
+        return sum(map(len, self._uncovered(self._seen)))
 
     def _uncovered(self, seen: Listing) -> list[range]:
         """Return which samples no finished shard owns."""

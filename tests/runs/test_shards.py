@@ -307,7 +307,7 @@ def test_living_shards_that_overlap_are_refused(tmp_path):
         ({"identity": {"seed": 1}}, "seed: 0 -> 1"),
         ({"count": 24}, "a run of 23 samples in shards, and 24 were asked for"),
         ({"count": 22}, "22 were asked for"),
-        ({"version": "2"}, "was begun with ddimx 1, and this is ddimx 2"),
+        ({"version": "2"}, "was begun with ddimx 1, and this is 2"),
     ],
 )
 def test_another_configuration_or_version_is_refused_and_nothing_is_lost(tmp_path, changes, named):
