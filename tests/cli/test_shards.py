@@ -18,7 +18,7 @@ from PIL import Image
 
 from ddimx.runs.formats import LISTED
 from ddimx.runs.shards import SHARDS
-from tests.conftest import FULL, cli_environment
+from tests.conftest import cli_environment
 from tests.models.octree.small import octree_config, write_model
 from tests.sampling import (
     counted_calls,
@@ -228,7 +228,9 @@ def process(model: Path, out: str, shard: str, *options: object) -> subprocess.P
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.full)]
+)
 def test_a_process_that_ends_in_the_middle_goes_on(tiny_model, number):
     options = ("-n", 40, "--steps", 40, "--batch-size", 1)
     one = process(tiny_model, "one", "1/1", *options)
@@ -250,7 +252,7 @@ def test_a_process_that_ends_in_the_middle_goes_on(tiny_model, number):
     assert files("many") == files("one")
 
 
-@pytest.mark.skipif(not FULL, reason="runs in .ci/full (DDIMX_FULL=1)")
+@pytest.mark.full
 def test_torchrun(tiny_model):
     """PyTorch's own launcher, two processes, one run; no process group is made."""
     common = ("-m", tiny_model, "--device", "cpu", "--dtype", "fp32", "--steps", "3", "--invariant")
@@ -261,7 +263,7 @@ def test_torchrun(tiny_model):
     assert files("two") == files("one")
 
 
-@pytest.mark.skipif(not FULL, reason="runs in .ci/full (DDIMX_FULL=1)")
+@pytest.mark.full
 def test_sixty_four_shards_of_which_a_tenth_is_killed(tiny_model):
     """A loop over shards; those that are killed at random are started again until all is there."""
     options = ("-n", 256, "--steps", 3, "--format", "npz")

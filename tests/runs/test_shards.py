@@ -355,7 +355,7 @@ def test_the_folder_is_made_between_a_shards_look_and_its_lock(tmp_path, monkeyp
 
 
 def test_shards_that_start_at_the_same_moment(tmp_path):
-    """Whoever finds the folder locked waits; nobody takes what another begins for something else."""
+    """Whoever finds the folder locked waits, and takes nobody's beginning for something else."""
     folder = tmp_path / "run"
     with ThreadPoolExecutor(16) as pool:
         results = [*pool.map(lambda k: launch(folder, Shard(16, k)), range(1, 17))]
