@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 IMAGE_FORMATS = ("png", "webp")  # a file for each sample
+TAR_FORMAT = "tar"  # PNGs in tars of some thousand
 ARRAY_FORMATS = ("npz", "npy", "adm")  # one file for all
-FORMATS = (*IMAGE_FORMATS, *ARRAY_FORMATS)
+FORMATS = (*IMAGE_FORMATS, TAR_FORMAT, *ARRAY_FORMATS)

@@ -1,10 +1,13 @@
-"""Where samples go: one image file each, or one array for all. Every file is whole or absent."""
+"""Where samples go: an image file each, tars of some thousand, or one array for all.
+
+Every file is whole or absent.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,15 +23,22 @@ from ..files import sweep, whole_file
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
-from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS
+from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS, TAR_FORMAT
 from .pictures import MOST_CHANNELS, save_image
 
 PARTS, JOINED = "parts", "joined.npy"
-_PART = re.compile(r"^\d{8,}-\d+\.npz$")
+PIECE = ".piece"  # of a tar that is not complete yet
+_PART = re.compile(rf"^\d{{8,}}-\d+(?:\.npz|{re.escape(PIECE)})$")
 
 
 class Sink(Protocol):
-    """Takes samples by index, and knows which it has."""
+    """Takes samples by index, and knows which it has.
+
+    A sink that joins samples, a certain number at a time, has three attributes more: ``unit``, that
+    number, counted from the run's first index (see :func:`unit_of`); ``begin(indices)``, which is
+    called with the indices of the whole run before anything else; and ``files(indices)``, the names
+    of the run's files, so that they are known before they exist.
+    """
 
     @property
     def one_file(self) -> bool:
@@ -56,6 +66,14 @@ class Sink(Protocol):
         ...
 
 
+def unit_of(sink: object) -> int:
+    """Return how many samples, counted from the run's first, one process has to make together.
+
+    Processes that share a run each make whole units; 1 where every sample is a file of its own.
+    """
+    return int(getattr(sink, "unit", 1))
+
+
 def open_sink(
     kind: str,
     folder: Path,
@@ -71,12 +89,17 @@ def open_sink(
     Raises:
         UsageError: an unknown format, or pictures of more channels than picture files have.
     """
-    if kind in IMAGE_FORMATS:
+    if kind in (*IMAGE_FORMATS, TAR_FORMAT):
         if data.channels > MOST_CHANNELS:
+            picture = "png" if kind == TAR_FORMAT else kind
             raise UsageError(
-                f"a {kind} file has at most {MOST_CHANNELS} channels and these images have "
+                f"a {picture} file has at most {MOST_CHANNELS} channels and these images have "
                 f"{data.channels}: choose --format {' or '.join(ARRAY_FORMATS)}"
             )
+        if kind == TAR_FORMAT:
+            from .tar_sink import TarSink  # which is made of an ImageSink
+
+            return TarSink(folder, data, classes, about)
         return ImageSink(folder, data, kind, classes, about)
     if kind in ARRAY_FORMATS:
         return ArraySink(folder, data, kind, classes)
@@ -115,15 +138,21 @@ class ImageSink:
         self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
     ) -> None:
         """Encode and write one file for every sample, float32 [C, H, W]."""
+        for index, picture, facts in self.described(indices, samples, labels):
+            with whole_file(self._path(index)) as part:
+                save_image(part, picture, self._suffix, facts)
+
+    def described(
+        self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8], dict[str, str]]]:
+        """Yield of every sample its index, its pixels uint8 [H, W, C] and what its file says."""
         pictures = to_bytes(torch.stack(list(samples)), self._data).numpy()
         classes = [None] * len(pictures) if labels is None else labels.tolist()
         for index, picture, label in zip(indices, pictures, classes, strict=True):
             facts = {"index": str(index)}
             if label is not None and self._classes:
                 facts["class"] = (*self._classes, "none")[label]
-            facts |= self._about | self._about_sample(index)
-            with whole_file(self._path(index)) as part:
-                save_image(part, picture, self._suffix, facts)
+            yield index, picture, facts | self._about | self._about_sample(index)
 
     def finish(self, indices: range, *, whole: bool = False) -> list[str]:
         """Return the files' names; they are final already."""
@@ -309,12 +338,12 @@ class ArraySink:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts of an array, and their folder unless it holds something else.
+    """Remove the parts of an array or of tars, and their folder unless it holds something else.
 
     Raises:
         DdimxError: their folder is a symbolic link to another place; nothing is removed there.
     """
-    for path in (*_parts(folder), folder / PARTS / JOINED):
+    for path in (*_parts(folder), *_parts(folder, PIECE), folder / PARTS / JOINED):
         path.unlink(missing_ok=True)
     sweep(folder / PARTS)
     try:
@@ -324,11 +353,11 @@ def remove_parts(folder: Path) -> None:
             raise
 
 
-def _parts(folder: Path) -> list[Path]:
-    """Return the parts of an array that was begun, in the order of their first index.
+def _parts(folder: Path, suffix: str = ".npz") -> list[Path]:
+    """Return the parts of what was begun, in the order of their first index.
 
     Raises:
         DdimxError: their folder is a symbolic link to another place.
     """
-    parts = inside(folder, PARTS, folder).glob("*.npz")
+    parts = inside(folder, PARTS, folder).glob(f"*{suffix}")
     return sorted(path for path in parts if _PART.match(path.name))

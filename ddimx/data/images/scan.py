@@ -1,4 +1,4 @@
-"""What a folder or a zip of pictures holds: names, classes, sizes, and what is passed over.
+"""What a folder, a zip or tars of pictures hold: names, classes, sizes, and what is passed over.
 
 :func:`list_images` looks at names only. :func:`scan_images` opens every picture as far as its
 header, and decodes the few of which a header does not tell enough.
@@ -23,9 +23,11 @@ from ...progress import Progress
 from ...untrusted.archives import Archive, keep_zip
 from ...untrusted.names import relative
 from ...untrusted.pictures import open_picture
+from ...untrusted.tars import COMPRESSED, SUFFIX, refuse_compressed
 from ...untrusted.text import first_of
 from ..arrays import Bytes, Integers
 from .picture import View, displayed_size, is_deep
+from .tars import UNCLASSED, Tars, labels_of
 
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -46,17 +48,18 @@ _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The pictures of a folder or a zip, by their names alone.
+    """The pictures of a folder, a zip or tars, by their names alone.
 
     Attributes:
-        root: the folder, or the zip.
+        root: the folder, the zip, the tar, or the folder of tars.
         names: relative paths with slashes, sorted as texts. A name that is no UTF-8 holds its
             bytes as Python's surrogates.
-        classes: the names of the folders that are classes, sorted; empty if there are none.
+        classes: the names of the folders that are classes, or of the classes that tars state,
+            sorted; empty if there are none or if they are numbers.
         labels: int64 [N], the class of every picture; None without classes.
         skipped: what is passed over, relative paths by reason.
         notes: what a user should know, in whole sentences.
-        archive: the open zip, None for a folder.
+        archive: the open zip or tars, None for a folder.
     """
 
     root: Path
@@ -65,10 +68,10 @@ class Listing:
     labels: Integers | None
     skipped: dict[str, list[str]]
     notes: tuple[str, ...]
-    archive: Archive | None
+    archive: Archive | Tars | None
 
     def place(self, name: str) -> str:
-        """Return a picture's path, or the zip and the name in it, for messages."""
+        """Return a picture's path, or the archive and the name in it, for messages."""
         text = printable(name)
         return str(self.root / text) if self.archive is None else f"{self.root}: {text}"
 
@@ -76,7 +79,7 @@ class Listing:
         """Return what Pillow opens for a picture; called from several threads.
 
         Raises:
-            ValueError: a member of a zip that is damaged, or too large.
+            OSError, ValueError: a member of an archive that is damaged, or too large.
         """
         return self.root / name if self.archive is None else io.BytesIO(self.archive.read(name))
 
@@ -151,29 +154,48 @@ def passed_over(skipped: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def list_images(root: Path) -> Listing:
-    """List the pictures of a folder and the folders below it, or of a zip file.
+def list_images(root: Path, *, tars: bool = False) -> Listing:
+    """List the pictures of a folder and the folders below it, of a zip, or of tars.
 
     The folders on the top level are the classes if there are two or more of them and every picture
     lies in one; a single folder that holds all the others is passed through first. Folders that
-    are called as parts of a data set are (train, test) are no classes.
+    are called as parts of a data set are (train, test) are no classes. Tars may state classes
+    themselves, see :mod:`.tars`. A folder without pictures is taken for one of tars if it has any.
+
+    Args:
+        tars: whether of a folder the tars are read, also where pictures lie beside them.
 
     Raises:
-        DdimxError: no such folder, neither a folder nor a zip, a zip that is damaged or holds
-            names that lead elsewhere, or no picture in it.
+        DdimxError: no such folder, neither a folder nor a zip nor a tar, an archive that is damaged
+            or holds names that lead elsewhere, or no picture in it.
     """
-    archive: Archive | None = None
+    archive: Archive | Tars | None = None
+    skipped: dict[str, list[str]] = {}
     if root.is_dir():
         try:
             files, skipped = folder_contents(root)
         except OSError as error:
             raise DdimxError(f"{root}: cannot be read ({error.strerror or error})") from None
-    elif root.is_file():
+        own = _of_runs(files)
+        packed = sorted(name for name in files if suffix_of(name) == SUFFIX)
+        seen = any(suffix_of(name) in SUFFIXES and name not in own for name in files)
+        if tars and not packed:
+            raise DdimxError(f"{root}: no tars{_hint(files)}")
+        if packed and (tars or not seen):
+            archive = Tars(root, packed, SUFFIXES, one=False)
+            skipped = {}
+    elif not root.is_file():
+        raise DdimxError(f"no image folder {root}")
+    elif root.suffix.lower() == SUFFIX:
+        archive = Tars(root.parent, [root.name], SUFFIXES, one=True)
+    else:
         try:
+            refuse_compressed(root)
             archive = keep_zip(root)
         except (OSError, ValueError) as error:
             raise DdimxError(f"{root}: not a readable zip of images ({error})") from None
-        files, skipped = [], {}
+    if isinstance(archive, Archive):
+        files = []
         for name in archive.names:
             if suffix_of(name) in SUFFIXES:
                 relative(name, root)  # harmless in memory, but a name that becomes a message
@@ -181,8 +203,14 @@ def list_images(root: Path) -> Listing:
                 skipped.setdefault(HIDDEN, []).append(name)
             else:
                 files.append(name)
-    else:
-        raise DdimxError(f"no image folder {root}")
+    elif archive is not None:
+        faults = set(archive.faults)
+        files = [name for name in archive.names if name not in faults]
+        for name in (*files, *archive.faults):
+            relative(name, root)
+        files += archive.others
+        skipped |= {HIDDEN: archive.hidden} if archive.hidden else {}
+        skipped |= {UNCLASSED: archive.faults} if archive.faults else {}
     own = _of_runs(files)
     if own:
         skipped[RUNS] = sorted(own)
@@ -193,12 +221,27 @@ def list_images(root: Path) -> Listing:
     if others:
         skipped[OTHERS] = others
     if not names:
-        raise DdimxError(f"{root}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-    classes, labels, note = classes_of(names)
+        looked = f"looked for {', '.join(sorted(SUFFIXES))}"
+        raise DdimxError(f"{root}: no images ({looked}){_hint(files)}")
+    if isinstance(archive, Tars) and (archive.classes or archive.note):
+        classes, labels, note = labels_of(archive, names)
+        classes, note = tuple(map(printable, classes)), printable(note)
+        archive.classes.clear()  # a million entries
+    else:
+        within = names if not isinstance(archive, Tars) else list(map(archive.name_within, names))
+        classes, labels, note = classes_of(within)
     sorted_out = {reason: sorted(paths) for reason, paths in sorted(skipped.items())}
     return Listing(
         root, tuple(names), classes, labels, sorted_out, (note,) if note else (), archive
     )
+
+
+def _hint(files: Sequence[str]) -> str:
+    """Return what to do with compressed archives, where there are any among these files."""
+    packed = [name for name in files if suffix_of(name) in COMPRESSED]
+    if not packed:
+        return ""
+    return f"; {printable(packed[0])} is compressed: unpack it to a plain .tar, which is read"
 
 
 def _of_runs(files: Sequence[str]) -> set[str]:
@@ -294,9 +337,10 @@ def scan_images(
     if listing.labels is not None:
         empty = np.setdiff1d(listing.labels, listing.labels[good])
         if len(empty):
+            name = listing.classes[empty[0]] if listing.classes else empty[0]
             raise DdimxError(
-                f"{root}: no picture of the class {listing.classes[empty[0]]} can be read; mend "
-                "one, or move the folder away"
+                f"{root}: no picture of the class {name} can be read; mend one, or move the folder "
+                "away"
             )
     kept = [headers[i] for i in good]
     skipped = listing.skipped | ({UNREADABLE: list(errors)} if errors else {})
@@ -330,20 +374,27 @@ def _header(listing: Listing, name: str) -> _Header:
             look = "deep" if is_deep(image) else "alpha" if alpha else ""
             return _Header(displayed_size(image), gray, alpha, image.format or "", look)
 
+    archive = listing.archive
     try:
-        if listing.archive is not None:
+        if archive is None:
+            path = listing.root / name
+            header = seen(path)
+        else:
             try:
-                return seen(listing.archive.begin(name))
+                header = seen(archive.begin(name))
             except ValueError:  # its header lies further on
-                return seen(listing.stream(name))
-        path = listing.root / name
-        header = seen(path)
+                header = seen(listing.stream(name))
         mark = _ENDS.get(header.kind)
-        if mark is not None:
+        if mark is None or isinstance(archive, Archive):  # a zip has checksums
+            return header
+        if archive is None:
             with path.open("rb") as stream:
                 stream.seek(max(0, path.stat().st_size - _END))
-                if mark not in stream.read(_END):
-                    header.look = "end"
+                end = stream.read(_END)
+        else:
+            end = archive.end(name, _END)
+        if mark not in end:
+            header.look = "end"
         return header
     except (OSError, ValueError) as error:
         return _Header(error=str(error))
