@@ -176,14 +176,16 @@ def list_images(root: Path, *, tars: bool = False) -> Listing:
             files, skipped = folder_contents(root)
         except OSError as error:
             raise DdimxError(f"{root}: cannot be read ({error.strerror or error})") from None
-        own = _of_runs(files)
-        packed = sorted(name for name in files if suffix_of(name) == SUFFIX)
-        seen = any(suffix_of(name) in SUFFIXES and name not in own for name in files)
-        if tars and not packed:
+        packed = sorted(name for name in files if name.lower().endswith(SUFFIX))
+        if packed:
+            own = _of_runs(files)
+            packed = [name for name in packed if name not in own]
+            seen = any(suffix_of(name) in SUFFIXES and name not in own for name in files)
+            if packed and (tars or not seen):
+                archive = Tars(root, packed, SUFFIXES, one=False)
+                skipped = {}
+        if tars and archive is None:
             raise DdimxError(f"{root}: no tars{_hint(files)}")
-        if packed and (tars or not seen):
-            archive = Tars(root, packed, SUFFIXES, one=False)
-            skipped = {}
     elif not root.is_file():
         raise DdimxError(f"no image folder {root}")
     elif root.suffix.lower() == SUFFIX:
@@ -206,8 +208,6 @@ def list_images(root: Path, *, tars: bool = False) -> Listing:
     elif archive is not None:
         faults = set(archive.faults)
         files = [name for name in archive.names if name not in faults]
-        for name in (*files, *archive.faults):
-            relative(name, root)
         files += archive.others
         skipped |= {HIDDEN: archive.hidden} if archive.hidden else {}
         skipped |= {UNCLASSED: archive.faults} if archive.faults else {}

@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import DdimxError
 from ...files import is_passed_over, suffix_of
 from ...untrusted import limits
+from ...untrusted.names import relative
 from ...untrusted.tars import Member, read_at, tar_members
 from ...untrusted.text import parse_json
 from ..arrays import Integers
@@ -53,7 +54,8 @@ class Tars:
             one: whether it is one tar, whose name does not stand before its members'.
 
         Raises:
-            DdimxError: one that cannot be read, is cut, damaged or compressed.
+            DdimxError: one that cannot be read, is cut, damaged or compressed, or holds a picture
+                whose name leads elsewhere.
         """
         self._folder, self._paths, self._one = folder, list(paths), one
         self._places: dict[str, tuple[int, int, int]] = {}
@@ -70,6 +72,8 @@ class Tars:
             try:
                 for member in tar_members(path):  # of several with one name the last stays
                     suffix = suffix_of(member.name)
+                    if suffix in suffixes:
+                        relative(member.name, path)  # as a zip's: it becomes a message
                     if any(map(is_passed_over, member.name.split("/"))):
                         self.hidden.append(before + member.name)
                     elif suffix in suffixes:
