@@ -63,11 +63,15 @@ class TarSink(ImageSink):
         data: DataConfig,
         classes: Sequence[str] = (),
         about: Mapping[str, str] | None = None,
-        unit: int = UNIT,
+        unit: int | None = None,
     ) -> None:
-        """Write to ``folder``; ``classes`` and ``about`` as :class:`ImageSink` has them."""
+        """Write to ``folder``; ``classes`` and ``about`` as :class:`ImageSink` has them.
+
+        Args:
+            unit: the samples of a tar, ``UNIT`` if None.
+        """
         super().__init__(folder, data, "png", classes, about)
-        self.unit = unit
+        self.unit = UNIT if unit is None else unit
         self._run = range(1 << 62)
         self._held: dict[int, list[_Held]] | None = None
 

@@ -65,7 +65,9 @@ def test_by_name(tmp_path):
 def test_members_are_the_files_of_png(tmp_path, data):
     pixels, samples = levels(3, data.channels)
     labels = torch.tensor([0, 1, 2])
-    open_sink("png", tmp_path / "png", data, ("cat", "dog"), ABOUT).write([5, 6, 7], samples, labels)
+    open_sink("png", tmp_path / "png", data, ("cat", "dog"), ABOUT).write(
+        [5, 6, 7], samples, labels
+    )
     sink = opened(tmp_path / "tar", range(5, 8), data=data)
     assert sink.done() == set()
     sink.write([5, 6, 7], samples, labels)
@@ -204,7 +206,9 @@ def test_what_is_not_ours_is_named(tmp_path):
         (b"", "not a tar file"),
     ):
         path.write_bytes(wrong)
-        with pytest.raises(DdimxError, match=rf"samples-000000\.tar: not what .* \({why}\); remove"):
+        with pytest.raises(
+            DdimxError, match=rf"samples-000000\.tar: not what .* \({why}\); remove"
+        ):
             opened(tmp_path, range(10)).done()
     path.unlink()
     sink = opened(tmp_path, range(10))

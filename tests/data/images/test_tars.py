@@ -109,7 +109,13 @@ CLASSES = {
     "some": (["cat", "dog", None], ".json", (), None, "classes are not used: 002.png has none"),
     "no text": ([["cat"]] * 3, ".json", (), None, ""),
     "names and numbers": (["cat", 1, 2], ".json", (), None, "some pictures have a name of it and"),
-    "negative": ([-1, 0, 1], ".cls", (), None, "numbers from -1 to 1, which lie between 0 and 9999"),
+    "negative": (
+        [-1, 0, 1],
+        ".cls",
+        (),
+        None,
+        "numbers from -1 to 1, which lie between 0 and 9999",
+    ),
     "words": (["cat", "dog", "cow"], ".cls", (), None, "that of 000.png cannot be read, nor"),
     "steering": (["a\n\x1b[31m", "b", "b"], ".json", ("a\\n\\x1b[31m", "b"), [0, 1, 1], ""),
 }
