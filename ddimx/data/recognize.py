@@ -19,8 +19,9 @@ from ..untrusted.tars import SUFFIX
 from ..untrusted.text import first_of, shortened
 from .examples import Examples
 from .images.folder import FolderSource
+from .images.listing import SUFFIXES, list_images, printable
 from .images.named import ARRAYS
-from .images.scan import SUFFIXES, Scan, list_images, printable, scan_images
+from .images.scan import Scan, scan_images
 from .images.sources import open_part
 from .images.tars import MOST_CLASSES, Tars
 from .shapes.lists import PARTS, lists_of, read_list, read_tree

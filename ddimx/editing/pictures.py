@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images.encoded import centered, centered_box
+from ..data.images.listing import SUFFIXES, list_images, printable
 from ..data.images.named import ARRAYS, array_of_run, stored_pixels
 from ..data.images.picture import View
-from ..data.images.scan import SUFFIXES, list_images, printable
 from ..errors import UsageError
 from ..files import visible_files
 from ..pixels import to_network

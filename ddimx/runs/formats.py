@@ -6,3 +6,6 @@ IMAGE_FORMATS = ("png", "webp")  # a file for each sample
 TAR_FORMAT = "tar"  # PNGs in tars of some thousand
 ARRAY_FORMATS = ("npz", "npy", "adm")  # one file for all
 FORMATS = (*IMAGE_FORMATS, TAR_FORMAT, *ARRAY_FORMATS)
+
+PARTS = "parts"  # the folder of what will be joined
+PIECE = ".piece"  # a part of a tar

@@ -26,8 +26,9 @@ from ..errors import DdimxError
 from ..files import sync, whole_file
 from ..untrusted.names import inside
 from ..untrusted.tars import BLOCK, Member, header_at, read_at, tar_members
+from .formats import PARTS, PIECE
+from .image_sink import ImageSink
 from .pictures import save_image
-from .sinks import PARTS, PIECE, ImageSink
 
 UNIT = 4096  # samples of a tar: some 16 MB at 32x32, some 500 MB at 256x256
 RECORD = 20 * BLOCK  # tar files are multiples of it

@@ -28,7 +28,6 @@ VERBS: dict[str, list[str]] = {
     "train": ["train", "-c", "{in}/tiny.yml", "--device", "cpu", "-o", "run"],
     "sample": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "-o", "run"],
     "sample npz": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "--format", "npz", "-o", "r"],
-    "sample tar": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "--format", "tar", "-o", "r"],
     "sample --profile": ["sample", *IMAGES, "-n", "2", "--profile", "-o", "run"],
     "sample --export": ["sample", *SHAPES, "-n", "2", "--export", "ply", "-o", "run"],
     "inpaint": ["inpaint", "{in}/a.png", "--mask", "center", "-n", "2", *IMAGES, "-o", "run"],
@@ -60,6 +59,7 @@ VERBS: dict[str, list[str]] = {
         *("evaluate", "fid", "--samples", "{in}/pictures", "--reference", "{in}/pictures"),
         *("--device", "cpu", "--save-stats", "stats.npz", "--out", "fid.json"),
     ],
+    "sample tar": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "--format", "tar", "-o", "r"],
 }
 
 

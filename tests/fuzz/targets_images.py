@@ -22,10 +22,10 @@ from ddimx.data.images.celeba import CelebASource
 from ddimx.data.images.cifar10 import Cifar10Source
 from ddimx.data.images.ffhq import FfhqSource
 from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.listing import passed_over
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
 from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
-from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress

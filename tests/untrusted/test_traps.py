@@ -44,16 +44,8 @@ def outside(tmp_path):
     """A folder of somebody's, which must stay as it is."""
     folder = tmp_path / "precious"
     folder.mkdir()
-    for name in (
-        "x",
-        "b0.npz",
-        "000000.png",
-        "pixels",
-        "lock",
-        "00000000-8.npz",
-        "00000000-8.piece",
-        ".a.part",
-    ):
+    parts = ("00000000-8.npz", "00000000-8.piece", ".a.part")
+    for name in ("x", "b0.npz", "000000.png", "pixels", "lock", *parts):
         (folder / name).write_text("keep me")
     before = state_of(folder)
     yield folder

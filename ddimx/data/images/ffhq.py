@@ -17,8 +17,8 @@ from PIL import Image
 from ...errors import DdimxError, UsageError
 from ..arrays import Bytes, Integers
 from .encoded import EncodedSource, centered, fingerprint_of, side_of
+from .listing import list_images
 from .lmdb_file import Lmdb, open_lmdb
-from .scan import list_images
 
 SPLIT_SEED = 2019
 TRAINING_PART = 0.9

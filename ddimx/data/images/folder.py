@@ -10,7 +10,8 @@ from PIL import Image
 
 from ..arrays import Bytes
 from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
-from .scan import Scan, list_images, scan_images
+from .listing import list_images
+from .scan import Scan, scan_images
 
 
 class FolderSource(EncodedSource):
@@ -18,7 +19,7 @@ class FolderSource(EncodedSource):
 
     A file is held out by a hash of its relative path, so that adding files moves none of the
     others to the other side of the split. Folders are classes, and tars state them, as
-    :func:`.scan.list_images` says.
+    :func:`.listing.list_images` says.
     """
 
     def __init__(

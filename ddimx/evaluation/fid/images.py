@@ -17,6 +17,7 @@ from ...config_file import load_data
 from ...data.arrays import Bytes, Integers
 from ...data.images.download import obtain
 from ...data.images.encoded import EncodedSource, centered
+from ...data.images.listing import Listing, list_images, printable
 from ...data.images.named import (
     ARRAYS,
     CONFIGS,
@@ -30,7 +31,7 @@ from ...data.images.named import (
 from ...data.images.npz import NpzSource
 from ...data.images.packed import PackedSource, read_index
 from ...data.images.picture import picture_array
-from ...data.images.scan import Listing, list_images, printable, scan_images
+from ...data.images.scan import scan_images
 from ...data.images.sources import ImageSource, JoinedSource, location, open_part
 from ...errors import DdimxError, UsageError
 from ...option_values import size_text

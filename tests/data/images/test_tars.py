@@ -9,9 +9,10 @@ import pytest
 
 from ddimx.config import DataConfig
 from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.listing import list_images
 from ddimx.data.images.pack import Packing
 from ddimx.data.images.packed import PackedSource
-from ddimx.data.images.scan import list_images, scan_images
+from ddimx.data.images.scan import scan_images
 from ddimx.data.images.sources import open_part
 from ddimx.data.recognize import recognize
 from ddimx.errors import DdimxError, UsageError
@@ -144,7 +145,7 @@ def test_a_class_that_cannot_be_read(tmp_path):
         "pictures whose class cannot be read": ["002.png"],
         "pictures that cannot be read": ["003.png", "004.png"],
     }
-    with pytest.raises(DdimxError, match="2 pictures cannot be read, the first: 003.png"):
+    with pytest.raises(DdimxError, match=r"2 pictures cannot be read, the first: 003\.png"):
         scan.refuse_unreadable()
 
 
