@@ -236,7 +236,7 @@ def test_a_folder_is_listed_and_its_headers_are_read_once(here, tmp_path, monkey
     for module, name in ((listing, "folder_contents"), (scanning, "_header")):
         function = getattr(module, name)
         monkeypatch.setattr(
-            scanning, name, lambda *args, f=function: calls.append(f.__name__) or f(*args)
+            module, name, lambda *args, f=function: calls.append(f.__name__) or f(*args)
         )
     words = ("--size", 4, "--steps", 1, "--batch-size", 2, "--device", "cpu", "--strict")
     done = invoke("train", "--data", here / "gray", *words, "--out", tmp_path / "run")
