@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import DdimxError, UsageError, unknown
-from ..files import sweep, whole_file
+from ..files import remove_if_empty, sweep, whole_file
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_npz
 from ..untrusted.names import inside
@@ -245,11 +245,7 @@ def remove_parts(folder: Path) -> None:
     for path in (*_parts(folder), *_parts(folder, PIECE), folder / PARTS / JOINED):
         path.unlink(missing_ok=True)
     sweep(folder / PARTS)
-    try:
-        (folder / PARTS).rmdir()
-    except OSError:
-        if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
-            raise
+    remove_if_empty(folder / PARTS)
 
 
 def _parts(folder: Path, suffix: str = ".npz") -> list[Path]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import DdimxError
-from ..files import sync, whole_file
+from ..files import remove_if_empty, sync, whole_file
 from ..untrusted.names import inside
 from ..untrusted.tars import BLOCK, Member, header_at, read_at, tar_members
 from .formats import PARTS, PIECE
@@ -135,9 +135,7 @@ class TarSink(ImageSink):
         self._held = None
         for number in self._files():
             self._join(number)
-        parts = inside(self._folder, PARTS, self._folder)
-        if parts.is_dir() and not any(parts.iterdir()):
-            parts.rmdir()
+        remove_if_empty(inside(self._folder, PARTS, self._folder))
 
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
         """Read images out of the tars, uint8 [B, H, W, C]."""
@@ -201,16 +199,19 @@ class TarSink(ImageSink):
         if self._held is not None:
             return self._held
         self._held = {}
+        found: list[_Held] = []
         parts = inside(self._folder, PARTS, self._folder)
         for path in parts.iterdir() if parts.is_dir() else ():
             if match := _PIECE.match(path.name):
-                indices = range(int(match[1]), int(match[1]) + int(match[2]))
-                self._held.setdefault(self._number(indices.start), []).append(_Held(path, indices))
+                start = int(match[1])
+                found.append(_Held(path, range(start, start + int(match[2]))))
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if match := _TAR.match(path.name):
-                start = self._wanted(int(match[1])).start
-                held = _Held(path, range(start, _last_index(path) + 1))
-                self._held.setdefault(int(match[1]), []).append(held)
+            match = _TAR.match(path.name)
+            if match and (wanted := self._wanted(int(match[1]))):  # no other is of this run
+                found.append(_Held(path, range(wanted.start, _last_index(path) + 1)))
+        for each in found:
+            if each.indices and each.indices.start in self._run:
+                self._held.setdefault(self._number(each.indices.start), []).append(each)
         return self._held
 
     def _join(self, number: int) -> bool:
@@ -219,6 +220,8 @@ class TarSink(ImageSink):
         Its pieces go once it is on disk under its name.
         """
         wanted, path, held = self._wanted(number), self._tar(number), self._files()
+        if sum(len(each.indices) for each in held.get(number, ())) < len(wanted):
+            return False
         sources: list[tuple[_Held, range]] = []
         reached = wanted.start
         for each in sorted(held.get(number, ()), key=lambda h: (h.indices.start, -len(h.indices))):

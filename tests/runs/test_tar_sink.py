@@ -241,14 +241,21 @@ def test_a_long_last_json_is_found(tmp_path, monkeypatch):
 
 def test_other_files_are_left_alone(tmp_path):
     (tmp_path / PARTS).mkdir()
-    for name in ("samples-1.tar", "other.tar", "samples-000000.tar.gz", f"{PARTS}/notes.piece"):
+    others = ("samples-1.tar", "other.tar", "samples-000000.tar.gz", "samples-000007.tar")
+    pieces = ("notes.piece", "00000099-2.piece", "00000000-0.piece")
+    for name in (*others, *(f"{PARTS}/{piece}" for piece in pieces)):
         (tmp_path / name).write_text("keep me")
-    before = names_in(tmp_path)
     sink = opened(tmp_path, range(2))
     assert sink.done() == set()
     put(sink, [0])
-    remove_parts(tmp_path)
-    assert names_in(tmp_path) == before
+    assert sink.done() == {0}
+    put(sink, [1])
+    assert sink.finish(range(2)) == ["samples-000000.tar"]
+    sink.tidy()
+    assert names_in(tmp_path) == sorted([*others, PARTS, "samples-000000.tar"])
+    assert names_in(tmp_path / PARTS) == sorted(pieces)
+    assert all((tmp_path / name).read_text() == "keep me" for name in others)
+    remove_parts(tmp_path)  # of --overwrite: what bears a piece's name is one
     assert names_in(tmp_path / PARTS) == ["notes.piece"]
 
 
