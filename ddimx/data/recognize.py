@@ -15,7 +15,7 @@ from ..errors import DdimxError, UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
 from ..progress import Progress
-from ..untrusted.tars import SUFFIX
+from ..untrusted.tars import SUFFIX, refuse_compressed
 from ..untrusted.text import first_of, shortened
 from .examples import Examples
 from .images.folder import FolderSource
@@ -87,10 +87,13 @@ def recognize(
     if not path.is_dir() and path.suffix.lower() not in (".zip", SUFFIX):
         if path.suffix.lower() in SUFFIXES:
             raise UsageError(f"--data {where}: a single picture; give the folder that it is in")
+        try:
+            refuse_compressed(path)
+        except ValueError as error:
+            raise UsageError(f"--data {where}: {error}") from None
         raise UsageError(
             f"--data {where}: nothing that can be trained on, which is a folder, a zip or tars of "
-            "pictures, a packed .npy, an .npz, or a folder of octrees; unpack other archives, "
-            "and a compressed tar to a plain .tar"
+            "pictures, a packed .npy, an .npz, or a folder of octrees; unpack other archives"
         )
     try:
         listing = list_images(path)

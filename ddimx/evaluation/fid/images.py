@@ -38,13 +38,13 @@ from ...option_values import size_text
 from ...progress import Progress
 from ...runs.record import NAME as MANIFEST
 from ...untrusted.arrays import npz_headers
-from ...untrusted.tars import COMPRESSED
+from ...untrusted.tars import refuse_compressed
 from ...untrusted.text import shown
 
 Size = tuple[int, int]  # height and width
 
 STORED = "as stored"
-PACKAGES = (*COMPRESSED, ".7z", ".rar")
+PACKAGES = (".7z", ".rar")
 # How pictures become images of one size. CelebA and LSUN as the original does it (ermongroup/ddim,
 # datasets/__init__.py): other crops give other figures.
 WAYS = {
@@ -269,11 +269,15 @@ def _pictures(
             f"{path}: an LMDB; name the data set that it is of and its place, as in: "
             f"--reference bedroom --set data.root={path}"
         )
-    if path.is_file() and path.suffix.lower() in PACKAGES:
-        raise DdimxError(
-            f"{path}: of archives zips and plain tars are read; unpack it, a compressed tar to a "
-            "plain .tar, and give that"
-        )
+    if path.is_file():
+        try:
+            refuse_compressed(path)
+        except ValueError as error:
+            raise DdimxError(f"{path}: {error}") from None
+        if path.suffix.lower() in PACKAGES:
+            raise DdimxError(
+                f"{path}: of archives zips and plain tars are read; unpack it and give the folder"
+            )
     listing = list_images(path)
     chosen = load_data({"dataset": "FOLDER", "image_size": 1, "channels": 3}, settings)
     scan = scan_images(

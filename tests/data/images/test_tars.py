@@ -233,7 +233,7 @@ def test_a_compressed_tar_is_refused_with_the_way_out(tmp_path):
         (tmp_path / name).write_bytes(b"\x1f\x8b")
         with pytest.raises(DdimxError, match=r"compressed, so .*; unpack it to a plain \.tar"):
             list_images(tmp_path / name)
-        with pytest.raises(UsageError, match=r"and a compressed tar to a plain \.tar"):
+        with pytest.raises(UsageError, match=r"compressed, so .*; unpack it to a plain \.tar"):
             recognize(str(tmp_path / name))
     with pytest.raises(DdimxError, match=r"no images .*; a\.t\S+ is compressed: unpack it to a"):
         list_images(tmp_path)
