@@ -87,7 +87,7 @@ class DataConfig(Section):
     balance: Literal["none", "family", "class"] = "none"
     train_split: str = "train"
     test_split: str = "test"
-    # Ours, FOLDER and OCTREE: whether a part is kept from training, to be measured on.
+    # Ours, FOLDER, TAR and OCTREE: whether a part is kept from training, to be measured on.
     held_out: bool = True
     return_mask: bool = False
     max_depth: int | None = Field(default=None, ge=1, le=10)

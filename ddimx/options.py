@@ -378,8 +378,8 @@ class RunOptions(Options):
         "--format",
         "text",
         "Where to",
-        "Files to write: images, or one array (npy: float32, unclamped). Octrees: npz.",
-        metavar="png|webp|npz|npy|adm",
+        "Files to write: images, tars of them, one array (npy: float32, unclamped). Octrees: npz.",
+        metavar="png|webp|tar|npz|npy|adm",
         verbs=("sample", "inpaint", "sequence", "interpolate"),
     )
     export: str | None = _option(

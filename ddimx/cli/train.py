@@ -18,8 +18,8 @@ def train(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="A folder or zip of pictures (a folder per class, if there are any), a packed "
-            ".npy, an .npz, or a folder of octrees.",
+            help="A folder, zip or tars of pictures (a folder per class, if there are any), a "
+            "packed .npy, an .npz, or a folder of octrees.",
             rich_help_panel="What to train",
         ),
     ] = None,

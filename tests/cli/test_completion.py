@@ -63,7 +63,7 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sample -m cifar10 --category ", []),
         ("ddimx sample --solver uni", ["unipc", "unipc:2", "unipc:1", "unipc:3"]),
         ("ddimx sample --solver a", ["auto"]),
-        ("ddimx sample --format ", ["png", "webp", "npz", "npy", "adm"]),
+        ("ddimx sample --format ", ["png", "webp", "tar", "npz", "npy", "adm"]),
         ("ddimx sequence --format ", ["webp", "gif"]),
         ("ddimx sample --spacing l", ["leading", "linspace", "logsnr", "linear"]),
         ("ddimx sample --routing ", ["random", "confidence", "entropy"]),

