@@ -37,6 +37,7 @@ from .shards import (
     remainder,
     remove_shards,
     tidy_shards,
+    who,
     write_shard,
 )
 
@@ -348,6 +349,20 @@ def goes_on_in_shards(folder: Path) -> bool:
     return record is not None and record.get("status") != COMPLETE
 
 
+def check_idle(folder: Path) -> None:
+    """Refuse to touch what shards have made while one is being made, or all are gathered.
+
+    Raises:
+        UsageError: with the shard, and who makes it.
+    """
+    if is_held(folder / SHARDS / GATHERING):
+        raise UsageError(f"another process is gathering the shards of {folder}; wait for its end")
+    for shard in Listing.of(folder).living():
+        raise UsageError(
+            f"{folder}: shard {shard} is being made by {who(folder, shard)}; wait for its end"
+        )
+
+
 def remove_shared(folder: Path, *others: str) -> None:
     """Remove what shards have written about themselves, for one process alone to begin.
 
@@ -361,8 +376,7 @@ def remove_shared(folder: Path, *others: str) -> None:
     shards = folder / SHARDS
     if shards.is_symlink() or not begun_in_shards(folder):
         return
-    if is_held(shards / GATHERING):
-        raise UsageError(f"another process is gathering the shards of {folder}; wait for its end")
+    check_idle(folder)
     remove_shards(folder)
     sweep(shards)
     for path in [path for pattern in others for path in shards.glob(pattern)]:
