@@ -120,7 +120,8 @@ def run_shard(
             "failed": told,
         }
 
-    work = SharedWork(folder, "shapes", len(items), _identity(items, settings, folder))
+    identity = _identity(items, settings, folder)
+    work = SharedWork(folder, "shapes", len(items), identity, key="export")
     with reporting(folder):
         work.begin(alone, lambda: None, gather=gather)
         return work.run(shard, make, conclude, gather=gather)

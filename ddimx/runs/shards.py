@@ -5,7 +5,7 @@ already cover, so that N may be another one in every launch. Beside the run's ma
 made once by whoever comes first, stands the folder ``shards``:
 
 * ``00017-of-00064.claim``: this shard was begun; JSON that says by whom. Its lock, held by the
-  living process alone, is ``00017-of-00064.lock``.
+  living process alone, is ``.00017-of-00064.lock``.
 * ``00017-of-00064.json``: this shard is finished; written whole, after all its files. It says which
   samples the shard has made.
 
@@ -35,8 +35,9 @@ from ..launch import parse_shard
 from ..progress import Progress
 from ..signals import Stop
 from ..timing import timed
-from ..untrusted.text import read_object, shown
-from .lock import held, is_held, lock_folder
+from ..untrusted.names import inside
+from ..untrusted.text import read_object, shortened, shown
+from .lock import held, is_held, lock_folder, lock_name
 from .record import Record, create_record
 from .run import Filling, RunSpec, check_run, found_run, reporting, sweep_run
 
@@ -44,8 +45,8 @@ SHARDS = "shards"
 SCHEMA = 1
 WAIT = 10.0  # seconds for which a shard waits for another one that is making the folder
 PATIENCE = 0.2  # seconds: whoever looks whether a shard is alive holds its lock for a moment
-_NAME = re.compile(r"([0-9]{5,9})-of-([0-9]{5,9})\.(json|claim|lock)")
-GATHERING = "gather.lock"
+_NAME = re.compile(r"\.?([0-9]{5,9})-of-([0-9]{5,9})\.(json|claim|lock)")
+GATHERING = ".gather.lock"
 LISTED, MOST_LOST = 8, 1_000  # shards or ranges in a message; samples that are looked up for it
 # What the manifest keeps of the process that made it.
 FIRST = ("command", "asked", "versions", "device", "dtype", "batch_size", "engine")
@@ -142,7 +143,8 @@ def who(folder: Path, shard: Shard) -> str:
     """Return by whom a shard is made, as its claim says it."""
     try:
         claim = read_object(_path(folder, shard, "claim"))
-        return f"process {shown(claim['pid'])} on {shown(claim['host'])} since {claim['since']}"
+        pid, host, since = (shortened(str(claim[name])) for name in ("pid", "host", "since"))
+        return f"process {pid} on {host} since {since}"
     except (OSError, ValueError, KeyError):
         return "another process"
 
@@ -274,6 +276,7 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file")
+    inside(folder, SHARDS, folder)  # no link to another place
     with reporting(folder):
         deadline = time.monotonic() + WAIT
         while not (folder / SHARDS).is_dir():
@@ -284,7 +287,7 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
                     (folder / SHARDS).mkdir(exist_ok=True)
             except UsageError:
                 # Another shard is at it for some milliseconds, or one process fills the folder.
-                if not (folder / ".ddimx.lock").exists() or time.monotonic() > deadline:
+                if not (folder / lock_name()).exists() or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
         record = spec.read(folder)
@@ -309,7 +312,7 @@ def check_shared(folder: Path, spec: RunSpec, record: Record) -> None:
         other = record.get("versions", {}).get(name)
         if other != version:
             raise UsageError(
-                f"{folder} was begun with {name} {shown(other)}, and this is {name} {version}: "
+                f"{folder} was begun with {name} {shortened(str(other))}, and this is {version}: "
                 "all shards of a run are made by one version; install that one, or choose another "
                 "--out"
             )
@@ -336,6 +339,7 @@ class ShardFilling(Filling):
         """Begin with nothing to make; :meth:`held` finds out what there is."""
         self._made: list[range] = []
         self._pending: Sequence[int] = []
+        self._seen = Listing(self.folder, frozenset(), frozenset(), frozenset())
 
     @cached_property
     def owned(self) -> range:
@@ -376,7 +380,7 @@ class ShardFilling(Filling):
     def _claim(self, stack: ExitStack) -> None:
         """Lock this shard until the stack ends, and find out what of it is to be made."""
         folder, shard, indices = self.folder, self.shard, self.indices
-        seen = lock_shard(stack, folder, shard, indices, self.unit)
+        seen = self._seen = lock_shard(stack, folder, shard, indices, self.unit)
         if shard in seen.records:
             return
         covered: list[range] = []
@@ -401,7 +405,7 @@ class ShardFilling(Filling):
 
     def left(self) -> int:
         """Return how many samples of the run are not there yet, whoever makes them."""
-        return sum(map(len, self._uncovered(Listing.of(self.folder))))
+        return sum(map(len, self._uncovered(self._seen)))
 
     def _uncovered(self, seen: Listing) -> list[range]:
         """Return which samples no finished shard owns."""
@@ -476,11 +480,13 @@ class ShardFilling(Filling):
             except UsageError:
                 progress.say(f"{folder}: all samples are there; another process is gathering them")
                 return self.record | {"status": "partial", "done": len(indices), "made": 0}
+            sweep_run(folder)
             before = self.spec.read(folder)
             assert before is not None
             files = before.get("files", [])
             if before["status"] == "complete" and all((folder / f).is_file() for f in files):
                 progress.say(f"{folder}: complete, {before['count']:,} samples")
+                self._tidy()
                 return before
             seen = Listing.of(folder)
             records = [read_shard(folder, shard, indices) for shard in sorted(seen.records)]
@@ -513,9 +519,13 @@ class ShardFilling(Filling):
                 "files": [*names, *more.get("files", ())],
             }
             self._write("complete")
-            self.sink.tidy()
-            tidy_shards(seen, self.shard)
+            self._tidy()
             return self.record
+
+    def _tidy(self) -> None:
+        """Remove what a complete run needs no longer: parts, and what killed shards have left."""
+        self.sink.tidy()
+        tidy_shards(self.folder, self.shard)
 
     def _missing(self, seen: Listing, gaps: Sequence[range]) -> str:
         """Say what of the run is missing, who is at it, and what makes the rest."""
@@ -523,15 +533,21 @@ class ShardFilling(Filling):
         return missing(seen, gaps, self.indices, self.unit, alone=alone)
 
 
-def tidy_shards(seen: Listing, own: Shard) -> None:
-    """Remove what a gathered run no longer needs: claims, and locks that no living process holds.
+def tidy_shards(folder: Path, own: Shard, key: str = "") -> None:
+    """Remove what gathered shards no longer need: claims, and locks that killed ones have left.
 
-    The lock of ``own``, which this process may hold, stays.
+    Args:
+        folder: of the run.
+        own: the shard whose lock this process may hold, which stays.
+        key: of the folder's own lock (:func:`ddimx.runs.lock.lock_name`).
     """
-    for kind, shards in (("claim", seen.claims), ("lock", seen.locks - {own})):
-        for shard in shards:
-            if kind == "claim" or not is_held(_path(seen.folder, shard, kind)):
-                _path(seen.folder, shard, kind).unlink(missing_ok=True)
+    seen = Listing.of(folder)
+    for shard in seen.claims:
+        _path(folder, shard, "claim").unlink(missing_ok=True)
+    left = [_path(folder, shard, "lock") for shard in seen.locks - {own}]
+    for lock in (*left, folder / lock_name(key)):
+        if not is_held(lock):
+            lock.unlink(missing_ok=True)
 
 
 def remove_shards(folder: Path) -> None:
@@ -540,7 +556,7 @@ def remove_shards(folder: Path) -> None:
     Raises:
         UsageError: a shard is being made.
     """
-    if (folder / SHARDS).is_symlink() or not (folder / SHARDS).is_dir():
+    if not inside(folder, SHARDS, folder).is_dir():
         return
     seen = Listing.of(folder)
     if living := seen.living():
@@ -556,7 +572,7 @@ def remove_shards(folder: Path) -> None:
 
 
 def _path(folder: Path, shard: Shard, kind: str) -> Path:
-    return folder / SHARDS / f"{shard.name}.{kind}"
+    return folder / SHARDS / f"{'.' if kind == 'lock' else ''}{shard.name}.{kind}"
 
 
 def _now() -> str:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .. import __version__
 from ..errors import DdimxError, UsageError
 from ..files import sweep
-from ..untrusted.names import refusal
+from ..untrusted.names import inside
 from .lock import held, is_held
 from .record import NAME, Record, create_record, differences, read_record, write_record
 from .shards import (
@@ -143,12 +143,14 @@ class SharedWork:
         items: what is made, for messages: "shapes".
         count: how many items.
         identity: all that determines what they become; values of JSON.
+        key: of the lock under which one process alone works there.
     """
 
     folder: Path
     items: str
     count: int
     identity: Record
+    key: str = ""
 
     def begin(
         self,
@@ -170,8 +172,7 @@ class SharedWork:
             DdimxError: this file system creates no file exclusively.
         """
         shards, deadline = self.folder / SHARDS, time.monotonic() + WAIT
-        if shards.is_symlink():
-            raise refusal(SHARDS, self.folder, "is a symbolic link")
+        inside(self.folder, SHARDS, self.folder)  # no link to another place
         identity = json.loads(json.dumps(self.identity | {self.items: self.count}))
         identity["ddimx"] = __version__
         while not begun_in_shards(self.folder):
@@ -240,7 +241,7 @@ class SharedWork:
                     result = conclude(*self._accounts(seen))
                     if begun_in_shards(self.folder):  # else it was there for the time being
                         write_record(self.folder / SHARDS, self._record() | {"status": COMPLETE})
-                        tidy_shards(seen, shard)
+                        tidy_shards(self.folder, shard, self.key)
                     return result
         done = self.count - sum(map(len, gaps))
         return Partial(self.folder, self.items, shard, made, done, self.count)
@@ -374,8 +375,9 @@ def remove_shared(folder: Path, *others: str) -> None:
         UsageError: a shard is being made, or what they made is being gathered.
     """
     shards = folder / SHARDS
-    if shards.is_symlink() or not begun_in_shards(folder):
+    if not begun_in_shards(folder):
         return
+    inside(folder, SHARDS, folder)
     check_idle(folder)
     remove_shards(folder)
     sweep(shards)

@@ -13,6 +13,7 @@ from ddimx.sampling.profile import TRACE
 
 # What tells when, how long, and how often a run was interrupted.
 TIMES = {"seconds", "network_calls", "images_per_second", "data_wait_seconds", "data_wait_share"}
+TIMES |= {"finished"}  # of a shard
 TIMES |= {"resumed", "hours", "found", "seconds_per_shape", "profile"}
 
 

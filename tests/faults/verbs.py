@@ -28,6 +28,11 @@ VERBS: dict[str, list[str]] = {
     "train": ["train", "-c", "{in}/tiny.yml", "--device", "cpu", "-o", "run"],
     "sample": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "-o", "run"],
     "sample npz": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "--format", "npz", "-o", "r"],
+    # The only shard of two that owns a sample, and so the one that ends the run.
+    "sample --shard": ["sample", *IMAGES, "-n", "1", "--shard", "2/2", "-o", "run"],
+    "sample --shard npz": [
+        *("sample", *IMAGES, "-n", "1", "--shard", "2/2", "--format", "npz", "-o", "run"),
+    ],
     "sample --profile": ["sample", *IMAGES, "-n", "2", "--profile", "-o", "run"],
     "sample --export": ["sample", *SHAPES, "-n", "2", "--export", "ply", "-o", "run"],
     "inpaint": ["inpaint", "{in}/a.png", "--mask", "center", "-n", "2", *IMAGES, "-o", "run"],
