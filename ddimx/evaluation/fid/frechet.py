@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...errors import DdimxError
 from ...files import whole_file
 from ...untrusted.arrays import read_npz
-from ...untrusted.text import parse_json, shortened
+from ...untrusted.text import parse_json, shortened, shown
 
 Array = npt.NDArray[np.float64]
 
@@ -53,15 +53,23 @@ class Accumulator:
     def add(self, features: npt.ArrayLike) -> None:
         """Add features [B, D] (Chan's update, which loses no digits to a large mean)."""
         batch = np.asarray(features, dtype=np.float64)
-        n, mean = len(batch), batch.mean(axis=0)
+        mean = batch.mean(axis=0)
         centered = batch - mean
+        self.merge(len(batch), mean, centered.T @ centered)
+
+    def merge(self, count: int, mean: Array, scatter: Array) -> None:
+        """Add ``count`` features of this mean [D] and scatter [D, D], the covariance times count-1.
+
+        Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+        variances (1979), equations 2.1: exact but for roundings, whatever is merged with what.
+        """
         if not self.count:
             self._mean, self._scatter = np.zeros_like(mean), np.zeros((len(mean), len(mean)))
-        total = self.count + n
+        total = self.count + count
         delta = mean - self._mean
-        self._scatter += centered.T @ centered
-        self._scatter += np.outer(delta, delta) * (self.count * n / total)
-        self._mean = self._mean + delta * (n / total)
+        self._scatter += scatter
+        self._scatter += np.outer(delta, delta) * (self.count * count / total)
+        self._mean = self._mean + delta * (count / total)
         self.count = total
 
     def statistics(self, about: dict[str, Any]) -> Statistics:
@@ -75,6 +83,50 @@ class Accumulator:
         if not (np.isfinite(self._mean).all() and np.isfinite(self._scatter).all()):
             raise DdimxError(f"{about.get('images', 'images')}: features are not finite")
         return Statistics(self._mean, self._scatter / (self.count - 1), self.count, about)
+
+
+def merge_statistics(*parts: Statistics) -> Statistics:
+    """Return the statistics of all images of several sets, as of machines that share no folder.
+
+    Mean and covariance are merged exactly, so that they are those of all images but for roundings.
+    ``about`` keeps what is the same of all; their names are joined, ``parts`` and ``unreadable``
+    are summed. Features are those of all sets, where all have kept theirs.
+
+    Raises:
+        DdimxError: a file that does not say how many images it is of, or sets of different
+            networks, weights or preprocessing.
+    """
+    if not parts:
+        raise DdimxError("no statistics to merge")
+    total, first = Accumulator(), parts[0]
+    for part in parts:
+        name = part.about.get("images", "statistics")
+        if part.count < 2:
+            raise DdimxError(f"{shown(name)}: does not say of how many images it is")
+        if len(part.mean) != len(first.mean):
+            raise DdimxError(
+                f"features of {len(first.mean)} and of {len(part.mean)} numbers do not merge"
+            )
+        for key in ("network", "weights_sha256", "resize", "preprocessing", "decoding"):
+            if part.about.get(key) != first.about.get(key):
+                raise DdimxError(
+                    f"{shown(name)}: {key} is {shown(part.about.get(key))}, of the first set it is "
+                    f"{shown(first.about.get(key))}: these do not merge"
+                )
+        total.merge(part.count, part.mean, part.covariance * (part.count - 1))
+    about = {k: v for k, v in first.about.items() if all(p.about.get(k) == v for p in parts)}
+    about["images"] = " + ".join(str(part.about.get("images", "?")) for part in parts)
+    for key in ("parts", "unreadable"):
+        counts = [n for part in parts if isinstance(n := part.about.get(key), int)]
+        if counts:
+            about[key] = sum(counts)
+    features = [part.features for part in parts if part.features is not None]
+    merged = total.statistics(about)
+    return (
+        replace(merged, features=np.concatenate(features))
+        if len(features) == len(parts)
+        else merged
+    )
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
