@@ -132,8 +132,11 @@ def merge_statistics(*parts: Statistics) -> Statistics:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Return the squared Fréchet distance.
 
-    The root's trace is that of ``A B A`` with A the root of a's covariance: a symmetric matrix,
-    whose eigenvalues are real whatever the rank.
+    The root's trace is the sum of the singular values of ``A' B``, where ``S1 = A A'`` and
+    ``S2 = B B'``: they are known to 1e-16 of the largest, while eigenvalues of a product would be,
+    and their roots to 1e-8 only. Eigenvalues of a covariance that are 0 but for roundings, as all
+    are beyond the number of images, are left out: their roots would be 1e-8 as well, and others
+    with another number of threads.
 
     Raises:
         DdimxError: features of different lengths, or numbers so large that there is no distance.
@@ -142,10 +145,14 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
         raise DdimxError(f"features of {len(a.mean)} and of {len(b.mean)} numbers do not compare")
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            values, vectors = np.linalg.eigh(a.covariance)
-            root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-            product = np.linalg.eigvalsh(root @ b.covariance @ root)
-            overlap = np.sqrt(np.maximum(product, 0)).sum()
+            factors = []
+            for covariance in (a.covariance, b.covariance):
+                values, vectors = np.linalg.eigh(covariance)
+                # As numpy.linalg.matrix_rank has it: what eigh makes of 0 is below.
+                least = np.abs(values).max(initial=0) * len(values) * np.finfo(np.float64).eps
+                kept = values > least
+                factors.append(vectors[:, kept] * np.sqrt(values[kept]))
+            overlap = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
             difference = a.mean - b.mean
             traces = np.trace(a.covariance) + np.trace(b.covariance)
             distance = float(difference @ difference + traces - 2 * overlap)
