@@ -89,6 +89,7 @@ class Parts:
         self.images, self._features, self._progress = images, features, progress
         self._batch_size, self._strict = batch_size, strict
         self._folder: Path | None = None
+        self._said: set[str] = set()
         self._name, self._optional, self._identity = "", True, dict[str, Any]()
         total = len(images)
         size = min(MOST, max(LEAST, -(-total // PARTS)))
@@ -279,7 +280,10 @@ class Parts:
         return arrays | {"about": about}
 
     def _refused(self, number: int, why: str) -> None:
-        self._progress.say(f"{self.path(number)}: {why}; this part is made again")
+        message = f"{self.path(number)}: {why}; this part is made again"
+        if message not in self._said:
+            self._progress.say(message)
+        self._said.add(message)
 
     def _write(self, number: int, part: Part) -> None:
         path = self.path(number)
