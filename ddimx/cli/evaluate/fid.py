@@ -181,8 +181,12 @@ def fid(
         )
         if launch.is_alone:
             stack.enter_context(lock_file(target))
-        elif not shards.is_over():
-            refuse_existing(target, overwrite)
+        else:
+            try:
+                refuse_existing(target, overwrite)
+            except UsageError:
+                if not shards.is_over():  # else it is this launch's own result
+                    raise
         place_of(reference)  # before the samples are looked at
         ours = None if samples is None else open_set(samples, strict=strict, progress=progress)
         open_reference = partial(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,14 @@ class Parts:
         """
         return self._opened(number, ("about",)) is not None
 
-    def fill(self, numbers: Sequence[int], what: str = "") -> None:
+    def fill(
+        self, numbers: Sequence[int], what: str = "", is_over: Callable[[], bool] = lambda: False
+    ) -> None:
         """Compute those of these parts that are not there, and write each as soon as it is.
 
         Args:
             what: stands beside the set's name in the progress.
+            is_over: whether nobody needs them any more, asked before each.
 
         Raises:
             DdimxError: see :meth:`make`; a part cannot be written.
@@ -145,6 +148,8 @@ class Parts:
         total = sum(len(self.ranges[number]) for number in absent)
         self._progress.start(f"features of {self.images.label}{what}", total)
         for number in absent:
+            if is_over():
+                break
             if self.is_there(number):  # another process, of a launch of another size, was faster
                 self._progress.advance(len(self.ranges[number]))
             else:
@@ -244,9 +249,9 @@ class Parts:
         about |= {**self._features.about, "parts": len(self), "ddimx": __version__}
         return replace(total.statistics(about), features=np.concatenate(kept))
 
-    def remove(self) -> None:
-        """Remove the parts' files."""
-        for number in range(len(self)):
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Remove the files of these parts."""
+        for number in numbers:
             if (path := self.path(number)) is not None:
                 path.unlink(missing_ok=True)
 

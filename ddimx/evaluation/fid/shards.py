@@ -11,8 +11,9 @@ In the folder, ``~/.cache/ddimx/fid/KEY``:
 * ``samples-00001-of-00050.npz``, ``reference-...``: parts, whole;
 * ``.ddimx-1-of-2.lock``: held by the living process that is shard 1 of 2; beside it
   ``1-of-2.json`` says who that is;
-* ``result.json``: who has put the result together, and when. Who began before that is late, and
-  has nothing to do. It is left there, where there were several processes; the parts are removed.
+* ``result.json``: who has put the result together, when, and under which launcher. A process of
+  the same launch that comes after that has nothing to do. This file stays, where there were several
+  processes; the parts are removed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ...errors import DdimxError, UsageError
 from ...files import sweep, write_json
 from ...launch import Launch
 from ...progress import Progress
-from ...runs.lock import lock_folder
+from ...runs.lock import lock_folder, lock_name
 from ...untrusted.text import read_object, shortened
 from ...weights.locate.cache import cache_folder
 from .parts import Parts
@@ -66,7 +67,7 @@ class Shards:
         key = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         self.folder = cache_folder() / "fid" / key
         self._launch, self._began, self._progress = launch, began, progress
-        self._is_held = False
+        self._is_held, self._launcher = False, _launcher(launch)
         self._command = [w for w in command if not w.startswith("--shard=")]
         if "--shard" in self._command:
             at = self._command.index("--shard")
@@ -105,9 +106,14 @@ class Shards:
             yield True
 
     def is_over(self) -> bool:
-        """Return whether another process has put the result together since this one began."""
+        """Return whether another process of this launch has put, or puts, the result together.
+
+        It has if that was after this process began, or if their launcher is the same one.
+        """
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return bool(read_object(self.folder / f"{RESULT}.json")["time"] > self._began)
+            record = read_object(self.folder / f"{RESULT}.json")
+            is_same = self._launcher is not None and record["launcher"] == self._launcher
+            return bool(is_same or record["time"] > self._began)
         return False
 
     def make(self, sets: Sequence[Parts]) -> bool:
@@ -123,7 +129,7 @@ class Shards:
             say(f"shard {self._label}: nothing to do; {self._who(RESULT)} has the result")
             return False
         for parts in sets:
-            parts.fill(self._own(launch.rank, parts), f", shard {self._label}")
+            parts.fill(self._own(launch.rank, parts), f", shard {self._label}", self.is_over)
         missing = {
             rank: count
             for rank in range(launch.size)
@@ -131,9 +137,12 @@ class Shards:
         }
         own = sum(len(self._own(launch.rank, parts)) for parts in sets)
         everything = sum(map(len, sets))
-        if self.is_over():
+        if self.is_over():  # all was there already, perhaps removed and made once more meanwhile
             say(f"shard {self._label}: done; {self._who(RESULT)} puts the result together")
-        elif missing:
+            for parts in sets:
+                parts.remove(self._own(launch.rank, parts))
+            return False
+        if missing:
             shards = ", ".join(f"{rank + 1}/{launch.size}" for rank in list(missing)[:LISTED])
             more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
             first = shlex.join([*self._command, "--shard", f"{next(iter(missing)) + 1}/"])
@@ -166,7 +175,7 @@ class Shards:
                 )
                 yield False
                 return
-            write_json(self.folder / f"{RESULT}.json", _me())
+            write_json(self.folder / f"{RESULT}.json", {**_me(), "launcher": self._launcher})
             yield True
 
     def clean(self, sets: Sequence[Parts]) -> None:
@@ -178,8 +187,12 @@ class Shards:
             return
         with suppress(OSError):
             for parts in sets:
-                parts.remove()
+                parts.remove(range(len(parts)))
             sweep(self.folder)
+            for holder in self.folder.glob("*-of-*.json"):  # of processes that were killed
+                sweep(self.folder, f"ddimx-{holder.stem}")
+                if not (self.folder / lock_name(holder.stem)).exists():
+                    holder.unlink(missing_ok=True)
             for folder in self.folder.parent.iterdir():
                 times = [folder.stat().st_mtime, *(f.stat().st_mtime for f in folder.iterdir())]
                 if _KEY.fullmatch(folder.name) and max(times) < time.time() - DAYS * 86400:
@@ -216,3 +229,19 @@ def _me() -> dict[str, Any]:
     now = time.time()
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "time": now}
+
+
+def _launcher(launch: Launch) -> str | None:
+    """Return by what a launch is known to all its processes; None where they know nothing.
+
+    A name that users give, such as torchrun's ``--rdzv-id``, does not count: the next launch may
+    bear it too. Processes of torchrun on several machines go by the time alone.
+    """
+    if launch.source == "SLURM" and "SLURM_JOB_ID" in os.environ:
+        step = os.environ.get("SLURM_STEP_ID", "")
+        return f"SLURM {os.environ['SLURM_JOB_ID']}.{step}"
+    if launch.source == "SLURM array" and "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"SLURM array {os.environ['SLURM_ARRAY_JOB_ID']}"
+    if launch.source == "torchrun" and os.getppid() > 1:
+        return f"torchrun {socket.gethostname()} {os.getppid()}"
+    return None

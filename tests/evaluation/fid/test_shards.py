@@ -188,6 +188,31 @@ def test_who_comes_late_has_nothing_to_do(sets, networks, monkeypatch):
     assert (sets / "fid.json").read_bytes() == written
 
 
+@pytest.mark.parametrize(
+    ("variables", "is_late"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, True),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1"}, False),
+        ({"SLURM_JOB_ID": "8", "SLURM_STEP_ID": "0"}, False),
+    ],
+)
+def test_a_task_that_begins_when_the_others_of_its_step_have_ended(
+    sets, networks, monkeypatch, variables, is_late
+):
+    step = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        assert evaluate().code == 0
+    networks.clear()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    late = evaluate()
+    assert (late.code, late.out, sum(seen(networks)) == 0) == (0, "", is_late)
+    assert ("nothing to do" in late.err) == is_late
+
+
 def test_while_one_puts_the_result_together_another_one_ends(sets, monkeypatch):
     assert evaluate("--shard", "1/2").code == 0
     others, real = [], compare.compare
