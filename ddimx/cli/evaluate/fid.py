@@ -244,7 +244,7 @@ def fid(
         if ours is None:
             if json_output:
                 print_json({"reference": {"count": of_reference.count, **of_reference.about}})
-            shards.clean(sets)
+            shards.finish(sets)
             return
         of_samples = statistics_from(ours, our_parts)
         record = compare(of_samples, of_reference, where)
@@ -260,7 +260,7 @@ def fid(
             write_json(out, record)
             progress.say(f"{out}: the record")
         _print(record, json_output=json_output, quiet=quiet)
-        shards.clean(sets)
+        shards.finish(sets)
 
 
 def _resolved(place: str | None) -> str | None:

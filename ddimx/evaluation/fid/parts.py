@@ -211,7 +211,7 @@ class Parts:
         expected = [i for i in self.ranges[number] if i not in unreadable]
         if features.ndim != 2 or features.dtype.kind != "f" or numbers.dtype != np.int64:
             self._refused(number, f"features {features.dtype} {list(features.shape)}")
-        elif len(features) != len(numbers) or numbers.tolist() != expected:
+        elif numbers.shape != (len(features),) or numbers.tolist() != expected:
             self._refused(number, "features of other images than its own")
         else:
             return Part(features, numbers, unreadable)
@@ -223,7 +223,8 @@ class Parts:
         A part that is not there is computed.
 
         Raises:
-            DdimxError: see :meth:`make`; fewer than two images that can be decoded.
+            DdimxError: see :meth:`make`; fewer than two images that can be decoded; files of parts
+                that do not fit together.
         """
         images, progress = self.images, self._progress
         progress.start(f"features of {images.label}", len(images))
@@ -237,6 +238,11 @@ class Parts:
             else:
                 progress.advance(len(numbers))
             if len(part.features):
+                if kept and part.features.shape[1] != kept[0].shape[1]:
+                    raise DdimxError(
+                        f"{self.path(number)}: features of {part.features.shape[1]} numbers, those "
+                        f"of other parts have {kept[0].shape[1]}; remove its folder, and begin again"
+                    )
                 total.add(part.features)
                 kept.append(part.features[wanted[part.numbers]].astype(np.float32))
             unreadable |= part.unreadable

@@ -11,9 +11,9 @@ In the folder, ``~/.cache/ddimx/fid/KEY``:
 * ``samples-00001-of-00050.npz``, ``reference-...``: parts, whole;
 * ``.ddimx-1-of-2.lock``: held by the living process that is shard 1 of 2; beside it
   ``1-of-2.json`` says who that is;
-* ``result.json``: who has put the result together, when, and under which launcher. A process of
-  the same launch that comes after that has nothing to do. This file stays, where there were several
-  processes; the parts are removed.
+* ``result.json``: who puts the result together, since when, under which launcher, and whether that
+  is done. A process of the same launch that comes after that has nothing to do. This file stays,
+  where there were several processes; the parts are removed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from .parts import Parts
 RESULT = "result"
 DAYS = 14  # after which the parts of a measurement that nobody went on with are removed
 LISTED = 8  # shards in a message
+LOOKS, PAUSE = 3, 0.1  # attempts at a lock that others hold for a moment, seconds between them
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -106,15 +107,18 @@ class Shards:
             yield True
 
     def is_over(self) -> bool:
-        """Return whether another process of this launch has put, or puts, the result together.
+        """Return whether another process of this launch has put, or now puts, the result together.
 
-        It has if that was after this process began, or if their launcher is the same one.
+        One that died over it does not count.
         """
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = read_object(self.folder / f"{RESULT}.json")
-            is_same = self._launcher is not None and record["launcher"] == self._launcher
-            return bool(is_same or record["time"] > self._began)
-        return False
+        is_done = self._is_done()
+        if is_done is False:
+            try:
+                with self._result_locked():
+                    return False
+            except UsageError:
+                return True
+        return bool(is_done)
 
     def make(self, sets: Sequence[Parts]) -> bool:
         """Compute this shard's parts; return whether all parts of all shards are there.
@@ -156,36 +160,34 @@ class Shards:
 
     @contextmanager
     def merging(self) -> Iterator[bool]:
-        """Yield whether this is the process that puts the result together; then clean up.
-
-        After an error all parts stay, so that the same command has only this left to do.
-        """
+        """Yield whether this is the process that puts the result together."""
         if self._launch.is_alone:
             yield True
             return
         with ExitStack() as stack:
             try:
-                stack.enter_context(lock_folder(self.folder, RESULT))
-                is_over = self.is_over()
+                stack.enter_context(self._result_locked())
+                is_over = self._is_done() is True
             except UsageError:
                 is_over = True
             if is_over:
                 self._progress.say(
                     f"shard {self._label}: done; {self._who(RESULT)} puts the result together"
                 )
-                yield False
-                return
-            write_json(self.folder / f"{RESULT}.json", {**_me(), "launcher": self._launcher})
-            yield True
+            else:
+                self._write_result(done=False)
+            yield not is_over
 
-    def clean(self, sets: Sequence[Parts]) -> None:
+    def finish(self, sets: Sequence[Parts]) -> None:
         """Remove the parts, and those of measurements that nobody went on with for ``DAYS`` days.
 
-        What cannot be removed stays: the result is there.
+        To be called when the result is printed. What cannot be removed stays.
         """
         if not self._is_held:
             return
         with suppress(OSError):
+            if not self._launch.is_alone:
+                self._write_result(done=True)
             for parts in sets:
                 parts.remove(range(len(parts)))
             sweep(self.folder)
@@ -197,6 +199,41 @@ class Shards:
                 times = [folder.stat().st_mtime, *(f.stat().st_mtime for f in folder.iterdir())]
                 if _KEY.fullmatch(folder.name) and max(times) < time.time() - DAYS * 86400:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_done(self) -> bool | None:
+        """Return whether the result is there; None if no process of this launch was at it.
+
+        It is of this launch if it began to put the result together after this process began, or if
+        both have one launcher.
+        """
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = read_object(self.folder / f"{RESULT}.json")
+            is_same = self._launcher is not None and record["launcher"] == self._launcher
+            if is_same or record["time"] > self._began:
+                return record["done"] is True
+        return None
+
+    @contextmanager
+    def _result_locked(self) -> Iterator[None]:
+        """Be the only process that puts the result together.
+
+        Raises:
+            UsageError: another process is at it, and not only looking (:meth:`is_over`).
+        """
+        with ExitStack() as stack:
+            for attempt in range(LOOKS):
+                try:
+                    stack.enter_context(lock_folder(self.folder, RESULT))
+                    break
+                except UsageError:
+                    if attempt == LOOKS - 1:
+                        raise
+                    time.sleep(PAUSE)
+            yield
+
+    def _write_result(self, *, done: bool) -> None:
+        record = {**_me(), "launcher": self._launcher, "done": done}
+        write_json(self.folder / f"{RESULT}.json", record)
 
     @property
     def _label(self) -> str:

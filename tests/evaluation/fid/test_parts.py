@@ -154,6 +154,7 @@ DAMAGE = {
     "too few": lambda path: rewritten(path, features=np.zeros((4, FEATURES), np.float32)),
     "whole numbers": lambda path: rewritten(path, features=np.zeros((5, FEATURES), np.int64)),
     "other images": lambda path: rewritten(path, numbers=np.arange(5)),
+    "one number": lambda path: rewritten(path, numbers=np.array(10)),
     "numbers as text": lambda path: rewritten(path, numbers=np.array(["a"] * 5)),
 }
 
@@ -175,6 +176,15 @@ def test_a_damaged_part_is_made_again(where, tmp_path, capsys, damage):
     again = Projected()
     parts_of(where, again, folder=folder).fill(range(5))
     assert again.seen == 0
+
+
+def test_parts_of_features_of_other_lengths_are_refused(where, tmp_path):
+    """Which only somebody can have made on purpose: nothing else says that they are wrong."""
+    parts_of(where, folder=tmp_path).fill(range(5))
+    path = tmp_path / "samples-00002-of-00005.npz"
+    rewritten(path, features=np.zeros((5, FEATURES + 1), np.float32))
+    with pytest.raises(DdimxError, match=rf"{path.name}: features of 21 numbers, .* have 20"):
+        parts_of(where, folder=tmp_path).statistics()
 
 
 def test_parts_of_other_images_another_network_or_version_are_made_again(

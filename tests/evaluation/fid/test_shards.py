@@ -230,7 +230,10 @@ def test_while_one_puts_the_result_together_another_one_ends(sets, monkeypatch):
     assert f"shard 1/2: done; {who}" in other.err
 
 
-def test_a_result_that_was_interrupted_is_put_together_again(sets, networks, monkeypatch):
+@pytest.mark.parametrize("launcher", [{}, {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}])
+def test_a_result_that_was_interrupted_is_put_together_again(sets, networks, monkeypatch, launcher):
+    """By any process of the launch, also where the launcher is the same one that began it."""
+    monkeypatch.setattr(shards, "_launcher", lambda _: " ".join(launcher) or None)
     alone = evaluate("-q").out
     assert evaluate("--shard", "1/2").code == 0
     real = compare.compare
