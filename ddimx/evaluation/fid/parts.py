@@ -241,7 +241,7 @@ class Parts:
                 if kept and part.features.shape[1] != kept[0].shape[1]:
                     raise DdimxError(
                         f"{self.path(number)}: features of {part.features.shape[1]} numbers, those "
-                        f"of other parts have {kept[0].shape[1]}; remove its folder, and begin again"
+                        f"of other parts have {kept[0].shape[1]}; remove its folder"
                     )
                 total.add(part.features)
                 kept.append(part.features[wanted[part.numbers]].astype(np.float32))

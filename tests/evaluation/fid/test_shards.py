@@ -213,6 +213,34 @@ def test_a_task_that_begins_when_the_others_of_its_step_have_ended(
     assert ("nothing to do" in late.err) == is_late
 
 
+def test_of_two_that_find_all_parts_there_one_prints(sets, monkeypatch):
+    assert evaluate("--shard", "1/2").code == 0
+    make, others = Shards.make, []
+
+    def made(self, of):
+        are_there = make(self, of)
+        if not others:
+            others.append(None)
+            others[0] = evaluate("--shard", "1/2")
+        return are_there
+
+    monkeypatch.setattr(Shards, "make", made)
+    done = evaluate("--shard", "2/2")
+    assert (done.code, done.out) == (0, "")
+    assert "puts the result together" in done.err
+    assert others[0].out.startswith("FID ")
+    assert left(sets) == ["result.json"]
+
+
+def test_what_killed_processes_left_is_removed(sets):
+    assert evaluate("--shard", "1/2").code == 0
+    (folder,) = (sets / "cache" / "fid").iterdir()
+    for name in ("3-of-4.json", ".ddimx-3-of-4.lock", ".samples-00005-of-00005.npz.abcd1234.part"):
+        (folder / name).write_text("{}")
+    assert evaluate("--shard", "2/2").code == 0
+    assert left(sets) == ["result.json"]
+
+
 def test_while_one_puts_the_result_together_another_one_ends(sets, monkeypatch):
     assert evaluate("--shard", "1/2").code == 0
     others, real = [], compare.compare
