@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ from .images import SHOWN, Images
 # Images of a set whose features are kept, as many as precision and recall were published with:
 # 410 MB of Inception's. Of a larger set they are evenly spread.
 KEPT = 50_000
-# Images of a part: what a killed process computes again at most. A smaller set has parts enough to
-# be shared by some processes, as long as these are a few batches.
+# Images of a part at most, which is what a killed process computes again; the number of parts that
+# smaller sets have, so that some processes can share them, as long as that leaves them few batches.
 MOST, LEAST, PARTS = 1_000, 100, 16
 SCHEMA = 1  # of a part's file; raise it where the division or the meaning of an array changes
 ARCHIVES = (*ARRAYS, ".zip", ".tar")  # files in a folder that may hold images
@@ -92,8 +93,9 @@ class Parts:
         self._said: set[str] = set()
         self._name, self._optional, self._identity = "", True, dict[str, Any]()
         total = len(images)
-        size = min(MOST, max(LEAST, -(-total // PARTS)))
-        self.ranges = [range(first, min(first + size, total)) for first in range(0, total, size)]
+        number = -(-total // min(MOST, max(LEAST, -(-total // PARTS))))
+        bounds = [total * part // number for part in range(number + 1)]
+        self.ranges = [range(first, stop) for first, stop in pairwise(bounds)]
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -187,10 +189,12 @@ class Parts:
         def halved(size: int) -> None:
             self._batch_size = size  # of the parts that follow as well
 
+        # Batches of one size: a network computes few images by other kernels, with other roundings,
+        # and what are few to it depends on the number of threads.
+        own = self.ranges[number]
+        size = -(-len(own) // -(-len(own) // self._batch_size))
         numbers, batches = list[int](), list[npt.NDArray[Any]]()
-        for asked, (good, values) in in_batches(
-            self.ranges[number], self._batch_size, computed, halved=halved
-        ):
+        for asked, (good, values) in in_batches(own, size, computed, halved=halved):
             if values is not None:
                 numbers += good
                 batches.append(values.numpy())
