@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -373,6 +374,36 @@ def read_statistics(folder: Path) -> None:
         fid.remarks(saved, saved)
 
 
+class Means:
+    about: ClassVar[dict[str, Any]] = {"network": "n"}
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().mean(dim=(2, 3))
+
+
+def parts_of_features(folder: Path) -> Any:
+    from ddimx.evaluation.fid.images import open_images
+    from ddimx.evaluation.fid.parts import Parts
+
+    images = folder / "plain.npy"
+    os.utime(images, ns=(1, 1))  # part of what the file says it is of
+    parts = Parts(open_images(str(images)), Means(), 2, Progress(quiet=True))
+    parts.keep(folder, "samples", str(images), optional=False)
+    return parts
+
+
+def make_parts(folder: Path) -> None:
+    np.save(folder / "plain.npy", np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3))
+    parts_of_features(folder).fill([0])
+
+
+def read_parts(folder: Path) -> None:
+    parts = parts_of_features(folder)
+    parts.is_there(0)
+    parts.read(0)
+    parts.statistics()
+
+
 TARGETS = [
     Target("pictures", make_pictures, read_pictures, edit_pictures),
     Target("pictures in a zip", make_zipped, read_zipped, edit_zipped),
@@ -390,4 +421,5 @@ TARGETS = [
     Target("sets of images", make_image_sets, read_image_sets),
     Target("images in npz", make_image_array, read_image_array),
     Target("statistics", make_statistics, read_statistics),
+    Target("parts of features", make_parts, read_parts, changed=("samples-*.npz",)),
 ]
