@@ -147,6 +147,14 @@ class Process(Protocol):
         """Return the loss of every example, float32 [B]."""
         ...
 
+    def time_shares(self, draws: Draws) -> Tensor:
+        """Return where on the schedule the examples of a training step lie: float64 [B].
+
+        From 0, clean, to 1; the same draws as :meth:`loss` makes. Of octrees, whose levels have
+        times of their own, it is the finest level's. Training without it notes no loss by time.
+        """
+        ...
+
     def plan(self, options: Options) -> AnyPlan:
         """Return the plan that the options describe; what is None, the model's defaults decide.
 

@@ -162,12 +162,14 @@ def test_moments_are_restored_in_the_layout_of_their_weights(
 
 def test_a_checkpoint_restores_everything(tiny_config, formula_weights, state, tmp_path):
     state.losses, state.norm = [0.1, 1 / 3], 2 / 7
+    state.time_sums, state.time_counts = [0.5, 2 / 3], [1, 7]
     path = save_checkpoint(tmp_path, state, tiny_config, {"seed": 5, "note": "Ä"}, keep=3)
     assert path == tmp_path / "checkpoint-00000002.safetensors"
     other = TrainState.fresh(build(tiny_config)[0], tiny_config)
     assert not same(everything(other), everything(state))
     info = restore(path, other)
-    unlogged = {"losses": [0.1, 1 / 3], "grad_norm": 2 / 7}
+    unlogged = {"losses": [0.1, 1 / 3], "grad_norm": 2 / 7, "learning_rate": 0.002}
+    unlogged |= {"time_sums": [0.5, 2 / 3], "time_counts": [1, 7]}
     assert info == {"seed": 5, "note": "Ä", "step": 2, "seconds": 1.0, **unlogged}
     assert (other.step, other.seconds) == (2, 1.0)
     assert (other.losses, other.norm) == ([0.1, 1 / 3], 2 / 7)

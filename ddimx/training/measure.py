@@ -1,0 +1,94 @@
+"""What is measured of a run beside its loss: the loss by time, and the distance to the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..data.arrays import Bytes
+from ..data.examples import Examples
+from ..device import sent
+from ..models.process import Draws, Process
+from ..progress import Progress
+
+TIME_PARTS = 4  # equal parts of the schedule, from the least noise to the most
+
+
+class LossesByTime:
+    """Examples' losses by the part of the schedule in which their times lie.
+
+    Times are drawn anew from their keys, so that the loss does not have to tell them. Of a process
+    that cannot say them (:meth:`ddimx.models.process.Process.time_shares`) nothing is noted.
+    Sums stay on the device until :meth:`take`, and are taken step by step: neither how often one
+    looks nor a resumption changes a bit.
+    """
+
+    def __init__(self, process: Process) -> None:
+        """Note nothing yet."""
+        self._shares = getattr(process, "time_shares", None)
+        self._sums: list[Tensor] = []
+        self._counts: list[list[int]] = []
+
+    def add(self, draws: Draws, losses: Tensor) -> None:
+        """Note the losses [B] of the examples of ``draws``; nothing here waits for a GPU."""
+        if self._shares is None:
+            return
+        part = (self._shares(draws) * TIME_PARTS).long().clamp(0, TIME_PARTS - 1)
+        mask = nn.functional.one_hot(part, TIME_PARTS)
+        weights = sent(mask.to(torch.float32), losses.device)
+        self._sums.append((losses.detach().float()[:, None] * weights).sum(dim=0))
+        self._counts.append(mask.sum(dim=0).tolist())
+
+    def take(self) -> list[tuple[list[float], list[int]]]:
+        """Return sums and counts [TIME_PARTS] of every call of :meth:`add` since the last time."""
+        if not self._sums:
+            return []
+        sums: list[list[float]] = torch.stack(self._sums).tolist()
+        taken = list(zip(sums, self._counts, strict=True))
+        self._sums, self._counts = [], []
+        return taken
+
+
+class Distance(Protocol):
+    """Measures how far pictures are from the training images."""
+
+    key: str  # under which the log has it: "fid", "frechet_distance"
+    name: str  # what people call it
+
+    def __call__(self, pictures: Iterator[Bytes]) -> float:
+        """Return the distance of pictures, uint8 [B, H, W, C], to the training images.
+
+        Raises:
+            DdimxError: there is none, as of pictures whose features are not finite.
+        """
+        ...
+
+
+class OpenDistance(Protocol):
+    """Opens what measures a run; the command line passes it in, for it lies above training."""
+
+    def __call__(
+        self,
+        config: Config,
+        source: Examples,
+        device: torch.device,
+        folder: Path,
+        *,
+        offline: bool,
+        progress: Progress,
+    ) -> Distance:
+        """Return what measures a run of ``config`` that trains on ``source``.
+
+        Args:
+            folder: the run's, where the statistics of the training images are kept.
+
+        Raises:
+            UsageError: an unknown network of features, or a package that is missing.
+            DdimxError: its weights cannot be read or downloaded.
+        """
+        ...
