@@ -147,14 +147,6 @@ class Process(Protocol):
         """Return the loss of every example, float32 [B]."""
         ...
 
-    def time_shares(self, draws: Draws) -> Tensor:
-        """Return where on the schedule the examples of a training step lie: float64 [B].
-
-        From 0, clean, to 1; the same draws as :meth:`loss` makes. Of octrees, whose levels have
-        times of their own, it is the finest level's. Training without it notes no loss by time.
-        """
-        ...
-
     def plan(self, options: Options) -> AnyPlan:
         """Return the plan that the options describe; what is None, the model's defaults decide.
 
@@ -227,5 +219,17 @@ class Process(Protocol):
             network: returns the network in the precision of the run, on the meta device or on
                 the CPU.
             guidance: as of :meth:`run`.
+        """
+        ...
+
+
+class KnowsTimes(Protocol):
+    """What a process may have besides: training then notes its losses by time."""
+
+    def time_shares(self, draws: Draws) -> Tensor:
+        """Return where on the schedule the examples of a training step lie: float64 [B].
+
+        From 0, clean, to 1; the same draws as :meth:`Process.loss` makes. Of octrees, whose levels
+        have times of their own, it is the finest level's.
         """
         ...

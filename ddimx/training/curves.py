@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..runs.rendering import COLORS, DPI, write_figure
 
@@ -135,15 +136,17 @@ def _draw(axes: Axes, curve: Curve, last: int) -> None:
     axes.plot(steps, values, color=curve.color, alpha=0.25, linewidth=0.8)
     axes.plot(steps, moving_mean(steps, values, last / SMOOTHED), curve.style, color=curve.color,
               label=curve.label, linewidth=1.8)  # fmt: skip
-    # The first losses of a run are many times the later ones: the range is that of the mean's.
-    
 
-def moving_mean(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
+
+def moving_mean(
+    steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64], width: float
+) -> npt.NDArray[np.float64]:
     """Return for each point the mean of those within ``width`` / 2 steps of it, float64 [N]."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     first = np.searchsorted(steps, steps - width / 2, side="left")
     end = np.searchsorted(steps, steps + width / 2, side="right")
-    return (total[end] - total[first]) / (end - first)
+    means: npt.NDArray[np.float64] = (total[end] - total[first]) / (end - first)
+    return means
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:

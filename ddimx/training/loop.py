@@ -161,14 +161,13 @@ class Trainer:
                 self.draw_grid()
             except OSError as error:
                 report.problem(self.state, str(picture.parent), error)
-        every = training.fid_every
-        if self.distance is not None and every is not None and not report.measured(step):
-            if step % every == 0 or step == total:
-                try:
-                    report.distance(self.state, self.distance, self.measure())
-                except (DdimxError, torch.cuda.OutOfMemoryError) as error:
-                    what = f"{self.distance.name} of step {step}"
-                    report.problem(self.state, what, OSError(str(error)))
+        due = step % (training.fid_every or 1) == 0 or step == total
+        if self.distance is not None and due and not report.measured(step):
+            try:
+                report.distance(self.state, self.distance, self.measure())
+            except (DdimxError, torch.cuda.OutOfMemoryError) as error:
+                what = f"{self.distance.name} of step {step}"
+                report.problem(self.state, what, OSError(str(error)))
         if step % training.snapshot_freq == 0 or step == total:
             report.curves(self.state)
 
@@ -273,7 +272,7 @@ class Trainer:
         network, seed, autocast = self.state.network, VALIDATION_SEED, self._compute.autocast
         drawn = pictures(self.process, network, labels, count, seed, self.device, autocast)
         with self._averaged():
-            return self.distance(drawn)
+            return self.distance(drawn, self.folder)
 
     @torch.no_grad()
     def draw_grid(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -23,14 +23,14 @@ class LossesByTime:
     """Examples' losses by the part of the schedule in which their times lie.
 
     Times are drawn anew from their keys, so that the loss does not have to tell them. Of a process
-    that cannot say them (:meth:`ddimx.models.process.Process.time_shares`) nothing is noted.
+    that cannot say them (:class:`ddimx.models.process.KnowsTimes`) nothing is noted.
     Sums stay on the device until :meth:`take`, and are taken step by step: neither how often one
     looks nor a resumption changes a bit.
     """
 
     def __init__(self, process: Process) -> None:
         """Note nothing yet."""
-        self._shares = getattr(process, "time_shares", None)
+        self._shares: Callable[[Draws], Tensor] | None = getattr(process, "time_shares", None)
         self._sums: list[Tensor] = []
         self._counts: list[list[int]] = []
 
@@ -60,8 +60,12 @@ class Distance(Protocol):
     key: str  # under which the log has it: "fid", "frechet_distance"
     name: str  # what people call it
 
-    def __call__(self, pictures: Iterator[Bytes]) -> float:
+    def __call__(self, pictures: Iterator[Bytes], folder: Path) -> float:
         """Return the distance of pictures, uint8 [B, H, W, C], to the training images.
+
+        Args:
+            pictures: batches of them.
+            folder: the run's, where the statistics of the training images are kept.
 
         Raises:
             DdimxError: there is none, as of pictures whose features are not finite.
@@ -77,15 +81,10 @@ class OpenDistance(Protocol):
         config: Config,
         source: Examples,
         device: torch.device,
-        folder: Path,
-        *,
         offline: bool,
         progress: Progress,
     ) -> Distance:
         """Return what measures a run of ``config`` that trains on ``source``.
-
-        Args:
-            folder: the run's, where the statistics of the training images are kept.
 
         Raises:
             UsageError: an unknown network of features, or a package that is missing.

@@ -14,13 +14,11 @@ from typing import Any, Protocol, TypeAlias
 from ..files import append_line
 from ..progress import Progress
 from ..untrusted.names import inside
-from .curves import draw_curves
+from .curves import DISTANCES, draw_curves
 from .measure import Distance
 from .state import TrainState
 
-
 VALIDATION = "validation_"
-DISTANCES = ("fid", "frechet_distance")  # what the log calls a distance to the training images
 Value: TypeAlias = float | list[float | None]
 
 

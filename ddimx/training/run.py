@@ -34,6 +34,7 @@ from ..weights.tensors import load_into
 from .compute import choose_compute
 from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
+from .measure import OpenDistance
 from .report import FolderReporter
 from .settings import Settings, TrainRequest, resolve
 from .state import CHECKPOINTS, TrainState, newest_whole, restore, set_aside
@@ -50,8 +51,16 @@ class TrainResult:
     finished: bool
 
 
-def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
+def train(
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None = None,
+) -> TrainResult:
     """Train as asked, from the beginning, from other weights or from a checkpoint.
+
+    Args:
+        open_distance: opens what measures samples, for ``training.fid_every``.
 
     Raises:
         UsageError: the request contradicts itself, its data or the folder, or another process
@@ -86,7 +95,7 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
     with ExitStack() as lock:
-        return _train(request, settings, checkpoint, lock, stop, progress)
+        return _train(request, settings, checkpoint, lock, stop, progress, open_distance)
 
 
 def _train(
@@ -96,6 +105,7 @@ def _train(
     lock: ExitStack,
     stop: Stop,
     progress: Progress,
+    open_distance: OpenDistance | None,
 ) -> TrainResult:
     config, start = settings.config, settings.start
     folder = request.out
@@ -161,6 +171,11 @@ def _train(
             )
     compute = choose_compute(config, device, network, history)
     info |= {"precision": compute.precision, "compiled": compute.compiled}
+    distance = None
+    if config.training.fid_every is not None:
+        if open_distance is None:
+            raise UsageError("training.fid_every is measured by 'ddimx train' alone")
+        distance = open_distance(config, source, device, request.offline, progress)
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
@@ -177,7 +192,17 @@ def _train(
             "command goes on"
         ) from None
     trainer = Trainer(
-        config, state, process, source, held_out, folder, Noise(seed), device, info, compute
+        config,
+        state,
+        process,
+        source,
+        held_out,
+        folder,
+        Noise(seed),
+        device,
+        info,
+        compute,
+        distance,
     )
     report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
     for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
@@ -224,8 +249,9 @@ def _checkpoint(resume: str, progress: Progress | None) -> Path | None:
         return path
     for folder in (path / CHECKPOINTS, path):
         newest, damaged = newest_whole(folder)
-        for bad, reason in damaged if progress is not None else ():
-            progress.say(f"{bad} is damaged: {reason}; passing over it")
+        if progress is not None:
+            for bad, reason in damaged:
+                progress.say(f"{bad} is damaged: {reason}; passing over it")
         if newest is not None:
             return newest
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
