@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SIZE = (1200, 840)  # pixels
 LEAST = 2  # lines with a loss, without which there is no curve
+OPENING = 0.02  # the share of a run whose losses, many times the later ones, may leave the picture
 SMOOTHED = 40  # a smoothed curve's points are means over a share of 1 in this of the run
 # What the log calls a distance to the training images, and how the picture calls it.
 DISTANCES = {"fid": "FID", "frechet_distance": "Fréchet distance (no FID)"}
@@ -84,6 +85,8 @@ def figure_of(lines: Sequence[Mapping[str, Any]]) -> Figure:
         axes = figure.add_subplot(grid[i // columns, place])
         for curve in curves:
             _draw(axes, curve, last)
+        if curves[0].smoothed:
+            _set_range(axes, curves, last)
         axes.set_title(title, loc="left", fontsize="medium")
         axes.set_xlim(0, last)
         axes.set_xlabel("step")
@@ -136,6 +139,30 @@ def _draw(axes: Axes, curve: Curve, last: int) -> None:
     axes.plot(steps, values, color=curve.color, alpha=0.25, linewidth=0.8)
     axes.plot(steps, moving_mean(steps, values, last / SMOOTHED), curve.style, color=curve.color,
               label=curve.label, linewidth=1.8)  # fmt: skip
+
+
+def _set_range(axes: Axes, curves: Sequence[Curve], last: int) -> None:
+    """Make losses' axis logarithmic where they are above 0, and end it where the opening is over.
+
+    What is drawn smoothed counts as it is smoothed.
+    """
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    shown: list[float] = []
+    for curve in curves:
+        steps, values = np.array(curve.steps), np.array(curve.values)
+        if curve.smoothed:
+            values = moving_mean(steps, values, last / SMOOTHED)
+        shown += values[steps >= min(OPENING * last, steps[-1])].tolist()
+    low, high = min(shown), max(shown)
+    if low <= 0:
+        return
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.1, high * 1.1)
+    subs = (1, 2, 5) if high > 4 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def moving_mean(

@@ -16,8 +16,8 @@ from ...data.shapes.octrees import ShapeSource
 from ...errors import DdimxError, UsageError
 from ...option_values import size_text
 from ...progress import Progress
+from . import features as networks
 from .compare import check_network, measure
-from .features import LITE, EfficientNetLite, Features, inception
 from .frechet import Accumulator, Statistics, frechet_distance, read_statistics, write_statistics
 from .images import Images, Pixels
 
@@ -39,11 +39,12 @@ def open_distance(
     if channels not in (1, 3, 4):
         raise UsageError(f"training.fid_every: FID needs 3 colors, the images have {channels}")
     name = config.training.fid_features
-    if name == LITE:
-        features: Features = EfficientNetLite(device)
+    features: networks.Features
+    if name == networks.LITE:
+        features = networks.EfficientNetLite(device)
     else:
         weights = None if name == "inception" else Path(name)
-        features = inception(weights, device, offline=offline, progress=progress)
+        features = networks.inception(weights, device, offline=offline, progress=progress)
     height, width, _ = source.image_shape
     about = {"preprocessing": f"as for training, {size_text((height, width))}"}
     images = Images("the training images", source, (height, width), about)
@@ -58,7 +59,7 @@ class TrainingDistance:
     """
 
     def __init__(
-        self, images: Images, fingerprint: str, features: Features, progress: Progress
+        self, images: Images, fingerprint: str, features: networks.Features, progress: Progress
     ) -> None:
         """Measure ``images``, whose bytes ``fingerprint`` tells, when they are needed."""
         self._images, self._fingerprint = images, fingerprint
