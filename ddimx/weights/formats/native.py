@@ -33,7 +33,7 @@ from .header import (
     read_header,
     stored_sets,
 )
-from .seal import EMPTY, KEY, write_seal
+from .seal import EMPTY, KEY, damage, write_seal
 
 __all__ = [
     "Header",
@@ -142,10 +142,14 @@ def read_native(path: Path, which: Which | None = None) -> WeightSet:
     """Read a model file, or a checkpoint's averaged (``ema``, ``ema2``) or last (``raw``) weights.
 
     Raises:
-        DdimxError: as :func:`read_header`, or a file without the weights asked for.
+        DdimxError: as :func:`read_header`, a file without the weights asked for, or a checkpoint
+            whose bytes are not those that were written.
         UsageError: a wish for one set of a file that does not say which it holds.
     """
     header = read_header(path)
+    reason = damage(path) if header.kind == "checkpoint" else None
+    if reason is not None:
+        raise DdimxError(f"{path}: damaged: {reason}; name another checkpoint")
     sets = stored_sets(path, header)
     which_set = choose(path, sets, which)
     return WeightSet(
