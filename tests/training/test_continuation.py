@@ -10,101 +10,89 @@ from ddimx.training.measure import TIME_PARTS, LossesByTime
 from ddimx.training.state import restore
 from tests.training.small import finish, newest
 
+STEPS, CUT = 12, 10  # the rate falls by then, and the fourth epoch, of 3 steps, has begun
+RATES = 0.9, 0.3
+ITEMS = [
+    f"training.n_iters={STEPS}",
+    "training.snapshot_freq=100",
+    "data.balance=family",
+    "optim.lr=0.01",
+    "optim.warmup_steps=4",
+    "optim.decay_steps=5",
+    f"model.ema_rate={RATES[0]}",
+    f"model.ema2_rate={RATES[1]}",
+]
+BIAS = "conv_in.bias"
 
-def both(trainer, monkeypatch, note, items=(), cut=5, steps=12):
-    """What ``note(trainer)`` says after every step: of a whole run, and of one cut in two."""
+
+@pytest.fixture
+def notes(trainer, monkeypatch):
+    """What is to be seen of every step: of a whole run, and of one that was cut in two."""
     seen = []
     step = Trainer.step
 
-    def noted(self, *args):
-        result = step(self, *args)
-        seen[-1].append(note(self, *args))
+    def noted(self, number, positions, batch, total):
+        result = step(self, number, positions, batch, total)
+        state = self.state
+        tensors = state.network.state_dict()[BIAS], state.ema[BIAS], state.ema2[BIAS]
+        seen[-1].append(
+            {
+                "rate": state.learning_rate,
+                "examples": (positions.tolist(), batch["x"].numpy().tobytes()),
+                "averages": [value.clone() for value in tensors],
+                "sums": (list(state.time_sums), list(state.time_counts)),
+                "loss": result[0].item(),
+            }
+        )
         return result
 
     monkeypatch.setattr(Trainer, "step", noted)
     monkeypatch.setattr(Trainer, "_measure", lambda *_: None)
-    items = [f"training.n_iters={steps}", "training.snapshot_freq=100", *items]
     seen.append([])
-    whole = trainer("whole", items)
-    finish(whole)
+    finish(trainer("whole", ITEMS))
     seen.append([])
-    first, second = trainer("first", items), trainer("second", items)
-    finish(first, after=cut)
+    first, second = trainer("first", ITEMS), trainer("second", ITEMS)
+    finish(first, after=CUT)
     restore(newest(first), second.state)
-    # What is known before a step is done, without the schedule's help.
-    assert second.state.learning_rate == first.state.learning_rate
+    assert second.state.learning_rate == first.state.learning_rate == pytest.approx(0.006)
     finish(second)
-    assert len(seen[0]) == len(seen[1]) == steps
+    assert len(seen[0]) == len(seen[1]) == STEPS
     return seen
 
 
-SCHEDULE = ["optim.lr=0.01", "optim.warmup_steps=4", "optim.decay_steps=5"]
-
-
-@pytest.mark.parametrize("cut", [2, 6, 9], ids=["rising", "level", "falling"])
-def test_the_learning_rate(trainer, monkeypatch, cut):
-    whole, halves = both(
-        trainer, monkeypatch, lambda run, *_: run.state.learning_rate, SCHEDULE, cut
-    )
-    assert whole == halves
-    # Rate(step) = 0.01 min(1, (step + 1) / 4, (12 - step) / 5), step from 0.
-    rising, falling = [0.0025, 0.005, 0.0075], [0.008, 0.006, 0.004, 0.002]
-    assert whole == pytest.approx([*rising, *[0.01] * 5, *falling])
-
-
-def test_the_place_within_an_epoch_of_families(trainer, monkeypatch):
-    """An epoch has 3 steps, in which every family stands for itself once."""
-
-    def examples(run, step, positions, batch, _):
-        return step, positions.tolist(), batch["x"].numpy().tobytes(), batch["label"].tolist()
-
-    whole, halves = both(trainer, monkeypatch, examples, ["data.balance=family"], cut=4)
-    assert whole == halves
-    assert [positions for _, positions, *_ in whole] == [
-        list(range(4 * step, 4 * step + 4)) for step in range(12)
-    ]
-    assert len({content for *_, content, _ in whole}) == 12
-
-
-def test_averages_of_two_rates(trainer, monkeypatch):
-    rates = 0.9, 0.3
-    items = [f"model.ema_rate={rates[0]}", f"model.ema2_rate={rates[1]}"]
-    name = "conv_in.bias"
-
-    def averages(run, *_):
-        state = run.state
-        own = state.network.state_dict()[name]
-        return [value.clone() for value in (own, state.ema[name], state.ema2[name])]
-
-    whole, halves = both(trainer, monkeypatch, averages, items)
+def test_rate_averages_data_and_losses_by_time_come_back(notes):
+    whole, halves = notes
     for one, two in zip(whole, halves, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    # By the definition, from the weights alone. Each step rounds a number below 1 about twice.
-    for place, rate in enumerate(rates, 1):
-        average = whole[0][place].double()
-        for step in range(2, 13):
+        for key in ("rate", "examples", "sums", "loss"):
+            assert one[key] == two[key]
+        assert all(map(torch.equal, one["averages"], two["averages"]))
+    # The rate of step s, from 0: 0.01 min(1, (s + 1) / 4, (12 - s) / 5).
+    rising, falling = [0.0025, 0.005, 0.0075], [0.008, 0.006, 0.004, 0.002]
+    assert [note["rate"] for note in whole] == pytest.approx([*rising, *[0.01] * 5, *falling])
+    # Each step goes on in the data where the last one ended; no batch is seen twice.
+    positions, contents = zip(*(note["examples"] for note in whole), strict=True)
+    assert [p for part in positions for p in part] == list(range(4 * STEPS))
+    assert len(set(contents)) == STEPS
+    # The averages, by the definition, from the weights alone. Each step rounds a number below 1
+    # about twice.
+    for place, rate in enumerate(RATES, 1):
+        average = whole[0]["averages"][place].double()
+        for step in range(2, STEPS + 1):
+            weights = whole[step - 1]["averages"]
             keep = min(rate, (1 + step) / (10 + step))
-            average = keep * average + (1 - keep) * whole[step - 1][0].double()
-            assert torch.allclose(whole[step - 1][place].double(), average, rtol=0, atol=1e-5)
-    assert not torch.equal(whole[-1][1], whole[-1][2])
-
-
-def test_losses_by_time(trainer, monkeypatch):
-    def sums(run, *_):
-        return list(run.state.time_sums), list(run.state.time_counts)
-
-    whole, halves = both(trainer, monkeypatch, sums, ["training.batch_size=6"])
-    assert whole == halves
-    total, counts = whole[-1]
+            average = keep * average + (1 - keep) * weights[0].double()
+            assert torch.allclose(weights[place].double(), average, rtol=0, atol=1e-5)
+    assert not torch.equal(*whole[-1]["averages"][1:])
+    # Losses by time: every example counts once, in the part in which its time lies.
+    sums, counts = whole[-1]["sums"]
     expected = [0] * TIME_PARTS
-    for step in range(12):
-        positions = torch.arange(6 * step, 6 * step + 6)
-        for t in drawn_timesteps(Draws(Noise(0), positions, step, 6), 1000).tolist():
+    for step in range(STEPS):
+        numbers = torch.arange(4 * step, 4 * step + 4)
+        for t in drawn_timesteps(Draws(Noise(0), numbers, step, 4), 1000).tolist():
             expected[t * TIME_PARTS // 1000] += 1
     assert counts == expected
-    assert sum(counts) == 72
-    losses = finish(trainer("again", ["training.batch_size=6", "training.n_iters=12"])).losses
-    assert sum(total) / 72 == pytest.approx(sum(losses) / 12, rel=1e-5)
+    mean = sum(note["loss"] for note in whole) / STEPS
+    assert sum(sums) / (4 * STEPS) == pytest.approx(mean, rel=1e-5)
 
 
 class Told:

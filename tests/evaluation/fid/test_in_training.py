@@ -100,19 +100,18 @@ def test_train_measures_and_names_it(tiny_config, networks, tmp_path, monkeypatc
     assert "measuring 14 training images, once" in " ".join(done.err.split())
     assert networks[0].batches == [14, 6, 6]
 
+
+def test_a_distance_on_other_features_is_never_called_fid(tiny_config, monkeypatch):
     class Named(MeanColors):
         def __init__(self, device):
             super().__init__()
             self.about["figure"] = "Fréchet distance on mean colors (no FID)"
 
     monkeypatch.setattr(features, "EfficientNetLite", Named)
-    lite = ("--set", "training.fid_features=efficientnet-lite0", "-o", "lite")
-    done = invoke(*command[:-2], *lite)
-    assert done.code == 0, done.err
-    log = [json.loads(line) for line in (tmp_path / "lite" / "log.jsonl").read_text().splitlines()]
-    same = [(line["step"], line["frechet_distance"]) for line in log if "frechet_distance" in line]
-    assert same == measured
-    assert "step 3: Fréchet distance on mean colors (no FID) 0." in " ".join(done.err.split())
+    config = override(tiny_config, ["training.fid_features=efficientnet-lite0"])
+    distance = open_distance(config, open_source(config), CPU, True, Progress(quiet=True))
+    assert distance.key == "frechet_distance"
+    assert distance.name == "Fréchet distance on mean colors (no FID)"
 
 
 def test_a_network_that_is_missing_is_an_error_before_anything_is_written(

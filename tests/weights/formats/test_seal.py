@@ -35,7 +35,7 @@ def test_the_digest_is_that_of_the_file_with_zeros_in_its_place(sealed):
     assert torch.equal(read_tensors(path, "model.")["w"], TENSORS["model.w"])
 
 
-@examples(60)
+@examples(25)
 @given(data=st.data())
 def test_any_wrong_byte_is_found(sealed, data):
     _, whole, path = sealed
@@ -45,7 +45,7 @@ def test_any_wrong_byte_is_found(sealed, data):
     assert damage(path) is not None
 
 
-@examples(30)
+@examples(10)
 @given(data=st.data())
 def test_what_is_cut_off_zeroed_or_longer_is_found(sealed, data):
     _, whole, path = sealed
