@@ -87,8 +87,12 @@ def figure_of(lines: Sequence[Mapping[str, Any]]) -> Figure:
             _draw(axes, curve, last)
         if curves[0].smoothed:
             _set_range(axes, curves, last)
+        else:
+            values = [value for curve in curves for value in curve.values]
+            if min(values) >= 0 < max(values):
+                axes.set_ylim(0, 1.06 * max(values))
         axes.set_title(title, loc="left", fontsize="medium")
-        axes.set_xlim(0, last)
+        axes.set_xlim(0, 1.01 * last)
         axes.set_xlabel("step")
         axes.grid(color="#e5e5e5")
         axes.set_axisbelow(True)
@@ -159,7 +163,9 @@ def _set_range(axes: Axes, curves: Sequence[Curve], last: int) -> None:
         return
     axes.set_yscale("log")
     axes.set_ylim(low / 1.1, high * 1.1)
-    subs = (1, 2, 5) if high > 4 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    subs: tuple[float, ...] = (1, 2, 5) if high > 30 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    if high < 4 * low:
+        subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
