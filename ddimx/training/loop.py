@@ -131,7 +131,8 @@ class Trainer:
             step_count = self.state.step
             due = step_count % training.snapshot_freq == 0 or step_count == total or bool(stop)
             validates = step_count % training.validation_freq == 0
-            measures = self.distance is not None and step_count % (training.fid_every or 1) == 0
+            every = training.fid_every
+            measures = every is not None and step_count % every == 0
             if not (due or validates or measures or step_count % self.look_every == 0):
                 continue
             self.look()
@@ -191,6 +192,7 @@ class Trainer:
         with self._compute.autocast():
             losses = self.process.loss(self._trained, arriving, draws)
         self._by_time.add(draws, losses)
+        self._by_time.end_step()
         loss = losses.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -31,27 +31,35 @@ class LossesByTime:
     def __init__(self, process: Process) -> None:
         """Note nothing yet."""
         self._shares: Callable[[Draws], Tensor] | None = getattr(process, "time_shares", None)
-        self._sums: list[Tensor] = []
-        self._counts: list[list[int]] = []
+        self._parts: list[Tensor] = []  # of the step that is being computed
+        self._steps: list[Tensor] = []
 
     def add(self, draws: Draws, losses: Tensor) -> None:
-        """Note the losses [B] of the examples of ``draws``; nothing here waits for a GPU."""
+        """Note the losses [B] of the examples of ``draws``; nothing here waits for a GPU.
+
+        They may be a part of a step's.
+        """
         if self._shares is None:
             return
         part = (self._shares(draws) * TIME_PARTS).long().clamp(0, TIME_PARTS - 1)
-        mask = nn.functional.one_hot(part, TIME_PARTS)
-        weights = sent(mask.to(torch.float32), losses.device)
-        self._sums.append((losses.detach().float()[:, None] * weights).sum(dim=0))
-        self._counts.append(mask.sum(dim=0).tolist())
+        mask = nn.functional.one_hot(part, TIME_PARTS).to(torch.float32)
+        on_device = sent(mask, losses.device)
+        sums = (losses.detach().float()[:, None] * on_device).sum(dim=0)
+        self._parts.append(torch.stack([sums, on_device.sum(dim=0)]))
+
+    def end_step(self, total: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+        """Sum what was noted of a step; ``total`` sums that of several processes."""
+        if self._parts:
+            self._steps.append(total(torch.stack(self._parts).sum(dim=0)))
+            self._parts = []
 
     def take(self) -> list[tuple[list[float], list[int]]]:
-        """Return sums and counts [TIME_PARTS] of every call of :meth:`add` since the last time."""
-        if not self._sums:
+        """Return sums and counts [TIME_PARTS] of every step since the last time."""
+        if not self._steps:
             return []
-        sums: list[list[float]] = torch.stack(self._sums).tolist()
-        taken = list(zip(sums, self._counts, strict=True))
-        self._sums, self._counts = [], []
-        return taken
+        values: list[list[list[float]]] = torch.stack(self._steps).tolist()
+        self._steps = []
+        return [(sums, [round(count) for count in counts]) for sums, counts in values]
 
 
 class Distance(Protocol):

@@ -108,12 +108,17 @@ class Told:
 def test_sums_by_part_of_the_schedule():
     by_time = LossesByTime(Told([0.0, 0.249, 0.25, 0.999, 1.0]))
     by_time.add(None, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]))
-    by_time.add(None, torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0]))
+    by_time.end_step()
+    # A step in two parts, and of two processes that have the same.
+    for _ in range(2):
+        by_time.add(None, torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0]))
+    by_time.end_step(lambda value: 2 * value)
     assert by_time.take() == [
         ([3.0, 4.0, 0.0, 24.0], [2, 1, 0, 2]),
-        ([2.0, 1.0, 0.0, 2.0], [2, 1, 0, 2]),
+        ([8.0, 4.0, 0.0, 8.0], [8, 4, 0, 8]),
     ]
     assert by_time.take() == []
     silent = LossesByTime(object())
     silent.add(None, torch.ones(5))
+    silent.end_step()
     assert silent.take() == []
