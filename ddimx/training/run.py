@@ -28,14 +28,16 @@ from ..runs.lock import lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
+from ..weights.formats.seal import damage
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
 from .compute import choose_compute
 from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
+from .measure import OpenDistance
 from .report import FolderReporter
 from .settings import Settings, TrainRequest, resolve
-from .state import CHECKPOINTS, TrainState, checkpoints, restore
+from .state import CHECKPOINTS, TrainState, newest_whole, restore, set_aside
 
 CONFIG, RECORD = "config.yml", "train.json"  # of a run: with what it runs, with what it began
 
@@ -49,8 +51,16 @@ class TrainResult:
     finished: bool
 
 
-def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
+def train(
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None = None,
+) -> TrainResult:
     """Train as asked, from the beginning, from other weights or from a checkpoint.
+
+    Args:
+        open_distance: opens what measures samples, for ``training.fid_every``.
 
     Raises:
         UsageError: the request contradicts itself, its data or the folder, or another process
@@ -70,7 +80,7 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
                 f"--resume goes on with the run's own data, and {flag} would change it; data that "
                 "were moved are named by --set data.root=DIR"
             )
-        checkpoint = _checkpoint(request.resume)
+        checkpoint = _checkpoint(request.resume, None if request.out is None else progress)
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
@@ -85,7 +95,7 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
     with ExitStack() as lock:
-        return _train(request, settings, checkpoint, lock, stop, progress)
+        return _train(request, settings, checkpoint, lock, stop, progress, open_distance)
 
 
 def _train(
@@ -95,6 +105,7 @@ def _train(
     lock: ExitStack,
     stop: Stop,
     progress: Progress,
+    open_distance: OpenDistance | None,
 ) -> TrainResult:
     config, start = settings.config, settings.start
     folder = request.out
@@ -102,7 +113,7 @@ def _train(
         folder = checkpoint.parent.parent
     if folder is not None:
         lock.enter_context(lock_folder(folder))
-        checkpoint, config = _newest(request, config, folder, checkpoint)
+        checkpoint, config = _newest(request, config, folder, checkpoint, progress)
     obtain(config.data, offline=request.offline, progress=progress)
     # The headers of a folder's pictures are read once, and what a run begins with is said of them.
     fresh = checkpoint is None
@@ -150,6 +161,7 @@ def _train(
         if "seed" not in history:
             raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
         seed = int(history["seed"])
+        remarks += state.remarks
         info["init"] = history.get("init")
         info["resumed"] = [*history.get("resumed", []), {"step": state.step, "on": info["device"]}]
         if history.get("data_sha256", source.fingerprint) != source.fingerprint:
@@ -159,6 +171,11 @@ def _train(
             )
     compute = choose_compute(config, device, network, history)
     info |= {"precision": compute.precision, "compiled": compute.compiled}
+    distance = None
+    if config.training.fid_every is not None:
+        if open_distance is None:
+            raise UsageError("training.fid_every is measured by 'ddimx train' alone")
+        distance = open_distance(config, source, device, request.offline, progress)
     if folder is None:  # not before it is known that there is something to put into it
         folder = fresh_run("train", request.label)
         lock.enter_context(lock_folder(folder))
@@ -175,7 +192,17 @@ def _train(
             "command goes on"
         ) from None
     trainer = Trainer(
-        config, state, process, source, held_out, folder, Noise(seed), device, info, compute
+        config,
+        state,
+        process,
+        source,
+        held_out,
+        folder,
+        Noise(seed),
+        device,
+        info,
+        compute,
+        distance,
     )
     report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
     for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
@@ -205,17 +232,28 @@ def _train(
     return TrainResult(folder, state.step, is_complete)
 
 
-def _checkpoint(resume: str) -> Path | None:
+def _checkpoint(resume: str, progress: Progress | None) -> Path | None:
     """Return the checkpoint that ``--resume`` names: a file, a run folder, or "last".
 
-    None where a run has begun, but was ended before its first one.
+    Of a folder the newest that is not damaged; ``progress`` is told of those that are. None where a
+    run has begun, but was ended before its first one.
+
+    Raises:
+        DdimxError: the file is damaged, or all checkpoints of the folder are.
     """
     path = _run_of(resume)
     if path.is_file():
+        reason = damage(path)
+        if reason is not None:
+            raise DdimxError(f"{path}: damaged: {reason}; --resume RUN takes the newest whole one")
         return path
-    paths = checkpoints(path / CHECKPOINTS) or checkpoints(path)
-    if paths:
-        return paths[-1]
+    for folder in (path / CHECKPOINTS, path):
+        newest, damaged = newest_whole(folder)
+        if progress is not None:
+            for bad, reason in damaged:
+                progress.say(f"{bad} is damaged: {reason}; passing over it")
+        if newest is not None:
+            return newest
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
         raise UsageError(
             f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
@@ -259,9 +297,15 @@ def _record(request: TrainRequest) -> dict[str, Any]:
 
 
 def _newest(
-    request: TrainRequest, config: Config, folder: Path, checkpoint: Path | None
+    request: TrainRequest,
+    config: Config,
+    folder: Path,
+    checkpoint: Path | None,
+    progress: Progress,
 ) -> tuple[Path | None, Config]:
     """Return the checkpoint to go on from, which must be the folder's newest, if it has one.
+
+    Damaged ones do not count: those after the newest whole one are renamed, and it is said.
 
     Without ``--resume``, the command that a run was begun with goes on with it. What such a command
     left to the choice by its data is not chosen again: the data may have changed.
@@ -269,10 +313,12 @@ def _newest(
     Raises:
         UsageError: the folder holds another run, or the run is further.
     """
-    paths = checkpoints(folder / CHECKPOINTS)
-    if not paths:
+    newest, damaged = newest_whole(folder / CHECKPOINTS)
+    for path, reason in damaged:
+        place = set_aside(path)
+        progress.say(f"{path} is damaged: {reason}; it is {place.name} now, and passed over")
+    if newest is None:
         return checkpoint, config
-    newest = paths[-1]
     if checkpoint is None:
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name
