@@ -104,9 +104,7 @@ def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(*inputs: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return forward(*inputs)
-        result: Tensor = checkpoint(
-            forward, *inputs, use_reentrant=False, preserve_rng_state=False
-        )
+        result: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
         return result
 
     return call

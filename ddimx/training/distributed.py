@@ -1,20 +1,22 @@
 """Several processes that train one network: how they meet, what they agree on, what they sum.
 
-Which process this is, its launcher has said (:mod:`ddimx.launch`). The processes meet in a store of
-torch's, through which they tell each other words: what rank 0 has decided, what all must have alike,
-who has failed. Only numbers on the device, gradients and losses, go through a process group (NCCL or
-gloo). Nothing is ever pickled.
+Which process this is, its launcher has said (:mod:`ddimx.launch`). The processes meet in a store
+of torch's, through which they tell each other words: what rank 0 has decided, what all must have
+alike, who has failed. Only numbers on the device, gradients and losses, go through a process group
+(NCCL or gloo). Nothing is ever pickled.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-import sys
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -26,11 +28,17 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import DdimxError, UsageError
 from ..launch import Launch, this_process
 from ..signals import Stop
+from .state import TrainState
 from .watch import ALONE, ENDED, GO_ON, GRACE, PREPARING, TRAINING, Watch
 
 JOIN_SECONDS = 600.0  # for all processes to begin; what is loaded from a network takes long
 # Who is missing says the watch, for both back ends alike. Their own limits only end the process.
 _NEVER = timedelta(days=30)
+# Buffers are constants here. PyTorch 2.13 has another name for what it deprecates.
+_NAMES = ("forward_sync_buffers", "broadcast_buffers")
+_PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
+_NO_BUFFERS: Any = {next(name for name in _NAMES if name in _PARAMETERS): False}
+c10d: Any = dist  # of which torch's own stubs do not name the stores
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
@@ -110,14 +118,17 @@ class Group:
         """
         if self.is_alone:
             return self
-        host, port = (os.environ[name] for name in _ADDRESS)
+        if not dist.is_available():
+            raise DdimxError("this PyTorch was built without torch.distributed")
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torchrun keeps a store for its processes; else rank 0 keeps it.
         keeps = self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         limit = timedelta(seconds=JOIN_SECONDS)
         try:
-            store = dist.TCPStore(
-                host, int(port), is_master=keeps, timeout=limit, wait_for_workers=False
-            )
+            stores = [
+                c10d.TCPStore(host, port, is_master=master, timeout=limit, wait_for_workers=False)
+                for master in (keeps, False)  # the watch has a connection of its own
+            ]
         except (RuntimeError, ValueError) as error:
             first = str(error).partition("\n")[0]
             what = "keep the store of all processes at" if keeps else "reach rank 0 at"
@@ -125,9 +136,8 @@ class Group:
                 f"rank {self.rank} of {self.size} cannot {what} {host}:{port} (MASTER_ADDR, "
                 f"MASTER_PORT): {first}"
             ) from None
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = dist.PrefixStore(f"ddimx/{attempt}", store)
-        own = dist.PrefixStore(f"ddimx/{attempt}", store.clone())
+        name = f"ddimx/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self._store, own = (c10d.PrefixStore(name, store) for store in stores)
         self._watch = Watch(own, self.rank, self.size, JOIN_SECONDS)
         end = time.monotonic() + JOIN_SECONDS
         absent = [*range(self.size)]
@@ -233,7 +243,7 @@ class Group:
             torch.cuda.set_device(device)
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", self._store),
+            store=c10d.PrefixStore("group", self._store),
             rank=self.rank,
             world_size=self.size,
             timeout=_NEVER,
@@ -317,17 +327,19 @@ class Group:
         # A network of ours uses all its weights in every step, whatever is drawn; of others nobody
         # here knows, and to look for those without a gradient takes some time.
         ours = type(getattr(network, "_orig_mod", network)).__module__.startswith("ddimx.")
+        wrapped: Any
         with self.together():
             wrapped = DistributedDataParallel(
                 network,
-                broadcast_buffers=False,
+                **_NO_BUFFERS,
                 gradient_as_bucket_view=True,
                 find_unused_parameters=not ours,
             )
         # DDP's own way divides by the number of ranks before it sums. Every rank's loss is divided
         # by the examples of all ranks already, for ranks may have one example more than others.
         wrapped.register_comm_hook(None, _summed)
-        return wrapped
+        module: nn.Module = wrapped
+        return module
 
     @contextmanager
     def part(self, network: nn.Module, *, last: bool) -> Iterator[None]:
@@ -408,14 +420,60 @@ class Group:
             ) from None
 
 
-def _summed(
-    _state: object, bucket: dist.GradBucket
-) -> torch.futures.Future[Tensor]:
+def _summed(_state: object, bucket: Any) -> torch.futures.Future[Tensor]:
     work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+    future: torch.futures.Future[Any] = work.get_future()
+    return future.then(lambda done: done.value()[0])
+
+
+_summed.__annotations__.clear()  # DDP compares them with its own as they are, here as texts
 
 
 def _of_connection(error: RuntimeError) -> bool:
     """Return whether a back end failed, and not a network of ours."""
     text = str(error)
     return isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text
+
+
+def agent(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return which torchrun begins this process, empty without one.
+
+    ``run_id`` is its ``--rdzv-id``; ``agent`` its process, which goes on over all attempts, by
+    machine, number and time of its beginning.
+    """
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return {}
+    parent, begun = os.getppid(), ""
+    with suppress(OSError, IndexError):
+        stat = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8")
+        begun = stat.rpartition(")")[2].split()[19]
+    name = f"{socket.gethostname()}:{parent}:{begun}"
+    return {"run_id": environment["TORCHELASTIC_RUN_ID"], "agent": name}
+
+
+class SilentReporter:
+    """The reporter of ranks that do not speak: it keeps nothing."""
+
+    def start(self, state: TrainState, total: int) -> None:
+        """Drop what rank 0 writes into its next line."""
+        state.losses.clear()
+
+    def step(self, state: TrainState, losses: list[float], norm: float, waited: float) -> None:
+        """Drop the losses, which rank 0 has too."""
+        state.losses.clear()
+
+    def validation(self, state: TrainState, losses: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def validated(self, step: int) -> bool:
+        """Return that there is nothing to do."""
+        return True
+
+    def saved(self, state: TrainState) -> None:
+        """Do nothing."""
+
+    def problem(self, state: TrainState, what: str, error: OSError) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

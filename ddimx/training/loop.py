@@ -82,9 +82,7 @@ class Trainer:
         """
         network, training = self.state.network, self.config.training
         start_seconds = time.perf_counter()
-        positions, batch = divided(
-            *self._batches().batch(self.state.step), training.accumulate
-        )[0]
+        positions, batch = divided(*self._batches().batch(self.state.step), training.accumulate)[0]
         arriving = self._arriving({"": positions, **batch})
         key = self.noise, arriving.pop(""), self.state.step
         draws = Draws(self.noise, positions, self.state.step, training.batch_size)
@@ -189,9 +187,10 @@ class Trainer:
         """Do one optimizer step and return the loss and the gradient's norm before clipping.
 
         ``positions`` and ``batch`` are those of this rank; loss and gradient are the means over
-        the examples of all ranks. Both are 0-d and on the device, for which nothing here waits unless it is looked at after
-        every step: :meth:`look` tells what they are. A step whose loss or gradient is not finite
-        leaves weights and moments as they are, and so do all steps after it.
+        the examples of all ranks. Both are 0-d and on the device, for which nothing here waits
+        unless it is looked at after every step: :meth:`look` tells what they are. A step whose
+        loss or gradient is not finite leaves weights and moments as they are, and so do all steps
+        after it.
 
         Raises:
             DdimxError: they are not finite, where every step is looked at.

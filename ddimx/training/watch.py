@@ -17,8 +17,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-PREPARING, TRAINING, ALONE, ENDED = "preparing", "training", "alone", "ended"
 Doing = Literal["preparing", "training", "alone", "ended"]
+PREPARING: Doing = "preparing"
+TRAINING: Doing = "training"
+ALONE: Doing = "alone"  # what rank 0 does while the others wait
+ENDED: Doing = "ended"
 MOST_SECONDS_BETWEEN = 5.0  # two signs of life
 GRACE = 10.0  # seconds for the main thread to end by itself, before the thread ends the process
 
@@ -116,7 +119,9 @@ class Watch:
             if rank != self.rank and sign.number == before.get(rank) and sign.doing != ENDED
         ]
         if silent:
-            self._judge(silent, f"cannot be reached and has given no sign for {3 * self.between:.0f} s")
+            self._judge(
+                silent, f"cannot be reached and has given no sign for {3 * self.between:.0f} s"
+            )
 
     def _run(self) -> None:
         last = time.monotonic()
