@@ -82,6 +82,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     return launch
 
 
+class MissingRank(DdimxError):
+    """Another process of the training has gone; the message says which one."""
+
+
 class Group:
     """The processes of one training, of which this is one; by default it is alone.
 
@@ -205,7 +209,7 @@ class Group:
                 time.sleep(0.05)
         except RuntimeError:  # the store is gone with the process that kept it
             pass
-        if isinstance(error, DdimxError) and not self.is_first:
+        if isinstance(error, DdimxError) and not isinstance(error, MissingRank) and self.rank:
             raise type(error)(f"rank {self.rank} of {self.size}: {text}") from None
         if self.is_first:  # where rank 0 keeps the store, the others have to read it
             time.sleep(1.0)
@@ -297,18 +301,27 @@ class Group:
                 )
 
     def _awaited(self, key: str) -> Any:
+        assert self._watch is not None
         pause = 0.005
-        while not self._store.check([key]):
+        try:
+            while not self._store.check([key]):
+                self._raise_failure()
+                time.sleep(pause)
+                pause = min(2 * pause, 0.1)
+            return json.loads(self._store.get(key))
+        except RuntimeError as error:  # torch's store errors are such
+            self._watch.without_store(str(error).partition("\n")[0])
             self._raise_failure()
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)
-        return json.loads(self._store.get(key))
+            raise
 
     def _raise_failure(self) -> None:
         watch = self._watch
         assert watch is not None
-        if watch.failure is None and self._store.check(["failed"]):
-            watch.failure = json.loads(self._store.get("failed"))
+        try:
+            if watch.failure is None and self._store.check(["failed"]):
+                watch.failure = json.loads(self._store.get("failed"))
+        except RuntimeError as error:
+            watch.without_store(str(error).partition("\n")[0])
         if watch.failure is not None:
             watch.hear()
             raise Elsewhere(watch.failure["code"])
@@ -316,7 +329,7 @@ class Group:
             watch.hear()
             if not watch.speaks:
                 raise Elsewhere(1)
-            raise DdimxError(f"{watch.verdict}{GO_ON}")
+            raise MissingRank(f"{watch.verdict}{GO_ON}")
 
     # --- numbers, through the process group -------------------------------------------------------
 

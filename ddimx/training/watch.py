@@ -1,9 +1,9 @@
 """Signs of life of the processes that train together, and who of them is missing.
 
 A process that is killed, stopped or stuck leaves the others waiting in a sum that never ends, in
-code that no Python signal reaches. So every process has a thread that writes where it is into the
-store that all share, reads the same of the others, and after a time limit says who is missing and
-ends the process. That is the same for every back end, whose own time limits know no names.
+code that no Python signal reaches. So every process has threads that write where it is into the
+store that all share, read the same of the others, and after a time limit say who is missing and
+end the process. That is the same for every back end, whose own time limits know no names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAINING: Doing = "training"
 ALONE: Doing = "alone"  # what rank 0 does while the others wait
 ENDED: Doing = "ended"
 MOST_SECONDS_BETWEEN = 5.0  # two signs of life
-GRACE = 10.0  # seconds for the main thread to end by itself, before the thread ends the process
+GRACE = 3.0  # seconds for the main thread to end by itself, before the thread ends the process
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,18 @@ class Watch:
         self._end = threading.Event()
         self._lock = threading.Lock()
         self._signs: list[Sign] = []
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._answered = time.monotonic()
+        self._threads = [
+            threading.Thread(target=work, name="watch", daemon=True)
+            for work in (self._exchange, self._run)
+        ]
         self._write()
 
     def start(self) -> None:
         """Begin to watch; every rank has given its first sign."""
         self._signs = self._read()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def at(self, doing: Doing, step: int | None = None) -> None:
         """Note what the main thread does now; nothing is sent here."""
@@ -82,8 +87,9 @@ class Watch:
     def close(self) -> None:
         """Stop watching; the others do not miss this rank from now on."""
         self._end.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=GRACE)
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(timeout=GRACE)
 
     @property
     def between(self) -> float:
@@ -123,40 +129,47 @@ class Watch:
                 silent, f"cannot be reached and has given no sign for {3 * self.between:.0f} s"
             )
 
-    def _run(self) -> None:
-        last = time.monotonic()
-        seen: list[tuple[int, float]] = []  # of every rank: its last sign's number, and when
-        moved, moved_at = -1, last
+    def _exchange(self) -> None:
+        """Write and read signs. A store whose keeper is stopped never answers."""
         while not self._end.wait(self.between):
             try:
                 self._write()
-                self._signs = signs = self._read()
+                self._signs = self._read()
                 if self._store.check(["failed"]):
                     self.failure = json.loads(self._store.get("failed"))
             except RuntimeError as error:  # torch's store errors are such
                 if not self._end.is_set():
-                    first = str(error).partition("\n")[0]
-                    self._judge([0], f"or the launcher, which keeps the store, is gone: {first}")
-                    self._leave()
+                    self.without_store(str(error).partition("\n")[0])
                 return
-            now = time.monotonic()
-            paused = now - last > 4 * self.between + 1  # this process was stopped, not the others
-            last = now
-            if paused or not seen:
+            self._answered = time.monotonic()
+
+    def _run(self) -> None:
+        seen: list[tuple[int, float]] = []  # of every rank: its last sign's number, and when
+        moves, moved_at = -1, time.monotonic()
+        last = moved_at
+        while not self._end.wait(min(1.0, self.between)):
+            now, signs = time.monotonic(), self._signs
+            if now - last > 2 * self.between + 1 or not seen:  # this process itself was stopped
                 seen, moved_at = [(sign.number, now) for sign in signs], now
+                self._answered = now
+            last = now
             seen = [
                 (sign.number, now) if sign.number != number else (number, at)
                 for sign, (number, at) in zip(signs, seen, strict=True)
             ]
-            moves = sum(sign.moves for sign in signs)
-            if moves != moved or any(sign.doing != TRAINING for sign in signs):
-                moved, moved_at = moves, now
+            total = sum(sign.moves for sign in signs)
+            if total != moves or any(sign.doing != TRAINING for sign in signs):
+                moves, moved_at = total, now
             silent = [
                 rank
                 for rank, (_, at) in enumerate(seen)
                 if now - at > self.limit and signs[rank].doing != ENDED and rank != self.rank
             ]
-            if silent:
+            if self.verdict is not None:
+                pass
+            elif now - self._answered > self.limit:
+                self.without_store(f"no answer for {self.limit:g} s")
+            elif silent:
                 self._judge(silent, f"has given no sign for {self.limit:g} s")
             elif now - moved_at > self.limit:
                 least = min(sign.step for sign in signs)
@@ -170,13 +183,22 @@ class Watch:
     def _judge(self, ranks: list[int], what: str) -> None:
         names = " and ".join(self.name(rank) for rank in ranks[:4])
         more = f" and {len(ranks) - 4} more" if len(ranks) > 4 else ""
-        step = min((self._signs[r].step for r in ranks if r < len(self._signs)), default=0)
         self.missing = tuple(ranks)
-        self.verdict = f"{names}{more} {what}, at step {step}"
+        self.verdict = f"{names}{more} {what}, at step {self.own.step}"
+
+    def without_store(self, reason: str) -> None:
+        """Note that the store does not answer, nor, it seems, the process that keeps it."""
+        if self.verdict is None:
+            self._judge([0], f"or the launcher, which keep what all share, is gone ({reason})")
 
     def _leave(self) -> None:
-        """Give the main thread some time to end the process, and then end it."""
-        if self._heard.wait(GRACE) or self._end.is_set():
+        """Give the main thread some time to end the process, and then end it.
+
+        What rank 0 does alone comes to its end, and the main thread learns it at its next sum.
+        """
+        while not self._heard.wait(GRACE) and self.own.doing == ALONE:
+            pass
+        if self._heard.is_set() or self._end.is_set():
             return
         if self.failure is None and self.speaks:
             print(f"error: {self.verdict}{GO_ON}", file=sys.stderr, flush=True)
