@@ -167,23 +167,18 @@ class Group:
         if self._store is None or watch is None:
             return
         failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
+        watch.hear()
         try:
-            watch.hear()
-            if failed and not isinstance(error, Elsewhere):
-                assert error is not None
+            if error is not None and failed:
                 self._fail(error)
-            elif not failed:
+            else:
                 watch.at(ALONE if self.is_first else ENDED)
                 self.told(None)
-                self._store.set(f"ended/{self.rank}", "")
-                end = time.monotonic() + GRACE  # where rank 0 keeps the store, the others read it
-                names = [f"ended/{rank}" for rank in range(self.size)]
-                while self.is_first and not self._store.check(names) and time.monotonic() < end:
-                    time.sleep(0.01)
-                if self._begun:
-                    dist.destroy_process_group()
         finally:
+            self._leave()
             watch.close()
+        if self._begun and not failed:
+            dist.destroy_process_group()
 
     def _fail(self, error: BaseException) -> None:
         """Tell the others; of the same words by several ranks, the lowest rank's are shown.
@@ -196,23 +191,30 @@ class Group:
         if isinstance(error, SystemExit):
             text, code = "", error.code
         record = json.dumps({"rank": self.rank, "text": text, "code": code})
-        try:
+        with suppress(RuntimeError):  # the store may be gone with the process that kept it
             self._store.set(f"failed/{self.rank}", record)
+            if isinstance(error, Elsewhere | MissingRank):
+                return
             self._store.set("failed", record)
-            end = time.monotonic() + 3.0
+            end = time.monotonic() + GRACE
             while not self.is_first and time.monotonic() < end:
                 if self._store.check(["failed/0"]):
-                    first = json.loads(self._store.get("failed/0"))
-                    if first["text"] == text:
+                    if json.loads(self._store.get("failed/0"))["text"] == text:
                         raise Elsewhere(code) from None
                     break
-                time.sleep(0.05)
-        except RuntimeError:  # the store is gone with the process that kept it
-            pass
-        if isinstance(error, DdimxError) and not isinstance(error, MissingRank) and self.rank:
+                time.sleep(0.02)
+        if isinstance(error, DdimxError) and not self.is_first:
             raise type(error)(f"rank {self.rank} of {self.size}: {text}") from None
-        if self.is_first:  # where rank 0 keeps the store, the others have to read it
-            time.sleep(1.0)
+
+    def _leave(self) -> None:
+        """Say that this rank needs the store no more; rank 0, which may keep it, waits for all."""
+        missing = self._watch.missing if self._watch is not None else ()
+        names = [f"ended/{rank}" for rank in range(self.size) if rank not in missing]
+        end = time.monotonic() + GRACE
+        with suppress(RuntimeError):
+            self._store.set(f"ended/{self.rank}", "")
+            while self.is_first and not self._store.check(names) and time.monotonic() < end:
+                time.sleep(0.01)
 
     def begin(
         self, backend: Literal["auto", "gloo", "nccl"], device: torch.device, limit: float
@@ -291,7 +293,7 @@ class Group:
                 ranks.setdefault(json.dumps(values.get(name)), []).append(rank)
             if len(ranks) > 1:
                 texts = [
-                    f"rank {', '.join(map(str, some[:8]))}{' ...' if len(some) > 8 else ''} "
+                    f"rank {', '.join(map(str, some[:8]))}{' ...' if len(some) > 8 else ''}: "
                     f"{value[:120]}"
                     for value, some in ranks.items()
                 ]
