@@ -92,6 +92,8 @@ class Trainer:
         with torch.no_grad(), self._compute.autocast():
             self.process.loss(network, arriving, draws)
         set_dropout_key(network, key)
+        trained: nn.Module = network
+        failure: Exception | None = None
         try:
             trained = cast(nn.Module, torch.compile(network, dynamic=False))
             with compiled.code_folder():
@@ -102,11 +104,16 @@ class Trainer:
             raise
         # A compiler, a linker or a loader may raise anything, and a network that is not compiled
         # can still be trained: the caller says why, and goes on or ends.
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DdimxError(f"the network cannot be compiled here: {reason}") from error
+        except Exception as error:  # noqa: BLE001 - raised below, when all ranks know
+            failure = error
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
+        # All ranks train what is compiled, or none.
+        failures = torch.tensor(float(failure is not None), device=self.device)
+        if self.group.total(failures):
+            text = "it failed on another rank" if failure is None else str(failure).strip()
+            reason = (text.splitlines() or [type(failure).__name__])[0]
+            raise DdimxError(f"the network cannot be compiled here: {reason}") from failure
         self._trained = self.group.trainable(trained)
         return time.perf_counter() - start_seconds
 
