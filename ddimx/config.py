@@ -149,6 +149,8 @@ class ModelConfig(Section):
     var_type: Literal["fixedlarge", "fixedsmall"] = "fixedlarge"
     ema: bool = True
     ema_rate: float = Field(default=0.9999, gt=0.0, lt=1.0)
+    # Ours: the rate of a second average, kept beside the first (--weights ema2).
+    ema2_rate: float | None = Field(default=None, gt=0.0, lt=1.0)
     resamp_with_conv: bool = True
     # Ours: the UNet sees patch_size x patch_size pixels as channels of one position.
     patch_size: int = Field(default=1, ge=1)
@@ -213,6 +215,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ModelConfig:
+        if self.ema2_rate is not None and not self.ema:
+            raise ValueError("ema2_rate is of a second average, and ema is false")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes holds a name twice")
         try:
@@ -334,7 +338,15 @@ class TrainingConfig(Section):
     n_iters: int = Field(default=5_000_000, ge=1)
     snapshot_freq: int = Field(default=5000, ge=1)
     validation_freq: int = Field(default=2000, ge=1)
-    keep_checkpoints: int = Field(default=3, ge=1)
+    keep_checkpoints: int = Field(default=3, ge=1)  # the newest so many
+    # Ours: checkpoints of steps that are multiples of this are never removed.
+    keep_every: int | None = Field(default=None, ge=1)
+    # Ours, images: how often, in steps, the Fréchet distance of so many samples of the averaged
+    # weights to the training images is measured, and on features of which network: "inception"
+    # (FID's), its file, or "efficientnet-lite0".
+    fid_every: int | None = Field(default=None, ge=1)
+    fid_samples: int = Field(default=2000, ge=2)
+    fid_features: str = Field(default="inception", min_length=1)
     antithetic: bool = True
     # Ours: an error of x0 counts its signal-to-noise ratio times, but no less than the first and no
     # more than the second of these: [0, 5] is min-SNR. None: the prediction's error as it is.
@@ -360,6 +372,16 @@ class TrainingConfig(Section):
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     # Ours, several processes: seconds without a sign of one of them until the others give up.
     rank_timeout: float = Field(default=600.0, ge=1.0)
+
+    @model_validator(mode="after")
+    def _checkpoints_to_keep(self) -> TrainingConfig:
+        every, freq = self.keep_every, self.snapshot_freq
+        if every is not None and every % freq:
+            raise ValueError(
+                f"keep_every {every} is not a multiple of snapshot_freq {freq}, the steps between "
+                "two checkpoints"
+            )
+        return self
 
     @field_validator("snr_clip")
     @classmethod
@@ -513,6 +535,8 @@ class Config(Section):
         return self
 
     def _check_octree(self) -> None:
+        if self.training.fid_every is not None:
+            raise ValueError("training.fid_every is for images")
         if self.diffusion.prediction in ("flow", "edm"):
             raise ValueError(f"diffusion.prediction {self.diffusion.prediction} is for images")
         if self.data.max_depth is None:

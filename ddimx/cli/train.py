@@ -5,12 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import complete, options
 from .common import end_interrupted, which
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..config import Config
+    from ..data.examples import Examples
+    from ..progress import Progress
+    from ..training.measure import Distance
 
 
 def train(
@@ -146,8 +154,17 @@ def train(
             file=sys.stderr,
         )
     with Progress(quiet=quiet or launch.rank > 0) as progress, polite_stop() as stop:
-        result = run(request, stop, progress)
+        result = run(request, stop, progress, _open_distance)
         if not result.finished:
             again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])
             end_interrupted(progress, stop, f"stopped at step {result.step}; go on: {again}")
         progress.say(f"{result.folder}: {result.step} steps done")
+
+
+def _open_distance(
+    config: Config, source: Examples, device: torch.device, offline: bool, progress: Progress
+) -> Distance:
+    """Open what ``training.fid_every`` asks for; evaluation lies above training."""
+    from ..evaluation.fid.in_training import open_distance
+
+    return open_distance(config, source, device, offline, progress)

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import DdimxError, UsageError
 from ..launch import Launch, this_process
 from ..signals import Stop
+from .measure import Distance
 from .state import TrainState
 from .watch import ALONE, ENDED, GO_ON, GRACE, PREPARING, TRAINING, Watch
 
@@ -471,11 +472,11 @@ class SilentReporter:
 
     def start(self, state: TrainState, total: int) -> None:
         """Drop what rank 0 writes into its next line."""
-        state.losses.clear()
+        state.clear()
 
     def step(self, state: TrainState, losses: list[float], norm: float, waited: float) -> None:
         """Drop the losses, which rank 0 has too."""
-        state.losses.clear()
+        state.clear()
 
     def validation(self, state: TrainState, losses: dict[str, float]) -> None:
         """Do nothing."""
@@ -483,6 +484,16 @@ class SilentReporter:
     def validated(self, step: int) -> bool:
         """Return that there is nothing to do."""
         return True
+
+    def distance(self, state: TrainState, distance: Distance, value: float) -> None:
+        """Do nothing."""
+
+    def measured(self, step: int) -> bool:
+        """Return that there is nothing to do."""
+        return True
+
+    def curves(self, state: TrainState) -> None:
+        """Do nothing."""
 
     def saved(self, state: TrainState) -> None:
         """Do nothing."""

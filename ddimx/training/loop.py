@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +27,9 @@ from ..sampling import compiled
 from ..signals import Stop
 from .compute import Compute, choose_compute, keep_inputs_alone
 from .distributed import Group
+from .measure import Distance, LossesByTime
 from .muon import Muon
-from .preview import draw_samples
+from .preview import draw_samples, pictures
 from .report import Reporter
 from .state import CHECKPOINTS, TrainState, checkpoints, save_checkpoint
 
@@ -52,6 +54,7 @@ class Trainer:
     device: torch.device
     info: dict[str, Any] = field(default_factory=dict)
     compute: Compute | None = None  # None: what the configuration says
+    distance: Distance | None = None  # to the training images, where training.fid_every asks
     group: Group = field(default_factory=Group)  # of which this trainer computes its rank's part
 
     def __post_init__(self) -> None:
@@ -67,6 +70,7 @@ class Trainer:
         self.look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         self._unseen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm
         self._unreported: list[float] = []  # losses
+        self._by_time = LossesByTime(self.process)
         self._spoilt = torch.zeros((), device=self.device)  # 1 once one of them was not finite
         self._copying: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
@@ -148,7 +152,9 @@ class Trainer:
             step_count = self.state.step
             due = step_count % training.snapshot_freq == 0 or step_count == total
             validates = step_count % training.validation_freq == 0
-            looks = due or validates or step_count % self.look_every == 0
+            every = training.fid_every
+            measures = every is not None and step_count % every == 0
+            looks = due or validates or measures or step_count % self.look_every == 0
             stops = group.stopping(stop, now=looks)  # the same on all ranks
             due |= stops
             if not (looks or stops):
@@ -187,6 +193,15 @@ class Trainer:
                 self.draw_grid()
             except OSError as error:
                 report.problem(self.state, str(picture.parent), error)
+        due = step % (training.fid_every or 1) == 0 or step == total
+        if self.distance is not None and due and not report.measured(step):
+            try:
+                report.distance(self.state, self.distance, self.measure())
+            except (DdimxError, torch.cuda.OutOfMemoryError) as error:
+                what = f"{self.distance.name} of step {step}"
+                report.problem(self.state, what, OSError(str(error)))
+        if step % training.snapshot_freq == 0 or step == total:
+            report.curves(self.state)
 
     def step(
         self, step: int, positions: Tensor, batch: Mapping[str, Tensor], total: int
@@ -219,7 +234,9 @@ class Trainer:
                 share = losses.mean() if len(losses) == count else losses.sum() / count
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
+            self._by_time.add(draws, losses)
         loss = self.group.total(loss)
+        self._by_time.end_step(self.group.total)
         clip = config.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf)
         self._unseen.append((step, loss, norm))
@@ -234,7 +251,7 @@ class Trainer:
         optimizer.step()
         self.state.step = step + 1
         if config.model.ema:
-            self.state.update_ema(config.model.ema_rate)
+            self.state.update_ema(config.model.ema_rate, config.model.ema2_rate)
         return loss, norm
 
     def look(self) -> None:
@@ -258,18 +275,46 @@ class Trainer:
         self.state.losses += losses
         self.state.norm = norms[-1]
         self._unreported += losses
+        for sums, counts in self._by_time.take():
+            self.state.add_by_time(sums, counts)
 
     def validate(self) -> dict[str, float]:
         """Return the averaged weights' loss on as many training as held-out examples.
 
         Both are measured with the same draws, at the same times, without dropout, so that their
-        ratio shows memorization and nothing else. No example is measured twice.
+        ratio shows memorization and nothing else. No example is measured twice. Of a second
+        average the same is measured, under names that end in ``_ema2``.
         """
         parts = {"train": self.source, "held_out": self.held_out}
         parts = {name: part for name, part in parts.items() if len(part)}
         count = min(VALIDATION_EXAMPLES, *map(len, parts.values()))
         with self._averaged():
-            return {name: self._loss(part, count) for name, part in parts.items()}
+            losses = {name: self._loss(part, count) for name, part in parts.items()}
+        if self.state.ema2:
+            with self._averaged(self.state.ema2):
+                for name, part in parts.items():
+                    losses[f"{name}_ema2"] = self._loss(part, count)
+        return losses
+
+    def measure(self) -> float:
+        """Return the Fréchet distance of samples of the averaged weights to the training images.
+
+        Always the same noise, and the classes of evenly spread training images, so that they are
+        as frequent as there.
+
+        Raises:
+            DdimxError: there is none.
+        """
+        assert self.distance is not None
+        count, labels = self.config.training.fid_samples, None
+        if self.process.num_classes:
+            assert self.source.labels is not None
+            places = np.linspace(0, len(self.source) - 1, count).round().astype(np.int64)
+            labels = self.source.labels[places].tolist()
+        network, seed, autocast = self.state.network, VALIDATION_SEED, self._compute.autocast
+        drawn = pictures(self.process, network, labels, count, seed, self.device, autocast)
+        with self._averaged():
+            return self.distance(drawn, self.folder)
 
     @torch.no_grad()
     def draw_grid(self) -> Path:
@@ -300,6 +345,7 @@ class Trainer:
                     self.config,
                     {**self.info, "seed": self.noise.seed},
                     self.config.training.keep_checkpoints,
+                    self.config.training.keep_every,
                 )
         except OSError as error:
             raise DdimxError(
@@ -309,12 +355,12 @@ class Trainer:
             ) from None
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Put the averaged weights into the network for a while, in evaluation mode."""
+    def _averaged(self, average: dict[str, Tensor] | None = None) -> Iterator[None]:
+        """Put averaged weights into the network for a while, the first ones, in evaluation mode."""
         network = self.state.network
         own_weights = {n: v.clone() for n, v in network.state_dict().items()}
         if self.config.model.ema:
-            network.load_state_dict(self.state.ema)
+            network.load_state_dict(average or self.state.ema)
         network.eval()
         try:
             yield

@@ -30,15 +30,17 @@ from ..runs.lock import lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
+from ..weights.formats.seal import damage
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
 from .compute import choose_compute
 from .distributed import Group, SilentReporter, agent, launched
 from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
+from .measure import OpenDistance
 from .report import FolderReporter
 from .settings import Settings, TrainRequest, resolve
-from .state import CHECKPOINTS, TrainState, checkpoints, restore
+from .state import CHECKPOINTS, TrainState, newest_whole, restore, set_aside
 
 CONFIG, RECORD = "config.yml", "train.json"  # of a run: with what it runs, with what it began
 
@@ -52,11 +54,19 @@ class TrainResult:
     finished: bool
 
 
-def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
+def train(
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None = None,
+) -> TrainResult:
     """Train as asked, from the beginning, from other weights or from a checkpoint.
 
     Of the processes of one launch (:mod:`ddimx.training.distributed`) each computes its part, and
     rank 0 alone writes and speaks.
+
+    Args:
+        open_distance: opens what measures samples, for ``training.fid_every``.
 
     Raises:
         UsageError: the request contradicts itself, its data or the folder, or another process
@@ -65,10 +75,16 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
             left the finite numbers.
     """
     with Group(launched()) as group:
-        return _train_in(group, request, stop, progress)
+        return _train_in(group, request, stop, progress, open_distance)
 
 
-def _train_in(group: Group, request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
+def _train_in(
+    group: Group,
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None,
+) -> TrainResult:
     if request.resume is not None and request.init is not None:
         raise UsageError("--resume goes on with a run, --init starts a new one: choose one")
     if request.init_weights is not None and request.init is None:
@@ -82,7 +98,7 @@ def _train_in(group: Group, request: TrainRequest, stop: Stop, progress: Progres
                 "were moved are named by --set data.root=DIR"
             )
         if group.is_first:
-            checkpoint = _checkpoint(request.resume)
+            checkpoint = _checkpoint(request.resume, None if request.out is None else progress)
         checkpoint = _path(group.told(_text(checkpoint)))
         if checkpoint is None:
             request = _from_the_beginning(request)
@@ -109,7 +125,7 @@ def _train_in(group: Group, request: TrainRequest, stop: Stop, progress: Progres
         before = _earlier_attempt(request) if group.is_first else None
         request = replace(request, out=_path(group.told(_text(before))))
     with ExitStack() as lock:
-        return _train(group, request, settings, checkpoint, lock, stop, progress)
+        return _train(group, request, settings, checkpoint, lock, stop, progress, open_distance)
 
 
 def _train(
@@ -120,6 +136,7 @@ def _train(
     lock: ExitStack,
     stop: Stop,
     progress: Progress,
+    open_distance: OpenDistance | None,
 ) -> TrainResult:
     config, start = settings.config, settings.start
     folder = request.out
@@ -128,7 +145,7 @@ def _train(
     if folder is not None:
         if group.is_first:
             lock.enter_context(lock_folder(folder))
-            checkpoint, config = _newest(request, config, folder, checkpoint)
+            checkpoint, config = _newest(request, config, folder, checkpoint, progress)
         told_of = group.told([_text(checkpoint), json.loads(config.model_dump_json())])
         if not group.is_first:
             checkpoint, config = _path(told_of[0]), validate(told_of[1], "rank 0")
@@ -188,6 +205,7 @@ def _train(
         if "seed" not in history:
             raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
         seed = int(history["seed"])
+        remarks += state.remarks
         info["init"] = history.get("init")
         info["resumed"] = [*history.get("resumed", []), {"step": state.step, "on": info["device"]}]
         if history.get("data_sha256", source.fingerprint) != source.fingerprint:
@@ -208,6 +226,11 @@ def _train(
             "compiled": compute.compiled,
         }
     )
+    distance = None
+    if config.training.fid_every is not None and group.is_first:
+        if open_distance is None:
+            raise UsageError("training.fid_every is measured by 'ddimx train' alone")
+        distance = open_distance(config, source, device, request.offline, progress)
     group.begin(config.training.backend, device, config.training.rank_timeout)
     if group.is_first:
         if folder is None:  # not before it is known that there is something to put into it
@@ -227,7 +250,18 @@ def _train(
             ) from None
     folder = Path(group.told(_text(folder)))
     trainer = Trainer(
-        config, state, process, source, held_out, folder, Noise(seed), device, info, compute, group
+        config,
+        state,
+        process,
+        source,
+        held_out,
+        folder,
+        Noise(seed),
+        device,
+        info,
+        compute,
+        distance,
+        group,
     )
     report: FolderReporter | SilentReporter = SilentReporter()
     if group.is_first:
@@ -260,17 +294,28 @@ def _train(
     return TrainResult(folder, state.step, is_complete)
 
 
-def _checkpoint(resume: str) -> Path | None:
+def _checkpoint(resume: str, progress: Progress | None) -> Path | None:
     """Return the checkpoint that ``--resume`` names: a file, a run folder, or "last".
 
-    None where a run has begun, but was ended before its first one.
+    Of a folder the newest that is not damaged; ``progress`` is told of those that are. None where a
+    run has begun, but was ended before its first one.
+
+    Raises:
+        DdimxError: the file is damaged, or all checkpoints of the folder are.
     """
     path = _run_of(resume)
     if path.is_file():
+        reason = damage(path)
+        if reason is not None:
+            raise DdimxError(f"{path}: damaged: {reason}; --resume RUN takes the newest whole one")
         return path
-    paths = checkpoints(path / CHECKPOINTS) or checkpoints(path)
-    if paths:
-        return paths[-1]
+    for folder in (path / CHECKPOINTS, path):
+        newest, damaged = newest_whole(folder)
+        if progress is not None:
+            for bad, reason in damaged:
+                progress.say(f"{bad} is damaged: {reason}; passing over it")
+        if newest is not None:
+            return newest
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
         raise UsageError(
             f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
@@ -355,9 +400,15 @@ def _results(config: Config) -> dict[str, Any]:
 
 
 def _newest(
-    request: TrainRequest, config: Config, folder: Path, checkpoint: Path | None
+    request: TrainRequest,
+    config: Config,
+    folder: Path,
+    checkpoint: Path | None,
+    progress: Progress,
 ) -> tuple[Path | None, Config]:
     """Return the checkpoint to go on from, which must be the folder's newest, if it has one.
+
+    Damaged ones do not count: those after the newest whole one are renamed, and it is said.
 
     Without ``--resume``, the command that a run was begun with goes on with it. What such a command
     left to the choice by its data is not chosen again: the data may have changed.
@@ -365,10 +416,12 @@ def _newest(
     Raises:
         UsageError: the folder holds another run, or the run is further.
     """
-    paths = checkpoints(folder / CHECKPOINTS)
-    if not paths:
+    newest, damaged = newest_whole(folder / CHECKPOINTS)
+    for path, reason in damaged:
+        place = set_aside(path)
+        progress.say(f"{path} is damaged: {reason}; it is {place.name} now, and passed over")
+    if newest is None:
         return checkpoint, config
-    newest = paths[-1]
     if checkpoint is None:
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name
