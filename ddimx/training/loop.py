@@ -100,7 +100,8 @@ class Trainer:
         failure: Exception | None = None
         try:
             trained = cast(nn.Module, torch.compile(network, dynamic=False))
-            with compiled.code_folder():
+            # Two compilers that write the same files at once fail, or read each other's halves.
+            with self.group.first_of_machine(), compiled.code_folder():
                 with self._compute.autocast():
                     losses = self.process.loss(trained, arriving, draws)
                 losses.mean().backward()  # type: ignore[no-untyped-call]
