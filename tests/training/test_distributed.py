@@ -258,6 +258,20 @@ def test_a_rank_that_stays_behind_is_named_and_one_that_works_alone_is_not():
     second.close()
 
 
+def test_a_process_that_has_ended_is_named_before_the_limit():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    store = torch.distributed.HashStore()
+    first = Watch(store, 0, 2, 4.0)
+    sign = {"host": socket.gethostname(), "pid": gone.pid, "doing": "preparing", "number": 1}
+    store.set("sign/1", json.dumps(sign))
+    first.hear()
+    first.start()
+    until(lambda: first.verdict)
+    assert f"(process {gone.pid} on {socket.gethostname()}) has ended without" in first.verdict
+    first.close()
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 
