@@ -17,7 +17,7 @@ from ...errors import DdimxError, UsageError
 from ...option_values import size_text
 from ...progress import Progress
 from . import features as networks
-from .compare import check_network, measure
+from .compare import check_network, measured
 from .frechet import Accumulator, Statistics, frechet_distance, read_statistics, write_statistics
 from .images import Images, Pixels
 
@@ -107,7 +107,7 @@ class TrainingDistance:
         count = len(self._images)
         self._progress.say(f"{self.name}: measuring {count:,} training images, once")
         quiet = Progress(quiet=True)  # the bar is training's
-        statistics = measure(self._images, self._features, BATCH, quiet)
+        statistics = measured(self._images, self._features, BATCH, quiet)
         about: dict[str, Any] = {**statistics.about, "data_sha256": self._fingerprint}
         statistics = replace(statistics, about=about, features=None)
         try:

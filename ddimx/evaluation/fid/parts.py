@@ -31,8 +31,8 @@ from torch import Tensor
 
 from ... import __version__
 from ...data.arrays import Bytes, Integers
+from ...data.images.listing import SUFFIXES
 from ...data.images.named import ARRAYS, place_of
-from ...data.images.scan import SUFFIXES
 from ...errors import DdimxError
 from ...files import folder_contents, suffix_of, whole_file
 from ...option_values import size_text
