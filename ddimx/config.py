@@ -363,6 +363,15 @@ class TrainingConfig(Section):
     # Ours: whether torch.compile makes the network's code; "auto" does so where that was measured
     # to pay.
     compile: Literal["auto", "on", "off"] = "auto"
+    # Ours: the parts in which each process computes its examples of a step, one after the other,
+    # so that larger batches fit into memory. It changes no result beyond the order of sums.
+    accumulate: int = Field(default=1, ge=1)
+    # Ours: the UNet's blocks keep their inputs alone and are computed again for the gradient.
+    activation_checkpointing: bool = False
+    # Ours, several processes: what sums their gradients; "auto" is NCCL on CUDA, else gloo.
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    # Ours, several processes: seconds without a sign of one of them until the others give up.
+    rank_timeout: float = Field(default=600.0, ge=1.0)
 
     @model_validator(mode="after")
     def _checkpoints_to_keep(self) -> TrainingConfig:
@@ -512,6 +521,11 @@ class Config(Section):
             raise ValueError(
                 f"training.snr_clip: the first bound is {clip[0]:g}, but with prediction epsilon, "
                 "whose error says nothing of x0 in pure noise, it is 0"
+            )
+        if self.training.activation_checkpointing and self.model.name != "unet":
+            raise ValueError(
+                "training.activation_checkpointing is for model.name 'unet', not "
+                f"'{self.model.name}'"
             )
         if self.model.name == "unet":
             self._check_unet()

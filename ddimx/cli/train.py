@@ -116,6 +116,7 @@ def train(
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
+    from ..training.distributed import launched
     from ..training.run import train as run
     from ..training.settings import TrainRequest
 
@@ -145,7 +146,14 @@ def train(
         config_file=str(config),
         command=shlex.join(["ddimx", *sys.argv[1:]]),
     )
-    with Progress(quiet=quiet) as progress, polite_stop() as stop:
+    launch = launched()
+    if launch.source == "SLURM array" and not quiet:
+        print(
+            "note: each task of a SLURM job array trains by itself; 'srun ddimx train' makes one "
+            "training of the tasks of a job",
+            file=sys.stderr,
+        )
+    with Progress(quiet=quiet or launch.rank > 0) as progress, polite_stop() as stop:
         result = run(request, stop, progress, _open_distance)
         if not result.finished:
             again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
+from ..data.batches import BatchStream, divided
 from ..data.examples import Examples, open_batches
 from ..device import sent
 from ..errors import DdimxError
@@ -24,8 +25,10 @@ from ..models.process import Draws, Process
 from ..noise import Noise
 from ..sampling import compiled
 from ..signals import Stop
-from .compute import Compute, choose_compute
+from .compute import Compute, choose_compute, keep_inputs_alone
+from .distributed import Group
 from .measure import Distance, LossesByTime
+from .muon import Muon
 from .preview import draw_samples, pictures
 from .report import Reporter
 from .state import CHECKPOINTS, TrainState, checkpoints, save_checkpoint
@@ -52,12 +55,18 @@ class Trainer:
     info: dict[str, Any] = field(default_factory=dict)
     compute: Compute | None = None  # None: what the configuration says
     distance: Distance | None = None  # to the training images, where training.fid_every asks
+    group: Group = field(default_factory=Group)  # of which this trainer computes its rank's part
 
     def __post_init__(self) -> None:
         """Prepare what is kept on the device between two looks at it."""
         network = self.state.network
         self._compute = self.compute or choose_compute(self.config, self.device, network)
-        self._trained = network  # compiled, where it is; evaluation takes the network itself
+        if self.config.training.activation_checkpointing:
+            keep_inputs_alone(network)
+        if isinstance(self.state.optimizer, Muon):
+            self.state.optimizer.exact = self._compute.precision == "fp32"
+        # Compiled, and one of several ranks, where it is; evaluation takes the network itself.
+        self._trained = self.group.trainable(network)
         self.look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         self._unseen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm
         self._unreported: list[float] = []  # losses
@@ -77,8 +86,7 @@ class Trainer:
         """
         network, training = self.state.network, self.config.training
         start_seconds = time.perf_counter()
-        batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
-        positions, batch = batches.batch(self.state.step)
+        positions, batch = divided(*self._batches().batch(self.state.step), training.accumulate)[0]
         arriving = self._arriving({"": positions, **batch})
         key = self.noise, arriving.pop(""), self.state.step
         draws = Draws(self.noise, positions, self.state.step, training.batch_size)
@@ -103,8 +111,13 @@ class Trainer:
             raise DdimxError(f"the network cannot be compiled here: {reason}") from error
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
-        self._trained = trained
+        self._trained = self.group.trainable(trained)
         return time.perf_counter() - start_seconds
+
+    def _batches(self) -> BatchStream[Any]:
+        """Return the batches of the examples that this rank computes."""
+        size, part = self.config.training.batch_size, (self.group.rank, self.group.size)
+        return open_batches(self.source, self.config.data, self.noise, size, part)
 
     def run(self, stop: Stop, report: Reporter) -> bool:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.
@@ -117,7 +130,7 @@ class Trainer:
                 last good checkpoint stays.
         """
         training = self.config.training
-        batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
+        batches, group = self._batches(), self.group
         total = min(
             training.n_iters,
             math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
@@ -127,13 +140,17 @@ class Trainer:
         if self.state.step:
             self._measure(total, report)
         for step, positions, batch in batches.steps(self.state.step, total):
+            group.at(step)
             self.step(step, positions, batch, total)
             step_count = self.state.step
-            due = step_count % training.snapshot_freq == 0 or step_count == total or bool(stop)
+            due = step_count % training.snapshot_freq == 0 or step_count == total
             validates = step_count % training.validation_freq == 0
             every = training.fid_every
-            measures = every is not None and step_count % every == 0
-            if not (due or validates or measures or step_count % self.look_every == 0):
+            looks = due or validates or step_count % self.look_every == 0
+            looks |= every is not None and step_count % every == 0
+            stops = group.stopping(stop, now=looks)  # the same on all ranks
+            due |= stops
+            if not (looks or stops):
                 continue
             self.look()
             losses, self._unreported = self._unreported, []
@@ -141,18 +158,25 @@ class Trainer:
             if due:
                 self.save()
             report.step(self.state, losses, self.state.norm, batches.waited)
-            if stop and not due:  # the user asked meanwhile
+            stops = stops or group.stopping(stop, now=False)
+            if stops and not due:  # the user asked meanwhile
                 due = True
                 self.save()
             if due:
                 report.saved(self.state)
-            if stop:
+            if stops:
                 return False
             self._measure(total, report)
         return True
 
     def _measure(self, total: int, report: Reporter) -> None:
-        """Measure and draw what is due at this step, unless that has been done."""
+        """Measure and draw what is due at this step, unless that has been done, on rank 0 alone."""
+        if not self.group.is_first:
+            return
+        with self.group.writing():
+            self._measure_here(total, report)
+
+    def _measure_here(self, total: int, report: Reporter) -> None:
         step, training = self.state.step, self.config.training
         if (step % training.validation_freq == 0 or step == total) and not report.validated(step):
             report.validation(self.state, self.validate())
@@ -177,28 +201,37 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Do one optimizer step and return the loss and the gradient's norm before clipping.
 
-        Both are 0-d and on the device, for which nothing here waits unless it is looked at after
-        every step: :meth:`look` tells what they are. A step whose loss or gradient is not finite
-        leaves weights and moments as they are, and so do all steps after it.
+        ``positions`` and ``batch`` are those of this rank; loss and gradient are the means over
+        the examples of all ranks. Both are 0-d and on the device, for which nothing here waits
+        unless it is looked at after every step: :meth:`look` tells what they are. A step whose
+        loss or gradient is not finite leaves weights and moments as they are, and so do all steps
+        after it.
 
         Raises:
             DdimxError: they are not finite, where every step is looked at.
         """
         network, optimizer, config = self.state.network, self.state.optimizer, self.config
-        draws = Draws(self.noise, positions, step, config.training.batch_size)
-        arriving = self._arriving({"": positions, **batch})
+        count = config.training.batch_size
         network.train()
-        set_dropout_key(network, (self.noise, arriving.pop(""), step))
-        with self._compute.autocast():
-            losses = self.process.loss(self._trained, arriving, draws)
-        self._by_time.add(draws, losses)
-        self._by_time.end_step()
-        loss = losses.mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = divided(positions, dict(batch), config.training.accumulate)
+        loss = torch.zeros((), device=self.device)
+        for number, (own, part) in enumerate(parts, start=1):
+            draws = Draws(self.noise, own, step, count)
+            arriving = self._arriving({"": own, **part})
+            set_dropout_key(network, (self.noise, arriving.pop(""), step))
+            with self.group.part(self._trained, last=number == len(parts)):
+                with self._compute.autocast():
+                    losses = self.process.loss(self._trained, arriving, draws)
+                self._by_time.add(draws, losses)
+                # Examples count the same, in whichever part or rank they are.
+                share = losses.mean() if len(losses) == count else losses.sum() / count
+                share.backward()  # type: ignore[no-untyped-call]
+            loss += share.detach()
+        loss = self.group.total(loss)
+        self._by_time.end_step(self.group.total)
         clip = config.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf)
-        loss = loss.detach()
         self._unseen.append((step, loss, norm))
         if self.look_every == 1:
             self.look()
@@ -289,20 +322,24 @@ class Trainer:
         return self.folder / "samples" / f"step-{self.state.step:08d}.png"
 
     def save(self) -> Path:
-        """Write a checkpoint of the present state.
+        """Write a checkpoint of the present state, on rank 0 alone.
 
         Raises:
             DdimxError: it cannot be written; the last one is still there.
         """
+        path = self.folder / CHECKPOINTS / f"checkpoint-{self.state.step:08d}.safetensors"
+        if not self.group.is_first:
+            return path
         try:
-            return save_checkpoint(
-                self.folder / CHECKPOINTS,
-                self.state,
-                self.config,
-                {**self.info, "seed": self.noise.seed},
-                self.config.training.keep_checkpoints,
-                self.config.training.keep_every,
-            )
+            with self.group.writing():
+                return save_checkpoint(
+                    self.folder / CHECKPOINTS,
+                    self.state,
+                    self.config,
+                    {**self.info, "seed": self.noise.seed},
+                    self.config.training.keep_checkpoints,
+                    self.config.training.keep_every,
+                )
         except OSError as error:
             raise DdimxError(
                 f"cannot write the checkpoint of step {self.state.step}: "

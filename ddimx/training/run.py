@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..config import Config
-from ..config_file import dump_yaml, load_config, override
+from ..config_file import dump_yaml, load_config, override, validate
 from ..data.examples import open_examples
 from ..data.images.download import obtain
 from ..data.images.encoded import EncodedSource
@@ -23,7 +25,7 @@ from ..files import sweep, write_bytes, write_json
 from ..models.factory import build, check_trusted
 from ..noise import Noise
 from ..progress import Progress
-from ..runs.folder import fresh_run, last_run
+from ..runs.folder import fresh_run, last_run, runs_of
 from ..runs.lock import lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
@@ -32,6 +34,7 @@ from ..weights.formats.seal import damage
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
 from .compute import choose_compute
+from .distributed import Group, SilentReporter, agent, launched
 from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
 from .measure import OpenDistance
@@ -59,6 +62,9 @@ def train(
 ) -> TrainResult:
     """Train as asked, from the beginning, from other weights or from a checkpoint.
 
+    Of the processes of one launch (:mod:`ddimx.training.distributed`) each computes its part, and
+    rank 0 alone writes and speaks.
+
     Args:
         open_distance: opens what measures samples, for ``training.fid_every``.
 
@@ -68,6 +74,17 @@ def train(
         DdimxError: data or weights cannot be read, a checkpoint cannot be written, or the loss
             left the finite numbers.
     """
+    with Group(launched()) as group:
+        return _train_in(group, request, stop, progress, open_distance)
+
+
+def _train_in(
+    group: Group,
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None,
+) -> TrainResult:
     if request.resume is not None and request.init is not None:
         raise UsageError("--resume goes on with a run, --init starts a new one: choose one")
     if request.init_weights is not None and request.init is None:
@@ -80,7 +97,9 @@ def train(
                 f"--resume goes on with the run's own data, and {flag} would change it; data that "
                 "were moved are named by --set data.root=DIR"
             )
-        checkpoint = _checkpoint(request.resume, None if request.out is None else progress)
+        if group.is_first:
+            checkpoint = _checkpoint(request.resume, None if request.out is None else progress)
+        checkpoint = _path(group.told(_text(checkpoint)))
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
@@ -94,11 +113,23 @@ def train(
     else:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
+    group.check_same(
+        {
+            "version": f"ddimx {__version__}, torch {torch.__version__}",
+            "seed": request.seed,
+            "weights to start from": request.init,
+            **_flat(settings.config),
+        }
+    )
+    if request.resume is None and request.out is None:
+        before = _earlier_attempt(request) if group.is_first else None
+        request = replace(request, out=_path(group.told(_text(before))))
     with ExitStack() as lock:
-        return _train(request, settings, checkpoint, lock, stop, progress, open_distance)
+        return _train(group, request, settings, checkpoint, lock, stop, progress, open_distance)
 
 
 def _train(
+    group: Group,
     request: TrainRequest,
     settings: Settings,
     checkpoint: Path | None,
@@ -112,9 +143,17 @@ def _train(
     if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
         folder = checkpoint.parent.parent
     if folder is not None:
-        lock.enter_context(lock_folder(folder))
-        checkpoint, config = _newest(request, config, folder, checkpoint, progress)
-    obtain(config.data, offline=request.offline, progress=progress)
+        if group.is_first:
+            lock.enter_context(lock_folder(folder))
+            checkpoint, config = _newest(request, config, folder, checkpoint, progress)
+        told_of = group.told([_text(checkpoint), json.loads(config.model_dump_json())])
+        if not group.is_first:
+            checkpoint, config = _path(told_of[0]), validate(told_of[1], "rank 0")
+    if group.is_first:
+        obtain(config.data, offline=request.offline, progress=progress)
+    group.told()
+    if not group.is_first:  # on another machine, its own
+        obtain(config.data, offline=request.offline, progress=progress)
     # The headers of a folder's pictures are read once, and what a run begins with is said of them.
     fresh = checkpoint is None
     scan = settings.data.scan if fresh and settings.data is not None else None
@@ -128,6 +167,11 @@ def _train(
     if not len(source):
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
+    if config.training.batch_size < group.size:
+        raise UsageError(
+            f"training.batch_size {config.training.batch_size} is that of all {group.size} "
+            "processes together, and fewer than one example each"
+        )
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
@@ -171,26 +215,40 @@ def _train(
             )
     compute = choose_compute(config, device, network, history)
     info |= {"precision": compute.precision, "compiled": compute.compiled}
+    if not group.is_alone:
+        info["processes"] = group.size
+    group.check_same(
+        {
+            "data": [source.fingerprint, len(source)],
+            "step": state.step,
+            "kind of device": device.type,
+            "training.precision": compute.precision,
+            "compiled": compute.compiled,
+        }
+    )
     distance = None
-    if config.training.fid_every is not None:
+    if config.training.fid_every is not None and group.is_first:
         if open_distance is None:
             raise UsageError("training.fid_every is measured by 'ddimx train' alone")
         distance = open_distance(config, source, device, request.offline, progress)
-    if folder is None:  # not before it is known that there is something to put into it
-        folder = fresh_run("train", request.label)
-        lock.enter_context(lock_folder(folder))
-    # Clear away what a killed process left, and write what the run is, before anything else.
-    try:
-        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
-            sweep(place)
-        if fresh:
-            write_json(folder / RECORD, _record(request))
-        write_bytes(folder / CONFIG, dump_yaml(config).encode())
-    except OSError as error:
-        raise DdimxError(
-            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
-            "command goes on"
-        ) from None
+    group.begin(config.training.backend, device, config.training.rank_timeout)
+    if group.is_first:
+        if folder is None:  # not before it is known that there is something to put into it
+            folder = fresh_run("train", request.label)
+            lock.enter_context(lock_folder(folder))
+        # Clear away what a killed process left, and write what the run is, before anything else.
+        try:
+            for place in (folder, folder / CHECKPOINTS, folder / "samples"):
+                sweep(place)
+            if fresh:
+                write_json(folder / RECORD, _record(request))
+            write_bytes(folder / CONFIG, dump_yaml(config).encode())
+        except OSError as error:
+            raise DdimxError(
+                f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
+                "command goes on"
+            ) from None
+    folder = Path(group.told(_text(folder)))
     trainer = Trainer(
         config,
         state,
@@ -203,8 +261,11 @@ def _train(
         info,
         compute,
         distance,
+        group,
     )
-    report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
+    report: FolderReporter | SilentReporter = SilentReporter()
+    if group.is_first:
+        report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
     for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
         progress.say(line)
     size = sum(p.numel() for p in network.parameters())
@@ -213,6 +274,7 @@ def _train(
         f"{folder}: {size:,} parameters on {info['device']} in {compute.precision} "
         f"({compute.reason}), seed {seed}, "
         f"{loop.n_iters:,} steps with {loop.batch_size} examples each"
+        + ("" if group.is_alone else f", on {group.size} processes")
     )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
@@ -293,7 +355,48 @@ def _record(request: TrainRequest) -> dict[str, Any]:
     """Return what a run was begun with, for the same command to go on with it."""
     names = ("command", "seed", "init", "init_weights", "data", "classes")
     record = {name: getattr(request, name) for name in names}
-    return record | {"set": list(request.settings())}
+    return record | {"set": list(request.settings()), **agent()}
+
+
+def _earlier_attempt(request: TrainRequest) -> Path | None:
+    """Return the run that an earlier attempt of this torchrun has begun by the same command."""
+    own, attempt = agent(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if not own:
+        return None
+    for folder in reversed(runs_of("train")):
+        try:
+            before = read_object(folder / RECORD)
+        except (OSError, ValueError):
+            continue
+        same = all(before.get(key) == value for key, value in own.items())
+        # Another agent of the same job, where rank 0 has moved to another machine. "none" is what
+        # every job is called that nobody has named.
+        moved = attempt != "0" and own["run_id"] not in ("", "none")
+        moved = moved and before.get("run_id") == own["run_id"]
+        if (same or moved) and before.get("command") == request.command:
+            return folder
+    return None
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    sections = config.model_dump(mode="json")
+    return {f"{name}.{key}": v for name, keys in sections.items() for key, v in keys.items()}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _results(config: Config) -> dict[str, Any]:
+    """Return what of a configuration decides the results, and not by which machines they come."""
+    tree = config.model_dump()
+    for key in ("accumulate", "activation_checkpointing", "backend", "rank_timeout"):
+        del tree["training"][key]
+    return tree
 
 
 def _newest(
@@ -323,7 +426,7 @@ def _newest(
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name
         same = header.info.get("seed") == request.seed and header.info.get("init") == init
-        if same and header.config.model_dump() == config.model_dump():
+        if same and _results(header.config) == _results(config):
             return newest, config
         if same and request.data is not None and request.config is None:
             record = _record(request)
@@ -331,7 +434,8 @@ def _newest(
                 before = read_object(folder / RECORD)
             except (OSError, ValueError):
                 before = {}
-            if all(before.get(key, ...) == record[key] for key in record if key != "command"):
+            names = {*record} - {"command", *agent()}
+            if all(before.get(key, ...) == record[key] for key in names):
                 return newest, header.config
     elif newest.resolve() == checkpoint.resolve():
         return checkpoint, config

@@ -31,7 +31,7 @@ ITEMS = (
 SAME = ["train", "-c", "config.yml", "--device", "cpu", "-o", "run"]
 RESUME = ["train", "--resume", "run", "--device", "cpu"]
 # To go on with 2 processes, or to change their number, is the same test with another number here.
-RANKS = (1,)
+RANKS = (1, 2)
 
 
 class Training:
