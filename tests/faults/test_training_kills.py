@@ -30,14 +30,13 @@ ITEMS = (
 )
 SAME = ["train", "-c", "config.yml", "--device", "cpu", "-o", "run"]
 RESUME = ["train", "--resume", "run", "--device", "cpu"]
-# To go on with 2 processes, or to change their number, is the same test with another number here.
-RANKS = (1, 2)
+RANKS = (1, 2)  # how many processes train one network, each number a run of its own
 
 
 class Training:
     """A command that trains in a folder, killed and given again."""
 
-    def __init__(self, server, folder: Path, ranks: int = 1) -> None:
+    def __init__(self, server, folder: Path, ranks: int) -> None:
         self._server, self.folder, self._ranks = server, folder, ranks
         folder.mkdir()
         config = override(load_config(server.inputs / "tiny.yml"), ITEMS)
@@ -76,10 +75,16 @@ def result(folder: Path) -> dict[str, object]:
     return {name: plain(content) for name, content in tree(folder).items()}
 
 
+@pytest.fixture(scope="module", params=RANKS)
+def ranks(request):
+    """The number of processes; a run has the bits of runs with as many."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(server, tmp_path_factory):
+def whole(server, ranks, tmp_path_factory):
     """A run that nobody disturbed: its files, its changes, and the number of its calls."""
-    training = Training(server, tmp_path_factory.mktemp("whole") / "cwd")
+    training = Training(server, tmp_path_factory.mktemp("whole") / "cwd", ranks)
     ended = training.run(SAME, MOMENT)
     assert ended.code == 0, ended.said
     return result(training.folder), ended.calls, ended.moments
@@ -106,7 +111,6 @@ def test_the_run_has_all_that_has_to_come_back(whole):
     assert len(info["losses"]) == sum(info["time_counts"]) / 4 == 4  # since the last line
 
 
-@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize(("count", "seed"), [(3, 5), pytest.param(12, 12, marks=pytest.mark.full)])
 def test_killed_again_and_again(server, whole, ranks, count, seed, tmp_path):
     """In turn at any moment and inside the writing of a checkpoint, by both commands in turn."""
@@ -125,7 +129,6 @@ def test_killed_again_and_again(server, whole, ranks, count, seed, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_at_a_random_moment(server, whole, ranks, seed, tmp_path):
     expected, calls, moments = whole
