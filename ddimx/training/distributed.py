@@ -97,7 +97,7 @@ class Group:
     def __init__(self, launch: Launch | None = None) -> None:
         """Describe the group; nothing is begun."""
         launch = launch or Launch()
-        self.rank, self.size = launch.rank, launch.size
+        self.rank, self.size, self._local_rank = launch.rank, launch.size, launch.local_rank
         self._store: Any = None
         self._watch: Watch | None = None
         self._device = torch.device("cpu")
@@ -377,6 +377,21 @@ class Group:
         with self.together():
             dist.all_reduce(value)
         return value
+
+    @contextmanager
+    def first_of_machine(self) -> Iterator[None]:
+        """Let the first process of every machine do something before the others there do it."""
+        if self.is_alone:
+            yield
+            return
+        turn = torch.zeros((), device=self._device)
+        if self._local_rank:
+            float(self.total(turn))
+        try:
+            yield
+        finally:
+            if not self._local_rank:
+                float(self.total(turn))
 
     def stopping(self, stop: Stop, *, now: bool) -> bool:
         """Return whether a signal has asked any rank to stop; then all of them have been asked.

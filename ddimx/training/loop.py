@@ -96,9 +96,12 @@ class Trainer:
         with torch.no_grad(), self._compute.autocast():
             self.process.loss(network, arriving, draws)
         set_dropout_key(network, key)
+        trained: nn.Module = network
+        failure: Exception | None = None
         try:
             trained = cast(nn.Module, torch.compile(network, dynamic=False))
-            with compiled.code_folder():
+            # Two compilers that write the same files at once fail, or read each other's halves.
+            with self.group.first_of_machine(), compiled.code_folder():
                 with self._compute.autocast():
                     losses = self.process.loss(trained, arriving, draws)
                 losses.mean().backward()  # type: ignore[no-untyped-call]
@@ -106,11 +109,16 @@ class Trainer:
             raise
         # A compiler, a linker or a loader may raise anything, and a network that is not compiled
         # can still be trained: the caller says why, and goes on or ends.
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DdimxError(f"the network cannot be compiled here: {reason}") from error
+        except Exception as error:  # noqa: BLE001 - raised below, when all ranks know
+            failure = error
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
+        # All ranks train what is compiled, or none.
+        failures = torch.tensor(float(failure is not None), device=self.device)
+        if self.group.total(failures):
+            text = "it failed on another rank" if failure is None else str(failure).strip()
+            reason = (text.splitlines() or [type(failure).__name__])[0]
+            raise DdimxError(f"the network cannot be compiled here: {reason}") from failure
         self._trained = self.group.trainable(trained)
         return time.perf_counter() - start_seconds
 
@@ -146,8 +154,8 @@ class Trainer:
             due = step_count % training.snapshot_freq == 0 or step_count == total
             validates = step_count % training.validation_freq == 0
             every = training.fid_every
-            looks = due or validates or step_count % self.look_every == 0
-            looks |= every is not None and step_count % every == 0
+            measures = every is not None and step_count % every == 0
+            looks = due or validates or measures or step_count % self.look_every == 0
             stops = group.stopping(stop, now=looks)  # the same on all ranks
             due |= stops
             if not (looks or stops):
@@ -223,11 +231,11 @@ class Trainer:
             with self.group.part(self._trained, last=number == len(parts)):
                 with self._compute.autocast():
                     losses = self.process.loss(self._trained, arriving, draws)
-                self._by_time.add(draws, losses)
                 # Examples count the same, in whichever part or rank they are.
                 share = losses.mean() if len(losses) == count else losses.sum() / count
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
+            self._by_time.add(draws, losses)
         loss = self.group.total(loss)
         self._by_time.end_step(self.group.total)
         clip = config.optim.grad_clip

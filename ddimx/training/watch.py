@@ -145,6 +145,7 @@ class Watch:
 
     def _run(self) -> None:
         seen: list[tuple[int, float]] = []  # of every rank: its last sign's number, and when
+        alive: dict[int, float] = {}  # when a rank's process was last there, or not known of
         moves, moved_at = -1, time.monotonic()
         last = moved_at
         while not self._end.wait(min(1.0, self.between)):
@@ -157,6 +158,9 @@ class Watch:
                 (sign.number, now) if sign.number != number else (number, at)
                 for sign, (number, at) in zip(signs, seen, strict=True)
             ]
+            alive |= {r: now for r, sign in enumerate(signs) if not _is_gone(sign)}
+            # What such a process has said at its end has come by then.
+            gone = [r for r, at in alive.items() if now - at > 2 * self.between + 1]
             total = sum(sign.moves for sign in signs)
             if total != moves or any(sign.doing != TRAINING for sign in signs):
                 moves, moved_at = total, now
@@ -167,6 +171,8 @@ class Watch:
             ]
             if self.verdict is not None:
                 pass
+            elif gone and self.failure is None:
+                self._judge(gone, "has ended without a word")
             elif now - self._answered > self.limit:
                 self.without_store(f"no answer for {self.limit:g} s")
             elif silent:

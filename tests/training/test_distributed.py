@@ -258,6 +258,20 @@ def test_a_rank_that_stays_behind_is_named_and_one_that_works_alone_is_not():
     second.close()
 
 
+def test_a_process_that_has_ended_is_named_before_the_limit():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    store = torch.distributed.HashStore()
+    first = Watch(store, 0, 2, 4.0)
+    sign = {"host": socket.gethostname(), "pid": gone.pid, "doing": "preparing", "number": 1}
+    store.set("sign/1", json.dumps(sign))
+    first.hear()
+    first.start()
+    until(lambda: first.verdict)
+    assert f"(process {gone.pid} on {socket.gethostname()}) has ended without" in first.verdict
+    first.close()
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 
@@ -480,3 +494,30 @@ def test_a_group_of_one_does_nothing(trainer):
         assert group.trainable(run.state.network) is run.state.network
     assert finish(run).finished
     assert json.dumps(run.info) == "{}"
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ("model.attn_resolutions=[4]",),
+        ("model.name=guided", "model.ch=32", "model.resblock_updown=true"),
+        ("model.name=guided", "model.ch=32", "model.predicts_variance=true"),
+        ("model.name=lucidrains", "model.classes=[]", "data.balance=none"),
+        ("model.name=song", "model.encoder=residual", "model.fourier_time=true"),
+        ("model.name=song", "model.encoder=skip", "model.decoder=skip"),
+        ("model.name=dhariwal",),
+    ],
+)
+def test_networks_of_ours_use_all_their_weights_in_every_step(trainer, items):
+    """Else a rank would wait for gradients that never come: DDP is told not to look for them."""
+    run = trainer(items=["model.patch_size=1", *items])
+    losses_of(run, 1)
+    unused = [n for n, p in run.state.network.named_parameters() if p.grad is None]
+    assert unused == []
+
+
+def test_the_octree_network_uses_all_its_weights_in_every_step(shapes, tmp_path):
+    run = octree_trainer(shapes, tmp_path, ["training.parent_drawing=0"])
+    losses_of(run, 1)
+    unused = [n for n, p in run.state.network.named_parameters() if p.grad is None]
+    assert unused == []
