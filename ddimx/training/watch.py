@@ -145,9 +145,9 @@ class Watch:
 
     def _run(self) -> None:
         seen: list[tuple[int, float]] = []  # of every rank: its last sign's number, and when
-        alive: dict[int, float] = {}  # when a rank's process was last there, or not known of
         moves, moved_at = -1, time.monotonic()
         last = moved_at
+        alive = dict.fromkeys(range(self.size), last)  # when a process was not known to be gone
         while not self._end.wait(min(1.0, self.between)):
             now, signs = time.monotonic(), self._signs
             if now - last > 2 * self.between + 1 or not seen:  # this process itself was stopped
