@@ -75,6 +75,7 @@ def run_shard(
         return MadePart(sorted(made), bad)
 
     def conclude(records: dict[Shard, Record], failed: Failures) -> Outcome:
+        shapes.sweep()
         existing, others = shapes.existing(jobs, shapes.journals())
         numbers = {job.file: i for i, job in enumerate(jobs)}
         lost = [numbers[job.file] for job in others if numbers[job.file] not in failed]
