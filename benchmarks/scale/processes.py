@@ -24,9 +24,8 @@ from ddimx.data.order import Order
 from ddimx.errors import DdimxError
 from ddimx.noise import Noise
 
-from ..machine import ROOT
+from ..machine import ROOT, peak_mb
 from ..runner import Budget, Contender, Table, compare, table_of
-from .worker import peak_mb
 
 PROCESSES = (1, 2)
 SIZE = 8  # pixels a side of the small pictures

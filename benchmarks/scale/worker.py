@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import torch
 
@@ -22,8 +22,7 @@ from ddimx.signals import Stop
 from ddimx.timing import Clock
 from ddimx.weights.model import load_model
 
-if TYPE_CHECKING:
-    from resource import struct_rusage
+from ..machine import peak_mb
 
 
 def main(orders: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:
@@ -44,14 +43,6 @@ def main(orders: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:
             run(request, Stop(), Progress(quiet=True))
         told = {"coordinating_ms": 1e3 * clock.seconds["coordinating"], "peak_mb": peak_mb()}
         print(json.dumps(told), file=answers, flush=True)
-
-
-def peak_mb(usage: struct_rusage | None = None) -> float:
-    """Return the largest memory in MB that a process has had, by default this one."""
-    import resource  # Windows has none
-
-    usage = usage or resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 if __name__ == "__main__":
