@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +19,13 @@ from ..config import DataConfig
 from ..errors import DdimxError, UsageError, unknown
 from ..files import sweep, whole_file
 from ..pixels import to_bytes
-from ..untrusted.arrays import map_npy, read_npz
+from ..untrusted.arrays import map_npy, read_first, read_npz
 from ..untrusted.names import inside
 from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS, LISTED
 from .pictures import MOST_CHANNELS, save_image
 
 PARTS, JOINED = "parts", "joined.npy"
+CHUNK = 1 << 20  # bytes that are copied at a time
 _PART = re.compile(r"^\d{8,}-\d+\.npz$")
 
 
@@ -239,12 +241,11 @@ class ArraySink:
     def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
         """Return samples of the finished file as uint8 [B, H, W, C]."""
         where = [i - self._first for i in indices]
-        name = "images" if self._kind == "npz" else "arr_0"
         try:
             if self._kind == "npy":
                 values = map_npy(self._final)
             else:
-                values = read_npz(self._final, [name])[name]
+                values = read_first(self._final, self._images, max(where, default=-1) + 1)
         except (OSError, ValueError, KeyError) as error:
             raise DdimxError(f"{self._final}: not readable ({error})") from None
         if not self._is_ours(values) or max(where, default=-1) >= len(values):
@@ -257,27 +258,49 @@ class ArraySink:
         return to_bytes(torch.from_numpy(chosen), self._data).numpy()
 
     def _join(self, indices: range, parts: Sequence[Path], path: Path) -> None:
+        """Write the array of all parts; of these one at a time is in memory.
+
+        Raises:
+            DdimxError: a part is damaged or of another run, or samples are in none.
+        """
         first = self._loaded(parts[0])
-        shape = (len(indices), *first["values"].shape[1:])
-        scratch = self._folder / PARTS / JOINED
-        joined = np.lib.format.open_memmap(scratch, "w+", first["values"].dtype, shape)
+        values = first["values"]
+        shape, row = (len(indices), *values.shape[1:]), values[:1].nbytes
         labels = np.zeros(len(indices) if len(first["labels"]) else 0, dtype=np.int64)
-        for part in parts:
-            arrays = self._loaded(part)
-            if arrays["values"].shape[1:] != shape[1:]:
-                raise DdimxError(f"{part}: not a part of this run; remove it")
-            wanted = [i in indices for i in arrays["indices"].tolist()]
-            where = arrays["indices"][wanted] - indices.start
-            joined[where] = arrays["values"][wanted]
-            if len(labels):
-                labels[where] = arrays["labels"][wanted]
-        joined.flush()
+        there = np.zeros(len(indices), dtype=np.bool_)
+        scratch = self._folder / PARTS / JOINED
+        with scratch.open("wb") as stream:
+            header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
+            start = stream.tell()
+            for part in parts:
+                arrays = self._loaded(part)
+                if arrays["values"].shape[1:] != shape[1:]:
+                    raise DdimxError(f"{part}: not a part of this run; remove it")
+                for place, index in enumerate(arrays["indices"].tolist()):
+                    if index in indices:
+                        where = index - indices.start
+                        stream.seek(start + where * row)
+                        stream.write(arrays["values"][place].tobytes())
+                        there[where] = True
+                        if len(labels):
+                            labels[where] = arrays["labels"][place]
+        if not there.all():
+            missing = indices[int(there.argmin())]
+            raise DdimxError(f"{self._folder / PARTS}: no part holds sample {missing}")
         if self._kind == "npy":
-            del joined
             shutil.move(scratch, path)
             return
-        with path.open("wb") as stream:
-            np.savez(stream, **self._named(joined, labels))
+        with zipfile.ZipFile(path, "w") as archive:
+            # As np.savez does it, for which the images would have to be one array.
+            with (
+                archive.open(f"{self._images}.npy", "w", force_zip64=True) as member,
+                scratch.open("rb") as whole,
+            ):
+                shutil.copyfileobj(whole, member, CHUNK)
+            for name, array in self._beside(labels).items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     def _is_ours(self, values: npt.NDArray[Any]) -> bool:
         """Return whether an array may be of samples of this run."""
@@ -311,13 +334,18 @@ class ArraySink:
             raise DdimxError(f"{path}: not a part of this run; remove it")
         return {"indices": indices, "values": values, "labels": labels}
 
-    def _named(self, images: Any, labels: Any) -> dict[str, Any]:
+    @property
+    def _images(self) -> str:
+        """The array of images in a zip."""
+        return "images" if self._kind == "npz" else "arr_0"
+
+    def _beside(self, labels: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays that stand beside the images in a zip."""
         if self._kind == "adm":
-            return {"arr_0": images, **({"arr_1": labels} if len(labels) else {})}
-        named = {"images": images}
+            return {"arr_1": labels} if len(labels) else {}
         if len(labels) and labels.max() < len(self._classes):
-            named |= {"labels": labels, "groups": np.array(self._classes)}
-        return named
+            return {"labels": labels, "groups": np.array(self._classes)}
+        return {}
 
 
 def _arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:

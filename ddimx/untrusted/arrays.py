@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -147,6 +147,28 @@ def read_npz(
         }
         archive.check(list(wanted.values()), copies)
         return {name: _member(archive, member) for name, member in wanted.items()}
+
+
+def read_first(path: Path, name: str, rows: int) -> npt.NDArray[Any]:
+    """Read the first rows of an array of an ``.npz``, and nothing behind them.
+
+    Args:
+        name: without ``.npy``.
+        rows: how many along the first axis, if there are as many.
+
+    Raises:
+        OSError: it cannot be read.
+        KeyError: no such array.
+        ValueError: not such a file, damaged, or an array without rows.
+    """
+    with opened(path) as stream, open_zip(stream) as archive:
+        member = members(archive)[name]
+        with archive.open(member) as content:
+            header = _checked(content, archive.declared(member))
+            if header.fortran or not header.shape:
+                raise ValueError(f"{member}: has no rows one after the other")
+            shape = (min(rows, header.shape[0]), *header.shape[1:])
+            return _read(content, replace(header, shape=shape))
 
 
 def npz_headers(source: Path | bytes) -> dict[str, ArrayHeader]:

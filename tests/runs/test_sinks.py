@@ -1,12 +1,15 @@
 """Files of samples are whole or absent, and every format holds the same numbers."""
 
+import shutil
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ddimx.config import DataConfig
-from ddimx.errors import UsageError
+from ddimx.errors import DdimxError, UsageError
 from ddimx.runs.pictures import as_image, facts_of
 from ddimx.runs.sinks import ArraySink, ImageSink, open_sink, remove_parts
 from tests.sampling import names_in
@@ -195,12 +198,12 @@ def test_samples_beyond_the_run_are_left_out(tmp_path):
 def test_an_array_is_whole_or_absent_and_its_parts_stay(tmp_path, monkeypatch):
     sink, pixels, _ = written(tmp_path, "adm")
 
-    def half(stream, **_):
-        stream.write(b"half")
+    def half(stream, *_, **__):
         raise OSError("disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", half)
+        patch.setattr(np, "savez", half)  # of a part
+        patch.setattr(shutil, "copyfileobj", half)  # of the whole
         for act in (
             lambda: sink.finish(range(10, 15)),
             lambda: sink.write([20], levels(1)[1], None),
@@ -213,6 +216,43 @@ def test_an_array_is_whole_or_absent_and_its_parts_stay(tmp_path, monkeypatch):
     sink.tidy()
     assert names_in(tmp_path) == ["samples.npz"]
     assert (sink.pixels(range(10, 15)) == pixels).all()
+
+
+def test_what_no_part_holds_is_told_and_nothing_is_written(tmp_path):
+    sink, _, _ = written(tmp_path, "npz")
+    with pytest.raises(DdimxError, match="no part holds sample 15"):
+        sink.finish(range(10, 17))
+    assert names_in(tmp_path) == ["parts"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "adm"])
+def test_a_joined_zip_is_what_numpy_writes(tmp_path, kind):
+    sink, pixels, _ = written(tmp_path, kind)
+    sink.finish(range(10, 15))
+    labels = np.array([0, 1, 0, 1, 1])
+    arrays = {"arr_0": pixels, "arr_1": labels}
+    if kind == "npz":
+        arrays = {"images": pixels, "labels": labels, "groups": np.array(["a", "b"])}
+    with np.load(tmp_path / "samples.npz") as archive:
+        assert archive.files == [*arrays]
+        for name, array in arrays.items():
+            assert archive[name].dtype == array.dtype
+    np.savez(tmp_path / "numpy.npz", **arrays)
+    found = []
+    for name in ("samples.npz", "numpy.npz"):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            found.append({member: archive.read(member) for member in archive.namelist()})
+    assert found[0] == found[1]
+
+
+def test_the_contact_sheets_samples_are_all_that_is_read_of_a_zip(tmp_path, monkeypatch):
+    sink, pixels, _ = written(tmp_path, "npz")
+    sink.finish(range(10, 15))
+    read = []
+    frombuffer = np.frombuffer
+    monkeypatch.setattr(np, "frombuffer", lambda *a: read.append(a[2]) or frombuffer(*a))
+    assert (sink.pixels(range(11, 13)) == pixels[1:3]).all()
+    assert read == [3 * pixels[0].size]
 
 
 def test_only_our_parts_are_removed(tmp_path):
