@@ -72,8 +72,13 @@ def sampling(rounds: int, count: int) -> Table:
     return table
 
 
-def training(rounds: int, count: int) -> Table:
+def training(rounds: int, count: int, size: int) -> Table:
     """Measure one rank that trains, and two of torchrun with the same global batch.
+
+    Args:
+        rounds: how often each trains.
+        count: pictures; a few, for a step does not depend on their number.
+        size: pixels of a side.
 
     The figures are those of the log: seconds of a step, of ``LOGGED`` steps after as many others.
     """
@@ -81,8 +86,8 @@ def training(rounds: int, count: int) -> Table:
     peaks = dict.fromkeys(seconds, 0.0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _pictures(folder / "pictures", count, 32)
-        _ddimx("prepare images pictures packed.npy --size 32", folder)
+        _pictures(folder / "pictures", count, size)
+        _ddimx(f"prepare images pictures packed.npy --size {size}", folder)
         words = ["train", "--data", "packed.npy", "--device", "cpu", "--out", "run", "-q"]
         words += ["--steps", str(2 * LOGGED), "--batch-size", str(TRAINED_BATCH), *_set(*TRAINED)]
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -94,7 +99,7 @@ def training(rounds: int, count: int) -> Table:
                 rates = [r["images_per_second"] for r in map(json.loads, lines) if "loss" in r]
                 seconds[row].append(TRAINED_BATCH / rates[-1])
                 shutil.rmtree(folder / "run")
-    title = f"training, 32x32 pixels, {TRAINED_BATCH} examples a step, one thread a rank"
+    title = f"training, {size}x{size} pixels, {TRAINED_BATCH} examples a step, one thread a rank"
     arrays = {name: np.array(values) for name, values in seconds.items()}
     table = table_of(title, arrays, _processes(1))
     for row in table["rows"]:
