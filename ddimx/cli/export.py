@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import DdimxError, UsageError
 from ..splats.colors import RULES
 from . import options
 from .common import end_interrupted
 from .complete import splat_formats
+from .output import print_json
+from .shards import GatherOption, ShardOption, report_partial, shard_of
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from ..runs.shared import Partial
 
 
 def export(
@@ -123,6 +127,8 @@ def export(
     overwrite: Annotated[
         bool, options.shared("overwrite", help="Replace files that are there and differ.")
     ] = False,
+    shard: ShardOption = None,
+    gather: GatherOption = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -132,7 +138,8 @@ def export(
     3dgs is INRIA's PLY, splat antimatter15's, spz Niantic's, glb glTF with
     KHR_gaussian_splatting. ply is a point cloud with sizes and colors, for programs that are
     not splat viewers. Without a source and without any run, one shape is sampled from the shipped
-    model first.
+    model first. Several processes share the shapes of a folder with --shard 1/8 to 8/8, in any
+    order or at once; the last one says whether all are there.
 
     Examples:
 
@@ -143,17 +150,19 @@ def export(
       ddimx export chair.npz --out chair.ply --surfel --color tan --light
 
       ddimx export runs/0003-sample-furniture --merge --turntable
+
+      ddimx export shapes --format spz --out splats --shard 3/8
     """
     from ..exporting.api import placed
-    from ..exporting.destinations import merged_item
+    from ..exporting.destinations import is_file_name, merged_item
     from ..exporting.run import run
     from ..exporting.settings import ExportSettings, named_formats, unit_of
     from ..exporting.sources import newest_run
     from ..progress import Progress
+    from ..runs.shared import remove_shared
     from ..signals import polite_stop
     from ..splats.formats import EncodeOptions
     from ..splats.from_octree import Look
-    from .output import print_json
 
     settings = ExportSettings(
         formats=named_formats(formats or ["3dgs"]),
@@ -170,6 +179,12 @@ def export(
         workers=workers,
     )
     with Progress(quiet=quiet) as progress:
+        folder = None if is_file_name(out) else out
+        part = shard_of(shard, gather, overwrite, folder, progress)
+        if part is not None:
+            _check_shared(source, folder, merge)
+        elif folder is not None:
+            remove_shared(folder)  # of an export that is complete, or to be overwritten
         if source is None:
             source = newest_run()
             if source is None:
@@ -179,8 +194,19 @@ def export(
                 source = sample_one(progress)
             progress.say(f"exporting {source}")
         items = placed(source, out, settings, merge=merge)
-        one = merged_item(items) if merge else None
         with polite_stop() as stop:
+            if part is not None:
+                from ..exporting.shards import run_shard
+
+                assert folder is not None  # as _check_shared has seen
+                shared = run_shard(
+                    *(items, settings, stop, progress), folder=folder, shard=part, gather=gather
+                )
+                _report_shared(shared, folder, progress, json_output)
+                if shared is None:
+                    end_interrupted(progress, stop, "interrupted; the same command goes on")
+                return
+            one = merged_item(items) if merge else None
             record = run(items, settings, stop, progress, merged=one)
         if json_output:
             print_json(record)
@@ -189,13 +215,58 @@ def export(
             end_interrupted(progress, stop, "interrupted; the same command goes on")
 
 
+def _check_shared(source: Path | None, folder: Path | None, merge: bool) -> None:
+    """Refuse what several processes cannot make together.
+
+    Raises:
+        UsageError: one file of all shapes, or no source or folder that is the same for all.
+    """
+    if merge:
+        raise UsageError(
+            "--merge makes one file of all shapes, which one process makes: --shard 1/1"
+        )
+    if folder is None:
+        raise UsageError(
+            "several processes export into one folder: name it with --out, the same for all; "
+            "--shard 1/1 is this process alone"
+        )
+    if source is None:
+        raise UsageError("several processes export the same shapes: name their folder")
+
+
+def _report_shared(
+    result: dict[str, Any] | Partial | None, folder: Path, progress: Progress, json_output: bool
+) -> None:
+    """Say what all shards have made, or how far they are.
+
+    Raises:
+        DdimxError: some shapes failed; the others are written.
+    """
+    from ..exporting.api import failures
+    from ..runs.shared import Partial
+
+    if result is None:
+        return
+    if isinstance(result, Partial):
+        report_partial(result, progress, json_output)
+        return
+    if json_output:
+        print_json(result)
+    progress.say(
+        f"{folder}: {result['exported']:,} of {result['shapes']:,} shapes exported by "
+        f"{result['shards']} shards, {result['files']:,} files, {result['splats']:,} splats, "
+        f"{result['bytes'] / 1e6:.1f} MB, {result['seconds']:.1f} s"
+    )
+    if result["failed"]:
+        raise DdimxError(failures(result))
+
+
 def _report(record: dict[str, Any], progress: Progress) -> None:
     """Say what was made.
 
     Raises:
         DdimxError: some shapes failed; the others are written.
     """
-    from ..errors import DdimxError
     from ..exporting.api import failures
 
     files = [file for shape in record["exported"] for file in shape["files"]]

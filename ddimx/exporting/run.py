@@ -47,24 +47,16 @@ def run(
     Raises:
         UsageError: another process exports into one of the folders.
     """
-    names: dict[Path, list[str]] = {}
-    for item in items if merged is None else [merged]:
-        for path in settings.targets(item.base, item.exact).values():
-            names.setdefault(path.parent, []).append(path.name)
     with ExitStack() as stack:
-        for folder, own in names.items():
+        for folder, own in folders_of(items if merged is None else [merged], settings).items():
             stack.enter_context(lock_folder(folder, "export"))
             sweep(folder, *own)
         start_seconds = time.monotonic()
-        progress.start("exporting", len(items))
         if merged is None:
-            by_item: dict[int, ExportResult] = {}
-            for number, result in _each(items, settings, stop):
-                by_item[number] = result
-                progress.advance()
-            results = [result for _, result in sorted(by_item.items())]
+            results = export_all(items, settings, stop, progress, title="exporting")
             is_unfinished = len(results) < len(items)
         else:
+            progress.start("exporting", len(items))
             results = _together(items, settings, stop, progress, merged)
             is_unfinished = bool(stop) and not any(result.files for result in results)
         progress.stop()
@@ -82,6 +74,33 @@ def run(
             "seconds": time.monotonic() - start_seconds,
             "seconds_by_part": {p: sum(r.seconds.get(p, 0.0) for r in results) for p in PARTS},
         }
+
+
+def folders_of(items: Sequence[ExportItem], settings: ExportSettings) -> dict[Path, list[str]]:
+    """Return the folders that are written to, with the names of the files in each."""
+    names: dict[Path, list[str]] = {}
+    for item in items:
+        for path in settings.targets(item.base, item.exact).values():
+            names.setdefault(path.parent, []).append(path.name)
+    return names
+
+
+def export_all(
+    items: Sequence[ExportItem],
+    settings: ExportSettings,
+    stop: Stop,
+    progress: Progress,
+    *,
+    title: str,
+) -> list[ExportResult]:
+    """Return what became of each item, in their order; when asked to stop, of fewer."""
+    progress.start(title, len(items))
+    by_item: dict[int, ExportResult] = {}
+    for number, result in _each(items, settings, stop):
+        by_item[number] = result
+        progress.advance()
+    progress.stop()
+    return [result for _, result in sorted(by_item.items())]
 
 
 def _each(

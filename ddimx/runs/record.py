@@ -106,17 +106,7 @@ def check_same(
         new_identity: the identity of the requested run.
         new_count: how many samples are requested.
     """
-    other = [
-        key
-        for key in {**new_identity, **old_identity}
-        if old_identity.get(key) != new_identity.get(key)
-    ]
-    if other:
-        changes = ", ".join(
-            f"{_NAMES.get(k, k)}: "
-            + " -> ".join(_short(i.get(k, _IMPLIED.get(k))) for i in (old_identity, new_identity))
-            for k in other[:4]
-        )
+    if changes := differences(old_identity, new_identity):
         raise UsageError(
             f"{folder} holds a different run ({changes}); choose another --out or --overwrite"
         )
@@ -125,6 +115,20 @@ def check_same(
             f"{folder} holds {count} samples of this run, {new_count} were asked for; "
             "choose another --out or --overwrite"
         )
+
+
+def differences(old_identity: Record, new_identity: Record) -> str:
+    """Return what differs between two identities, the first four of it, empty if nothing does."""
+    other = [
+        key
+        for key in {**new_identity, **old_identity}
+        if old_identity.get(key) != new_identity.get(key)
+    ]
+    return ", ".join(
+        f"{_NAMES.get(k, k)}: "
+        + " -> ".join(_short(i.get(k, _IMPLIED.get(k))) for i in (old_identity, new_identity))
+        for k in other[:4]
+    )
 
 
 def _short(value: Any) -> str:

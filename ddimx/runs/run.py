@@ -201,6 +201,8 @@ class Filling:
     indices: range
 
     def __post_init__(self) -> None:
+        if hasattr(self.sink, "begin"):  # of tars, whose members depend on the run's first index
+            self.sink.begin(self.indices)
         previous = self.previous_record
         if previous is None or not self.sink.one_file or previous.get("status") != "complete":
             return

@@ -149,6 +149,112 @@ def who(folder: Path, shard: Shard) -> str:
         return "another process"
 
 
+def overlapping(
+    shard: Shard, shards: Iterable[Shard], indices: range, unit: int = 1
+) -> list[Shard]:
+    """Return those that own samples of a shard; of the same N that is itself alone."""
+    mine = shard.owns(indices, unit)
+    return [
+        other
+        for other in shards
+        if other == shard or (other.of != shard.of and _overlap(other.owns(indices, unit), mine))
+    ]
+
+
+def lock_shard(
+    stack: ExitStack, folder: Path, shard: Shard, indices: range, unit: int = 1
+) -> Listing:
+    """Be the only process that makes a shard until the stack ends; return what else there is.
+
+    Two shards of different N that begin at the same moment may both be refused; never may both
+    go on.
+
+    Raises:
+        UsageError: this shard, or one that overlaps with it, is being made.
+    """
+    try:
+        stack.enter_context(held(_path(folder, shard, "lock"), folder, seconds=PATIENCE))
+    except UsageError:
+        raise UsageError(
+            f"{folder}: shard {shard} is being made by {who(folder, shard)}; wait for its end, "
+            "or take another shard"
+        ) from None
+    seen = Listing.of(folder)
+    for other in overlapping(shard, seen.locks - {shard}, indices, unit):
+        if is_held(_path(folder, other, "lock")):
+            raise UsageError(
+                f"{folder}: shard {shard} overlaps with {other}, which is being made by "
+                f"{who(folder, other)}; wait for its end, or take a shard of {other.of}"
+            )
+    return seen
+
+
+def claim_shard(folder: Path, shard: Shard) -> None:
+    """Say that this process has begun with a shard."""
+    claim = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+    write_json(_path(folder, shard, "claim"), claim)
+
+
+def write_shard(folder: Path, shard: Shard, made: Sequence[range], about: Record) -> None:
+    """Record that a shard is finished, after its files.
+
+    Args:
+        made: the samples that it has made.
+        about: what else is recorded.
+    """
+    write_json(
+        _path(folder, shard, "json"),
+        {
+            "schema": SCHEMA,
+            "shard": shard.number,
+            "of": shard.of,
+            "made": [[r.start, r.stop] for r in made],
+            **about,
+            "host": socket.gethostname(),
+            "finished": _now(),
+        },
+    )
+    _path(folder, shard, "claim").unlink(missing_ok=True)
+
+
+def missing(
+    seen: Listing,
+    gaps: Sequence[range],
+    indices: range,
+    unit: int = 1,
+    *,
+    what: str = "samples",
+    alone: str,
+) -> str:
+    """Say what of a run is missing, who is at it, and what makes the rest.
+
+    Args:
+        seen: the shards.
+        gaps: what is missing of ``indices``.
+        unit: as :meth:`Shard.owns` has it.
+        what: the run is made of.
+        alone: the command by which one process makes the rest.
+    """
+    folder, count = seen.folder, sum(map(len, gaps))
+    living = seen.living()
+    common = Counter(s.of for s in (*seen.records, *seen.claims)).most_common(1)
+    of = common[0][0] if common else 1
+    owned = {Shard(of, k): Shard(of, k).owns(indices, unit) for k in range(1, of + 1)}
+    due = [s for s in owned if s not in living and any(_overlap(owned[s], g) for g in gaps)]
+    lines = [f"{folder}: {count:,} of {len(indices):,} {what} are missing"]
+    some = ", ".join(f"{r.start} to {r.stop - 1}" for r in gaps[:LISTED])
+    lines.append(f"  {what} {some}{', ...' if len(gaps) > LISTED else ''}")
+    lines += [f"  shard {s} is being made by {who(folder, s)}" for s in living[:LISTED]]
+    if due:
+        named = ", ".join(str(s) for s in due[:LISTED])
+        more = f" and {len(due) - LISTED} more" if len(due) > LISTED else ""
+        lines.append(
+            f"  to be started again: --shard {named}{more}; or one process makes all that is "
+            f"missing: {alone}"
+        )
+    return "\n".join(lines)
+
+
 @contextmanager
 def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | None]]:
     """Yield the folder of a run that is made in shards and, where it is begun, its record.
@@ -233,6 +339,8 @@ class ShardFilling(Filling):
 
     def __post_init__(self) -> None:
         """Begin with nothing to make; :meth:`held` finds out what there is."""
+        if hasattr(self.sink, "begin"):  # of tars, whose members depend on the run's first index
+            self.sink.begin(self.indices)
         self._made: list[range] = []
         self._pending: Sequence[int] = []
         self._seen = Listing(self.folder, frozenset(), frozenset(), frozenset())
@@ -274,53 +382,26 @@ class ShardFilling(Filling):
             check_shared(self.folder, self.spec, record)
 
     def _claim(self, stack: ExitStack) -> None:
-        """Lock this shard until the stack ends, find out what is to be made, and say who is at it.
-
-        Two shards of different N that begin at the same moment may both be refused; never may both
-        go on.
-        """
+        """Lock this shard until the stack ends, and find out what of it is to be made."""
         folder, shard, indices = self.folder, self.shard, self.indices
-        try:
-            stack.enter_context(held(_path(folder, shard, "lock"), folder, seconds=PATIENCE))
-        except UsageError:
-            raise UsageError(
-                f"{folder}: shard {shard} is being made by {who(folder, shard)}; wait for its end, "
-                "or take another shard"
-            ) from None
-        seen = self._seen = Listing.of(folder)
-        for other in self._overlapping(seen.locks - {shard}):
-            if is_held(_path(folder, other, "lock")):
-                raise UsageError(
-                    f"{folder}: shard {shard} overlaps with {other}, which is being made by "
-                    f"{who(folder, other)}; wait for its end, or take a shard of {other.of}"
-                )
+        seen = self._seen = lock_shard(stack, folder, shard, indices, self.unit)
         if shard in seen.records:
             return
         covered: list[range] = []
-        for other in self._overlapping(seen.records):
+        for other in overlapping(shard, seen.records, indices, self.unit):
             covered += read_shard(folder, other, indices)["made"]
-        self._made = _gaps(self.owned, covered)
+        self._made = remainder(self.owned, covered)
         blocks = self._made
         self._pending = blocks[0] if len(blocks) == 1 else [i for block in blocks for i in block]
         # Files are looked for only where somebody has begun with them, since that costs a look at
         # all of the run's.
         assert self.previous_record is not None
-        if self._overlapping(seen.claims) or not self.previous_record.get("sharded"):
+        begun = overlapping(shard, seen.claims, indices, self.unit)
+        if begun or not self.previous_record.get("sharded"):
             sweep_run(folder)
             done = self.sink.done()
             self._pending = [i for i in self._pending if i not in done]
-        claim = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
-        write_json(_path(folder, shard, "claim"), claim)
-
-    def _overlapping(self, shards: Iterable[Shard]) -> list[Shard]:
-        """Return those that own samples of this shard; of the same N that is itself alone."""
-        mine, shard = self.owned, self.shard
-        return [
-            other
-            for other in shards
-            if other == shard
-            or (other.of != shard.of and _overlap(other.owns(self.indices, self.unit), mine))
-        ]
+        claim_shard(folder, shard)
 
     def pending(self) -> Sequence[int]:
         """Return the indices of the samples that this process has to make."""
@@ -332,7 +413,7 @@ class ShardFilling(Filling):
 
     def _uncovered(self, seen: Listing) -> list[range]:
         """Return which samples no finished shard owns."""
-        return _gaps(self.indices, (s.owns(self.indices, self.unit) for s in seen.records))
+        return remainder(self.indices, (s.owns(self.indices, self.unit) for s in seen.records))
 
     def fill(
         self,
@@ -387,19 +468,8 @@ class ShardFilling(Filling):
     def _write_shard(self) -> None:
         """Record that this shard is finished, after its files."""
         names = ("network_calls", "seconds", "batch_size", "engine", "device", "versions")
-        write_json(
-            _path(self.folder, self.shard, "json"),
-            {
-                "schema": SCHEMA,
-                "shard": self.shard.number,
-                "of": self.shard.of,
-                "made": [[r.start, r.stop] for r in self._made],
-                **{name: self.record[name] for name in names if name in self.record},
-                "host": socket.gethostname(),
-                "finished": _now(),
-            },
-        )
-        _path(self.folder, self.shard, "claim").unlink(missing_ok=True)
+        about = {name: self.record[name] for name in names if name in self.record}
+        write_shard(self.folder, self.shard, self._made, about)
 
     def _gather(self, finish: Callable[[], dict[str, Any]], progress: Progress) -> Record:
         """Bring a run of which every sample is there into its final form, unless that is done.
@@ -424,7 +494,7 @@ class ShardFilling(Filling):
                 return before
             seen = Listing.of(folder)
             records = [read_shard(folder, shard, indices) for shard in sorted(seen.records)]
-            gaps = _gaps(indices, (block for record in records for block in record["made"]))
+            gaps = remainder(indices, (block for record in records for block in record["made"]))
             if gaps:  # a record was removed on which another one relies
                 raise DdimxError(self._missing(seen, gaps))
             progress.say(f"{folder}: all {len(indices):,} samples are there; gathering")
@@ -459,35 +529,29 @@ class ShardFilling(Filling):
     def _tidy(self) -> None:
         """Remove what a complete run needs no longer: parts, and what killed shards have left."""
         self.sink.tidy()
-        seen = Listing.of(self.folder)
-        for shard in seen.claims:
-            _path(self.folder, shard, "claim").unlink(missing_ok=True)
-        left = [_path(self.folder, shard, "lock") for shard in seen.locks - {self.shard}]
-        for lock in (*left, self.folder / lock_name()):
-            if not is_held(lock):
-                lock.unlink(missing_ok=True)
+        tidy_shards(self.folder, self.shard)
 
     def _missing(self, seen: Listing, gaps: Sequence[range]) -> str:
         """Say what of the run is missing, who is at it, and what makes the rest."""
-        indices, unit = self.indices, self.unit
-        count = sum(map(len, gaps))
-        living = seen.living()
-        common = Counter(s.of for s in (*seen.records, *seen.claims)).most_common(1)
-        of = common[0][0] if common else 1
-        owned = {Shard(of, k): Shard(of, k).owns(indices, unit) for k in range(1, of + 1)}
-        due = [s for s in owned if s not in living and any(_overlap(owned[s], g) for g in gaps)]
-        lines = [f"{self.folder}: {count:,} of {len(indices):,} samples are missing"]
-        some = ", ".join(f"{r.start} to {r.stop - 1}" for r in gaps[:LISTED])
-        lines.append(f"  samples {some}{', ...' if len(gaps) > LISTED else ''}")
-        lines += [f"  shard {s} is being made by {who(self.folder, s)}" for s in living[:LISTED]]
-        if due:
-            named = ", ".join(str(s) for s in due[:LISTED])
-            more = f" and {len(due) - LISTED} more" if len(due) > LISTED else ""
-            lines.append(
-                f"  to be started again: --shard {named}{more}; or one process makes all that is "
-                f"missing: ddimx {self.spec.verb} --resume {self.folder}"
-            )
-        return "\n".join(lines)
+        alone = f"ddimx {self.spec.verb} --resume {self.folder}"
+        return missing(seen, gaps, self.indices, self.unit, alone=alone)
+
+
+def tidy_shards(folder: Path, own: Shard, key: str = "") -> None:
+    """Remove what gathered shards no longer need: claims, and locks that killed ones have left.
+
+    Args:
+        folder: of the run.
+        own: the shard whose lock this process may hold, which stays.
+        key: of the folder's own lock (:func:`ddimx.runs.lock.lock_name`).
+    """
+    seen = Listing.of(folder)
+    for shard in seen.claims:
+        _path(folder, shard, "claim").unlink(missing_ok=True)
+    left = [_path(folder, shard, "lock") for shard in seen.locks - {own}]
+    for lock in (*left, folder / lock_name(key)):
+        if not is_held(lock):
+            lock.unlink(missing_ok=True)
 
 
 def remove_shards(folder: Path) -> None:
@@ -523,8 +587,8 @@ def _overlap(one: range, other: range) -> bool:
     return max(one.start, other.start) < min(one.stop, other.stop)
 
 
-def _gaps(indices: range, covered: Iterable[range]) -> list[range]:
-    """Return what of a range no other one covers, in ascending order."""
+def remainder(indices: range, covered: Iterable[range]) -> list[range]:
+    """Return what of a range none of ``covered`` holds, in ascending order."""
     gaps, start = [], indices.start
     for block in sorted((r for r in covered if len(r)), key=lambda r: r.start):
         if block.start > start:

@@ -124,8 +124,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             for name in ("exported", "profile"):  # by --export, whose files --overwrite removes
                 if name in before:
                     record[name] = before[name]
-        if task.files is not None:  # so that --overwrite knows them if we are killed
-            record["files"] = task.files(settings.indices)
+        files = task.files or getattr(sink, "files", None)
+        if files is not None:  # so that --overwrite knows them if we are killed
+            record["files"] = files(settings.indices)
         all_inside(folder, record.get("files", []), folder)  # also no link in their places
 
         def after_row(step: Any, samples: Sequence[int]) -> None:

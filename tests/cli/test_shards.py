@@ -204,7 +204,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_sample(tiny_model, mo
 
 
 def test_the_manifest_of_a_large_run_stays_small(tiny_model, monkeypatch):
-    for module in ("sampling.manifest", "sampling.run", "runs.sinks"):
+    for module in ("sampling.manifest", "sampling.run", "runs.image_sink"):
         monkeypatch.setattr(f"ddimx.{module}.LISTED", 4)
     assert LISTED == 10_000
     for name, shards in {"one": ["1/1"], "two": ["1/2", "2/2"]}.items():

@@ -87,6 +87,8 @@ def test_every_command_within_a_sentence_is_one_that_there_is(page):
         "bash .ci/full nothing",
         'pip install "ddimx[nothing]"',
         "rm -rf runs",
+        "torchrun --nproc-per-node 2 -m ddimx nothing",
+        "srun ddimx sample --nothing",
     ],
 )
 def test_the_check_of_commands_refuses(line):
@@ -98,6 +100,8 @@ def check(words):
     program, *rest = words
     if program == "ddimx":
         parse(words)
+    elif program in ("torchrun", "srun"):
+        parse(words[words.index("ddimx") :])
     elif words[:3] == ["python", "-m", "benchmarks"]:
         if words[3] == "paper":
             paper._parser().parse_args(words[4:])

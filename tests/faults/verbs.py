@@ -41,6 +41,9 @@ VERBS: dict[str, list[str]] = {
     "encode": ["encode", "{in}/a.png", *IMAGES, "-o", "run"],
     "export": ["export", "{in}/octrees", "--format", "ply,glb", "--preview", "-o", "out"],
     "export --merge": ["export", "{in}/octrees", "--format", "splat", "--merge", "-o", "out"],
+    "export --shard": [
+        *("export", "{in}/octrees/1.npz", "--format", "ply", "-o", "out", "--shard", "2/2"),
+    ],
     "convert": ["convert", "{in}/plain.safetensors", "new/m.safetensors"],
     "convert --to diffusers": ["convert", "{in}/plain.safetensors", "m", "--to", "diffusers"],
     "convert --to ddim": ["convert", "{in}/plain.safetensors", "m.pth", "--to", "ddim"],
@@ -50,6 +53,13 @@ VERBS: dict[str, list[str]] = {
     ],
     "prepare images": ["prepare", "images", "{in}/pictures", "p.npy", "--size", "8"],
     "prepare octrees": ["prepare", "octrees", "{in}/meshes", "out", "--depth", "3", *ONE],
+    "prepare images --shard": [
+        *("prepare", "images", "{in}/picture", "p.npy", "--size", "8", "--shard", "2/2"),
+    ],
+    "prepare octrees --shard": [
+        *("prepare", "octrees", "{in}/meshes", "out", "--depth", "3", *ONE),
+        *("--extension", ".obj", "--shard", "2/2"),
+    ],
     "evaluate solvers": [
         *("evaluate", "solvers", *MEASURE, "--reference", "20", "--count", "2", "--nfe", "2"),
         *("--solver", "ddim", "--search", "--search-count", "2", "--trials", "2"),
@@ -64,6 +74,7 @@ VERBS: dict[str, list[str]] = {
         *("evaluate", "fid", "--samples", "{in}/pictures", "--reference", "{in}/pictures"),
         *("--device", "cpu", "--save-stats", "stats.npz", "--out", "fid.json"),
     ],
+    "sample tar": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "--format", "tar", "-o", "r"],
 }
 
 
@@ -76,10 +87,11 @@ def write_inputs(folder: Path, config: Config, model: Path, plain: Callable[[Pat
     (folder / "emoji-test.txt").write_text(EMOJI_TEST, encoding="utf-8")
     save_tiny_font(folder).rename(folder / "tiny.ttf")
     Image.fromarray(smooth(0, 8, 8)).save(folder / "a.png")
-    for name in ("pictures", "meshes", "octrees"):
+    for name in ("pictures", "picture", "meshes", "octrees"):
         (folder / name).mkdir()
     for i in range(24):
         (folder / "pictures" / f"{i:02d}.png").write_bytes(encoded(smooth(i, 8, 8)))
+    (folder / "picture" / "a.png").write_bytes(encoded(smooth(0, 8, 8)))
     rng = np.random.default_rng(0)
     for i in range(3):
         cloud = npz(points=rng.normal(size=(40, 3)))

@@ -9,8 +9,10 @@ import typer
 
 from ...errors import DdimxError
 from .. import options
+from ..shards import GatherOption, ShardOption, report_partial, shard_of
 
 if TYPE_CHECKING:
+    from ...data.images.encoded import EncodedSource
     from ...data.images.pack import PackedSet
 
 MOST_PIXELS = 4096  # on a side
@@ -20,7 +22,9 @@ SHOWN = 20  # bad images that are listed on the screen; --json and the file itse
 def images(
     source: Annotated[
         str,
-        typer.Argument(metavar="SRC", help="The folder or zip of images, or what --dataset needs."),
+        typer.Argument(
+            metavar="SRC", help="Folder, zip or tar of images, or what --dataset needs."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The array to write, NAME.npy.")],
     size: Annotated[str, options.shared("size", panel=None, help="Pixels of an image.")],
@@ -60,6 +64,8 @@ def images(
     overwrite: Annotated[
         bool, options.shared("overwrite", help="Replace a file that is there.")
     ] = False,
+    shard: ShardOption = None,
+    gather: GatherOption = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -72,7 +78,9 @@ def images(
     Every data set keeps its own crop: CelebA the original's 128 pixels round (89, 121), LSUN the
     shorter side resized and the center cut out, folders the largest centered part of the size's
     proportions. A killed run goes on where it stopped when the same command is given again. Images
-    that cannot be decoded are left out, listed at the end, and make the exit code 1.
+    that cannot be decoded are left out, listed at the end, and make the exit code 1. Several
+    processes share the work with --shard 1/8 to 8/8, in any order or at once; the last one joins
+    what they decoded to the file that one process makes.
 
     Examples:
 
@@ -82,15 +90,30 @@ def images(
 
       ddimx prepare images data/celeba celeba64.npy --size 64 --dataset CELEBA
 
+      ddimx prepare images pictures pictures.npy --size 64 --shard 3/8
+
       ddimx train --config celeba --set data.dataset=PACKED --set data.root=celeba64.npy
     """
+    from ...data.images.pack import Packing, unfinished
+    from ...data.images.pack_shards import ShardPacking
     from ...progress import Progress
+    from ...runs.shared import Partial
     from ..output import print_json
 
     with Progress(quiet=quiet) as progress:
         form = {"channels": channels, "background": background, "white": white}
-        packing = _packing(source, out, dataset.upper(), size, category, workers, form)
-        packed = packing.run(progress, overwrite=overwrite)
+        part = shard_of(shard, gather, overwrite, unfinished(out), progress)
+        parts, origin = _parts(source, dataset.upper(), size, category, workers, form)
+        if part is None:
+            packing = Packing(parts, origin, out)
+            packed = packing.run(progress, overwrite=overwrite)
+        else:
+            packing = sharded = ShardPacking(parts, origin, out)
+            result = sharded.run_shard(part, progress, gather=gather)
+            if isinstance(result, Partial):
+                report_partial(result, progress, json_output)
+                return
+            packed = result
         for line in packing.remarks():
             progress.say(line)
         progress.say(_text(packed))
@@ -100,16 +123,15 @@ def images(
         raise DdimxError(_left_out(packed))
 
 
-def _packing(
+def _parts(
     source: str,
-    out: Path,
     dataset: str,
     size: Any,
     category: str | None,
     workers: int | None,
     form: dict[str, Any],
-) -> Any:
-    """Open both parts of the data set and lay out the work.
+) -> tuple[tuple[EncodedSource, EncodedSource], dict[str, Any]]:
+    """Open both parts of the data set; return them, and what identifies the set to be made.
 
     Args:
         size: width and height.
@@ -121,7 +143,6 @@ def _packing(
 
     from ...config import DataConfig
     from ...data.images.encoded import EncodedSource
-    from ...data.images.pack import Packing
     from ...data.images.sources import open_part
     from ...errors import UsageError
 
@@ -147,7 +168,7 @@ def _packing(
     usual = {"channels": 3, "background": "white", "white": None}
     changed = {key: value for key, value in form.items() if value != usual[key]}
     origin = {"dataset": dataset, "category": category, "size": data.image_size, **changed}
-    return Packing((train, held_out), origin, out)
+    return (train, held_out), origin
 
 
 def _summary(packed: PackedSet) -> dict[str, Any]:

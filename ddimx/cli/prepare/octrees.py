@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import options
+from ..shards import GatherOption, ShardOption, report_partial, shard_of
 from .shapes import Depth, Replace, Visible, Workers, check_visible, cores, report, versions
 
 
@@ -38,6 +40,8 @@ def octrees(
     visible: Visible = False,
     workers: Workers = None,
     overwrite: Replace = False,
+    shard: ShardOption = None,
+    gather: GatherOption = False,
     json_output: options.Json = False,
     limit_memory: options.LimitMemory = None,
     quiet: options.Quiet = False,
@@ -51,7 +55,8 @@ def octrees(
     is said. Each shape is centered in a cube as large as its longest side, and the file keeps the
     way back. Where SRC has no parts, a shape's name alone decides. A stopped run goes on when the
     same command is given again. What cannot be read is left out, listed in failures.json, and
-    makes the exit code 1.
+    makes the exit code 1. Several processes share the work with --shard 1/8 to 8/8, in any order
+    or at once; the last one writes the lists.
 
     Examples:
 
@@ -60,13 +65,17 @@ def octrees(
       ddimx prepare octrees ShapeNetCore.v2 data/shapenet --category chair --depth 6
 
       ddimx prepare octrees ShapeNetCore.v2.PC15k data/pc15k --depth 5
+
+      ddimx prepare octrees meshes data/shapes --shard 3/8
     """
     from ...data.shapes.jobs import PrepareSettings
     from ...data.shapes.lists import part_of
-    from ...data.shapes.prepare import ShapeFolder
+    from ...data.shapes.prepare import Outcome, ShapeFolder
+    from ...data.shapes.prepare_shards import run_shard
     from ...data.shapes.reading import job_of
     from ...data.shapes.scan import counted, scan_shapes
     from ...progress import Progress
+    from ...runs.shared import Partial
 
     shares = _shares(split)
     _check_apart(source, out)
@@ -75,28 +84,45 @@ def octrees(
     settings = PrepareSettings(str(source.resolve()), depth, visible=visible)
     shapes = ShapeFolder(out, settings)
     with Progress(quiet=quiet) as progress:
+        part = shard_of(shard, gather, overwrite, out, progress)
         scan = scan_shapes(source, category=category, skip=out, extensions=kinds, progress=progress)
-    with Progress(quiet=quiet) as progress, shapes.alone():
+    jobs = [job_of(shape) for shape in scan.shapes]
+    part_of_file = {job.file: shape.part for job, shape in zip(jobs, scan.shapes, strict=True)}
+
+    def parts_of(outcome: Outcome) -> list[str]:
+        return [
+            part_of_file[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
+            for m in outcome.made
+        ]
+
+    def finish(outcome: Outcome) -> None:
+        shapes.finish(outcome, parts_of(outcome), versions() | {"split": list(shares)})
+
+    with Progress(quiet=quiet) as progress, nullcontext() if part else shapes.alone():
         progress.say(f"{scan.root}: {scan}")
         if scan.skipped:
             progress.say(f"passed over: {counted(scan.skipped)}")
         if scan.remark:
             progress.say(f"note: {scan.remark}")
-        jobs = [job_of(shape) for shape in scan.shapes]
-        outcome = shapes.run(
-            jobs,
-            workers=workers or cores(),
-            progress=progress,
-            overwrite=overwrite,
-        )
-        part = {job.file: shape.part for job, shape in zip(jobs, scan.shapes, strict=True)}
-        parts = [
-            part[m.job.file] or part_of(m.job.category, m.job.shape_id, shares)
-            for m in outcome.made
-        ]
-        shapes.finish(outcome, parts, versions() | {"split": list(shares)})
+        outcome: Outcome | Partial
+        count = workers or cores()
+        if part is None:
+            outcome = shapes.run(jobs, workers=count, progress=progress, overwrite=overwrite)
+            finish(outcome)
+        else:
+            outcome = run_shard(
+                *(shapes, jobs, part),
+                workers=count,
+                progress=progress,
+                finish=finish,
+                about={"split": list(shares), "layout": scan.layout},
+                gather=gather,
+            )
+        if isinstance(outcome, Partial):
+            report_partial(outcome, progress, json_output)
+            return
         about = {"layout": scan.layout, "source": str(scan.root), "passed_over": scan.skipped}
-        report(shapes, outcome, parts, progress, json_output, about)
+        report(shapes, outcome, parts_of(outcome), progress, json_output, about)
 
 
 def _shares(text: str) -> tuple[float, float, float]:

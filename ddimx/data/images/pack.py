@@ -7,6 +7,9 @@ and ends after its resumption with the same bytes as if it had not been killed.
 At the end the two files of an earlier set go, the JSON first; then the new JSON is written, and
 last ``pixels`` gets the array's name. A process that is killed in between leaves one of the files
 or none, never two that do not belong together, and the same command ends its work.
+
+Shards leave their pixels in files of their own, see :mod:`.pack_shards`; the last one packs what
+these hold as one process packs what it decodes.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +30,15 @@ from ...files import sweep, sync, write_json
 from ...progress import Progress
 from ...runs.lock import lock_folder
 from ...runs.run import reporting
+from ...runs.shared import begun_in_shards, remove_shared
 from ...untrusted.names import all_inside, refusal
 from ...untrusted.text import read_object
 from ..arrays import Bytes
 from .encoded import EncodedSource
 from .folder import FolderSource
+from .listing import passed_over
+from .pack_pieces import Decoded, Pieces
 from .packed import HEADER_SIZE, VERSION, array_header, index_path, read_index
-from .scan import passed_over
 
 CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
 
@@ -91,7 +97,7 @@ class Packing:
         self._chunk = max(1, min(CHUNK, CHUNK_BYTES // self._image_bytes))
         prints = [part.fingerprint for part in parts]
         self._origin = origin | {"count": self._total, "names_sha256": prints}
-        self._folder = path.with_name(path.name + ".unfinished")
+        self._folder = unfinished(path)
         self._pixels, self._record = self._folder / "pixels", self._folder / "state.json"
 
     def run(self, progress: Progress, *, overwrite: bool = False) -> PackedSet:
@@ -106,17 +112,33 @@ class Packing:
         if self._path.exists() and not overwrite:
             return self._existing()
         self._check_beside(overwrite)
-        # They are written in place: through a symbolic link, another file would be overwritten.
+        self._check_folder()
+        with lock_folder(self._folder), reporting(self._path):
+            if overwrite:
+                remove_shared(self._folder, *Pieces.PATTERNS)
+            elif begun_in_shards(self._folder):
+                raise UsageError(
+                    f"{self._folder} was begun in shards, by another process just now; the same "
+                    "command goes on with it"
+                )
+            self._sweep()
+            state = self._state(overwrite)
+            self._check_space(self._total - state.done)
+            self._cut(state)
+            start = state.done
+            self._fill(state, self._decoded, progress)
+            return self._finish(state, start)
+
+    def _check_folder(self) -> None:
+        # Files are written in it in place: through a link, another file would be overwritten.
         if self._folder.is_symlink():
             raise refusal(self._folder.name, self._path.parent, "is a symbolic link")
-        with lock_folder(self._folder), reporting(self._path):
-            all_inside(self._folder, ["pixels", "state.json"], self._folder)
-            sweep(self._folder)
-            sweep(self._path.parent, index_path(self._path).name)
-            state = self._resume(overwrite)
-            start = state.done
-            self._fill(state, progress)
-            return self._finish(state, start)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes have left unfinished, where nothing leads elsewhere."""
+        all_inside(self._folder, ["pixels", "state.json"], self._folder)
+        sweep(self._folder)
+        sweep(self._path.parent, index_path(self._path).name)
 
     def remarks(self) -> list[str]:
         """Return what was passed over in a folder or a zip, and why it has no classes."""
@@ -175,12 +197,12 @@ class Packing:
             old="version" not in index,
         )
 
-    def _resume(self, overwrite: bool) -> _State:
-        """Return how far the work is, and cut the file of pixels there.
+    def _state(self, overwrite: bool = False) -> _State:
+        """Return how far the work of one process alone is.
 
         Raises:
             UsageError: the unfinished folder is of something else.
-            DdimxError: the record is damaged, or the disk is too small.
+            DdimxError: the record is damaged.
         """
         fresh = _State(self._origin)
         state = self._read_state() if self._record.is_file() else fresh
@@ -193,19 +215,29 @@ class Packing:
             state = fresh
         if not self._pixels.is_file():  # of a process killed after its last rename
             state = fresh
-        needed = (self._total - state.done) * self._image_bytes
+        return state
+
+    def _check_space(self, images: int) -> None:
+        """Raise DdimxError unless so many more images fit onto the disk."""
+        needed = images * self._image_bytes
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise DdimxError(
                 f"{self._path} needs {needed / 1e9:.1f} GB more and the disk has "
                 f"{free / 1e9:.1f} GB left"
             )
+
+    def _cut(self, state: _State) -> None:
+        """Cut the file of pixels where it ends according to the record.
+
+        Raises:
+            DdimxError: it is shorter.
+        """
         with self._pixels.open("ab") as stream:
             valid = HEADER_SIZE + state.kept * self._image_bytes
             if state.done and stream.tell() < valid:
                 raise DdimxError(f"{self._pixels} is shorter than recorded; remove {self._folder}")
             stream.truncate(valid)
-        return state
 
     def _read_state(self) -> _State:
         try:
@@ -223,36 +255,37 @@ class Packing:
             raise DdimxError(f"{self._record}: {error}; remove {self._folder}") from None
         return state
 
-    def _fill(self, state: _State, progress: Progress) -> None:
-        """Decode and append chunk after chunk."""
+    def _fill(self, state: _State, chunk: Callable[[range], Decoded], progress: Progress) -> None:
+        """Append chunk after chunk; ``chunk`` returns the images at positions."""
         progress.start("packing", self._total, state.done)
         with self._pixels.open("ab") as stream:
             while state.done < self._total:
                 positions = range(state.done, min(state.done + self._chunk, self._total))
-                good = self._decode(positions, state)
-                stream.write(b"".join(good))
+                decoded = chunk(positions)
+                stream.write(b"".join(decoded.good))
                 stream.flush()
                 os.fsync(stream.fileno())
-                state.digest = _chain(state.digest, good)
+                state.digest = _chain(state.digest, decoded.good)
                 state.done = positions.stop
+                state.bad += decoded.bad
                 write_json(self._record, asdict(state))
                 progress.advance(len(positions), f"{len(state.bad)} bad" if state.bad else "")
         progress.stop()
 
-    def _decode(self, positions: range, state: _State) -> list[bytes]:
-        """Return the good images' bytes and note the bad ones in ``state``."""
-        good = []
+    def _decoded(self, positions: range) -> Decoded:
+        """Decode the images at positions, and say which cannot be."""
         cut = len(self._parts[0])
         train = [p for p in positions if p < cut]
         held_out = [p - cut for p in positions if p >= cut]
         results: list[Bytes | DdimxError] = self._parts[0].each(train)
         results += self._parts[1].each(held_out)
+        decoded = Decoded([], [])
         for position, result in zip(positions, results, strict=True):
             if isinstance(result, DdimxError):
-                state.bad.append((position, str(result)))
+                decoded.bad.append((position, str(result)))
             else:
-                good.append(result.tobytes())
-        return good
+                decoded.good.append(result.tobytes())
+        return decoded
 
     def _finish(self, state: _State, start: int) -> PackedSet:
         """Add the header, and put both files in their places."""
@@ -283,7 +316,8 @@ class Packing:
         write_json(beside, index)
         self._pixels.replace(self._path)
         sync(self._path.parent)
-        shutil.rmtree(self._folder)
+        # A shard that begins only now may be in it; the same command once more removes the rest.
+        shutil.rmtree(self._folder, ignore_errors=True)
         held_out = state.kept - training
         return PackedSet(
             self._path,
@@ -303,6 +337,11 @@ class Packing:
             return None
         both: list[int] = np.concatenate([own[0], own[1]]).tolist()
         return [label for position, label in enumerate(both) if position not in bad]
+
+
+def unfinished(path: Path) -> Path:
+    """Return the folder in which a packed set is made."""
+    return path.with_name(path.name + ".unfinished")
 
 
 def _chain(digest: str, images: list[bytes]) -> str:

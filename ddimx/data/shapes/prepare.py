@@ -7,7 +7,8 @@
     DST/journal.jsonl                       what has been made; by it a stopped run goes on
 
 A shape is made again only if its source has changed since or its file is not as it was written. The
-manifests are written last, so that a folder with manifests is complete.
+manifests are written last, so that a folder with manifests is complete. Shards
+(:mod:`.prepare_shards`) have a journal each, which counts as well.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from ...files import sweep, write_bytes, write_json
 from ...progress import Progress
 from ...runs.lock import lock_folder
 from ...runs.run import only_ours, reporting
+from ...runs.shards import SHARDS
+from ...runs.shared import begun_in_shards, check_idle, remove_shared
 from ...untrusted.names import all_inside, inside, relative
 from ...untrusted.text import parse_json, read_bytes, read_object, shown
 from .jobs import Job, Made, PrepareSettings, check_names, make_all
 from .lists import PARTS, RECORD
 
+JOURNALS = "*-of-*.jsonl"  # of shards
 NUMBERS = ("bytes", "nodes", "leaves", "variants")  # of a shape, in the journal
 
 
@@ -61,7 +65,7 @@ class ShapeFolder:
             UsageError: it is not a folder, or another process writes there.
             DdimxError: it cannot be made, or written within.
         """
-        self._check_folder()
+        self.check_folder()
         with lock_folder(self.folder), reporting(self.folder):
             yield
 
@@ -80,20 +84,64 @@ class ShapeFolder:
             DdimxError: a name in the journal or of a job that leads out of the folder (then nothing
                 is touched), none could be made, nothing can be written, or a process died.
         """
+        with reporting(self.folder):
+            self.prepare(jobs, overwrite=overwrite)
+            existing, pending = self.existing(jobs, [self._journal])
+            progress.start("octrees", len(jobs), len(existing))
+            results = self.make(pending, workers, progress, self._journal)
+            return self.outcome(jobs, [*existing, *results], len(existing))
+
+    def prepare(self, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+        """Look at what the folder holds, and make it one of these settings and shapes.
+
+        What is unfinished goes, shapes that are not wanted, and the manifests, until all is there.
+
+        Raises:
+            UsageError: two jobs of one name, a folder that holds something else, or a shard of it
+                is being made.
+            DdimxError: a name in the journal or of a job that leads out of the folder; then nothing
+                is touched.
+        """
         check_names(jobs)
         for job in jobs:
             relative(job.file, job.origin)
-        self._check_places(jobs)
-        with reporting(self.folder):
-            entries = self._begun(overwrite)
-            existing = {job.file: e for job in jobs if (e := self._valid(job, entries)) is not None}
-            self._drop(set(entries) - {job.file for job in jobs})
-            progress.start("octrees", len(jobs), len(existing))
-            results = self._make(
-                [job for job in jobs if job.file not in existing], workers, progress
-            )
-            old = [Made(job, existing[job.file]) for job in jobs if job.file in existing]
-            return self._outcome(jobs, [*old, *results], len(existing))
+        self.check_places(jobs)
+        self._absorb()
+        entries = self._begun(overwrite)
+        self._drop(set(entries) - {job.file for job in jobs})
+
+    def existing(
+        self, jobs: Sequence[Job], journals: Sequence[Path]
+    ) -> tuple[list[Made], list[Job]]:
+        """Return the shapes that are there according to one of the journals, and the other jobs."""
+        entries = [self._entries(journal) for journal in journals]
+        there, pending = [], []
+        for job in jobs:
+            valid = (self._valid(job, of_journal) for of_journal in entries)
+            entry = next((entry for entry in valid if entry is not None), None)
+            if entry is None:
+                pending.append(job)
+            else:
+                there.append(Made(job, entry))
+        return there, pending
+
+    def journals(self) -> list[Path]:
+        """Return the journals, of shards after that of the set."""
+        return [self._journal, *sorted((self.folder / SHARDS).glob(JOURNALS))]
+
+    def _absorb(self) -> None:
+        """Take over what shards have made, so that one process goes on with it.
+
+        Raises:
+            UsageError: a shard is being made; nothing was touched.
+        """
+        if not begun_in_shards(self.folder):
+            return
+        check_idle(self.folder)
+        with self._journal.open("ab") as journal:
+            for path in self.journals()[1:]:
+                journal.write(b"\n" + read_bytes(path))
+        remove_shared(self.folder, JOURNALS)
 
     def finish(self, outcome: Outcome, parts: Sequence[str], about: dict[str, Any]) -> None:
         """Write the manifests; ``parts`` names the part of each shape in ``outcome.made``.
@@ -118,11 +166,12 @@ class ShapeFolder:
                 write_bytes(self.folder / f"{part}.jsonl", "".join(text).encode())
             write_json(self._record, {"settings": asdict(self.settings), "counts": counts} | about)
 
-    def _check_folder(self) -> None:
+    def check_folder(self) -> None:
+        """Raise UsageError where the folder's name is that of a file."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} exists and is not a folder; give another name")
 
-    def _check_places(self, jobs: Sequence[Job]) -> None:
+    def check_places(self, jobs: Sequence[Job]) -> None:
         """Refuse to write, or to remove, anywhere else than in the folder.
 
         Somebody else may have made it: with a journal that names other files, or with symbolic
@@ -131,13 +180,14 @@ class ShapeFolder:
         if not self.folder.is_dir():
             return
         all_inside(self.folder, [job.file for job in jobs], self.folder)
-        all_inside(self.folder, self._entries(), self._journal)
-        inside(self.folder, self._journal.name, self.folder)  # it is appended to
+        for path in self.journals():
+            all_inside(self.folder, self._entries(path), path)
+            inside(self.folder, str(path.relative_to(self.folder)), self.folder)  # appended to
 
     def _begun(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return the journal of an earlier run that this one continues, by file."""
-        self._check_folder()
-        entries = self._entries()
+        self.check_folder()
+        entries = self._entries(self._journal)
         if self._record.is_file():
             # What an earlier version did not record was as it is by default.
             defaults = {
@@ -164,18 +214,18 @@ class ShapeFolder:
             if not folder.is_symlink() or folder == self.folder:
                 sweep(folder)
 
-    def _entries(self) -> dict[str, dict[str, Any]]:
-        """Read the journal; of two lines for one file the later one counts.
+    def _entries(self, journal: Path) -> dict[str, dict[str, Any]]:
+        """Read a journal; of two lines for one file the later one counts.
 
         A line that is not JSON (the last one, after a kill) is passed over.
         """
         entries, names = {}, []
         try:
-            lines = read_bytes(self._journal).splitlines()
+            lines = read_bytes(journal).splitlines()
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise DdimxError(f"{self._journal}: {error}") from None
+            raise DdimxError(f"{journal}: {error}") from None
         for line in lines:
             with suppress(ValueError):
                 entry = parse_json(line)
@@ -183,7 +233,7 @@ class ShapeFolder:
                     names.append(entry["file"])
                     if isinstance(entry["file"], str):
                         entries[entry["file"]] = entry
-        all_inside(self.folder, names, self._journal)
+        all_inside(self.folder, names, journal)
         return entries
 
     def _valid(self, job: Job, entries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -200,13 +250,21 @@ class ShapeFolder:
             with suppress(OSError):  # not empty
                 path.parent.rmdir()
 
-    def _make(self, jobs: list[Job], workers: int, progress: Progress) -> list[Made]:
+    def make(
+        self, jobs: list[Job], workers: int, progress: Progress, journal_path: Path
+    ) -> list[Made]:
+        """Make shapes and note each in a journal; return what became of them, as it came.
+
+        Raises:
+            DdimxError: a process was killed.
+            OSError: a shape cannot be written.
+        """
         results: list[Made] = []
         if not jobs:
             return results
         try:
             with (
-                self._journal.open("a", encoding="utf-8") as journal,
+                journal_path.open("a", encoding="utf-8") as journal,
                 closing(make_all(jobs, self.settings, self.folder, workers)) as coming,
             ):
                 if journal.tell():
@@ -223,13 +281,26 @@ class ShapeFolder:
             self._sweep()
         return results
 
-    def _outcome(self, jobs: Sequence[Job], results: list[Made], existing: int) -> Outcome:
+    def outcome(self, jobs: Sequence[Job], results: Sequence[Made], existing: int) -> Outcome:
+        """Return what all jobs came to, and write down what has failed.
+
+        Args:
+            jobs: in their order.
+            results: of all of them, in any order.
+            existing: how many were there before.
+
+        Raises:
+            DdimxError: none could be made.
+        """
         by_file = {result.job.file: result for result in results}
         ordered = [by_file[job.file] for job in jobs]
         failed = tuple(result for result in ordered if result.entry is None)
-        if failed:
+        told = self.folder / "failures.json"
+        if not failed:
+            told.unlink(missing_ok=True)
+        else:
             write_json(
-                self.folder / "failures.json",
+                told,
                 [{"source": result.job.origin, "reason": result.reason} for result in failed],
             )
         if len(failed) == len(ordered):
