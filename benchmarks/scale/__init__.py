@@ -64,7 +64,7 @@ def _measure(name: str, args: argparse.Namespace) -> Callable[[], Table]:
     shards = args.shards or (100 if quick else 1_000)
     return {
         "sampling": lambda: processes.sampling(rounds, 16 if quick else 64),
-        "training": lambda: processes.training(1 if quick else rounds, 256, 16 if quick else 32),
+        "training": lambda: processes.training(1 if quick else rounds, 256, 8 if quick else 32),
         "start": lambda: processes.start(rounds, 20_000),
         "epochs": lambda: processes.epochs(rounds, 20_000),
         "memory": lambda: processes.memory((200, 2_000) if quick else (1_000, 100_000)),
