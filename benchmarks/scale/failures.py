@@ -35,15 +35,8 @@ from ddimx.files import is_unfinished
 from ddimx.progress import Progress
 from ddimx.runs.record import Record, read_record
 from ddimx.runs.run import RunSpec
-from ddimx.runs.shards import (
-    ALL,
-    Listing,
-    Shard,
-    ShardFilling,
-    begin_shard,
-    read_shard,
-    remove_shards,
-)
+from ddimx.runs.shard_filling import ShardFilling, begin_shard
+from ddimx.runs.shards import ALL, Listing, Shard, read_shard, remove_shards
 from ddimx.signals import Stop
 from ddimx.timing import Clock, timed
 

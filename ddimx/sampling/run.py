@@ -24,7 +24,8 @@ from ..runs.formats import LISTED, TAR_FORMAT
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.shape_sink import ShapeSink
-from ..runs.shards import Shard, ShardFilling, begin_shard, remove_shards
+from ..runs.shard_filling import ShardFilling, begin_shard
+from ..runs.shards import Shard, remove_shards
 from ..runs.sinks import remove_parts
 from ..signals import Interrupted, Stop
 from ..timing import timed
