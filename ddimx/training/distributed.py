@@ -192,19 +192,19 @@ class Group:
         if isinstance(error, SystemExit):
             text, code = "", error.code
         record = json.dumps({"rank": self.rank, "text": text, "code": code})
+        is_own = not isinstance(error, Elsewhere | MissingRank)
         with suppress(RuntimeError):  # the store may be gone with the process that kept it
             self._store.set(f"failed/{self.rank}", record)
-            if isinstance(error, Elsewhere | MissingRank):
-                return
-            self._store.set("failed", record)
+            if not isinstance(error, Elsewhere):
+                self._store.set("failed", record)
             end = time.monotonic() + GRACE
-            while not self.is_first and time.monotonic() < end:
+            while is_own and not self.is_first and time.monotonic() < end:
                 if self._store.check(["failed/0"]):
                     if json.loads(self._store.get("failed/0"))["text"] == text:
                         raise Elsewhere(code) from None
                     break
                 time.sleep(0.02)
-        if isinstance(error, DdimxError) and not self.is_first:
+        if is_own and isinstance(error, DdimxError) and not self.is_first:
             raise type(error)(f"rank {self.rank} of {self.size}: {text}") from None
 
     def _leave(self) -> None:
@@ -331,8 +331,16 @@ class Group:
         if watch.verdict is not None:
             watch.hear()
             if not watch.speaks:
+                self._wait_for_words()
                 raise Elsewhere(1)
             raise MissingRank(f"{watch.verdict}{GO_ON}")
+
+    def _wait_for_words(self) -> None:
+        """Stay until the rank that speaks has spoken, or it would miss this one as well."""
+        end = time.monotonic() + GRACE
+        with suppress(RuntimeError):
+            while time.monotonic() < end and not self._store.check(["failed"]):
+                time.sleep(0.05)
 
     # --- numbers, through the process group -------------------------------------------------------
 
@@ -340,16 +348,14 @@ class Group:
         """Return a network whose backward pass sums the gradients of all ranks."""
         if self.is_alone:
             return network
-        # A network of ours uses all its weights in every step, whatever is drawn; of others nobody
-        # here knows, and to look for those without a gradient takes some time.
-        ours = type(getattr(network, "_orig_mod", network)).__module__.startswith("ddimx.")
+        # To look for weights without a gradient costs little, lets any network train, and leaves
+        # the gradients where they are in the buffers that are summed. DDP would else move them
+        # after the first step, and of three ranks and more the place decides the order of a sum:
+        # a run that goes on would not have the same bits.
         wrapped: Any
         with self.together():
             wrapped = DistributedDataParallel(
-                network,
-                **_NO_BUFFERS,
-                gradient_as_bucket_view=True,
-                find_unused_parameters=not ours,
+                network, gradient_as_bucket_view=True, find_unused_parameters=True, **_NO_BUFFERS
             )
         # DDP's own way divides by the number of ranks before it sums. Every rank's loss is divided
         # by the examples of all ranks already, for ranks may have one example more than others.

@@ -75,9 +75,9 @@ class Watch:
 
     def at(self, doing: Doing, step: int | None = None) -> None:
         """Note what the main thread does now; nothing is sent here."""
-        own = self.own
-        step = own.step if step is None else step
         with self._lock:
+            own = self.own
+            step = own.step if step is None else step
             self.own = Sign(own.host, own.pid, doing, step, own.moves + 1, own.number)
 
     def hear(self) -> None:
@@ -208,6 +208,8 @@ class Watch:
             return
         if self.failure is None and self.speaks:
             print(f"error: {self.verdict}{GO_ON}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(GRACE)  # or the rank that speaks would miss this one as well
         os._exit(1)
 
     @property
