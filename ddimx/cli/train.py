@@ -123,7 +123,7 @@ def train(
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..training.distributed import launched
+    from ..training.launches import launched
     from ..training.run import train as run
     from ..training.settings import TrainRequest
 

@@ -169,12 +169,15 @@ class Watch:
                 for rank, (_, at) in enumerate(seen)
                 if now - at > self.limit and signs[rank].doing != ENDED and rank != self.rank
             ]
+            unanswered = now - self._answered
             if self.verdict is not None:
                 pass
             elif gone and self.failure is None:
                 self._judge(gone, "has ended without a word")
-            elif now - self._answered > self.limit:
+            elif unanswered > self.limit:
                 self.without_store(f"no answer for {self.limit:g} s")
+            elif unanswered > 2 * self.between + 1:
+                pass  # of nobody there is a sign, so that it says nothing of anybody
             elif silent:
                 self._judge(silent, f"has given no sign for {self.limit:g} s")
             elif now - moved_at > self.limit:

@@ -22,7 +22,8 @@ from ddimx.errors import UsageError
 from ddimx.models.factory import build
 from ddimx.models.layers import AttnBlock, ResnetBlock
 from ddimx.noise import Noise
-from ddimx.training.distributed import Group, launched
+from ddimx.training.distributed import Group
+from ddimx.training.launches import launched
 from ddimx.training.loop import Trainer
 from ddimx.training.state import TrainState, checkpoints
 from ddimx.training.watch import Watch
