@@ -11,8 +11,8 @@ from .output import print_json
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from ..runs.part import Partial
     from ..runs.shards import Shard
-    from ..runs.shared import Partial
 
 SHOWN = 20  # failures that are listed on the screen; --json and the shard's record hold all
 

@@ -13,10 +13,11 @@ from importlib.metadata import version
 from ...errors import DdimxError
 from ...progress import Progress
 from ...runs.lock import lock_folder
+from ...runs.part import Failures, Made, Part, Partial
 from ...runs.record import Record
 from ...runs.run import reporting
 from ...runs.shards import ALL, Shard, remainder
-from ...runs.shared import Failures, Made, Part, Partial, SharedWork
+from ...runs.shared import SharedWork
 from .pack import PackedSet, Packing
 from .pack_pieces import Pieces
 

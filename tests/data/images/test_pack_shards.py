@@ -13,8 +13,8 @@ from ddimx.data.images.pack_pieces import Pieces
 from ddimx.data.images.pack_shards import ShardPacking
 from ddimx.errors import DdimxError, UsageError
 from ddimx.progress import Progress
+from ddimx.runs.part import Partial
 from ddimx.runs.shards import Shard
-from ddimx.runs.shared import Partial
 from tests.data.images.test_pack import (  # noqa: F401 - fixtures
     COUNT,
     ORIGIN,
