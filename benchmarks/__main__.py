@@ -2,7 +2,7 @@
 
 Some words have a module and options of their own: ``paper`` measures quality, not speed, ``card``
 makes the figures and pictures of a model's card, ``check`` holds every kernel and model to the CPU,
-``tune`` chooses the tiles of a card's kernels.
+``tune`` chooses the tiles of a card's kernels, ``scale`` measures more than one process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from ddimx.device import choose_device, forbid_tf32
 from ddimx.errors import DdimxError
-from ddimx.files import write_bytes, write_json
+from ddimx.files import write_bytes
 
 from . import (
     attention,
@@ -31,16 +31,17 @@ from . import (
     octree,
     paper,
     sample,
+    scale,
     segments,
     startup,
     tune,
     update,
 )
-from .runner import Budget, Job, unsteady
+from .record import RESULTS, SCHEMA, Records, save
+from .runner import Budget, Job
 from .show import section, text, with_section
 from .turns import interrupts, measure_all
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS.parent.parent / "docs" / "benchmarks.md"
 # Each with its part of the time of "all", the most telling first: what one leaves is the others'.
 SUITES = {
@@ -58,13 +59,10 @@ OTHERS: dict[str, Callable[[Sequence[str]], int]] = {
     "card": card.main,
     "check": check.main,
     "tune": tune.main,
+    "scale": scale.main,
 }
-SCHEMA = 2
-FEWEST = 10  # rounds below which a 95% interval means little
 QUICK = 5  # rounds of --quick
 QUICK_SECONDS = 165.0  # of --quick; with the start of Python and the last rounds three minutes
-
-Records = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +121,8 @@ def _suites(args: argparse.Namespace, words: Sequence[str]) -> int:
 def _compare(args: argparse.Namespace) -> int:
     """Measure again what a results file holds; 1 where something of ours became slower."""
     old = comparison.read_records(args.compare)
-    suites = list(old) if args.suite in (None, "all") else [args.suite]
+    known = [suite for suite in old if suite not in OTHERS]  # what has no rounds to compare
+    suites = known if args.suite in (None, "all") else [args.suite]
     if strange := [suite for suite in suites if suite not in old or suite not in SUITES]:
         raise DdimxError(f"{args.compare} holds {', '.join(old)}, not {strange[0]}")
     bad = False
@@ -164,24 +163,6 @@ def _compare(args: argparse.Namespace) -> int:
             print(f"GONE   {name}: was measured then and was not now")
             bad = True
     return 1 if bad else 0
-
-
-def save(records: dict[str, Any], folder: Path) -> Path:
-    """Put each suite's record into the device's file; the other suites' records stay.
-
-    Raises:
-        DdimxError: figures that should not be published: too few rounds, or a baseline that
-            wandered, because the machine was busy with something else. Quick records are kept
-            whatever they say, and say that they are quick.
-    """
-    reasons = [reason for record in records.values() for reason in _unfit(record)]
-    if reasons:
-        raise DdimxError("not saved: " + "; ".join(reasons))
-    device = next(iter(records.values()))["machine"]["device"]
-    path = folder / f"{machine.slug(device)}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_json(path, before | records)
-    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -278,19 +259,6 @@ def _jobs(suite: str, args: argparse.Namespace, device: torch.device, budget: Bu
     return sample.jobs(
         device, rounds, model=args.model, steps=args.steps, quick=args.quick, **wishes
     )
-
-
-def _unfit(record: dict[str, Any]) -> list[str]:
-    reasons: list[str] = []
-    if record.get("quick"):
-        return reasons
-    for table in record["tables"]:
-        rounds = min(row["rounds"] for row in table["rows"] if "rounds" in row)
-        if rounds < FEWEST:
-            reasons.append(f"{table['title']}: {rounds} rounds, {FEWEST} are needed")
-        elif (reason := unsteady(table)) is not None:
-            reasons.append(reason)
-    return reasons
 
 
 def _positive(word: str) -> int:

@@ -7,15 +7,19 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 import ddimx
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDEST = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
@@ -69,6 +73,14 @@ def clocks() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
+
+
+def peak_mb(usage: struct_rusage | None = None) -> float:
+    """Return the largest memory in MB that a process has had, by default this one."""
+    import resource  # Windows has none
+
+    usage = usage or resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _versions() -> dict[str, str]:

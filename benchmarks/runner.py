@@ -287,6 +287,18 @@ def compare(
     }
 
 
+def table_of(title: str, seconds: Mapping[str, Array], baseline: str) -> Table:
+    """Return the table of peers that were measured elsewhere, in rounds that took turns.
+
+    Args:
+        seconds: of each peer by its name, float64 [rounds].
+        baseline: the name of the one that the others are compared with.
+    """
+    peers = [Contender(name, lambda: None) for name in seconds]
+    rows = [_row(peer, baseline, seconds) for peer in peers]
+    return {"title": title, "baseline": baseline, "notes": [], "rows": rows}
+
+
 def add_peer(
     table: Table,
     baseline: Contender,

@@ -29,6 +29,13 @@ COLUMNS = {
     "shapes_per_s": "shapes/s",
     "compile_s": "compile s",
     "first_call_s": "first call s",
+    "processes": "processes",
+    "p95_ms": "p95 ms",
+    "largest_ms": "largest ms",
+    "syncing_ms": "disk ms",
+    "percent_of_work": "% of 60 s",
+    "coordinating_ms": "coordination ms",
+    "peak_mb": "peak MB",
 }
 BEGIN, END = "<!-- figures: python -m benchmarks figures -->", "<!-- end of figures -->"
 

@@ -87,7 +87,7 @@ class DataConfig(Section):
     balance: Literal["none", "family", "class"] = "none"
     train_split: str = "train"
     test_split: str = "test"
-    # Ours, FOLDER and OCTREE: whether a part is kept from training, to be measured on.
+    # Ours, FOLDER, TAR and OCTREE: whether a part is kept from training, to be measured on.
     held_out: bool = True
     return_mask: bool = False
     max_depth: int | None = Field(default=None, ge=1, le=10)
@@ -149,6 +149,8 @@ class ModelConfig(Section):
     var_type: Literal["fixedlarge", "fixedsmall"] = "fixedlarge"
     ema: bool = True
     ema_rate: float = Field(default=0.9999, gt=0.0, lt=1.0)
+    # Ours: the rate of a second average, kept beside the first (--weights ema2).
+    ema2_rate: float | None = Field(default=None, gt=0.0, lt=1.0)
     resamp_with_conv: bool = True
     # Ours: the UNet sees patch_size x patch_size pixels as channels of one position.
     patch_size: int = Field(default=1, ge=1)
@@ -213,6 +215,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> ModelConfig:
+        if self.ema2_rate is not None and not self.ema:
+            raise ValueError("ema2_rate is of a second average, and ema is false")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes holds a name twice")
         try:
@@ -334,7 +338,15 @@ class TrainingConfig(Section):
     n_iters: int = Field(default=5_000_000, ge=1)
     snapshot_freq: int = Field(default=5000, ge=1)
     validation_freq: int = Field(default=2000, ge=1)
-    keep_checkpoints: int = Field(default=3, ge=1)
+    keep_checkpoints: int = Field(default=3, ge=1)  # the newest so many
+    # Ours: checkpoints of steps that are multiples of this are never removed.
+    keep_every: int | None = Field(default=None, ge=1)
+    # Ours, images: how often, in steps, the Fréchet distance of so many samples of the averaged
+    # weights to the training images is measured, and on features of which network: "inception"
+    # (FID's), its file, or "efficientnet-lite0".
+    fid_every: int | None = Field(default=None, ge=1)
+    fid_samples: int = Field(default=2000, ge=2)
+    fid_features: str = Field(default="inception", min_length=1)
     antithetic: bool = True
     # Ours: an error of x0 counts its signal-to-noise ratio times, but no less than the first and no
     # more than the second of these: [0, 5] is min-SNR. None: the prediction's error as it is.
@@ -351,6 +363,25 @@ class TrainingConfig(Section):
     # Ours: whether torch.compile makes the network's code; "auto" does so where that was measured
     # to pay.
     compile: Literal["auto", "on", "off"] = "auto"
+    # Ours: the parts in which each process computes its examples of a step, one after the other,
+    # so that larger batches fit into memory. It changes no result beyond the order of sums.
+    accumulate: int = Field(default=1, ge=1)
+    # Ours: the UNet's blocks keep their inputs alone and are computed again for the gradient.
+    activation_checkpointing: bool = False
+    # Ours, several processes: what sums their gradients; "auto" is NCCL on CUDA, else gloo.
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    # Ours, several processes: seconds without a sign of one of them until the others give up.
+    rank_timeout: float = Field(default=600.0, ge=1.0)
+
+    @model_validator(mode="after")
+    def _checkpoints_to_keep(self) -> TrainingConfig:
+        every, freq = self.keep_every, self.snapshot_freq
+        if every is not None and every % freq:
+            raise ValueError(
+                f"keep_every {every} is not a multiple of snapshot_freq {freq}, the steps between "
+                "two checkpoints"
+            )
+        return self
 
     @field_validator("snr_clip")
     @classmethod
@@ -491,6 +522,11 @@ class Config(Section):
                 f"training.snr_clip: the first bound is {clip[0]:g}, but with prediction epsilon, "
                 "whose error says nothing of x0 in pure noise, it is 0"
             )
+        if self.training.activation_checkpointing and self.model.name != "unet":
+            raise ValueError(
+                "training.activation_checkpointing is for model.name 'unet', not "
+                f"'{self.model.name}'"
+            )
         if self.model.name == "unet":
             self._check_unet()
         if self.model.name in OCTREE_MODELS:
@@ -499,6 +535,8 @@ class Config(Section):
         return self
 
     def _check_octree(self) -> None:
+        if self.training.fid_every is not None:
+            raise ValueError("training.fid_every is for images")
         if self.diffusion.prediction in ("flow", "edm"):
             raise ValueError(f"diffusion.prediction {self.diffusion.prediction} is for images")
         if self.data.max_depth is None:

@@ -338,6 +338,19 @@ def _clear_beside(part: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder, unless it is absent or holds something.
+
+    Raises:
+        OSError: it is empty and cannot be removed.
+    """
+    try:
+        folder.rmdir()
+    except OSError:
+        if folder.is_dir() and not any(folder.iterdir()):
+            raise
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with whole_file(path) as part:

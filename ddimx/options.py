@@ -333,13 +333,13 @@ class RunOptions(Options):
         "For weights that come without their settings.",
         metavar="NAME|FILE",
     )
-    weights: Literal["ema", "raw"] | None = _option(
+    weights: Literal["ema", "ema2", "raw"] | None = _option(
         "--weights",
         "text",
         "What to draw",
-        "Averaged or last weights, where there are both (default: ema).",
-        metavar="ema|raw",
-        choices=("ema", "raw"),
+        "Averaged or last weights, where there are both (default: ema); ema2: model.ema2_rate's.",
+        metavar="ema|ema2|raw",
+        choices=("ema", "ema2", "raw"),
     )
     prompt: str | None = _option(
         "--prompt",
@@ -378,8 +378,8 @@ class RunOptions(Options):
         "--format",
         "text",
         "Where to",
-        "Files to write: images, or one array (npy: float32, unclamped). Octrees: npz.",
-        metavar="png|webp|npz|npy|adm",
+        "Files to write: images, tars of them, one array (npy: float32, unclamped). Octrees: npz.",
+        metavar="png|webp|tar|npz|npy|adm",
         verbs=("sample", "inpaint", "sequence", "interpolate"),
     )
     export: str | None = _option(

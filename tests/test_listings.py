@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ddimx.data.images.scan import list_images
+from ddimx.data.images.listing import list_images
 from ddimx.editing.pictures import find_pictures
 from ddimx.evaluation.fid.images import open_images
 from ddimx.evaluation.shapes.sets import find

@@ -52,15 +52,20 @@ def load(
         progress=progress,
     )
     if loaded.form != "ddimx model" and not loaded.which_is_noted:
-        taken = {"ema": "the averaged weights", "raw": "the last (raw) weights"}
+        taken = {
+            "ema": "the averaged weights",
+            "ema2": "the weights of the second average",
+            "raw": "the last (raw) weights",
+        }
         unstated = "the file does not say whether its weights are an average"
         progress.say(f"note: {loaded.name}: {taken.get(loaded.weights, unstated)}")
     return loaded
 
 
-def which(weights: str | None) -> Literal["ema", "raw"] | None:
+def which(weights: str | None) -> Literal["ema", "ema2", "raw"] | None:
     """Return which weights ``--weights`` names, whose value Typer has checked."""
-    return None if weights is None else "raw" if weights == "raw" else "ema"
+    names: dict[str, Literal["ema", "ema2", "raw"]] = {"ema": "ema", "ema2": "ema2", "raw": "raw"}
+    return None if weights is None else names[weights]
 
 
 def one_of(what: str, value: str, allowed: Sequence[str]) -> str:

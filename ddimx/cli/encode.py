@@ -27,7 +27,7 @@ def encode(
     image: Annotated[
         Path,
         typer.Argument(
-            metavar="IMAGE|DIR|FILE", help="An image, or a folder, a zip or an array of images."
+            metavar="IMAGE|DIR|FILE", help="An image, or a folder, zip, tar or array of images."
         ),
     ],
     refine: Refine = None,

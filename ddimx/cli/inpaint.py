@@ -33,7 +33,7 @@ def inpaint(
     image: Annotated[
         Path,
         typer.Argument(
-            metavar="IMAGE|DIR|FILE", help="An image, or a folder, a zip or an array of images."
+            metavar="IMAGE|DIR|FILE", help="An image, or a folder, zip, tar or array of images."
         ),
     ],
     mask: Annotated[

@@ -5,12 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import complete, options
 from .common import end_interrupted, which
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..config import Config
+    from ..data.examples import Examples
+    from ..progress import Progress
+    from ..training.measure import Distance
 
 
 def train(
@@ -18,8 +26,8 @@ def train(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="A folder or zip of pictures (a folder per class, if there are any), a packed "
-            ".npy, an .npz, or a folder of octrees.",
+            help="A folder, zip or tars of pictures (a folder per class, if there are any), a "
+            "packed .npy, an .npz, or a folder of octrees.",
             rich_help_panel="What to train",
         ),
     ] = None,
@@ -108,6 +116,7 @@ def train(
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
+    from ..training.distributed import launched
     from ..training.run import train as run
     from ..training.settings import TrainRequest
 
@@ -137,9 +146,25 @@ def train(
         config_file=str(config),
         command=shlex.join(["ddimx", *sys.argv[1:]]),
     )
-    with Progress(quiet=quiet) as progress, polite_stop() as stop:
-        result = run(request, stop, progress)
+    launch = launched()
+    if launch.source == "SLURM array" and not quiet:
+        print(
+            "note: each task of a SLURM job array trains by itself; 'srun ddimx train' makes one "
+            "training of the tasks of a job",
+            file=sys.stderr,
+        )
+    with Progress(quiet=quiet or launch.rank > 0) as progress, polite_stop() as stop:
+        result = run(request, stop, progress, _open_distance)
         if not result.finished:
             again = shlex.join(["ddimx", "train", "--resume", str(result.folder)])
             end_interrupted(progress, stop, f"stopped at step {result.step}; go on: {again}")
         progress.say(f"{result.folder}: {result.step} steps done")
+
+
+def _open_distance(
+    config: Config, source: Examples, device: torch.device, offline: bool, progress: Progress
+) -> Distance:
+    """Open what ``training.fid_every`` asks for; evaluation lies above training."""
+    from ..evaluation.fid.in_training import open_distance
+
+    return open_distance(config, source, device, offline, progress)

@@ -28,6 +28,36 @@ Content = TypeVar("Content")
 READ_AHEAD = 4  # batches: evens out images that take long to read or to decode
 
 
+def divided(positions: Tensor, batch: Batch, parts: int) -> list[tuple[Tensor, Batch]]:
+    """Divide a batch of images or octrees into at most ``parts`` parts of nearly equal counts.
+
+    Args:
+        positions: int64 [B].
+        batch: as :meth:`BatchStream.batch` makes it.
+        parts: how many; where there are fewer examples, each is a part.
+
+    Returns:
+        The positions and the batch of every part, in their order.
+    """
+    total = len(positions)
+    parts = min(parts, total)
+    if parts <= 1:
+        return [(positions, batch)]
+    ends = torch.zeros(total + 1, dtype=torch.int64)  # where an example begins, and the last ends
+    if "counts" in batch:  # of octrees: tokens lie one shape after the other
+        ends[1:] = batch["counts"].sum(dim=1).cumsum(0)
+    tokens = ("ids", "keys") if "counts" in batch else ()
+    result = []
+    for part in range(parts):
+        first, end = total * part // parts, total * (part + 1) // parts
+        own = {
+            name: value[ends[first] : ends[end]] if name in tokens else value[first:end]
+            for name, value in batch.items()
+        }
+        result.append((positions[first:end], own))
+    return result
+
+
 class BatchStream(ABC, Generic[Content]):
     """Batches as a function of the step, read some steps ahead in a thread.
 
@@ -36,9 +66,15 @@ class BatchStream(ABC, Generic[Content]):
     network's numbers.
     """
 
-    def __init__(self, order: Order, batch_size: int) -> None:
-        """Lay out the epochs of ``order`` over steps of ``batch_size`` examples."""
+    def __init__(self, order: Order, batch_size: int, part: tuple[int, int] = (0, 1)) -> None:
+        """Lay out the epochs of ``order`` over steps of ``batch_size`` examples.
+
+        Args:
+            part: which part of how many is read of every step: a rank, and the number of ranks.
+        """
         self.order, self.waited, self._size = order, 0.0, batch_size
+        rank, count = part
+        self._own = batch_size * rank // count, batch_size * (rank + 1) // count
 
     def steps(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, Batch]]:
         """Yield (step, positions int64 [B], batch) for the steps in [start, stop).
@@ -71,7 +107,8 @@ class BatchStream(ABC, Generic[Content]):
         return positions, self._transformed(indices, content, positions, step)
 
     def _positions(self, step: int) -> Integers:
-        return np.arange(step * self._size, (step + 1) * self._size, dtype=np.int64)
+        first, end = self._own
+        return step * self._size + np.arange(first, end, dtype=np.int64)
 
     @abstractmethod
     def _read(self, step: int) -> tuple[Integers, Content]:
@@ -88,10 +125,15 @@ class Batches(BatchStream[Bytes]):
     """Batches of images: ``x`` [B, C, H, W] and, where there are labels, ``label`` [B]."""
 
     def __init__(
-        self, source: ImageSource, data: DataConfig, noise: Noise, batch_size: int
+        self,
+        source: ImageSource,
+        data: DataConfig,
+        noise: Noise,
+        batch_size: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` examples."""
-        super().__init__(order_of(source, data.balance, noise), batch_size)
+        super().__init__(order_of(source, data.balance, noise), batch_size, part)
         self._source, self._data, self._noise = source, data, noise
         self._flips: Tensor | None = None  # bool, by label; None: all
         if data.unflipped:

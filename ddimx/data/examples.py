@@ -34,9 +34,13 @@ def open_examples(
 
 
 def open_batches(
-    source: Examples, data: DataConfig, noise: Noise, batch_size: int
+    source: Examples,
+    data: DataConfig,
+    noise: Noise,
+    batch_size: int,
+    part: tuple[int, int] = (0, 1),
 ) -> BatchStream[Any]:
-    """Return the training batches of a data set."""
+    """Return the training batches of a data set, or of each the ``part`` of a rank among ranks."""
     if isinstance(source, ShapeSource):
-        return ShapeBatches(source, data, noise, batch_size)
-    return Batches(source, data, noise, batch_size)
+        return ShapeBatches(source, data, noise, batch_size, part)
+    return Batches(source, data, noise, batch_size, part)

@@ -15,17 +15,19 @@ from ..errors import DdimxError, UsageError
 from ..files import visible_files
 from ..octree.file import read_shape
 from ..progress import Progress
+from ..untrusted.tars import SUFFIX, refuse_compressed
 from ..untrusted.text import first_of, shortened
 from .examples import Examples
 from .images.folder import FolderSource
+from .images.listing import SUFFIXES, list_images, printable
 from .images.named import ARRAYS
-from .images.scan import SUFFIXES, Scan, list_images, printable, scan_images
+from .images.scan import Scan, scan_images
 from .images.sources import open_part
+from .images.tars import MOST_CLASSES, Tars
 from .shapes.lists import PARTS, lists_of, read_list, read_tree
 from .shapes.scan import scan_shapes
 
 FEW = 100  # pictures of a folder up to which none is held out: it would be a handful
-MOST_CLASSES = 10_000  # that are made of numbers without names
 _SHOWN = 12  # names in one line
 _STRETCHED = 1.1  # how much longer than wide a picture has to be, for its cut to be mentioned
 
@@ -41,7 +43,8 @@ class DataSet:
         classes: names of their classes, empty if they have none.
         channels: of the images; 1 for octrees.
         sides: int32 [N, 2], heights and widths of the images as they are; empty for octrees.
-        scan: of a folder's or a zip's pictures, which may be trained on in any size; else None.
+        scan: of the pictures of a folder, a zip or tars, which may be trained on in any size; else
+            None.
     """
 
     root: str
@@ -64,7 +67,7 @@ def recognize(
     white: float | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
-    """Return what a folder or file holds: pictures, a packed set, an .npz or prepared octrees.
+    """Return what a folder or file holds: pictures, tars, a packed set, an .npz or octrees.
 
     Of pictures only the headers are read, by ``workers`` threads; ``white`` is the configuration's
     ``data.white``; ``progress`` counts them, where there are many.
@@ -81,11 +84,15 @@ def recognize(
         return _octrees(where, path, parts)
     if path.suffix.lower() in ARRAYS:
         return _arrays(where, path)
-    if not path.is_dir() and path.suffix.lower() != ".zip":
+    if not path.is_dir() and path.suffix.lower() not in (".zip", SUFFIX):
         if path.suffix.lower() in SUFFIXES:
             raise UsageError(f"--data {where}: a single picture; give the folder that it is in")
+        try:
+            refuse_compressed(path)
+        except ValueError as error:
+            raise UsageError(f"--data {where}: {error}") from None
         raise UsageError(
-            f"--data {where}: nothing that can be trained on, which is a folder or zip of "
+            f"--data {where}: nothing that can be trained on, which is a folder, a zip or tars of "
             "pictures, a packed .npy, an .npz, or a folder of octrees; unpack other archives"
         )
     try:
@@ -95,11 +102,15 @@ def recognize(
             _refuse_unprepared(where, path)
         raise
     scan = scan_images(path, workers=workers, white=white, listing=listing, progress=progress)
+    kind = "TAR" if isinstance(listing.archive, Tars) else "FOLDER"
+    classes = scan.classes
+    if not classes and scan.labels is not None:
+        classes = tuple(str(i) for i in range(int(scan.labels.max()) + 1))
     return DataSet(
         root=where,
-        data={"dataset": "FOLDER", "root": where, "held_out": len(scan.names) > FEW},
+        data={"dataset": kind, "root": where, "held_out": len(scan.names) > FEW},
         count=len(scan.names),
-        classes=scan.classes,
+        classes=classes,
         # Transparent pictures are put on the background, so that all have 3.
         channels=1 if (scan.channels == 1).all() else 3,
         sides=scan.sizes,

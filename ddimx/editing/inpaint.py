@@ -18,7 +18,8 @@ from ..noise import Stream
 from ..options import Options
 from ..runs.contact_sheet import MOST, write_grid
 from ..runs.formats import IMAGE_FORMATS
-from ..runs.sinks import NamedSink, Sink
+from ..runs.image_sink import NamedSink
+from ..runs.sinks import Sink
 from ..sampling.batch import Inputs, Start
 from ..sampling.hooks import Task
 from ..sampling.settings import Settings

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..data.images.scan import SUFFIXES
+from ..data.images.listing import SUFFIXES
 from ..errors import UsageError
 from ..files import visible_files
 from .pictures import Picture, fitted, gray_levels

@@ -17,14 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images.encoded import centered, centered_box
+from ..data.images.listing import SUFFIXES, list_images, printable
 from ..data.images.named import ARRAYS, array_of_run, stored_pixels
 from ..data.images.picture import View
-from ..data.images.scan import SUFFIXES, list_images, printable
 from ..errors import UsageError
 from ..files import visible_files
 from ..pixels import to_network
 from ..runs.record import NAME as MANIFEST
 from ..untrusted.pictures import open_picture
+from ..untrusted.tars import SUFFIX
 from ..weights.model import Model, process_is_image
 
 Bytes = npt.NDArray[np.uint8]
@@ -69,22 +70,23 @@ def find_pictures(path: Path) -> list[Path]:
 
 
 def read_pictures(path: Path, model: Model, *, resize: bool = False) -> list[Picture]:
-    """Read the images of a file, a folder, a zip or an array for a model, as :func:`read_picture`.
+    """Read the images of a file, a folder, a zip, a tar or an array for a model.
 
-    Those of a zip are in the order of their names, also in folders below. The images of an array
+    Each as :func:`read_picture` does. Those of a zip or a tar are in the order of their names, also
+    in folders below. The images of an array
     (see :func:`.named.stored_pixels`) are called by their numbers: "000000". Of a run of ours that
     wrote one array, its images are read.
 
     Raises:
         UsageError: as :func:`find_pictures` and :func:`read_picture`.
-        DdimxError: a zip or an array that cannot be read.
+        DdimxError: a zip, a tar or an array that cannot be read.
     """
     path = array_of_run(path) or path
     suffix = "" if path.is_dir() else path.suffix.lower()
     if suffix in ARRAYS:
         pixels = stored_pixels(path)
         return [picture_in(pixels, i, path, model, resize=resize) for i in range(len(pixels))]
-    if suffix != ".zip":
+    if suffix not in (".zip", SUFFIX):
         return [read_picture(file, model, resize=resize) for file in find_pictures(path)]
     listing = list_images(path)
     # Both slashes divide a name, as in zips that were made on Windows: results are called by it.

@@ -17,8 +17,8 @@ from ..errors import UsageError
 from ..files import whole_file
 from ..pixels import to_bytes
 from ..runs.contact_sheet import MOST, write_grid
+from ..runs.image_sink import ImageSink
 from ..runs.pictures import as_image
-from ..runs.sinks import ImageSink
 from ..sampling.hooks import Task
 from ..sampling.settings import Settings
 from ..solvers.executor import Step

@@ -1,9 +1,4 @@
-"""Line charts over numbers of network evaluations, drawn with matplotlib.
-
-Matplotlib comes with the extra ``plot`` and is imported when a chart is drawn. A figure is made and
-rendered by itself, without pyplot: no window system is needed, and the matplotlib settings of the
-process and of the user neither enter nor change.
-"""
+"""Line charts over numbers of network evaluations, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -11,23 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..errors import MissingPackage, optional_module
-from ..files import whole_file
+from ..runs.rendering import COLORS, DPI, rendered, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIZE = (900, 560)  # pixels of one panel, by default
-DPI = 100
-COLORS = (
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999",
-    "#7f3c8d", "#117733", "#882255", "#44aa99", "#aa4499", "#ddcc77", "#332288", "#661100",
-)  # fmt: skip
 MARKERS = ("o", "s", "^", "D")  # the next one with each repetition of the colors
 CLOSEST = 0.06  # of an axis: labels of numbers that lie closer together would overlap
 
@@ -68,16 +57,7 @@ def line_charts(panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> Image.
     Raises:
         MissingPackage: matplotlib is not installed, or cannot be imported.
     """
-    optional_module("matplotlib.backends.backend_agg", "charts", "plot")
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with matplotlib.style.context("default", after_reset=True):
-        canvas: Any = FigureCanvasAgg(figure_of(panels, size))
-        canvas.draw()
-        pixels = canvas.buffer_rgba()
-    width, height = canvas.get_width_height()
-    return Image.frombuffer("RGBA", (width, height), pixels).convert("RGB")
+    return rendered(lambda: figure_of(panels, size))
 
 
 def write_charts(path: Path, panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> str | None:
@@ -86,14 +66,7 @@ def write_charts(path: Path, panels: Sequence[Panel], size: tuple[int, int] = SI
     For commands whose main result is another: without matplotlib no picture is written, one of
     earlier results is removed, and the line that says so is returned.
     """
-    try:
-        picture = line_charts(panels, size)
-    except MissingPackage as error:
-        path.unlink(missing_ok=True)
-        return f"{path.name} is omitted: {error}"
-    with whole_file(path) as part:
-        picture.save(part, format="PNG")
-    return None
+    return write_figure(path, lambda: figure_of(panels, size))
 
 
 def figure_of(panels: Sequence[Panel], size: tuple[int, int] = SIZE) -> Figure:

@@ -108,6 +108,11 @@ class GaussianProcess:
         divisor = {"epsilon": signal, "x0": noise}.get(self.prediction)
         return losses * (of_x0 if divisor is None else of_x0 / divisor.clamp(min=tiny))
 
+    def time_shares(self, draws: Draws) -> Tensor:
+        """Return the examples' times as shares of the schedule: float64 [B]."""
+        t = self.schedule.training_times(self.timesteps(draws).numpy())
+        return torch.from_numpy(t).double() / self.schedule.num_timesteps
+
     @property
     def decoder_name(self) -> str | None:
         """Return None: the states are images."""

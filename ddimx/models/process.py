@@ -221,3 +221,15 @@ class Process(Protocol):
             guidance: as of :meth:`run`.
         """
         ...
+
+
+class KnowsTimes(Protocol):
+    """What a process may have besides: training then notes its losses by time."""
+
+    def time_shares(self, draws: Draws) -> Tensor:
+        """Return where on the schedule the examples of a training step lie: float64 [B].
+
+        From 0, clean, to 1; the same draws as :meth:`Process.loss` makes. Of octrees, whose levels
+        have times of their own, it is the finest level's.
+        """
+        ...

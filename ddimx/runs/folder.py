@@ -35,10 +35,17 @@ def last_run(verb: str, root: Path = ROOT) -> Path:
     Raises:
         DdimxError: there is none.
     """
-    runs = [(int(m[1]), root / m[0]) for m in _matches(root) if m[2] == verb]
-    if not runs:
+    folders = runs_of(verb, root)
+    if not folders:
         raise DdimxError(f"no '{verb}' run in {root.resolve()} to resume")
-    return max(runs)[1]
+    return folders[-1]
+
+
+def runs_of(verb: str, root: Path = ROOT) -> list[Path]:
+    """Return the run folders of a verb, the newest last."""
+    return [
+        path for _, path in sorted((int(m[1]), root / m[0]) for m in _matches(root) if m[2] == verb)
+    ]
 
 
 def _claimed(root: Path, number: int, rest: str) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ _SHORT = 200  # characters; a longer text is compressed
 
 
 def save_image(
-    path: Path, pixels: npt.NDArray[np.uint8], kind: str, facts: Mapping[str, str]
+    target: Path | BinaryIO, pixels: npt.NDArray[np.uint8], kind: str, facts: Mapping[str, str]
 ) -> None:
     """Write pixels uint8 [H, W, 1 to 4] without loss as "png" or "webp", with texts by name."""
     options: dict[str, Any] = {}
@@ -34,7 +34,7 @@ def save_image(
     if kind == "webp" and facts:
         options["exif"] = exif = Image.Exif()
         exif[_DESCRIPTION] = json.dumps(dict(facts))  # ASCII, as EXIF wants it
-    as_image(pixels).save(path, format=kind.upper(), lossless=True, **options)
+    as_image(pixels).save(target, format=kind.upper(), lossless=True, **options)
 
 
 def facts_of(image: Image.Image) -> dict[str, str]:

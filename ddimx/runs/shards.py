@@ -280,16 +280,18 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
     with reporting(folder):
         deadline = time.monotonic() + WAIT
         while not (folder / SHARDS).is_dir():
-            try:
-                # Nobody fills the folder alone, and of the shards one makes what all share.
-                with lock_folder(folder):
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(lock_folder(folder))
+                except UsageError:
+                    # Another shard has it for some milliseconds, or one process fills the folder.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+                    continue
+                if not (folder / SHARDS).is_dir():  # made between our look and our lock
                     found_run(folder, spec)
-                    (folder / SHARDS).mkdir(exist_ok=True)
-            except UsageError:
-                # Another shard is at it for some milliseconds, or one process fills the folder.
-                if not (folder / lock_name()).exists() or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+                    (folder / SHARDS).mkdir()
         record = spec.read(folder)
         if record is not None:
             check_shared(folder, spec, record)
@@ -337,6 +339,8 @@ class ShardFilling(Filling):
 
     def __post_init__(self) -> None:
         """Begin with nothing to make; :meth:`held` finds out what there is."""
+        if hasattr(self.sink, "begin"):  # of tars, whose members depend on the run's first index
+            self.sink.begin(self.indices)
         self._made: list[range] = []
         self._pending: Sequence[int] = []
         self._seen = Listing(self.folder, frozenset(), frozenset(), frozenset())

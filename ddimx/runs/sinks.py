@@ -1,36 +1,46 @@
-"""Where samples go: one image file each, or one array for all. Every file is whole or absent."""
+"""Where samples go: an image file each, tars of some thousand, or one array for all.
+
+Every file is whole or absent.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..config import DataConfig
 from ..errors import DdimxError, UsageError, unknown
-from ..files import sweep, whole_file
+from ..files import remove_if_empty, sweep, whole_file
 from ..pixels import to_bytes
 from ..untrusted.arrays import map_npy, read_first, read_npz
 from ..untrusted.names import inside
-from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS, LISTED
-from .pictures import MOST_CHANNELS, save_image
+from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS, PARTS, PIECE, TAR_FORMAT
+from .image_sink import ImageSink
+from .pictures import MOST_CHANNELS
+from .tar_sink import TarSink
 
-PARTS, JOINED = "parts", "joined.npy"
+JOINED = "joined.npy"
 CHUNK = 1 << 20  # bytes that are copied at a time
-_PART = re.compile(r"^\d{8,}-\d+\.npz$")
+_PART = re.compile(rf"^\d{{8,}}-\d+(?:\.npz|{re.escape(PIECE)})$")
 
 
 class Sink(Protocol):
-    """Takes samples by index, and knows which it has."""
+    """Takes samples by index, and knows which it has.
+
+    A sink that joins samples, a certain number at a time, has three attributes more: ``unit``, that
+    number, counted from the run's first index (see :func:`unit_of`); ``begin(indices)``, which is
+    called with the indices of the whole run before anything else; and ``files(indices)``, the names
+    of the run's files, so that they are known before they exist.
+    """
 
     @property
     def one_file(self) -> bool:
@@ -58,6 +68,14 @@ class Sink(Protocol):
         ...
 
 
+def unit_of(sink: object) -> int:
+    """Return how many samples, counted from the run's first, one process has to make together.
+
+    Processes that share a run each make whole units; 1 where every sample is a file of its own.
+    """
+    return int(getattr(sink, "unit", 1))
+
+
 def open_sink(
     kind: str,
     folder: Path,
@@ -73,113 +91,19 @@ def open_sink(
     Raises:
         UsageError: an unknown format, or pictures of more channels than picture files have.
     """
-    if kind in IMAGE_FORMATS:
+    if kind in (*IMAGE_FORMATS, TAR_FORMAT):
         if data.channels > MOST_CHANNELS:
+            picture = "png" if kind == TAR_FORMAT else kind
             raise UsageError(
-                f"a {kind} file has at most {MOST_CHANNELS} channels and these images have "
+                f"a {picture} file has at most {MOST_CHANNELS} channels and these images have "
                 f"{data.channels}: choose --format {' or '.join(ARRAY_FORMATS)}"
             )
+        if kind == TAR_FORMAT:
+            return TarSink(folder, data, classes, about)
         return ImageSink(folder, data, kind, classes, about)
     if kind in ARRAY_FORMATS:
         return ArraySink(folder, data, kind, classes)
     raise unknown("format", kind, FORMATS)
-
-
-class ImageSink:
-    """One file for every sample, named by its index: ``000007.png``.
-
-    The files say where they come from, by name: their ``index``, their ``class`` and what ``about``
-    holds. PNGs have a text chunk for each, ``ddimx seed`` for instance; WebPs have all of them as
-    JSON in EXIF's ImageDescription.
-    """
-
-    one_file = False
-
-    def __init__(
-        self,
-        folder: Path,
-        data: DataConfig,
-        suffix: str,
-        classes: Sequence[str] = (),
-        about: Mapping[str, str] | None = None,
-    ) -> None:
-        self._folder, self._data, self._suffix = folder, data, suffix
-        self._classes, self._about = tuple(classes), dict(about or {})
-        self._name = re.compile(rf"^(\d{{6,}})\.{suffix}$")
-
-    def done(self) -> set[int]:
-        """Return the indices whose files exist; files are written whole."""
-        if not self._folder.is_dir():
-            return set()
-        return {int(m[1]) for p in self._folder.iterdir() if (m := self._name.match(p.name))}
-
-    def write(
-        self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
-    ) -> None:
-        """Encode and write one file for every sample, float32 [C, H, W]."""
-        pictures = to_bytes(torch.stack(list(samples)), self._data).numpy()
-        classes = [None] * len(pictures) if labels is None else labels.tolist()
-        for index, picture, label in zip(indices, pictures, classes, strict=True):
-            facts = {"index": str(index)}
-            if label is not None and self._classes:
-                facts["class"] = (*self._classes, "none")[label]
-            facts |= self._about | self._about_sample(index)
-            with whole_file(self._path(index)) as part:
-                save_image(part, picture, self._suffix, facts)
-
-    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
-        """Return the files' names, which are final already; of more than ``LISTED`` none."""
-        return [self._path(i).name for i in indices] if len(indices) <= LISTED else []
-
-    def tidy(self) -> None:
-        """Remove nothing."""
-
-    def pixels(self, indices: range) -> npt.NDArray[np.uint8]:
-        """Read images back, uint8 [B, H, W, C]."""
-        pictures = [np.asarray(Image.open(self._path(i))) for i in indices]
-        return np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
-
-    def _path(self, index: int) -> Path:
-        return self._folder / f"{index:06d}.{self._suffix}"
-
-    def _about_sample(self, index: int) -> dict[str, str]:
-        """Return what else a sample's file says of it."""
-        return {}
-
-
-class NamedSink(ImageSink):
-    """One file for every sample of a run, under names of the caller's choice.
-
-    ``about_sample`` returns what a sample's file says besides what all say, or in its place.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        data: DataConfig,
-        suffix: str,
-        names: Callable[[int], str],
-        indices: range,
-        classes: Sequence[str] = (),
-        about: Mapping[str, str] | None = None,
-        about_sample: Callable[[int], dict[str, str]] = lambda _: {},
-    ) -> None:
-        super().__init__(folder, data, suffix, classes, about)
-        self._names, self._indices, self._each = names, indices, about_sample
-
-    def done(self) -> set[int]:
-        """Return the indices whose files exist; files are written whole."""
-        return {i for i in self._indices if self._path(i).is_file()}
-
-    def finish(self, indices: range, *, whole: bool = False) -> list[str]:
-        """Return the files' names, all of them: nobody else knows them."""
-        return [self._path(i).name for i in indices]
-
-    def _path(self, index: int) -> Path:
-        return self._folder / self._names(index)
-
-    def _about_sample(self, index: int) -> dict[str, str]:
-        return self._each(index)
 
 
 class ArraySink:
@@ -365,26 +289,22 @@ def _arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the parts of an array, and their folder unless it holds something else.
+    """Remove the parts of an array or of tars, and their folder unless it holds something else.
 
     Raises:
         DdimxError: their folder is a symbolic link to another place; nothing is removed there.
     """
-    for path in (*_parts(folder), folder / PARTS / JOINED):
+    for path in (*_parts(folder), *_parts(folder, PIECE), folder / PARTS / JOINED):
         path.unlink(missing_ok=True)
     sweep(folder / PARTS)
-    try:
-        (folder / PARTS).rmdir()
-    except OSError:
-        if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
-            raise
+    remove_if_empty(folder / PARTS)
 
 
-def _parts(folder: Path) -> list[Path]:
-    """Return the parts of an array that was begun, in the order of their first index.
+def _parts(folder: Path, suffix: str = ".npz") -> list[Path]:
+    """Return the parts of what was begun, in the order of their first index.
 
     Raises:
         DdimxError: their folder is a symbolic link to another place.
     """
-    parts = inside(folder, PARTS, folder).glob("*.npz")
+    parts = inside(folder, PARTS, folder).glob(f"*{suffix}")
     return sorted(path for path in parts if _PART.match(path.name))

@@ -20,7 +20,7 @@ from ..files import folders_synced_once, sha256_file
 from ..progress import Progress
 from ..runs.contact_sheet import MOST
 from ..runs.disk import bytes_on_disk, check_space
-from ..runs.formats import LISTED
+from ..runs.formats import LISTED, TAR_FORMAT
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.shape_sink import ShapeSink
@@ -124,8 +124,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
             for name in ("exported", "profile"):  # by --export, whose files --overwrite removes
                 if name in before:
                     record[name] = before[name]
-        if task.files is not None:  # so that --overwrite knows them if we are killed
-            record["files"] = task.files(settings.indices)
+        files = task.files or getattr(sink, "files", None)
+        if files is not None:  # so that --overwrite knows them if we are killed
+            record["files"] = files(settings.indices)
         all_inside(folder, record.get("files", []), folder)  # also no link in their places
 
         def after_row(step: Any, samples: Sequence[int]) -> None:
@@ -261,7 +262,8 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
     names = [*before.get("files", []), *before.get("exported", []), "grid.png", TRACE]
     first = before["identity"].get("start_index", 0)
     indices = range(first, first + before["count"])
-    numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape(before['identity'].get('format', ''))}")
+    kind = before["identity"].get("format", "")
+    numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape('' if kind == TAR_FORMAT else kind)}")
     found = [(m, path.name) for path in folder.iterdir() if (m := numbered.fullmatch(path.name))]
     names += [name for m, name in found if int(m[1]) in indices]
     paths = all_inside(folder, names, folder / NAME)

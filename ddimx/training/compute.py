@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import OCTREE_MODELS, Config
 from ..device import cpu_has_bf16
 from ..errors import UsageError
+from ..models.layers import AttnBlock, ResnetBlock
 from ..sampling import compiled
 
 Precision = Literal["fp32", "bf16"]
@@ -85,6 +87,27 @@ def choose_compute(
         refusal = "the run is too short for compiling to pay"
     why = "saves more than it costs in a long run" if refusal is None else refusal
     return Compute(device, precision, reason, refusal is None, why)
+
+
+def keep_inputs_alone(network: nn.Module) -> None:
+    """Have the UNet's blocks keep their inputs for the gradient, and nothing that they compute.
+
+    That is computed again when the gradient comes to it (arXiv 1604.06174), from the same draws:
+    dropout is a function of the step and the example, and of no generator's state.
+    """
+    for block in network.modules():
+        if isinstance(block, ResnetBlock | AttnBlock):
+            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(*inputs: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
+        result: Tensor = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return result
+
+    return call
 
 
 def _precision(

@@ -21,7 +21,7 @@ from ..weights.locate.source import Source, completed, find_weights
 
 # What of the network is no part of its architecture: other data, or only the training, decide it.
 _FREE = {"type", "in_channels", "out_ch", "classes", "null_class"}
-_FREE |= {"dropout", "ema", "ema_rate", "var_type"}
+_FREE |= {"dropout", "ema", "ema_rate", "ema2_rate", "var_type"}
 # What of the process decides the draws of training alone, and what its curve alone.
 _OF_TRAINING = {"p_mean", "p_std", "transitions"}
 _OF_CURVE = {"beta_schedule", "beta_start", "beta_end", "shift", "sigma_min", "sigma_max", "rho"}

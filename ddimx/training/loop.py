@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..config import Config
+from ..data.batches import BatchStream, divided
 from ..data.examples import Examples, open_batches
 from ..device import sent
 from ..errors import DdimxError
@@ -23,8 +25,11 @@ from ..models.process import Draws, Process
 from ..noise import Noise
 from ..sampling import compiled
 from ..signals import Stop
-from .compute import Compute, choose_compute
-from .preview import draw_samples
+from .compute import Compute, choose_compute, keep_inputs_alone
+from .distributed import Group
+from .measure import Distance, LossesByTime
+from .muon import Muon
+from .preview import draw_samples, pictures
 from .report import Reporter
 from .state import CHECKPOINTS, TrainState, checkpoints, save_checkpoint
 
@@ -49,15 +54,23 @@ class Trainer:
     device: torch.device
     info: dict[str, Any] = field(default_factory=dict)
     compute: Compute | None = None  # None: what the configuration says
+    distance: Distance | None = None  # to the training images, where training.fid_every asks
+    group: Group = field(default_factory=Group)  # of which this trainer computes its rank's part
 
     def __post_init__(self) -> None:
         """Prepare what is kept on the device between two looks at it."""
         network = self.state.network
         self._compute = self.compute or choose_compute(self.config, self.device, network)
-        self._trained = network  # compiled, where it is; evaluation takes the network itself
+        if self.config.training.activation_checkpointing:
+            keep_inputs_alone(network)
+        if isinstance(self.state.optimizer, Muon):
+            self.state.optimizer.exact = self._compute.precision == "fp32"
+        # Compiled, and one of several ranks, where it is; evaluation takes the network itself.
+        self._trained = self.group.trainable(network)
         self.look_every = LOOK_EVERY if self.device.type == "cuda" else 1
         self._unseen: list[tuple[int, Tensor, Tensor]] = []  # step, loss and gradient's norm
         self._unreported: list[float] = []  # losses
+        self._by_time = LossesByTime(self.process)
         self._spoilt = torch.zeros((), device=self.device)  # 1 once one of them was not finite
         self._copying: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
@@ -73,8 +86,7 @@ class Trainer:
         """
         network, training = self.state.network, self.config.training
         start_seconds = time.perf_counter()
-        batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
-        positions, batch = batches.batch(self.state.step)
+        positions, batch = divided(*self._batches().batch(self.state.step), training.accumulate)[0]
         arriving = self._arriving({"": positions, **batch})
         key = self.noise, arriving.pop(""), self.state.step
         draws = Draws(self.noise, positions, self.state.step, training.batch_size)
@@ -84,9 +96,12 @@ class Trainer:
         with torch.no_grad(), self._compute.autocast():
             self.process.loss(network, arriving, draws)
         set_dropout_key(network, key)
+        trained: nn.Module = network
+        failure: Exception | None = None
         try:
             trained = cast(nn.Module, torch.compile(network, dynamic=False))
-            with compiled.code_folder():
+            # Two compilers that write the same files at once fail, or read each other's halves.
+            with self.group.first_of_machine(), compiled.code_folder():
                 with self._compute.autocast():
                     losses = self.process.loss(trained, arriving, draws)
                 losses.mean().backward()  # type: ignore[no-untyped-call]
@@ -94,13 +109,23 @@ class Trainer:
             raise
         # A compiler, a linker or a loader may raise anything, and a network that is not compiled
         # can still be trained: the caller says why, and goes on or ends.
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DdimxError(f"the network cannot be compiled here: {reason}") from error
+        except Exception as error:  # noqa: BLE001 - raised below, when all ranks know
+            failure = error
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
-        self._trained = trained
+        # All ranks train what is compiled, or none.
+        failures = torch.tensor(float(failure is not None), device=self.device)
+        if self.group.total(failures):
+            text = "it failed on another rank" if failure is None else str(failure).strip()
+            reason = (text.splitlines() or [type(failure).__name__])[0]
+            raise DdimxError(f"the network cannot be compiled here: {reason}") from failure
+        self._trained = self.group.trainable(trained)
         return time.perf_counter() - start_seconds
+
+    def _batches(self) -> BatchStream[Any]:
+        """Return the batches of the examples that this rank computes."""
+        size, part = self.config.training.batch_size, (self.group.rank, self.group.size)
+        return open_batches(self.source, self.config.data, self.noise, size, part)
 
     def run(self, stop: Stop, report: Reporter) -> bool:
         """Train until done (True) or asked to stop (False); either way a checkpoint is written.
@@ -113,7 +138,7 @@ class Trainer:
                 last good checkpoint stays.
         """
         training = self.config.training
-        batches = open_batches(self.source, self.config.data, self.noise, training.batch_size)
+        batches, group = self._batches(), self.group
         total = min(
             training.n_iters,
             math.ceil(training.n_epochs * batches.order.epoch_size / training.batch_size),
@@ -123,11 +148,17 @@ class Trainer:
         if self.state.step:
             self._measure(total, report)
         for step, positions, batch in batches.steps(self.state.step, total):
+            group.at(step)
             self.step(step, positions, batch, total)
             step_count = self.state.step
-            due = step_count % training.snapshot_freq == 0 or step_count == total or bool(stop)
+            due = step_count % training.snapshot_freq == 0 or step_count == total
             validates = step_count % training.validation_freq == 0
-            if not (due or validates or step_count % self.look_every == 0):
+            every = training.fid_every
+            measures = every is not None and step_count % every == 0
+            looks = due or validates or measures or step_count % self.look_every == 0
+            stops = group.stopping(stop, now=looks)  # the same on all ranks
+            due |= stops
+            if not (looks or stops):
                 continue
             self.look()
             losses, self._unreported = self._unreported, []
@@ -135,18 +166,25 @@ class Trainer:
             if due:
                 self.save()
             report.step(self.state, losses, self.state.norm, batches.waited)
-            if stop and not due:  # the user asked meanwhile
+            stops = stops or group.stopping(stop, now=False)
+            if stops and not due:  # the user asked meanwhile
                 due = True
                 self.save()
             if due:
                 report.saved(self.state)
-            if stop:
+            if stops:
                 return False
             self._measure(total, report)
         return True
 
     def _measure(self, total: int, report: Reporter) -> None:
-        """Measure and draw what is due at this step, unless that has been done."""
+        """Measure and draw what is due at this step, unless that has been done, on rank 0 alone."""
+        if not self.group.is_first:
+            return
+        with self.group.writing():
+            self._measure_here(total, report)
+
+    def _measure_here(self, total: int, report: Reporter) -> None:
         step, training = self.state.step, self.config.training
         if (step % training.validation_freq == 0 or step == total) and not report.validated(step):
             report.validation(self.state, self.validate())
@@ -156,32 +194,52 @@ class Trainer:
                 self.draw_grid()
             except OSError as error:
                 report.problem(self.state, str(picture.parent), error)
+        due = step % (training.fid_every or 1) == 0 or step == total
+        if self.distance is not None and due and not report.measured(step):
+            try:
+                report.distance(self.state, self.distance, self.measure())
+            except (DdimxError, torch.cuda.OutOfMemoryError) as error:
+                what = f"{self.distance.name} of step {step}"
+                report.problem(self.state, what, OSError(str(error)))
+        if step % training.snapshot_freq == 0 or step == total:
+            report.curves(self.state)
 
     def step(
         self, step: int, positions: Tensor, batch: Mapping[str, Tensor], total: int
     ) -> tuple[Tensor, Tensor]:
         """Do one optimizer step and return the loss and the gradient's norm before clipping.
 
-        Both are 0-d and on the device, for which nothing here waits unless it is looked at after
-        every step: :meth:`look` tells what they are. A step whose loss or gradient is not finite
-        leaves weights and moments as they are, and so do all steps after it.
+        ``positions`` and ``batch`` are those of this rank; loss and gradient are the means over
+        the examples of all ranks. Both are 0-d and on the device, for which nothing here waits
+        unless it is looked at after every step: :meth:`look` tells what they are. A step whose
+        loss or gradient is not finite leaves weights and moments as they are, and so do all steps
+        after it.
 
         Raises:
             DdimxError: they are not finite, where every step is looked at.
         """
         network, optimizer, config = self.state.network, self.state.optimizer, self.config
-        draws = Draws(self.noise, positions, step, config.training.batch_size)
-        arriving = self._arriving({"": positions, **batch})
+        count = config.training.batch_size
         network.train()
-        set_dropout_key(network, (self.noise, arriving.pop(""), step))
-        with self._compute.autocast():
-            losses = self.process.loss(self._trained, arriving, draws)
-        loss = losses.mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = divided(positions, dict(batch), config.training.accumulate)
+        loss = torch.zeros((), device=self.device)
+        for number, (own, part) in enumerate(parts, start=1):
+            draws = Draws(self.noise, own, step, count)
+            arriving = self._arriving({"": own, **part})
+            set_dropout_key(network, (self.noise, arriving.pop(""), step))
+            with self.group.part(self._trained, last=number == len(parts)):
+                with self._compute.autocast():
+                    losses = self.process.loss(self._trained, arriving, draws)
+                # Examples count the same, in whichever part or rank they are.
+                share = losses.mean() if len(losses) == count else losses.sum() / count
+                share.backward()  # type: ignore[no-untyped-call]
+            loss += share.detach()
+            self._by_time.add(draws, losses)
+        loss = self.group.total(loss)
+        self._by_time.end_step(self.group.total)
         clip = config.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip or math.inf)
-        loss = loss.detach()
         self._unseen.append((step, loss, norm))
         if self.look_every == 1:
             self.look()
@@ -194,7 +252,7 @@ class Trainer:
         optimizer.step()
         self.state.step = step + 1
         if config.model.ema:
-            self.state.update_ema(config.model.ema_rate)
+            self.state.update_ema(config.model.ema_rate, config.model.ema2_rate)
         return loss, norm
 
     def look(self) -> None:
@@ -218,18 +276,46 @@ class Trainer:
         self.state.losses += losses
         self.state.norm = norms[-1]
         self._unreported += losses
+        for sums, counts in self._by_time.take():
+            self.state.add_by_time(sums, counts)
 
     def validate(self) -> dict[str, float]:
         """Return the averaged weights' loss on as many training as held-out examples.
 
         Both are measured with the same draws, at the same times, without dropout, so that their
-        ratio shows memorization and nothing else. No example is measured twice.
+        ratio shows memorization and nothing else. No example is measured twice. Of a second
+        average the same is measured, under names that end in ``_ema2``.
         """
         parts = {"train": self.source, "held_out": self.held_out}
         parts = {name: part for name, part in parts.items() if len(part)}
         count = min(VALIDATION_EXAMPLES, *map(len, parts.values()))
         with self._averaged():
-            return {name: self._loss(part, count) for name, part in parts.items()}
+            losses = {name: self._loss(part, count) for name, part in parts.items()}
+        if self.state.ema2:
+            with self._averaged(self.state.ema2):
+                for name, part in parts.items():
+                    losses[f"{name}_ema2"] = self._loss(part, count)
+        return losses
+
+    def measure(self) -> float:
+        """Return the Fréchet distance of samples of the averaged weights to the training images.
+
+        Always the same noise, and the classes of evenly spread training images, so that they are
+        as frequent as there.
+
+        Raises:
+            DdimxError: there is none.
+        """
+        assert self.distance is not None
+        count, labels = self.config.training.fid_samples, None
+        if self.process.num_classes:
+            assert self.source.labels is not None
+            places = np.linspace(0, len(self.source) - 1, count).round().astype(np.int64)
+            labels = self.source.labels[places].tolist()
+        network, seed, autocast = self.state.network, VALIDATION_SEED, self._compute.autocast
+        drawn = pictures(self.process, network, labels, count, seed, self.device, autocast)
+        with self._averaged():
+            return self.distance(drawn, self.folder)
 
     @torch.no_grad()
     def draw_grid(self) -> Path:
@@ -244,19 +330,24 @@ class Trainer:
         return self.folder / "samples" / f"step-{self.state.step:08d}.png"
 
     def save(self) -> Path:
-        """Write a checkpoint of the present state.
+        """Write a checkpoint of the present state, on rank 0 alone.
 
         Raises:
             DdimxError: it cannot be written; the last one is still there.
         """
+        path = self.folder / CHECKPOINTS / f"checkpoint-{self.state.step:08d}.safetensors"
+        if not self.group.is_first:
+            return path
         try:
-            return save_checkpoint(
-                self.folder / CHECKPOINTS,
-                self.state,
-                self.config,
-                {**self.info, "seed": self.noise.seed},
-                self.config.training.keep_checkpoints,
-            )
+            with self.group.writing():
+                return save_checkpoint(
+                    self.folder / CHECKPOINTS,
+                    self.state,
+                    self.config,
+                    {**self.info, "seed": self.noise.seed},
+                    self.config.training.keep_checkpoints,
+                    self.config.training.keep_every,
+                )
         except OSError as error:
             raise DdimxError(
                 f"cannot write the checkpoint of step {self.state.step}: "
@@ -265,12 +356,12 @@ class Trainer:
             ) from None
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Put the averaged weights into the network for a while, in evaluation mode."""
+    def _averaged(self, average: dict[str, Tensor] | None = None) -> Iterator[None]:
+        """Put averaged weights into the network for a while, the first ones, in evaluation mode."""
         network = self.state.network
         own_weights = {n: v.clone() for n, v in network.state_dict().items()}
         if self.config.model.ema:
-            network.load_state_dict(self.state.ema)
+            network.load_state_dict(average or self.state.ema)
         network.eval()
         try:
             yield

@@ -29,6 +29,8 @@ class Muon(torch.optim.Optimizer):
     as they are, as PyTorch's fused optimizers do.
     """
 
+    exact = False  # whether steps are computed in float32 where the device is fast in bfloat16
+
     def __init__(
         self,
         matrices: Iterable[Tensor],
@@ -72,7 +74,10 @@ class Muon(torch.optim.Optimizer):
                 )
                 state["step"] += 1
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                (_muon if group["muon"] else _adam)(p, p.grad, state, group)
+                if group["muon"]:
+                    _muon(p, p.grad, state, group, exact=self.exact)
+                else:
+                    _adam(p, p.grad, state, group)
                 if old is not None and found is not None:
                     p.copy_(torch.where(found > 0, old[0], p))
                     for key, value in state.items():
@@ -80,14 +85,16 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
-def _muon(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+def _muon(
+    p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any], *, exact: bool
+) -> None:
     average, momentum = state["exp_avg"], group["momentum"]
     average.lerp_(grad, 1 - momentum)
     ahead = grad.lerp(average, momentum)  # Nesterov's
     # Columns in the order of memory: that of channels_last filters, which need no copy then.
     order = (0, 2, 3, 1) if ahead.dim() == 4 else tuple(range(ahead.dim()))
     stored = ahead.permute(order)
-    step = orthogonal(stored.flatten(1)).view(stored.shape)
+    step = orthogonal(stored.flatten(1), exact=exact).view(stored.shape)
     back = tuple(order.index(i) for i in range(ahead.dim()))
     size = 0.2 * max(step.shape[0], step[0].numel()) ** 0.5
     p.add_(step.permute(back), alpha=-group["lr"] * size)
@@ -101,13 +108,17 @@ def _adam(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, An
     p.sub_(state["exp_avg"] / deviation * (group["lr"] / (1 - beta1**count)))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, *, exact: bool = False) -> Tensor:
     """Return U V^T of a matrix U S V^T, nearly: its singular values lie between 0.7 and 1.2.
 
     Args:
         matrix: [rows, columns], float32; computed in bfloat16 where the device is fast in it.
+        exact: compute in float32 everywhere. In bfloat16, gradients that were summed in another
+            order, as of another number of processes, gave losses that differed by 6e-5 after 20
+            steps.
     """
     fast = matrix.device.type == "cuda" or (matrix.device.type == "cpu" and cpu_has_bf16())
+    fast = fast and not exact
     x = matrix.to(torch.bfloat16 if fast else matrix.dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.mT.contiguous() if tall else x

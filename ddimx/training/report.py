@@ -6,15 +6,20 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..files import append_line
 from ..progress import Progress
 from ..untrusted.names import inside
+from .curves import DISTANCES, draw_curves
+from .measure import Distance
 from .state import TrainState
+
+VALIDATION = "validation_"
+Value: TypeAlias = float | list[float | None]
 
 
 class Reporter(Protocol):
@@ -33,6 +38,18 @@ class Reporter(Protocol):
 
     def validation(self, state: TrainState, losses: dict[str, float]) -> None:
         """The averaged weights were measured."""
+        ...
+
+    def distance(self, state: TrainState, distance: Distance, value: float) -> None:
+        """Samples of the averaged weights were compared with the training images."""
+        ...
+
+    def measured(self, step: int) -> bool:
+        """Return whether that has been done already at a step."""
+        ...
+
+    def curves(self, state: TrainState) -> None:
+        """All that belongs to a checkpoint has been measured: the curves can be drawn."""
         ...
 
     def validated(self, step: int) -> bool:
@@ -78,6 +95,7 @@ class FolderReporter:
         self._is_forecast = False  # whether it has been told how long the run will take
         self._first, self._total = 0, 0
         self._validated: set[int] = set()
+        self._measured: set[int] = set()
         self._said: set[str] = set()
 
     def start(self, state: TrainState, total: int) -> None:
@@ -99,6 +117,7 @@ class FolderReporter:
         self._validated = {
             line["step"] for line in lines if any(key.startswith(VALIDATION) for key in line)
         }
+        self._measured = {line["step"] for line in lines if any(key in line for key in DISTANCES)}
         logged_steps = {line["step"] for line in lines if "loss" in line}
         try:
             self._writer = _summary_writer(self._folder / "tensorboard", state.step)
@@ -106,8 +125,8 @@ class FolderReporter:
             self.problem(state, str(self._folder / "tensorboard"), error)
         if state.losses and state.step % self.EVERY == 0:
             if state.step not in logged_steps:
-                self._write(state, {"loss": _mean(state.losses), "grad_norm": state.norm})
-            state.losses.clear()
+                self._write(state, _values(state))
+            state.clear()
 
     def step(self, state: TrainState, losses: list[float], norm: float, waited: float) -> None:
         """Note some steps; every ``EVERY`` steps write the mean since the last line.
@@ -141,14 +160,13 @@ class FolderReporter:
         seconds = max(now - last_time, 1e-9)
         rate = (state.step - step) / seconds
         values = {
-            "loss": _mean(state.losses),
-            "grad_norm": norm,
+            **_values(state),
             "images_per_second": rate * self._batch_size,
             "data_wait_seconds": waited,
             "data_wait_share": (waited - last_waited) / seconds,
         }
         self._since = (now, state.step, waited)
-        state.losses.clear()
+        state.clear()
         self._write(state, values)
 
     def validation(self, state: TrainState, losses: dict[str, float]) -> None:
@@ -161,6 +179,28 @@ class FolderReporter:
     def validated(self, step: int) -> bool:
         """Return whether the log holds the validation of a step."""
         return step in self._validated
+
+    def distance(self, state: TrainState, distance: Distance, value: float) -> None:
+        """Note the distance of samples to the training images, under its own name."""
+        self._measured.add(state.step)
+        self._write(state, {distance.key: value})
+        self._progress.say(f"step {state.step}: {distance.name} {value:.3f}")
+
+    def measured(self, step: int) -> bool:
+        """Return whether the log holds the distance of a step."""
+        return step in self._measured
+
+    def curves(self, state: TrainState) -> None:
+        """Draw ``curves.png`` of the log; without matplotlib that is said once."""
+        path = self._folder / "curves.png"
+        try:
+            remark = draw_curves(path, self._log)
+        except OSError as error:
+            self.problem(state, str(path), error)
+            return
+        if remark is not None and remark not in self._said:
+            self._said.add(remark)
+            self._progress.say(remark)
 
     def saved(self, state: TrainState) -> None:
         """Note that a checkpoint is on disk."""
@@ -183,7 +223,7 @@ class FolderReporter:
             with suppress(OSError):
                 self._writer.close()
 
-    def _write(self, state: TrainState, values: dict[str, float]) -> None:
+    def _write(self, state: TrainState, values: Mapping[str, Value]) -> None:
         line = {"step": state.step, "seconds": round(state.seconds, 1), **values}
         try:
             append_line(self._log, json.dumps(line))
@@ -193,13 +233,32 @@ class FolderReporter:
             return
         try:
             for name, value in values.items():
-                self._writer.add_scalar(name.replace("_", "/", 1), value, state.step)
+                for part, one in _scalars(name, value).items():
+                    self._writer.add_scalar(part.replace("_", "/", 1), one, state.step)
         except OSError as error:
             self._writer = None
             self.problem(state, str(self._folder / "tensorboard"), error)
 
 
-VALIDATION = "validation_"
+def _values(state: TrainState) -> dict[str, Value]:
+    """Return what a line says of the steps since the last one, times aside."""
+    values: dict[str, Value] = {
+        "loss": _mean(state.losses),
+        "grad_norm": state.norm,
+        "learning_rate": state.learning_rate,
+    }
+    if state.time_counts:
+        pairs = zip(state.time_sums, state.time_counts, strict=True)
+        values["loss_by_time"] = [total / count if count else None for total, count in pairs]
+    return values
+
+
+def _scalars(name: str, value: Value) -> dict[str, float]:
+    """Return TensorBoard's curves of a value of the log."""
+    if not isinstance(value, list):
+        return {name: value}
+    parts = {f"{name}_{i}_of_{len(value)}": one for i, one in enumerate(value, start=1)}
+    return {part: one for part, one in parts.items() if one is not None}
 
 
 def duration(seconds: float) -> str:

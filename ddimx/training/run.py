@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..config import Config
-from ..config_file import dump_yaml, load_config, override
+from ..config_file import dump_yaml, load_config, override, validate
 from ..data.examples import open_examples
 from ..data.images.download import obtain
 from ..data.images.encoded import EncodedSource
@@ -23,19 +25,22 @@ from ..files import sweep, write_bytes, write_json
 from ..models.factory import build, check_trusted
 from ..noise import Noise
 from ..progress import Progress
-from ..runs.folder import fresh_run, last_run
+from ..runs.folder import fresh_run, last_run, runs_of
 from ..runs.lock import lock_folder
 from ..signals import Stop
 from ..untrusted.text import read_object, shown
 from ..weights.formats.native import read_header, read_shapes
+from ..weights.formats.seal import damage
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
 from .compute import choose_compute
+from .distributed import Group, SilentReporter, agent, launched
 from .fine_tune import check_agrees, of_size, with_classes
 from .loop import Trainer
+from .measure import OpenDistance
 from .report import FolderReporter
 from .settings import Settings, TrainRequest, resolve
-from .state import CHECKPOINTS, TrainState, checkpoints, restore
+from .state import CHECKPOINTS, TrainState, newest_whole, restore, set_aside
 
 CONFIG, RECORD = "config.yml", "train.json"  # of a run: with what it runs, with what it began
 
@@ -49,8 +54,19 @@ class TrainResult:
     finished: bool
 
 
-def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
+def train(
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None = None,
+) -> TrainResult:
     """Train as asked, from the beginning, from other weights or from a checkpoint.
+
+    Of the processes of one launch (:mod:`ddimx.training.distributed`) each computes its part, and
+    rank 0 alone writes and speaks.
+
+    Args:
+        open_distance: opens what measures samples, for ``training.fid_every``.
 
     Raises:
         UsageError: the request contradicts itself, its data or the folder, or another process
@@ -58,6 +74,17 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
         DdimxError: data or weights cannot be read, a checkpoint cannot be written, or the loss
             left the finite numbers.
     """
+    with Group(launched()) as group:
+        return _train_in(group, request, stop, progress, open_distance)
+
+
+def _train_in(
+    group: Group,
+    request: TrainRequest,
+    stop: Stop,
+    progress: Progress,
+    open_distance: OpenDistance | None,
+) -> TrainResult:
     if request.resume is not None and request.init is not None:
         raise UsageError("--resume goes on with a run, --init starts a new one: choose one")
     if request.init_weights is not None and request.init is None:
@@ -70,7 +97,9 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
                 f"--resume goes on with the run's own data, and {flag} would change it; data that "
                 "were moved are named by --set data.root=DIR"
             )
-        checkpoint = _checkpoint(request.resume)
+        if group.is_first:
+            checkpoint = _checkpoint(request.resume, None if request.out is None else progress)
+        checkpoint = _path(group.told(_text(checkpoint)))
         if checkpoint is None:
             request = _from_the_beginning(request)
             progress.say(f"{request.out}: no checkpoint yet; beginning again")
@@ -84,26 +113,47 @@ def train(request: TrainRequest, stop: Stop, progress: Progress) -> TrainResult:
     else:
         settings = resolve(request, progress)
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
+    group.check_same(
+        {
+            "version": f"ddimx {__version__}, torch {torch.__version__}",
+            "seed": request.seed,
+            "weights to start from": request.init,
+            **_flat(settings.config),
+        }
+    )
+    if request.resume is None and request.out is None:
+        before = _earlier_attempt(request) if group.is_first else None
+        request = replace(request, out=_path(group.told(_text(before))))
     with ExitStack() as lock:
-        return _train(request, settings, checkpoint, lock, stop, progress)
+        return _train(group, request, settings, checkpoint, lock, stop, progress, open_distance)
 
 
 def _train(
+    group: Group,
     request: TrainRequest,
     settings: Settings,
     checkpoint: Path | None,
     lock: ExitStack,
     stop: Stop,
     progress: Progress,
+    open_distance: OpenDistance | None,
 ) -> TrainResult:
     config, start = settings.config, settings.start
     folder = request.out
     if folder is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
         folder = checkpoint.parent.parent
     if folder is not None:
-        lock.enter_context(lock_folder(folder))
-        checkpoint, config = _newest(request, config, folder, checkpoint)
-    obtain(config.data, offline=request.offline, progress=progress)
+        if group.is_first:
+            lock.enter_context(lock_folder(folder))
+            checkpoint, config = _newest(request, config, folder, checkpoint, progress)
+        told_of = group.told([_text(checkpoint), json.loads(config.model_dump_json())])
+        if not group.is_first:
+            checkpoint, config = _path(told_of[0]), validate(told_of[1], "rank 0")
+    if group.is_first:
+        obtain(config.data, offline=request.offline, progress=progress)
+    group.told()
+    if not group.is_first:  # on another machine, its own
+        obtain(config.data, offline=request.offline, progress=progress)
     # The headers of a folder's pictures are read once, and what a run begins with is said of them.
     fresh = checkpoint is None
     scan = settings.data.scan if fresh and settings.data is not None else None
@@ -117,6 +167,11 @@ def _train(
     if not len(source):
         raise UsageError("the training split is empty")
     device = choose_device(request.device)
+    if config.training.batch_size < group.size:
+        raise UsageError(
+            f"training.batch_size {config.training.batch_size} is that of all {group.size} "
+            "processes together, and fewer than one example each"
+        )
     torch.manual_seed(request.seed)  # the initial weights; every later draw is keyed
     if checkpoint is not None:
         check_fits(config, read_shapes(checkpoint, "model."), str(checkpoint))
@@ -150,6 +205,7 @@ def _train(
         if "seed" not in history:
             raise DdimxError(f"{checkpoint}: its header names no seed, so the run cannot go on")
         seed = int(history["seed"])
+        remarks += state.remarks
         info["init"] = history.get("init")
         info["resumed"] = [*history.get("resumed", []), {"step": state.step, "on": info["device"]}]
         if history.get("data_sha256", source.fingerprint) != source.fingerprint:
@@ -159,25 +215,57 @@ def _train(
             )
     compute = choose_compute(config, device, network, history)
     info |= {"precision": compute.precision, "compiled": compute.compiled}
-    if folder is None:  # not before it is known that there is something to put into it
-        folder = fresh_run("train", request.label)
-        lock.enter_context(lock_folder(folder))
-    # Clear away what a killed process left, and write what the run is, before anything else.
-    try:
-        for place in (folder, folder / CHECKPOINTS, folder / "samples"):
-            sweep(place)
-        if fresh:
-            write_json(folder / RECORD, _record(request))
-        write_bytes(folder / CONFIG, dump_yaml(config).encode())
-    except OSError as error:
-        raise DdimxError(
-            f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
-            "command goes on"
-        ) from None
-    trainer = Trainer(
-        config, state, process, source, held_out, folder, Noise(seed), device, info, compute
+    if not group.is_alone:
+        info["processes"] = group.size
+    group.check_same(
+        {
+            "data": [source.fingerprint, len(source)],
+            "step": state.step,
+            "kind of device": device.type,
+            "training.precision": compute.precision,
+            "compiled": compute.compiled,
+        }
     )
-    report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
+    distance = None
+    if config.training.fid_every is not None and group.is_first:
+        if open_distance is None:
+            raise UsageError("training.fid_every is measured by 'ddimx train' alone")
+        distance = open_distance(config, source, device, request.offline, progress)
+    group.begin(config.training.backend, device, config.training.rank_timeout)
+    if group.is_first:
+        if folder is None:  # not before it is known that there is something to put into it
+            folder = fresh_run("train", request.label)
+            lock.enter_context(lock_folder(folder))
+        # Clear away what a killed process left, and write what the run is, before anything else.
+        try:
+            for place in (folder, folder / CHECKPOINTS, folder / "samples"):
+                sweep(place)
+            if fresh:
+                write_json(folder / RECORD, _record(request))
+            write_bytes(folder / CONFIG, dump_yaml(config).encode())
+        except OSError as error:
+            raise DdimxError(
+                f"cannot write {folder}: {error.strerror or error}; no step was done, and the same "
+                "command goes on"
+            ) from None
+    folder = Path(group.told(_text(folder)))
+    trainer = Trainer(
+        config,
+        state,
+        process,
+        source,
+        held_out,
+        folder,
+        Noise(seed),
+        device,
+        info,
+        compute,
+        distance,
+        group,
+    )
+    report: FolderReporter | SilentReporter = SilentReporter()
+    if group.is_first:
+        report = FolderReporter(folder, progress, config.training.batch_size, process.draws)
     for line in (*(told(config, source, held_out) if fresh else ()), *remarks):
         progress.say(line)
     size = sum(p.numel() for p in network.parameters())
@@ -186,6 +274,7 @@ def _train(
         f"{folder}: {size:,} parameters on {info['device']} in {compute.precision} "
         f"({compute.reason}), seed {seed}, "
         f"{loop.n_iters:,} steps with {loop.batch_size} examples each"
+        + ("" if group.is_alone else f", on {group.size} processes")
     )
     if state.step:
         progress.say(f"{folder}: going on from step {state.step}")
@@ -205,17 +294,28 @@ def _train(
     return TrainResult(folder, state.step, is_complete)
 
 
-def _checkpoint(resume: str) -> Path | None:
+def _checkpoint(resume: str, progress: Progress | None) -> Path | None:
     """Return the checkpoint that ``--resume`` names: a file, a run folder, or "last".
 
-    None where a run has begun, but was ended before its first one.
+    Of a folder the newest that is not damaged; ``progress`` is told of those that are. None where a
+    run has begun, but was ended before its first one.
+
+    Raises:
+        DdimxError: the file is damaged, or all checkpoints of the folder are.
     """
     path = _run_of(resume)
     if path.is_file():
+        reason = damage(path)
+        if reason is not None:
+            raise DdimxError(f"{path}: damaged: {reason}; --resume RUN takes the newest whole one")
         return path
-    paths = checkpoints(path / CHECKPOINTS) or checkpoints(path)
-    if paths:
-        return paths[-1]
+    for folder in (path / CHECKPOINTS, path):
+        newest, damaged = newest_whole(folder)
+        if progress is not None:
+            for bad, reason in damaged:
+                progress.say(f"{bad} is damaged: {reason}; passing over it")
+        if newest is not None:
+            return newest
     if not (path / RECORD).is_file() or not (path / CONFIG).is_file():
         raise UsageError(
             f"--resume {resume}: no checkpoint in {path}, and no record of how a run began; give "
@@ -255,13 +355,60 @@ def _record(request: TrainRequest) -> dict[str, Any]:
     """Return what a run was begun with, for the same command to go on with it."""
     names = ("command", "seed", "init", "init_weights", "data", "classes")
     record = {name: getattr(request, name) for name in names}
-    return record | {"set": list(request.settings())}
+    return record | {"set": list(request.settings()), **agent()}
+
+
+def _earlier_attempt(request: TrainRequest) -> Path | None:
+    """Return the run that an earlier attempt of this torchrun has begun by the same command."""
+    own, attempt = agent(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if not own:
+        return None
+    for folder in reversed(runs_of("train")):
+        try:
+            before = read_object(folder / RECORD)
+        except (OSError, ValueError):
+            continue
+        same = all(before.get(key) == value for key, value in own.items())
+        # Another agent of the same job, where rank 0 has moved to another machine. "none" is what
+        # every job is called that nobody has named.
+        moved = attempt != "0" and own["run_id"] not in ("", "none")
+        moved = moved and before.get("run_id") == own["run_id"]
+        if (same or moved) and before.get("command") == request.command:
+            return folder
+    return None
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    sections = config.model_dump(mode="json")
+    return {f"{name}.{key}": v for name, keys in sections.items() for key, v in keys.items()}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _results(config: Config) -> dict[str, Any]:
+    """Return what of a configuration decides the results, and not by which machines they come."""
+    tree = config.model_dump()
+    for key in ("accumulate", "activation_checkpointing", "backend", "rank_timeout"):
+        del tree["training"][key]
+    return tree
 
 
 def _newest(
-    request: TrainRequest, config: Config, folder: Path, checkpoint: Path | None
+    request: TrainRequest,
+    config: Config,
+    folder: Path,
+    checkpoint: Path | None,
+    progress: Progress,
 ) -> tuple[Path | None, Config]:
     """Return the checkpoint to go on from, which must be the folder's newest, if it has one.
+
+    Damaged ones do not count: those after the newest whole one are renamed, and it is said.
 
     Without ``--resume``, the command that a run was begun with goes on with it. What such a command
     left to the choice by its data is not chosen again: the data may have changed.
@@ -269,15 +416,17 @@ def _newest(
     Raises:
         UsageError: the folder holds another run, or the run is further.
     """
-    paths = checkpoints(folder / CHECKPOINTS)
-    if not paths:
+    newest, damaged = newest_whole(folder / CHECKPOINTS)
+    for path, reason in damaged:
+        place = set_aside(path)
+        progress.say(f"{path} is damaged: {reason}; it is {place.name} now, and passed over")
+    if newest is None:
         return checkpoint, config
-    newest = paths[-1]
     if checkpoint is None:
         header = read_header(newest)
         init = None if request.init is None else Path(request.init).name
         same = header.info.get("seed") == request.seed and header.info.get("init") == init
-        if same and header.config.model_dump() == config.model_dump():
+        if same and _results(header.config) == _results(config):
             return newest, config
         if same and request.data is not None and request.config is None:
             record = _record(request)
@@ -285,7 +434,8 @@ def _newest(
                 before = read_object(folder / RECORD)
             except (OSError, ValueError):
                 before = {}
-            if all(before.get(key, ...) == record[key] for key in record if key != "command"):
+            names = {*record} - {"command", *agent()}
+            if all(before.get(key, ...) == record[key] for key in names):
                 return newest, header.config
     elif newest.resolve() == checkpoint.resolve():
         return checkpoint, config

@@ -134,8 +134,8 @@ def resolve(request: TrainRequest, progress: Progress) -> Settings:
         data = recognize(request.data, white=white, progress=progress)
     if base is None and data is None:
         raise UsageError(
-            "name a configuration with --config, or with --data what to train on: a folder or zip "
-            "of pictures, a packed .npy, an .npz, or a folder of octrees"
+            "name a configuration with --config, or with --data what to train on: a folder, zip "
+            "or tars of pictures, a packed .npy, an .npz, or a folder of octrees"
         )
     if data is None and request.config is None and "root" not in wishes.get("data", {}):
         place = own and own.data

@@ -94,7 +94,8 @@ def load_model(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto" (bf16 where it is fast; for a token network from outside the package fp32),
             "fp32", "bf16" or "fp16". With "fp32", TF32 is off.
-        weights: where there are two sets, the averaged ("ema", the default) or the last ("raw").
+        weights: where there are several sets, the averaged ("ema", the default), those of a second
+            average ("ema2") or the last ("raw").
         config: a configuration's name or file, for weights that come without one.
         offline: refuse to download.
         trust_code: import the network's class where a file names it as ``package.module:Class``;

@@ -165,7 +165,8 @@ def _write_ddim(
 
 
 def _history(weights: WeightSet, config: Config) -> dict[str, Any]:
-    passing = ("weights", "losses", "grad_norm")  # what only this file or a resumption needs
+    # What only this file or a resumption needs.
+    passing = ("weights", "losses", "grad_norm", "time_sums", "time_counts", "learning_rate")
     info = {key: value for key, value in weights.info.items() if key not in passing}
     if weights.form == "ddimx checkpoint":
         count_key = "shapes_seen" if config.data.octrees else "images_seen"

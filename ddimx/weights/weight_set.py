@@ -14,9 +14,10 @@ from .architecture import Architecture
 if TYPE_CHECKING:
     from torch import Tensor
 
-Which = Literal["ema", "raw"]
-# "unstated": one set of weights, and nothing in the file says which of the two it is.
-SetName = Literal["ema", "raw", "unstated"]
+# "ema2": the average of a second rate, which a checkpoint of ours may hold (model.ema2_rate).
+Which = Literal["ema", "ema2", "raw"]
+# "unstated": one set of weights, and nothing in the file says which of them it is.
+SetName = Literal["ema", "ema2", "raw", "unstated"]
 UNUSED_VARIANCE = "the network predicts a variance too, of which nothing is made"
 
 

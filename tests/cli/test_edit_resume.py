@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from ddimx.editing.sequence import SequenceSink
-from ddimx.runs.sinks import ArraySink, ImageSink, NamedSink
+from ddimx.runs.image_sink import ImageSink, NamedSink
+from ddimx.runs.sinks import ArraySink
 from tests.editing import edit, edited, make_picture, refused
 from tests.sampling import invoke, manifest_of, names_in, sampled, state_of
 

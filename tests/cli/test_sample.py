@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -268,7 +269,7 @@ def test_a_grid_of_several_classes_is_labeled(tiny_model, tmp_path):
 def formats(tiny_model, tmp_path_factory):
     """A folder with the same six samples in every format; ``npy`` first clamped by nothing."""
     folder = tmp_path_factory.mktemp("formats")
-    for kind in ("png", "webp", "npz", "npy", "adm"):
+    for kind in ("png", "webp", "npz", "npy", "adm", "tar"):
         sampled(tiny_model, "-n", 6, "--format", kind, "--seed", 5, "--out", folder / kind)
     return folder
 
@@ -298,7 +299,12 @@ def test_every_format_holds_the_same_images(formats):
     levels = np.floor((values.clip(-1, 1) + 1) / 2 * 255 + 0.5).transpose(0, 2, 3, 1)
     assert abs(levels - png).max() <= 1
     assert abs(values).max() > 1  # not clamped
-    grids = {(formats / kind / "grid.png").read_bytes() for kind in ("png", "webp", "npz", "adm")}
+    assert names_in(formats / "tar") == [*RECORD, "samples-000000.tar"]
+    with tarfile.open(formats / "tar" / "samples-000000.tar") as archive:
+        for name in image_names(range(6)):
+            assert archive.extractfile(name).read() == (formats / "png" / name).read_bytes()
+    kinds = ("png", "webp", "npz", "adm", "tar")
+    grids = {(formats / kind / "grid.png").read_bytes() for kind in kinds}
     assert len(grids) == 1
 
 

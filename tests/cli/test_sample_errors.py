@@ -238,7 +238,8 @@ def full_disk(monkeypatch, after: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return whole_file(path)
 
-    monkeypatch.setattr("ddimx.runs.sinks.whole_file", limited)
+    for module in ("sinks", "image_sink"):
+        monkeypatch.setattr(f"ddimx.runs.{module}.whole_file", limited)
 
 
 FULL = (

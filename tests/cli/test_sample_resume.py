@@ -12,8 +12,9 @@ import pytest
 
 from ddimx.models.unet import UNet
 from ddimx.runs import run as run_protocol
+from ddimx.runs.image_sink import ImageSink
 from ddimx.runs.lock import lock_folder
-from ddimx.runs.sinks import ArraySink, ImageSink
+from ddimx.runs.sinks import ArraySink
 from tests.conftest import cli_environment
 from tests.sampling import (
     counted_calls,
@@ -294,7 +295,7 @@ def test_a_signal_after_the_last_batch_leaves_nothing_to_sample(tiny_model, tmp_
 
 WAITS = """
 import sys
-from ddimx.runs.sinks import ImageSink
+from ddimx.runs.image_sink import ImageSink
 from ddimx.__main__ import main
 real = ImageSink.write
 def write(self, *batch):

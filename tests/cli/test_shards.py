@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from ddimx.runs.formats import LISTED
 from ddimx.runs.shards import SHARDS
-from tests.conftest import FULL, cli_environment
+from tests.conftest import cli_environment
 from tests.models.octree.small import octree_config, write_model
 from tests.sampling import (
     counted_calls,
@@ -203,7 +204,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_sample(tiny_model, mo
 
 
 def test_the_manifest_of_a_large_run_stays_small(tiny_model, monkeypatch):
-    for module in ("sampling.manifest", "sampling.run", "runs.sinks"):
+    for module in ("sampling.manifest", "sampling.run", "runs.image_sink"):
         monkeypatch.setattr(f"ddimx.{module}.LISTED", 4)
     assert LISTED == 10_000
     for name, shards in {"one": ["1/1"], "two": ["1/2", "2/2"]}.items():
@@ -218,7 +219,7 @@ def test_the_manifest_of_a_large_run_stays_small(tiny_model, monkeypatch):
 
 def process(model: Path, out: str, shard: str, *options: object) -> subprocess.Popen[str]:
     """A shard in a process of its own."""
-    common = ("-m", model, "--device", "cpu", "--dtype", "fp32", "--invariant", "--out", out)
+    common = ("-m", model, "--device", "cpu", "--dtype", "fp32", "--out", out)
     return subprocess.Popen(
         [sys.executable, "-m", "ddimx", "sample", *map(str, common), "--shard", shard]
         + [str(option) for option in options],
@@ -228,29 +229,31 @@ def process(model: Path, out: str, shard: str, *options: object) -> subprocess.P
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.full)]
+)
 def test_a_process_that_ends_in_the_middle_goes_on(tiny_model, number):
-    options = ("-n", 40, "--steps", 40, "--batch-size", 1)
-    one = process(tiny_model, "one", "1/1", *options)
+    options = ("-n", 40, "--steps", 10, "--batch-size", 1)  # whose bits need no --invariant
     many = process(tiny_model, "many", "2/2", *options)
     while many.poll() is None and not list(Path("many").glob("0*.png")):
-        pass
+        with suppress(subprocess.TimeoutExpired):
+            many.wait(timeout=0.02)
     many.send_signal(number)
     _, said = many.communicate()
     there = len(list(Path("many").glob("0*.png")))
     assert 0 < there < 20
     if number == signal.SIGTERM:
         assert (many.returncode, "go on: the same command" in said) == (143, True)
-    assert one.wait() == 0
+    sampled(tiny_model, *options, "--out", "one")
     for shard in ("2/2", "1/2"):
-        done = sample(tiny_model, *options, "--invariant", "--out", "many", "--shard", shard)
+        done = sample(tiny_model, *options, "--out", "many", "--shard", shard)
         assert done.code == 0, done.err
         if shard == "2/2":
             assert f"{there} of 20 samples of shard 2/2 are there" in done.err
     assert files("many") == files("one")
 
 
-@pytest.mark.skipif(not FULL, reason="runs in .ci/full (DDIMX_FULL=1)")
+@pytest.mark.full
 def test_torchrun(tiny_model):
     """PyTorch's own launcher, two processes, one run; no process group is made."""
     common = ("-m", tiny_model, "--device", "cpu", "--dtype", "fp32", "--steps", "3", "--invariant")
@@ -261,10 +264,10 @@ def test_torchrun(tiny_model):
     assert files("two") == files("one")
 
 
-@pytest.mark.skipif(not FULL, reason="runs in .ci/full (DDIMX_FULL=1)")
+@pytest.mark.full
 def test_sixty_four_shards_of_which_a_tenth_is_killed(tiny_model):
     """A loop over shards; those that are killed at random are started again until all is there."""
-    options = ("-n", 256, "--steps", 3, "--format", "npz")
+    options = ("-n", 256, "--steps", 3, "--format", "npz", "--batch-size", 2)
     one = process(tiny_model, "one", "1/1", *options)
     assert one.wait() == 0
     draw = random.Random(0)

@@ -57,10 +57,11 @@ def cheap(words: list[str]) -> list[str]:
     verb = words[1] if words[1] not in ("evaluate", "prepare") else " ".join(words[1:3])
     more: list[str] = []
     if verb in FEW_STEPS:
-        timed = {"--nfe", "--plan", "--timesteps", "--explain", "--dry-run", "--resume"}
+        timed = {"--nfe", "--plan", "--timesteps", "--explain", "--dry-run", "--resume", "--gather"}
         if not timed & set(words):
             more += ["--steps", "6" if "--jump" in words else "2"]
-        if not {"--resume", "--dry-run"} & set(words) and verb not in ("interpolate", "encode"):
+        begun = {"--resume", "--dry-run", "--gather"}
+        if not begun & set(words) and verb not in ("interpolate", "encode"):
             wanted = next(
                 (words[i + 1] for i, w in enumerate(words) if w in ("-n", "--count")), "2"
             )

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import paper
+from benchmarks import paper, scale
 from ddimx.cli import reference
 from tests.conftest import ROOT
 from tests.docs import (
@@ -87,6 +87,9 @@ def test_every_command_within_a_sentence_is_one_that_there_is(page):
         "bash .ci/full nothing",
         'pip install "ddimx[nothing]"',
         "rm -rf runs",
+        "torchrun --nproc-per-node 2 -m ddimx nothing",
+        "srun ddimx sample --nothing",
+        "python -m benchmarks scale --nothing",
     ],
 )
 def test_the_check_of_commands_refuses(line):
@@ -98,9 +101,11 @@ def check(words):
     program, *rest = words
     if program == "ddimx":
         parse(words)
+    elif program in ("torchrun", "srun"):
+        parse(words[words.index("ddimx") :])
     elif words[:3] == ["python", "-m", "benchmarks"]:
-        if words[3] == "paper":
-            paper._parser().parse_args(words[4:])
+        if words[3] in ("paper", "scale"):
+            {"paper": paper, "scale": scale}[words[3]]._parser().parse_args(words[4:])
         elif words[3] not in benchmarks.OTHERS:
             benchmarks._parser().parse_args(words[3:])
     elif words[:2] == ["python", "-m"]:

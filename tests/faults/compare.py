@@ -36,6 +36,7 @@ def content(path: Path):
         length = 8 + struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8:length])
         metadata = header["__metadata__"]
+        metadata.pop("ddimx.sha256", None)  # of all that the file says, times too
         if "ddimx.info" in metadata:
             metadata["ddimx.info"] = timeless(json.loads(metadata["ddimx.info"]))
         return header, data[length:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,18 +21,22 @@ from tests.weights import plain, weights
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its code (minus the signal that killed it), words, and changes."""
+    """How a command ended: its code (minus the signal that killed it), words, and changes.
+
+    ``moments`` is the number of its calls, where they were counted.
+    """
 
     code: int
     said: str
     calls: list[str]
+    moments: int = 0
 
 
 class Server:
     """Runs commands in forks of one process; see :mod:`tests.faults.server`."""
 
     def __init__(self, inputs: Path, scratch: Path) -> None:
-        self._inputs, self._scratch = inputs, scratch
+        self.inputs, self._scratch = inputs, scratch
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.server"],
             env=cli_environment() | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
@@ -53,17 +58,37 @@ class Server:
 
         ``outputs`` are "closed", have a reader that is "gone", or are "full".
         """
+        argv = [word.replace("{in}", str(self.inputs)) for word in VERBS[verb]]
+        return self.command(argv, cwd, kind, at, outputs=outputs)
+
+    def command(
+        self,
+        argv: list[str],
+        cwd: Path,
+        kind: str | None = None,
+        at: int = 0,
+        *,
+        within: str = "",
+        outputs: str | None = None,
+        every: int | None = None,
+        ranks: int = 1,
+    ) -> Ended:
+        """Run any command so; ``every`` and ``ranks`` as :mod:`tests.faults.server` says."""
         cwd.mkdir(exist_ok=True)
-        argv = [word.replace("{in}", str(self._inputs)) for word in VERBS[verb]]
         said, calls = self._scratch / "said", self._scratch / "calls"
-        calls.write_text("[]")
-        job = {"argv": argv, "cwd": str(cwd), "kind": kind, "at": at}
-        job |= {"err": str(said), "calls": str(calls), "outputs": outputs}
+        calls.write_text("[[], 0]")
         said.write_text("")
+        job = {"argv": argv, "cwd": str(cwd), "kind": kind, "at": at, "outputs": outputs}
+        job |= {"err": str(said), "calls": str(calls), "within": within}
+        job |= {"every": every, "ranks": ranks}
+        if ranks > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                job["port"] = free.getsockname()[1]
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        return Ended(code, said.read_text(), json.loads(calls.read_text()))
+        return Ended(code, said.read_text(), *json.loads(calls.read_text()))
 
     def close(self) -> None:
         self._process.stdin.close()

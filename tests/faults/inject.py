@@ -13,11 +13,13 @@ import io
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 
 KILL, ENOSPC, EIO = "kill", "ENOSPC", "EIO"
 KINDS = (KILL, ENOSPC, EIO)
+MOMENT = "moment"  # not of a change: the process dies at the n-th call of any function
 
 # What changes a folder, with the place of the path (or the open file) among the arguments.
 CALLS = {
@@ -33,12 +35,16 @@ _RANDOM = re.compile(r"\.[a-z0-9_]{8}(?=\.(part|tree|old)\b)")
 class Injector:
     """Watches one folder; ``calls`` lists the changes so far."""
 
-    def __init__(self, folder: Path, kind: str | None = None, at: int = 0) -> None:
+    def __init__(
+        self, folder: Path, kind: str | None = None, at: int = 0, within: str = ""
+    ) -> None:
         """Fail at the change number ``at``, counted from 1, or never if ``kind`` is None.
 
-        A disk that is full stays full; an input/output error comes once.
+        A disk that is full stays full; an input/output error comes once. Changes of files whose
+        path does not hold ``within`` are not counted.
         """
         self._folder, self._kind, self._at = os.path.realpath(folder), kind, at
+        self._within, self._count = within, 0
         self.calls: list[str] = []
         self._busy = False
 
@@ -109,20 +115,43 @@ class Injector:
                 return
             name = os.path.relpath(path, self._folder)
             self.calls.append(f"{call} {_RANDOM.sub('', name)}")
-            if self._kind is None or len(self.calls) < self._at:
+            self._count += self._within in name
+            if self._kind is None or self._within not in name or self._count < self._at:
                 return
             if self._kind == KILL:
                 if short is not None:
                     short()
                 os.kill(os.getpid(), signal.SIGKILL)
             number = getattr(errno, self._kind)
-            refused = len(self.calls) == self._at or self._kind == ENOSPC
+            refused = self._count == self._at or self._kind == ENOSPC
             if refused and not (self._kind == ENOSPC and call in FREEING):
                 if short is not None:
                     short()
                 raise OSError(number, os.strerror(number), path)
         finally:
             self._busy = False
+
+
+class Moments:
+    """Counts the calls that the main thread makes, and dies at the n-th: between two steps, inside
+    of one, while a checkpoint is written.
+
+    The number of a call is the same in every run up to what depends on times, whatever the load.
+    """
+
+    def __init__(self, at: int = 0) -> None:
+        """Die at the call number ``at``, counted from 1; never if it is 0."""
+        self.count, self._at = 0, at
+
+    def install(self) -> None:
+        """Begin to count, for good: this is for a process that is thrown away."""
+        sys.setprofile(self._seen)
+
+    def _seen(self, frame, event, argument):
+        if event in ("call", "c_call"):
+            self.count += 1
+            if self.count == self._at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 _io_open = io.open

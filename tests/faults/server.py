@@ -1,9 +1,12 @@
 """One process that has imported everything, and forks for every command: ``python -m``.
 
-Reads one JSON object a line: ``argv``, ``cwd``, ``kind`` and ``at`` of the fault (or null),
-``outputs`` (what is done to stdout and stderr, or null), and two files: ``err`` for what the
-command says, ``calls`` for the list of its changes. Answers with the exit code, which is minus the
-signal's number for one that was killed.
+Reads one JSON object a line: ``argv``, ``cwd``, ``kind``, ``at`` and ``within`` of the fault,
+``outputs`` (what is done to stdout and stderr, or null), ``every`` (steps between two lines of
+training's log, or null), ``ranks`` (processes, started as torchrun starts them if there are
+several; the fault is that of the first), and two files: ``err`` for what the command says,
+``calls`` for the list of its changes and the number of its calls. Answers with the exit code, which
+is minus the signal's number for one that was killed. Where one of several processes ends badly the
+others are killed, as they are on a machine that goes down.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 
@@ -21,12 +25,13 @@ from PIL import Image
 
 import ddimx
 from tests.evaluation.fid.tiny_features import MeanColors
-from tests.faults.inject import Injector
+from tests.faults.inject import MOMENT, Injector, Moments
 
 # What takes long and has nothing to do with files.
 HEAVY = {
     "render_thumbnail": lambda tree, **_: np.full((32, 32, 3), 255, np.uint8),
     "preview_png": lambda scene: b"a picture",
+    "draw_curves": lambda path, log: None,
 }
 
 
@@ -72,8 +77,15 @@ def command(job: dict) -> None:
     outputs(job["outputs"], job["err"])
     os.chdir(job["cwd"])
     sys.argv = ["ddimx", *job["argv"]]
-    injector = Injector(Path(job["cwd"]), job["kind"], job["at"])
+    if job["every"] is not None:
+        sys.modules["ddimx.training.report"].FolderReporter.EVERY = job["every"]
+    is_moment = job["kind"] == MOMENT
+    kind = None if is_moment else job["kind"]
+    injector = Injector(Path(job["cwd"]), kind, job["at"], job["within"])
     injector.install()
+    moments = Moments(job["at"])
+    if is_moment:
+        moments.install()
     code = 99
     try:
         from ddimx.cli.app import run
@@ -82,12 +94,38 @@ def command(job: dict) -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 98
     finally:
+        sys.setprofile(None)
         with open(job["calls"], "w", encoding="utf-8") as stream:
-            json.dump(injector.calls, stream)
+            json.dump([injector.calls, moments.count], stream)
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
         os._exit(code)
+
+
+def launch(job: dict) -> int:
+    """Run a command in forks, one for each rank, and return the first one's exit code."""
+    children: dict[int, int] = {}
+    for rank in range(job["ranks"]):
+        child = os.fork()
+        if child == 0:
+            if job["ranks"] > 1:
+                where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["ranks"]}
+                where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": job["port"]}
+                os.environ.update({name: str(value) for name, value in where.items()})
+            if rank:
+                job |= {name: f"{job[name]}-{rank}" for name in ("err", "calls")} | {"kind": None}
+            command(job)
+        children[child] = rank
+    codes: dict[int, int] = {}
+    while children:
+        child, status = os.waitpid(-1, 0)
+        rank = children.pop(child)
+        codes[rank] = os.waitstatus_to_exitcode(status)
+        if codes[rank] != 0:
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+    return codes[0]
 
 
 def main() -> None:
@@ -95,11 +133,7 @@ def main() -> None:
     prepare()
     print("ready", flush=True)
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            command(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(launch(json.loads(line)), flush=True)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ VERBS: dict[str, list[str]] = {
         *("evaluate", "fid", "--samples", "{in}/pictures", "--reference", "{in}/pictures"),
         *("--device", "cpu", "--save-stats", "stats.npz", "--out", "fid.json"),
     ],
+    "sample tar": ["sample", *IMAGES, "-n", "3", "--batch-size", "2", "--format", "tar", "-o", "r"],
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -22,11 +23,11 @@ from ddimx.data.images.celeba import CelebASource
 from ddimx.data.images.cifar10 import Cifar10Source
 from ddimx.data.images.ffhq import FfhqSource
 from ddimx.data.images.folder import FolderSource
+from ddimx.data.images.listing import passed_over
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
 from ddimx.data.images.pack_shards import ShardPacking
 from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
-from ddimx.data.images.scan import passed_over
 from ddimx.data.images.sources import open_part
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
@@ -34,7 +35,7 @@ from ddimx.runs.pictures import save_image
 from ddimx.runs.shards import Shard
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 
-from . import zips
+from . import tars, zips
 from .mutate import json_text, mutated, plain
 from .target import Target
 from .targets_weights import model
@@ -90,6 +91,34 @@ def edit_zipped(folder: Path, rng: Random) -> None:
     """Change a member, its name, or what the headers say of it."""
     path = folder / "pictures.zip"
     path.write_bytes(zips.edited(path.read_bytes(), rng))
+
+
+def make_tars(folder: Path) -> None:
+    """Two tars in a folder, with classes, captions, and names that need an extended header."""
+    pixels = smooth(1, 40, 30)
+    for number, kind in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        with tarfile.open(folder / f"{number}.tar", "w", format=kind) as archive:
+            for i, picture in enumerate(("png", "jpeg", "webp")):
+                for suffix, data in (
+                    (picture, encoded(pixels, picture.upper())),
+                    ("json", b'{"index": %d, "class": "%c"}' % (i, 97 + i % 2)),
+                    ("cls", b"%d" % i),
+                    ("txt", b"a caption"),
+                ):
+                    long = "" if kind == tarfile.USTAR_FORMAT else "n" * 120
+                    info = tarfile.TarInfo(f"all/{long}{i}.{suffix}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+
+
+def read_tars(folder: Path) -> None:
+    read_pictures(folder)
+
+
+def edit_tars(folder: Path, rng: Random) -> None:
+    """Change a header, which keeps its checksum, or what a member holds."""
+    path = folder / f"{rng.randrange(3)}.tar"
+    path.write_bytes(tars.edited(path.read_bytes(), rng))
 
 
 def make_drawn(folder: Path) -> None:
@@ -367,9 +396,40 @@ def read_statistics(folder: Path) -> None:
         fid.remarks(saved, saved)
 
 
+class Means:
+    about: ClassVar[dict[str, Any]] = {"network": "n"}
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().mean(dim=(2, 3))
+
+
+def parts_of_features(folder: Path) -> Any:
+    from ddimx.evaluation.fid.images import open_images
+    from ddimx.evaluation.fid.parts import Parts
+
+    images = folder / "plain.npy"
+    os.utime(images, ns=(1, 1))  # part of what the file says it is of
+    parts = Parts(open_images(str(images)), Means(), 2, Progress(quiet=True))
+    parts.keep(folder, "samples", str(images), optional=False)
+    return parts
+
+
+def make_parts(folder: Path) -> None:
+    np.save(folder / "plain.npy", np.arange(5 * 8 * 8 * 3, dtype=np.uint8).reshape(5, 8, 8, 3))
+    parts_of_features(folder).fill([0])
+
+
+def read_parts(folder: Path) -> None:
+    parts = parts_of_features(folder)
+    parts.is_there(0)
+    parts.read(0)
+    parts.statistics()
+
+
 TARGETS = [
     Target("pictures", make_pictures, read_pictures, edit_pictures),
     Target("pictures in a zip", make_zipped, read_zipped, edit_zipped),
+    Target("pictures in tars", make_tars, read_tars, edit_tars),
     Target("drawn pictures", make_drawn, read_drawn),
     Target("celeba", make_celeba, read_celeba),
     Target("lsun", make_lsun, read_lsun, edit_lmdb, ("**/data.mdb",)),
@@ -389,4 +449,5 @@ TARGETS = [
     Target("sets of images", make_image_sets, read_image_sets),
     Target("images in npz", make_image_array, read_image_array),
     Target("statistics", make_statistics, read_statistics),
+    Target("parts of features", make_parts, read_parts, changed=("samples-*.npz",)),
 ]

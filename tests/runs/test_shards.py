@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import write_bytes
 from ddimx.progress import Progress
+from ddimx.runs import shards
 from ddimx.runs.record import NAME, read_record
 from ddimx.runs.run import RunSpec, begin
 from ddimx.runs.shards import (
@@ -335,6 +337,30 @@ def test_who_comes_second_at_the_same_moment_is_refused_too(tmp_path, monkeypatc
     with pytest.raises(UsageError, match="seed: 0 -> 1"):
         launch(folder, "2/3", identity={"seed": 1})
     assert (folder / NAME).read_bytes() == manifest_then
+
+
+def test_the_folder_is_made_between_a_shards_look_and_its_lock(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    real = shards.lock_folder
+
+    @contextmanager
+    def late(place, key=""):
+        with real(place, key):
+            if not (place / SHARDS).exists():
+                (place / SHARDS).mkdir()
+            yield
+
+    monkeypatch.setattr(shards, "lock_folder", late)
+    assert launch(folder, "1/2")[1] == [*range(11)]
+
+
+def test_shards_that_start_at_the_same_moment(tmp_path):
+    """Whoever finds the folder locked waits, and takes nobody's beginning for something else."""
+    folder = tmp_path / "run"
+    with ThreadPoolExecutor(16) as pool:
+        results = [*pool.map(lambda k: launch(folder, Shard(16, k)), range(1, 17))]
+    assert sorted(i for _, made in results for i in made) == [*range(COUNT)]
+    assert manifest(folder)["status"] == "complete"
 
 
 def test_a_file_system_without_exclusive_create(tmp_path, monkeypatch):

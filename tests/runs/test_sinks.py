@@ -10,8 +10,9 @@ from PIL import Image
 
 from ddimx.config import DataConfig
 from ddimx.errors import DdimxError, UsageError
+from ddimx.runs.image_sink import ImageSink
 from ddimx.runs.pictures import as_image, facts_of
-from ddimx.runs.sinks import ArraySink, ImageSink, open_sink, remove_parts
+from ddimx.runs.sinks import ArraySink, open_sink, remove_parts
 from tests.sampling import names_in
 
 RGB = DataConfig(dataset="NPZ", image_size=2, channels=3)

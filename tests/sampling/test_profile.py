@@ -115,7 +115,7 @@ def test_a_run_that_is_stopped_says_where_its_time_went_so_far(tiny_model, tmp_p
     def stop(*_):
         raise Stopped
 
-    monkeypatch.setattr("ddimx.runs.sinks.ImageSink.write", stop)
+    monkeypatch.setattr("ddimx.runs.image_sink.ImageSink.write", stop)
     done = sample(tiny_model, "-n", 2, "--steps", 7, "--profile", "--out", "r")
     assert done.code == 130
     record = manifest_of(tmp_path / "r")

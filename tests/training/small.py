@@ -16,6 +16,7 @@ class Notes:
 
     def __init__(self, stop=None, after=None):
         self.losses, self.norms, self.validations, self.saves = [], [], [], []
+        self.distances = []
         self._stop, self._after = stop, after
 
     def start(self, state, total):
@@ -33,6 +34,15 @@ class Notes:
 
     def validated(self, step):
         return False
+
+    def distance(self, state, distance, value):
+        self.distances.append((state.step, value))
+
+    def measured(self, step):
+        return False
+
+    def curves(self, state):
+        pass
 
     def saved(self, state):
         self.saves.append(state.step)

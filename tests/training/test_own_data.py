@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddimx.config_file import load_config
 from ddimx.data import recognize as recognizing
+from ddimx.data.images import listing
 from ddimx.data.images import scan as scanning
 from ddimx.data.recognize import recognize
 from ddimx.errors import DdimxError
@@ -232,10 +233,10 @@ def test_families_are_left_out_where_the_data_are_named_otherwise(here):
 def test_a_folder_is_listed_and_its_headers_are_read_once(here, tmp_path, monkeypatch):
     """By --data, to choose by; what is said of them, and --strict, need no second look."""
     calls = []
-    for name in ("folder_contents", "_header"):
-        function = getattr(scanning, name)
+    for module, name in ((listing, "folder_contents"), (scanning, "_header")):
+        function = getattr(module, name)
         monkeypatch.setattr(
-            scanning, name, lambda *args, f=function: calls.append(f.__name__) or f(*args)
+            module, name, lambda *args, f=function: calls.append(f.__name__) or f(*args)
         )
     words = ("--size", 4, "--steps", 1, "--batch-size", 2, "--device", "cpu", "--strict")
     done = invoke("train", "--data", here / "gray", *words, "--out", tmp_path / "run")

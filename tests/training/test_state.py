@@ -9,7 +9,7 @@ from torch import nn
 
 from ddimx.config import OptimConfig
 from ddimx.config_file import override
-from ddimx.errors import DdimxError
+from ddimx.errors import DdimxError, UsageError
 from ddimx.models.factory import build
 from ddimx.training.state import (
     TrainState,
@@ -18,8 +18,9 @@ from ddimx.training.state import (
     checkpoints,
     restore,
     save_checkpoint,
+    step_of,
 )
-from ddimx.weights.formats.native import Header, read_header, read_tensors, save
+from ddimx.weights.formats.native import Header, read_header, read_native, read_tensors, save
 
 
 @pytest.fixture
@@ -162,12 +163,14 @@ def test_moments_are_restored_in_the_layout_of_their_weights(
 
 def test_a_checkpoint_restores_everything(tiny_config, formula_weights, state, tmp_path):
     state.losses, state.norm = [0.1, 1 / 3], 2 / 7
+    state.time_sums, state.time_counts = [0.5, 2 / 3], [1, 7]
     path = save_checkpoint(tmp_path, state, tiny_config, {"seed": 5, "note": "Ä"}, keep=3)
     assert path == tmp_path / "checkpoint-00000002.safetensors"
     other = TrainState.fresh(build(tiny_config)[0], tiny_config)
     assert not same(everything(other), everything(state))
     info = restore(path, other)
-    unlogged = {"losses": [0.1, 1 / 3], "grad_norm": 2 / 7}
+    unlogged = {"losses": [0.1, 1 / 3], "grad_norm": 2 / 7, "learning_rate": 0.002}
+    unlogged |= {"time_sums": [0.5, 2 / 3], "time_counts": [1, 7]}
     assert info == {"seed": 5, "note": "Ä", "step": 2, "seconds": 1.0, **unlogged}
     assert (other.step, other.seconds) == (2, 1.0)
     assert (other.losses, other.norm) == ([0.1, 1 / 3], 2 / 7)
@@ -206,6 +209,55 @@ def test_the_newest_are_kept(tiny_config, state, tmp_path):
     others = {"checkpoint-1.safetensors", "notes.txt"}
     assert {p.name for p in tmp_path.iterdir()} == {*names, *others}
     assert checkpoints(tmp_path / "absent") == []
+
+
+def test_those_of_some_steps_stay_for_ever(tiny_config, state, tmp_path):
+    for step in range(2, 21, 2):
+        state.step = step
+        save_checkpoint(tmp_path, state, tiny_config, {}, keep=2, keep_every=6)
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [6, 12, 18, 20]
+
+
+def test_steps_to_keep_must_have_checkpoints(tiny_config):
+    items = ["training.snapshot_freq=500", "training.keep_every=750"]
+    with pytest.raises(UsageError, match="keep_every 750 is not a multiple of snapshot_freq 500"):
+        override(tiny_config, items)
+
+
+def test_a_second_average_comes_back_and_begins_as_the_first_where_there_was_none(
+    tiny_config, state, tmp_path
+):
+    two = override(tiny_config, ["model.ema2_rate=0.5"])
+    before = save_checkpoint(tmp_path, state, tiny_config, {}, keep=3)
+    state = TrainState.fresh(build(two)[0], two)
+    restore(before, state)
+    assert same(state.ema2, state.ema)
+    assert state.remarks == [
+        f"{before.name} holds no second average (model.ema2_rate): it begins as a copy of the "
+        "first one"
+    ]
+    train(state, 1)
+    state.update_ema(0.9, 0.5)
+    assert not same(state.ema2, state.ema)
+    path = save_checkpoint(tmp_path, state, two, {}, keep=3)
+    again = TrainState.fresh(build(two)[0], two)
+    restore(path, again)
+    assert same(again.ema2, state.ema2)
+    assert same(again.ema, state.ema)
+    assert again.remarks == []
+    # It can be chosen where weights are, and one that is no longer wanted is left out.
+    weights = read_native(path, "ema2")
+    assert (weights.which, weights.sets) == ("ema2", ("ema", "ema2", "raw"))
+    assert same(weights.tensors, state.ema2)
+    assert read_native(path).which == "ema"
+    plain = TrainState.fresh(build(tiny_config)[0], tiny_config)
+    restore(path, plain)
+    assert plain.ema2 == {}
+
+
+def test_a_second_average_needs_a_first(tiny_config):
+    with pytest.raises(UsageError, match="ema2_rate is of a second average, and ema is false"):
+        override(tiny_config, ["model.ema=false", "model.ema2_rate=0.5"])
 
 
 def test_saving_the_same_step_again_replaces_it(tiny_config, state, tmp_path):

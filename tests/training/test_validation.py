@@ -58,6 +58,17 @@ def test_validation_without_an_average_measures_the_weights(trainer):
     assert run.validate() != with_average
 
 
+def test_a_second_average_is_measured_beside_the_first(trainer):
+    run = trainer(items=["model.ema2_rate=0.5"])
+    first = run.validate()
+    assert list(first) == ["train", "held_out", "train_ema2", "held_out_ema2"]
+    assert first["train_ema2"] == first["train"]  # at the beginning it is the same
+    for value in run.state.ema2.values():
+        value.mul_(1.5)
+    second = run.validate()
+    assert [second[name] == first[name] for name in first] == [True, True, False, False]
+
+
 def test_both_parts_are_measured_with_the_same_draws(trainer):
     run = trainer()
     run.held_out = run.source

@@ -44,7 +44,8 @@ def outside(tmp_path):
     """A folder of somebody's, which must stay as it is."""
     folder = tmp_path / "precious"
     folder.mkdir()
-    for name in ("x", "b0.npz", "000000.png", "pixels", "lock", "00000000-8.npz", ".a.part"):
+    parts = ("00000000-8.npz", "00000000-8.piece", ".a.part")
+    for name in ("x", "b0.npz", "000000.png", "pixels", "lock", *parts):
         (folder / name).write_text("keep me")
     before = state_of(folder)
     yield folder
@@ -177,11 +178,23 @@ def test_a_lock_that_is_a_link(tiny_model, outside, tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
-def test_parts_in_another_place(tiny_model, outside, tmp_path, overwrite):
-    """Parts of an array are removed when it is whole: not where a link leads."""
-    sampled(tiny_model, "-n", 1, "--out", "a", "--format", "npy")
+def test_a_tar_in_another_place(tiny_model, outside, tmp_path, overwrite):
+    """A run that grows replaces its last tar, and would read what a link leads to."""
+    sampled(tiny_model, "-n", 1, "--out", "a", "--format", "tar")
+    (tmp_path / "a" / "samples-000000.tar").unlink()
+    (tmp_path / "a" / "samples-000000.tar").symlink_to(outside / "x")
+    done = sample(tiny_model, "-n", 2, "--out", "a", "--format", "tar", *overwrite)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "'samples-000000.tar' is refused: it leads out of a by a symbolic link" in done.err
+
+
+@pytest.mark.parametrize("kind", ["npy", "tar"])
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_parts_in_another_place(tiny_model, outside, tmp_path, overwrite, kind):
+    """Parts of an array or a tar are removed when it is whole: not where a link leads."""
+    sampled(tiny_model, "-n", 1, "--out", "a", "--format", kind)
     (tmp_path / "a" / "parts").symlink_to(outside)
-    done = sample(tiny_model, "-n", 1, "--out", "a", "--format", "npy", *overwrite)
+    done = sample(tiny_model, "-n", 1, "--out", "a", "--format", kind, *overwrite)
     assert done.code == 1
     assert "'parts' is refused: it leads out of a by a symbolic link" in done.err
     sink = ArraySink(tmp_path / "a", None, "npy", ())

@@ -33,7 +33,7 @@ def nll(
         str | None,
         typer.Option(
             metavar="NAME|DIR|FILE",
-            help="A folder, zip or array, or a data set's name (default: the model's own).",
+            help="A folder, zip, tar or array, or a data set's name (default: the model's own).",
         ),
     ] = None,
     split: Annotated[

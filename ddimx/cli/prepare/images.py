@@ -22,7 +22,9 @@ SHOWN = 20  # bad images that are listed on the screen; --json and the file itse
 def images(
     source: Annotated[
         str,
-        typer.Argument(metavar="SRC", help="The folder or zip of images, or what --dataset needs."),
+        typer.Argument(
+            metavar="SRC", help="Folder, zip or tar of images, or what --dataset needs."
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="The array to write, NAME.npy.")],
     size: Annotated[str, options.shared("size", panel=None, help="Pixels of an image.")],

@@ -20,8 +20,8 @@ from ...untrusted.names import relative
 from ...untrusted.text import read_bytes, shown
 from ..arrays import Bytes
 from .encoded import EncodedSource, fingerprint_of, side_of, split_number
+from .listing import list_images
 from .picture import pixels_of
-from .scan import list_images
 
 ARCHIVE, FOLDER = "img_align_celeba.zip", "img_align_celeba"
 # As the authors publish the list, and as Kaggle's copy (jessicali9530/celeba-dataset) has it.

@@ -17,8 +17,8 @@ from PIL import Image
 from ...errors import DdimxError, UsageError
 from ..arrays import Bytes, Integers
 from .encoded import EncodedSource, centered, fingerprint_of, side_of
+from .listing import list_images
 from .lmdb_file import Lmdb, open_lmdb
-from .scan import list_images
 
 SPLIT_SEED = 2019
 TRAINING_PART = 0.9
@@ -53,7 +53,8 @@ class FfhqSource(EncodedSource):
         is_lmdb = root.is_file() or (root / "data.mdb").is_file()
         self._lmdb = open_lmdb(root) if is_lmdb else None
         if self._lmdb is None:
-            self._names = list(list_images(root).names)
+            self._listing = list_images(root)
+            self._names = list(self._listing.names)
         else:
             self._names = _keys(self._lmdb, side_of(self.size, "FFHQ's LMDB"))
         self._chosen = part_of(len(self._names), held_out)
@@ -67,10 +68,10 @@ class FfhqSource(EncodedSource):
         return f"{self._root}: {self._names[self._chosen[index]]}"
 
     def stream(self, index: int) -> Path | io.BytesIO:
-        """Return the image's path, or its bytes out of the LMDB."""
+        """Return the image's path, or its bytes out of the LMDB or the folder's tars."""
         name = self._names[self._chosen[index]]
         if self._lmdb is None:
-            return Path(self._root, name)
+            return self._listing.stream(name)
         return io.BytesIO(self._lmdb.get(name.encode()) or b"")
 
     def fitted(self, image: Image.Image) -> Bytes:

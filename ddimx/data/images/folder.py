@@ -1,4 +1,4 @@
-"""Folders and zips of images as a data set: any format Pillow reads, cropped and resized."""
+"""Folders, zips and tars of images as a data set: any format Pillow reads, cropped and resized."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from PIL import Image
 
 from ..arrays import Bytes
 from .encoded import EncodedSource, centered, fingerprint_of, is_held_out
-from .scan import Scan, list_images, scan_images
+from .listing import list_images
+from .scan import Scan, scan_images
 
 
 class FolderSource(EncodedSource):
-    """All images below a folder or in a zip, in the order of their names, of one size.
+    """All images below a folder, in a zip or in tars, in the order of their names, of one size.
 
     A file is held out by a hash of its relative path, so that adding files moves none of the
-    others to the other side of the split. Folders are classes as :func:`.scan.list_images` says.
+    others to the other side of the split. Folders are classes, and tars state them, as
+    :func:`.listing.list_images` says.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class FolderSource(EncodedSource):
         strict: bool = False,
         classes: bool = True,
         split: bool = True,
+        tars: bool = False,
         scan: Scan | None = None,
     ) -> None:
         """List the images of ``root``; unless ``strict``, no file is opened yet.
@@ -44,17 +47,18 @@ class FolderSource(EncodedSource):
                 the next of its class.
             classes: whether folders may be classes.
             split: whether there is a held-out part; without, it is empty.
+            tars: whether of a folder the tars are read, also where pictures lie beside them.
             scan: of ``root`` with the same ``white``, if it is there already.
 
         Raises:
-            DdimxError: no such folder or zip, no image in it, or, if ``strict``, one that cannot
-                be read.
+            DdimxError: no such folder or archive, no image in it, or, if ``strict``, one that
+                cannot be read.
             UsageError: a number of channels that images do not have.
         """
         super().__init__(
             size, workers, channels=channels, background=background, white=white, strict=strict
         )
-        self.listing = list_images(root) if scan is None else scan.listing
+        self.listing = list_images(root, tars=tars) if scan is None else scan.listing
         self._workers = workers
         names, labels = self.listing.names, self.listing.labels
         part = [i for i, name in enumerate(names) if (split and is_held_out(name)) == held_out]
@@ -93,11 +97,11 @@ class FolderSource(EncodedSource):
         return len(self._names)
 
     def place(self, index: int) -> str:
-        """Return the file's path, or the zip and the name in it."""
+        """Return the file's path, or the archive and the name in it."""
         return self.listing.place(self._names[index])
 
     def stream(self, index: int) -> Path | BinaryIO:
-        """Return the file's path, or its bytes out of the zip."""
+        """Return the file's path, or its bytes out of the archive."""
         return self.listing.stream(self._names[index])
 
     def fitted(self, image: Image.Image) -> Bytes:

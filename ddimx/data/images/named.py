@@ -1,4 +1,4 @@
-"""Images by what a person calls them: a folder, a zip, a file of arrays, or a data set's name."""
+"""Images by what a person calls them: a folder, an archive, a file of arrays, or a name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...config_file import load_data, shipped_configs
 from ...errors import DdimxError, UsageError, nearest
 from ...runs.record import NAME as MANIFEST
 from ...untrusted.arrays import map_npy, read_header, read_npz
+from ...untrusted.tars import SUFFIX
 from ..arrays import Bytes
 from . import celeba, cifar10
 from .packed import index_path
@@ -78,7 +79,8 @@ def data_at(where: str, own: DataConfig) -> DataConfig:
     the model was trained on is taken for it; any other is a folder of pictures.
 
     Args:
-        where: a folder or a zip of pictures, an ``.npz``, a packed ``.npy``, or a data set's name.
+        where: a folder, a zip or tars of pictures, an ``.npz``, a packed ``.npy``, or the name of a
+            data set.
         own: the model's section.
 
     Raises:
@@ -101,7 +103,7 @@ def data_at(where: str, own: DataConfig) -> DataConfig:
     is_own = any(next(path.glob(mark), None) is not None for mark in marks) or (
         kind == "CELEBA" and path.name == celeba.ARCHIVE
     )
-    if (path.is_dir() or suffix == ".zip") and not is_own:
+    if (path.is_dir() or suffix in (".zip", SUFFIX)) and not is_own:
         new["dataset"] = "FOLDER"
     return own.model_copy(update=new)
 

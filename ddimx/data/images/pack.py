@@ -36,9 +36,9 @@ from ...untrusted.text import read_object
 from ..arrays import Bytes
 from .encoded import EncodedSource
 from .folder import FolderSource
+from .listing import passed_over
 from .pack_pieces import Decoded, Pieces
 from .packed import HEADER_SIZE, VERSION, array_header, index_path, read_index
-from .scan import passed_over
 
 ATTEMPTS = 3
 CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is

@@ -1,15 +1,14 @@
-"""What a folder or a zip of pictures holds: names, classes, sizes, and what is passed over.
+"""What the pictures of a folder, a zip or tars are: sizes, channels, and which cannot be read.
 
-:func:`list_images` looks at names only. :func:`scan_images` opens every picture as far as its
-header, and decodes the few of which a header does not tell enough.
+:func:`scan_images` opens every picture of a :class:`.listing.Listing` as far as its header, and
+decodes the few of which a header does not tell enough.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,72 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DdimxError
-from ...files import HIDDEN, folder_contents, is_passed_over, suffix_of
 from ...progress import Progress
-from ...untrusted.archives import Archive, keep_zip
-from ...untrusted.names import relative
+from ...untrusted.archives import Archive
 from ...untrusted.pictures import open_picture
-from ...untrusted.text import first_of
 from ..arrays import Bytes, Integers
+from .listing import Listing, list_images, printable
 from .picture import View, displayed_size, is_deep
 
-SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
-)
-UNREADABLE, OTHERS = "pictures that cannot be read", "files that are no pictures"
-# Top folders of these names are parts of a data set, not classes.
-PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
+UNREADABLE = "pictures that cannot be read"
 # How many pictures of more than 8 bits, and how many with an alpha channel, are decoded.
 MOST_DEEP, MOST_ALPHA = 1000, 64
-RUNS = "files of runs of ddimx"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_RUN = re.compile(r"(?:^|/)runs/\d{4}-[^/]+$")  # where runs go by themselves
-_SHOWN = 3  # names of each kind that is passed over
 _END = 4096  # bytes at a file's end in which the mark of its end is looked for
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
-    """The pictures of a folder or a zip, by their names alone.
-
-    Attributes:
-        root: the folder, or the zip.
-        names: relative paths with slashes, sorted as texts. A name that is no UTF-8 holds its
-            bytes as Python's surrogates.
-        classes: the names of the folders that are classes, sorted; empty if there are none.
-        labels: int64 [N], the class of every picture; None without classes.
-        skipped: what is passed over, relative paths by reason.
-        notes: what a user should know, in whole sentences.
-        archive: the open zip, None for a folder.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    labels: Integers | None
-    skipped: dict[str, list[str]]
-    notes: tuple[str, ...]
-    archive: Archive | None
-
-    def place(self, name: str) -> str:
-        """Return a picture's path, or the zip and the name in it, for messages."""
-        text = printable(name)
-        return str(self.root / text) if self.archive is None else f"{self.root}: {text}"
-
-    def stream(self, name: str) -> Path | io.BytesIO:
-        """Return what Pillow opens for a picture; called from several threads.
-
-        Raises:
-            ValueError: a member of a zip that is damaged, or too large.
-        """
-        return self.root / name if self.archive is None else io.BytesIO(self.archive.read(name))
-
-
-@dataclass(frozen=True, eq=False)
 class Scan:
-    """The pictures of a folder or a zip that can be read, as their headers say.
+    """The pictures of a folder, a zip or tars that can be read, as their headers say.
 
     Attributes:
         listing: what was scanned.
@@ -134,119 +84,6 @@ class _Header:
     white: float | None = None
 
 
-def printable(name: str) -> str:
-    """Return a name as a text that any file and terminal takes: other bytes as ``\\xNN``.
-
-    So are the characters that end a line or steer a terminal.
-    """
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
-
-
-def passed_over(skipped: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for every reason: how many files, and the first of them by name."""
-    return [
-        f"{len(names)} {reason}: {first_of(list(map(printable, names)), _SHOWN)}"
-        for reason, names in skipped.items()
-    ]
-
-
-def list_images(root: Path) -> Listing:
-    """List the pictures of a folder and the folders below it, or of a zip file.
-
-    The folders on the top level are the classes if there are two or more of them and every picture
-    lies in one; a single folder that holds all the others is passed through first. Folders that
-    are called as parts of a data set are (train, test) are no classes.
-
-    Raises:
-        DdimxError: no such folder, neither a folder nor a zip, a zip that is damaged or holds
-            names that lead elsewhere, or no picture in it.
-    """
-    archive: Archive | None = None
-    if root.is_dir():
-        try:
-            files, skipped = folder_contents(root)
-        except OSError as error:
-            raise DdimxError(f"{root}: cannot be read ({error.strerror or error})") from None
-    elif root.is_file():
-        try:
-            archive = keep_zip(root)
-        except (OSError, ValueError) as error:
-            raise DdimxError(f"{root}: not a readable zip of images ({error})") from None
-        files, skipped = [], {}
-        for name in archive.names:
-            if suffix_of(name) in SUFFIXES:
-                relative(name, root)  # harmless in memory, but a name that becomes a message
-            if any(map(is_passed_over, name.split("/"))):
-                skipped.setdefault(HIDDEN, []).append(name)
-            else:
-                files.append(name)
-    else:
-        raise DdimxError(f"no image folder {root}")
-    own = _of_runs(files)
-    if own:
-        skipped[RUNS] = sorted(own)
-        files = [name for name in files if name not in own]
-    # Sorted as texts, on which the order of training depends: paths sort "a/b" before "a-b".
-    names = sorted(name for name in files if suffix_of(name) in SUFFIXES)
-    others = [name for name in files if suffix_of(name) not in SUFFIXES]
-    if others:
-        skipped[OTHERS] = others
-    if not names:
-        raise DdimxError(f"{root}: no images (looked for {', '.join(sorted(SUFFIXES))})")
-    classes, labels, note = classes_of(names)
-    sorted_out = {reason: sorted(paths) for reason, paths in sorted(skipped.items())}
-    return Listing(
-        root, tuple(names), classes, labels, sorted_out, (note,) if note else (), archive
-    )
-
-
-def _of_runs(files: Sequence[str]) -> set[str]:
-    """Return which files training and sampling have written below pictures.
-
-    That is all that lies in the folder of a training run, or in a run below a folder ``runs``, and
-    the contact sheet of any run. Samples in another place may be what somebody trains on.
-    """
-    everything, folders, own = set(files), list[str](), set[str]()
-    for name in files:
-        folder, _, last = name.rpartition("/")
-        beside = f"{folder}/" if folder else ""
-        if last == "train.json" and folder and f"{beside}config.yml" in everything:
-            folders.append(beside)
-        elif last == "manifest.json":
-            own |= {f"{beside}grid.png"} & everything
-            folders += [beside] if _RUN.search(folder) else []
-    inside = tuple(folders)
-    return own | {name for name in files if name.startswith(inside)} if inside else own
-
-
-def classes_of(names: Sequence[str]) -> tuple[tuple[str, ...], Integers | None, str]:
-    """Return the classes that folders make of pictures, their labels, and why there are none."""
-    parts = [name.split("/") for name in names]
-    shared = 0
-    while all(len(path) > shared + 1 for path in parts) and (
-        len({path[shared] for path in parts}) == 1
-    ):
-        shared += 1
-    inside = {path[shared] for path in parts if len(path) > shared + 1}
-    outside = sum(len(path) == shared + 1 for path in parts)
-    if not inside:
-        return (), None, ""
-    if outside:
-        return (), None, f"folders are no classes: {outside} pictures lie beside them"
-    if inside <= PARTS | {part.capitalize() for part in PARTS}:
-        folders, last = sorted(inside), "/".join([*parts[0][:shared], max(inside)])
-        note = (
-            f"the folders {', '.join(folders)} are taken for parts of a data set, not for classes, "
-            f"and all are read; name the folder of one part, as {printable(last)}, to read it alone"
-        )
-        return (), None, note
-    folders = sorted(inside)
-    number = {folder: label for label, folder in enumerate(folders)}
-    labels = np.array([number[path[shared]] for path in parts], dtype=np.int64)
-    return tuple(map(printable, folders)), labels, ""
-
-
 def scan_images(
     root: Path,
     *,
@@ -255,7 +92,7 @@ def scan_images(
     listing: Listing | None = None,
     progress: Progress | None = None,
 ) -> Scan:
-    """Open every picture below a folder or in a zip as far as its header.
+    """Open every picture below a folder, in a zip or in tars as far as its header.
 
     Decoded are, beside that: pictures whose file ends before its format's mark of the end; those
     of more than 8 bits, to see what is white in them, and those with an alpha channel, to see
@@ -294,9 +131,10 @@ def scan_images(
     if listing.labels is not None:
         empty = np.setdiff1d(listing.labels, listing.labels[good])
         if len(empty):
+            name = listing.classes[empty[0]] if listing.classes else empty[0]
             raise DdimxError(
-                f"{root}: no picture of the class {listing.classes[empty[0]]} can be read; mend "
-                "one, or move the folder away"
+                f"{root}: no picture of the class {name} can be read; mend one, or move the folder "
+                "away"
             )
     kept = [headers[i] for i in good]
     skipped = listing.skipped | ({UNREADABLE: list(errors)} if errors else {})
@@ -330,20 +168,27 @@ def _header(listing: Listing, name: str) -> _Header:
             look = "deep" if is_deep(image) else "alpha" if alpha else ""
             return _Header(displayed_size(image), gray, alpha, image.format or "", look)
 
+    archive = listing.archive
     try:
-        if listing.archive is not None:
+        if archive is None:
+            path = listing.root / name
+            header = seen(path)
+        else:
             try:
-                return seen(listing.archive.begin(name))
+                header = seen(archive.begin(name))
             except ValueError:  # its header lies further on
-                return seen(listing.stream(name))
-        path = listing.root / name
-        header = seen(path)
+                header = seen(listing.stream(name))
         mark = _ENDS.get(header.kind)
-        if mark is not None:
+        if mark is None or isinstance(archive, Archive):  # a zip has checksums
+            return header
+        if archive is None:
             with path.open("rb") as stream:
                 stream.seek(max(0, path.stat().st_size - _END))
-                if mark not in stream.read(_END):
-                    header.look = "end"
+                end = stream.read(_END)
+        else:
+            end = archive.end(name, _END)
+        if mark not in end:
+            header.look = "end"
         return header
     except (OSError, ValueError) as error:
         return _Header(error=str(error))

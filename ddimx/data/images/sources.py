@@ -15,7 +15,7 @@ from ..arrays import Bytes, Integers
 if TYPE_CHECKING:
     from .scan import Scan
 
-KINDS = ("CIFAR10", "CELEBA", "LSUN", "FFHQ", "FOLDER", "NPZ", "PACKED", "HUB")
+KINDS = ("CIFAR10", "CELEBA", "LSUN", "FFHQ", "FOLDER", "TAR", "NPZ", "PACKED", "HUB")
 
 
 class ImageSource(Protocol):
@@ -84,9 +84,9 @@ def open_source(
     """Open the data set that ``config.data`` names, its training or its held-out part.
 
     Args:
-        strict: refuse a folder or a zip of images with one that cannot be read, and end a
+        strict: refuse a folder or an archive of images with one that cannot be read, and end a
             training run at an image that cannot be decoded, whatever the data set.
-        scan: of the folder or the zip of images, if it is there already.
+        scan: of the folder or the archive of images, if it is there already.
 
     Raises:
         UsageError: an unknown data set, or one whose images do not fit the configuration.
@@ -134,7 +134,7 @@ def open_part(
     kind = data.dataset.upper()
     if kind not in KINDS:
         raise unknown("data.dataset", data.dataset, KINDS)
-    if not data.held_out and kind != "FOLDER":
+    if not data.held_out and kind not in ("FOLDER", "TAR"):
         raise UsageError(
             f"data.held_out is false, but of a {kind} data set the held-out part lies in its files"
         )
@@ -194,6 +194,7 @@ def open_part(
         white=data.white,
         strict=strict,
         split=data.held_out,
+        tars=kind == "TAR",
         scan=scan,
     )
 

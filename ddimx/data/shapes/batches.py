@@ -27,11 +27,16 @@ class ShapeBatches(BatchStream[list[Octree]]):
     """
 
     def __init__(
-        self, source: ShapeSource, data: DataConfig, noise: Noise, batch_size: int
+        self,
+        source: ShapeSource,
+        data: DataConfig,
+        noise: Noise,
+        batch_size: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         """Lay out the epochs of ``source`` over steps of ``batch_size`` shapes."""
         assert data.max_depth is not None
-        super().__init__(order_of(source, data.balance, noise), batch_size)
+        super().__init__(order_of(source, data.balance, noise), batch_size, part)
         self._source, self._data, self._noise = source, data, noise
         self._depth = data.max_depth
 

@@ -6,32 +6,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ... import __version__
-from ...data.arrays import Bytes
 from ...data.images.named import place_of
 from ...errors import DdimxError, UsageError
 from ...option_values import size_text
 from ...progress import Progress
-from ...runs.batches import in_batches
 from ...untrusted.arrays import npz_headers
 from ...untrusted.text import shown
-from ..likelihood.examples import spread
 from .features import Features
-from .frechet import Accumulator, Statistics, frechet_distance, read_statistics
-from .images import SHOWN, STORED, Images, Size, open_images
+from .frechet import Statistics, frechet_distance, read_statistics
+from .images import STORED, Images, Size, open_images
 from .kid import kid
+from .parts import Parts
 from .precision_recall import NEIGHBORS, precision_recall
 
 RELIABLE = 10_000  # below, FID's bias of finite samples is as large as what it should show
-# Images of a set whose features are kept, as many as precision and recall were published with:
-# 410 MB of Inception's. Of a larger set they are evenly spread.
-KEPT = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +73,8 @@ def open_set(
         strict=strict,
         progress=progress,
     )
-    if path is None or not path.is_file() or path.suffix.lower() != ".npz":
-        return images()
-    try:
-        names = npz_headers(path).keys()
-    except (OSError, ValueError) as error:
-        raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None
-    if "mu" not in names:
+    names = _saved_arrays(path)
+    if path is None or not names:
         return images()
     saved = Saved(where, read_statistics(path), None)
     about = saved.statistics.about
@@ -118,6 +107,27 @@ def open_set(
     return saved
 
 
+def needs_features(where: str) -> bool:
+    """Return whether features have to be computed of what :func:`open_set` opens there.
+
+    Raises:
+        DdimxError: nothing is there, or an ``.npz`` that cannot be read.
+    """
+    names = _saved_arrays(place_of(where))
+    return not names or ("features" not in names and bool({"arr_0", "images"} & names))
+
+
+def _saved_arrays(path: Path | None) -> set[str]:
+    """Return the names of the arrays in a file of statistics; none of anything else."""
+    if path is None or not path.is_file() or path.suffix.lower() != ".npz":
+        return set()
+    try:
+        names = set(npz_headers(path))
+    except (OSError, ValueError) as error:
+        raise DdimxError(f"{path}: not a readable .npz of plain arrays ({error})") from None
+    return names if "mu" in names else set()
+
+
 def statistics_of(
     where: str,
     features: Features,
@@ -145,78 +155,52 @@ def measured(
 ) -> Statistics:
     """Return the statistics of images under a feature network, or those that were saved.
 
-    Where a file of statistics holds images instead of their features, these images give the
-    features.
-
     Raises:
-        DdimxError: statistics of another feature network, images of more than one size or none
-            that can be decoded, or, if ``strict``, one that cannot be.
+        DdimxError: as :func:`parts_of` and :meth:`.Parts.statistics`.
     """
-    if isinstance(images, Images):
-        return measure(images, features, batch_size, progress, strict=strict)
-    check_network(images.statistics, features, images.label)
-    if images.images is None:
-        return images.statistics
-    own = measure(images.images, features, batch_size, progress, strict=strict)
-    return replace(images.statistics, features=own.features)
+    parts = parts_of(images, features, batch_size, progress, strict=strict)
+    return statistics_from(images, parts)
 
 
-def measure(
-    images: Images,
+def parts_of(
+    images: Images | Saved,
     features: Features,
     batch_size: int,
     progress: Progress,
     *,
     strict: bool = False,
-) -> Statistics:
-    """Return the statistics of images, and the features of at most ``KEPT`` of them.
+) -> Parts | None:
+    """Return the images whose features have to be computed, part by part; None if there are none.
 
-    Images that cannot be decoded are left out and counted, unless ``strict``.
+    Where a file of statistics holds images instead of their features, these are of them.
+
+    Args:
+        strict: refuse images that cannot be decoded, which otherwise are left out and counted.
 
     Raises:
-        DdimxError: images of more than one size, or fewer than two that can be decoded; if
-            ``strict``, one that cannot be.
+        DdimxError: statistics of another feature network.
     """
+    if isinstance(images, Saved):
+        check_network(images.statistics, features, images.label)
+        if images.images is None:
+            return None
+        images = images.images
     for note in images.notes:
         progress.say(note)
-    progress.start(f"features of {images.label}", len(images))
-    unreadable: dict[int, str] = {}
+    return Parts(images, features, batch_size, progress, strict=strict)
 
-    def computed(numbers: Sequence[int]) -> tuple[list[int], Tensor | None]:
-        """Return the numbers of the images that can be decoded, and their features."""
-        good: dict[int, Bytes] = {}
-        for number, image in zip(numbers, images.each(numbers), strict=True):
-            if not isinstance(image, DdimxError):
-                good[number] = image
-            elif strict:
-                raise image
-            else:
-                unreadable[number] = str(image)
-        for image in good.values():
-            if image.shape[:2] != images.size:
-                sizes = size_text(image.shape), size_text(images.size)
-                raise DdimxError(f"{images.label}: images of {sizes[0]} and of {sizes[1]}")
-        if not good:
-            return [], None
-        pixels = torch.from_numpy(np.stack(list(good.values())))
-        return list(good), features(pixels.permute(0, 3, 1, 2).contiguous())
 
-    wanted = np.zeros(len(images), dtype=np.bool_)
-    wanted[spread(len(images), KEPT)] = True
-    total, kept = Accumulator(), []
-    for numbers, (good, values) in in_batches(range(len(images)), batch_size, computed):
-        if values is not None:
-            total.add(values.numpy())
-            kept.append(values.numpy()[wanted[good]].astype(np.float32))
-        progress.advance(len(numbers), f"{len(unreadable)} unreadable" if unreadable else "")
-    progress.stop()
-    about = {"images": images.label, **images.about}
-    if unreadable:
-        some = "; ".join(list(unreadable.values())[:SHOWN])
-        progress.say(f"{images.label}: {len(unreadable)} left out: {some}")
-        about["unreadable"] = about.get("unreadable", 0) + len(unreadable)
-    statistics = total.statistics(about | features.about)
-    return replace(statistics, features=np.concatenate(kept))
+def statistics_from(images: Images | Saved, parts: Parts | None) -> Statistics:
+    """Return the statistics of a set; ``parts`` are those of :func:`parts_of`.
+
+    Raises:
+        DdimxError: as :meth:`.Parts.statistics`.
+    """
+    own = None if parts is None else parts.statistics()
+    if isinstance(images, Images):
+        assert own is not None
+        return own
+    return images.statistics if own is None else replace(images.statistics, features=own.features)
 
 
 def check_network(statistics: Statistics, features: Features, where: str) -> None:

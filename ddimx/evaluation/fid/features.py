@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -177,10 +178,21 @@ def _downloaded(offline: bool, progress: Progress) -> Path:
     hint = f"put the file of {ADDRESS}\nat {target}, or give it with --features"
     if offline:
         raise DdimxError(f"offline, the feature network is not downloaded; {hint}")
-    progress.say(f"downloading {ADDRESS} to {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock
+
+    lock_path = target.with_name(target.name + ".lock")
+    lock = FileLock(lock_path)
     try:
-        torch.hub.download_url_to_file(ADDRESS, str(target), SHA256_BEGINS, progress=False)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(NotImplementedError):  # a file system without locks: all may download
+            lock.acquire()
+        try:
+            if not target.is_file():  # of several processes one downloads, the others wait
+                progress.say(f"downloading {ADDRESS} to {target}")
+                torch.hub.download_url_to_file(ADDRESS, str(target), SHA256_BEGINS, progress=False)
+            lock_path.unlink(missing_ok=True)
+        finally:
+            lock.release()
     except (OSError, RuntimeError) as error:  # of the connection, of the hash
         raise DdimxError(f"cannot download the feature network: {error}; {hint}") from None
     return target

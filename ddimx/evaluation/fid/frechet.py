@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...errors import DdimxError
 from ...files import whole_file
 from ...untrusted.arrays import read_npz
-from ...untrusted.text import parse_json, shortened
+from ...untrusted.text import parse_json, shortened, shown
 
 Array = npt.NDArray[np.float64]
 
@@ -53,15 +53,23 @@ class Accumulator:
     def add(self, features: npt.ArrayLike) -> None:
         """Add features [B, D] (Chan's update, which loses no digits to a large mean)."""
         batch = np.asarray(features, dtype=np.float64)
-        n, mean = len(batch), batch.mean(axis=0)
+        mean = batch.mean(axis=0)
         centered = batch - mean
+        self.merge(len(batch), mean, centered.T @ centered)
+
+    def merge(self, count: int, mean: Array, scatter: Array) -> None:
+        """Add ``count`` features of this mean [D] and scatter [D, D], the covariance times count-1.
+
+        Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+        variances (1979), equations 2.1: exact but for roundings, whatever is merged with what.
+        """
         if not self.count:
             self._mean, self._scatter = np.zeros_like(mean), np.zeros((len(mean), len(mean)))
-        total = self.count + n
+        total = self.count + count
         delta = mean - self._mean
-        self._scatter += centered.T @ centered
-        self._scatter += np.outer(delta, delta) * (self.count * n / total)
-        self._mean = self._mean + delta * (n / total)
+        self._scatter += scatter
+        self._scatter += np.outer(delta, delta) * (self.count * count / total)
+        self._mean = self._mean + delta * (count / total)
         self.count = total
 
     def statistics(self, about: dict[str, Any]) -> Statistics:
@@ -77,11 +85,58 @@ class Accumulator:
         return Statistics(self._mean, self._scatter / (self.count - 1), self.count, about)
 
 
+def merge_statistics(*parts: Statistics) -> Statistics:
+    """Return the statistics of all images of several sets, as of machines that share no folder.
+
+    Mean and covariance are merged exactly, so that they are those of all images but for roundings.
+    ``about`` keeps what is the same of all; their names are joined, ``parts`` and ``unreadable``
+    are summed. Features are those of all sets, where all have kept theirs.
+
+    Raises:
+        DdimxError: a file that does not say how many images it is of, or sets of different
+            networks, weights or preprocessing.
+    """
+    if not parts:
+        raise DdimxError("no statistics to merge")
+    total, first = Accumulator(), parts[0]
+    for part in parts:
+        name = part.about.get("images", "statistics")
+        if part.count < 2:
+            raise DdimxError(f"{shown(name)}: does not say of how many images it is")
+        if len(part.mean) != len(first.mean):
+            raise DdimxError(
+                f"features of {len(first.mean)} and of {len(part.mean)} numbers do not merge"
+            )
+        for key in ("network", "weights_sha256", "resize", "preprocessing", "decoding"):
+            if part.about.get(key) != first.about.get(key):
+                raise DdimxError(
+                    f"{shown(name)}: {key} is {shown(part.about.get(key))}, of the first set it is "
+                    f"{shown(first.about.get(key))}: these do not merge"
+                )
+        total.merge(part.count, part.mean, part.covariance * (part.count - 1))
+    about = {k: v for k, v in first.about.items() if all(p.about.get(k) == v for p in parts)}
+    about["images"] = " + ".join(str(part.about.get("images", "?")) for part in parts)
+    for key in ("parts", "unreadable"):
+        counts = [n for part in parts if isinstance(n := part.about.get(key), int)]
+        if counts:
+            about[key] = sum(counts)
+    features = [part.features for part in parts if part.features is not None]
+    merged = total.statistics(about)
+    return (
+        replace(merged, features=np.concatenate(features))
+        if len(features) == len(parts)
+        else merged
+    )
+
+
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """Return the squared Fréchet distance.
 
-    The root's trace is that of ``A B A`` with A the root of a's covariance: a symmetric matrix,
-    whose eigenvalues are real whatever the rank.
+    The root's trace is the sum of the singular values of ``A' B``, where ``S1 = A A'`` and
+    ``S2 = B B'``: they are known to 1e-16 of the largest, while eigenvalues of a product would be,
+    and their roots to 1e-8 only. Eigenvalues of a covariance that are 0 but for roundings, as all
+    are beyond the number of images, are left out: their roots would be 1e-8 as well, and others
+    with another number of threads.
 
     Raises:
         DdimxError: features of different lengths, or numbers so large that there is no distance.
@@ -90,10 +145,14 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
         raise DdimxError(f"features of {len(a.mean)} and of {len(b.mean)} numbers do not compare")
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            values, vectors = np.linalg.eigh(a.covariance)
-            root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-            product = np.linalg.eigvalsh(root @ b.covariance @ root)
-            overlap = np.sqrt(np.maximum(product, 0)).sum()
+            factors = []
+            for covariance in (a.covariance, b.covariance):
+                values, vectors = np.linalg.eigh(covariance)
+                # As numpy.linalg.matrix_rank has it: what eigh makes of 0 is below.
+                least = np.abs(values).max(initial=0) * len(values) * np.finfo(np.float64).eps
+                kept = values > least
+                factors.append(vectors[:, kept] * np.sqrt(values[kept]))
+            overlap = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
             difference = a.mean - b.mean
             traces = np.trace(a.covariance) + np.trace(b.covariance)
             distance = float(difference @ difference + traces - 2 * overlap)

@@ -1,8 +1,9 @@
-"""Sets of images to measure: folders, zips, arrays, packed sets, runs and data sets by name."""
+"""Sets of images to measure: folders, archives, arrays, packed sets, runs, data sets by name."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...config_file import load_data
 from ...data.arrays import Bytes, Integers
 from ...data.images.download import obtain
 from ...data.images.encoded import EncodedSource, centered
+from ...data.images.listing import Listing, list_images, printable
 from ...data.images.named import (
     ARRAYS,
     CONFIGS,
@@ -29,19 +31,20 @@ from ...data.images.named import (
 from ...data.images.npz import NpzSource
 from ...data.images.packed import PackedSource, read_index
 from ...data.images.picture import picture_array
-from ...data.images.scan import Listing, list_images, printable, scan_images
+from ...data.images.scan import scan_images
 from ...data.images.sources import ImageSource, JoinedSource, location, open_part
 from ...errors import DdimxError, UsageError
 from ...option_values import size_text
 from ...progress import Progress
 from ...runs.record import NAME as MANIFEST
 from ...untrusted.arrays import npz_headers
+from ...untrusted.tars import refuse_compressed
 from ...untrusted.text import shown
 
 Size = tuple[int, int]  # height and width
 
 STORED = "as stored"
-PACKAGES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+PACKAGES = (".7z", ".rar")
 # How pictures become images of one size. CelebA and LSUN as the original does it (ermongroup/ddim,
 # datasets/__init__.py): other crops give other figures.
 WAYS = {
@@ -49,8 +52,11 @@ WAYS = {
     "LSUN": "shorter side bilinear, center crop",
     "FFHQ": "center crop, Lanczos",
     "FOLDER": "center crop, Lanczos",
+    "TAR": "center crop, Lanczos",
     "HUB": "center crop, Lanczos",
 }
+# A sample of a run, in a file of its own or in a tar.
+_SAMPLE = re.compile(r"(?:samples-[0-9]+\.tar/)?[0-9]+\.[^./]+")
 SHOWN = 5  # names of files in a message
 SPLITS = {"train": "training", "held-out": "held-out", "all": "training and held-out"}
 
@@ -100,7 +106,7 @@ class Images:
 
 
 class Pictures(EncodedSource):
-    """Pictures of a folder or a zip, as they are stored or cut and scaled to one size."""
+    """Pictures of a folder, a zip or tars, as they are stored or cut and scaled to one size."""
 
     def __init__(
         self, listing: Listing, names: Sequence[str], data: DataConfig, *, stored: bool
@@ -114,11 +120,11 @@ class Pictures(EncodedSource):
         return len(self.names)
 
     def place(self, index: int) -> str:
-        """Return the file's path, or the zip and the name in it."""
+        """Return the file's path, or the archive and the name in it."""
         return self._listing.place(self.names[index])
 
     def stream(self, index: int) -> Path | BinaryIO:
-        """Return the file's path, or its bytes out of the zip."""
+        """Return the file's path, or its bytes out of the archive."""
         return self._listing.stream(self.names[index])
 
     def fitted(self, image: Image.Image) -> Bytes:
@@ -158,7 +164,7 @@ def open_images(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Images:
-    """Open images: a folder, a zip, an ``.npz``, an ``.npy``, a run of ours, or a data set's name.
+    """Open images: a folder, a zip, tars, an ``.npz``, an ``.npy``, a run, or a data set's name.
 
     Pictures are taken as they are stored, and then have one size, unless ``size`` is given. Of a
     run its samples are taken; of any other folder all pictures, also those in folders below. Of a
@@ -257,14 +263,21 @@ def _pictures(
     *,
     strict: bool,
 ) -> Images:
-    """Open the pictures of a folder or a zip."""
+    """Open the pictures of a folder, a zip or tars."""
     if (path / "data.mdb").is_file():
         raise DdimxError(
             f"{path}: an LMDB; name the data set that it is of and its place, as in: "
             f"--reference bedroom --set data.root={path}"
         )
-    if path.is_file() and path.suffix.lower() in PACKAGES:
-        raise DdimxError(f"{path}: of archives only zips are read; unpack it and give the folder")
+    if path.is_file():
+        try:
+            refuse_compressed(path)
+        except ValueError as error:
+            raise DdimxError(f"{path}: {error}") from None
+        if path.suffix.lower() in PACKAGES:
+            raise DdimxError(
+                f"{path}: of archives zips and plain tars are read; unpack it and give the folder"
+            )
     listing = list_images(path)
     chosen = load_data({"dataset": "FOLDER", "image_size": 1, "channels": 3}, settings)
     scan = scan_images(
@@ -274,7 +287,7 @@ def _pictures(
         scan.refuse_unreadable()
     names, sizes, gray = scan.names, scan.sizes, scan.channels == 1
     if (path / MANIFEST).is_file():
-        own = [i for i, name in enumerate(names) if Path(name).stem.isdigit() and "/" not in name]
+        own = [i for i, name in enumerate(names) if _SAMPLE.fullmatch(name)]
         names, sizes, gray = tuple(names[i] for i in own), sizes[own], gray[own]
         if not own:
             raise DdimxError(f"{path}: a run without samples that are images")

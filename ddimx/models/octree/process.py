@@ -120,6 +120,10 @@ class DiscreteProcess:
         nats = F.cross_entropy(logits.float(), ids.long(), reduction="none")  # [N]
         return _weighted(nats, noised, alpha, kinds)
 
+    def time_shares(self, draws: Draws) -> Tensor:
+        """Return the finest level's times, which has most of the tokens: float64 [B] in [0, 1)."""
+        return self._times(draws)[:, -1].double() / self.schedule.num_timesteps
+
     @property
     def can_guide(self) -> bool:
         """Return whether there are classes to lead towards."""

@@ -22,7 +22,7 @@ from ...untrusted.text import parse_json, shortened, shown
 from ..weight_set import SetName
 
 SCHEMA = 1
-PREFIX: dict[SetName, str] = {"ema": "ema.", "raw": "model."}
+PREFIX: dict[SetName, str] = {"ema": "ema.", "ema2": "ema2.", "raw": "model."}
 # PyTorch's name of the numbers that safetensors calls so, of those that are read.
 DTYPES = {
     "F64": "float64",
@@ -157,6 +157,13 @@ def _check_info(info: Any) -> None:
             raise ValueError(f"{key} is {shown(value)}")
     if not isinstance(info.get("resumed", []), list):
         raise ValueError(f"resumed is {shown(info['resumed'])}")
+    for key, kind in {"time_sums": int | float, "time_counts": int}.items():
+        values = info.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(one, kind) for one in values):
+            raise ValueError(f"{key} are {shown(values)}")
+    rate = info.get("learning_rate", 0.0)
+    if not isinstance(rate, int | float):
+        raise ValueError(f"learning_rate is {shown(rate)}")
     losses, norm = info.get("losses", []), info.get("grad_norm", 0.0)
     if not isinstance(losses, list) or not all(
         isinstance(value, int | float) for value in (*losses, norm)

@@ -1,12 +1,13 @@
 """The package's own file: safetensors with the configuration and the history in its header.
 
 Two kinds share the format. A *model* holds the network's tensors under their own names. A
-*checkpoint* holds what training needs to go on, under the prefixes ``model.``, ``ema.`` and
-``optim.``; as a model it is read through one of the first two. Nothing is ever unpickled.
+*checkpoint* holds what training needs to go on, under the prefixes ``model.``, ``ema.``, ``ema2.``
+and ``optim.``; as a model it is read through one of the first three. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from .header import (
     read_header,
     stored_sets,
 )
+from .seal import EMPTY, KEY, damage, write_seal
 
 __all__ = [
     "Header",
@@ -49,8 +51,12 @@ __all__ = [
 def save(
     path: Path, tensors: Mapping[str, Tensor], header: Header, *, replace: bool = True
 ) -> None:
-    """Write tensors and header, whole or not at all; ``replace`` as in :func:`whole_file`."""
-    metadata = {
+    """Write tensors and header, whole or not at all; ``replace`` as in :func:`whole_file`.
+
+    A checkpoint is sealed: its header holds a digest of all of its bytes (:mod:`.seal`).
+    """
+    metadata = {KEY: EMPTY} if header.kind == "checkpoint" else {}
+    metadata |= {
         "format": "pt",
         "ddimx.schema": str(SCHEMA),
         "ddimx.kind": header.kind,
@@ -71,7 +77,7 @@ def write_safetensors(
 
     The library's own writer shuffles the metadata anew in every process, and leaves a file of a
     name of its own if it is killed. The order of the tensors is the library's: larger types first,
-    so that all are aligned, then by name.
+    so that all are aligned, then by name. A place that the metadata keep for a digest is filled.
     https://github.com/huggingface/safetensors#format
 
     Raises:
@@ -88,10 +94,17 @@ def write_safetensors(
     text = encoded.encode("utf-8", "backslashreplace")  # a command may name a file that is no UTF-8
     text += b" " * (-len(text) % 8)
     with path.open("wb", buffering=1 << 20) as stream:  # many tensors are small
-        stream.write(struct.pack("<Q", len(text)) + text)
+        start = struct.pack("<Q", len(text)) + text
+        stream.write(start)
+        digest = hashlib.sha256(start) if KEY in metadata else None
         for _, value in ordered:
             flat = value.detach().cpu().contiguous().reshape(-1)
-            stream.write(flat.view(torch.uint8).numpy().data)
+            content = flat.view(torch.uint8).numpy().data
+            stream.write(content)
+            if digest is not None:
+                digest.update(content)
+        if digest is not None:
+            write_seal(stream, start, digest)
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -126,13 +139,17 @@ def read_shapes(path: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def read_native(path: Path, which: Which | None = None) -> WeightSet:
-    """Read a model file, or a checkpoint's averaged (``ema``) or last (``raw``) weights.
+    """Read a model file, or a checkpoint's averaged (``ema``, ``ema2``) or last (``raw``) weights.
 
     Raises:
-        DdimxError: as :func:`read_header`, or a file without the weights asked for.
+        DdimxError: as :func:`read_header`, a file without the weights asked for, or a checkpoint
+            whose bytes are not those that were written.
         UsageError: a wish for one set of a file that does not say which it holds.
     """
     header = read_header(path)
+    reason = damage(path) if header.kind == "checkpoint" else None
+    if reason is not None:
+        raise DdimxError(f"{path}: damaged: {reason}; name another checkpoint")
     sets = stored_sets(path, header)
     which_set = choose(path, sets, which)
     return WeightSet(

@@ -122,7 +122,7 @@ def published_file(name: str, which: Which | None, *, offline: bool, progress: P
 
     Raises:
         DdimxError: it cannot be downloaded, or is damaged.
-        UsageError: CelebA, of which there is no copy in the cache.
+        UsageError: CelebA, of which there is no copy in the cache; a set that was not published.
     """
     if name == CELEBA:
         place = celeba_place()
@@ -133,7 +133,9 @@ def published_file(name: str, which: Which | None, *, offline: bool, progress: P
             f"published. Get it with a browser from\n  {CELEBA_PAGE}\n"
             f"  and give its path with --model, or put it at\n  {place}"
         )
-    file = PUBLISHED[name].files[which or "ema"]
+    file = PUBLISHED[name].files.get(which or "ema")
+    if file is None:
+        raise UsageError(f"--weights {which}: of {name} only ema and raw are published")
     return fetch(file.target, file.source, file.md5, offline=offline, progress=progress)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ddimx.data.images import scan as module
 from ddimx.data.images.folder import FolderSource
-from ddimx.data.images.scan import classes_of, list_images, passed_over, printable, scan_images
+from ddimx.data.images.listing import classes_of, list_images, passed_over, printable
+from ddimx.data.images.scan import scan_images
 from ddimx.errors import DdimxError
 from tests.data.images.official import encoded, smooth
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+import ddimx
 from ddimx.errors import DdimxError, UsageError
 from ddimx.evaluation.fid import compare as fid
+from ddimx.evaluation.fid import parts
 from ddimx.evaluation.fid.frechet import Statistics, write_statistics
 from ddimx.evaluation.fid.kid import kid
 from ddimx.evaluation.fid.precision_recall import precision_recall
@@ -50,6 +52,8 @@ def test_statistics_are_those_of_all_images(tmp_path, batch_size):
         "files": {"PNG": 7},
         "decoding": "upright by EXIF, transparency on white",
         **features.about,
+        "parts": 1,
+        "ddimx": ddimx.__version__,
     }
 
 
@@ -235,7 +239,7 @@ def test_few_images_have_no_precision(tmp_path):
 
 
 def test_of_a_large_set_features_of_a_part_are_kept(two_sets, monkeypatch):
-    monkeypatch.setattr(fid, "KEPT", 3)
+    monkeypatch.setattr(parts, "KEPT", 3)
     kept = fid.statistics_of(two_sets[0], MeanColors(), 2, QUIET)
     assert kept.count == 9
     np.testing.assert_allclose(kept.features, color_features(RANDOM_SETS[0])[[0, 4, 8]], rtol=1e-6)

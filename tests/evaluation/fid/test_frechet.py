@@ -13,6 +13,7 @@ from ddimx.evaluation.fid.frechet import (
     Accumulator,
     Statistics,
     frechet_distance,
+    merge_statistics,
     read_statistics,
     write_statistics,
 )
@@ -51,6 +52,64 @@ def test_it_is_nothing_between_equals_even_of_low_rank():
     same = normal(x.mean(0), np.cov(x, rowvar=False))
     # A root loses half the digits of what cancels: sqrt(eps) of the trace at the most.
     assert 0 <= frechet_distance(same, same) < 1e-7 * np.trace(same.covariance)
+
+
+def test_of_fewer_images_than_features_it_is_exact():
+    """Of centered features X and Y the root's trace is the sum of the singular values of X Y'.
+
+    Roots of a covariance's zero eigenvalues, 1e-16 of the largest, would add 1e-8 each.
+    """
+    random = np.random.default_rng(4)
+    x, y = (random.normal(size=(n, 200)) for n in (30, 20))
+    a, b = (Statistics(s.mean(0), np.cov(s, rowvar=False), len(s)) for s in (x, y))
+    centered = [(s - s.mean(0)) / np.sqrt(len(s) - 1) for s in (x, y)]
+    overlap = np.linalg.svd(centered[0] @ centered[1].T, compute_uv=False).sum()
+    traces = sum((s**2).sum() for s in centered)
+    expected = ((a.mean - b.mean) ** 2).sum() + traces - 2 * overlap
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_merged_statistics_are_those_of_all_images():
+    random = np.random.default_rng(5)
+    sets = [random.normal(100, 1, size=(n, 6)) for n in (9, 2, 30)]
+    about = {"network": "n", "preprocessing": "p"}
+    made = []
+    for name, x in zip("abc", sets, strict=True):
+        total = Accumulator()
+        total.add(x)
+        facts = {"images": name, **about, "parts": 1, "gray": name == "a", "unreadable": 2}
+        made.append(replace(total.statistics(facts), features=x.astype(np.float32)))
+    merged = merge_statistics(*made)
+    every = np.concatenate(sets)
+    # Roundings of values of 100 in float64: 1e-14 each.
+    np.testing.assert_allclose(merged.mean, every.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(merged.covariance, np.cov(every, rowvar=False), atol=1e-11)
+    np.testing.assert_array_equal(merged.features, every.astype(np.float32))
+    whole = {"images": "a + b + c", **about, "parts": 3, "unreadable": 6}
+    assert (merged.count, merged.about) == (41, whole)
+    partly = merge_statistics(made[0], replace(made[1], features=None))
+    assert partly.features is None
+    reference = normal(np.zeros(6), np.eye(6))
+    direct = Accumulator()
+    direct.add(every)
+    expected = frechet_distance(direct.statistics({}), reference)
+    assert frechet_distance(merged, reference) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 0}, "'b': does not say of how many images it is"),
+        ({"about": {"images": "b", "network": "m"}}, "'b': network is 'm', of the first .* 'n'"),
+        ({"mean": np.zeros(3)}, "features of 2 and of 3 numbers do not merge"),
+    ],
+)
+def test_statistics_that_do_not_merge(changes, message):
+    one = Statistics(np.zeros(2), np.eye(2), 5, {"images": "b", "network": "n"})
+    with pytest.raises(DdimxError, match=message):
+        merge_statistics(one, replace(one, **changes))
+    with pytest.raises(DdimxError, match="no statistics"):
+        merge_statistics()
 
 
 def test_batches_give_the_statistics_of_the_whole():

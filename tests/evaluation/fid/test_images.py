@@ -224,7 +224,9 @@ def test_the_record_tells_formats_and_gray(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.tar", "of archives only zips are read"),
+        ("a.tar", "not a readable tar of images"),
+        ("a.tar.gz", r"compressed, so that no member .*; unpack it to a plain \.tar"),
+        ("a.7z", "of archives zips and plain tars are read"),
         ("a.png", "zip of images"),
         ("empty.npy", "not a readable array file"),
         ("lmdb", "an LMDB; name the data set"),
@@ -232,7 +234,8 @@ def test_the_record_tells_formats_and_gray(tmp_path):
     ],
 )
 def test_what_is_no_set_says_what_to_do(tmp_path, name, message):
-    (tmp_path / "a.tar").write_bytes(b"x")
+    for archive in ("a.tar", "a.tar.gz", "a.7z"):
+        (tmp_path / archive).write_bytes(b"x")
     (tmp_path / "a.png").write_bytes(encoded(PIXELS[0]))
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "lmdb").mkdir()

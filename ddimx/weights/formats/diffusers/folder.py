@@ -288,7 +288,7 @@ def _read_ours(path: Path) -> tuple[Config | None, dict[str, Any], SetName]:
     if values.get("schema") != SCHEMA or not all(isinstance(part, dict) for part in parts):
         raise DdimxError(f"{file}: not of schema {SCHEMA}, which this version reads; update ddimx")
     which_set: SetName = (
-        values["weights"] if values.get("weights") in ("ema", "raw") else "unstated"
+        values["weights"] if values.get("weights") in ("ema", "ema2", "raw") else "unstated"
     )
     return validate(values["config"], str(file)), dict(values.get("info", {})), which_set
 
