@@ -60,7 +60,7 @@ class ShardPacking(Packing):
                     positions = range(first, min(first + self._chunk, block.stop))
                     decoded = self._decoded(positions)
                     pieces.write(positions, decoded)
-                    failed |= {p: ("", bad) for p, bad in decoded.bad}
+                    failed |= {p: (self._place(p), reason) for p, reason in decoded.bad}
                     progress.advance(len(positions), f"{len(failed)} bad" if failed else "")
             progress.stop()
             nonlocal start
@@ -95,6 +95,15 @@ class ShardPacking(Packing):
                     if not self._path.exists():  # else another shard has just ended it all
                         raise
         return self._existing()
+
+    def _place(self, position: int) -> str:
+        """Return where an image is kept."""
+        cut = len(self._parts[0])
+        return (
+            self._parts[0].place(position)
+            if position < cut
+            else self._parts[1].place(position - cut)
+        )
 
     def _prepared(self) -> None:
         """Look, before the first shard begins, at what one process alone may have left."""
