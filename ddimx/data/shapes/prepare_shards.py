@@ -16,11 +16,12 @@ from typing import Any
 
 from ...progress import Progress
 from ...runs.lock import lock_folder
+from ...runs.part import Failures, Part, Partial
+from ...runs.part import Made as MadePart
 from ...runs.record import Record
 from ...runs.run import reporting
 from ...runs.shards import SHARDS, Shard
-from ...runs.shared import Failures, Part, Partial, SharedWork
-from ...runs.shared import Made as MadePart
+from ...runs.shared import SharedWork
 from .jobs import Job, Made
 from .prepare import JOURNALS, Outcome, ShapeFolder
 
