@@ -68,7 +68,7 @@ def sampling(rounds: int, count: int) -> Table:
         row["images_per_s"] = 1e3 * count / row["median_ms"]
         row["coordinating_ms"] = float(np.median([t["coordinating_ms"] for t in told[number]]))
         row["peak_mb"] = max(t["peak_mb"] for t in told[number])
-    table["notes"] = ["peak memory and coordination are those of one process of the run"]
+    table["notes"] = ["peak memory and coordination are those of one process of the run", cores()]
     return table
 
 
@@ -105,8 +105,24 @@ def training(rounds: int, count: int, size: int) -> Table:
     for row in table["rows"]:
         row["images_per_s"] = 1e3 * TRAINED_BATCH / row["median_ms"]
         row["peak_mb"] = peaks[row["name"]]
-    table["notes"] = ["peak memory: of the largest process; torchrun's own is among two"]
+    table["notes"] = ["peak memory: of the largest process, be it torchrun's own", cores()]
     return table
+
+
+def cores() -> str:
+    """Return what ``lscpu`` says of the cores: two threads of one core are no two processors."""
+    try:
+        words = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return "no lscpu here: whether two threads share a core is not known"
+    told = dict(line.split(":", 1) for line in words.splitlines() if ":" in line)
+    threads, virtual = (
+        told.get(k, "").strip() for k in ("Thread(s) per core", "Hypervisor vendor")
+    )
+    note = f"lscpu: {os.cpu_count()} CPUs, threads a core: {threads or 'not said'}"
+    if virtual:
+        note += f"; a virtual machine ({virtual}), whose cores may be threads of one core"
+    return note
 
 
 def start(rounds: int, count: int, budget: Budget | None = None) -> Table:
