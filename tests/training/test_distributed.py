@@ -358,8 +358,7 @@ def test_two_ranks_train_as_one_and_a_stop_of_one_stops_both(start, tiny_config,
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("ranks", "accumulate"), [(2, 1), (3, 2), (4, 1)])
 @pytest.mark.parametrize("what", ["pictures", "octrees"])
 def test_any_number_of_ranks_has_the_losses_of_one(
     start, tmp_path, shapes, ranks, accumulate, what
