@@ -67,7 +67,7 @@ def completed(line: str, folder) -> list[str]:
         ("ddimx sequence --format ", ["webp", "gif"]),
         ("ddimx sample --spacing l", ["leading", "linspace", "logsnr", "linear"]),
         ("ddimx sample --routing ", ["random", "confidence", "entropy"]),
-        ("ddimx encode --weights ", ["ema", "raw"]),
+        ("ddimx encode --weights ", ["ema", "ema2", "raw"]),
         ("ddimx evaluate nll --dtype ", ["auto", "fp32", "bf16", "fp16"]),
         ("ddimx sample --device c", ["cpu", "cuda"]),
         ("ddimx interpolate --resume ", ["last"]),
