@@ -79,7 +79,7 @@ def losses_of(run, steps=STEPS):
 # --- parts of a step ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.full), 3])
 def test_parts_of_a_step_have_the_losses_of_the_whole(trainer, parts):
     whole = losses_of(trainer("whole", EVERYTHING))
     divided_run = trainer("parts", [*EVERYTHING, f"training.accumulate={parts}"])
