@@ -100,7 +100,7 @@ class Trainer:
         failure: Exception | None = None
         try:
             trained = cast(nn.Module, torch.compile(network, dynamic=False))
-            # Two compilers that write the same files at once fail, or read each other's halves.
+            # The others of a machine find what its first process has compiled.
             with self.group.first_of_machine(), compiled.code_folder():
                 with self._compute.autocast():
                     losses = self.process.loss(trained, arriving, draws)

@@ -79,7 +79,7 @@ def losses_of(run, steps=STEPS):
 # --- parts of a step ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.full), 3])
 def test_parts_of_a_step_have_the_losses_of_the_whole(trainer, parts):
     whole = losses_of(trainer("whole", EVERYTHING))
     divided_run = trainer("parts", [*EVERYTHING, f"training.accumulate={parts}"])
@@ -358,8 +358,7 @@ def test_two_ranks_train_as_one_and_a_stop_of_one_stops_both(start, tiny_config,
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("ranks", "accumulate"), [(2, 1), (3, 2), (4, 1)])
 @pytest.mark.parametrize("what", ["pictures", "octrees"])
 def test_any_number_of_ranks_has_the_losses_of_one(
     start, tmp_path, shapes, ranks, accumulate, what
