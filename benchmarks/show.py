@@ -33,6 +33,7 @@ COLUMNS = {
     "p95_ms": "p95 ms",
     "largest_ms": "largest ms",
     "syncing_ms": "disk ms",
+    "processor_ms": "processor ms",
     "percent_of_work": "% of 60 s",
     "coordinating_ms": "coordination ms",
     "peak_mb": "peak MB",

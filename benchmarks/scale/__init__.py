@@ -65,9 +65,9 @@ def _measure(name: str, args: argparse.Namespace) -> Callable[[], Table]:
     return {
         "sampling": lambda: processes.sampling(rounds, 16 if quick else 64),
         "training": lambda: processes.training(1 if quick else rounds, 256, 8 if quick else 32),
-        "start": lambda: processes.start(rounds, 20_000),
+        "start": lambda: processes.start(2 if quick else rounds, 20_000),
         "epochs": lambda: processes.epochs(rounds, 20_000),
-        "memory": lambda: processes.memory((200, 2_000) if quick else (1_000, 100_000)),
+        "memory": lambda: processes.memory((200, 1_000) if quick else (1_000, 100_000)),
         "shards": lambda: failures.table(shards, args.at_once, args.folder, _say),
     }[name]
 

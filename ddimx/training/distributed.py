@@ -65,10 +65,6 @@ class Group(Meeting):
         Raises:
             UsageError: NCCL without CUDA, or a device that no back end knows.
         """
-        if self.is_alone or self._watch is None:
-            return
-        if backend == "auto":
-            backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
         if backend == "nccl" and (device.type != "cuda" or not dist.is_nccl_available()):
             reason = (
                 f"this process computes on {device.type}"
@@ -79,6 +75,10 @@ class Group(Meeting):
                 f"training.backend nccl needs CUDA devices, and {reason}: "
                 "--set training.backend=gloo, or auto"
             )
+        if self.is_alone or self._watch is None:
+            return
+        if backend == "auto":
+            backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
         if device.type not in ("cpu", "cuda"):
             raise UsageError(f"several processes train on cpu or cuda, not on {device.type}")
         self._watch.limit, self._device = limit, device
