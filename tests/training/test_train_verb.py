@@ -88,6 +88,13 @@ def test_weights_without_init_are_refused(train, config_file):
     assert "--weights raw chooses among those of --init" in done.err
 
 
+def test_nccl_without_cuda_is_refused_of_one_process_too(train, config_file, tmp_path):
+    done = train("-c", config_file, "-o", "run", "--set", "training.backend=nccl")
+    assert done.code == 2
+    assert "needs CUDA devices, and this process computes on cpu" in done.err
+    assert not (tmp_path / "run" / "config.yml").exists()
+
+
 def test_resume_and_init_exclude_each_other(train, tiny_model):
     done = train("--resume", "last", "--init", tiny_model)
     assert done.code == 2
