@@ -67,7 +67,7 @@ def test_the_check_sees_what_the_contract_forbids(tmp_path):
 
 def test_a_contract_without_claims_is_seen(tmp_path, monkeypatch):
     """A killed shard that left no claim would not look for its files."""
-    monkeypatch.setattr("ddimx.runs.shards.claim_shard", lambda *_: None)
+    monkeypatch.setattr("ddimx.runs.shard_filling.claim_shard", lambda *_: None)
     with pytest.raises(DdimxError, match="drawn again though nothing was lost"):
         failures.simulate(30, tmp_path / "run", chance=0.5)
 

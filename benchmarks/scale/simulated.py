@@ -33,12 +33,8 @@ from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.runs.record import Record, read_record
 from ddimx.runs.run import RunSpec
-from ddimx.runs.shards import (
-    Shard,
-    ShardFilling,
-    begin_shard,
-    remove_shards,
-)
+from ddimx.runs.shard_filling import ShardFilling, begin_shard
+from ddimx.runs.shards import Shard, remove_shards
 from ddimx.signals import Stop
 from ddimx.timing import Clock, timed
 

@@ -17,7 +17,7 @@ from .shards import GatherOption, ShardOption, report_partial, shard_of
 
 if TYPE_CHECKING:
     from ..progress import Progress
-    from ..runs.shared import Partial
+    from ..runs.part import Partial
 
 
 def export(
@@ -243,7 +243,7 @@ def _report_shared(
         DdimxError: some shapes failed; the others are written.
     """
     from ..exporting.api import failures
-    from ..runs.shared import Partial
+    from ..runs.part import Partial
 
     if result is None:
         return

@@ -71,7 +71,13 @@ def refuse(others: Mapping[str, Any], what: str) -> None:
 
 
 def _is_model(name: str) -> bool:
-    """Return whether a bare name is a known model's, beside a folder that is called the same."""
+    """Return whether a folder is a training run, or is called as a known model by a bare name.
+
+    A run may hold arrays that are no octrees, as the statistics for ``training.fid_every``.
+    """
+    pattern = "checkpoint-*.safetensors"
+    if any(any(place.glob(pattern)) for place in (Path(name), Path(name) / "checkpoints")):
+        return True
     if Path(name).name != name:
         return False
     from ..weights.locate.registry import NAMES

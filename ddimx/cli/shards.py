@@ -11,8 +11,8 @@ from .output import print_json
 
 if TYPE_CHECKING:
     from ..progress import Progress
+    from ..runs.part import Partial
     from ..runs.shards import Shard
-    from ..runs.shared import Partial
 
 SHOWN = 20  # failures that are listed on the screen; --json and the shard's record hold all
 
@@ -61,8 +61,10 @@ def shard_of(
         return ALL
     launch = this_process(shard)
     if launch.is_alone:
-        begun = folder is not None and not overwrite and goes_on_in_shards(folder)
-        return ALL if begun else None
+        if folder is None or overwrite or not goes_on_in_shards(folder):
+            return None
+        progress.say(f"{folder} was begun in shards: this process makes all that is missing")
+        return ALL
     for note in launch.notes:
         progress.say(note)
     if overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -113,10 +114,16 @@ def train(
 
       ddimx prepare emoji && ddimx train --config emoji
     """
+    from ..launch import this_process
+
+    if not this_process().is_alone:
+        # PyTorch's C++ code warns of what is meant so (weights are looked for in vain), and prints
+        # its own stack where another process ends. It reads this when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..config_file import load_config
     from ..progress import Progress
     from ..signals import polite_stop
-    from ..training.distributed import launched
+    from ..training.launches import launched
     from ..training.run import train as run
     from ..training.settings import TrainRequest
 

@@ -19,10 +19,11 @@ from ..errors import UsageError
 from ..files import sweep
 from ..progress import Progress
 from ..runs.lock import lock_folder
+from ..runs.part import Failures, Made, Part, Partial
 from ..runs.record import NAME, Record
 from ..runs.run import reporting
 from ..runs.shards import Shard
-from ..runs.shared import Failures, Made, Part, Partial, SharedWork
+from ..runs.shared import SharedWork
 from ..signals import Stop
 from .run import export_all, folders_of
 from .settings import ExportSettings

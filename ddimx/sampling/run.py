@@ -20,11 +20,12 @@ from ..files import folders_synced_once, sha256_file
 from ..progress import Progress
 from ..runs.contact_sheet import MOST
 from ..runs.disk import bytes_on_disk, check_space
-from ..runs.formats import LISTED
+from ..runs.formats import LISTED, TAR_FORMAT
 from ..runs.record import NAME, Record
 from ..runs.run import Filling, RunSpec, Stopped, begin
 from ..runs.shape_sink import ShapeSink
-from ..runs.shards import Shard, ShardFilling, begin_shard, remove_shards
+from ..runs.shard_filling import ShardFilling, begin_shard
+from ..runs.shards import Shard, remove_shards
 from ..runs.sinks import remove_parts
 from ..signals import Interrupted, Stop
 from ..timing import timed
@@ -262,7 +263,8 @@ def clear(folder: Path, before: dict[str, Any] | None) -> None:
     names = [*before.get("files", []), *before.get("exported", []), "grid.png", TRACE]
     first = before["identity"].get("start_index", 0)
     indices = range(first, first + before["count"])
-    numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape(before['identity'].get('format', ''))}")
+    kind = before["identity"].get("format", "")
+    numbered = re.compile(rf"([0-9]{{6,10}})\.{re.escape('' if kind == TAR_FORMAT else kind)}")
     found = [(m, path.name) for path in folder.iterdir() if (m := numbered.fullmatch(path.name))]
     names += [name for m, name in found if int(m[1]) in indices]
     paths = all_inside(folder, names, folder / NAME)

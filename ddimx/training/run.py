@@ -34,8 +34,9 @@ from ..weights.formats.seal import damage
 from ..weights.model import check_fits
 from ..weights.tensors import load_into
 from .compute import choose_compute
-from .distributed import Group, SilentReporter, agent, launched
+from .distributed import Group, SilentReporter
 from .fine_tune import check_agrees, of_size, with_classes
+from .launches import agent, launched
 from .loop import Trainer
 from .measure import OpenDistance
 from .report import FolderReporter

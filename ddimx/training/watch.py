@@ -75,9 +75,9 @@ class Watch:
 
     def at(self, doing: Doing, step: int | None = None) -> None:
         """Note what the main thread does now; nothing is sent here."""
-        own = self.own
-        step = own.step if step is None else step
         with self._lock:
+            own = self.own
+            step = own.step if step is None else step
             self.own = Sign(own.host, own.pid, doing, step, own.moves + 1, own.number)
 
     def hear(self) -> None:
@@ -145,9 +145,9 @@ class Watch:
 
     def _run(self) -> None:
         seen: list[tuple[int, float]] = []  # of every rank: its last sign's number, and when
-        alive: dict[int, float] = {}  # when a rank's process was last there, or not known of
         moves, moved_at = -1, time.monotonic()
         last = moved_at
+        alive = dict.fromkeys(range(self.size), last)  # when a process was not known to be gone
         while not self._end.wait(min(1.0, self.between)):
             now, signs = time.monotonic(), self._signs
             if now - last > 2 * self.between + 1 or not seen:  # this process itself was stopped
@@ -169,12 +169,15 @@ class Watch:
                 for rank, (_, at) in enumerate(seen)
                 if now - at > self.limit and signs[rank].doing != ENDED and rank != self.rank
             ]
+            unanswered = now - self._answered
             if self.verdict is not None:
                 pass
             elif gone and self.failure is None:
                 self._judge(gone, "has ended without a word")
-            elif now - self._answered > self.limit:
+            elif unanswered > self.limit:
                 self.without_store(f"no answer for {self.limit:g} s")
+            elif unanswered > 2 * self.between + 1:
+                pass  # of nobody there is a sign, so that it says nothing of anybody
             elif silent:
                 self._judge(silent, f"has given no sign for {self.limit:g} s")
             elif now - moved_at > self.limit:
@@ -208,6 +211,8 @@ class Watch:
             return
         if self.failure is None and self.speaks:
             print(f"error: {self.verdict}{GO_ON}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(GRACE)  # or the rank that speaks would miss this one as well
         os._exit(1)
 
     @property

@@ -81,6 +81,22 @@ def test_models_says_how_each_was_trained(shipped):
     assert "    licence: OFL" in text
 
 
+def test_a_training_run_is_a_model_whatever_arrays_lie_in_it(tiny_model, tiny_config, tmp_path):
+    tensors = read_tensors(tiny_model)
+    sets = {
+        f"{name}.{n}": value for name in ("model", "ema2", "ema") for n, value in tensors.items()
+    }
+    path = tmp_path / "run" / "checkpoints" / "checkpoint-00000007.safetensors"
+    path.parent.mkdir(parents=True)
+    save(path, sets, Header("checkpoint", tiny_config, {"step": 7}))
+    np.savez(tmp_path / "run" / "fid-reference.npz", mu=np.zeros(3), sigma=np.eye(3))
+    done = invoke("info", tmp_path / "run", "--weights", "ema2", "--json")
+    assert (done.code, done.err) == (0, "")
+    facts = json.loads(done.out)["model"]
+    assert (facts["weights"], facts["sets"]) == ("ema2", "ema, ema2, raw")
+    assert facts["file"] == str(path)
+
+
 def test_without_models_it_says_so(monkeypatch):
     monkeypatch.setattr("ddimx.weights.describe.shipped_models", list)
     assert invoke("info", "--models").out.startswith("models\n  (none)\npublished\n")

@@ -84,6 +84,7 @@ def test_shards_and_one_process_write_the_same(verb):
     assert "to be started again: --shard 3/3; or one process makes all" in done.err
     done = invoke(*command(verb, out))  # which is one process alone, and goes on in shards
     assert done.code == 0, done.err
+    assert "was begun in shards: this process makes all that is missing" in done.err
     assert files(out) == files(one)
     if verb == "images":
         assert not Path("p.npy.unfinished").exists()

@@ -14,8 +14,8 @@ from ddimx.exporting.shards import run_shard
 from ddimx.files import write_bytes
 from ddimx.progress import Progress
 from ddimx.runs.lock import lock_folder
+from ddimx.runs.part import Partial
 from ddimx.runs.shards import Shard
-from ddimx.runs.shared import Partial
 from ddimx.signals import Stop
 from tests.exporting import write
 from tests.exporting.test_run import Counting

@@ -25,7 +25,10 @@ def content(path: Path):
     if path.suffix == ".json":
         return timeless(json.loads(data))
     if path.suffix == ".jsonl":  # a note says that something could not be written
-        lines = [json.loads(line) for line in data.splitlines() if line]
+        try:
+            lines = [json.loads(line) for line in data.splitlines() if line]
+        except ValueError:  # the last line of a journal whose writer was killed
+            return data
         return [timeless(line) for line in lines if "note" not in line]
     if path.suffix == ".csv":
         return [timeless(row) for row in csv.DictReader(io.StringIO(data.decode()))]

@@ -30,7 +30,8 @@ ITEMS = (
 )
 SAME = ["train", "-c", "config.yml", "--device", "cpu", "-o", "run"]
 RESUME = ["train", "--resume", "run", "--device", "cpu"]
-RANKS = (1,)  # how many processes train one network, each number a run of its own
+# How many processes train one network; each number is a run of its own.
+RANKS = (1, pytest.param(2, marks=pytest.mark.full))
 
 
 class Training:

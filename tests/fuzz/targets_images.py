@@ -26,11 +26,13 @@ from ddimx.data.images.folder import FolderSource
 from ddimx.data.images.listing import passed_over
 from ddimx.data.images.lsun import LsunSource
 from ddimx.data.images.pack import Packing
+from ddimx.data.images.pack_shards import ShardPacking
 from ddimx.data.images.packed import HEADER_SIZE, OLD_MAGIC, PackedSource
 from ddimx.data.images.sources import open_part
 from ddimx.errors import DdimxError
 from ddimx.progress import Progress
 from ddimx.runs.pictures import save_image
+from ddimx.runs.shards import Shard
 from tests.data.images.official import celeba, cifar10, encoded, ffhq, lmdb_of, lsun, smooth
 
 from . import tars, zips
@@ -235,6 +237,26 @@ def pack(folder: Path) -> None:
     Packing(parts, {"size": 8}, folder / "packed.npy").run(Progress(quiet=True))  # type: ignore[arg-type]
 
 
+def make_shard(folder: Path) -> None:
+    """The first of two shards of a packing, finished, with a picture that cannot be read."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for i in range(6):
+        (pictures / f"{i}.png").write_bytes(encoded(smooth(i, 8, 8)) if i else b"broken")
+    packing_in_shards(folder, "1/2")
+
+
+def pack_other_shard(folder: Path) -> None:
+    packing_in_shards(folder, "2/2")
+
+
+def packing_in_shards(folder: Path, shard: str) -> None:
+    data = DataConfig(dataset="FOLDER", root=str(folder / "pictures"), image_size=8, channels=3)
+    parts = open_part(data, held_out=False), open_part(data, held_out=True)
+    packing = ShardPacking(parts, {"size": 8}, folder / "packed.npy")  # type: ignore[arg-type]
+    packing.run_shard(Shard.parsed(shard), Progress(quiet=True))
+
+
 def read_packed(folder: Path) -> None:
     for held_out in (False, True):
         source = PackedSource(folder / "packed.npy", held_out=held_out)
@@ -417,6 +439,12 @@ TARGETS = [
     Target("packed by version 0.1", make_old_packed, read_packed, edit_old_packed),
     Target(
         "unfinished packing", make_unfinished, pack, changed=("packed.npy.unfinished/state.json",)
+    ),
+    Target(
+        "packing in shards",
+        make_shard,
+        pack_other_shard,
+        changed=("packed.npy.unfinished/shards/*",),
     ),
     Target("sets of images", make_image_sets, read_image_sets),
     Target("images in npz", make_image_array, read_image_array),

@@ -21,6 +21,7 @@ from ddimx.data.shapes.jobs import Job, PrepareSettings, allowance, make
 from ddimx.data.shapes.meshes import EXTENSIONS, ending, stamp_of, warm_up
 from ddimx.data.shapes.octrees import ShapeSource
 from ddimx.data.shapes.prepare import ShapeFolder
+from ddimx.data.shapes.prepare_shards import run_shard
 from ddimx.data.shapes.reading import job_of, read_file
 from ddimx.data.shapes.scan import scan_shapes
 from ddimx.errors import DdimxError
@@ -31,6 +32,7 @@ from ddimx.progress import Progress
 from ddimx.recipes.furniture.dataset import choose, jobs_of
 from ddimx.recipes.furniture.sweethome import find_libraries, read_library
 from ddimx.runs import processes
+from ddimx.runs.shards import Shard
 from tests.data.shapes import meshes
 
 from .mutate import json_text
@@ -216,8 +218,25 @@ def make_set(folder: Path) -> None:
     prepare(folder)
 
 
-def prepare(folder: Path) -> None:
+def make_shard(folder: Path) -> None:
+    """The first of two shards, as it is before the second one ends the set."""
+    source = folder / "src" / "chair"
+    source.mkdir(parents=True)
+    for i in range(2):
+        (source / f"c{i}.npz").write_bytes(meshes.npz(points=meshes.BOX * (1 + i)))
+    prepare(folder, "1/2")
+
+
+def prepare_other_shard(folder: Path) -> None:
+    prepare(folder, "2/2")
+
+
+def prepare(folder: Path, shard: str | None = None) -> None:
     shapes = ShapeFolder(folder / "set", PrepareSettings("here", 3))
+
+    def finish(outcome: Any) -> None:
+        shapes.finish(outcome, ["train"] * len(outcome.made), {})
+
     run = shape_jobs.run_all
 
     def here(function: Any, items: Any, **_: Any) -> Any:
@@ -228,8 +247,12 @@ def prepare(folder: Path) -> None:
     shape_jobs.run_all = here
     try:
         jobs = [job_of(shape) for shape in scan_shapes(folder / "src").shapes]
-        outcome = shapes.run(jobs, workers=1, progress=Progress(quiet=True))
-        shapes.finish(outcome, ["train"] * len(outcome.made), {})
+        quiet = Progress(quiet=True)
+        if shard is None:
+            finish(shapes.run(jobs, workers=1, progress=quiet))
+        else:
+            part, about = Shard.parsed(shard), {"split": []}
+            run_shard(shapes, jobs, part, workers=1, progress=quiet, finish=finish, about=about)
     finally:
         shape_jobs.run_all = run
 
@@ -301,6 +324,12 @@ TARGETS = [
     Target("furniture", make_library, read_furniture),
     Target("trees of shapes", make_trees, read_trees, edit_bombs),
     Target("prepared set", make_set, read_set, edit_bombs, ("set/**/*",)),
+    Target(
+        "preparing in shards",
+        make_shard,
+        prepare_other_shard,
+        changed=("set/shards/*", "set/prepare.json"),
+    ),
     Target("preparing again", make_set, prepare, changed=("set/*.json*", "src/**/*")),
     Target("octree", make_octree, read_octree),
 ]

@@ -16,18 +16,11 @@ from hypothesis import strategies as st
 from ddimx.errors import DdimxError, UsageError
 from ddimx.files import write_bytes
 from ddimx.progress import Progress
-from ddimx.runs import shards
+from ddimx.runs import shard_filling
 from ddimx.runs.record import NAME, read_record
 from ddimx.runs.run import RunSpec, begin
-from ddimx.runs.shards import (
-    SHARDS,
-    Listing,
-    Shard,
-    ShardFilling,
-    begin_shard,
-    read_shard,
-    remove_shards,
-)
+from ddimx.runs.shard_filling import ShardFilling, begin_shard
+from ddimx.runs.shards import SHARDS, Listing, Shard, read_shard, remove_shards
 from ddimx.signals import Stop
 from tests.conftest import cli_environment, examples
 
@@ -341,7 +334,7 @@ def test_who_comes_second_at_the_same_moment_is_refused_too(tmp_path, monkeypatc
 
 def test_the_folder_is_made_between_a_shards_look_and_its_lock(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    real = shards.lock_folder
+    real = shard_filling.lock_folder
 
     @contextmanager
     def late(place, key=""):
@@ -350,7 +343,7 @@ def test_the_folder_is_made_between_a_shards_look_and_its_lock(tmp_path, monkeyp
                 (place / SHARDS).mkdir()
             yield
 
-    monkeypatch.setattr(shards, "lock_folder", late)
+    monkeypatch.setattr(shard_filling, "lock_folder", late)
     assert launch(folder, "1/2")[1] == [*range(11)]
 
 
@@ -376,7 +369,7 @@ def test_a_file_system_without_exclusive_create(tmp_path, monkeypatch):
 
 
 def test_one_process_and_shards_exclude_each_other_while_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddimx.runs.shards.WAIT", 0.2)
+    monkeypatch.setattr("ddimx.runs.shard_filling.WAIT", 0.2)
     folder = tmp_path / "run"
     with begin(spec_of(folder)):
         (folder / "x").touch()

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from ddimx.errors import DdimxError, UsageError
 from ddimx.runs.lock import held, lock_folder
+from ddimx.runs.part import Made, Part, Partial
 from ddimx.runs.shards import GATHERING, Shard, remainder
 from ddimx.runs.shared import (
-    Made,
-    Part,
-    Partial,
     SharedWork,
     begun_in_shards,
     blocks_of,

@@ -97,7 +97,7 @@ def images(
     from ...data.images.pack import Packing, unfinished
     from ...data.images.pack_shards import ShardPacking
     from ...progress import Progress
-    from ...runs.shared import Partial
+    from ...runs.part import Partial
     from ..output import print_json
 
     with Progress(quiet=quiet) as progress:

@@ -75,7 +75,7 @@ def octrees(
     from ...data.shapes.reading import job_of
     from ...data.shapes.scan import counted, scan_shapes
     from ...progress import Progress
-    from ...runs.shared import Partial
+    from ...runs.part import Partial
 
     shares = _shares(split)
     _check_apart(source, out)

@@ -40,6 +40,7 @@ from .listing import passed_over
 from .pack_pieces import Decoded, Pieces
 from .packed import HEADER_SIZE, VERSION, array_header, index_path, read_index
 
+ATTEMPTS = 3
 CHUNK, CHUNK_BYTES = 256, 1 << 26  # at most so much between two records of how far it is
 
 
@@ -290,7 +291,7 @@ class Packing:
     def _finish(self, state: _State, start: int) -> PackedSet:
         """Add the header, and put both files in their places."""
         if not state.kept:
-            shutil.rmtree(self._folder)  # once they are mended, the same command begins anew
+            _remove(self._folder)  # once they are mended, the same command begins anew
             raise DdimxError(f"none of {self._total} images can be decoded: {state.bad[0][1]}")
         cut = len(self._parts[0])
         training = cut - sum(position < cut for position, _ in state.bad)
@@ -316,8 +317,7 @@ class Packing:
         write_json(beside, index)
         self._pixels.replace(self._path)
         sync(self._path.parent)
-        # A shard that begins only now may be in it; the same command once more removes the rest.
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
         held_out = state.kept - training
         return PackedSet(
             self._path,
@@ -342,6 +342,19 @@ class Packing:
 def unfinished(path: Path) -> Path:
     """Return the folder in which a packed set is made."""
     return path.with_name(path.name + ".unfinished")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which another shard, which has nothing to do, may still come and go."""
+    for attempt in range(ATTEMPTS):
+        try:
+            shutil.rmtree(folder)
+            return
+        except OSError:
+            if not folder.exists():
+                return
+            if attempt == ATTEMPTS - 1:
+                raise
 
 
 def _chain(digest: str, images: list[bytes]) -> str:

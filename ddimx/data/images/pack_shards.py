@@ -13,10 +13,11 @@ from importlib.metadata import version
 from ...errors import DdimxError
 from ...progress import Progress
 from ...runs.lock import lock_folder
+from ...runs.part import Failures, Made, Part, Partial
 from ...runs.record import Record
 from ...runs.run import reporting
 from ...runs.shards import ALL, Shard, remainder
-from ...runs.shared import Failures, Made, Part, Partial, SharedWork
+from ...runs.shared import SharedWork
 from .pack import PackedSet, Packing
 from .pack_pieces import Pieces
 
@@ -59,7 +60,7 @@ class ShardPacking(Packing):
                     positions = range(first, min(first + self._chunk, block.stop))
                     decoded = self._decoded(positions)
                     pieces.write(positions, decoded)
-                    failed |= {p: ("", bad) for p, bad in decoded.bad}
+                    failed |= {p: (self._place(p), reason) for p, reason in decoded.bad}
                     progress.advance(len(positions), f"{len(failed)} bad" if failed else "")
             progress.stop()
             nonlocal start
@@ -94,6 +95,15 @@ class ShardPacking(Packing):
                     if not self._path.exists():  # else another shard has just ended it all
                         raise
         return self._existing()
+
+    def _place(self, position: int) -> str:
+        """Return where an image is kept."""
+        cut = len(self._parts[0])
+        return (
+            self._parts[0].place(position)
+            if position < cut
+            else self._parts[1].place(position - cut)
+        )
 
     def _prepared(self) -> None:
         """Look, before the first shard begins, at what one process alone may have left."""

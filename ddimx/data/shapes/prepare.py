@@ -202,13 +202,13 @@ class ShapeFolder:
                 entries = {}
         elif self.folder.exists() and not only_ours(self.folder):
             raise UsageError(f"{self.folder} exists and is not a prepared set; give another name")
-        self._sweep()
+        self.sweep()
         for name in (*(f"{part}.jsonl" for part in PARTS), "failures.json"):
             (self.folder / name).unlink(missing_ok=True)
         write_json(self._record, {"settings": asdict(self.settings)})
         return entries
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove what a process that was stopped had in its hands."""
         for folder in (self.folder, *self.folder.glob("shapes/*")):
             if not folder.is_symlink() or folder == self.folder:
@@ -278,7 +278,7 @@ class ShapeFolder:
                         journal.flush()
                     progress.advance(note=result.job.category)
         finally:
-            self._sweep()
+            self.sweep()
         return results
 
     def outcome(self, jobs: Sequence[Job], results: Sequence[Made], existing: int) -> Outcome:

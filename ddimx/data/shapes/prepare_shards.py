@@ -16,11 +16,12 @@ from typing import Any
 
 from ...progress import Progress
 from ...runs.lock import lock_folder
+from ...runs.part import Failures, Part, Partial
+from ...runs.part import Made as MadePart
 from ...runs.record import Record
 from ...runs.run import reporting
 from ...runs.shards import SHARDS, Shard
-from ...runs.shared import Failures, Part, Partial, SharedWork
-from ...runs.shared import Made as MadePart
+from ...runs.shared import SharedWork
 from .jobs import Job, Made
 from .prepare import JOURNALS, Outcome, ShapeFolder
 
@@ -75,6 +76,7 @@ def run_shard(
         return MadePart(sorted(made), bad)
 
     def conclude(records: dict[Shard, Record], failed: Failures) -> Outcome:
+        shapes.sweep()
         existing, others = shapes.existing(jobs, shapes.journals())
         numbers = {job.file: i for i, job in enumerate(jobs)}
         lost = [numbers[job.file] for job in others if numbers[job.file] not in failed]

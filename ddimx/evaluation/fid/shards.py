@@ -1,6 +1,6 @@
 """One measurement by several processes, whoever starts them: a folder of parts is all they share.
 
-Process K of N computes a contiguous range of each set's parts (:class:`.Parts`) and writes them
+Process K of N computes a contiguous range of the sets' parts (:class:`.Parts`) and writes them
 into a folder of the cache that belongs to the command: to the images, what is done to them, and the
 feature network. Whoever finds all parts there, which the last to finish does, puts the result
 together; the others end. There is no process group and no network. N may change from one launch to
@@ -132,26 +132,27 @@ class Shards:
         if self.is_over():
             say(f"shard {self._label}: nothing to do; {self._who(RESULT)} has the result")
             return False
-        for parts in sets:
-            parts.fill(self._own(launch.rank, parts), f", shard {self._label}", self.is_over)
-        missing = {
-            rank: count
-            for rank in range(launch.size)
-            if (count := self._absent(rank, sets) if rank != launch.rank else 0)
-        }
-        own = sum(len(self._own(launch.rank, parts)) for parts in sets)
-        everything = sum(map(len, sets))
+        own = self._share(launch.rank, sets)
+        for parts, numbers in own:
+            parts.fill(numbers, f", shard {self._label}", self.is_over)
+        missing = dict[int, int]()
+        for rank in range(launch.size):
+            if rank != launch.rank:
+                share = self._share(rank, sets)
+                absent = sum(not parts.is_there(n) for parts, numbers in share for n in numbers)
+                missing |= {rank: absent} if absent else {}
         if self.is_over():  # all was there already, perhaps removed and made once more meanwhile
             say(f"shard {self._label}: done; {self._who(RESULT)} puts the result together")
-            for parts in sets:
-                parts.remove(self._own(launch.rank, parts))
+            for parts, numbers in own:
+                parts.remove(numbers)
             return False
         if missing:
             shards = ", ".join(f"{rank + 1}/{launch.size}" for rank in list(missing)[:LISTED])
             more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
             first = shlex.join([*self._command, "--shard", f"{next(iter(missing)) + 1}/"])
             say(
-                f"shard {self._label}: its {own} of {everything} parts are there; "
+                f"shard {self._label}: its {sum(len(numbers) for _, numbers in own)} of "
+                f"{sum(map(len, sets))} parts are there; "
                 f"{sum(missing.values())} are missing, of the shards {shards}{more}. The process "
                 "that finishes last prints the result. If none of them is at work, begin it "
                 f"again: {first}{launch.size} (or --shard 1/1 for all that is missing)"
@@ -239,14 +240,19 @@ class Shards:
     def _label(self) -> str:
         return f"{self._launch.rank + 1}/{self._launch.size}"
 
-    def _own(self, rank: int, parts: Parts) -> range:
-        """Return the numbers of a shard's parts of one set: contiguous, as even as can be."""
-        size = self._launch.size
-        return range(len(parts) * rank // size, len(parts) * (rank + 1) // size)
+    def _share(self, rank: int, sets: Sequence[Parts]) -> list[tuple[Parts, range]]:
+        """Return the numbers of a shard's parts of each set.
 
-    def _absent(self, rank: int, sets: Sequence[Parts]) -> int:
-        """Return how many of a shard's parts are not there."""
-        return sum(not parts.is_there(n) for parts in sets for n in self._own(rank, parts))
+        The parts of all sets, one set after the other, are divided as evenly as can be.
+        """
+        total, size = sum(map(len, sets)), self._launch.size
+        first, stop = total * rank // size, total * (rank + 1) // size
+        shares, before = [], 0
+        for parts in sets:
+            inside = [min(max(n - before, 0), len(parts)) for n in (first, stop)]
+            shares.append((parts, range(*inside)))
+            before += len(parts)
+        return shares
 
     def _who(self, key: str) -> str:
         """Return which process wrote a file of this name."""

@@ -118,7 +118,7 @@ class Killed(BaseException):
 def run_and_kill(folder, out, monkeypatch, owner, name):
     """Run until the function of this name is called."""
 
-    def killed(*_, **__):
+    def killed(*_):
         raise Killed
 
     with monkeypatch.context() as patch:

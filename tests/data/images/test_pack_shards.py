@@ -13,8 +13,8 @@ from ddimx.data.images.pack_pieces import Pieces
 from ddimx.data.images.pack_shards import ShardPacking
 from ddimx.errors import DdimxError, UsageError
 from ddimx.progress import Progress
+from ddimx.runs.part import Partial
 from ddimx.runs.shards import Shard
-from ddimx.runs.shared import Partial
 from tests.data.images.test_pack import (  # noqa: F401 - fixtures
     COUNT,
     ORIGIN,
@@ -232,7 +232,7 @@ def test_every_record_says_what_is_bad(pictures, tmp_path):  # noqa: F811
         (tmp_path / "p.npy.unfinished" / "shards" / "00001-of-00002.json").read_text()
     )
     assert record["made"] == [[0, 25]]
-    assert [index for index, _, _ in record["failed"]] == [7]
+    assert [failed[:2] for failed in record["failed"]] == [[7, str(pictures / "07.png")]]
 
 
 def test_no_image_that_can_be_decoded(tmp_path):

@@ -14,8 +14,8 @@ from ddimx.data.shapes.prepare import ShapeFolder
 from ddimx.data.shapes.prepare_shards import run_shard
 from ddimx.errors import DdimxError, UsageError
 from ddimx.progress import Progress
+from ddimx.runs.part import Partial
 from ddimx.runs.shards import Shard
-from ddimx.runs.shared import Partial
 from tests.data.shapes.meshes import box, broken
 from tests.data.shapes.test_prepare import jobs, prepare
 

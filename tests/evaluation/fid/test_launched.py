@@ -60,7 +60,7 @@ def test_four_tasks_of_a_step_one_of_which_is_killed(start, tmp_path):
         )
 
     (tmp_path / "fid.json").unlink()
-    codes, printed = launched(4, DIE_AFTER=10)
+    codes, printed = launched(4, DIE_AFTER=5)
     assert (codes, printed) == ([0, 0, -9, 0], [""] * 4)
     assert not (tmp_path / "fid.json").exists()
     codes, printed = launched(3)  # the same command, with another number of processes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ddimx.errors import DdimxError
 from ddimx.weights.formats.header import read_header
-from ddimx.weights.formats.native import Header, read_native, read_tensors, save
+from ddimx.weights.formats.native import Header, read_native, read_tensors, save, write_safetensors
 from ddimx.weights.formats.seal import EMPTY, KEY, damage, place_of
 from tests.conftest import examples
 
@@ -58,6 +58,24 @@ def test_what_is_cut_off_zeroed_or_longer_is_found(sealed, data):
     zeroed = whole[:start] + bytes(end - start) + whole[end:]
     path.write_bytes(zeroed)
     assert (damage(path) is None) == (zeroed == whole)
+
+
+@pytest.mark.parametrize("place", [-19, -13, -2, -1])
+def test_a_wrong_byte_in_the_digests_own_name_is_found(sealed, place):
+    """Without its name the file would be one of before, of which nothing tells a wrong byte."""
+    _, whole, path = sealed
+    place += place_of(whole)
+    for wrong in b'Z"':
+        path.write_bytes(whole[:place] + bytes([wrong]) + whole[place + 1 :])
+        assert (damage(path) is None) == (whole[place] == wrong)
+
+
+def test_another_programs_file_is_not_called_damaged(tmp_path):
+    path = tmp_path / "checkpoint-00000001.safetensors"
+    write_safetensors(path, TENSORS, {"author": "somebody"})
+    assert damage(path) is None
+    with pytest.raises(DdimxError, match="without this package's header"):
+        read_native(path)
 
 
 def test_weights_are_not_read_from_a_damaged_checkpoint(sealed):
