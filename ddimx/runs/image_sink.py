@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..config import DataConfig
 from ..files import whole_file
 from ..pixels import to_bytes
 from .formats import LISTED
+from .indices import Indices
 from .pictures import save_image
 
 
@@ -41,11 +43,12 @@ class ImageSink:
         self._classes, self._about = tuple(classes), dict(about or {})
         self._name = re.compile(rf"^(\d{{6,}})\.{suffix}$")
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices whose files exist; files are written whole."""
         if not self._folder.is_dir():
-            return set()
-        return {int(m[1]) for p in self._folder.iterdir() if (m := self._name.match(p.name))}
+            return Indices()
+        with os.scandir(self._folder) as entries:
+            return Indices(int(m[1]) for e in entries if (m := self._name.match(e.name)))
 
     def write(
         self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
@@ -107,9 +110,9 @@ class NamedSink(ImageSink):
         super().__init__(folder, data, suffix, classes, about)
         self._names, self._indices, self._each = names, indices, about_sample
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices whose files exist; files are written whole."""
-        return {i for i in self._indices if self._path(i).is_file()}
+        return Indices(i for i in self._indices if self._path(i).is_file())
 
     def finish(self, indices: range, *, whole: bool = False) -> list[str]:
         """Return the files' names, all of them: nobody else knows them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,7 +166,7 @@ class Storage(Protocol):
         """Whether all samples end in one file, so that a finished run cannot grow."""
         ...
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices of the samples that are on disk."""
         ...
 

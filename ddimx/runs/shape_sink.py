@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..octree.file import Shape, read_shape, write_shape
 from ..octree.tree import Octree
 from ..splats.preview.render import render_thumbnail
 from .formats import LISTED
+from .indices import Indices
 
 FORMAT = "npz"
 PICTURE = 192  # pixels of a shape on the contact sheet
@@ -36,11 +38,12 @@ class ShapeSink:
             raise UsageError(f"--format {kind}: octrees are written as {FORMAT}")
         self._folder, self._classes = folder, tuple(classes)
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices whose files exist; files are written whole."""
         if not self._folder.is_dir():
-            return set()
-        return {int(m[1]) for p in self._folder.iterdir() if (m := _NAME.match(p.name))}
+            return Indices()
+        with os.scandir(self._folder) as entries:
+            return Indices(int(m[1]) for e in entries if (m := _NAME.match(e.name)))
 
     def write(
         self, indices: Sequence[int], samples: Sequence[Octree], labels: Tensor | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from ..untrusted.arrays import map_npy, read_first, read_npz
 from ..untrusted.names import inside
 from .formats import ARRAY_FORMATS, FORMATS, IMAGE_FORMATS, PARTS, PIECE, TAR_FORMAT
 from .image_sink import ImageSink
+from .indices import Indices
 from .pictures import MOST_CHANNELS
 from .tar_sink import TarSink
 
@@ -47,7 +48,7 @@ class Sink(Protocol):
         """Whether all samples end in one file, so that a finished run cannot grow."""
         ...
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices that are on disk."""
         ...
 
@@ -122,12 +123,12 @@ class ArraySink:
         self._first = 0
         self._final = folder / f"samples.{'npy' if kind == 'npy' else 'npz'}"
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices in the parts; a finished file is known to the manifest.
 
         Pixels are not read for that: if they are damaged, :meth:`finish` says so.
         """
-        return {i for part in _parts(self._folder) for i in self._indices(part)}
+        return Indices(i for part in _parts(self._folder) for i in self._indices(part))
 
     def write(
         self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None

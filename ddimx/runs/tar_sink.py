@@ -12,7 +12,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from ..untrusted.names import inside
 from ..untrusted.tars import BLOCK, Member, header_at, read_at, tar_members
 from .formats import PARTS, PIECE
 from .image_sink import ImageSink
+from .indices import Indices
 from .pictures import save_image
 
 UNIT = 4096  # samples of a tar: some 16 MB at 32x32, some 500 MB at 256x256
@@ -84,10 +85,10 @@ class TarSink(ImageSink):
         """Return the names of the tars of a run of these indices."""
         return [self._tar(number).name for number in range(-(-len(indices) // self.unit))]
 
-    def done(self) -> set[int]:
+    def done(self) -> Set[int]:
         """Return the indices in tars and in pieces, by names and the ends of tars."""
         self._held = None
-        return {i for held in self._files().values() for each in held for i in each.indices}
+        return Indices(ranges=(each.indices for held in self._files().values() for each in held))
 
     def write(
         self, indices: Sequence[int], samples: Sequence[Tensor], labels: Tensor | None
