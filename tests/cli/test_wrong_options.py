@@ -51,8 +51,8 @@ WRONG = {
     "sample --variance lage": "unknown variance 'lage'; did you mean 'large'?",
     "sample --transition no": "unknown transition 'no'. Allowed: absorbing, uniform.",
     "sample --routing no": "unknown routing 'no'; did you mean 'random'? Allowed: ",
-    "sample --format gif": "unknown format 'gif'. Allowed: adm, npy, npz, png, webp.",
-    "sample --weights emma": "unknown weights 'emma'; did you mean 'ema'? Allowed: ema, raw.",
+    "sample --format gif": "unknown format 'gif'. Allowed: adm, npy, npz, png, tar, webp.",
+    "sample --weights emma": "unknown weights 'emma'; did you mean 'ema'? Allowed: ema, ema2, raw.",
     "sample --dtype int8": "unknown dtype 'int8'",
     "sample --device gpu": "unknown device 'gpu'. Allowed: auto, cpu, cuda, cuda:N, mps.",
     "sample --device cuda:x": "unknown device 'cuda:x'. Allowed: auto, cpu, cuda, cuda:N, mps.",
@@ -74,7 +74,7 @@ WRONG = {
     "interpolate 1 2 --format png": "unknown format 'png'. Allowed: gif, webp.",
     "sequence --show xt": "unknown --show 'xt'",
     "train --device gpu --seed -1": "seed must lie in 0..2^64-1, got -1",
-    "evaluate nll --weights no": "unknown weights 'no'. Allowed: ema, raw.",
+    "evaluate nll --weights no": "unknown weights 'no'. Allowed: ema, ema2, raw.",
 }
 TRY = """
 import contextlib, io, json, sys
