@@ -329,6 +329,25 @@ def unheld(path: Path) -> Iterator[bool]:
             os.close(handle)
 
 
+def is_locked(path: Path) -> bool | None:
+    """Return whether a living process holds the lock of a file, None where there are no locks.
+
+    Looking takes the lock for a moment. Nobody holds that of a file that is not there.
+    """
+    if os.name == "nt":
+        with unheld(path) as free:
+            return not free and path.exists()
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        had = _locked(handle)
+        return None if had is None else not had
+    finally:
+        os.close(handle)
+
+
 def _clear_beside(part: Path, path: Path) -> None:
     """Remove the folders beside a writer's file; one that was set aside returns to a free place."""
     tree, old = part.with_suffix(TREE), part.with_suffix(OLD)

@@ -81,6 +81,10 @@ def this_process(shard: str | None = None, environment: Mapping[str, str] = os.e
         found = {name: environment[name] for name in TORCHRUN if name in environment}
         return _checked(Launch(rank, size, local, "torchrun", found), TORCHRUN)
     array = "SLURM_ARRAY_TASK_ID" in environment
+    # Every batch script is process 0. Of how many, is said where tasks were asked for, and by srun.
+    unsaid = not array and not {"SLURM_NTASKS", "SLURM_STEP_ID"} & environment.keys()
+    if unsaid and environment.get("SLURM_PROCID") == "0":
+        return Launch(local_rank=local)
     if "SLURM_PROCID" in environment and ("SLURM_NTASKS" in environment or not array):
         rank, size = _numbers(environment, *STEP[:2])
         found = {name: environment[name] for name in STEP if name in environment}
@@ -134,7 +138,13 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):
         if name in environment:
-            return _numbers(environment, name)[0]
+            text = environment[name]
+            if not re.fullmatch(r"[0-9]{1,9}", text):
+                raise UsageError(
+                    f"the variable {name}, which chooses the GPU, is '{text[:40]}', no number; set "
+                    "it to this process's number on its machine, or unset it"
+                )
+            return int(text)
     return 0
 
 

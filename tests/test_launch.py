@@ -37,6 +37,8 @@ def where(environment, shard=None):
         # A job array's script is a batch step of one task, whose own number says nothing.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", **ARRAY}, (2, 5, 0, "SLURM array")),
         ({"SLURM_PROCID": "0", **ARRAY}, (2, 5, 0, "SLURM array")),
+        # A batch script that asked for no number of tasks.
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"}, (0, 1, 0, "alone")),
         # A shell inside an allocation was not begun as one of its tasks.
         ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, (0, 1, 0, "alone")),
         # Without _STEP it is 1, and the last of 1,000 tasks is the last shard.
@@ -75,8 +77,8 @@ def test_a_shard_outside_1_to_n_is_refused(text):
         ({"WORLD_SIZE": "4"}, ["WORLD_SIZE=4", "no RANK"]),
         ({"RANK": "", "WORLD_SIZE": "4"}, ["RANK is empty"]),
         ({"RANK": "4", "WORLD_SIZE": "4"}, ["RANK=4", "WORLD_SIZE=4", "contradict"]),
-        (TORCHRUN | {"LOCAL_RANK": ""}, ["LOCAL_RANK is empty"]),
-        ({"SLURM_PROCID": "0"}, ["SLURM_PROCID=0", "no SLURM_NTASKS"]),
+        ({"SLURM_PROCID": "3"}, ["SLURM_PROCID=3", "no SLURM_NTASKS"]),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "1"}, ["SLURM_PROCID=0", "no SLURM_NTASKS"]),
         ({"SLURM_PROCID": "64", "SLURM_NTASKS": "64"}, ["SLURM_PROCID=64", "SLURM_NTASKS=64"]),
         (STEP | ARRAY, ["SLURM_NTASKS=64", "SLURM_ARRAY_TASK_ID=11"]),
         ({"SLURM_ARRAY_TASK_ID": "3"}, ["SLURM_ARRAY_TASK_ID=3", "no SLURM_ARRAY_TASK_MIN"]),
@@ -91,6 +93,13 @@ def test_empty_and_contradictory_variables_are_named(environment, named):
     for text in named:
         assert text in str(error.value)
     assert "--shard" in str(error.value)  # what helps
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_what_chooses_the_gpu_is_no_matter_of_shards(name):
+    with pytest.raises(UsageError, match=f"{name}, which chooses the GPU, is ''") as error:
+        this_process("1/2", {name: ""})
+    assert "--shard" not in str(error.value)
 
 
 def test_a_batch_script_that_is_no_step_is_remarked_on():

@@ -8,6 +8,7 @@ process leaves it behind, where it locks nothing.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,9 +16,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import DdimxError, UsageError
-from ..files import unheld
+from ..files import is_locked
 from ..untrusted.names import refusal
 
+# How a file system says that it has no locks: ENOLCK of NFS without a lock daemon.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 ATTEMPTS = 3  # a lock file may be removed by its owner between our opening and our locking it
 
 
@@ -97,11 +100,19 @@ def held(name: Path, what: Path, seconds: float = 0.0) -> Iterator[None]:
             lock.acquire(blocking=seconds > 0, timeout=seconds)
             break
         except Timeout:
+            if is_locked(name) is None:  # what filelock does then outlives a killed process
+                yield
+                return
             if attempt == ATTEMPTS - 1:
                 raise UsageError(
                     f"another process is writing {what}; wait for its end, or choose another --out"
                 ) from None
         except NotImplementedError:  # a file system without locks, which filelock says so
+            yield
+            return
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
             yield
             return
     try:
@@ -118,8 +129,7 @@ def held(name: Path, what: Path, seconds: float = 0.0) -> Iterator[None]:
 
 def is_held(name: Path) -> bool:
     """Return whether a living process holds the lock of a file; looking takes it for a moment."""
-    with unheld(name) as free:
-        return not free and name.exists()
+    return bool(is_locked(name))
 
 
 def _remove_if_empty(folder: Path) -> None:

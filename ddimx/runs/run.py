@@ -25,6 +25,7 @@ from .batches import in_batches
 from .folder import fresh_run
 from .lock import is_lock, lock_folder
 from .record import Record, check_same, write_record
+from .shards import SHARDS
 
 
 class Stopped(Exception):
@@ -127,6 +128,10 @@ def begin(spec: RunSpec) -> Iterator[tuple[Path, Record | None]]:
     """
     folder = _output(spec.out, spec.verb, spec.label)
     with lock_folder(folder), reporting(folder):
+        if (folder / SHARDS).is_dir() and not spec.overwrite:  # since this process has looked
+            raise UsageError(
+                f"{folder} was begun in shards a moment ago; the same command makes what is missing"
+            )
         if spec.overwrite:
             record = spec.read(folder)
             sweep_run(folder)

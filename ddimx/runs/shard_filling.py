@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,12 @@ FIRST = ("command", "asked", "versions", "device", "dtype", "batch_size", "engin
 
 
 @contextmanager
-def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | None]]:
+def begin_shard(
+    spec: RunSpec, shard: Shard, *, gather: bool = False
+) -> Iterator[tuple[Path, Record | None]]:
     """Yield the folder of a run that is made in shards and, where it is begun, its record.
+
+    A refused command leaves the folder as it is, and so does a look at a run (``gather``).
 
     Raises:
         UsageError: no folder is named, it holds something else, or one process alone fills it.
@@ -67,7 +71,7 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
     inside(folder, SHARDS, folder)  # no link to another place
     with reporting(folder):
         deadline = time.monotonic() + WAIT
-        while not (folder / SHARDS).is_dir():
+        while not (gather or (folder / SHARDS).is_dir()):
             with ExitStack() as stack:
                 try:
                     stack.enter_context(lock_folder(folder))
@@ -78,7 +82,11 @@ def begin_shard(spec: RunSpec, shard: Shard) -> Iterator[tuple[Path, Record | No
                     time.sleep(0.05)
                     continue
                 if not (folder / SHARDS).is_dir():  # made between our look and our lock
-                    found_run(folder, spec)
+                    record = found_run(folder, spec)
+                    if record is not None:
+                        check_shared(folder, spec, record)
+                        if record["status"] == "complete":
+                            break  # most likely nothing is to be made
                     (folder / SHARDS).mkdir()
         record = spec.read(folder)
         if record is not None:
@@ -96,7 +104,8 @@ def check_shared(folder: Path, spec: RunSpec, record: Record) -> None:
     if record["count"] != spec.count:
         raise UsageError(
             f"{folder} is a run of {record['count']:,} samples in shards, and {spec.count:,} were "
-            "asked for; its shards are blocks of that number: choose another --out"
+            "asked for; its shards are blocks of that number: choose another --out, or, once it is "
+            f"complete, remove {folder / SHARDS} and let one process go on"
         )
     for name, version in spec.versions.items():
         other = record.get("versions", {}).get(name)
@@ -130,8 +139,10 @@ class ShardFilling(Filling):
         if hasattr(self.sink, "begin"):  # of tars, whose members depend on the run's first index
             self.sink.begin(self.indices)
         self._made: list[range] = []
+        self._made_before: list[range] = []
         self._pending: Sequence[int] = []
-        self._seen = Listing(self.folder, frozenset(), frozenset(), frozenset())
+        self._seen = Listing.of(self.folder)
+        self._is_first = False
 
     @cached_property
     def owned(self) -> range:
@@ -154,54 +165,80 @@ class ShardFilling(Filling):
         """
         with ExitStack() as stack:
             with timed("coordinating"):
-                self._share_manifest()
-                if not self.gather:
+                if self.previous_record is None and self.gather:
+                    raise DdimxError(f"{self.folder}: holds no run")
+                if self.previous_record is None:
+                    begun = self.record | {"status": "running", "sharded": True}
+                    self._is_first = create_record(self.folder, begun)
+                if not (self.gather or self.whole):
                     self._claim(stack)
             yield
 
-    def _share_manifest(self) -> None:
-        """Make the run's manifest if nobody has, and check that it is of this run."""
-        if self.previous_record is not None:
-            return
-        self.previous_record = self.record | {"status": "running", "sharded": True}
-        if not create_record(self.folder, self.previous_record):
-            record = self.spec.read(self.folder)
-            assert record is not None  # whole from the moment on at which it is there
-            check_shared(self.folder, self.spec, record)
+    @property
+    def whole(self) -> bool:
+        """Whether the run is complete, with all its files."""
+        before = self.previous_record
+        if before is None or before["status"] != "complete":
+            return False
+        if not all((self.folder / name).is_file() for name in before.get("files", [])):
+            return False
+        if self.sink.one_file or self._lists_all(before):
+            return True
+        done = self.sink.done()
+        return all(i in done for i in self.indices)
+
+    def _lists_all(self, before: Record) -> bool:
+        """Return whether a record names every file of samples, as those of large runs do not."""
+        return hasattr(self.sink, "files") or len(before.get("files", [])) > len(self.indices)
 
     def _claim(self, stack: ExitStack) -> None:
         """Lock this shard until the stack ends, and find out what of it is to be made."""
         folder, shard, indices = self.folder, self.shard, self.indices
+        (folder / SHARDS).mkdir(exist_ok=True)
         seen = self._seen = lock_shard(stack, folder, shard, indices, self.unit)
-        if shard in seen.records:
-            return
+        before = self.previous_record = self.spec.read(folder)  # what there is under our lock
+        if before is None:
+            raise UsageError(f"{folder}: another process has just removed this run; begin again")
+        check_shared(folder, self.spec, before)
         covered: list[range] = []
         for other in overlapping(shard, seen.records, indices, self.unit):
-            covered += read_shard(folder, other, indices)["made"]
+            made = read_shard(folder, other, indices)["made"]
+            covered += made
+            if other == shard:
+                self._made_before = made
         self._made = remainder(self.owned, covered)
+        if shard in seen.records and not self._made:
+            return
         blocks = self._made
         self._pending = blocks[0] if len(blocks) == 1 else [i for block in blocks for i in block]
         # Files are looked for only where somebody has begun with them, since that costs a look at
-        # all of the run's.
-        assert self.previous_record is not None
-        begun = overlapping(shard, seen.claims, indices, self.unit)
-        if begun or not self.previous_record.get("sharded"):
-            sweep_run(folder)
+        # all of the run's. Without records there are few, or the records were removed.
+        begun = bool(overlapping(shard, seen.claims, indices, self.unit))
+        begun |= not before.get("sharded") or not (seen.records or self._is_first)
+        begun |= shard in seen.records  # finished, and relied on a record that is gone
+        claim_shard(folder, shard)
+        if begun:
             done = self.sink.done()
             self._pending = [i for i in self._pending if i not in done]
-        claim_shard(folder, shard)
 
     def pending(self) -> Sequence[int]:
         """Return the indices of the samples that this process has to make."""
         return self._pending
 
     def left(self) -> int:
-        """Return how many samples of the run are not there yet, whoever makes them."""
-        return sum(map(len, self._uncovered(self._seen)))
+        """Return how many samples will be written, as far as this process can say.
+
+        Whoever begins a run counts for all; what others have written since, nobody knows.
+        """
+        return len(self.indices if self._is_first else self._pending)
 
     def _uncovered(self, seen: Listing) -> list[range]:
-        """Return which samples no finished shard owns."""
-        return remainder(self.indices, (s.owns(self.indices, self.unit) for s in seen.records))
+        """Return which samples no finished shard owns; without shards, which are not there."""
+        indices = self.indices
+        if not (seen.records or (self.folder / SHARDS).is_dir()):
+            done = self.sink.done()
+            return [range(i, i + 1) for i in indices if i not in done]
+        return remainder(indices, (s.owns(indices, self.unit) for s in seen.records))
 
     def fill(
         self,
@@ -222,6 +259,10 @@ class ShardFilling(Filling):
             DdimxError: with ``gather``, samples are missing; the message says which.
         """
         folder, shard, record = self.folder, self.shard, self.record
+        if self.previous_record is not None and self.whole:
+            progress.say(f"{folder}: complete, {self.previous_record['count']:,} samples")
+            self._tidy()
+            return self.previous_record
         if not self.gather:
             total = sum(map(len, self._made))
             if not total:
@@ -257,7 +298,7 @@ class ShardFilling(Filling):
         """Record that this shard is finished, after its files."""
         names = ("network_calls", "seconds", "batch_size", "engine", "device", "versions")
         about = {name: self.record[name] for name in names if name in self.record}
-        write_shard(self.folder, self.shard, self._made, about)
+        write_shard(self.folder, self.shard, [*self._made_before, *self._made], about)
 
     def _gather(self, finish: Callable[[], dict[str, Any]], progress: Progress) -> Record:
         """Bring a run of which every sample is there into its final form, unless that is done.
@@ -267,23 +308,23 @@ class ShardFilling(Filling):
         """
         folder, indices = self.folder, self.indices
         with ExitStack() as stack:
+            (folder / SHARDS).mkdir(exist_ok=True)
             try:
                 stack.enter_context(held(folder / SHARDS / GATHERING, folder))
             except UsageError:
                 progress.say(f"{folder}: all samples are there; another process is gathering them")
                 return self.record | {"status": "partial", "done": len(indices), "made": 0}
             sweep_run(folder)
-            before = self.spec.read(folder)
+            before = self.previous_record = self.spec.read(folder)
             assert before is not None
-            files = before.get("files", [])
-            if before["status"] == "complete" and all((folder / f).is_file() for f in files):
+            if self.whole:
                 progress.say(f"{folder}: complete, {before['count']:,} samples")
                 self._tidy()
                 return before
             seen = Listing.of(folder)
             records = [read_shard(folder, shard, indices) for shard in sorted(seen.records)]
             gaps = remainder(indices, (block for record in records for block in record["made"]))
-            if gaps:  # a record was removed on which another one relies
+            if gaps and records:  # a record was removed on which another one relies
                 raise DdimxError(self._missing(seen, gaps))
             progress.say(f"{folder}: all {len(indices):,} samples are there; gathering")
             done = self.sink.done()
@@ -303,8 +344,8 @@ class ShardFilling(Filling):
             more = finish()
             self.record |= {
                 **{name: before[name] for name in FIRST if name in before},
-                "network_calls": sum(record.get("network_calls", 0) for record in records),
-                "seconds": round(sum(record.get("seconds", 0.0) for record in records), 3),
+                "network_calls": sum(r.get("network_calls", 0) for r in records or [before]),
+                "seconds": round(sum(r.get("seconds", 0.0) for r in records or [before]), 3),
                 "sharded": True,
                 "shards": len(records),
                 **more,
@@ -317,9 +358,11 @@ class ShardFilling(Filling):
     def _tidy(self) -> None:
         """Remove what a complete run needs no longer: parts, and what killed shards have left."""
         self.sink.tidy()
-        tidy_shards(self.folder, self.shard)
+        if (self.folder / SHARDS).is_dir():
+            tidy_shards(self.folder, self.shard)
 
     def _missing(self, seen: Listing, gaps: Sequence[range]) -> str:
         """Say what of the run is missing, who is at it, and what makes the rest."""
         alone = f"ddimx {self.spec.verb} --resume {self.folder}"
-        return missing(seen, gaps, self.indices, self.unit, alone=alone)
+        others = replace(seen, locks=seen.locks - {self.shard})  # this process has its own
+        return missing(others, gaps, self.indices, self.unit, alone=alone)

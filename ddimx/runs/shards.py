@@ -96,6 +96,8 @@ class Listing:
     def of(cls, folder: Path) -> Listing:
         """Look at the shards of a run's folder."""
         found: dict[str, set[Shard]] = {"json": set(), "claim": set(), "lock": set()}
+        if not (folder / SHARDS).is_dir():
+            return cls(folder, frozenset(), frozenset(), frozenset())
         with os.scandir(folder / SHARDS) as entries:
             for entry in entries:
                 if match := _NAME.fullmatch(entry.name):
@@ -172,13 +174,14 @@ def lock_shard(
             "or take another shard"
         ) from None
     seen = Listing.of(folder)
-    for other in overlapping(shard, seen.locks - {shard}, indices, unit):
+    others = overlapping(shard, seen.locks - {shard}, indices, unit)
+    for other in others:
         if is_held(_path(folder, other, "lock")):
             raise UsageError(
                 f"{folder}: shard {shard} overlaps with {other}, which is being made by "
                 f"{who(folder, other)}; wait for its end, or take a shard of {other.of}"
             )
-    return seen
+    return Listing.of(folder) if others else seen  # they may have ended since we looked
 
 
 def claim_shard(folder: Path, shard: Shard) -> None:
@@ -237,13 +240,11 @@ def missing(
     some = ", ".join(f"{r.start} to {r.stop - 1}" for r in gaps[:LISTED])
     lines.append(f"  {what} {some}{', ...' if len(gaps) > LISTED else ''}")
     lines += [f"  shard {s} is being made by {who(folder, s)}" for s in living[:LISTED]]
-    if due:
-        named = ", ".join(str(s) for s in due[:LISTED])
-        more = f" and {len(due) - LISTED} more" if len(due) > LISTED else ""
-        lines.append(
-            f"  to be started again: --shard {named}{more}; or one process makes all that is "
-            f"missing: {alone}"
-        )
+    named = ", ".join(str(s) for s in due[:LISTED])
+    more = f" and {len(due) - LISTED} more" if len(due) > LISTED else ""
+    again = f"to be started again: --shard {named}{more}; or " if due else ""
+    if due or not living:
+        lines.append(f"  {again}one process makes all that is missing: {alone}")
     return "\n".join(lines)
 
 
@@ -259,7 +260,7 @@ def tidy_shards(folder: Path, own: Shard, key: str = "") -> None:
     for shard in seen.claims:
         _path(folder, shard, "claim").unlink(missing_ok=True)
     left = [_path(folder, shard, "lock") for shard in seen.locks - {own}]
-    for lock in (*left, folder / lock_name(key)):
+    for lock in (*left, folder / lock_name(key), folder / SHARDS / GATHERING):
         if not is_held(lock):
             lock.unlink(missing_ok=True)
 
@@ -281,6 +282,8 @@ def remove_shards(folder: Path) -> None:
     for kind, shards in (("claim", seen.claims), ("json", seen.records), ("lock", seen.locks)):
         for shard in shards:
             _path(folder, shard, kind).unlink(missing_ok=True)
+    if not is_held(folder / SHARDS / GATHERING):
+        (folder / SHARDS / GATHERING).unlink(missing_ok=True)
     if not any((folder / SHARDS).iterdir()):
         (folder / SHARDS).rmdir()
 

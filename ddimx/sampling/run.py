@@ -100,7 +100,9 @@ def run(request: SampleRequest, stop: Stop, progress: Progress) -> tuple[Record,
         clear=clear,
         versions=manifest.shared_versions(settings),
     )
-    begun = begin(spec) if request.shard is None else begin_shard(spec, request.shard)
+    begun = begin(spec)
+    if request.shard is not None:
+        begun = begin_shard(spec, request.shard, gather=request.gather)
     with begun as (folder, before):
         about = manifest.about(shared) | task.about
         if task.sink is not None:

@@ -74,7 +74,7 @@ def launch(folder, shard, *, dies_after=None, unit=1, gather=False, stop=None, *
     """Do what one process of a run does, or what it does until it is killed."""
     spec = spec_of(folder, **changes)
     shard = Shard.parsed(shard) if isinstance(shard, str) else shard
-    with begin_shard(spec, shard) as (place, before):
+    with begin_shard(spec, shard, gather=gather) as (place, before):
         sink = Files(place, unit)
         record = {
             "status": "running",
@@ -314,19 +314,34 @@ def test_another_configuration_or_version_is_refused_and_nothing_is_lost(tmp_pat
     assert {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
+def test_a_finished_shard_makes_what_it_left_to_a_record_that_is_gone(tmp_path):
+    folder = tmp_path / "run"
+    launch(folder, "1/2")  # 0 to 10
+    launch(folder, "2/3")  # of 7 to 14 only 11 to 14
+    (folder / SHARDS / "00001-of-00002.json").unlink()
+    for i in range(7, 11):
+        (folder / f"{i}.txt").unlink()
+    launch(folder, "1/3")
+    with pytest.raises(DdimxError, match=r"4 of 23 samples are missing\n.*\n.*--shard 2/3;"):
+        launch(folder, "3/3")
+    assert launch(folder, "2/3")[1] == [*range(7, 11)]
+    assert read_shard(folder, Shard(3, 2), range(COUNT))["made"] == [range(11, 15), range(7, 11)]
+    assert manifest(folder)["status"] == "complete"
+
+
 def test_who_comes_second_at_the_same_moment_is_refused_too(tmp_path, monkeypatch):
     """Between a shard's look for a manifest and its own, another process makes one."""
     folder = tmp_path / "run"
     launch(folder, "1/3")
     manifest_then = (folder / NAME).read_bytes()
     (folder / NAME).unlink()
-    made = ShardFilling._share_manifest
+    real = shard_filling.create_record
 
-    def late(self):
-        write_bytes(folder / NAME, manifest_then)
-        made(self)
+    def late(place, record):
+        write_bytes(place / NAME, manifest_then)
+        return real(place, record)
 
-    monkeypatch.setattr(ShardFilling, "_share_manifest", late)
+    monkeypatch.setattr(shard_filling, "create_record", late)
     with pytest.raises(UsageError, match="seed: 0 -> 1"):
         launch(folder, "2/3", identity={"seed": 1})
     assert (folder / NAME).read_bytes() == manifest_then
@@ -376,6 +391,76 @@ def test_one_process_and_shards_exclude_each_other_while_it_lives(tmp_path, monk
         with pytest.raises(UsageError, match="another process is writing"):
             launch(folder, "1/2")
     assert not (folder / SHARDS).exists()
+
+
+def test_one_process_that_comes_a_moment_late_is_refused(tmp_path):
+    """Its look found no shards; by the time of its lock there are some."""
+    launch(tmp_path / "run", "1/3")
+    with pytest.raises(UsageError, match="was begun in shards"), begin(spec_of(tmp_path / "run")):
+        pass
+
+
+def complete_by_one_process(folder):
+    launch(folder, "1/1")
+    told = manifest(folder)
+    del told["sharded"], told["shards"]
+    remove_shards(folder)
+    (folder / NAME).write_text(json.dumps(told))
+    return told
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_a_run_that_is_complete_stays_as_it_is(tmp_path, gather):
+    """Of one process, and of shards whose records were removed, as docs/scale.md allows it."""
+    told = complete_by_one_process(tmp_path / "alone")
+    launch(tmp_path / "many", "1/1")
+    remove_shards(tmp_path / "many")
+    for name in ("alone", "many"):
+        before = contents(tmp_path / name)
+        result, made = launch(tmp_path / name, "1/1" if gather else "1/2", gather=gather)
+        assert (result["status"], made) == ("complete", [])
+        assert contents(tmp_path / name) == before
+        assert not (tmp_path / name / SHARDS).exists()
+    assert manifest(tmp_path / "alone") == told
+
+
+def test_a_file_that_a_complete_run_has_lost_is_made_again(tmp_path):
+    folder = tmp_path / "run"
+    complete_by_one_process(folder)
+    (folder / "9.txt").unlink()
+    with pytest.raises(DdimxError, match=r"1 of 23 samples are missing\n  samples 9 to 9\n"):
+        launch(folder, "1/1", gather=True)
+    assert not (folder / SHARDS).exists()
+    assert launch(folder, "1/1")[1] == [9]
+    assert manifest(folder)["status"] == "complete"
+
+
+def test_a_refused_command_leaves_the_folder_as_it_is(tmp_path):
+    folder = tmp_path / "run"
+    told = complete_by_one_process(folder)
+    (folder / NAME).write_text(json.dumps(told | {"status": "interrupted"}))
+    for changes in ({"count": 24}, {"version": "2"}, {"identity": {"seed": 1}}):
+        with pytest.raises(UsageError):
+            launch(folder, "1/2", **changes)
+    assert not (folder / SHARDS).exists()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_keeps_nobody_from_going_on(tmp_path, monkeypatch, number):
+    folder = tmp_path / "run"
+    dies(folder, "2/3", 5)
+    lock = folder / SHARDS / ".00002-of-00003.lock"
+    lock.touch()  # as a killed process leaves it
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert launch(folder, "2/3")[1] == [12, 13, 14]
+    assert launch(folder, "1/2")[1] == [*range(7)]
+    assert launch(folder, "2/2")[1] == [*range(15, 23)]
+    assert contents(folder) == dict.fromkeys(range(COUNT), "x")
 
 
 def test_what_one_process_has_made_is_not_made_again(tmp_path):
