@@ -30,6 +30,7 @@ from ddimx.signals import Stop
 from ddimx.training.distributed import Group
 from ddimx.training.launches import launched
 from ddimx.training.loop import Trainer
+from ddimx.training.meeting import Elsewhere
 from ddimx.training.run import _train_in
 from ddimx.training.settings import TrainRequest
 from ddimx.training.state import TrainState, checkpoints
@@ -268,9 +269,20 @@ def test_a_rank_that_stays_behind_is_named_and_one_that_works_alone_is_not():
 
 def test_a_rank_that_prepares_is_waited_for_and_ranks_that_all_wait_are_not():
     first, second = watched()
+    group, ends = Group(Launch(1, 2)), []
+    group._store, group._watch = second._store, second
     second.start()
     second.hear()
-    second.at("waiting", awaits=0)
+
+    def wait():
+        try:
+            group.told()
+        except Elsewhere as error:
+            ends.append(error.code)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    until(lambda: second.own.doing == "waiting")
     begun = time.monotonic()
     until(lambda: time.monotonic() - begun > 2.5 or second.verdict)
     assert second.verdict is None
@@ -282,6 +294,9 @@ def test_a_rank_that_prepares_is_waited_for_and_ranks_that_all_wait_are_not():
     words = "wait for each other, and no process has gone on for 1 s, at step 0"
     assert first.verdict == second.verdict == f"{names[0]} and {names[1]} {words}"
     assert (first.speaks, second.speaks) == (True, False)
+    group._store.set("failed", json.dumps({"rank": 0, "text": first.verdict, "code": 1}))
+    thread.join(60)
+    assert ends == [1]
     first.close()
     second.close()
 
@@ -303,7 +318,7 @@ def test_ranks_begun_by_different_commands_all_learn_it_first_of_all(name, value
         try:
             _train_in(group, request, Stop(), Progress(), None)
         except UsageError as error:
-            errors[group.rank] = str(error)
+            errors[group.rank] = str(error), group._watch.own.doing
 
     requests = TrainRequest("run", None, **{name: value}), TrainRequest("run", None)
     threads = []
@@ -316,7 +331,9 @@ def test_ranks_begun_by_different_commands_all_learn_it_first_of_all(name, value
         thread.join(60)
     assert sorted(errors) == [0, 1]
     assert errors[0] == errors[1]
-    assert errors[0].startswith(f"the processes differ in {text}. Begin all of them by the same")
+    words, doing = errors[0]
+    assert words.startswith(f"the processes differ in {text}. Begin all of them by the same")
+    assert doing == "preparing"
 
 
 def test_a_process_that_has_ended_is_named_before_the_limit():
