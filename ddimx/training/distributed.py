@@ -24,7 +24,7 @@ from ..signals import Stop
 from .measure import Distance
 from .meeting import Meeting, c10d
 from .state import TrainState
-from .watch import ALONE, GO_ON, PREPARING, TRAINING
+from .watch import ALONE, GO_ON, PREPARING, TRAINING, WAITING
 
 # Who is missing says the watch, for both back ends alike. Their own limits only end the process.
 _NEVER = timedelta(days=30)
@@ -84,6 +84,7 @@ class Group(Meeting):
         self._watch.limit, self._device = limit, device
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        self._watch.at(WAITING)
         dist.init_process_group(
             backend,
             store=c10d.PrefixStore("group", self._store),
@@ -91,6 +92,7 @@ class Group(Meeting):
             world_size=self.size,
             timeout=_NEVER,
         )
+        self._watch.at(PREPARING)
         self._begun = True
 
     def trainable(self, network: nn.Module) -> nn.Module:

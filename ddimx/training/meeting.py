@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from ..errors import DdimxError, UsageError
 from ..launch import Launch
-from .watch import ALONE, ENDED, GO_ON, GRACE, Watch
+from .watch import ALONE, ENDED, GO_ON, GRACE, PREPARING, WAITING, Watch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -175,7 +175,7 @@ class Meeting:
         if self.is_first:
             self._store.set(key, json.dumps(value))
             return value
-        return self._awaited(key)
+        return self._awaited(key, 0)
 
     def check_same(self, facts: Mapping[str, Any]) -> None:
         """Compare what all ranks must have alike: values that JSON holds, by their names.
@@ -188,9 +188,9 @@ class Meeting:
             return
         number, own = self._told, json.dumps(facts, sort_keys=True)
         self._store.set(f"same/{number}/{self.rank}", own)
-        all_facts = [self._awaited(f"same/{number}/{rank}") for rank in range(self.size)]
+        all_facts = [self._awaited(f"same/{number}/{rank}", rank) for rank in range(self.size)]
         self.told(None)  # nobody ends before all have compared
-        for name in all_facts[0]:
+        for name in dict.fromkeys(name for values in all_facts for name in values):
             ranks: dict[str, list[int]] = {}
             for rank, values in enumerate(all_facts):
                 ranks.setdefault(json.dumps(values.get(name)), []).append(rank)
@@ -205,19 +205,30 @@ class Meeting:
                     "same command, with the same files; nothing was written"
                 )
 
-    def _awaited(self, key: str) -> Any:
-        assert self._watch is not None
-        pause = 0.005
+    def _awaited(self, key: str, rank: int) -> Any:
+        """Return what another rank says under a key.
+
+        However long that takes, a rank that is alive and has something to do is not given up: to
+        load and to look through data may take hours. Ranks that all wait are, by the watch.
+        """
+        watch = self._watch
+        assert watch is not None
+        pause, before = 0.005, watch.own.doing
         try:
+            if before == PREPARING and not self._store.check([key]):
+                watch.at(WAITING, awaits=rank)
             while not self._store.check([key]):
                 self.raise_failure()
                 time.sleep(pause)
                 pause = min(2 * pause, 0.1)
             return json.loads(self._store.get(key))
         except RuntimeError as error:  # torch's store errors are such
-            self._watch.without_store(str(error).partition("\n")[0])
+            watch.without_store(str(error).partition("\n")[0])
             self.raise_failure()
             raise
+        finally:
+            if watch.own.doing == WAITING:
+                watch.at(before)
 
     def raise_failure(self) -> None:
         """End if another rank has failed, or is missing.

@@ -86,6 +86,20 @@ def _train_in(
     progress: Progress,
     open_distance: OpenDistance | None,
 ) -> TrainResult:
+    # First of all, for these decide which exchanges follow: ranks that differ here would wait for
+    # each other, or take one answer for another. What options and --set make of the configuration
+    # is compared below, key by key.
+    group.check_same(
+        {
+            "version": f"ddimx {__version__}, torch {torch.__version__}",
+            "--resume": request.resume,
+            "--out": _text(request.out),
+            "--init": request.init,
+            "--weights": None if request.init_weights is None else str(request.init_weights),
+            "--data": request.data,
+            "--no-classes": not request.classes,
+        }
+    )
     if request.resume is not None and request.init is not None:
         raise UsageError("--resume goes on with a run, --init starts a new one: choose one")
     if request.init_weights is not None and request.init is None:
@@ -116,7 +130,6 @@ def _train_in(
     check_trusted(settings.config, trust_code=request.trust_code, named_in=settings.named_in)
     group.check_same(
         {
-            "version": f"ddimx {__version__}, torch {torch.__version__}",
             "seed": request.seed,
             "weights to start from": request.init,
             **_flat(settings.config),

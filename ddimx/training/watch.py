@@ -14,11 +14,12 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Doing = Literal["preparing", "training", "alone", "ended"]
+Doing = Literal["preparing", "waiting", "training", "alone", "ended"]
 PREPARING: Doing = "preparing"
+WAITING: Doing = "waiting"  # while preparing, until another rank has come as far
 TRAINING: Doing = "training"
 ALONE: Doing = "alone"  # what rank 0 does while the others wait
 ENDED: Doing = "ended"
@@ -31,6 +32,7 @@ class Sign:
     """A sign of life: the rank's host and process, what it does, its step, and a running number.
 
     ``moves`` counts what its main thread has done; ``number`` what its thread has written.
+    ``awaits`` is the rank for whose words it waits; None if it waits for none, or for all.
     """
 
     host: str
@@ -39,6 +41,7 @@ class Sign:
     step: int = 0
     moves: int = 0
     number: int = 0
+    awaits: int | None = None
 
 
 class Watch:
@@ -73,12 +76,12 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
-    def at(self, doing: Doing, step: int | None = None) -> None:
+    def at(self, doing: Doing, step: int | None = None, awaits: int | None = None) -> None:
         """Note what the main thread does now; nothing is sent here."""
         with self._lock:
             own = self.own
             step = own.step if step is None else step
-            self.own = Sign(own.host, own.pid, doing, step, own.moves + 1, own.number)
+            self.own = Sign(own.host, own.pid, doing, step, own.moves + 1, own.number, awaits)
 
     def hear(self) -> None:
         """Say that the main thread knows the verdict, or the failure, and ends the process."""
@@ -162,7 +165,7 @@ class Watch:
             # What such a process has said at its end has come by then.
             gone = [r for r, at in alive.items() if now - at > 2 * self.between + 1]
             total = sum(sign.moves for sign in signs)
-            if total != moves or any(sign.doing != TRAINING for sign in signs):
+            if total != moves or any(sign.doing not in (TRAINING, WAITING) for sign in signs):
                 moves, moved_at = total, now
             silent = [
                 rank
@@ -180,6 +183,10 @@ class Watch:
                 pass  # of nobody there is a sign, so that it says nothing of anybody
             elif silent:
                 self._judge(silent, f"has given no sign for {self.limit:g} s")
+            elif now - moved_at > self.limit and any(sign.awaits is not None for sign in signs):
+                awaited = sorted({sign.awaits for sign in signs if sign.awaits is not None})
+                what = "is awaited" if len(awaited) == 1 else "wait for each other"
+                self._judge(awaited, f"{what}, and no process has gone on for {self.limit:g} s")
             elif now - moved_at > self.limit:
                 least = min(sign.step for sign in signs)
                 behind = [r for r, sign in enumerate(signs) if sign.step == least]
@@ -222,8 +229,7 @@ class Watch:
 
     def _write(self) -> None:
         with self._lock:
-            own = self.own
-            self.own = Sign(own.host, own.pid, own.doing, own.step, own.moves, own.number + 1)
+            self.own = replace(self.own, number=self.own.number + 1)
             text = json.dumps(asdict(self.own))
         self._store.set(f"sign/{self.rank}", text)
 

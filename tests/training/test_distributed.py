@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +21,18 @@ from ddimx.data.batches import divided
 from ddimx.data.examples import open_batches, open_examples
 from ddimx.data.shapes.batches import packed
 from ddimx.errors import UsageError
+from ddimx.launch import Launch
 from ddimx.models.factory import build
 from ddimx.models.layers import AttnBlock, ResnetBlock
 from ddimx.noise import Noise
+from ddimx.progress import Progress
+from ddimx.signals import Stop
 from ddimx.training.distributed import Group
 from ddimx.training.launches import launched
 from ddimx.training.loop import Trainer
+from ddimx.training.meeting import Elsewhere
+from ddimx.training.run import _train_in
+from ddimx.training.settings import TrainRequest
 from ddimx.training.state import TrainState, checkpoints
 from ddimx.training.watch import Watch
 from ddimx.weights.formats.native import read_header
@@ -259,6 +267,75 @@ def test_a_rank_that_stays_behind_is_named_and_one_that_works_alone_is_not():
     second.close()
 
 
+def test_a_rank_that_prepares_is_waited_for_and_ranks_that_all_wait_are_not():
+    first, second = watched()
+    group, ends = Group(Launch(1, 2)), []
+    group._store, group._watch = second._store, second
+    second.start()
+    second.hear()
+
+    def wait():
+        try:
+            group.told()
+        except Elsewhere as error:
+            ends.append(error.code)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    until(lambda: second.own.doing == "waiting")
+    begun = time.monotonic()
+    until(lambda: time.monotonic() - begun > 2.5 or second.verdict)
+    assert second.verdict is None
+    first.at("waiting", awaits=1)
+    until(lambda: first.verdict and second.verdict)
+    names = [
+        f"rank {rank} of 2 (process {os.getpid()} on {socket.gethostname()})" for rank in (0, 1)
+    ]
+    words = "wait for each other, and no process has gone on for 1 s, at step 0"
+    assert first.verdict == second.verdict == f"{names[0]} and {names[1]} {words}"
+    assert (first.speaks, second.speaks) == (True, False)
+    group._store.set("failed", json.dumps({"rank": 0, "text": first.verdict, "code": 1}))
+    thread.join(60)
+    assert ends == [1]
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("out", Path("run"), '--out: rank 0: "run"; rank 1: null'),
+        ("resume", "run", '--resume: rank 0: "run"; rank 1: null'),
+        ("init", "a.safetensors", '--init: rank 0: "a.safetensors"; rank 1: null'),
+        ("data", "pictures", '--data: rank 0: "pictures"; rank 1: null'),
+        ("classes", False, "--no-classes: rank 0: true; rank 1: false"),
+    ],
+)
+def test_ranks_begun_by_different_commands_all_learn_it_first_of_all(name, value, text):
+    store, errors = torch.distributed.HashStore(), {}
+
+    def begin(group, request):
+        try:
+            _train_in(group, request, Stop(), Progress(), None)
+        except UsageError as error:
+            errors[group.rank] = str(error), group._watch.own.doing
+
+    requests = TrainRequest("run", None, **{name: value}), TrainRequest("run", None)
+    threads = []
+    for rank, request in enumerate(requests):
+        group = Group(Launch(rank, 2))
+        group._store, group._watch = store, Watch(store, rank, 2, 60.0)
+        threads.append(threading.Thread(target=begin, args=(group, request), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(errors) == [0, 1]
+    assert errors[0] == errors[1]
+    words, doing = errors[0]
+    assert words.startswith(f"the processes differ in {text}. Begin all of them by the same")
+    assert doing == "preparing"
+
+
 def test_a_process_that_has_ended_is_named_before_the_limit():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -403,6 +480,22 @@ def test_ranks_that_differ_or_cannot_begin_say_it_once_and_write_nothing(
     assert sum(words in text for text in texts) == 1, texts
     assert sum(text != "" for text in texts) == 1, texts
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("option", ["--out", "--resume", "--data"])
+def test_an_option_of_one_rank_only_is_refused_once(start, tmp_path, which, option):
+    each = [(), ()]
+    each[which] = (option, "run")
+    args = ("-c", "tiny.yml") if option != "--resume" else ()
+    if option == "--resume":
+        each[1 - which] = ("-c", "tiny.yml")
+    codes, texts = ended(start(2, *args, "--device", "cpu", each=each))
+    assert codes == [2, 2], texts
+    assert sum(f"the processes differ in {option}: rank" in text for text in texts) == 1, texts
+    assert sum(text != "" for text in texts) == 1, texts
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yml"]
 
 
 @pytest.mark.full
