@@ -359,7 +359,7 @@ class ShardFilling(Filling):
         """Remove what a complete run needs no longer: parts, and what killed shards have left."""
         self.sink.tidy()
         if (self.folder / SHARDS).is_dir():
-            tidy_shards(self.folder, self.shard)
+            tidy_shards(self.folder)
 
     def _missing(self, seen: Listing, gaps: Sequence[range]) -> str:
         """Say what of the run is missing, who is at it, and what makes the rest."""

@@ -248,18 +248,17 @@ def missing(
     return "\n".join(lines)
 
 
-def tidy_shards(folder: Path, own: Shard, key: str = "") -> None:
+def tidy_shards(folder: Path, key: str = "") -> None:
     """Remove what gathered shards no longer need: claims, and locks that killed ones have left.
 
     Args:
         folder: of the run.
-        own: the shard whose lock this process may hold, which stays.
         key: of the folder's own lock (:func:`ddimx.runs.lock.lock_name`).
     """
     seen = Listing.of(folder)
     for shard in seen.claims:
         _path(folder, shard, "claim").unlink(missing_ok=True)
-    left = [_path(folder, shard, "lock") for shard in seen.locks - {own}]
+    left = [_path(folder, shard, "lock") for shard in seen.locks]
     for lock in (*left, folder / lock_name(key), folder / SHARDS / GATHERING):
         if not is_held(lock):
             lock.unlink(missing_ok=True)

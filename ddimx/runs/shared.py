@@ -154,7 +154,7 @@ class SharedWork:
                     result = conclude(*self._accounts(seen))
                     if begun_in_shards(self.folder):  # else it was there for the time being
                         write_record(self.folder / SHARDS, self._record() | {"status": COMPLETE})
-                        tidy_shards(self.folder, shard, self.key)
+                        tidy_shards(self.folder, self.key)
                     return result
         done = self.count - sum(map(len, gaps))
         return Partial(self.folder, self.items, shard, made, done, self.count)
