@@ -1,11 +1,11 @@
 """The result of a measurement by several processes: who puts it together, and whether it is there.
 
-``result.json`` in the folder of the parts says of what it is the result, who puts it together, since
-when and under which launcher, whether that is done, and then the figures and the SHA-256 of each
-file that was written. A process has nothing to do only if all of this holds: the result is of what
-the process measures itself, as the images' files, the network and the options say; one of its own
-launch made it; and the files that it asks for are there, as they were written. Otherwise it
-measures: to do so once more costs time, not to do so would lose a result.
+``result.json`` in the folder of the parts says of what it is the result, who puts it together,
+since when and under which launcher, whether that is done, and then the figures and the SHA-256 of
+each file that was written. A process has nothing to do only if all of this holds: the result is of
+what the process measures itself, as the images' files, the network and the options say; one of its
+own launch made it, or is at it now; and the files that it asks for are there, as they were written.
+Otherwise it measures: to do so once more costs time, not to do so would lose a result.
 """
 
 from __future__ import annotations
