@@ -1,10 +1,14 @@
 """When ``evaluate fid`` of several processes has nothing to do, and when it measures again."""
 
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from ddimx.evaluation.fid import result
+from ddimx.evaluation.fid.result import Result
+from ddimx.launch import Launch
 from tests.evaluation.fid.test_shards import evaluate, networks, seen, sets
 
 __all__ = ["networks", "sets"]  # fixtures
@@ -84,3 +88,23 @@ def test_a_clock_of_another_machine_does_not_count(sets, networks):
     networks.clear()
     assert [evaluate("--shard", f"{k}/2").out[:4] for k in (1, 2)] == ["", "FID "]
     assert sum(seen(networks)) == 35
+
+
+def test_a_result_of_other_images_is_waited_for_and_not_taken(tmp_path, monkeypatch):
+    other, ours, same = (
+        Result(tmp_path, Launch(0, 2, source="--shard"), 0.0, {}, {"images": name})
+        for name in ("old", "new", "old")
+    )
+    said = []
+    with ExitStack() as stack:
+        assert stack.enter_context(other.begun("", said.append))
+        assert (same.is_over(), ours.is_over()) == (True, False)
+        with same.begun("", said.append) as is_ours:
+            assert not is_ours
+        waited = iter(range(result.LOOKS))
+        monkeypatch.setattr(
+            result.time, "sleep", lambda _: next(waited) == result.LOOKS - 1 and stack.close()
+        )
+        with ours.begun("waits", said.append) as is_ours:
+            assert is_ours
+    assert said == ["waits"]
