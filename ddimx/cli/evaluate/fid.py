@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from ...errors import UsageError
 from ...option_values import checked
 from .. import options
 from ..common import one_of
+
+if TYPE_CHECKING:
+    from ...evaluation.fid.parts import Parts
 
 
 def fid(
@@ -178,14 +181,18 @@ def fid(
             began,
             ["ddimx", *sys.argv[1:]],
             progress,
+            outputs={"--out": out, "--save-stats": save_stats},
+            options={"json": json_output, "strict": strict},
         )
+        refusal: UsageError | None = None
         if launch.is_alone:
             stack.enter_context(lock_file(target))
         else:
             try:
                 refuse_existing(target, overwrite)
-            except UsageError:
-                if not shards.is_over():  # else it is this launch's own result
+            except UsageError as error:
+                refusal = error
+                if not shards.result.is_over():  # else it may be this launch's own result
                     raise
         place_of(reference)  # before the samples are looked at
         ours = None if samples is None else open_set(samples, strict=strict, progress=progress)
@@ -223,6 +230,15 @@ def fid(
             ):
                 if parts is not None and place is not None:
                     parts.keep(shards.folder, name, place, optional=launch.is_alone)
+            shards.result.identify(
+                {
+                    "network": network.about,
+                    "samples": _identity(samples, our_parts),
+                    "reference": _identity(reference, their_parts),
+                }
+            )
+            if refusal is not None and not shards.result.is_over():
+                raise refusal
             if not shards.make(sets) or not stack.enter_context(shards.merging()):
                 return
         if theirs is None:
@@ -242,9 +258,10 @@ def fid(
                 ) from None
             progress.say(f"{save_stats}: statistics of {of_reference.count} images")
         if ours is None:
+            statistics = {"reference": {"count": of_reference.count, **of_reference.about}}
             if json_output:
-                print_json({"reference": {"count": of_reference.count, **of_reference.about}})
-            shards.finish(sets)
+                print_json(statistics)
+            shards.finish(sets, statistics)
             return
         of_samples = statistics_from(ours, our_parts)
         record = compare(of_samples, of_reference, where)
@@ -260,7 +277,16 @@ def fid(
             write_json(out, record)
             progress.say(f"{out}: the record")
         _print(record, json_output=json_output, quiet=quiet)
-        shards.finish(sets)
+        shards.finish(sets, record)
+
+
+def _identity(place: str | None, parts: Parts | None) -> Any:
+    """Return which images or statistics are measured, as JSON values: the same to all processes."""
+    from ...evaluation.fid.parts import fingerprint
+
+    if parts is not None:
+        return parts.identity
+    return None if place is None else {"files": fingerprint(place)}
 
 
 def _resolved(place: str | None) -> str | None:

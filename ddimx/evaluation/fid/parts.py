@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -114,10 +114,15 @@ class Parts:
             "ddimx": __version__,
             "count": len(self.images),
             "parts": len(self),
-            "files": _fingerprint(where, self.images),
+            "files": fingerprint(where, self.images),
             "images": self.images.about,
             "network": self._features.about,
         }
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What these are parts of, as JSON values; empty where none are kept."""
+        return self._identity
 
     def path(self, number: int) -> Path | None:
         """Return where part ``number``, from 0, is kept."""
@@ -319,12 +324,14 @@ class Parts:
             self._progress.say(f"{reason}; going on without, all is computed again after an end")
 
 
-def _fingerprint(where: str, images: Images) -> str:
+def fingerprint(where: str, images: Images | None = None) -> str:
     """Return a hash over the images' files: names, sizes, times of change, and what is known else.
+
+    Without ``images`` it is over the files alone, such as one of saved statistics.
 
     The pixels are not hashed: that would cost every one of many processes a reading of all files.
     """
-    digest = hashlib.sha256(images.source.fingerprint.encode())
+    digest = hashlib.sha256(b"" if images is None else images.source.fingerprint.encode())
     path = place_of(where)
     if path is not None:
         names = [""]

@@ -11,23 +11,22 @@ In the folder, ``~/.cache/ddimx/fid/KEY``:
 * ``samples-00001-of-00050.npz``, ``reference-...``: parts, whole;
 * ``.ddimx-1-of-2.lock``: held by the living process that is shard 1 of 2; beside it
   ``1-of-2.json`` says who that is;
-* ``result.json``: who puts the result together, since when, under which launcher, and whether that
-  is done. A process of the same launch that comes after that has nothing to do. This file stays,
-  where there were several processes; the parts are removed.
+* ``result.json``: what the result is of, who puts it together, and the figures when that is done
+  (:class:`.Result`). A process of the same launch that comes after that has nothing to do. This
+  file stays, where there were several processes; the parts are removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ...errors import DdimxError, UsageError
@@ -35,14 +34,12 @@ from ...files import sweep, write_json
 from ...launch import Launch
 from ...progress import Progress
 from ...runs.lock import lock_folder, lock_name
-from ...untrusted.text import read_object, shortened
 from ...weights.locate.cache import cache_folder
 from .parts import Parts
+from .result import Result, me, who
 
-RESULT = "result"
 DAYS = 14  # after which the parts of a measurement that nobody went on with are removed
 LISTED = 8  # shards in a message
-LOOKS, PAUSE = 3, 0.1  # attempts at a lock that others hold for a moment, seconds between them
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -54,6 +51,8 @@ class Shards:
         launch: which process this is.
         began: when it was started, in seconds of the epoch.
         command: how it was started, for messages.
+        outputs: the files that are to be written, by their options; None where none is.
+        options: what else the result depends on and its parts do not, as JSON values.
     """
 
     def __init__(
@@ -63,12 +62,15 @@ class Shards:
         began: float,
         command: Sequence[str],
         progress: Progress,
+        *,
+        outputs: Mapping[str, Path | None] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         text = json.dumps(asked, sort_keys=True)
         key = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
         self.folder = cache_folder() / "fid" / key
-        self._launch, self._began, self._progress = launch, began, progress
-        self._is_held, self._launcher = False, _launcher(launch)
+        self._launch, self._progress, self._is_held = launch, progress, False
+        self.result = Result(self.folder, launch, began, outputs or {}, options or {})
         self._command = [w for w in command if not w.startswith("--shard=")]
         if "--shard" in self._command:
             at = self._command.index("--shard")
@@ -83,16 +85,17 @@ class Shards:
             DdimxError: the folder cannot be made; where a process is alone this is a note.
         """
         key = f"{self._launch.rank + 1}-of-{self._launch.size}"
+        holder = self.folder / f"{key}.json"
         with ExitStack() as stack:
             stack.callback(self._remove_if_empty)
             try:
                 stack.enter_context(lock_folder(self.folder, key))
-                stack.callback((self.folder / f"{key}.json").unlink, missing_ok=True)
-                write_json(self.folder / f"{key}.json", _me())
+                stack.callback(holder.unlink, missing_ok=True)
+                write_json(holder, me())
             except UsageError:
                 what = "this" if self._launch.is_alone else f"shard {self._label} of this"
                 raise UsageError(
-                    f"{what} measurement is at work already, as {self._who(key)}; wait for its "
+                    f"{what} measurement is at work already, as {who(holder)}; wait for its "
                     "end, or end it"
                 ) from None
             except (DdimxError, OSError) as error:
@@ -106,20 +109,6 @@ class Shards:
             self._is_held = True
             yield True
 
-    def is_over(self) -> bool:
-        """Return whether another process of this launch has put, or now puts, the result together.
-
-        One that died over it does not count.
-        """
-        is_done = self._is_done()
-        if is_done is False:
-            try:
-                with self._result_locked():
-                    return False
-            except UsageError:
-                return True
-        return bool(is_done)
-
     def make(self, sets: Sequence[Parts]) -> bool:
         """Compute this shard's parts; return whether all parts of all shards are there.
 
@@ -129,20 +118,21 @@ class Shards:
         launch, say = self._launch, self._progress.say
         if launch.is_alone:
             return True
-        if self.is_over():
-            say(f"shard {self._label}: nothing to do; {self._who(RESULT)} has the result")
+        if self.result.is_over():
+            say(f"shard {self._label}: nothing to do; {self.result.where()}")
             return False
         own = self._share(launch.rank, sets)
         for parts, numbers in own:
-            parts.fill(numbers, f", shard {self._label}", self.is_over)
+            parts.fill(numbers, f", shard {self._label}", self.result.is_over)
         missing = dict[int, int]()
         for rank in range(launch.size):
             if rank != launch.rank:
                 share = self._share(rank, sets)
                 absent = sum(not parts.is_there(n) for parts, numbers in share for n in numbers)
                 missing |= {rank: absent} if absent else {}
-        if self.is_over():  # all was there already, perhaps removed and made once more meanwhile
-            say(f"shard {self._label}: done; {self._who(RESULT)} puts the result together")
+        # Perhaps all was there already, and was removed and made once more meanwhile.
+        if self.result.is_over():
+            say(f"shard {self._label}: done; {self.result.where()}")
             for parts, numbers in own:
                 parts.remove(numbers)
             return False
@@ -165,30 +155,29 @@ class Shards:
         if self._launch.is_alone:
             yield True
             return
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._result_locked())
-                is_over = self._is_done() is True
-            except UsageError:
-                is_over = True
-            if is_over:
-                self._progress.say(
-                    f"shard {self._label}: done; {self._who(RESULT)} puts the result together"
-                )
-            else:
-                self._write_result(done=False)
-            yield not is_over
+        wait = (
+            f"shard {self._label}: waits for another measurement of the same images, whose result "
+            "is being put together"
+        )
+        with self.result.begun(wait, self._progress.say) as is_ours:
+            if not is_ours:
+                self._progress.say(f"shard {self._label}: done; {self.result.where()}")
+            yield is_ours
 
-    def finish(self, sets: Sequence[Parts]) -> None:
+    def finish(self, sets: Sequence[Parts], figures: Any) -> None:
         """Remove the parts, and those of measurements that nobody went on with for ``DAYS`` days.
 
         To be called when the result is printed. What cannot be removed stays.
+
+        Args:
+            figures: the result, as JSON values; processes that come late say where it is kept.
         """
         if not self._is_held:
             return
+        if not self._launch.is_alone:
+            with suppress(OSError, ValueError):  # then a process that comes late measures again
+                self.result.finish(figures)
         with suppress(OSError):
-            if not self._launch.is_alone:
-                self._write_result(done=True)
             for parts in sets:
                 parts.remove(range(len(parts)))
             sweep(self.folder)
@@ -200,41 +189,6 @@ class Shards:
                 times = [folder.stat().st_mtime, *(f.stat().st_mtime for f in folder.iterdir())]
                 if _KEY.fullmatch(folder.name) and max(times) < time.time() - DAYS * 86400:
                     shutil.rmtree(folder, ignore_errors=True)
-
-    def _is_done(self) -> bool | None:
-        """Return whether the result is there; None if no process of this launch was at it.
-
-        It is of this launch if it began to put the result together after this process began, or if
-        both have one launcher.
-        """
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = read_object(self.folder / f"{RESULT}.json")
-            is_same = self._launcher is not None and record["launcher"] == self._launcher
-            if is_same or record["time"] > self._began:
-                return record["done"] is True
-        return None
-
-    @contextmanager
-    def _result_locked(self) -> Iterator[None]:
-        """Be the only process that puts the result together.
-
-        Raises:
-            UsageError: another process is at it, and not only looking (:meth:`is_over`).
-        """
-        with ExitStack() as stack:
-            for attempt in range(LOOKS):
-                try:
-                    stack.enter_context(lock_folder(self.folder, RESULT))
-                    break
-                except UsageError:
-                    if attempt == LOOKS - 1:
-                        raise
-                    time.sleep(PAUSE)
-            yield
-
-    def _write_result(self, *, done: bool) -> None:
-        record = {**_me(), "launcher": self._launcher, "done": done}
-        write_json(self.folder / f"{RESULT}.json", record)
 
     @property
     def _label(self) -> str:
@@ -254,37 +208,6 @@ class Shards:
             before += len(parts)
         return shares
 
-    def _who(self, key: str) -> str:
-        """Return which process wrote a file of this name."""
-        try:
-            record = read_object(self.folder / f"{key}.json")
-            pid, host, since = (shortened(str(record[what])) for what in ("pid", "host", "since"))
-            return f"process {pid} on {host} (since {since})"
-        except (OSError, ValueError, KeyError):
-            return "another process"
-
     def _remove_if_empty(self) -> None:
         with suppress(OSError):
             self.folder.rmdir()
-
-
-def _me() -> dict[str, Any]:
-    now = time.time()
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "time": now}
-
-
-def _launcher(launch: Launch) -> str | None:
-    """Return by what a launch is known to all its processes; None where they know nothing.
-
-    A name that users give, such as torchrun's ``--rdzv-id``, does not count: the next launch may
-    bear it too. Processes of torchrun on several machines go by the time alone.
-    """
-    if launch.source == "SLURM" and "SLURM_JOB_ID" in os.environ:
-        step = os.environ.get("SLURM_STEP_ID", "")
-        return f"SLURM {os.environ['SLURM_JOB_ID']}.{step}"
-    if launch.source == "SLURM array" and "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"SLURM array {os.environ['SLURM_ARRAY_JOB_ID']}"
-    if launch.source == "torchrun" and os.getppid() > 1:
-        return f"torchrun {socket.gethostname()} {os.getppid()}"
-    return None

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from ddimx.evaluation.fid import compare, features, parts, shards
+from ddimx.evaluation.fid import compare, features, parts, result, shards
 from ddimx.evaluation.fid.frechet import read_statistics
 from ddimx.evaluation.fid.shards import Shards
 from ddimx.launch import Launch
@@ -227,7 +227,7 @@ def test_of_two_that_find_all_parts_there_one_prints(sets, monkeypatch):
     monkeypatch.setattr(Shards, "make", made)
     done = evaluate("--shard", "2/2")
     assert (done.code, done.out) == (0, "")
-    assert "puts the result together" in done.err
+    assert "has the result; the figures are in " in done.err
     assert others[0].out.startswith("FID ")
     assert left(sets) == ["result.json"]
 
@@ -255,13 +255,14 @@ def test_while_one_puts_the_result_together_another_one_ends(sets, monkeypatch):
     (other,) = others
     assert (other.code, other.out) == (0, "")
     who = f"process {os.getpid()} on {socket.gethostname()}"
-    assert f"shard 1/2: done; {who}" in other.err
+    assert f"shard 1/2: nothing to do; {who}" in other.err
+    assert "puts the result together" in other.err
 
 
 @pytest.mark.parametrize("launcher", [{}, {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}])
 def test_a_result_that_was_interrupted_is_put_together_again(sets, networks, monkeypatch, launcher):
     """By any process of the launch, also where the launcher is the same one that began it."""
-    monkeypatch.setattr(shards, "_launcher", lambda _: " ".join(launcher) or None)
+    monkeypatch.setattr(result, "launcher_of", lambda _: " ".join(launcher) or None)
     alone = evaluate("-q").out
     assert evaluate("--shard", "1/2").code == 0
     real = compare.compare
