@@ -9,6 +9,7 @@ import torch
 from ddimx.device import choose_device
 from ddimx.errors import UsageError
 from ddimx.launch import Launch, parse_shard, this_process
+from tests.sampling import invoke
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 STEP = {"SLURM_PROCID": "16", "SLURM_NTASKS": "64", "SLURM_LOCALID": "2"}
@@ -139,8 +140,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         choose_device("auto")
 
 
-def test_info_prints_what_it_sees(run_cli):
-    done = run_cli("info", "--json", env=STEP)
-    launch = json.loads(done.stdout)["launch"]
+def test_info_prints_what_it_sees(monkeypatch):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    launch = json.loads(invoke("info", "--json").out)["launch"]
     assert launch["process"] == "17 of 64 (SLURM)"
     assert launch["SLURM_NTASKS"] == "64"

@@ -23,11 +23,11 @@ def test_the_same_as_a_set(numbers, blocks, other):
     assert found | {other} == expected | {other}
 
 
-def test_a_million_numbers_in_a_row_take_next_to_nothing():
+def test_many_numbers_in_a_row_take_next_to_nothing():
     tracemalloc.start()
-    found = Indices(range(1_000_000))
+    found = Indices(range(200_000))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 100_000
-    assert 999_999 in found
-    assert 1_000_000 not in found
+    assert 199_999 in found
+    assert 200_000 not in found

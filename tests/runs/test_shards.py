@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +20,7 @@ from ddimx.runs.run import RunSpec, begin
 from ddimx.runs.shard_filling import ShardFilling, begin_shard
 from ddimx.runs.shards import SHARDS, Listing, Shard, read_shard, remove_shards
 from ddimx.signals import Stop
-from tests.conftest import cli_environment, examples
+from tests.conftest import examples
 
 COUNT = 23
 
@@ -245,10 +243,10 @@ def test_gathering_says_what_is_missing_and_who_is_at_it(tmp_path):
         launch(folder, "1/1", gather=True)
     for text in ("15 of 23 samples are missing", "0 to 6, 15 to 22", "--shard 1/3, 3/3"):
         assert text in str(error.value)
-    with living(folder, "3/3") as other:
+    with living(folder, "3/3"):
         with pytest.raises(DdimxError) as error:
             launch(folder, "1/1", gather=True)
-        assert f"shard 3/3 is being made by process {other.process.pid} on" in str(error.value)
+        assert f"shard 3/3 is being made by process {os.getpid()} on" in str(error.value)
         assert "--shard 1/3;" in str(error.value)
 
 
@@ -534,34 +532,15 @@ def test_overwriting_waits_for_living_shards_and_removes_the_dead(tmp_path):
     assert not (folder / SHARDS).exists()
 
 
-class living:
-    """A shard that another process makes, held open: here by the same process, whose lock it is."""
-
-    def __init__(self, folder, shard):
-        code = (
-            "import sys; from pathlib import Path\n"
-            "from tests.runs import test_shards as t\n"
-            "spec = t.spec_of(Path(sys.argv[1])); shard = t.Shard.parsed(sys.argv[2])\n"
-            "with t.begin_shard(spec, shard) as (place, before):\n"
-            "    f = t.ShardFilling(place, before, dict(status='running', count=t.COUNT,\n"
-            "        identity=spec.identity, versions=dict(spec.versions)), t.Files(place),\n"
-            "        range(t.COUNT), shard=shard, spec=spec)\n"
-            "    with f.held():\n"
-            "        print(f._pending, flush=True); sys.stdin.read()\n"
+@contextmanager
+def living(folder, shard):
+    """A shard that is being made meanwhile; its lock is the system's, also within one process."""
+    shard, spec = Shard.parsed(shard), spec_of(folder)
+    with begin_shard(spec, shard) as (place, before):
+        record = {"status": "running", "count": COUNT, "identity": spec.identity}
+        record |= {"versions": dict(spec.versions)}
+        filling = ShardFilling(
+            place, before, record, Files(place), range(COUNT), shard=shard, spec=spec
         )
-        self._call = [sys.executable, "-c", code, str(folder), shard]
-
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            self._call,
-            env=cli_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout.readline()
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
+        with filling.held():
+            yield

@@ -250,6 +250,7 @@ def test_a_rank_without_signs_is_named_with_the_step():
     first.close()
 
 
+@pytest.mark.full
 def test_a_rank_that_stays_behind_is_named_and_one_that_works_alone_is_not():
     first, second = watched()
     second.start()
@@ -267,6 +268,7 @@ def test_a_rank_that_stays_behind_is_named_and_one_that_works_alone_is_not():
     second.close()
 
 
+@pytest.mark.full
 def test_a_rank_that_prepares_is_waited_for_and_ranks_that_all_wait_are_not():
     first, second = watched()
     group, ends = Group(Launch(1, 2)), []
@@ -336,6 +338,7 @@ def test_ranks_begun_by_different_commands_all_learn_it_first_of_all(name, value
     assert doing == "preparing"
 
 
+@pytest.mark.full
 def test_a_process_that_has_ended_is_named_before_the_limit():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -11,9 +11,14 @@ from ddimx.runs.lock import lock_file, lock_folder
     "words",
     [
         ["fid", "--samples", "here", "--reference", "there", "--out", "result"],
-        ["fid", "--reference", "there", "--save-stats", "result"],
-        ["shapes", "--samples", "here", "--reference", "there", "--out", "result"],
-        ["neighbors", "--model", "MODEL", "--out", "result"],
+        *(
+            pytest.param(words, marks=pytest.mark.full)
+            for words in (
+                ["fid", "--reference", "there", "--save-stats", "result"],
+                ["shapes", "--samples", "here", "--reference", "there", "--out", "result"],
+                ["neighbors", "--model", "MODEL", "--out", "result"],
+            )
+        ),
     ],
     ids=lambda words: f"{words[0]} {words[-2]}",
 )

@@ -114,6 +114,7 @@ def test_table_csv_and_picture_hold_the_rows(finished):
     assert record["training"]["compared"] == 5
 
 
+@pytest.mark.full
 def test_it_goes_on_where_it_stopped_and_only_there(finished, weights, data, tmp_path, monkeypatch):
     record = finished[2]
     drawn = []
