@@ -197,7 +197,7 @@ def sweep(folder: Path, *names: str) -> None:
     """
     for name in names:
         lock = folder / f".{name}.lock"
-        with unheld(lock) as left:
+        with _unheld(lock) as left:
             if left:
                 lock.unlink(missing_ok=True)
     try:
@@ -304,14 +304,14 @@ def _sweep_one(part: Path, path: Path) -> None:
         _clear_beside(part, path)
         shutil.rmtree(part, ignore_errors=True)
         return
-    with unheld(part) as dead:
+    with _unheld(part) as dead:
         if dead:
             _clear_beside(part, path)
             part.unlink(missing_ok=True)
 
 
 @contextmanager
-def unheld(path: Path) -> Iterator[bool]:
+def _unheld(path: Path) -> Iterator[bool]:
     """Yield whether no living process holds the lock of a file, which is ours meanwhile."""
     handle = None
     try:
@@ -335,7 +335,7 @@ def is_locked(path: Path) -> bool | None:
     Looking takes the lock for a moment. Nobody holds that of a file that is not there.
     """
     if os.name == "nt":
-        with unheld(path) as free:
+        with _unheld(path) as free:
             return not free and path.exists()
     try:
         handle = os.open(path, os.O_RDWR)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .record import Record
-from .shards import Shard
+from .shards import Shard, indices_of
 
 Failures = dict[int, tuple[str, str]]  # by item: what it is made from, and why it is not there
 
@@ -33,8 +33,7 @@ class Part:
     @property
     def pending(self) -> Sequence[int]:
         """The items that no finished shard has made."""
-        gaps = self.gaps
-        return gaps[0] if len(gaps) == 1 else [i for gap in gaps for i in gap]
+        return indices_of(self.gaps)
 
 
 @dataclass(frozen=True)

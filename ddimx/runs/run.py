@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -222,7 +223,11 @@ class Filling:
         return nullcontext()
 
     def pending(self) -> Sequence[int]:
-        """Return the indices of the samples that do not exist yet."""
+        """Return the indices of the samples that this process has to make, looked up once."""
+        return self._pending
+
+    @cached_property
+    def _pending(self) -> Sequence[int]:
         if self.previous_record is None:  # files with our names are not of this run
             return self.indices
         if self.whole:
@@ -267,45 +272,9 @@ class Filling:
             title, rows: of the progress: what is done, and in how many advances for each sample.
             indivisible: as of :func:`ddimx.runs.batches.in_batches`.
         """
-        pending, whole = self.pending(), self.whole
-        present = len(self.indices) - len(pending)
-        if present:
-            progress.say(
-                f"{self.folder}: {present} of {len(self.indices)} samples are there already"
-            )
-        seconds = (self.previous_record or {}).get("seconds", 0.0)
-        self.record["seconds"] = seconds
-        self._write("running")
-        self.draw_pending(
-            pending, draw, stop, progress, title=title, rows=rows, indivisible=indivisible
-        )
-        self.record["seconds"] = round(self.record["seconds"] + seconds, 3)
-        if stop:
-            return self._write("interrupted")
-        with timed("files"):
-            files = self.sink.finish(self.indices, whole=whole)
-        more = finish()
-        self.record |= more | {"files": [*files, *more.get("files", ())]}
-        self._write("complete")
-        self.sink.tidy()
-        return self.record
-
-    def draw_pending(
-        self,
-        pending: Sequence[int],
-        draw: Callable[[Sequence[int]], None],
-        stop: Stop,
-        progress: Progress,
-        *,
-        title: str,
-        rows: int,
-        indivisible: str | None = None,
-    ) -> None:
-        """Draw samples until they are all there or ``stop`` is set; the record gets the seconds.
-
-        The arguments are those of :meth:`fill`.
-        """
-        progress.start(title, len(pending) * rows)
+        self._begin(progress)
+        pending, before = self.pending(), self.record["seconds"]
+        progress.start(title + self._suffix, len(pending) * rows)
 
         def halved(size: int) -> None:
             self.record["batch_size"] = size
@@ -321,7 +290,33 @@ class Filling:
             stop.signal = stop.signal or signal.SIGINT
         finally:
             progress.stop()
-            self.record["seconds"] = round(time.perf_counter() - start, 3)
+            self.record["seconds"] = round(before + time.perf_counter() - start, 3)
+        return self._stopped() if stop else self._end(finish, progress)
+
+    _suffix = ""  # of the title, where this is a part of a run
+
+    def _begin(self, progress: Progress) -> None:
+        """Say what is there already, and record that the run goes on."""
+        if present := len(self.indices) - len(self.pending()):
+            progress.say(
+                f"{self.folder}: {present} of {len(self.indices)} samples are there already"
+            )
+        self.record["seconds"] = (self.previous_record or {}).get("seconds", 0.0)
+        self._write("running")
+
+    def _stopped(self) -> Record:
+        """Record that the user has stopped the run."""
+        return self._write("interrupted")
+
+    def _end(self, finish: Callable[[], dict[str, Any]], _progress: Progress) -> Record:
+        """Bring a run of which all samples are there into its final form."""
+        with timed("files"):
+            files = self.sink.finish(self.indices, whole=self.whole)
+        more = finish()
+        self.record |= more | {"files": [*files, *more.get("files", ())]}
+        self._write("complete")
+        self.sink.tidy()
+        return self.record
 
     def _write(self, status: str) -> Record:
         self.record["status"] = status

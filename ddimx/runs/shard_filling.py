@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import Any
 
 from ..errors import DdimxError, UsageError
 from ..progress import Progress
-from ..signals import Stop
 from ..timing import timed
 from ..untrusted.names import inside
 from ..untrusted.text import shortened
@@ -24,10 +22,11 @@ from .shards import (
     GATHERING,
     LISTED,
     SHARDS,
-    WAIT,
     Listing,
     Shard,
     claim_shard,
+    come_first,
+    indices_of,
     lock_shard,
     missing,
     overlapping,
@@ -70,23 +69,13 @@ def begin_shard(
         raise UsageError(f"--out {folder} is a file")
     inside(folder, SHARDS, folder)  # no link to another place
     with reporting(folder):
-        deadline = time.monotonic() + WAIT
-        while not (gather or (folder / SHARDS).is_dir()):
-            with ExitStack() as stack:
-                try:
-                    stack.enter_context(lock_folder(folder))
-                except UsageError:
-                    # Another shard has it for some milliseconds, or one process fills the folder.
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
-                    continue
-                if not (folder / SHARDS).is_dir():  # made between our look and our lock
-                    record = found_run(folder, spec)
-                    if record is not None:
-                        check_shared(folder, spec, record)
-                        if record["status"] == "complete":
-                            break  # most likely nothing is to be made
+        with ExitStack() as stack:
+            is_begun = (folder / SHARDS).is_dir
+            if not gather and come_first(stack, lambda: lock_folder(folder), is_begun):
+                record = found_run(folder, spec)
+                if record is not None:
+                    check_shared(folder, spec, record)
+                if record is None or record["status"] != "complete":
                     (folder / SHARDS).mkdir()
         record = spec.read(folder)
         if record is not None:
@@ -136,13 +125,11 @@ class ShardFilling(Filling):
 
     def __post_init__(self) -> None:
         """Begin with nothing to make; :meth:`held` finds out what there is."""
-        if hasattr(self.sink, "begin"):  # of tars, whose members depend on the run's first index
-            self.sink.begin(self.indices)
+        super().__post_init__()
         self._made: list[range] = []
         self._made_before: list[range] = []
-        self._pending: Sequence[int] = []
-        self._seen = Listing.of(self.folder)
-        self._is_first = False
+        self._pending = []
+        self._is_first = self._is_complete = False
 
     @cached_property
     def owned(self) -> range:
@@ -170,7 +157,8 @@ class ShardFilling(Filling):
                 if self.previous_record is None:
                     begun = self.record | {"status": "running", "sharded": True}
                     self._is_first = create_record(self.folder, begun)
-                if not (self.gather or self.whole):
+                self._is_complete = self.whole
+                if not (self.gather or self._is_complete):
                     self._claim(stack)
             yield
 
@@ -195,7 +183,7 @@ class ShardFilling(Filling):
         """Lock this shard until the stack ends, and find out what of it is to be made."""
         folder, shard, indices = self.folder, self.shard, self.indices
         (folder / SHARDS).mkdir(exist_ok=True)
-        seen = self._seen = lock_shard(stack, folder, shard, indices, self.unit)
+        seen = lock_shard(stack, folder, shard, indices, self.unit)
         before = self.previous_record = self.spec.read(folder)  # what there is under our lock
         if before is None:
             raise UsageError(f"{folder}: another process has just removed this run; begin again")
@@ -209,8 +197,7 @@ class ShardFilling(Filling):
         self._made = remainder(self.owned, covered)
         if shard in seen.records and not self._made:
             return
-        blocks = self._made
-        self._pending = blocks[0] if len(blocks) == 1 else [i for block in blocks for i in block]
+        self._pending = indices_of(self._made)
         # Files are looked for only where somebody has begun with them, since that costs a look at
         # all of the run's. Without records there are few, or the records were removed.
         begun = bool(overlapping(shard, seen.claims, indices, self.unit))
@@ -220,10 +207,6 @@ class ShardFilling(Filling):
         if begun:
             done = self.sink.done()
             self._pending = [i for i in self._pending if i not in done]
-
-    def pending(self) -> Sequence[int]:
-        """Return the indices of the samples that this process has to make."""
-        return self._pending
 
     def left(self) -> int:
         """Return how many samples will be written, as far as this process can say.
@@ -240,59 +223,53 @@ class ShardFilling(Filling):
             return [range(i, i + 1) for i in indices if i not in done]
         return remainder(indices, (s.owns(indices, self.unit) for s in seen.records))
 
-    def fill(
-        self,
-        draw: Callable[[Sequence[int]], None],
-        finish: Callable[[], dict[str, Any]],
-        stop: Stop,
-        progress: Progress,
-        *,
-        title: str,
-        rows: int,
-        indivisible: str | None = None,
-    ) -> Record:
-        """Draw what is pending of this shard; where the run is then whole, gather it.
+    @property
+    def _suffix(self) -> str:  # type: ignore[override]
+        return f", shard {self.shard}"
 
-        The arguments are those of :meth:`ddimx.runs.run.Filling.fill`.
+    def _begin(self, progress: Progress) -> None:
+        """Say what of this shard is there already; the manifest is everybody's and stays."""
+        self.record["seconds"] = 0.0
+        if self.gather or self._is_complete:
+            return
+        total, left = sum(map(len, self._made)), len(self.pending())
+        if not total:
+            progress.say(f"{self.folder}: nothing is left to do for shard {self.shard}")
+        elif total > left:
+            there = f"{total - left} of {total} samples of shard {self.shard}"
+            progress.say(f"{self.folder}: {there} are there")
+
+    def _stopped(self) -> Record:
+        """Return that the user has stopped this shard; its claim says that it was begun."""
+        return self.record | {"status": "interrupted"}
+
+    def _end(self, finish: Callable[[], dict[str, Any]], progress: Progress) -> Record:
+        """Record that this shard is finished; where the run is then whole, gather it.
 
         Raises:
             DdimxError: with ``gather``, samples are missing; the message says which.
         """
-        folder, shard, record = self.folder, self.shard, self.record
-        if self.previous_record is not None and self.whole:
-            progress.say(f"{folder}: complete, {self.previous_record['count']:,} samples")
-            self._tidy()
-            return self.previous_record
-        if not self.gather:
-            total = sum(map(len, self._made))
-            if not total:
-                progress.say(f"{folder}: nothing is left to do for shard {shard}")
-            elif total > len(self._pending):
-                there = total - len(self._pending)
-                progress.say(f"{folder}: {there} of {total} samples of shard {shard} are there")
-            self.draw_pending(
-                self._pending,
-                draw,
-                stop,
-                progress,
-                title=f"{title}, shard {shard}",
-                rows=rows,
-                indivisible=indivisible,
-            )
-            if stop:
-                return record | {"status": "interrupted"}
-            if total or not len(self.owned):
-                with timed("coordinating"):
-                    self._write_shard()
+        if self._is_complete:
+            return self._as_it_is(progress)
+        made = sum(map(len, self._made))
         with timed("coordinating"):
-            seen = Listing.of(folder)
+            if not self.gather and (made or not len(self.owned)):
+                self._write_shard()
+            seen = Listing.of(self.folder)
         gaps = self._uncovered(seen)
         if not gaps:
             return self._gather(finish, progress)
         if self.gather:
             raise DdimxError(self._missing(seen, gaps))
         done = len(self.indices) - sum(map(len, gaps))
-        return record | {"status": "partial", "done": done, "made": sum(map(len, self._made))}
+        return self.record | {"status": "partial", "done": done, "made": made}
+
+    def _as_it_is(self, progress: Progress) -> Record:
+        """Return the record of a run that is complete."""
+        assert self.previous_record is not None
+        progress.say(f"{self.folder}: complete, {self.previous_record['count']:,} samples")
+        self._tidy()
+        return self.previous_record
 
     def _write_shard(self) -> None:
         """Record that this shard is finished, after its files."""
@@ -318,9 +295,7 @@ class ShardFilling(Filling):
             before = self.previous_record = self.spec.read(folder)
             assert before is not None
             if self.whole:
-                progress.say(f"{folder}: complete, {before['count']:,} samples")
-                self._tidy()
-                return before
+                return self._as_it_is(progress)
             seen = Listing.of(folder)
             records = [read_shard(folder, shard, indices) for shard in sorted(seen.records)]
             gaps = remainder(indices, (block for record in records for block in record["made"]))

@@ -22,8 +22,8 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,40 @@ class Listing:
     def living(self) -> list[Shard]:
         """Return the shards that a process is making now."""
         return sorted(shard for shard in self.locks if is_held(_path(self.folder, shard, "lock")))
+
+
+def indices_of(blocks: Sequence[range]) -> Sequence[int]:
+    """Return the numbers of blocks; of a single one no list is made."""
+    return blocks[0] if len(blocks) == 1 else [i for block in blocks for i in block]
+
+
+def come_first(
+    stack: ExitStack,
+    alone: Callable[[], AbstractContextManager[None]],
+    is_begun: Callable[[], bool],
+) -> bool:
+    """Return whether this process is to begin what all shards share; its lock is then the stack's.
+
+    Args:
+        stack: ends when that is begun.
+        alone: returns the lock under which one process works in the folder.
+        is_begun: whether somebody has.
+
+    Raises:
+        UsageError: another process holds the lock for longer than a shard takes to begin.
+    """
+    deadline = time.monotonic() + WAIT
+    while not is_begun():
+        try:
+            stack.enter_context(alone())
+        except UsageError:
+            # Another shard is at it for some milliseconds, or one process fills the folder.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+            continue
+        return not is_begun()  # somebody may have, between our look and our lock
+    return False
 
 
 def read_shard(folder: Path, shard: Shard, indices: range) -> Record:

@@ -9,7 +9,6 @@ record of its shard, which is finished all the same; the same shard once more tr
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,10 +26,10 @@ from .shards import (
     GATHERING,
     LISTED,
     SHARDS,
-    WAIT,
     Listing,
     Shard,
     claim_shard,
+    come_first,
     lock_shard,
     missing,
     overlapping,
@@ -84,26 +83,17 @@ class SharedWork:
                 with ``gather``, none was begun.
             DdimxError: this file system creates no file exclusively.
         """
-        shards, deadline = self.folder / SHARDS, time.monotonic() + WAIT
+        shards = self.folder / SHARDS
         inside(self.folder, SHARDS, self.folder)  # no link to another place
         identity = json.loads(json.dumps(self.identity | {self.items: self.count}))
         identity["ddimx"] = __version__
-        while not begun_in_shards(self.folder):
-            if gather:
-                raise UsageError(f"{self.folder}: no shard was begun here; omit --gather")
-            with ExitStack() as stack:
-                try:
-                    stack.enter_context(alone())
-                except UsageError:
-                    # Another shard is at it for some milliseconds, or one process for long.
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
-                    continue
-                if not begun_in_shards(self.folder):
-                    prepare()
-                    shards.mkdir(parents=True, exist_ok=True)
-                    create_record(shards, {"schema": SCHEMA, "identity": identity})
+        if gather and not begun_in_shards(self.folder):
+            raise UsageError(f"{self.folder}: no shard was begun here; omit --gather")
+        with ExitStack() as stack:
+            if come_first(stack, alone, lambda: begun_in_shards(self.folder)):
+                prepare()
+                shards.mkdir(parents=True, exist_ok=True)
+                create_record(shards, {"schema": SCHEMA, "identity": identity})
         if changes := differences(self._record()["identity"], identity):
             raise UsageError(
                 f"{self.folder}: its shards were begun with something else ({changes}); all of "

@@ -112,7 +112,7 @@ def test_a_stop_leaves_no_record(source, tmp_path, whole):
 
 
 def test_one_process_and_shards_exclude_each_other(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddimx.runs.shared.WAIT", 0.1)
+    monkeypatch.setattr("ddimx.runs.shards.WAIT", 0.1)
     out = tmp_path / "out"
     with (
         lock_folder(out / "b", "export"),  # it may export into a part of the folder

@@ -382,7 +382,7 @@ def test_a_file_system_without_exclusive_create(tmp_path, monkeypatch):
 
 
 def test_one_process_and_shards_exclude_each_other_while_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddimx.runs.shard_filling.WAIT", 0.2)
+    monkeypatch.setattr("ddimx.runs.shards.WAIT", 0.2)
     folder = tmp_path / "run"
     with begin(spec_of(folder)):
         (folder / "x").touch()

@@ -161,7 +161,7 @@ def test_a_shard_is_made_once_at_a_time(folder, tmp_path):
 
 
 def test_one_process_alone_is_at_work(folder, monkeypatch):
-    monkeypatch.setattr("ddimx.runs.shared.WAIT", 0.1)
+    monkeypatch.setattr("ddimx.runs.shards.WAIT", 0.1)
     with (
         lock_folder(folder.folder),
         pytest.raises(UsageError, match="another process is writing"),
