@@ -24,6 +24,7 @@ from .shards import (
     SHARDS,
     Listing,
     Shard,
+    blocks_of,
     claim_shard,
     come_first,
     indices_of,
@@ -220,7 +221,7 @@ class ShardFilling(Filling):
         indices = self.indices
         if not (seen.records or (self.folder / SHARDS).is_dir()):
             done = self.sink.done()
-            return [range(i, i + 1) for i in indices if i not in done]
+            return blocks_of([i for i in indices if i not in done])
         return remainder(indices, (s.owns(indices, self.unit) for s in seen.records))
 
     @property

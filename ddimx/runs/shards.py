@@ -111,6 +111,17 @@ class Listing:
         return sorted(shard for shard in self.locks if is_held(_path(self.folder, shard, "lock")))
 
 
+def blocks_of(indices: Sequence[int]) -> list[range]:
+    """Return ascending numbers as blocks without gaps."""
+    blocks: list[range] = []
+    for index in indices:
+        if blocks and index == blocks[-1].stop:
+            blocks[-1] = range(blocks[-1].start, index + 1)
+        else:
+            blocks.append(range(index, index + 1))
+    return blocks
+
+
 def indices_of(blocks: Sequence[range]) -> Sequence[int]:
     """Return the numbers of blocks; of a single one no list is made."""
     return blocks[0] if len(blocks) == 1 else [i for block in blocks for i in block]

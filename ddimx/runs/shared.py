@@ -28,6 +28,7 @@ from .shards import (
     SHARDS,
     Listing,
     Shard,
+    blocks_of,
     claim_shard,
     come_first,
     lock_shard,
@@ -289,17 +290,6 @@ def remove_shared(folder: Path, *others: str) -> None:
     (shards / NAME).unlink(missing_ok=True)  # last: until then the rest is known to be ours
     with suppress(OSError):  # something else is in it
         shards.rmdir()
-
-
-def blocks_of(indices: Sequence[int]) -> list[range]:
-    """Return ascending numbers as blocks without gaps."""
-    blocks: list[range] = []
-    for index in indices:
-        if blocks and index == blocks[-1].stop:
-            blocks[-1] = range(blocks[-1].start, index + 1)
-        else:
-            blocks.append(range(index, index + 1))
-    return blocks
 
 
 def _number(record: Record, name: str) -> float:

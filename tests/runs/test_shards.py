@@ -425,11 +425,12 @@ def test_a_run_that_is_complete_stays_as_it_is(tmp_path, gather):
 def test_a_file_that_a_complete_run_has_lost_is_made_again(tmp_path):
     folder = tmp_path / "run"
     complete_by_one_process(folder)
-    (folder / "9.txt").unlink()
-    with pytest.raises(DdimxError, match=r"1 of 23 samples are missing\n  samples 9 to 9\n"):
+    for index in (9, 10, 20):
+        (folder / f"{index}.txt").unlink()
+    with pytest.raises(DdimxError, match=r"3 of 23 samples are missing\n  samples 9 to 10, 20 to"):
         launch(folder, "1/1", gather=True)
     assert not (folder / SHARDS).exists()
-    assert launch(folder, "1/1")[1] == [9]
+    assert launch(folder, "1/1")[1] == [9, 10, 20]
     assert manifest(folder)["status"] == "complete"
 
 
