@@ -169,6 +169,6 @@ def _numbers(environment: Mapping[str, str], *names: str, **defaults: int) -> li
             raise UsageError(f"{said or 'these variables'} and no {name}; {_OTHERWISE}")
         if not re.fullmatch(r"[0-9]{1,9}", text):
             what = "is empty" if not text.strip() else f"is '{text[:40]}', no number"
-            raise UsageError(f"the variable {name} {what}; {_OTHERWISE}")
+            raise UsageError(f"the variable {name} {what}; {_OTHERWISE.replace('them', 'it')}")
         numbers.append(int(text))
     return numbers
